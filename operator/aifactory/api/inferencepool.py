@@ -1,0 +1,129 @@
+"""InferencePool: Triton pods that serve a model version, and follow new ones without losing a request."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from aifactory.api.base import Conditions, DnsLabel, Model, ObjectMeta
+from aifactory.api.pods import PodTemplate
+from aifactory.api.rules import rule
+
+
+class PoolModel(Model):
+    """Which version to serve: a number, or the newest."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "has(self.version) != has(self.track)",
+                    "models: write either version (a fixed number) or track: Latest (follow new versions), and not both",
+                )
+            ]
+        }
+    )
+
+    name: DnsLabel
+    """The model's name, as in ModelVersion.spec.model."""
+    version: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = None
+    """Serve this version."""
+    track: Literal["Latest"] | None = None
+    """Latest: serve the highest version that is Ready, and roll to a higher one when it becomes Ready."""
+
+
+class Drain(Model):
+    """How a serving pod ends: out of the endpoints, wait, then SIGTERM, then at most the timeout."""
+
+    pre_stop_seconds: Annotated[int, Field(ge=0, le=3600)] | None = None
+    """Wait between leaving the endpoints and SIGTERM (default 15)."""
+    timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    """Longest time for requests in flight after SIGTERM (default 60)."""
+
+
+class InferencePoolSpec(Model):
+    """What to serve and with how many pods."""
+
+    models: Annotated[
+        tuple[PoolModel, ...],
+        Field(
+            min_length=1,
+            max_length=1,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ]
+    """The model to serve."""
+    replicas: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """Number of serving pods (default 1; 0 scales to zero). The scale subresource: set it to be able to scale."""
+    template: PodTemplate | None = None
+    """Pod settings; container `triton` is merged with ours (resources, env, image)."""
+    drain: Drain | None = None
+
+
+class ResolvedModel(Model):
+    """What the pool's wish means now."""
+
+    name: str
+    version: int
+    model_version: str
+
+
+class RevisionStatus(Model):
+    """A set of identical pods."""
+
+    revision: str = ""
+    model_version: str = ""
+    version: int | None = None
+    replicas: int = 0
+    ready_replicas: int = 0
+
+
+class RolloutStatus(Model):
+    """The change that is under way or was last."""
+
+    phase: str
+    """Progressing, Complete or Failed."""
+    revision: str = ""
+    reason: str = ""
+    message: str = ""
+
+
+class Throughput(Model):
+    """Measured by Triton over the last interval, summed over the pods."""
+
+    requests_per_second: str = "0"
+    tokens_per_second: str = "0"
+
+
+class InferencePoolStatus(Model):
+    """What is true about the pool."""
+
+    observed_generation: int = 0
+    phase: str = ""
+    reason: str = ""
+    conditions: Conditions = ()
+    replicas: int = 0
+    ready_replicas: int = 0
+    summary: str = ""
+    """Ready pods of those wanted, for `kubectl get`."""
+    selector: str = ""
+    url: str = ""
+    """Address of the Service inside the cluster (Triton's HTTP port)."""
+    version: str = ""
+    """Version that takes the traffic."""
+    resolved: tuple[ResolvedModel, ...] = ()
+    stable: RevisionStatus | None = None
+    """Takes the traffic."""
+    candidate: RevisionStatus | None = None
+    """Comes up beside it during a rollout."""
+    rollout: RolloutStatus | None = None
+    throughput: Throughput | None = None
+
+
+class InferencePool(Model):
+    """Triton pods behind one Service that serve a model version and change it without losing a request."""
+
+    metadata: Annotated[ObjectMeta, Field(exclude=True)]
+    spec: InferencePoolSpec
+    status: InferencePoolStatus = InferencePoolStatus()

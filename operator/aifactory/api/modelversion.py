@@ -1,0 +1,123 @@
+"""ModelVersion: one immutable version of a model, checked before it may be served."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from aifactory.api.base import Conditions, DnsLabel, Model, ObjectMeta, SecretRef
+from aifactory.api.rules import rule
+from aifactory.api.trainingjob import Metric
+
+
+class Source(Model):
+    """Where the artifact is."""
+
+    uri: Annotated[
+        str,
+        Field(
+            max_length=2048,
+            json_schema_extra={
+                "x-kubernetes-validations": [
+                    rule(
+                        "self.matches('^(s3://[a-z0-9][a-z0-9.-]*|pvc://[a-z0-9][a-z0-9.-]*)/.+$')",
+                        "source.uri must be s3://bucket/path or pvc://claim/path",
+                    ),
+                    rule("!self.contains('/../')", "source.uri must not contain '..'"),
+                ]
+            },
+        ),
+    ]
+    """Directory of the artifact: s3://bucket/path or pvc://claim/path (a claim of the same namespace)."""
+    secret_ref: SecretRef | None = None
+    """Credentials for s3://."""
+
+
+class TrainingJobRef(Model):
+    """The TrainingJob that made the version."""
+
+    name: str
+    uid: str
+
+
+class Lineage(Model):
+    """Where the version comes from; written by the TrainingJob that published it."""
+
+    training_job: TrainingJobRef | None = None
+    image: Annotated[str, Field(max_length=1024)] | None = None
+    """Image of the trainer, by digest where the container runtime reports one."""
+    attempt: int | None = None
+    steps: int | None = None
+    metrics: Annotated[tuple[Metric, ...], Field(max_length=64)] | None = None
+
+
+class ModelVersionSpec(Model):
+    """What the version is. Immutable."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule("self == oldSelf", "spec is immutable: create a ModelVersion with the next version number instead")
+            ]
+        }
+    )
+
+    model: DnsLabel
+    """The model's name: what clients call."""
+    version: Annotated[int, Field(ge=1, le=2_147_483_647)]
+    """Version number, unique for the model; Triton's version directory."""
+    source: Source
+    digest: (
+        Annotated[
+            str,
+            Field(
+                max_length=71,
+                json_schema_extra={
+                    "x-kubernetes-validations": [
+                        rule(
+                            "self.matches('^sha256:[0-9a-f]{64}$')",
+                            "digest must be 'sha256:' and 64 hexadecimal digits: the digest of the artifact's manifest",
+                        )
+                    ]
+                },
+            ),
+        ]
+        | None
+    ) = None
+    """Expected digest of the manifest: `path sha256 size` of every file, sorted. Left out: computed and recorded."""
+    format: Literal["causal-lm", "torch-export"]
+    """How the artifact is served."""
+    lineage: Lineage | None = None
+
+
+class Use(Model):
+    """An object that needs this version."""
+
+    kind: str
+    name: str
+
+
+class ModelVersionStatus(Model):
+    """What is true about the version."""
+
+    observed_generation: int = 0
+    reason: str = ""
+    conditions: Conditions = ()
+    resolved_digest: str = ""
+    size_bytes: int | None = None
+    size: str = ""
+    """Size for `kubectl get`, in binary units."""
+    files: int | None = None
+    used_by: Annotated[tuple[Use, ...], Field(max_length=256)] = ()
+    in_use: int = 0
+    """Number of pools that serve the version or are about to."""
+    verify_attempt: int = 0
+
+
+class ModelVersion(Model):
+    """One immutable version of a model; it is fetched and checked before a pool may serve it."""
+
+    metadata: Annotated[ObjectMeta, Field(exclude=True)]
+    spec: ModelVersionSpec
+    status: ModelVersionStatus = ModelVersionStatus()

@@ -1,0 +1,78 @@
+"""Names that appear in the cluster: group, labels, annotations, ports, mount points. One place for each string."""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "aifactory.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+CATEGORY: Final = "aifactory"
+FIELD_MANAGER: Final = "aifactory-operator"
+MANAGED_BY: Final = f"{GROUP}/operator"
+"""Value of a TrainingJob's `spec.managedBy` that means this operator."""
+
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+LABEL_MANAGED_BY_VALUE: Final = "aifactory"
+LABEL_JOB: Final = f"{GROUP}/job-name"
+LABEL_JOB_UID: Final = f"{GROUP}/job-uid"
+LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
+LABEL_NODE_INDEX: Final = f"{GROUP}/node-index"
+LABEL_ROLE: Final = f"{GROUP}/role"
+LABEL_MODEL: Final = f"{GROUP}/model"
+LABEL_MODEL_VERSION: Final = f"{GROUP}/model-version"
+LABEL_POOL: Final = f"{GROUP}/pool-name"
+LABEL_REVISION: Final = f"{GROUP}/revision"
+RESERVED_LABEL_PREFIX: Final = f"{GROUP}/"
+
+ROLE_NODE: Final = "node"
+ROLE_PUBLISH: Final = "publish"
+ROLE_VERIFY: Final = "verify"
+ROLE_SERVE: Final = "serve"
+
+ANNOTATION_ALLOW_DELETE: Final = f"{GROUP}/allow-delete-in-use"
+"""Set to "true" on a ModelVersion to delete it although a pool serves it."""
+
+CONTAINER_TRAINER: Final = "trainer"
+CONTAINER_TRITON: Final = "triton"
+CONTAINER_AGENT: Final = "agent"
+
+WORKSPACE_MOUNT: Final = "/workspace"
+CLAIMS_MOUNT: Final = "/mnt/claims"
+SECRETS_MOUNT: Final = "/etc/aifactory/secrets"
+PROGRESS_TOKEN_MOUNT: Final = "/var/run/secrets/aifactory.dev"
+PROGRESS_AUDIENCE: Final = f"{GROUP}/progress"
+"""Audience of the pod-bound token with which a trainer reports; a token for the API server is refused and vice versa."""
+
+MODEL_CLAIM: Final = "aifactory-models"
+"""The namespace's model claim: where a TrainingJob publishes when `output.store` is left out."""
+
+RENDEZVOUS_PORT: Final = 29500
+TRITON_HTTP_PORT: Final = 8000
+TRITON_GRPC_PORT: Final = 8001
+TRITON_METRICS_PORT: Final = 8002
+AGENT_PORT: Final = 8081
+
+RUN_AS_UID: Final = 65532
+"""User and group of every container we make; a template may choose another non-root one."""
+
+RESERVED_ENV: Final = (
+    "AIFACTORY_ATTEMPT",
+    "AIFACTORY_CHECKPOINTS",
+    "AIFACTORY_JOB",
+    "AIFACTORY_OUTPUT",
+    "AIFACTORY_PROGRESS_TOKEN_FILE",
+    "AIFACTORY_PROGRESS_URL",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "NODE_RANK",
+    "PET_MAX_RESTARTS",
+    "PET_NNODES",
+    "PET_NPROC_PER_NODE",
+    "PET_RDZV_BACKEND",
+    "PET_RDZV_ENDPOINT",
+    "PET_RDZV_ID",
+    "TORCHELASTIC_ERROR_FILE",
+    "WORLD_SIZE",
+)
+"""Environment variables of the `trainer` container that we set; a template that sets one is rejected."""

@@ -1,0 +1,359 @@
+"""TrainingJob: pods that train together, restart together and end in a ModelVersion."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, WithJsonSchema
+
+from aifactory.api import names
+from aifactory.api.base import Conditions, DnsLabel, Model, ObjectMeta, ObjectName, Quantity, SecretRef, Time
+from aifactory.api.pods import PodTemplate
+from aifactory.api.rules import immutable, rule
+
+ProcPerNode = Annotated[
+    int | Literal["auto"],
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "x-kubernetes-validations": [
+                rule(
+                    "type(self) == int ? self >= 1 && self <= 128 : self == 'auto'",
+                    "procPerNode must be 'auto' or an integer from 1 to 128",
+                )
+            ],
+        }
+    ),
+]
+
+
+class Nodes(Model):
+    """How many pods train together; each is meant to fill one node."""
+
+    count: Annotated[int, Field(ge=1, le=10_000)]
+    """Number of pods. The scale subresource; changing it restarts the job from its last checkpoint."""
+
+
+class Workspace(Model):
+    """The volume that all pods of the job share, mounted at /workspace."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "!has(self.claimName) || !(has(self.size) || has(self.storageClassName) || has(self.accessModes))",
+                    "workspace: write either claimName (your own claim) or size, storageClassName, accessModes "
+                    "(a claim made for the job), not both",
+                )
+            ]
+        }
+    )
+
+    claim_name: ObjectName | None = None
+    """An existing PersistentVolumeClaim; it is never deleted by us."""
+    size: Quantity | None = None
+    """Size of the claim made for the job (default 10Gi)."""
+    storage_class_name: Annotated[str, Field(max_length=253)] | None = None
+    """Storage class of the claim (default: the cluster's)."""
+    access_modes: (
+        Annotated[
+            tuple[Literal["ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"], ...], Field(min_length=1, max_length=3)
+        ]
+        | None
+    ) = None
+    """Access modes of the claim (default ReadWriteMany: pods on several nodes share checkpoints)."""
+
+
+class Backoff(Model):
+    """Wait before a counted restart: base, doubled each time, up to max. Disruptions restart at once."""
+
+    base_seconds: Annotated[int, Field(ge=0, le=86_400)] | None = None
+    """First wait (default 10)."""
+    max_seconds: Annotated[int, Field(ge=0, le=86_400)] | None = None
+    """Longest wait (default 600)."""
+
+
+class FailurePolicy(Model):
+    """When a failed pod restarts the whole job, and when the job fails instead."""
+
+    max_restarts: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Counted restarts within the window before the job fails (default 3). Disruptions do not count."""
+    window_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
+    """Restarts older than this no longer count (default 3600)."""
+    backoff: Backoff | None = None
+
+
+class Scheduling(Model):
+    """How the pods are placed."""
+
+    gang: Literal["auto", "none"] | None = None
+    """auto (default): with more than one node, all pods are scheduled together through a PodGroup where the cluster
+    serves scheduling.k8s.io/v1beta1; none: pods are scheduled one by one."""
+
+
+class OutputModel(Model):
+    """The model that the job makes."""
+
+    name: DnsLabel
+    """What clients call; ModelVersions are named <name>-v<version>."""
+    format: Literal["causal-lm", "torch-export"]
+    """What the training program wrote to /workspace/output."""
+
+
+class Output(Model):
+    """What becomes of /workspace/output when all pods have succeeded."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "!has(self.secretRef) || has(self.store)",
+                    "output.secretRef is for an s3:// store: set output.store or drop secretRef",
+                )
+            ]
+        }
+    )
+
+    model: OutputModel
+    store: (
+        Annotated[
+            str,
+            Field(
+                max_length=1024,
+                json_schema_extra={
+                    "x-kubernetes-validations": [
+                        rule(
+                            "self.matches('^(s3://[a-z0-9][a-z0-9.-]*|pvc://[a-z0-9][a-z0-9.-]*)(/.*)?$')",
+                            "output.store must be s3://bucket/prefix or pvc://claim/path",
+                        )
+                    ]
+                },
+            ),
+        ]
+        | None
+    ) = None
+    """Where the model is published (default pvc://aifactory-models, a claim made in the namespace)."""
+    secret_ref: SecretRef | None = None
+    """Credentials for an s3:// store."""
+
+
+RESERVED_ENV_RULE = rule(
+    "!has(self.template.spec) || !has(self.template.spec.containers) || "
+    "self.template.spec.containers.all(c, !has(c.env) || c.env.all(e, !(e.name in ["
+    + ", ".join(f"'{name}'" for name in names.RESERVED_ENV)
+    + "])))",
+    "template: the environment variables AIFACTORY_* (those the operator sets), PET_*, MASTER_ADDR, MASTER_PORT, "
+    "WORLD_SIZE, NODE_RANK and TORCHELASTIC_ERROR_FILE are set by the operator: remove them from env; use nodes, "
+    "procPerNode and launcher instead",
+)
+
+
+class TrainingJobSpec(Model):
+    """What to train."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                RESERVED_ENV_RULE,
+                rule(
+                    "has(self.template.spec) && has(self.template.spec.containers) && "
+                    "self.template.spec.containers.exists_one(c, c.name == 'trainer')",
+                    "template.spec.containers must have one container named 'trainer': it is the one that trains",
+                ),
+                rule(
+                    "has(self.managedBy) == has(oldSelf.managedBy)",
+                    "managedBy is immutable: it can be set only when the object is created",
+                ),
+                rule(
+                    "has(self.workspace) == has(oldSelf.workspace)",
+                    "workspace is immutable: the checkpoints are in it; create another TrainingJob",
+                ),
+                rule(
+                    "has(self.output) == has(oldSelf.output)",
+                    "output is immutable: create another TrainingJob to publish elsewhere",
+                ),
+            ]
+        }
+    )
+
+    suspend: bool | None = None
+    """True removes the pods (they get SIGTERM and their grace period to write a checkpoint) and keeps the workspace."""
+    managed_by: (
+        Annotated[
+            str,
+            Field(
+                max_length=63,
+                min_length=1,
+                json_schema_extra={"x-kubernetes-validations": [immutable("managedBy")]},
+            ),
+        ]
+        | None
+    ) = None
+    """Controller responsible for the object (default aifactory.dev/operator). Objects of others are left alone."""
+    nodes: Nodes
+    proc_per_node: ProcPerNode | None = None
+    """Processes that torchrun starts in each pod. auto (default): one for each GPU in the trainer's limits, else 1."""
+    launcher: Literal["torchrun", "none"] | None = None
+    """torchrun (default): the PET_* environment; none: MASTER_ADDR, MASTER_PORT, WORLD_SIZE and NODE_RANK."""
+    template: PodTemplate
+    """The pods. Container `trainer` is the one that is wired; changing the template restarts from the last checkpoint."""
+    workspace: (
+        Annotated[
+            Workspace,
+            Field(
+                json_schema_extra={
+                    "x-kubernetes-validations": [
+                        rule(
+                            "self == oldSelf",
+                            "workspace is immutable: the checkpoints are in it; create another TrainingJob",
+                        )
+                    ]
+                }
+            ),
+        ]
+        | None
+    ) = None
+    """Shared volume (default: a 10Gi ReadWriteMany claim that is deleted with the job)."""
+    failure_policy: FailurePolicy | None = None
+    scheduling: Scheduling | None = None
+    output: (
+        Annotated[
+            Output,
+            Field(
+                json_schema_extra={
+                    "x-kubernetes-validations": [
+                        rule(
+                            "self == oldSelf",
+                            "output is immutable: create another TrainingJob to publish elsewhere",
+                        )
+                    ]
+                }
+            ),
+        ]
+        | None
+    ) = None
+    """Publish the result as a ModelVersion (default: nothing is published)."""
+
+
+class Restarts(Model):
+    """Restarts of the whole job."""
+
+    total: int = 0
+    counted: int = 0
+    """Restarts within the failure policy's window."""
+    by_cause: dict[str, int] = {}
+    counted_times: tuple[Time, ...] = ()
+    """When the counted restarts happened; those outside the window are dropped."""
+    lost_steps: int = 0
+    """Training steps done again after restarts."""
+    next_attempt_time: Time | None = None
+    """The next attempt's pods are not created before this."""
+
+
+class NodeCounts(Model):
+    """Pods of the current attempt."""
+
+    desired: int = 0
+    active: int = 0
+    ready: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    summary: str = ""
+    """Ready or succeeded pods of those desired, for `kubectl get`."""
+
+
+class Resolved(Model):
+    """Values the operator chose or was given for the current attempt."""
+
+    nodes: int = 0
+    proc_per_node: int = 0
+    template_hash: str = ""
+    gang: str = ""
+    """native: a PodGroup of scheduling.k8s.io/v1beta1; none: one by one."""
+    workspace_claim: str = ""
+    created_attempt: int = -1
+    """The last attempt whose pods were all created: a pod of it that is missing was removed by somebody else."""
+
+
+class LastFailure(Model):
+    """The pod that decided the last restart or the end."""
+
+    time: Time
+    attempt: int
+    pod: str
+    node: str = ""
+    index: int
+    exit_code: int | None = None
+    reason: str = ""
+    cause: str
+    message: str = ""
+
+
+class Metric(Model):
+    """A number reported by the training program, as a string since CRDs advise against floats."""
+
+    name: str
+    value: str
+
+
+class Progress(Model):
+    """What the training program reported last; written at most every 10 seconds."""
+
+    step: int
+    total_steps: int | None = None
+    percent: int | None = None
+    summary: str = ""
+    eta_seconds: int | None = None
+    tokens_per_second: str | None = None
+    loss: str | None = None
+    metrics: tuple[Metric, ...] = ()
+    last_heartbeat_time: Time
+
+
+class Checkpoint(Model):
+    """The last checkpoint the training program reported."""
+
+    step: int
+    time: Time
+    path: str
+
+
+class OutputStatus(Model):
+    """What was published."""
+
+    model_version: str = ""
+    uri: str = ""
+    digest: str = ""
+    publish_attempt: int = 0
+
+
+class TrainingJobStatus(Model):
+    """What is true about the job."""
+
+    observed_generation: int = 0
+    phase: str = ""
+    reason: str = ""
+    """Reason of the condition that explains the phase best, for `kubectl get -o wide`."""
+    conditions: Conditions = ()
+    start_time: Time | None = None
+    first_running_time: Time | None = None
+    completion_time: Time | None = None
+    attempt: int = 0
+    """Number of the current set of pods; it grows with every restart, resize and resume, and never falls."""
+    restarts: Restarts | None = None
+    nodes: NodeCounts | None = None
+    replicas: int = 0
+    selector: str = ""
+    resolved: Resolved | None = None
+    last_failure: LastFailure | None = None
+    progress: Progress | None = None
+    checkpoint: Checkpoint | None = None
+    output: OutputStatus | None = None
+
+
+class TrainingJob(Model):
+    """PyTorch pods that train together, restart together from a checkpoint, and publish a ModelVersion."""
+
+    metadata: Annotated[ObjectMeta, Field(exclude=True)]
+    spec: TrainingJobSpec
+    status: TrainingJobStatus = TrainingJobStatus()
