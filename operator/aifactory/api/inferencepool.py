@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from aifactory.api.base import Conditions, DnsLabel, Model, ObjectMeta
+from aifactory.api.base import Conditions, Model, ModelName, ObjectMeta
 from aifactory.api.pods import PodTemplate
 from aifactory.api.rules import rule
 
@@ -19,13 +19,13 @@ class PoolModel(Model):
             "x-kubernetes-validations": [
                 rule(
                     "has(self.version) != has(self.track)",
-                    "models: write either version (a fixed number) or track: Latest (follow new versions), and not both",
+                    "models: write either version (a fixed number) or track: Latest (follow new versions), not both",
                 )
             ]
         }
     )
 
-    name: DnsLabel
+    name: ModelName
     """The model's name, as in ModelVersion.spec.model."""
     version: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = None
     """Serve this version."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from aifactory.api.base import Conditions, DnsLabel, Model, ObjectMeta, SecretRef
+from aifactory.api.base import Conditions, Model, ModelName, ObjectMeta, SecretRef
 from aifactory.api.rules import rule
 from aifactory.api.trainingjob import Metric
 
@@ -63,7 +63,7 @@ class ModelVersionSpec(Model):
         }
     )
 
-    model: DnsLabel
+    model: ModelName
     """The model's name: what clients call."""
     version: Annotated[int, Field(ge=1, le=2_147_483_647)]
     """Version number, unique for the model; Triton's version directory."""

@@ -42,7 +42,7 @@ CLAIMS_MOUNT: Final = "/mnt/claims"
 SECRETS_MOUNT: Final = "/etc/aifactory/secrets"
 PROGRESS_TOKEN_MOUNT: Final = "/var/run/secrets/aifactory.dev"
 PROGRESS_AUDIENCE: Final = f"{GROUP}/progress"
-"""Audience of the pod-bound token with which a trainer reports; a token for the API server is refused and vice versa."""
+"""Audience of the pod-bound token of a trainer; the API server refuses it and we refuse the API server's."""
 
 MODEL_CLAIM: Final = "aifactory-models"
 """The namespace's model claim: where a TrainingJob publishes when `output.store` is left out."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, WithJsonSchema
 
 from aifactory.api import names
-from aifactory.api.base import Conditions, DnsLabel, Model, ObjectMeta, ObjectName, Quantity, SecretRef, Time
+from aifactory.api.base import Conditions, Model, ModelName, ObjectMeta, ObjectName, Quantity, SecretRef, Time
 from aifactory.api.pods import PodTemplate
 from aifactory.api.rules import immutable, rule
 
@@ -94,7 +94,7 @@ class Scheduling(Model):
 class OutputModel(Model):
     """The model that the job makes."""
 
-    name: DnsLabel
+    name: ModelName
     """What clients call; ModelVersions are named <name>-v<version>."""
     format: Literal["causal-lm", "torch-export"]
     """What the training program wrote to /workspace/output."""
@@ -196,7 +196,7 @@ class TrainingJobSpec(Model):
     launcher: Literal["torchrun", "none"] | None = None
     """torchrun (default): the PET_* environment; none: MASTER_ADDR, MASTER_PORT, WORLD_SIZE and NODE_RANK."""
     template: PodTemplate
-    """The pods. Container `trainer` is the one that is wired; changing the template restarts from the last checkpoint."""
+    """The pods. Container `trainer` is the one that is wired; changing it restarts from the last checkpoint."""
     workspace: (
         Annotated[
             Workspace,
@@ -241,7 +241,7 @@ class Restarts(Model):
     total: int = 0
     counted: int = 0
     """Restarts within the failure policy's window."""
-    by_cause: dict[str, int] = {}
+    by_cause: dict[str, int] = Field(default={})
     counted_times: tuple[Time, ...] = ()
     """When the counted restarts happened; those outside the window are dropped."""
     lost_steps: int = 0

@@ -1,0 +1,61 @@
+"""Building `status.conditions`: a condition flips only on a fact, and its time moves only when it flips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from aifactory.api.base import Condition
+from aifactory.api.reasons import ConditionType, Reason
+
+_MESSAGE_LIMIT = 1024
+
+
+class ConditionSet:
+    """Conditions of one object under construction, starting from those it has.
+
+    What is set replaces the condition of that type; `lastTransitionTime` is kept unless the status changes.
+    """
+
+    def __init__(self, current: Iterable[Condition], generation: int, now: datetime) -> None:
+        self._conditions = {condition.type: condition for condition in current}
+        self._generation = generation
+        self._now = now
+
+    def set(self, type_: ConditionType, status: bool | None, reason: Reason, message: str = "") -> None:
+        """Set one condition; `None` is Unknown."""
+        text = {True: "True", False: "False", None: "Unknown"}[status]
+        previous = self._conditions.get(type_)
+        since = previous.last_transition_time if previous is not None and previous.status == text else self._now
+        self._conditions[type_] = Condition(
+            type=str(type_),
+            status=text,
+            reason=str(reason),
+            message=shorten(message),
+            last_transition_time=since,
+            observed_generation=self._generation,
+        )
+
+    def remove(self, type_: ConditionType) -> None:
+        """Drop a condition about which nothing is known any more."""
+        self._conditions.pop(type_, None)
+
+    def result(self) -> tuple[Condition, ...]:
+        """All conditions, sorted by type so that equal sets are equal tuples."""
+        return tuple(self._conditions[key] for key in sorted(self._conditions))
+
+
+def is_true(conditions: Iterable[Condition], type_: ConditionType) -> bool:
+    """Whether the condition is there and True."""
+    return any(condition.type == type_ and condition.status == "True" for condition in conditions)
+
+
+def find(conditions: Iterable[Condition], type_: ConditionType) -> Condition | None:
+    """The condition of that type, if it is there."""
+    return next((condition for condition in conditions if condition.type == type_), None)
+
+
+def shorten(message: str, limit: int = _MESSAGE_LIMIT) -> str:
+    """Collapse white space and cut at `limit` characters: status is read in a terminal."""
+    text = " ".join(message.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,203 @@
+"""The CRDs, rendered from the models: `python -m aifactory.api.crd DIRECTORY` writes them.
+
+Columns are what a tired person sees in `kubectl get`; they read plain status fields because a JSONPath column cannot
+compute. Each rendered CRD stays under 100 kB so that client-side `kubectl apply` can carry it.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from aifactory.api import names
+from aifactory.api.inferencepool import InferencePool
+from aifactory.api.modelversion import ModelVersion
+from aifactory.api.schema import structural_schema
+from aifactory.api.trainingjob import TrainingJob
+
+HEADER = "# Generated from operator/aifactory/api by `make generate`. Do not edit.\n"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of `kubectl get`."""
+
+    name: str
+    path: str
+    type: str = "string"
+    wide: bool = False
+
+    def render(self) -> dict[str, Any]:
+        """As `additionalPrinterColumns` wants it; priority 1 is shown with `-o wide` only."""
+        column: dict[str, Any] = {"name": self.name, "type": self.type, "jsonPath": self.path}
+        if self.wide:
+            column["priority"] = 1
+        return column
+
+
+@dataclass(frozen=True)
+class KindDefinition:
+    """One kind: its model and how it is shown."""
+
+    model: type[BaseModel]
+    plural: str
+    short: str
+    columns: tuple[Column, ...]
+    scale: dict[str, str] | None = None
+    selectable: tuple[str, ...] = field(default=())
+
+    @property
+    def kind(self) -> str:
+        """The kind's name."""
+        return self.model.__name__
+
+    @property
+    def crd_name(self) -> str:
+        """Name of the CustomResourceDefinition."""
+        return f"{self.plural}.{names.GROUP}"
+
+
+def _condition(kind: str, what: str) -> str:
+    return f'.status.conditions[?(@.type=="{kind}")].{what}'
+
+
+_AGE = Column("Age", ".metadata.creationTimestamp", "date")
+_SCALE_SELECTOR = ".status.selector"
+
+KINDS = (
+    KindDefinition(
+        TrainingJob,
+        plural="trainingjobs",
+        short="tjob",
+        columns=(
+            Column("Phase", ".status.phase"),
+            Column("Nodes", ".status.nodes.summary"),
+            Column("Progress", ".status.progress.summary"),
+            Column("Loss", ".status.progress.loss"),
+            Column("Restarts", ".status.restarts.total", "integer"),
+            _AGE,
+            Column("Tokens/s", ".status.progress.tokensPerSecond", wide=True),
+            Column("ETA", ".status.progress.etaSeconds", "integer", wide=True),
+            Column("Attempt", ".status.attempt", "integer", wide=True),
+            Column("Model", ".status.output.modelVersion", wide=True),
+            Column("Reason", ".status.reason", wide=True),
+        ),
+        scale={
+            "specReplicasPath": ".spec.nodes.count",
+            "statusReplicasPath": ".status.replicas",
+            "labelSelectorPath": _SCALE_SELECTOR,
+        },
+    ),
+    KindDefinition(
+        ModelVersion,
+        plural="modelversions",
+        short="mver",
+        columns=(
+            Column("Model", ".spec.model"),
+            Column("Version", ".spec.version", "integer"),
+            Column("Format", ".spec.format"),
+            Column("Ready", _condition("Ready", "status")),
+            Column("Reason", ".status.reason"),
+            Column("In use", ".status.inUse", "integer"),
+            Column("Size", ".status.size"),
+            _AGE,
+            Column("Digest", ".status.resolvedDigest", wide=True),
+            Column("Source", ".spec.source.uri", wide=True),
+        ),
+        selectable=(".spec.model",),
+    ),
+    KindDefinition(
+        InferencePool,
+        plural="inferencepools",
+        short="ipool",
+        columns=(
+            Column("Ready", _condition("Ready", "status")),
+            Column("Version", ".status.version"),
+            Column("Replicas", ".status.summary"),
+            Column("Req/s", ".status.throughput.requestsPerSecond"),
+            Column("Tok/s", ".status.throughput.tokensPerSecond"),
+            Column("Phase", ".status.phase"),
+            _AGE,
+            Column("URL", ".status.url", wide=True),
+            Column("Reason", ".status.reason", wide=True),
+        ),
+        scale={
+            "specReplicasPath": ".spec.replicas",
+            "statusReplicasPath": ".status.replicas",
+            "labelSelectorPath": _SCALE_SELECTOR,
+        },
+    ),
+)
+
+
+def render(definition: KindDefinition) -> dict[str, Any]:
+    """The CustomResourceDefinition of one kind."""
+    schema = structural_schema(definition.model)
+    schema["properties"] = {
+        "apiVersion": {"type": "string"},
+        "kind": {"type": "string"},
+        "metadata": _metadata_schema(),
+        "spec": schema["properties"]["spec"],
+        "status": schema["properties"]["status"],
+    }
+    schema["required"] = ["spec"]
+    subresources: dict[str, Any] = {"status": {}}
+    if definition.scale is not None:
+        subresources["scale"] = definition.scale
+    version: dict[str, Any] = {
+        "name": names.VERSION,
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": schema},
+        "subresources": subresources,
+        "additionalPrinterColumns": [column.render() for column in definition.columns],
+    }
+    if definition.selectable:
+        version["selectableFields"] = [{"jsonPath": path} for path in definition.selectable]
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": definition.crd_name},
+        "spec": {
+            "group": names.GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": definition.kind,
+                "listKind": f"{definition.kind}List",
+                "plural": definition.plural,
+                "singular": definition.kind.lower(),
+                "shortNames": [definition.short],
+                "categories": [names.CATEGORY],
+            },
+            "versions": [version],
+        },
+    }
+
+
+def _metadata_schema() -> dict[str, Any]:
+    # Names become host names, label values and prefixes of child names: 63 minus the longest suffix we append.
+    return {"type": "object", "properties": {"name": {"type": "string", "maxLength": 52, "pattern": _NAME_PATTERN}}}
+
+
+_NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+
+
+def write(directory: Path) -> list[Path]:
+    """Write every CRD into `directory` and return the files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for definition in KINDS:
+        path = directory / f"{definition.crd_name}.yaml"
+        path.write_text(HEADER + yaml.safe_dump(render(definition), sort_keys=False, width=120))
+        written.append(path)
+    return written
+
+
+if __name__ == "__main__":
+    for file in write(Path(sys.argv[1])):
+        print(f"{file}: {file.stat().st_size} bytes")

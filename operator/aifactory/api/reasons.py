@@ -1,0 +1,100 @@
+"""Condition types and reasons, each with the one sentence that `docs/reasons.md` is generated from.
+
+A reason is part of the contract: scripts match on it. Messages beside a reason are for people and name the object and
+the next action.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ConditionType(StrEnum):
+    """Types of `status.conditions`; Ready, Reconciling and Stalled follow kstatus."""
+
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+    SCHEDULED = "Scheduled"
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+    VERIFIED = "Verified"
+    IN_USE = "InUse"
+    AVAILABLE = "Available"
+    DEGRADED = "Degraded"
+
+
+class Reason(StrEnum):
+    """Why a condition has its status."""
+
+    def __new__(cls, value: str, sentence: str) -> Reason:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.sentence = sentence
+        return member
+
+    sentence: str
+
+    # TrainingJob
+    CREATING_PODS = "CreatingPods", "The pods of the current attempt are being created."
+    WAITING_FOR_PODS = "WaitingForPods", "Pods exist but are not all running yet."
+    ALL_NODES_READY = "AllNodesReady", "Every pod of the current attempt is running."
+    UNSCHEDULABLE = "Unschedulable", "The scheduler finds no place for the pods; its own words are in the message."
+    PODS_SCHEDULED = "PodsScheduled", "Every pod has a node."
+    BACK_OFF = "BackOff", "The next attempt waits for the failure policy's backoff."
+    STOPPING_PODS = "StoppingPods", "Pods of an earlier attempt or of a suspended job are ending."
+    APPLICATION_ERROR = "ApplicationError", "The training program exited with an error; its last words are the message."
+    OUT_OF_MEMORY = "OutOfMemory", "The kernel ended the trainer because it used more memory than its limit."
+    DISRUPTION = "Disruption", "A pod was evicted, preempted, drained or deleted by somebody else; it does not count."
+    RESIZED = "Resized", "spec.nodes.count changed, so the job restarts with the new number of pods."
+    TEMPLATE_CHANGED = "TemplateChanged", "The pod settings changed, so the job restarts with them."
+    RESUMED = "Resumed", "The job was suspended and runs again."
+    SUSPENDED = "Suspended", "spec.suspend is true and no pod is left."
+    NOT_SUSPENDED = "NotSuspended", "spec.suspend is not set."
+    MAX_RESTARTS_EXCEEDED = "MaxRestartsExceeded", "The failure policy allows no further restart within its window."
+    NO_RESTART_REQUESTED = "NoRestartRequested", "The trainer exited with code 93, which asks for no restart."
+    IMAGE_PULL_FAILED = "ImagePullFailed", "A node cannot pull the image; the runtime's own words are in the message."
+    CONTAINER_CONFIG_ERROR = "ContainerConfigError", "A container cannot be created from its settings."
+    POD_REJECTED = "PodRejected", "The API server refused an object of ours; its own words are in the message."
+    PUBLISHING = "Publishing", "All pods succeeded and the result is being published."
+    PUBLISH_FAILED = "PublishFailed", "The result could not be published; the publisher's own words are in the message."
+    SUCCEEDED = "Succeeded", "All pods succeeded and the result, if any, is registered as a ModelVersion."
+    NOT_FINISHED = "NotFinished", "The job is neither complete nor failed."
+    INVALID_SPEC = "InvalidSpec", "The stored object does not fit this operator's API; the message names the field."
+
+    # ModelVersion
+    VERIFYING = "Verifying", "The artifact is being fetched and its digest computed."
+    VERIFIED = "Verified", "The artifact is complete and has the expected digest."
+    DIGEST_MISMATCH = "DigestMismatch", "The artifact is not what spec.digest says."
+    SOURCE_NOT_FOUND = "SourceNotFound", "There is nothing at spec.source.uri."
+    INVALID_ARTIFACT = "InvalidArtifact", "The artifact misses files its format needs, or holds files that run code."
+    ACCESS_DENIED = "AccessDenied", "The store refused the credentials."
+    STORE_UNAVAILABLE = "StoreUnavailable", "The store does not answer; it is asked again."
+    STORE_FULL = "StoreFull", "There is no space left in the store."
+    VERIFIER_FAILED = "VerifierFailed", "The pod that checks the artifact failed without an answer."
+    USED_BY_POOLS = "UsedByPools", "At least one InferencePool serves the version or is about to."
+    NOT_USED = "NotUsed", "No InferencePool serves the version."
+
+    # InferencePool
+    WAITING_FOR_MODEL = "WaitingForModel", "No ModelVersion that fits spec.models is Ready; the message names it."
+    MODEL_NOT_READY = "ModelNotReady", "The pinned ModelVersion exists and is not Ready; the message says why."
+    STARTING = "Starting", "Serving pods are starting and loading the model."
+    SERVING = "Serving", "The wanted version is loaded on every pod and the Service routes to it."
+    SCALED_TO_ZERO = "ScaledToZero", "spec.replicas is 0: no pod, on purpose."
+    SCALING = "Scaling", "Pods are being added or removed."
+    ROLLING_OUT = "RollingOut", "A new version comes up beside the one that takes the traffic."
+    ROLLED_OUT = "RolledOut", "The wanted version takes all traffic."
+    MODEL_LOAD_FAILED = "ModelLoadFailed", "Triton could not load the version; its own words are in the message."
+    NO_ROLLOUT = "NoRollout", "No change is under way."
+    PODS_NOT_READY = "PodsNotReady", "Fewer pods are ready than wanted."
+
+
+_NAMES = {str(reason): reason.name for reason in Reason}
+
+
+def sentence(reason: str) -> str:
+    """The documented sentence of a reason; raises KeyError for a reason that is not documented."""
+    return Reason[_NAMES[reason]].sentence
