@@ -59,6 +59,7 @@ class Reason(StrEnum):
     IMAGE_PULL_FAILED = "ImagePullFailed", "A node cannot pull the image; the runtime's own words are in the message."
     CONTAINER_CONFIG_ERROR = "ContainerConfigError", "A container cannot be created from its settings."
     POD_REJECTED = "PodRejected", "The API server refused an object of ours; its own words are in the message."
+    NAME_CONFLICT = "NameConflict", "An object with a name we need belongs to somebody else; the message names both."
     PUBLISHING = "Publishing", "All pods succeeded and the result is being published."
     PUBLISH_FAILED = "PublishFailed", "The result could not be published; the publisher's own words are in the message."
     SUCCEEDED = "Succeeded", "All pods succeeded and the result, if any, is registered as a ModelVersion."

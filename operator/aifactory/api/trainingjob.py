@@ -267,7 +267,6 @@ class Resolved(Model):
 
     nodes: int = 0
     proc_per_node: int = 0
-    template_hash: str = ""
     gang: str = ""
     """native: a PodGroup of scheduling.k8s.io/v1beta1; none: one by one."""
     workspace_claim: str = ""
@@ -299,6 +298,8 @@ class Metric(Model):
 class Progress(Model):
     """What the training program reported last; written at most every 10 seconds."""
 
+    attempt: int = 0
+    """The attempt that reported."""
     step: int
     total_steps: int | None = None
     percent: int | None = None

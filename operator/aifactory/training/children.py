@@ -1,0 +1,334 @@
+"""The objects of a TrainingJob, as the API server gets them.
+
+Names are deterministic, so a view that is behind can cause a call too many but never a second pod:
+pods `<job>-<index>-<attempt>` with host name `<job>-<index>`, headless Service `<job>`, PodGroup `<job>-<attempt>`,
+claim `<job>-workspace`, publisher `<job>-publish-<number>`, ModelVersion `<model>-v<version>`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from aifactory.api import names
+from aifactory.api.trainingjob import TrainingJob, TrainingJobSpec
+from aifactory.kube.podspec import Json, memory_volume, merge_named, owner_reference, restricted_pod
+from aifactory.training.state import Settings
+
+LABEL_TEMPLATE_HASH = f"{names.GROUP}/template-hash"
+_HASH_LENGTH = 10
+_TOKEN_LIFETIME_SECONDS = 3600
+_PUBLISH_MOUNT = "/workspace"
+
+
+def resolve_processes(spec: TrainingJobSpec) -> int:
+    """Processes per pod: as written, or for `auto` one for each GPU in the trainer's limits, at least one."""
+    if isinstance(spec.proc_per_node, int):
+        return spec.proc_per_node
+    trainer = _trainer(spec.template.raw_spec())
+    limits = trainer.get("resources", {}).get("limits", {})
+    gpus = sum(int(value) for name, value in limits.items() if name.endswith("/gpu") and str(value).isdigit())
+    return max(gpus, 1)
+
+
+def wants_gang(spec: TrainingJobSpec, settings: Settings) -> bool:
+    """Whether the pods are scheduled together: more than one, not opted out, and the cluster can."""
+    opted_out = spec.scheduling is not None and spec.scheduling.gang == "none"
+    return spec.nodes.count > 1 and settings.gang_served and not opted_out
+
+
+def template_hash(spec: TrainingJobSpec, settings: Settings) -> str:
+    """Hash of everything in the spec that shapes the pods; pods with another hash belong to an older spec."""
+    shape = [
+        spec.template.dump(),
+        spec.nodes.count,
+        resolve_processes(spec),
+        spec.launcher or "torchrun",
+        wants_gang(spec, settings),
+    ]
+    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:_HASH_LENGTH]
+
+
+def pod_name(job: str, index: int, attempt: int) -> str:
+    """Name of a training pod."""
+    return f"{job}-{index}-{attempt}"
+
+
+def gang_name(job: str, attempt: int) -> str:
+    """Name of an attempt's PodGroup."""
+    return f"{job}-{attempt}"
+
+
+def publisher_name(job: str, number: int) -> str:
+    """Name of a pod that publishes."""
+    return f"{job}-publish-{number}"
+
+
+def workspace_claim(job: TrainingJob) -> str:
+    """Name of the claim that is mounted at /workspace."""
+    workspace = job.spec.workspace
+    if workspace is not None and workspace.claim_name is not None:
+        return workspace.claim_name
+    return f"{job.metadata.name}-workspace"
+
+
+def owns_workspace(job: TrainingJob) -> bool:
+    """Whether the claim is made for the job and deleted with it."""
+    return job.spec.workspace is None or job.spec.workspace.claim_name is None
+
+
+def selector(job: TrainingJob) -> dict[str, str]:
+    """Labels that select the training pods of the job."""
+    return {names.LABEL_JOB: job.metadata.name, names.LABEL_ROLE: names.ROLE_NODE}
+
+
+def service(job: TrainingJob) -> Json:
+    """The headless Service through which pods find each other, before they are ready too."""
+    return _object(
+        "v1",
+        "Service",
+        _metadata(job, job.metadata.name, {}),
+        spec={
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": selector(job),
+            "ports": [{"name": "rendezvous", "port": names.RENDEZVOUS_PORT}],
+        },
+    )
+
+
+def workspace(job: TrainingJob) -> Json:
+    """The claim made for the job."""
+    wish = job.spec.workspace
+    size = wish.size if wish is not None and wish.size is not None else "10Gi"
+    modes = list(wish.access_modes) if wish is not None and wish.access_modes else ["ReadWriteMany"]
+    spec: Json = {"accessModes": modes, "resources": {"requests": {"storage": str(size)}}}
+    if wish is not None and wish.storage_class_name is not None:
+        spec["storageClassName"] = wish.storage_class_name
+    return _object("v1", "PersistentVolumeClaim", _metadata(job, workspace_claim(job), {}), spec=spec)
+
+
+def model_claim(job: TrainingJob, settings: Settings) -> Json:
+    """The namespace's model claim. It belongs to nobody: models outlive the job that made them."""
+    spec: Json = {
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": settings.model_claim_size}},
+    }
+    if settings.model_claim_storage_class is not None:
+        spec["storageClassName"] = settings.model_claim_storage_class
+    metadata = {
+        "name": names.MODEL_CLAIM,
+        "namespace": job.metadata.namespace,
+        "labels": {names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE},
+    }
+    return _object("v1", "PersistentVolumeClaim", metadata, spec=spec)
+
+
+def gang(job: TrainingJob, attempt: int) -> Json:
+    """PodGroup of one attempt: all training pods or none, preempted together too (KEP-4671)."""
+    return _object(
+        "scheduling.k8s.io/v1beta1",
+        "PodGroup",
+        _metadata(job, gang_name(job.metadata.name, attempt), {names.LABEL_ATTEMPT: str(attempt)}),
+        spec={
+            "schedulingPolicy": {"gang": {"minCount": job.spec.nodes.count}},
+            "disruptionMode": {"all": {}},
+        },
+    )
+
+
+def pod(job: TrainingJob, index: int, attempt: int, settings: Settings) -> Json:
+    """One training pod: the user's template, wired."""
+    spec = job.spec.template.raw_spec()
+    meta = job.spec.template.metadata
+    user_labels = dict(meta.labels or {}) if meta is not None else {}
+    labels = {
+        **{key: value for key, value in user_labels.items() if not key.startswith(names.RESERVED_LABEL_PREFIX)},
+        names.LABEL_ROLE: names.ROLE_NODE,
+        names.LABEL_ATTEMPT: str(attempt),
+        names.LABEL_NODE_INDEX: str(index),
+        LABEL_TEMPLATE_HASH: template_hash(job.spec, settings),
+    }
+    metadata = _metadata(job, pod_name(job.metadata.name, index, attempt), labels)
+    if meta is not None and meta.annotations:
+        metadata["annotations"] = dict(meta.annotations)
+
+    spec["containers"] = [
+        _wired(job, container, index, attempt, settings) if container["name"] == names.CONTAINER_TRAINER else container
+        for container in spec.get("containers", ())
+    ]
+    spec["volumes"] = merge_named(spec.get("volumes", ()), _volumes(job))
+    spec["restartPolicy"] = "Never"
+    spec["hostname"] = f"{job.metadata.name}-{index}"
+    spec["subdomain"] = job.metadata.name
+    if wants_gang(job.spec, settings):
+        spec["schedulingGroup"] = {"podGroupName": gang_name(job.metadata.name, attempt)}
+    return _object("v1", "Pod", metadata, spec=restricted_pod(spec, names.RUN_AS_UID))
+
+
+def publisher(job: TrainingJob, number: int, settings: Settings) -> Json:
+    """The pod that digests /workspace/output and copies it to the store; it asks for no GPU."""
+    output = job.spec.output
+    if output is None:
+        raise ValueError(f"TrainingJob {job.metadata.name} has no output")
+    store = output.store or f"pvc://{names.MODEL_CLAIM}"
+    args = ["publish", "--from", f"{_PUBLISH_MOUNT}/output", "--store", store, "--model", output.model.name]
+    args += ["--format", output.model.format]
+    mounts = [
+        {"name": "workspace", "mountPath": _PUBLISH_MOUNT, "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},
+    ]
+    volumes: list[Json] = [
+        {"name": "workspace", "persistentVolumeClaim": {"claimName": workspace_claim(job)}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    if store.startswith("pvc://"):
+        claim = store.removeprefix("pvc://").partition("/")[0]
+        if claim == workspace_claim(job):
+            mounts.append({"name": "workspace", "mountPath": f"{names.CLAIMS_MOUNT}/{claim}"})
+        else:
+            volumes.append({"name": "store", "persistentVolumeClaim": {"claimName": claim}})
+            mounts.append({"name": "store", "mountPath": f"{names.CLAIMS_MOUNT}/{claim}"})
+    if output.secret_ref is not None:
+        args += ["--secret", output.secret_ref.name]
+        volumes.append({"name": "secret", "secret": {"secretName": output.secret_ref.name}})
+        mounts.append(
+            {"name": "secret", "mountPath": f"{names.SECRETS_MOUNT}/{output.secret_ref.name}", "readOnly": True}
+        )
+    container: Json = {
+        "name": "publish",
+        "image": settings.agent_image,
+        "args": args,
+        "volumeMounts": mounts,
+        "securityContext": {"readOnlyRootFilesystem": True},
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+    }
+    metadata = _metadata(job, publisher_name(job.metadata.name, number), {names.LABEL_ROLE: names.ROLE_PUBLISH})
+    spec: Json = {"restartPolicy": "Never", "containers": [container], "volumes": volumes}
+    return _object("v1", "Pod", metadata, spec=restricted_pod(spec, names.RUN_AS_UID))
+
+
+def model_version(job: TrainingJob, version: int, published: dict[str, Any], image: str) -> Json:
+    """The ModelVersion of a published result. Not owned by the job: a model outlives it."""
+    output = job.spec.output
+    if output is None:
+        raise ValueError(f"TrainingJob {job.metadata.name} has no output")
+    source: Json = {"uri": published["uri"]}
+    if output.secret_ref is not None:
+        source["secretRef"] = {"name": output.secret_ref.name}
+    lineage: Json = {
+        "trainingJob": {"name": job.metadata.name, "uid": job.metadata.uid},
+        "attempt": job.status.attempt,
+        "metrics": [
+            {"name": name, "value": f"{value:.6g}"} for name, value in sorted(published.get("metrics", {}).items())
+        ],
+    }
+    if image:
+        lineage["image"] = image
+    if job.status.progress is not None:
+        lineage["steps"] = job.status.progress.step
+    metadata = {
+        "name": f"{output.model.name}-v{version}",
+        "namespace": job.metadata.namespace,
+        "labels": {
+            names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE,
+            names.LABEL_MODEL: output.model.name,
+            names.LABEL_JOB: job.metadata.name,
+            names.LABEL_JOB_UID: job.metadata.uid,
+        },
+    }
+    spec: Json = {
+        "model": output.model.name,
+        "version": version,
+        "source": source,
+        "digest": published["digest"],
+        "format": output.model.format,
+        "lineage": lineage,
+    }
+    return _object(names.API_VERSION, "ModelVersion", metadata, spec=spec)
+
+
+def _trainer(spec: Json) -> Json:
+    for container in spec.get("containers", ()):
+        if container["name"] == names.CONTAINER_TRAINER:
+            return dict(container)
+    return {}
+
+
+def _wired(job: TrainingJob, container: Json, index: int, attempt: int, settings: Settings) -> Json:
+    token_file = f"{names.PROGRESS_TOKEN_MOUNT}/token"
+    env = {
+        "AIFACTORY_JOB": job.metadata.name,
+        "AIFACTORY_ATTEMPT": str(attempt),
+        "AIFACTORY_CHECKPOINTS": f"{names.WORKSPACE_MOUNT}/checkpoints",
+        "AIFACTORY_OUTPUT": f"{names.WORKSPACE_MOUNT}/output",
+        "AIFACTORY_PROGRESS_URL": f"{settings.progress_url}/v1/progress/{job.metadata.namespace}/{job.metadata.name}",
+        "AIFACTORY_PROGRESS_TOKEN_FILE": token_file,
+        **_rendezvous(job, index, attempt),
+    }
+    ours = [{"name": name, "value": value} for name, value in env.items()]
+    mounts = [
+        {"name": "aifactory-workspace", "mountPath": names.WORKSPACE_MOUNT},
+        {"name": "aifactory-shm", "mountPath": "/dev/shm"},
+        {"name": "aifactory-token", "mountPath": names.PROGRESS_TOKEN_MOUNT, "readOnly": True},
+    ]
+    return {
+        **container,
+        "env": [*ours, *container.get("env", ())],
+        "volumeMounts": merge_named(container.get("volumeMounts", ()), mounts, key="mountPath"),
+        "terminationMessagePolicy": container.get("terminationMessagePolicy", "FallbackToLogsOnError"),
+    }
+
+
+def _rendezvous(job: TrainingJob, index: int, attempt: int) -> dict[str, str]:
+    """How the processes find each other: torchrun's PET_* (one per flag), or the plain variables."""
+    name, count = job.metadata.name, job.spec.nodes.count
+    first = "localhost" if count == 1 else f"{name}-0.{name}"
+    error_file = {"TORCHELASTIC_ERROR_FILE": "/dev/termination-log"}
+    if job.spec.launcher == "none":
+        return {
+            "MASTER_ADDR": first,
+            "MASTER_PORT": str(names.RENDEZVOUS_PORT),
+            "WORLD_SIZE": str(count * resolve_processes(job.spec)),
+            "NODE_RANK": str(index),
+            **error_file,
+        }
+    return {
+        "PET_NNODES": str(count),
+        "PET_NPROC_PER_NODE": str(resolve_processes(job.spec)),
+        "PET_RDZV_BACKEND": "c10d",
+        "PET_RDZV_ENDPOINT": f"{first}:{names.RENDEZVOUS_PORT}",
+        # The attempt is part of the id, so that a process never joins the store of an attempt that is ending.
+        "PET_RDZV_ID": f"{job.metadata.uid}-{attempt}",
+        "PET_MAX_RESTARTS": "0",
+        **error_file,
+    }
+
+
+def _volumes(job: TrainingJob) -> list[Json]:
+    token = {"audience": names.PROGRESS_AUDIENCE, "expirationSeconds": _TOKEN_LIFETIME_SECONDS, "path": "token"}
+    return [
+        {"name": "aifactory-workspace", "persistentVolumeClaim": {"claimName": workspace_claim(job)}},
+        memory_volume("aifactory-shm"),
+        {"name": "aifactory-token", "projected": {"sources": [{"serviceAccountToken": token}]}},
+    ]
+
+
+def _metadata(job: TrainingJob, name: str, labels: dict[str, str]) -> Json:
+    """Metadata of a child: an allow-list of labels, never a copy of the job's (Argo CD prunes copies)."""
+    return {
+        "name": name,
+        "namespace": job.metadata.namespace,
+        "labels": {
+            names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE,
+            names.LABEL_JOB: job.metadata.name,
+            names.LABEL_JOB_UID: job.metadata.uid,
+            **labels,
+        },
+        "ownerReferences": [owner_reference(names.API_VERSION, "TrainingJob", job.metadata.name, job.metadata.uid)],
+    }
+
+
+def _object(api_version: str, kind: str, metadata: Json, spec: Json) -> Json:
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec}

@@ -1,0 +1,78 @@
+"""Whether a failure restarts the job, and when: the failure policy as one pure function.
+
+Counted are failures of the program (exit codes, out of memory); they may happen `maxRestarts` times within
+`windowSeconds`. Disruptions are not the program's fault: they do not count and wait for nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from aifactory.api.reasons import Reason
+from aifactory.api.trainingjob import FailurePolicy, Restarts
+
+MAX_RESTARTS = 3
+WINDOW_SECONDS = 3600
+BACKOFF_BASE_SECONDS = 10
+BACKOFF_MAX_SECONDS = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Restart all pods."""
+
+    restarts: Restarts
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Fail the job."""
+
+    reason: Reason
+    explanation: str
+
+
+def decide(policy: FailurePolicy | None, restarts: Restarts, cause: Reason, now: datetime) -> Restart | GiveUp:
+    """Restart or give up after a failure with this cause."""
+    policy = policy or FailurePolicy()
+    if cause is Reason.NO_RESTART_REQUESTED:
+        return GiveUp(cause, "the trainer exited with code 93, which asks for no restart")
+    if cause is Reason.DISRUPTION:
+        return Restart(record(restarts, cause, counted_times=restarts.counted_times, next_attempt=None))
+    limit = MAX_RESTARTS if policy.max_restarts is None else policy.max_restarts
+    window = WINDOW_SECONDS if policy.window_seconds is None else policy.window_seconds
+    recent = tuple(time for time in restarts.counted_times if now - time < timedelta(seconds=window))
+    if len(recent) >= limit:
+        return GiveUp(
+            Reason.MAX_RESTARTS_EXCEEDED,
+            f"{len(recent)} restarts within {window} s and failurePolicy.maxRestarts is {limit}",
+        )
+    delay = backoff_seconds(policy, len(recent))
+    next_attempt = now + timedelta(seconds=delay) if delay else None
+    return Restart(record(restarts, cause, counted_times=(*recent, now), next_attempt=next_attempt))
+
+
+def backoff_seconds(policy: FailurePolicy, earlier: int) -> int:
+    """Seconds to wait before a restart that follows `earlier` counted ones."""
+    backoff = policy.backoff
+    base = BACKOFF_BASE_SECONDS if backoff is None or backoff.base_seconds is None else backoff.base_seconds
+    most = BACKOFF_MAX_SECONDS if backoff is None or backoff.max_seconds is None else backoff.max_seconds
+    return int(min(base * 2 ** min(earlier, 20), most))
+
+
+def record(
+    restarts: Restarts, cause: Reason, *, counted_times: tuple[datetime, ...], next_attempt: datetime | None
+) -> Restarts:
+    """One more restart."""
+    by_cause = dict(restarts.by_cause)
+    by_cause[str(cause)] = by_cause.get(str(cause), 0) + 1
+    return restarts.model_copy(
+        update={
+            "total": restarts.total + 1,
+            "counted": len(counted_times),
+            "by_cause": by_cause,
+            "counted_times": counted_times,
+            "next_attempt_time": next_attempt,
+        }
+    )

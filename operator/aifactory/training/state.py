@@ -1,0 +1,168 @@
+"""What planning looks at: frozen views, free of Kubernetes' shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the installation decides, not the user's object."""
+
+    agent_image: str
+    """Image with `aifactory-agent`: publishes results."""
+    progress_url: str
+    """Base address of the operator's progress endpoint as pods reach it."""
+    gang_served: bool
+    """The API server serves PodGroup of scheduling.k8s.io/v1beta1."""
+    model_claim_size: str = "10Gi"
+    model_claim_storage_class: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """One pod of the job that trains."""
+
+    name: str
+    uid: str
+    attempt: int
+    index: int
+    template_hash: str
+    phase: str
+    node: str = ""
+    running: bool = False
+    """The trainer container runs."""
+    terminating: bool = False
+    exit_code: int | None = None
+    """Exit code of the trainer container, when it has ended."""
+    exit_reason: str = ""
+    exit_message: str = ""
+    finished_at: datetime | None = None
+    disruption: str = ""
+    """Kubernetes' words about an eviction, preemption or drain; empty when there was none."""
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    unschedulable: str = ""
+    """The scheduler's words, when it finds no node."""
+    image: str = ""
+    """Image of the trainer, by digest where the runtime reports one."""
+
+    @property
+    def succeeded(self) -> bool:
+        """The trainer ended well; a side container may still run."""
+        return self.phase == "Succeeded" or self.exit_code == 0
+
+    @property
+    def failed(self) -> bool:
+        """The trainer, or the pod around it, ended badly."""
+        return not self.succeeded and (self.phase == "Failed" or self.exit_code is not None)
+
+    @property
+    def live(self) -> bool:
+        """The pod may still hold a node and a GPU."""
+        return self.phase not in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True, slots=True)
+class PublishView:
+    """One pod that publishes the result."""
+
+    name: str
+    uid: str
+    number: int
+    phase: str
+    message: str = ""
+    """What it wrote to its termination log."""
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    unschedulable: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GangView:
+    """One PodGroup of the job."""
+
+    name: str
+    uid: str
+    attempt: int
+    unschedulable: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionView:
+    """One ModelVersion of the output's model."""
+
+    name: str
+    version: int
+    job_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressReport:
+    """The newest report of the training program, and the first one of the same attempt."""
+
+    attempt: int
+    time: datetime
+    step: int
+    total_steps: int | None = None
+    tokens_per_second: float | None = None
+    metrics: tuple[tuple[str, float], ...] = ()
+    checkpoint_step: int | None = None
+    checkpoint_path: str = ""
+    checkpoint_time: datetime | None = None
+    resumed_from_step: int | None = None
+    first_time: datetime | None = None
+    first_step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything one decision is made from."""
+
+    job: TrainingJob
+    settings: Settings
+    pods: tuple[PodView, ...] = ()
+    publishers: tuple[PublishView, ...] = ()
+    gangs: tuple[GangView, ...] = ()
+    versions: tuple[VersionView, ...] = ()
+    service_exists: bool = False
+    workspace_exists: bool = False
+    model_claim_exists: bool = False
+    progress: ProgressReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """An object to delete, if it is still the one that was seen."""
+
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A Kubernetes Event for people who read `kubectl describe`."""
+
+    type: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do about one job now."""
+
+    status: TrainingJobStatus
+    creates: tuple[Mapping[str, Any], ...] = ()
+    removals: tuple[Removal, ...] = ()
+    urgent: bool = False
+    """The status is a fact that later steps build on, or an end: it is written at once."""
+    again_after: float | None = None
+    """Seconds until the decision is due again though nothing was reported; 0 means at once."""
+    notices: tuple[Notice, ...] = ()

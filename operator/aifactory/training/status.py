@@ -1,0 +1,227 @@
+"""The status of a TrainingJob under construction: one method for each thing that can be true about it.
+
+`phase` and `reason` exist for `kubectl get`; scripts read the conditions. kstatus sees: Ready while it runs or when it
+is done, Reconciling on the way there, Stalled when a person is needed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from aifactory.api.conditions import ConditionSet, find
+from aifactory.api.reasons import ConditionType, Reason
+from aifactory.api.trainingjob import NodeCounts, OutputStatus, Restarts, TrainingJobStatus
+from aifactory.training import children
+from aifactory.training.progress import fold
+from aifactory.training.state import GangView, Observed, PodView
+
+_PULL_PROBLEMS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+_CONFIG_PROBLEMS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+
+
+class StatusDraft:
+    """Collects changes to a job's status; `result()` is the status to be written if it differs."""
+
+    def __init__(self, observed: Observed, current: tuple[PodView, ...], now: datetime) -> None:
+        job = observed.job
+        self._observed = observed
+        self._now = now.replace(microsecond=0)
+        self._status = job.status
+        self._conditions = ConditionSet(job.status.conditions, job.metadata.generation, self._now)
+        self._changes: dict[str, Any] = {}
+        self._forced = False
+        self._count(current)
+        folded = fold(job.status, observed.progress, now, force=False)
+        self.due_after = folded.due_after
+        self._changes["restarts"] = folded.restarts
+        self.update(progress=folded.progress, checkpoint=folded.checkpoint)
+
+    @property
+    def restarts(self) -> Restarts:
+        """Restarts so far, with what this draft has added."""
+        restarts: Restarts = self._changes["restarts"]
+        return restarts
+
+    @property
+    def output(self) -> OutputStatus:
+        """The output so far."""
+        output: OutputStatus | None = self._changes.get("output", self._status.output)
+        return output or OutputStatus()
+
+    @property
+    def attempt(self) -> int:
+        """The attempt as this draft has it."""
+        attempt: int = self._changes.get("attempt", self._status.attempt)
+        return attempt
+
+    def update(self, **changes: Any) -> None:
+        """Set status fields."""
+        self._changes.update(changes)
+
+    def running(self, current: tuple[PodView, ...], gangs: tuple[GangView, ...]) -> None:
+        """Pods of the current attempt exist or are being created; none has failed."""
+        count = self._observed.job.spec.nodes.count
+        up = sum(1 for pod in current if pod.running or pod.succeeded)
+        self._scheduled(current, gangs)
+        if current and self._status.start_time is None:
+            self.update(start_time=self._now)
+        if up >= count:
+            self._all_ready(count)
+        elif (problem := _problem(current)) is not None:
+            reason, message = problem
+            self._not_running("Pending", reason, message, stalled=True)
+        elif len(current) < count:
+            self._not_running("Pending", Reason.CREATING_PODS, f"{len(current)} of {count} pods exist")
+        else:
+            waiting = find(self._conditions.result(), ConditionType.SCHEDULED)
+            if waiting is not None and waiting.status == "False":
+                self._not_running("Pending", Reason.UNSCHEDULABLE, waiting.message)
+            else:
+                self._not_running("Starting", Reason.WAITING_FOR_PODS, f"{up} of {count} pods run")
+
+    def stopping(self, stale: tuple[PodView, ...]) -> None:
+        """Pods of an earlier attempt are ending."""
+        self._not_running("Restarting", Reason.STOPPING_PODS, f"{len(stale)} pods of an earlier attempt are ending")
+
+    def backing_off(self) -> None:
+        """The next attempt waits."""
+        until = self.restarts.next_attempt_time
+        message = f"attempt {self.attempt} starts at {until:%Y-%m-%dT%H:%M:%SZ}" if until is not None else ""
+        self._not_running("Restarting", Reason.BACK_OFF, message)
+
+    def next_attempt(self, cause: Reason, why: str) -> None:
+        """All pods are replaced."""
+        self._write_now()
+        self.update(attempt=self._status.attempt + 1)
+        self._conditions.set(ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED)
+        self._conditions.set(ConditionType.RESTARTING, True, cause, why)
+        self._not_running("Restarting", cause, why)
+
+    def suspending(self, left: int) -> None:
+        """Pods of a suspended job are ending."""
+        message = f"{left} pods are ending; they have their grace period to write a checkpoint"
+        self._not_running("Suspending", Reason.STOPPING_PODS, message)
+
+    def suspended(self) -> None:
+        """No pod is left, on request."""
+        self._write_now()
+        message = "spec.suspend is true; set it to false to go on from the last checkpoint"
+        self._conditions.set(ConditionType.SUSPENDED, True, Reason.SUSPENDED, message)
+        self._conditions.set(ConditionType.RUNNING, False, Reason.SUSPENDED)
+        self._conditions.remove(ConditionType.SCHEDULED)
+        self._kstatus(ready=False, reconciling=False, stalled=False, reason=Reason.SUSPENDED, message=message)
+        self.update(phase="Suspended", reason=str(Reason.SUSPENDED))
+
+    def publishing(self, message: str, *, stalled: bool = False) -> None:
+        """All pods succeeded; the result is on its way to the store."""
+        self._succeeded()
+        self._conditions.set(ConditionType.RUNNING, False, Reason.PUBLISHING)
+        self._kstatus(ready=False, reconciling=True, stalled=stalled, reason=Reason.PUBLISHING, message=message)
+        self.update(phase="Publishing", reason=str(Reason.PUBLISHING))
+
+    def complete(self, message: str) -> None:
+        """Done."""
+        self._write_now()
+        self._succeeded()
+        self._conditions.set(ConditionType.COMPLETE, True, Reason.SUCCEEDED, message)
+        self._conditions.set(ConditionType.RUNNING, False, Reason.SUCCEEDED)
+        self._kstatus(ready=True, reconciling=False, stalled=False, reason=Reason.SUCCEEDED, message=message)
+        self.update(phase="Succeeded", reason=str(Reason.SUCCEEDED), completion_time=self._now)
+
+    def failed(self, reason: Reason, message: str) -> None:
+        """The end, badly."""
+        self._write_now()
+        self._conditions.set(ConditionType.FAILED, True, reason, message)
+        self._conditions.set(ConditionType.RUNNING, False, reason)
+        self._conditions.set(ConditionType.RESTARTING, False, reason)
+        self._kstatus(ready=False, reconciling=False, stalled=True, reason=reason, message=message)
+        self.update(phase="Failed", reason=str(reason), completion_time=self._now)
+
+    def rejected(self, reason: Reason, message: str) -> None:
+        """The API server refused an object of ours."""
+        self._not_running("Pending", reason, message, stalled=True)
+
+    def result(self) -> TrainingJobStatus:
+        """The status to be written if it differs from the one that stands."""
+        job = self._observed.job
+        self._changes["conditions"] = self._conditions.result()
+        self._changes["observed_generation"] = job.metadata.generation
+        self._changes["selector"] = ",".join(f"{key}={value}" for key, value in sorted(children.selector(job).items()))
+        draft = self._status.model_copy(update=self._changes)
+        if self._forced or draft != self._status:
+            # The status is written anyway, so the newest figures ride along.
+            folded = fold(self._status, self._observed.progress, self._now, force=True)
+            newer: dict[str, Any] = {"progress": folded.progress, "checkpoint": folded.checkpoint}
+            lost = folded.restarts.lost_steps
+            newer["restarts"] = self.restarts.model_copy(update={"lost_steps": lost})
+            return draft.model_copy(update=newer)
+        return draft
+
+    def _write_now(self) -> None:
+        self._forced = True
+
+    def _count(self, current: tuple[PodView, ...]) -> None:
+        count = self._observed.job.spec.nodes.count
+        ready = sum(1 for pod in current if pod.running and not pod.terminating)
+        done = sum(1 for pod in current if pod.succeeded)
+        active = sum(1 for pod in current if pod.live)
+        failed = sum(1 for pod in current if pod.failed)
+        self.update(
+            nodes=NodeCounts(
+                desired=count,
+                active=active,
+                ready=ready,
+                succeeded=done,
+                failed=failed,
+                summary=f"{ready + done}/{count}",
+            ),
+            replicas=len(current),
+        )
+
+    def _succeeded(self) -> None:
+        """Keep the fact that all pods succeeded, also when somebody has cleaned them up since."""
+        count = self._observed.job.spec.nodes.count
+        self.update(nodes=NodeCounts(desired=count, succeeded=count, summary=f"{count}/{count}"))
+        self._conditions.set(ConditionType.RESTARTING, False, Reason.SUCCEEDED)
+
+    def _all_ready(self, count: int) -> None:
+        message = f"{count} of {count} pods run"
+        self._conditions.set(ConditionType.RUNNING, True, Reason.ALL_NODES_READY, message)
+        self._conditions.set(ConditionType.RESTARTING, False, Reason.ALL_NODES_READY)
+        self._kstatus(ready=True, reconciling=False, stalled=False, reason=Reason.ALL_NODES_READY, message=message)
+        self.update(phase="Running", reason=str(Reason.ALL_NODES_READY))
+        if self._status.first_running_time is None:
+            self.update(first_running_time=self._now)
+
+    def _not_running(self, phase: str, reason: Reason, message: str, *, stalled: bool = False) -> None:
+        self._conditions.set(ConditionType.RUNNING, False, reason, message)
+        self._kstatus(ready=False, reconciling=not stalled, stalled=stalled, reason=reason, message=message)
+        self.update(phase=phase, reason=str(reason))
+
+    def _scheduled(self, current: tuple[PodView, ...], gangs: tuple[GangView, ...]) -> None:
+        words = next((pod.unschedulable for pod in current if pod.unschedulable), "")
+        words = words or next((group.unschedulable for group in gangs if group.unschedulable), "")
+        if words:
+            count = self._observed.job.spec.nodes.count
+            together = f"{count} pods must be placed together: " if gangs else ""
+            advice = "free nodes or GPUs, or lower nodes.count or the trainer's resources"
+            self._conditions.set(ConditionType.SCHEDULED, False, Reason.UNSCHEDULABLE, f"{together}{words}; {advice}")
+        elif current and all(pod.node or not pod.live for pod in current):
+            self._conditions.set(ConditionType.SCHEDULED, True, Reason.PODS_SCHEDULED)
+
+    def _kstatus(self, *, ready: bool, reconciling: bool, stalled: bool, reason: Reason, message: str) -> None:
+        self._conditions.set(ConditionType.READY, ready, reason, message)
+        self._conditions.set(ConditionType.RECONCILING, reconciling, reason, message if reconciling else "")
+        self._conditions.set(ConditionType.STALLED, stalled, reason, message if stalled else "")
+
+
+def _problem(current: tuple[PodView, ...]) -> tuple[Reason, str] | None:
+    """A pod that waits for a person: an image that cannot be pulled, settings that cannot work."""
+    for pod in sorted(current, key=lambda pod: pod.index):
+        if pod.waiting_reason in _PULL_PROBLEMS:
+            advice = "check the image name, the registry and imagePullSecrets"
+            return Reason.IMAGE_PULL_FAILED, f"pod {pod.name}: {pod.waiting_message or pod.waiting_reason}; {advice}"
+        if pod.waiting_reason in _CONFIG_PROBLEMS:
+            return Reason.CONTAINER_CONFIG_ERROR, f"pod {pod.name}: {pod.waiting_message or pod.waiting_reason}"
+    return None
