@@ -85,6 +85,8 @@ class RolloutStatus(Model):
     phase: str
     """Progressing, Complete or Failed."""
     revision: str = ""
+    failed_revision: str = ""
+    """A revision that was taken back; it is not tried again until the wanted revision changes."""
     reason: str = ""
     message: str = ""
 

@@ -268,7 +268,7 @@ def _wired(job: TrainingJob, container: Json, index: int, attempt: int, settings
         **_rendezvous(job, index, attempt),
     }
     ours = [{"name": name, "value": value} for name, value in env.items()]
-    mounts = [
+    mounts: list[Json] = [
         {"name": "aifactory-workspace", "mountPath": names.WORKSPACE_MOUNT},
         {"name": "aifactory-shm", "mountPath": "/dev/shm"},
         {"name": "aifactory-token", "mountPath": names.PROGRESS_TOKEN_MOUNT, "readOnly": True},

@@ -13,17 +13,18 @@ from aifactory.api import names
 from aifactory.api.conditions import is_true
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import LastFailure, Resolved, TrainingJobStatus
+from aifactory.engine.decision import Decision, Notice, Removal
 from aifactory.training import children
 from aifactory.training.failures import Failure, first_failure
 from aifactory.training.publish import plan_publishing
 from aifactory.training.restarts import GiveUp, decide
-from aifactory.training.state import Decision, Notice, Observed, PodView, Removal
+from aifactory.training.state import Observed, PodView
 from aifactory.training.status import StatusDraft
 
 STALE_VIEW_RETRY_SECONDS = 1.0
 
 
-def plan_training(observed: Observed, now: datetime) -> Decision | None:
+def plan_training(observed: Observed, now: datetime) -> Decision[TrainingJobStatus] | None:
     """What to do about one job now; None when it is not ours to touch or there is nothing to decide.
 
     Args:
@@ -59,14 +60,14 @@ def plan_training(observed: Observed, now: datetime) -> Decision | None:
     return _plan_running(observed, current, draft, now)
 
 
-def _plan_finished(observed: Observed) -> Decision | None:
+def _plan_finished(observed: Observed) -> Decision[TrainingJobStatus] | None:
     """Pods that outlived the job's end hold GPUs for nothing; those that ended are kept for their logs."""
     removals = _removals(pod for pod in observed.pods if pod.live)
     status = observed.job.status.model_copy(update={"observed_generation": observed.job.metadata.generation})
     return Decision(status=status, removals=removals)
 
 
-def _plan_suspended(observed: Observed, draft: StatusDraft) -> Decision:
+def _plan_suspended(observed: Observed, draft: StatusDraft) -> Decision[TrainingJobStatus]:
     if observed.pods:
         draft.suspending(len(observed.pods))
         removals = (*_removals(observed.pods), *_gang_removals(observed, upto=observed.job.status.attempt))
@@ -75,14 +76,16 @@ def _plan_suspended(observed: Observed, draft: StatusDraft) -> Decision:
     return Decision(draft.result(), urgent=True)
 
 
-def _plan_stopping(observed: Observed, stale: tuple[PodView, ...], draft: StatusDraft) -> Decision:
+def _plan_stopping(observed: Observed, stale: tuple[PodView, ...], draft: StatusDraft) -> Decision[TrainingJobStatus]:
     """Pods of an earlier attempt go all at once; the next attempt's are created when they are gone."""
     draft.stopping(stale)
     removals = (*_removals(stale), *_gang_removals(observed, upto=observed.job.status.attempt - 1))
     return Decision(draft.result(), removals=removals)
 
 
-def _plan_failure(observed: Observed, failure: Failure, draft: StatusDraft, now: datetime) -> Decision:
+def _plan_failure(
+    observed: Observed, failure: Failure, draft: StatusDraft, now: datetime
+) -> Decision[TrainingJobStatus]:
     job = observed.job
     last = LastFailure(
         time=now.replace(microsecond=0),
@@ -106,7 +109,7 @@ def _plan_failure(observed: Observed, failure: Failure, draft: StatusDraft, now:
     return _next_attempt(draft, failure.cause, f"pod {failure.pod}: {failure.message}")
 
 
-def _next_attempt(draft: StatusDraft, cause: Reason, why: str) -> Decision:
+def _next_attempt(draft: StatusDraft, cause: Reason, why: str) -> Decision[TrainingJobStatus]:
     """Raise the attempt, in status first: whoever reads it from now on knows that older pods must go."""
     draft.next_attempt(cause, why)
     kind = "Normal" if cause in (Reason.RESUMED, Reason.RESIZED, Reason.TEMPLATE_CHANGED) else "Warning"
@@ -114,7 +117,9 @@ def _next_attempt(draft: StatusDraft, cause: Reason, why: str) -> Decision:
     return Decision(draft.result(), urgent=True, again_after=0, notices=(notice,))
 
 
-def _plan_running(observed: Observed, current: tuple[PodView, ...], draft: StatusDraft, now: datetime) -> Decision:
+def _plan_running(
+    observed: Observed, current: tuple[PodView, ...], draft: StatusDraft, now: datetime
+) -> Decision[TrainingJobStatus]:
     job, settings = observed.job, observed.settings
     attempt = job.status.attempt
     wait = _seconds_until(draft.restarts.next_attempt_time, now)

@@ -12,9 +12,10 @@ from typing import Any
 from aifactory.api import names
 from aifactory.api.conditions import shorten
 from aifactory.api.reasons import Reason
-from aifactory.api.trainingjob import OutputStatus
+from aifactory.api.trainingjob import OutputStatus, TrainingJobStatus
+from aifactory.engine.decision import Decision, Notice
 from aifactory.training import children
-from aifactory.training.state import Decision, Notice, Observed, PodView, PublishView
+from aifactory.training.state import Observed, PodView, PublishView
 from aifactory.training.status import StatusDraft
 
 MAX_PUBLISH_ATTEMPTS = 3
@@ -22,7 +23,9 @@ _PERMANENT = frozenset({"InvalidArtifact", "SourceNotFound", "AccessDenied"})
 """Reasons of the publisher that another try cannot change."""
 
 
-def plan_publishing(observed: Observed, current: tuple[PodView, ...], draft: StatusDraft) -> Decision:
+def plan_publishing(
+    observed: Observed, current: tuple[PodView, ...], draft: StatusDraft
+) -> Decision[TrainingJobStatus]:
     """The job's pods have succeeded; see to its output."""
     job = observed.job
     if job.spec.output is None:
@@ -49,7 +52,9 @@ def plan_publishing(observed: Observed, current: tuple[PodView, ...], draft: Sta
     return Decision(draft.result())
 
 
-def _register(observed: Observed, current: tuple[PodView, ...], publisher: PublishView, draft: StatusDraft) -> Decision:
+def _register(
+    observed: Observed, current: tuple[PodView, ...], publisher: PublishView, draft: StatusDraft
+) -> Decision[TrainingJobStatus]:
     published = _answer(publisher.message)
     if not {"uri", "digest"} <= published.keys():
         return _publisher_failed(publisher, publisher.number, draft)
@@ -61,14 +66,14 @@ def _register(observed: Observed, current: tuple[PodView, ...], publisher: Publi
     return Decision(draft.result(), creates=(body,))
 
 
-def _completed(draft: StatusDraft, version: str) -> Decision:
+def _completed(draft: StatusDraft, version: str) -> Decision[TrainingJobStatus]:
     draft.update(output=draft.output.model_copy(update={"model_version": version}))
     message = f"all pods succeeded; the result is ModelVersion {version}"
     draft.complete(message)
     return Decision(draft.result(), urgent=True, notices=(Notice("Normal", "Complete", message),))
 
 
-def _publisher_failed(publisher: PublishView, number: int, draft: StatusDraft) -> Decision:
+def _publisher_failed(publisher: PublishView, number: int, draft: StatusDraft) -> Decision[TrainingJobStatus]:
     answer = _answer(publisher.message)
     words = str(answer.get("message") or publisher.message or f"see: kubectl logs {publisher.name}")
     if answer.get("reason") in _PERMANENT or number + 1 >= MAX_PUBLISH_ATTEMPTS:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
+from aifactory.api.trainingjob import TrainingJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,35 +132,3 @@ class Observed:
     workspace_exists: bool = False
     model_claim_exists: bool = False
     progress: ProgressReport | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """An object to delete, if it is still the one that was seen."""
-
-    kind: str
-    name: str
-    uid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """A Kubernetes Event for people who read `kubectl describe`."""
-
-    type: str
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What to do about one job now."""
-
-    status: TrainingJobStatus
-    creates: tuple[Mapping[str, Any], ...] = ()
-    removals: tuple[Removal, ...] = ()
-    urgent: bool = False
-    """The status is a fact that later steps build on, or an end: it is written at once."""
-    again_after: float | None = None
-    """Seconds until the decision is due again though nothing was reported; 0 means at once."""
-    notices: tuple[Notice, ...] = ()

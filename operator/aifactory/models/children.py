@@ -1,0 +1,57 @@
+"""The pod that checks an artifact, as the API server gets it."""
+
+from __future__ import annotations
+
+from aifactory.api import names
+from aifactory.api.modelversion import ModelVersion
+from aifactory.kube.podspec import Json, owner_reference, restricted_pod
+from aifactory.models.state import Settings
+
+
+def verifier_name(version: str, number: int) -> str:
+    """Name of a pod that checks."""
+    return f"{version}-verify-{number}"
+
+
+def verifier(version: ModelVersion, number: int, settings: Settings) -> Json:
+    """A pod that reads every byte of the artifact and writes digest and size to its termination log."""
+    spec, meta = version.spec, version.metadata
+    args = ["verify", "--uri", spec.source.uri, "--format", spec.format]
+    if spec.digest is not None:
+        args += ["--digest", spec.digest]
+    volumes: list[Json] = [{"name": "tmp", "emptyDir": {}}]
+    mounts: list[Json] = [{"name": "tmp", "mountPath": "/tmp"}]
+    if spec.source.uri.startswith("pvc://"):
+        claim = spec.source.uri.removeprefix("pvc://").partition("/")[0]
+        volumes.append({"name": "artifact", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+        mounts.append({"name": "artifact", "mountPath": f"{names.CLAIMS_MOUNT}/{claim}", "readOnly": True})
+    if spec.source.secret_ref is not None:
+        secret = spec.source.secret_ref.name
+        args += ["--secret", secret]
+        volumes.append({"name": "secret", "secret": {"secretName": secret}})
+        mounts.append({"name": "secret", "mountPath": f"{names.SECRETS_MOUNT}/{secret}", "readOnly": True})
+    container: Json = {
+        "name": "verify",
+        "image": settings.agent_image,
+        "args": args,
+        "volumeMounts": mounts,
+        "securityContext": {"readOnlyRootFilesystem": True},
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+    }
+    pod_spec: Json = {"restartPolicy": "Never", "containers": [container], "volumes": volumes}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": verifier_name(meta.name, number),
+            "namespace": meta.namespace,
+            "labels": {
+                names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE,
+                names.LABEL_MODEL_VERSION: meta.name,
+                names.LABEL_ROLE: names.ROLE_VERIFY,
+                names.LABEL_ATTEMPT: str(number),
+            },
+            "ownerReferences": [owner_reference(names.API_VERSION, "ModelVersion", meta.name, meta.uid)],
+        },
+        "spec": restricted_pod(pod_spec, names.RUN_AS_UID),
+    }

@@ -1,0 +1,55 @@
+"""Which ModelVersion a pool's wish means now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aifactory.api.inferencepool import PoolModel
+from aifactory.api.reasons import Reason
+from aifactory.serving.state import VersionView
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """No version can be served yet, and why."""
+
+    reason: Reason
+    message: str
+
+
+def resolve(wish: PoolModel, versions: Iterable[VersionView]) -> VersionView | Waiting:
+    """The version to serve: the pinned one if it is Ready, or the highest that is."""
+    known = sorted(versions, key=lambda view: view.version)
+    if wish.version is not None:
+        return _pinned(wish.name, wish.version, known)
+    ready = [view for view in known if view.ready and not view.deleting]
+    if ready:
+        return ready[-1]
+    if known:
+        newest = known[-1]
+        return Waiting(
+            Reason.WAITING_FOR_MODEL,
+            f"no ModelVersion of {wish.name} is Ready; the newest, {newest.name}, is not: {_why(newest)}",
+        )
+    return Waiting(
+        Reason.WAITING_FOR_MODEL,
+        f"waiting for a ModelVersion of {wish.name}: none exists; a TrainingJob with output.model.name {wish.name} "
+        "makes one",
+    )
+
+
+def _pinned(name: str, version: int, known: list[VersionView]) -> VersionView | Waiting:
+    found = next((view for view in known if view.version == version), None)
+    if found is None:
+        have = ", ".join(str(view.version) for view in known) or "none"
+        return Waiting(
+            Reason.WAITING_FOR_MODEL, f"waiting for version {version} of model {name}; existing versions: {have}"
+        )
+    if not found.ready:
+        return Waiting(Reason.MODEL_NOT_READY, f"ModelVersion {found.name} is not Ready: {_why(found)}")
+    return found
+
+
+def _why(view: VersionView) -> str:
+    return f"{view.reason}: {view.message}" if view.message else view.reason or "it has not been checked yet"

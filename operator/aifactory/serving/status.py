@@ -1,0 +1,225 @@
+"""The status of an InferencePool under construction: one method for each thing that can be true about it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from aifactory.api import names
+from aifactory.api.conditions import ConditionSet
+from aifactory.api.inferencepool import InferencePoolStatus, ResolvedModel, RevisionStatus, RolloutStatus
+from aifactory.api.reasons import ConditionType, Reason
+from aifactory.serving import children
+from aifactory.serving.resolve import Waiting
+from aifactory.serving.state import Observed, RevisionView, ServingPodView, VersionView
+
+_PULL_PROBLEMS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+_CONFIG_PROBLEMS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+
+
+class StatusDraft:
+    """Collects changes to a pool's status; `result()` is the status to be written if it differs."""
+
+    def __init__(self, observed: Observed, wanted: int, now: datetime) -> None:
+        pool = observed.pool
+        self._observed = observed
+        self._wanted = wanted
+        self._status = pool.status
+        self._conditions = ConditionSet(pool.status.conditions, pool.metadata.generation, now.replace(microsecond=0))
+        ready = sum(view.ready for view in observed.revisions)
+        self._ready = ready
+        self._changes: dict[str, Any] = {
+            "observed_generation": pool.metadata.generation,
+            "replicas": sum(view.replicas for view in observed.revisions),
+            "ready_replicas": ready,
+            "summary": f"{ready}/{wanted}",
+            "selector": ",".join(f"{key}={value}" for key, value in sorted(children.selector(pool).items())),
+            "url": f"http://{pool.metadata.name}.{pool.metadata.namespace}.svc:{names.TRITON_HTTP_PORT}",
+        }
+        if observed.throughput is not None:
+            self._changes["throughput"] = observed.throughput
+
+    def resolved(self, target: VersionView) -> None:
+        """What the wish means now."""
+        model = ResolvedModel(name=target.model, version=target.version, model_version=target.name)
+        self._changes["resolved"] = (model,)
+
+    def waiting(self, waiting: Waiting, stable: str) -> None:
+        """No version that fits is Ready; what is served, if anything, goes on."""
+        self._changes |= {"resolved": (), "candidate": None}
+        self._stable(stable)
+        self._available()
+        self._conditions.set(ConditionType.DEGRADED, bool(stable), waiting.reason, waiting.message if stable else "")
+        stalled = waiting.reason is Reason.MODEL_NOT_READY
+        self._kstatus(False, not stalled, stalled, waiting.reason, waiting.message)
+        self._phase("Waiting", waiting.reason)
+
+    def steady(self, revision: str, target: VersionView) -> bool:
+        """One revision; returns whether it has just become the stable one."""
+        view = _find(self._observed.revisions, revision)
+        ready = view.ready if view is not None else 0
+        complete = view is not None and ready >= self._wanted and self._observed.service_exists
+        was_stable = self._status.stable is not None and self._status.stable.revision == revision
+        self._changes["candidate"] = None
+        if complete or was_stable:
+            self._changes["stable"] = self._revision(revision, target)
+            self._changes["version"] = str(target.version)
+        if complete and not was_stable:
+            self._changes["rollout"] = RolloutStatus(phase="Complete", revision=revision)
+        elif was_stable and self._status.rollout is not None and self._status.rollout.failed_revision:
+            # The wish has returned to what is served: the failed revision may be tried again after another change.
+            self._changes["rollout"] = RolloutStatus(phase="Complete", revision=revision)
+        self._available()
+        self._steady_conditions(view, target, complete)
+        return complete and not was_stable
+
+    def rolling(self, stable: str, revision: str, target: VersionView) -> None:
+        """The candidate comes up."""
+        self._stable(stable)
+        view = _find(self._observed.revisions, revision)
+        ready = view.ready if view is not None else 0
+        self._changes["candidate"] = self._revision(revision, target)
+        message = f"{target.name}: {ready} of {self._wanted} pods are ready"
+        problem = _problem(self._observed.pods, revision)
+        if problem is not None:
+            message = f"{message}; {problem[1]}"
+        self._changes["rollout"] = RolloutStatus(
+            phase="Progressing", revision=revision, reason=str(Reason.ROLLING_OUT), message=message
+        )
+        self._available()
+        self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLING_OUT)
+        self._kstatus(False, True, False, problem[0] if problem else Reason.ROLLING_OUT, message)
+        self._phase("RollingOut", problem[0] if problem else Reason.ROLLING_OUT)
+
+    def promoted(self, revision: str, target: VersionView) -> None:
+        """The candidate carries everything."""
+        self._changes |= {
+            "stable": self._revision(revision, target),
+            "candidate": None,
+            "version": str(target.version),
+            "rollout": RolloutStatus(phase="Complete", revision=revision, reason=str(Reason.ROLLED_OUT)),
+        }
+        self._available()
+        self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLED_OUT)
+        reason = Reason.SERVING if self._wanted else Reason.SCALED_TO_ZERO
+        self._kstatus(True, False, False, reason, self._serving_message(target))
+        self._phase("Serving" if self._wanted else "ScaledToZero", reason)
+
+    def failed(self, stable: str, revision: str, target: VersionView, words: str) -> None:
+        """The candidate cannot load: it is taken back before it ever had traffic."""
+        message = f"{target.name} was taken back, it does not load: {words}"
+        self._changes["rollout"] = RolloutStatus(
+            phase="Failed",
+            revision=revision,
+            failed_revision=revision,
+            reason=str(Reason.MODEL_LOAD_FAILED),
+            message=message,
+        )
+        self._degraded(stable, message)
+
+    def held_back(self, stable: str, failed: str) -> None:
+        """The wanted revision has failed before."""
+        rollout = self._status.rollout
+        self._degraded(stable, rollout.message if rollout is not None else f"revision {failed} failed")
+
+    def result(self) -> InferencePoolStatus:
+        """The status to be written if it differs from the one that stands."""
+        self._changes["conditions"] = self._conditions.result()
+        return self._status.model_copy(update=self._changes)
+
+    def _degraded(self, stable: str, message: str) -> None:
+        self._stable(stable)
+        self._changes["candidate"] = None
+        self._available()
+        advice = f"{message}. Publish a version that loads, or pin the one that is served"
+        self._conditions.set(ConditionType.DEGRADED, True, Reason.MODEL_LOAD_FAILED, advice)
+        self._kstatus(False, False, True, Reason.MODEL_LOAD_FAILED, advice)
+        self._phase("Degraded", Reason.MODEL_LOAD_FAILED)
+
+    def _steady_conditions(self, view: RevisionView | None, target: VersionView, complete: bool) -> None:
+        revision = view.revision if view is not None else ""
+        if complete and not self._wanted:
+            self._conditions.set(ConditionType.DEGRADED, False, Reason.SCALED_TO_ZERO)
+            self._kstatus(True, False, False, Reason.SCALED_TO_ZERO, "spec.replicas is 0")
+            self._phase("ScaledToZero", Reason.SCALED_TO_ZERO)
+        elif complete:
+            self._conditions.set(ConditionType.DEGRADED, False, Reason.SERVING)
+            self._kstatus(True, False, False, Reason.SERVING, self._serving_message(target))
+            self._phase("Serving", Reason.SERVING)
+        elif (words := _load_error(self._observed.pods, revision)) and not self._ready:
+            message = f"{target.name} does not load: {words}. Publish a version that loads"
+            self._conditions.set(ConditionType.DEGRADED, True, Reason.MODEL_LOAD_FAILED, message)
+            self._kstatus(False, False, True, Reason.MODEL_LOAD_FAILED, message)
+            self._phase("Failed", Reason.MODEL_LOAD_FAILED)
+        elif (problem := _problem(self._observed.pods, revision)) is not None:
+            reason, message = problem
+            self._conditions.set(ConditionType.DEGRADED, self._ready > 0, reason, message)
+            self._kstatus(False, False, True, reason, message)
+            self._phase("Starting", reason)
+        else:
+            ready = view.ready if view is not None else 0
+            was_up = self._status.stable is not None
+            reason = Reason.PODS_NOT_READY if was_up else Reason.STARTING
+            message = f"{target.name}: {ready} of {self._wanted} pods have it loaded"
+            self._conditions.set(ConditionType.DEGRADED, was_up, reason, message if was_up else "")
+            self._kstatus(False, True, False, reason, message)
+            self._phase("Scaling" if was_up else "Starting", reason)
+
+    def _serving_message(self, target: VersionView) -> str:
+        return f"{target.name} is loaded on {self._wanted} of {self._wanted} pods"
+
+    def _stable(self, revision: str) -> None:
+        """Keep the stable revision, with its numbers brought up to date."""
+        previous = self._status.stable
+        if not revision or previous is None:
+            return
+        view = _find(self._observed.revisions, revision)
+        update = {"replicas": view.replicas if view else 0, "ready_replicas": view.ready if view else 0}
+        self._changes["stable"] = previous.model_copy(update=update)
+
+    def _revision(self, revision: str, target: VersionView) -> RevisionStatus:
+        view = _find(self._observed.revisions, revision)
+        return RevisionStatus(
+            revision=revision,
+            model_version=target.name,
+            version=target.version,
+            replicas=view.replicas if view is not None else 0,
+            ready_replicas=view.ready if view is not None else 0,
+        )
+
+    def _available(self) -> None:
+        """At least one pod answers."""
+        up = self._ready > 0 and self._observed.service_exists
+        message = f"{self._ready} pods are ready"
+        self._conditions.set(ConditionType.AVAILABLE, up, Reason.SERVING if up else Reason.PODS_NOT_READY, message)
+
+    def _kstatus(self, ready: bool, reconciling: bool, stalled: bool, reason: Reason, message: str) -> None:
+        self._conditions.set(ConditionType.READY, ready, reason, message)
+        self._conditions.set(ConditionType.RECONCILING, reconciling, reason, message if reconciling else "")
+        self._conditions.set(ConditionType.STALLED, stalled, reason, message if stalled else "")
+
+    def _phase(self, phase: str, reason: Reason) -> None:
+        self._changes |= {"phase": phase, "reason": str(reason)}
+
+
+def _find(revisions: tuple[RevisionView, ...], revision: str) -> RevisionView | None:
+    return next((view for view in revisions if view.revision == revision), None)
+
+
+def _load_error(pods: tuple[ServingPodView, ...], revision: str) -> str:
+    return next((pod.load_error for pod in pods if pod.revision == revision and pod.load_error), "")
+
+
+def _problem(pods: tuple[ServingPodView, ...], revision: str) -> tuple[Reason, str] | None:
+    """A pod that waits for a person."""
+    for pod in sorted(pods, key=lambda pod: pod.name):
+        if pod.revision != revision or pod.ready:
+            continue
+        words = pod.waiting_message or pod.waiting_reason
+        if pod.waiting_reason in _PULL_PROBLEMS:
+            return Reason.IMAGE_PULL_FAILED, f"pod {pod.name}: {words}; check the image name and the registry"
+        if pod.waiting_reason in _CONFIG_PROBLEMS:
+            return Reason.CONTAINER_CONFIG_ERROR, f"pod {pod.name}: {words}"
+        if pod.unschedulable:
+            return Reason.UNSCHEDULABLE, f"pod {pod.name} has no node: {pod.unschedulable}; free nodes or GPUs"
+    return None
