@@ -150,9 +150,9 @@ class _Changes:
         for view in self._observed.revisions:
             if view.revision not in revisions and not view.terminating:
                 self._removals.append(Removal("Deployment", view.name, view.uid))
-        for view in self._observed.configs:
-            if view.revision not in revisions:
-                self._removals.append(Removal("ConfigMap", view.name, view.uid))
+        for config in self._observed.configs:
+            if config.revision not in revisions:
+                self._removals.append(Removal("ConfigMap", config.name, config.uid))
 
     def decision(
         self,
