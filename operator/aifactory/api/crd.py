@@ -1,4 +1,4 @@
-"""The CRDs, rendered from the models: `python -m aifactory.api.crd DIRECTORY` writes them.
+"""The CRDs, rendered from the models; `make generate` writes them to `crds/`.
 
 Columns are what a tired person sees in `kubectl get`; they read plain status fields because a JSONPath column cannot
 compute. Each rendered CRD stays under 100 kB so that client-side `kubectl apply` can carry it.
@@ -6,9 +6,7 @@ compute. Each rendered CRD stays under 100 kB so that client-side `kubectl apply
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -187,17 +185,6 @@ def _metadata_schema() -> dict[str, Any]:
 _NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 
-def write(directory: Path) -> list[Path]:
-    """Write every CRD into `directory` and return the files."""
-    directory.mkdir(parents=True, exist_ok=True)
-    written = []
-    for definition in KINDS:
-        path = directory / f"{definition.crd_name}.yaml"
-        path.write_text(HEADER + yaml.safe_dump(render(definition), sort_keys=False, width=120))
-        written.append(path)
-    return written
-
-
-if __name__ == "__main__":
-    for file in write(Path(sys.argv[1])):
-        print(f"{file}: {file.stat().st_size} bytes")
+def to_yaml(document: dict[str, Any]) -> str:
+    """A generated file's content."""
+    return HEADER + yaml.safe_dump(document, sort_keys=False, width=120)

@@ -1,0 +1,113 @@
+# The contract: every target has one line of help here, and `make` prints them.
+# Each step installs what it needs and says in one line what is missing when it can not go on.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CLUSTER := $(PYTHON) localcluster/cluster.py
+IMAGES := $(PYTHON) localcluster/images.py
+TORCH_PYTHON = $(shell $(PYTHON) workloads/torch/venv.py)
+# A cluster of your own: make demo KUBECONFIG=~/.kube/config
+KUBECONFIG ?=
+
+.PHONY: help
+help: ## Print every target with one line of help
+	@grep -hE '^[a-z][a-z-]*:.*?## ' $(MAKEFILE_LIST) | sort | awk -F ':.*?## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+##  Everyday
+
+.PHONY: demo
+demo: venv ## From a clean clone to generated text: cluster, images, operator, one YAML, tokens (KUBECONFIG=... uses your cluster)
+	$(BIN)/python -m demo $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)")
+
+.PHONY: test
+test: verify test-unit test-workloads test-component test-cluster ## Everything CI runs: verify, unit, workloads, component and cluster tests
+
+.PHONY: verify
+verify: venv ## Format, lint, types, layers, and generated files up to date (under a minute)
+	$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy --no-error-summary
+	PYTHONPATH=operator $(BIN)/lint-imports --no-cache
+	PYTHONPATH=operator $(BIN)/python docs/generate.py --check
+
+.PHONY: format
+format: venv ## Format the code and fix what the linter can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: generate
+generate: venv ## Write the generated files: CRDs, the chart's copies, reference pages
+	PYTHONPATH=operator $(BIN)/python docs/generate.py
+
+.PHONY: lock
+lock: uv ## Resolve the Python dependencies again and write the lock files
+	$(UV) pip compile --quiet --universal --generate-hashes --no-annotate --no-header pyproject.toml -o requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-annotate --no-header --group dev pyproject.toml -o requirements-dev.lock
+
+##  Tests
+
+.PHONY: test-unit
+test-unit: venv ## Planners, API, kube and engine layers, localcluster tools: no cluster needed
+	$(BIN)/pytest tests/unit -q
+
+.PHONY: test-workloads
+test-workloads: venv ## Trainer, agent and Triton back ends with real PyTorch and Triton
+	$(MAKE) --no-print-directory -C workloads test PYTHON=$(PYTHON)
+
+.PHONY: test-component
+test-component: venv ## The operator's parts against a real kube-apiserver and etcd
+	$(BIN)/pytest tests/component -q
+
+.PHONY: test-cluster
+test-cluster: venv cluster images ## The whole factory on a real cluster: containers, PyTorch, Triton, Helm
+	$(BIN)/pytest tests/cluster -q
+
+##  The local cluster (a development and test tool)
+
+.PHONY: cluster
+cluster: ## A real one-node Kubernetes on this machine; heals itself when called again
+	@$(CLUSTER) up
+
+.PHONY: cluster-down
+cluster-down: ## Stop the local cluster; nothing stays running or mounted
+	@$(CLUSTER) down
+
+.PHONY: cluster-logs
+cluster-logs: ## Last lines of every component's log (COMPONENT=kubelet for one)
+	@$(CLUSTER) logs $(COMPONENT)
+
+.PHONY: kubeconfig
+kubeconfig: ## Print the path of the local cluster's kubeconfig, nothing else
+	@$(CLUSTER) kubeconfig
+
+.PHONY: images
+images: cluster ## Build what changed of the operator, trainer, agent and server images and load it into the local cluster
+	@$(IMAGES) load
+
+.PHONY: run
+run: venv cluster ## Run the operator from this checkout against the local cluster (KUBECONFIG=... for another)
+	KUBECONFIG="$(or $(KUBECONFIG),$$($(CLUSTER) kubeconfig))" PYTHONPATH=operator $(BIN)/python -m aifactory.app $(ARGS)
+
+##  Plumbing
+
+.PHONY: uv
+uv:
+	$(eval UV := $(shell $(PYTHON) localcluster/ensure_uv.py))
+	@test -n "$(UV)" || { echo "uv could not be installed: see the line above" >&2; exit 1; }
+
+.PHONY: venv
+venv: $(VENV)/.ready ## The development environment in .venv, from the lock file
+
+$(VENV)/.ready: requirements-dev.lock pyproject.toml
+	@$(MAKE) --no-print-directory uv
+	uv=$$($(PYTHON) localcluster/ensure_uv.py); \
+	$$uv venv --quiet --allow-existing --python 3.11 $(VENV); \
+	$$uv pip sync --quiet --require-hashes --python $(BIN)/python requirements-dev.lock; \
+	$$uv pip install --quiet --no-deps --python $(BIN)/python --editable .
+	@touch $@
