@@ -1,0 +1,1 @@
+"""`make demo`: from a clean clone to generated text, for real, with everything a person wants to see on the way."""

@@ -1,0 +1,99 @@
+"""Fixtures: the cluster, the installed operator, a namespace for each test, one trained model for those that serve."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.cluster import objects
+from tests.support.kubectl import ROOT, Kubectl, binary, command
+from tests.support.waiting import wait_for
+
+SYSTEM = "aifactory-system"
+_numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Uninstalling comes last: it takes the operator away from everybody else."""
+    items.sort(key=lambda item: "test_uninstall" in item.nodeid)
+
+
+@pytest.fixture(scope="session")
+def kubeconfig() -> str:
+    """Path of the local cluster's kubeconfig."""
+    return command([sys.executable, "localcluster/cluster.py", "kubeconfig"]).strip()
+
+
+@pytest.fixture(scope="session")
+def cluster(kubeconfig: str) -> Kubectl:
+    """kubectl for the local cluster."""
+    kubectl = Kubectl(binary("kubectl"), kubeconfig)
+    kubectl.run("get", "--raw", "/readyz")
+    return kubectl
+
+
+@pytest.fixture(scope="session")
+def helm(kubeconfig: str) -> Callable[..., str]:
+    """helm for the local cluster."""
+    path = binary("helm")
+    return lambda *args: command([path, "--kubeconfig", kubeconfig, *args])
+
+
+@pytest.fixture(scope="session")
+def operator(cluster: Kubectl, helm: Callable[..., str]) -> Kubectl:
+    """The operator, installed from the chart and running this checkout's code."""
+    install(helm)
+    system = cluster.within(SYSTEM)
+    system.run("rollout", "restart", "deployment/aifactory-operator")
+    system.run("rollout", "status", "deployment/aifactory-operator", "--timeout=120s", timeout=150)
+    return system
+
+
+def install(helm: Callable[..., str]) -> None:
+    """Install the chart as a user would."""
+    helm(
+        "upgrade",
+        "--install",
+        "aifactory",
+        str(ROOT / "charts/aifactory"),
+        "-n",
+        SYSTEM,
+        "--create-namespace",
+        "--wait",
+    )
+
+
+@pytest.fixture
+def ns(cluster: Kubectl, operator: Kubectl) -> Iterator[Kubectl]:
+    """A namespace of the test's own; it must go away with everything in it."""
+    yield from namespace(cluster, f"t{next(_numbers)}-{os.getpid()}")
+
+
+def namespace(cluster: Kubectl, name: str) -> Iterator[Kubectl]:
+    """Make a namespace, and afterwards delete it and wait until nothing is left."""
+    cluster.run("create", "namespace", name)
+    # Every pod we make passes the strictest profile; a pod that does not is refused here.
+    cluster.run("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    within = cluster.within(name)
+    yield within
+    cluster.run("delete", "namespace", name, "--wait=false")
+    wait_for(
+        f"namespace {name} to be gone",
+        lambda: cluster.run("get", "namespace", name, "-o", "yaml", "--ignore-not-found").out,
+        lambda text: not text.strip(),
+        seconds=120,
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(cluster: Kubectl, operator: Kubectl) -> Iterator[Kubectl]:
+    """A namespace in which ModelVersion tiny-v1 is Ready, made by a short training run."""
+    for within in namespace(cluster, f"trained-{os.getpid()}"):
+        within.apply(objects.training_job("tiny", steps=20, nodes=1, output="tiny"))
+        within.wait_condition("tjob", "tiny", "Complete", seconds=180)
+        within.wait_condition("mver", "tiny-v1", "Ready", seconds=60)
+        yield within
