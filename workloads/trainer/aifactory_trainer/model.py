@@ -1,0 +1,244 @@
+"""The language model: a decoder-only transformer over bytes.
+
+Role: the architecture `aifactory-gpt`, and the whole of it. Training and serving use this one file, so it needs torch
+and nothing else, reads no environment and knows no file format.
+
+What always holds:
+- Every token is a byte of the text, or END_OF_TEXT (256), which starts and ends each text.
+- Positions are relative (rotary embeddings), the prediction is causal, and the output shares its weights with the
+  input embedding, so `model.safetensors` has no `head.weight`.
+- `forward(tokens, cache)` with a Cache gives the same logits as one call with the whole text, up to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ARCHITECTURE = "aifactory-gpt"
+END_OF_TEXT = 256
+VOCABULARY = 257
+ROTARY_BASE = 10_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class GPTConfig:
+    """Everything needed to build the model; `config.json` of an artifact carries the same under the names given.
+
+    Attributes:
+        context: the longest text the model sees at once, in tokens (`contextLength`).
+        layers: number of blocks (`layers`).
+        heads: attention heads in a block (`heads`).
+        embedding: width of the stream between the blocks (`embedding`); a multiple of 2 * heads.
+    """
+
+    context: int = 128
+    layers: int = 4
+    heads: int = 4
+    embedding: int = 128
+
+    def __post_init__(self) -> None:
+        if min(self.context, self.layers, self.heads, self.embedding) < 1:
+            raise ValueError("context, layers, heads and embedding must be at least 1")
+        if self.embedding % (2 * self.heads):
+            raise ValueError(f"embedding {self.embedding} must be a multiple of 2 x heads ({2 * self.heads})")
+
+    @classmethod
+    def from_json(cls, config: dict[str, object]) -> GPTConfig:
+        """The configuration in an artifact's config.json.
+
+        Raises:
+            ValueError: the artifact is of another architecture, or a field is missing or is no integer.
+        """
+        if config.get("architecture") != ARCHITECTURE:
+            raise ValueError(f"config.json: architecture is {config.get('architecture')!r}, expected {ARCHITECTURE!r}")
+        fields = {"context": "contextLength", "layers": "layers", "heads": "heads", "embedding": "embedding"}
+        values: dict[str, int] = {}
+        for name, key in fields.items():
+            value = config.get(key)
+            if not isinstance(value, int):
+                raise ValueError(f"config.json: {key} must be an integer, it is {value!r}")
+            values[name] = value
+        return cls(**values)
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of config.json from which `from_json` makes the same configuration."""
+        return {
+            "architecture": ARCHITECTURE,
+            "tokenizer": "bytes",
+            "vocabSize": VOCABULARY,
+            "endOfText": END_OF_TEXT,
+            "contextLength": self.context,
+            "layers": self.layers,
+            "heads": self.heads,
+            "embedding": self.embedding,
+        }
+
+
+class Cache:
+    """Keys and values of the tokens seen so far, a pair for each block; empty at first."""
+
+    def __init__(self, layers: int) -> None:
+        self.blocks: list[tuple[Tensor, Tensor] | None] = [None] * layers
+
+    @property
+    def length(self) -> int:
+        """How many tokens are in it."""
+        first = self.blocks[0]
+        return 0 if first is None else first[0].shape[2]
+
+    def extend(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append the new tokens' keys and values, and return those of all tokens."""
+        past = self.blocks[block]
+        if past is not None:
+            keys, values = torch.cat((past[0], keys), dim=2), torch.cat((past[1], values), dim=2)
+        self.blocks[block] = (keys, values)
+        return keys, values
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions and normalised queries and keys."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.size = config.embedding // config.heads
+        self.qkv = nn.Linear(config.embedding, 3 * config.embedding, bias=False)
+        self.out = nn.Linear(config.embedding, config.embedding, bias=False)
+
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], cache: Cache | None, block: int) -> Tensor:
+        batch, length, width = x.shape
+        heads = self.qkv(x).view(batch, length, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
+        queries, keys, values = heads.unbind(0)
+        queries, keys = rotate(normalise(queries), turn), rotate(normalise(keys), turn)
+        if cache is not None:
+            keys, values = cache.extend(block, keys, values)
+        mixed = attend(queries, keys, values)
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return out
+
+
+class Block(nn.Module):
+    """Attention, then a two-layer network, each added to the stream."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.up = nn.Linear(config.embedding, 4 * config.embedding, bias=False)
+        self.down = nn.Linear(4 * config.embedding, config.embedding, bias=False)
+
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], cache: Cache | None, block: int) -> Tensor:
+        x = x + self.attention(normalise(x), turn, cache, block)
+        x = x + self.down(F.relu(self.up(normalise(x))).square())
+        return x
+
+
+class GPT(nn.Module):
+    """Tokens in, logits of the next token out."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(VOCABULARY, config.embedding)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        cos, sin = rotary_tables(config.context, config.embedding // config.heads)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Layers that write to the stream start at zero: at first the model is its embedding, and nothing explodes."""
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            for layer in (block.attention.qkv, block.up):
+                nn.init.normal_(layer.weight, std=1 / math.sqrt(self.config.embedding))
+            for layer in (block.attention.out, block.down):
+                nn.init.zeros_(layer.weight)
+
+    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """Logits for every position of `tokens` (batch, length); with a cache, tokens continue what is in it.
+
+        Raises:
+            ValueError: more tokens than the context holds.
+        """
+        start = 0 if cache is None else cache.length
+        end = start + tokens.shape[1]
+        if end > self.config.context:
+            raise ValueError(f"{end} tokens do not fit a context of {self.config.context}")
+        turn = (self.cos[start:end], self.sin[start:end])
+        x = self.embedding(tokens)
+        for index, block in enumerate(self.blocks):
+            x = block(x, turn, cache, index)
+        return F.linear(normalise(x), self.embedding.weight)
+
+    def loss(self, tokens: Tensor) -> Tensor:
+        """Mean cross entropy, in nats a token, of predicting each token of (batch, length + 1) from those before it."""
+        logits = self(tokens[:, :-1])
+        return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+
+
+def normalise(x: Tensor) -> Tensor:
+    """Scale the last dimension to a root mean square of 1; no weights, so nothing to keep in step."""
+    return F.rms_norm(x, (x.shape[-1],))
+
+
+def rotary_tables(context: int, size: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (context, size / 2) by which a head's halves are turned, so that only distances count."""
+    frequencies = ROTARY_BASE ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
+    angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Apply the rotary embedding to (batch, heads, length, size)."""
+    cos, sin = turn[0].to(x.dtype), turn[1].to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Causal attention where the queries are the last of the tokens that the keys stand for."""
+    new, seen = queries.shape[2], keys.shape[2]
+    if new == seen:
+        return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+    mask = torch.ones(new, seen, dtype=torch.bool, device=queries.device).tril(seen - new)
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+
+
+@torch.inference_mode()
+def generate(
+    model: GPT, prompt: bytes, tokens: int, *, temperature: float = 0.8, generator: torch.Generator | None = None
+) -> Iterator[int]:
+    """Yield up to `tokens` next bytes; ends early at END_OF_TEXT. Temperature 0 always takes the likeliest.
+
+    When the context is full, the second half of it is read again into a fresh cache and generation goes on.
+    """
+    context = model.config.context
+    text = [END_OF_TEXT, *prompt]
+    cache = Cache(model.config.layers)
+    unread = text[-(context - 1) :]
+    device = model.embedding.weight.device
+    for _ in range(tokens):
+        if cache.length + len(unread) > context:
+            cache, unread = Cache(model.config.layers), text[-(context // 2) :]
+        logits = model(torch.tensor([unread], device=device), cache)[0, -1].float()
+        token = choose(logits, temperature, generator)
+        if token == END_OF_TEXT:
+            return
+        yield token
+        text.append(token)
+        unread = [token]
+
+
+def choose(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> int:
+    """Pick a token from its logits."""
+    if temperature <= 0:
+        return int(logits.argmax())
+    weights = (logits.cpu() / temperature).softmax(dim=-1)
+    return int(torch.multinomial(weights, 1, generator=generator))
