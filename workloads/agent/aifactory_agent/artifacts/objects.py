@@ -1,0 +1,176 @@
+"""Artifacts in an S3-compatible object store, through fsspec's s3fs.
+
+Credentials come from the files of a mounted secret, read anew for each use so that a rotated secret takes effect.
+Without a secret botocore's own chain applies (workload identity, environment). Objects appear one by one; that is why
+readers compare the digest, and why publishing is only done when everything was read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from aifactory_agent.artifacts.manifest import CHUNK, Manifest, check_path, is_part
+from aifactory_agent.artifacts.store import StoredFile
+from aifactory_agent.artifacts.uri import ArtifactUri
+from aifactory_agent.errors import AgentError, Reason
+
+CONNECT_TIMEOUT_SECONDS = 10
+READ_TIMEOUT_SECONDS = 60
+"""Without a byte for this long a request is tried again; a slow store that sends something is waited for."""
+ATTEMPTS = 5
+
+_FULL_CODES = frozenset({"QuotaExceeded", "InsufficientStorage", "StorageFull", "XMinioStorageFull", "507"})
+_DENIED_CODES = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "403"})
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a secret holds. The key is not part of repr."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+    endpoint: str | None = None
+    region: str | None = None
+
+
+def read_credentials(secrets: Path, name: str) -> Credentials:
+    """Read a mounted secret. Raises AgentError (AccessDenied) if it or a key in it is missing."""
+    folder = secrets / name
+
+    def value(key: str) -> str | None:
+        try:
+            return (folder / key).read_text().strip() or None
+        except OSError:
+            return None
+
+    access, secret = value("AWS_ACCESS_KEY_ID"), value("AWS_SECRET_ACCESS_KEY")
+    if access is None or secret is None:
+        message = f"secret {name} needs the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (looked in {folder})"
+        raise AgentError(Reason.ACCESS_DENIED, message)
+    return Credentials(access, secret, value("AWS_ENDPOINT_URL"), value("AWS_REGION"))
+
+
+class ObjectStore:
+    """See `Store`."""
+
+    def __init__(self, uri: ArtifactUri, credentials: Credentials | None) -> None:
+        self.uri = uri
+        self._credentials = credentials
+        self._prefix = f"{uri.root}/{uri.path}".rstrip("/")
+
+    def files(self) -> list[StoredFile]:
+        with self._failures(Reason.SOURCE_NOT_FOUND):
+            listing = self._filesystem.find(self._prefix, detail=True)
+        found = []
+        for key, info in sorted(listing.items()):
+            path = key.removeprefix(self._prefix).lstrip("/")
+            if path and info["type"] == "file" and is_part(path):
+                found.append(StoredFile(check_path(path), int(info["size"])))
+        if not found:
+            raise AgentError(Reason.SOURCE_NOT_FOUND, f"nothing at {self.uri}: no object has that prefix")
+        return found
+
+    def open(self, path: str) -> BinaryIO:
+        with self._failures(Reason.SOURCE_NOT_FOUND):
+            stream = self._filesystem.open(f"{self._prefix}/{path}", "rb", block_size=CHUNK, cache_type="readahead")
+        return cast(BinaryIO, _Translated(stream, self))
+
+    def create(self, source: Path, manifest: Manifest) -> None:
+        with self._failures(Reason.STORE_UNAVAILABLE):
+            present = {key: info["size"] for key, info in self._filesystem.find(self._prefix, detail=True).items()}
+        for entry in manifest.files:
+            key = f"{self._prefix}/{entry.path}"
+            # What an earlier, interrupted try has put there stays; the read-back will tell if it is wrong.
+            if present.get(key) != entry.size:
+                with self._failures(Reason.STORE_UNAVAILABLE):
+                    self._filesystem.put_file(str(source / entry.path), key)
+
+    @cached_property
+    def _filesystem(self) -> Any:
+        import s3fs  # 0.4 s: only who talks to a bucket pays for it
+
+        given = self._credentials
+        config: dict[str, Any] = {
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "read_timeout": READ_TIMEOUT_SECONDS,
+            "retries": {"max_attempts": ATTEMPTS, "mode": "standard"},
+        }
+        arguments: dict[str, Any] = {}
+        if given is not None:
+            arguments = {"key": given.access_key, "secret": given.secret_key, "endpoint_url": given.endpoint}
+            if given.region:
+                arguments["client_kwargs"] = {"region_name": given.region}
+            if given.endpoint:
+                # Stores other than AWS's: many know no virtual-hosted buckets and not the newer checksum headers.
+                config["s3"] = {"addressing_style": "path"}
+                config["request_checksum_calculation"] = "when_required"
+                config["response_checksum_validation"] = "when_required"
+        return s3fs.S3FileSystem(**arguments, config_kwargs=config, use_listings_cache=False, skip_instance_cache=True)
+
+    @contextmanager
+    def _failures(self, missing: Reason) -> Iterator[None]:
+        try:
+            yield
+        except AgentError:
+            raise
+        except Exception as error:
+            raise self._translate(error, missing) from error
+
+    def _translate(self, error: Exception, missing: Reason) -> AgentError:
+        code, words = _code(error), str(error) or type(error).__name__
+        secret_hint = "check the secret's keys and what they may do in the bucket"
+        if code in _FULL_CODES:
+            return AgentError(
+                Reason.STORE_FULL, f"{self.uri}: the store is full ({words}): make room or raise the quota"
+            )
+        if isinstance(error, PermissionError) or code in _DENIED_CODES or "Credentials" in type(error).__name__:
+            return AgentError(Reason.ACCESS_DENIED, f"{self.uri}: access denied ({words}): {secret_hint}")
+        if isinstance(error, FileNotFoundError):
+            return AgentError(missing, f"{self.uri}: not found ({words}): check bucket {self.uri.root} and the prefix")
+        place = self._credentials.endpoint if self._credentials and self._credentials.endpoint else "its endpoint"
+        return AgentError(Reason.STORE_UNAVAILABLE, f"{self.uri}: {place} does not answer as it should: {words}")
+
+
+class _Translated:
+    """A stream whose failures are AgentErrors too: with an object store most of them come while reading."""
+
+    def __init__(self, stream: Any, store: ObjectStore) -> None:
+        self._stream = stream
+        self._store = store
+
+    def read(self, size: int = -1) -> bytes:
+        with self._store._failures(Reason.SOURCE_NOT_FOUND):
+            return cast(bytes, self._stream.read(size))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return cast(int, self._stream.seek(offset, whence))
+
+    def tell(self) -> int:
+        return cast(int, self._stream.tell())
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def __enter__(self) -> _Translated:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _code(error: BaseException | None) -> str:
+    """The S3 error code in an exception or in what caused it."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", ""))
+        error = error.__cause__ or error.__context__
+    return ""

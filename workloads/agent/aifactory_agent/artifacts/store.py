@@ -1,0 +1,36 @@
+"""What every kind of store has in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from aifactory_agent.artifacts.manifest import Manifest
+from aifactory_agent.artifacts.uri import ArtifactUri
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file a store lists."""
+
+    path: str
+    size: int
+
+
+class Store(Protocol):
+    """The place of one artifact. It gives bytes, nothing else: it computes no digest and decides nothing.
+
+    Every failure leaves a store as an AgentError whose message names the URI.
+    """
+
+    uri: ArtifactUri
+
+    def files(self) -> list[StoredFile]:
+        """The artifact's files, bookkeeping left out. Raises AgentError (SourceNotFound) if there are none."""
+
+    def open(self, path: str) -> BinaryIO:
+        """A seekable stream over one file; the caller closes it."""
+
+    def create(self, source: Path, manifest: Manifest) -> None:
+        """Copy a local directory there; what is there already stays as it is. The caller reads it back."""

@@ -1,0 +1,145 @@
+"""Moving artifacts: fetch, verify and publish. Whatever is moved is hashed, and nothing is kept that does not match."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from aifactory_agent.artifacts import manifest as manifests
+from aifactory_agent.artifacts.formats import check_artifact, metrics_of
+from aifactory_agent.artifacts.manifest import FileEntry, Manifest, check_digest, hash_stream, open_regular
+from aifactory_agent.artifacts.store import Store
+from aifactory_agent.artifacts.stores import Mounts, open_store
+from aifactory_agent.artifacts.uri import ArtifactUri
+from aifactory_agent.errors import AgentError, Cancelled, Reason
+
+_NAME_DIGITS = 16
+"""Hex digits of the digest that name a published artifact."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A checked artifact, as reported to the operator."""
+
+    uri: str
+    digest: str
+    files: int
+    size: int
+    format: str
+    config: dict[str, Any]
+
+    def as_result(self) -> dict[str, Any]:
+        """The JSON the operator reads from a finished pod."""
+        return {
+            "uri": self.uri,
+            "digest": self.digest,
+            "files": self.files,
+            "sizeBytes": self.size,
+            "format": self.format,
+            "metrics": metrics_of(self.config),
+        }
+
+
+def verify(store: Store, digest: str | None, expected_format: str | None) -> Artifact:
+    """Read a whole artifact, compare its digest and check it against its format.
+
+    Raises AgentError: DigestMismatch, InvalidArtifact, or what the store says.
+    """
+    entries = []
+    for file in store.files():
+        with store.open(file.path) as stream:
+            entries.append(hash_stream(stream, file.path))
+    manifest = Manifest.of(entries)
+    if digest is not None:
+        _compare(str(store.uri), check_digest(digest), manifest)
+    config = check_artifact(manifest, store.open, expected_format)
+    return _artifact(str(store.uri), manifest, config, expected_format)
+
+
+def fetch(store: Store, target: Path, digest: str, expected_format: str, cancel: threading.Event) -> Artifact:
+    """Copy an artifact into an empty local directory, hashing on the way, and check it there.
+
+    The caller may use the directory only if this returns. Raises Cancelled when `cancel` is set, AgentError otherwise.
+    """
+    check_digest(digest)
+    files = store.files()
+    _check_room(target, sum(file.size for file in files), str(store.uri))
+    entries = []
+    for file in files:
+        with store.open(file.path) as stream:
+            entries.append(_fetch_file(stream, file.path, target / file.path, cancel))
+    manifest = Manifest.of(entries)
+    _compare(str(store.uri), digest, manifest)
+    config = check_artifact(manifest, lambda path: open_regular(target / path), expected_format)
+    return _artifact(str(store.uri), manifest, config, expected_format)
+
+
+def publish(source: Path, base: ArtifactUri, model: str, mounts: Mounts, secret: str | None = None) -> Artifact:
+    """Copy a local directory to `<base>/<model>/<first digits of its digest>` and read it back.
+
+    The place follows from the contents, so publishing twice is harmless and nothing is ever overwritten.
+    Raises AgentError; DigestMismatch also if the source changed while it was copied.
+    """
+    manifest = manifests.of_directory(source)
+    config = check_artifact(manifest, lambda path: open_regular(source / path))
+    digits = manifest.digest.removeprefix("sha256:")[:_NAME_DIGITS]
+    store = open_store(base.child(model, digits), mounts, secret)
+    store.create(source, manifest)
+    _check_published(store, manifest)
+    return _artifact(str(store.uri), manifest, config, None)
+
+
+def _check_published(store: Store, wanted: Manifest) -> None:
+    entries = []
+    for file in store.files():
+        with store.open(file.path) as stream:
+            entries.append(hash_stream(stream, file.path))
+    found = Manifest.of(entries)
+    if found.digest != wanted.digest:
+        differ = sorted({entry.path for entry in set(found.files) ^ set(wanted.files)})
+        message = (
+            f"{store.uri} does not hold what was published ({', '.join(differ[:3])} differ): the source changed while "
+            "it was copied, or somebody wrote there; remove it and publish again"
+        )
+        raise AgentError(Reason.DIGEST_MISMATCH, message)
+
+
+def _fetch_file(stream: BinaryIO, path: str, target: Path, cancel: threading.Event) -> FileEntry:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as writer:
+
+            def sink(chunk: bytes) -> None:
+                if cancel.is_set():
+                    raise Cancelled
+                writer.write(chunk)
+
+            return hash_stream(stream, path, sink)
+    except OSError as error:
+        message = f"cannot write {path} to the serving pod's volume: {error.strerror}; enlarge /repository"
+        raise AgentError(Reason.DISK_FULL, message) from error
+
+
+def _check_room(target: Path, needed: int, uri: str) -> None:
+    free = shutil.disk_usage(target).free
+    if needed > free:
+        message = f"{uri} needs {needed} bytes but {free} are free in the serving pod's volume; enlarge /repository"
+        raise AgentError(Reason.DISK_FULL, message)
+
+
+def _compare(uri: str, expected: str, manifest: Manifest) -> None:
+    if manifest.digest != expected:
+        message = (
+            f"{uri} has digest {manifest.digest} but {expected} is asked for: the files were changed after they were "
+            "published; publish them again or correct the digest"
+        )
+        raise AgentError(Reason.DIGEST_MISMATCH, message)
+
+
+def _artifact(uri: str, manifest: Manifest, config: dict[str, Any], expected_format: str | None) -> Artifact:
+    return Artifact(
+        uri, manifest.digest, len(manifest.files), manifest.size, expected_format or str(config["format"]), config
+    )

@@ -1,0 +1,121 @@
+"""The command line: `publish` and `verify` run once in a pod of their own, `serve` runs beside Triton.
+
+`publish` and `verify` end with one JSON line in the termination log, which is how the operator reads the outcome, and
+the same line on stdout for people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from aifactory_agent import __version__, logs
+from aifactory_agent.artifacts import transfer
+from aifactory_agent.artifacts.formats import FORMATS, format_of
+from aifactory_agent.artifacts.stores import Mounts, open_store
+from aifactory_agent.artifacts.uri import ArtifactUri
+from aifactory_agent.errors import AgentError, Reason
+
+_log = logging.getLogger(__name__)
+_MESSAGE_LIMIT = 2000
+"""A termination message has room for 4096 bytes; JSON escapes may double a character."""
+_MODEL = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logs.setup(options.log_level)
+    if options.command == "serve":
+        return _serve(options)
+    work = _publish if options.command == "publish" else _verify
+    try:
+        answer, code = work(options).as_result(), 0
+    except AgentError as error:
+        answer, code = {"reason": str(error.reason), "message": error.message[:_MESSAGE_LIMIT]}, 1
+    except Exception as error:
+        _log.exception("unexpected failure")
+        message = f"{options.command} failed unexpectedly: {error!r}; the pod's log has the whole story"
+        answer, code = {"reason": str(Reason.INTERNAL_ERROR), "message": message[:_MESSAGE_LIMIT]}, 1
+    _report(options.result, answer)
+    return code
+
+
+def _publish(options: argparse.Namespace) -> transfer.Artifact:
+    if not _MODEL.fullmatch(options.model):
+        raise AgentError(Reason.INVALID_ARTIFACT, f"{options.model!r} is no model name: use a-z, 0-9, '-' and '.'")
+    base = ArtifactUri.parse(options.store)
+    return transfer.publish(options.source, base, options.model, _mounts(options), options.secret)
+
+
+def _verify(options: argparse.Namespace) -> transfer.Artifact:
+    format_of(options.format)
+    store = open_store(ArtifactUri.parse(options.uri), _mounts(options), options.secret)
+    return transfer.verify(store, options.digest, options.format)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from aifactory_agent.serve.main import Options, serve  # needs gRPC, which publish and verify do not
+
+    given = Options(
+        desired=options.desired,
+        repository=options.repository,
+        triton=options.triton,
+        port=options.port,
+        mounts=_mounts(options),
+        load_timeout_seconds=options.load_timeout_seconds,
+    )
+    return asyncio.run(serve(given))
+
+
+def _report(path: Path, answer: dict[str, Any]) -> None:
+    line = json.dumps(answer)
+    print(line, flush=True)
+    with suppress(OSError):  # outside a pod there is no termination log
+        path.write_text(line)
+
+
+def _mounts(options: argparse.Namespace) -> Mounts:
+    return Mounts(claims=options.claims, secrets=options.secrets)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="aifactory-agent", description="Publish, verify and serve model artifacts.")
+    parser.add_argument("--version", action="version", version=f"aifactory-agent {__version__}")
+    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    publish = commands.add_parser("publish", help="copy a directory to a store, under a name made of its digest")
+    publish.add_argument("--from", dest="source", type=Path, required=True, help="directory to publish")
+    publish.add_argument("--store", required=True, help="pvc://<claim>[/<path>] or s3://<bucket>[/<prefix>]")
+    publish.add_argument("--model", required=True, help="name clients call the model by")
+
+    verify = commands.add_parser("verify", help="read an artifact, compute its digest and check it")
+    verify.add_argument("--uri", required=True, help="pvc://<claim>/<path> or s3://<bucket>/<prefix>")
+    verify.add_argument("--digest", help="sha256:<64 hex digits>; without it the digest is computed and reported")
+    verify.add_argument("--format", required=True, help=", ".join(sorted(FORMATS)))
+
+    for command in (publish, verify):
+        command.add_argument("--secret", help="name of the mounted secret with the object store's credentials")
+        result = Path("/dev/termination-log")
+        command.add_argument("--result", type=Path, default=result, help="where the JSON answer goes")
+
+    serve = commands.add_parser("serve", help="bring the desired models up in the Triton server of this pod")
+    serve.add_argument("--desired", type=Path, required=True, help="JSON file with what to serve; may change any time")
+    serve.add_argument("--repository", type=Path, default=Path("/repository"), help="volume shared with Triton")
+    serve.add_argument("--triton", default="localhost:8001", help="Triton's gRPC address, in this pod")
+    serve.add_argument("--port", type=int, default=8081, help="port of /readyz, /healthz, /v1/status and /metrics")
+    load_help = "a load that takes longer counts as failed"
+    serve.add_argument("--load-timeout-seconds", type=float, default=1800, help=load_help)
+
+    for command in (publish, verify, serve):
+        command.add_argument("--claims", type=Path, default=Mounts.claims, help="directory the claims are mounted in")
+        command.add_argument("--secrets", type=Path, default=Mounts.secrets, help="directory of the mounted secrets")
+    return parser

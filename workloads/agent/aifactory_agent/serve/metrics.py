@@ -1,0 +1,68 @@
+"""Prometheus metrics of the agent."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+from aifactory_agent import __version__
+from aifactory_agent.errors import Reason
+from aifactory_agent.serve.desired import ModelKey
+from aifactory_agent.serve.status import State, Status
+
+_MODEL = ["model", "version"]
+
+
+class Metrics:
+    """One agent's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._ready = self._gauge("aifactory_agent_ready", "1 if every desired model version answers")
+        self._states = self._gauge("aifactory_agent_model_state", "1 for the state a version is in", [*_MODEL, "state"])
+        self._fetch = self._gauge("aifactory_agent_fetch_seconds", "Duration of the last fetch and check", _MODEL)
+        self._load = self._gauge("aifactory_agent_load_seconds", "Duration of the last load in Triton", _MODEL)
+        self._failures = Counter(
+            "aifactory_agent_failures", "Failed attempts", [*_MODEL, "reason"], registry=self._registry
+        )
+        self._probes = Counter(
+            "aifactory_agent_probe_requests",
+            "Requests the agent sent to see whether a version answers; Triton's own counters include them",
+            _MODEL,
+            registry=self._registry,
+        )
+        self._gauge("aifactory_agent_info", "Release of the agent", ["release"]).labels(__version__).set(1)
+
+    def observe(self, status: Status) -> None:
+        """Take up a round's result."""
+        self._ready.set(status.ready)
+        self._states.clear()
+        for model in status.models:
+            for state in State:
+                self._states.labels(*_labels(model.key), str(state)).set(model.state is state)
+
+    def fetched(self, key: ModelKey, seconds: float) -> None:
+        """A version was fetched and checked."""
+        self._fetch.labels(*_labels(key)).set(seconds)
+
+    def loaded(self, key: ModelKey, seconds: float) -> None:
+        """A version was loaded."""
+        self._load.labels(*_labels(key)).set(seconds)
+
+    def failed(self, key: ModelKey, reason: Reason) -> None:
+        """An attempt failed."""
+        self._failures.labels(*_labels(key), str(reason)).inc()
+
+    def probed(self, key: ModelKey) -> None:
+        """A probe request was sent."""
+        self._probes.labels(*_labels(key)).inc()
+
+    def render(self) -> bytes:
+        """Text exposition."""
+        return generate_latest(self._registry)
+
+    def _gauge(self, name: str, text: str, labels: list[str] | None = None) -> Gauge:
+        return Gauge(name, text, labels or [], registry=self._registry)
+
+
+def _labels(key: ModelKey) -> tuple[str, str]:
+    return key.name, str(key.version)

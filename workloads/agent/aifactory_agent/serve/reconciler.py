@@ -1,0 +1,306 @@
+"""Observe, plan, act, report; once a second and whenever something finished.
+
+The loop itself never waits for a fetch or a load: those are tasks, at most one a version for fetching and one a model
+for everything that concerns Triton, so a slow or broken model holds up no other. A task reports back by changing what
+the next round observes, never by calling the planner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+
+from aifactory_agent.artifacts.stores import Mounts, open_store
+from aifactory_agent.errors import AgentError, Cancelled, Reason
+from aifactory_agent.logs import fields
+from aifactory_agent.serve import planner
+from aifactory_agent.serve.backoff import next_try
+from aifactory_agent.serve.desired import Desired, ModelKey, ModelSpec, parse
+from aifactory_agent.serve.metrics import Metrics
+from aifactory_agent.serve.planner import Action, Actual, Confirm, Failure, Fetch, Load, Remove, Unload
+from aifactory_agent.serve.repository import Repository
+from aifactory_agent.serve.status import Status, report
+from aifactory_agent.serve.triton import Triton
+
+_log = logging.getLogger(__name__)
+
+PERIOD_SECONDS = 1.0
+STARTING_PERIOD_SECONDS = 0.2
+"""While Triton is not up: seconds count in a cold start."""
+CHECK_SECONDS = 15.0
+"""How often a version that is READY is asked again. Triton 2.51 says READY also when the model's process has died."""
+_CONCURRENT_FETCHES = 2
+
+
+class Reconciler:
+    """Brings one Triton to what one desired.json says.
+
+    Args:
+        desired: path of desired.json; its content may be swapped at any time.
+        load_timeout_seconds: a load that takes longer has failed.
+    """
+
+    def __init__(
+        self,
+        desired: Path,
+        repository: Repository,
+        triton: Triton,
+        mounts: Mounts,
+        metrics: Metrics,
+        load_timeout_seconds: float,
+    ) -> None:
+        self._path = desired
+        self._repository = repository
+        self._triton = triton
+        self._mounts = mounts
+        self._metrics = metrics
+        self._load_timeout = load_timeout_seconds
+        self._desired: Desired | None = None
+        self._actual = Actual()
+        self._ask_at: dict[ModelKey, float] = {}
+        self._doubted: set[ModelKey] = set()
+        self._load_seconds: dict[ModelKey, float] = {}
+        self._fetches: dict[ModelKey, tuple[ModelSpec, threading.Event]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._fetch_slots = asyncio.Semaphore(_CONCURRENT_FETCHES)
+        self._wake = asyncio.Event()
+        self.status = Status()
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        await asyncio.to_thread(self._repository.prepare)
+        self._actual = replace(self._actual, present=await asyncio.to_thread(self._repository.present))
+        try:
+            while True:
+                self._wake.clear()
+                await self._round()
+                period = PERIOD_SECONDS if self._actual.triton_up else STARTING_PERIOD_SECONDS
+                try:
+                    await asyncio.wait_for(self._wake.wait(), period)
+                except TimeoutError:
+                    pass
+        finally:
+            for _, cancel in self._fetches.values():
+                cancel.set()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _round(self) -> None:
+        problem = self._read_desired() or await self._observe()
+        now = time.monotonic()
+        if self._desired is not None:
+            self._cancel_unwanted(self._desired)
+            for action in planner.plan(self._desired, self._actual, now):
+                self._start(action)
+        status = report(self._desired, problem, self._actual, self._load_seconds, time.monotonic())
+        if status.summary != self.status.summary:
+            about = fields(revision=status.revision, reason=status.reason, detail=status.message)
+            _log.info("ready" if status.ready else "not ready", extra=about)
+        self.status = status
+        self._metrics.observe(status)
+
+    def _read_desired(self) -> AgentError | None:
+        """Take up a changed desired.json. An unreadable one is reported, and the last good one stays in force."""
+        try:
+            desired = parse(self._path.read_text())
+        except OSError as error:
+            return AgentError(Reason.INVALID_DESIRED, f"cannot read {self._path}: {error.strerror}")
+        except AgentError as error:
+            return error
+        if desired != self._desired:
+            _log.info(
+                "desired state changed",
+                extra=fields(revision=desired.revision, models=[str(spec.key) for spec in desired.models]),
+            )
+            self._desired = desired
+        return None
+
+    async def _observe(self) -> AgentError | None:
+        try:
+            serving = await self._triton.serving()
+        except AgentError as error:
+            if self._actual.triton_up:
+                _log.warning("Triton is gone", extra=fields(detail=error.message))
+            self._actual = replace(self._actual, triton_up=False, serving={}, confirmed=frozenset())
+            return error
+        if not self._actual.triton_up:
+            _log.info("Triton is up")
+        running = {ModelKey(name, version) for name, versions in serving.items() for version in versions}
+        confirmed = self._actual.confirmed & running
+        due = frozenset(key for key in confirmed if time.monotonic() >= self._ask_at.get(key, 0.0))
+        self._actual = replace(self._actual, triton_up=True, serving=serving, confirmed=confirmed, due=due)
+        return None
+
+    def _cancel_unwanted(self, desired: Desired) -> None:
+        for spec, cancel in self._fetches.values():
+            if spec not in desired.models:
+                cancel.set()
+
+    def _start(self, action: Action) -> None:
+        match action:
+            case Fetch(spec):
+                self._fetches[spec.key] = (spec, threading.Event())
+                self._actual = replace(self._actual, fetching=frozenset(self._fetches))
+                self._spawn(self._fetch(spec, self._fetches[spec.key][1]), self._fetched(spec.key))
+            case Load():
+                self._spawn_for(action.name, self._load(action))
+            case Confirm(spec):
+                self._spawn_for(spec.key.name, self._confirm(spec))
+            case Unload(name):
+                self._spawn_for(name, self._unload(name))
+            case Remove(key):
+                self._spawn_for(key.name, self._remove(key))
+
+    def _spawn_for(self, name: str, work: Coroutine[None, None, None]) -> None:
+        self._actual = replace(self._actual, loading=self._actual.loading | {name})
+
+        def done() -> None:
+            self._actual = replace(self._actual, loading=self._actual.loading - {name})
+
+        self._spawn(work, done)
+
+    def _spawn(self, work: Coroutine[None, None, None], done: Callable[[], None]) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except AgentError as error:
+                _log.warning("Triton did not answer", extra=fields(detail=error.message))
+            except Exception:
+                _log.exception("unexpected failure; it is tried again")
+            finally:
+                # What was done must be observed before the planner may act on the model again.
+                await self._observe()
+                done()
+                self._wake.set()
+
+        task = asyncio.get_running_loop().create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _fetched(self, key: ModelKey) -> Callable[[], None]:
+        def done() -> None:
+            del self._fetches[key]
+            self._actual = replace(self._actual, fetching=frozenset(self._fetches))
+
+        return done
+
+    async def _fetch(self, spec: ModelSpec, cancel: threading.Event) -> None:
+        started = time.monotonic()
+
+        async def work() -> None:
+            async with self._fetch_slots:
+                store = open_store(spec.uri, self._mounts, spec.secret)
+                present = await asyncio.to_thread(self._repository.add, spec, store, cancel)
+            self._actual = replace(self._actual, present={**self._actual.present, spec.key: present})
+            seconds = time.monotonic() - started
+            self._forget_failure(spec.key)
+            self._metrics.fetched(spec.key, seconds)
+            about = fields(**_about(spec.key), uri=str(spec.uri), seconds=round(seconds, 3))
+            _log.info("fetched and checked", extra=about)
+
+        await self._attempt(spec, work)
+
+    async def _load(self, action: Load) -> None:
+        started = time.monotonic()
+
+        async def work() -> None:
+            await asyncio.to_thread(self._repository.configure, action.name, action.versions, action.leader)
+            await self._triton.load(action.name, self._load_timeout)
+            seconds = time.monotonic() - started
+            if action.adding is not None:
+                await self._check_loaded(action.adding)
+                self._load_seconds[action.adding.key] = seconds
+                self._metrics.loaded(action.adding.key, seconds)
+            versions = list(action.versions)
+            _log.info("loaded", extra=fields(model=action.name, versions=versions, seconds=round(seconds, 3)))
+
+        if action.adding is not None:
+            await self._attempt(action.adding, work)
+        else:
+            await work()
+
+    async def _check_loaded(self, spec: ModelSpec) -> None:
+        serving = await self._triton.serving()
+        if spec.key.version not in serving.get(spec.key.name, frozenset()):
+            message = f"Triton said {spec.key} was loaded but its index does not list it as READY"
+            raise AgentError(Reason.LOAD_FAILED, message)
+
+    async def _confirm(self, spec: ModelSpec) -> None:
+        """Ask a version; the first answer confirms it, a second failure in a row ends that."""
+        key = spec.key
+        known = key in self._actual.confirmed
+
+        async def work() -> None:
+            config = await asyncio.to_thread(self._repository.serving_config, key)
+            self._metrics.probed(key)
+            try:
+                await self._triton.confirm(key, config)
+            except AgentError as error:
+                # A busy server may be late and a request may fail once: neither may cost a working model its traffic.
+                if known and (error.transient or key not in self._doubted):
+                    self._doubted.add(key)
+                    self._ask_at[key] = time.monotonic() + PERIOD_SECONDS
+                    _log.warning("asked again soon", extra=fields(**_about(key), detail=error.message))
+                    return
+                self._actual = replace(self._actual, confirmed=self._actual.confirmed - {key})
+                raise
+            self._doubted.discard(key)
+            self._ask_at[key] = time.monotonic() + CHECK_SECONDS
+            self._forget_failure(key)
+            if not known:
+                self._actual = replace(self._actual, confirmed=self._actual.confirmed | {key})
+                _log.info("model answers", extra=fields(**_about(key)))
+
+        await self._attempt(spec, work)
+
+    async def _unload(self, name: str) -> None:
+        await self._triton.unload(name)
+        _log.info("unloaded", extra=fields(model=name))
+
+    async def _remove(self, key: ModelKey) -> None:
+        await asyncio.to_thread(self._repository.remove, key)
+        present = {other: value for other, value in self._actual.present.items() if other != key}
+        self._actual = replace(self._actual, present=present)
+        self._forget_failure(key)
+        self._load_seconds.pop(key, None)
+        self._ask_at.pop(key, None)
+        _log.info("files removed", extra=fields(**_about(key)))
+
+    async def _attempt(self, spec: ModelSpec, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something for a version; if it fails, note why and when to try again."""
+        try:
+            await work()
+        except Cancelled:
+            _log.info("given up, no longer desired", extra=fields(**_about(spec.key)))
+        except AgentError as error:
+            self._note_failure(spec, error)
+        except Exception as error:
+            _log.exception("unexpected failure", extra=fields(**_about(spec.key)))
+            self._note_failure(spec, AgentError(Reason.INTERNAL_ERROR, repr(error)))
+
+    def _forget_failure(self, key: ModelKey) -> None:
+        failures = {other: value for other, value in self._actual.failures.items() if other != key}
+        self._actual = replace(self._actual, failures=failures)
+
+    def _note_failure(self, spec: ModelSpec, error: AgentError) -> None:
+        before = self._actual.failures.get(spec.key)
+        attempts = before.attempts + 1 if before is not None and before.spec == spec else 1
+        now = time.monotonic()
+        # A model that answered before and stopped (its process died) is brought back soon.
+        soon = error.transient or (error.reason is Reason.CONFIRM_FAILED and spec.key in self._ask_at)
+        wait = next_try(soon, attempts)
+        failure = Failure(spec, error.reason, error.message, attempts, now + wait)
+        self._actual = replace(self._actual, failures={**self._actual.failures, spec.key: failure})
+        self._metrics.failed(spec.key, error.reason)
+        about = fields(**_about(spec.key), reason=str(error.reason), detail=error.message, retry_seconds=round(wait, 1))
+        _log.warning("failed", extra=about)
+
+
+def _about(key: ModelKey) -> dict[str, object]:
+    return {"model": key.name, "version": key.version}

@@ -1,0 +1,120 @@
+"""The volume shared with Triton.
+
+    models/<name>/config.pbtxt        one configuration a model
+    models/<name>/<version>/...       the artifact's files
+    incoming/<random>/                being fetched, not yet checked; Triton never looks here
+    checked/<name>/<version>.json     digest and serving configuration of a checked version
+
+A version directory appears by a rename after its digest was checked, and its record is written before that: what is
+there is whole and checked, also after a crash at any point. Triton compares modification times, so files of a version
+are never changed in place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+from aifactory_agent.artifacts.formats import CONFIG, parse_config
+from aifactory_agent.artifacts.store import Store
+from aifactory_agent.artifacts.transfer import fetch
+from aifactory_agent.errors import AgentError, Reason
+from aifactory_agent.serve.desired import ModelKey, ModelSpec
+from aifactory_agent.serve.planner import Present
+from aifactory_agent.serve.tritonconfig import ServingConfig, serving_config
+
+
+class Repository:
+    """Files of models. All methods block; the caller runs them in threads, never two for one model at a time."""
+
+    def __init__(self, root: Path) -> None:
+        self._models = root / "models"
+        self._incoming = root / "incoming"
+        self._checked = root / "checked"
+
+    def prepare(self) -> None:
+        """Create the layout; drop what an earlier agent left half done."""
+        shutil.rmtree(self._incoming, ignore_errors=True)
+        for folder in (self._models, self._incoming, self._checked):
+            folder.mkdir(parents=True, exist_ok=True)
+        for folder in self._models.glob("*/*"):
+            if folder.is_dir() and not self._record(_key(folder)).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def present(self) -> dict[ModelKey, Present]:
+        """The checked versions on the volume."""
+        found = {}
+        for record in self._checked.glob("*/*.json"):
+            key = ModelKey(record.parent.name, int(record.stem))
+            if self._folder(key).is_dir():
+                facts = json.loads(record.read_text())
+                config = serving_config(facts["format"], self._config_json(key))
+                found[key] = Present(facts["digest"], config.identity)
+        return found
+
+    def add(self, spec: ModelSpec, store: Store, cancel: threading.Event) -> Present:
+        """Fetch a version, check it and put it in place. Raises AgentError or Cancelled; then nothing is left."""
+        incoming = self._incoming / uuid.uuid4().hex
+        try:
+            incoming.mkdir(parents=True)
+            artifact = fetch(store, incoming, spec.digest, spec.format, cancel)
+            config = serving_config(spec.format, artifact.config)
+            record, folder = self._record(spec.key), self._folder(spec.key)
+            facts = {"digest": artifact.digest, "format": spec.format, "uri": str(spec.uri)}
+            _write_atomically(record, json.dumps(facts))
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            incoming.rename(folder)
+        except OSError as error:
+            message = f"cannot write {spec.key} to the serving pod's volume: {error}; enlarge /repository"
+            raise AgentError(Reason.DISK_FULL, message) from error
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
+        return Present(artifact.digest, config.identity)
+
+    def configure(self, name: str, versions: Iterable[int], leader: ModelSpec | None) -> ServingConfig:
+        """Write the model's config.pbtxt for these versions; without a leader the newest of them is the model."""
+        chosen = list(versions)
+        key = leader.key if leader else ModelKey(name, max(chosen))
+        config = self.serving_config(key)
+        _write_atomically(self._models / name / "config.pbtxt", config.render(name, chosen))
+        return config
+
+    def serving_config(self, key: ModelKey) -> ServingConfig:
+        """How a checked version is served."""
+        return serving_config(json.loads(self._record(key).read_text())["format"], self._config_json(key))
+
+    def remove(self, key: ModelKey) -> None:
+        """Delete a version's files, and the model's directory with the last one."""
+        shutil.rmtree(self._folder(key), ignore_errors=True)
+        self._record(key).unlink(missing_ok=True)
+        model = self._models / key.name
+        if not any(path.is_dir() for path in model.glob("*")):
+            shutil.rmtree(model, ignore_errors=True)
+
+    def _folder(self, key: ModelKey) -> Path:
+        return self._models / key.name / str(key.version)
+
+    def _record(self, key: ModelKey) -> Path:
+        return self._checked / key.name / f"{key.version}.json"
+
+    def _config_json(self, key: ModelKey) -> dict[str, object]:
+        return parse_config((self._folder(key) / CONFIG).read_bytes())
+
+
+def _key(folder: Path) -> ModelKey:
+    return ModelKey(folder.parent.name, int(folder.name) if folder.name.isdecimal() else 0)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

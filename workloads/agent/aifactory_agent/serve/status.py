@@ -1,0 +1,114 @@
+"""What the agent reports: the state of every desired version, and whether the pod may have traffic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from aifactory_agent.errors import AgentError, Reason
+from aifactory_agent.serve.desired import Desired, ModelKey, ModelSpec
+from aifactory_agent.serve.planner import Actual, conflict_with, is_ready
+
+
+class State(StrEnum):
+    """How far a desired version is."""
+
+    PENDING = "Pending"
+    FETCHING = "Fetching"
+    LOADING = "Loading"
+    READY = "Ready"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One desired version."""
+
+    key: ModelKey
+    state: State
+    reason: str = ""
+    message: str = ""
+    load_seconds: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The form of `/v1/status`."""
+        document: dict[str, Any] = {"name": self.key.name, "version": self.key.version, "state": str(self.state)}
+        document |= {"reason": self.reason, "message": self.message}
+        if self.load_seconds is not None:
+            document["loadSeconds"] = round(self.load_seconds, 3)
+        return document
+
+
+@dataclass(frozen=True)
+class Status:
+    """The answer of `/v1/status`; `/readyz` is `ready` as a status code."""
+
+    revision: str = ""
+    ready: bool = False
+    reason: str = "Starting"
+    message: str = "the agent has not looked at Triton yet"
+    models: tuple[ModelStatus, ...] = field(default=())
+
+    @property
+    def summary(self) -> tuple[bool, str, str]:
+        """What is worth a line in the log when it changes."""
+        return self.ready, self.reason, self.message
+
+    def as_json(self) -> dict[str, Any]:
+        """The form of `/v1/status`."""
+        return {
+            "revision": self.revision,
+            "ready": self.ready,
+            "reason": self.reason,
+            "message": self.message,
+            "models": [model.as_json() for model in self.models],
+        }
+
+
+def report(
+    desired: Desired | None,
+    problem: AgentError | None,
+    actual: Actual,
+    load_seconds: dict[ModelKey, float],
+    now: float,
+) -> Status:
+    """Status of the pod.
+
+    Args:
+        desired: the last readable desired.json, None if there was none yet.
+        problem: what is wrong with desired.json now, or with Triton.
+    """
+    if desired is None:
+        missing = problem or AgentError(Reason.INVALID_DESIRED, "desired.json has not been read yet")
+        return Status(reason=str(missing.reason), message=missing.message)
+    models = tuple(_model(spec, desired, actual, load_seconds.get(spec.key), now) for spec in desired.models)
+    if problem is not None:
+        return Status(desired.revision, False, str(problem.reason), problem.message, models)
+    waiting = [model for model in models if model.state is not State.READY]
+    if not waiting:
+        return Status(desired.revision, True, "Ready", f"{len(models)} model version(s) answer", models)
+    worst = min(waiting, key=lambda model: (model.state is not State.FAILED, model.key))
+    message = f"{worst.key} is {worst.state}" + (f": {worst.message}" if worst.message else "")
+    return Status(desired.revision, False, worst.reason or str(worst.state), message, models)
+
+
+def _model(spec: ModelSpec, desired: Desired, actual: Actual, seconds: float | None, now: float) -> ModelStatus:
+    key = spec.key
+    if is_ready(spec, actual):
+        return ModelStatus(key, State.READY, load_seconds=seconds)
+    failure = actual.failures.get(key)
+    failure = failure if failure is not None and failure.spec == spec else None
+    reason, message = (str(failure.reason), failure.message) if failure else ("", "")
+    if key in actual.fetching:
+        return ModelStatus(key, State.FETCHING, reason, message)
+    if failure is not None and failure.retry_at > now:
+        return ModelStatus(key, State.FAILED, reason, message)
+    if key in actual.present and (leader := conflict_with(spec, desired, actual, now)) is not None:
+        text = f"needs another Triton configuration than {leader.key}; give it another model name or serve one of them"
+        return ModelStatus(key, State.FAILED, str(Reason.CONFIG_CONFLICT), text)
+    if key in actual.present and not actual.triton_up:
+        return ModelStatus(key, State.PENDING, reason or str(Reason.TRITON_UNAVAILABLE), message or "Triton is not up")
+    if key.name in actual.loading or key.version in actual.serving.get(key.name, frozenset()):
+        return ModelStatus(key, State.LOADING, reason, message)
+    return ModelStatus(key, State.PENDING, reason, message)

@@ -1,0 +1,179 @@
+"""The few calls the agent makes to Triton, with Triton's errors told apart.
+
+Everything has a deadline: a model whose worker process can not even start makes Triton 2.51 wait for it for ever.
+A success of `load` proves nothing (it is one too when Triton saw nothing to do); callers look at the index and ask for
+an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from tritonclient.grpc import InferInput
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException, triton_to_np_dtype
+
+from aifactory_agent.errors import AgentError, Reason
+from aifactory_agent.serve.desired import ModelKey
+from aifactory_agent.serve.tritonconfig import ServingConfig, Tensor
+
+CALL_TIMEOUT_SECONDS = 10.0
+PROBE_TIMEOUT_SECONDS = 30.0
+PROBE_PARAMETER = "aifactory_probe"
+"""Request parameter of the agent's own requests: back ends leave them out of their token counters."""
+
+# gRPC's own reconnect backoff grows to two minutes; Triton's start must be seen at once.
+_CHANNEL = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+]
+_GONE = ("StatusCode.UNAVAILABLE", "StatusCode.CANCELLED")
+_LATE = "StatusCode.DEADLINE_EXCEEDED"
+
+
+class Triton:
+    """A connection to the Triton of this pod.
+
+    Args:
+        address: host and port of its gRPC endpoint.
+        headers: metadata that opens its restricted protocols.
+    """
+
+    def __init__(self, address: str, headers: Mapping[str, str] | None = None) -> None:
+        self._address = address
+        self._headers = dict(headers or {})
+        self._client: Any = InferenceServerClient(address, channel_args=_CHANNEL)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        with suppress(Exception):
+            await self._client.close()
+
+    async def serving(self) -> dict[str, frozenset[int]]:
+        """READY versions by model. Raises AgentError (TritonUnavailable) if Triton does not answer."""
+        try:
+            index = await self._client.get_model_repository_index(
+                headers=self._headers, client_timeout=CALL_TIMEOUT_SECONDS
+            )
+        except InferenceServerException as error:
+            raise self._unavailable(error) from error
+        found: dict[str, set[int]] = {}
+        for entry in index.models:
+            if entry.state == "READY":
+                found.setdefault(entry.name, set()).add(int(entry.version))
+        return {name: frozenset(versions) for name, versions in found.items()}
+
+    async def load(self, name: str, timeout_seconds: float) -> None:
+        """Have Triton read a model's configuration and load, keep and drop versions by it.
+
+        Raises AgentError: TritonUnavailable if Triton went away meanwhile, else LoadFailed with Triton's own words.
+        """
+        try:
+            await self._client.load_model(name, headers=self._headers, client_timeout=timeout_seconds)
+        except InferenceServerException as error:
+            if error.status() in _GONE:
+                raise AgentError(Reason.LOAD_FAILED, f"Triton went away while it loaded model {name}") from error
+            if error.status() == _LATE:
+                message = f"Triton has not loaded model {name} within {timeout_seconds:.0f} s"
+                raise AgentError(Reason.LOAD_FAILED, message) from error
+            raise AgentError(Reason.LOAD_FAILED, _words(error)) from error
+
+    async def unload(self, name: str) -> None:
+        """Drop every version of a model; requests under way are finished."""
+        try:
+            await self._client.unload_model(name, headers=self._headers, client_timeout=CALL_TIMEOUT_SECONDS)
+        except InferenceServerException as error:
+            raise self._unavailable(error) from error
+
+    async def confirm(self, key: ModelKey, config: ServingConfig) -> None:
+        """Ask a version for one answer of the right shape.
+
+        Raises AgentError: ConfirmFailed with Triton's own words, or TritonUnavailable if it does not answer in time,
+        which says nothing about the model.
+        """
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                ready = await self._client.is_model_ready(
+                    key.name, str(key.version), headers=self._headers, client_timeout=CALL_TIMEOUT_SECONDS
+                )
+                if not ready:
+                    raise AgentError(
+                        Reason.CONFIRM_FAILED, f"{key} is in Triton's index but Triton says it is not ready"
+                    )
+                result = await self._ask(key, config)
+        except TimeoutError as error:
+            message = f"{key} has not answered within {PROBE_TIMEOUT_SECONDS:.0f} s"
+            raise AgentError(Reason.TRITON_UNAVAILABLE, message) from error
+        except InferenceServerException as error:
+            if error.status() in (*_GONE, _LATE):
+                raise self._unavailable(error) from error
+            message = f"{key} was loaded but does not answer: {_words(error)}"
+            raise AgentError(Reason.CONFIRM_FAILED, message) from error
+        for output in config.outputs[:1] if config.decoupled else config.outputs:
+            _check_output(key, output, result.as_numpy(output.name), config.max_batch_size > 0)
+
+    async def _ask(self, key: ModelKey, config: ServingConfig) -> Any:
+        inputs = [_probe_input(tensor, config) for tensor in config.inputs if _wanted(tensor, config)]
+        arguments: dict[str, Any] = {"model_name": key.name, "model_version": str(key.version), "inputs": inputs}
+        arguments["parameters"] = {PROBE_PARAMETER: True}
+        if not config.decoupled:
+            return await self._client.infer(**arguments, client_timeout=PROBE_TIMEOUT_SECONDS)
+
+        async def requests() -> AsyncIterator[dict[str, Any]]:
+            yield arguments
+
+        answers = self._client.stream_infer(requests())
+        try:
+            async for result, error in answers:
+                if error is not None:
+                    raise error
+                return result
+        finally:
+            answers.cancel()
+        raise AgentError(Reason.CONFIRM_FAILED, f"{key} was loaded but gave an empty answer")
+
+    def _unavailable(self, error: InferenceServerException) -> AgentError:
+        message = f"Triton does not answer at {self._address}: {_words(error)}"
+        return AgentError(Reason.TRITON_UNAVAILABLE, message)
+
+
+def _wanted(tensor: Tensor, config: ServingConfig) -> bool:
+    return not tensor.optional or tensor.name in config.probe
+
+
+def _probe_input(tensor: Tensor, config: ServingConfig) -> Any:
+    shape = [1 if dim == -1 else dim for dim in tensor.dims]
+    if config.max_batch_size > 0:
+        shape = [1, *shape]
+    if tensor.data_type == "BYTES":
+        values = np.full(shape, config.probe.get(tensor.name, b""), dtype=np.object_)
+    else:
+        kind = np.float32 if tensor.data_type == "BF16" else triton_to_np_dtype(tensor.data_type)
+        values = np.full(shape, config.probe.get(tensor.name, 0), dtype=kind)
+    given = InferInput(tensor.name, shape, tensor.data_type)
+    given.set_data_from_numpy(values)
+    return given
+
+
+def _check_output(key: ModelKey, tensor: Tensor, value: Any, batched: bool) -> None:
+    if value is None:
+        raise AgentError(Reason.CONFIRM_FAILED, f"{key} was loaded but its answer has no output {tensor.name}")
+    shape = list(value.shape[1:] if batched else value.shape)
+    fits = len(shape) == len(tensor.dims) and all(dim in (-1, got) for dim, got in zip(tensor.dims, shape, strict=True))
+    if not fits:
+        message = f"{key} was loaded but output {tensor.name} has dims {shape}, config.json says {list(tensor.dims)}"
+        raise AgentError(Reason.CONFIRM_FAILED, message)
+
+
+def _words(error: InferenceServerException) -> str:
+    """Triton's own message, on one line and without Python's import machinery."""
+    lines = [line.strip() for line in str(error.message()).splitlines()]
+    kept = [line for line in lines if line and line != "At:" and "<frozen importlib" not in line]
+    return " ".join(kept) or str(error)
