@@ -1,0 +1,241 @@
+"""The work queue: which key is to be worked on next. Semantics of client-go's workqueue, on one event loop.
+
+What always holds:
+- A key is handed to one worker at a time. Added while it is worked on, it is queued again when that work is done.
+- A key that is queued already is not queued twice; it is looked at once, and sees everything that happened until then.
+- A key that was added is never lost: it is queued, worked on and marked to be queued again, or handed to a worker that
+  must call `done`. A timer only ever adds; it never replaces an earlier wake-up by a later one.
+- Fresh keys go before background keys (those of a first list), but every 16th turn is a background key's, so that
+  steady traffic can not starve the others.
+
+The queue forgets everything when the process ends; what is due then is found again by the first list.
+Source of the rules: https://pkg.go.dev/k8s.io/client-go/util/workqueue
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import random
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from aifactory.kube import metrics
+
+K = TypeVar("K")
+
+BACKGROUND_TURN = 16
+
+
+class ShutDown(Exception):
+    """The queue gives out no more keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Delays that double from `base` to `limit` seconds, each spread by up to `jitter` of itself."""
+
+    base: float = 0.005
+    limit: float = 300.0
+    jitter: float = 0.2
+
+    def delay(self, failures: int, rng: random.Random) -> float:
+        """Seconds to wait after this many failures (1 for the first)."""
+        delay = min(self.base * 2.0 ** min(failures - 1, 64), self.limit)
+        return delay * (1.0 + self.jitter * rng.random())
+
+
+class WorkQueue(Generic[K]):
+    """A queue of keys.
+
+    Args:
+        name: the label of its metrics.
+        backoff: delays of `add_rate_limited`.
+        rng: source of jitter; a seeded one makes a run repeatable.
+    """
+
+    def __init__(self, name: str, *, backoff: Backoff | None = None, rng: random.Random | None = None) -> None:
+        self._backoff = backoff or Backoff()
+        self._rng = rng or random.Random()
+        self._fresh: OrderedDict[K, float] = OrderedDict()
+        self._background: OrderedDict[K, float] = OrderedDict()
+        self._processing: dict[K, float] = {}
+        self._again: dict[K, bool] = {}
+        """Keys added while worked on, with their background flag."""
+        self._failures: dict[K, int] = {}
+        self._due: dict[K, float] = {}
+        """The time at which a waiting key is added. The heap may hold older entries of the same key; they are skipped."""
+        self._heap: list[tuple[float, int, K]] = []
+        self._order = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._getters: deque[asyncio.Future[None]] = deque()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._turn = 0
+        self._closed = False
+        self._depth = metrics.QUEUE_DEPTH.labels(name)
+        self._adds = metrics.QUEUE_ADDS.labels(name)
+        self._retries = metrics.QUEUE_RETRIES.labels(name)
+        self._waited = metrics.QUEUE_SECONDS.labels(name)
+        self._worked = metrics.WORK_SECONDS.labels(name)
+
+    def __len__(self) -> int:
+        """Keys that could be handed out now."""
+        return len(self._fresh) + len(self._background)
+
+    # --- Adding ---
+
+    def add(self, key: K, *, background: bool = False) -> None:
+        """Have the key worked on as soon as possible; after the shutdown it is ignored."""
+        if self._closed:
+            return
+        if key in self._processing:
+            self._again[key] = background and self._again.get(key, True)
+            return
+        if key in self._fresh:
+            return
+        if key in self._background:
+            if not background:
+                self._fresh[key] = self._background.pop(key)
+            return
+        self._push(key, background)
+
+    def add_after(self, key: K, seconds: float) -> None:
+        """Add the key after a delay. If it waits already, the earlier time counts."""
+        if self._closed:
+            return
+        if seconds <= 0:
+            self.add(key)
+            return
+        when = asyncio.get_running_loop().time() + seconds
+        known = self._due.get(key)
+        if known is not None and known <= when:
+            return
+        self._due[key] = when
+        heapq.heappush(self._heap, (when, next(self._order), key))
+        self._arm()
+
+    def add_rate_limited(self, key: K) -> float:
+        """Add the key after a delay that grows with each call until `forget`; returns the delay in seconds."""
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        delay = self._backoff.delay(failures, self._rng)
+        self._retries.inc()
+        self.add_after(key, delay)
+        return delay
+
+    def forget(self, key: K) -> None:
+        """The key is well: its next failure is its first."""
+        self._failures.pop(key, None)
+
+    def failures(self, key: K) -> int:
+        """How often `add_rate_limited` was called since `forget`."""
+        return self._failures.get(key, 0)
+
+    # --- Working ---
+
+    async def get(self) -> K:
+        """The next key, when there is one; its worker must call `done`. Raises ShutDown when there will be none."""
+        while not (self._fresh or self._background):
+            if self._closed:
+                raise ShutDown
+            await self._wait(self._getters)
+        key, since = self._pop()
+        now = asyncio.get_running_loop().time()
+        self._processing[key] = now
+        self._depth.set(len(self))
+        self._waited.observe(now - since)
+        return key
+
+    def done(self, key: K) -> None:
+        """The worker has finished with the key; if it was added meanwhile it is queued again."""
+        started = self._processing.pop(key)
+        self._worked.observe(asyncio.get_running_loop().time() - started)
+        background = self._again.pop(key, None)
+        if background is not None:
+            self._push(key, background)
+        if not self._processing:
+            self._release(self._idle)
+
+    # --- Ending ---
+
+    def shut_down(self) -> None:
+        """Take no more keys and hand out none; workers that wait get ShutDown. Work in progress goes on."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for collection in (self._fresh, self._background, self._again, self._due, self._heap):
+            collection.clear()
+        self._depth.set(0)
+        self._release(self._getters)
+
+    async def drain(self) -> None:
+        """Wait until no key is worked on."""
+        while self._processing:
+            await self._wait(self._idle)
+
+    # --- Inside ---
+
+    def _push(self, key: K, background: bool) -> None:
+        (self._background if background else self._fresh)[key] = asyncio.get_running_loop().time()
+        self._adds.inc()
+        self._depth.set(len(self))
+        self._wake_one()
+
+    def _pop(self) -> tuple[K, float]:
+        self._turn += 1
+        background_first = self._turn % BACKGROUND_TURN == 0
+        first, second = (self._background, self._fresh) if background_first else (self._fresh, self._background)
+        return (first or second).popitem(last=False)
+
+    async def _wait(self, waiters: deque[asyncio.Future[None]]) -> None:
+        """Wait to be woken. A waiter that was woken and is cancelled at the same time hands its wake-up on."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiters.append(future)
+        try:
+            await future
+        except BaseException:
+            future.cancel()
+            try:
+                waiters.remove(future)
+            except ValueError:
+                pass
+            if waiters is self._getters and len(self):
+                self._wake_one()
+            raise
+
+    def _wake_one(self) -> None:
+        while self._getters:
+            future = self._getters.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+
+    @staticmethod
+    def _release(waiters: deque[asyncio.Future[None]]) -> None:
+        while waiters:
+            future = waiters.popleft()
+            if not future.done():
+                future.set_result(None)
+
+    def _arm(self) -> None:
+        """Set the one timer to the earliest time a key is due."""
+        when = self._heap[0][0]
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(when, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        # The loop may run a timer up to its clock's resolution early: what fired the timer is due by definition.
+        now = max(asyncio.get_running_loop().time(), self._heap[0][0]) if self._heap else 0.0
+        while self._heap and self._heap[0][0] <= now:
+            when, _, key = heapq.heappop(self._heap)
+            if self._due.get(key) == when:
+                del self._due[key]
+                self.add(key)
+        if self._heap:
+            self._arm()
