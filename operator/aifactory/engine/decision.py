@@ -6,11 +6,15 @@ the body; removals carry the UID that was seen, so that nothing newer of the sam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-Status = TypeVar("Status")
+from aifactory.api.base import Model
+from aifactory.engine.plan import Create, Delete, Event, EventType, MergePatch, Plan, Write
+from aifactory.kube.resources import Resource
+
+StatusModel = TypeVar("StatusModel", bound=Model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +39,16 @@ class Patch:
 class Notice:
     """A Kubernetes Event for people who read `kubectl describe`."""
 
-    type: str
+    type: EventType
     reason: str
     message: str
 
 
 @dataclass(frozen=True, slots=True)
-class Decision(Generic[Status]):
+class Decision(Generic[StatusModel]):
     """What to do about one object now."""
 
-    status: Status
+    status: StatusModel
     """What the status should be; written only if it differs."""
     creates: tuple[Mapping[str, Any], ...] = ()
     """Objects to create; one that exists already and is ours is left as it is."""
@@ -56,3 +60,30 @@ class Decision(Generic[Status]):
     """Seconds until the decision is due again though nothing was reported; 0 means at once."""
     notices: tuple[Notice, ...] = ()
     """Events, sent only after the status was written."""
+
+
+def to_plan(
+    decision: Decision[StatusModel],
+    *,
+    namespace: str,
+    resources: Mapping[str, Resource],
+    shared: Callable[[Mapping[str, Any]], bool] = lambda _: False,
+) -> Plan:
+    """The engine's plan for a decision.
+
+    Args:
+        decision: what the planner answered.
+        namespace: namespace of the object and of everything it owns.
+        resources: the resource of each kind that bodies, patches and removals name.
+        shared: tells of a body whether the object is fine whoever made it.
+    """
+    writes: list[Write] = [Create(resources[str(body["kind"])], body, shared=shared(body)) for body in decision.creates]
+    writes += [MergePatch(resources[patch.kind], namespace, patch.name, patch.body) for patch in decision.patches]
+    writes += [Delete(resources[gone.kind], namespace, gone.name, gone.uid) for gone in decision.removals]
+    return Plan(
+        writes=tuple(writes),
+        status=decision.status.dump(),
+        urgent=decision.urgent,
+        requeue_after=decision.again_after,
+        events=tuple(Event(notice.type, notice.reason, notice.message) for notice in decision.notices),
+    )

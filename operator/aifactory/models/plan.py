@@ -54,6 +54,13 @@ def plan_model_version(observed: Observed, now: datetime) -> Decision[ModelVersi
     return Decision(draft.result())
 
 
+def plan_rejected(observed: Observed, words: str, now: datetime) -> ModelVersionStatus:
+    """The status when the API server refused the verifier for good."""
+    draft = _Draft(observed, now)
+    draft.stalled(Reason.POD_REJECTED, words, known=False)
+    return draft.result()
+
+
 def _succeeded(verifier: VerifierView, draft: _Draft) -> Decision[ModelVersionStatus]:
     answer = _answer(verifier.message)
     if "digest" not in answer:

@@ -45,7 +45,6 @@ class ServingPodView:
     waiting_reason: str = ""
     waiting_message: str = ""
     unschedulable: str = ""
-    restarts: int = 0
     load_error: str = ""
     """Triton's or the agent's words when the model cannot be loaded in this pod."""
 
@@ -57,8 +56,6 @@ class RevisionView:
     name: str
     uid: str
     revision: str
-    model_version: str
-    version: int
     wanted: int
     """`spec.replicas`."""
     replicas: int = 0

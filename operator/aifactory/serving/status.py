@@ -122,6 +122,12 @@ class StatusDraft:
         rollout = self._status.rollout
         self._degraded(stable, rollout.message if rollout is not None else f"revision {failed} failed")
 
+    def rejected(self, reason: Reason, message: str) -> None:
+        """The API server refused an object of ours."""
+        self._available()
+        self._kstatus(False, False, True, reason, message)
+        self._phase("Rejected", reason)
+
     def result(self) -> InferencePoolStatus:
         """The status to be written if it differs from the one that stands."""
         self._changes["conditions"] = self._conditions.result()

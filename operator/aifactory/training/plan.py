@@ -14,6 +14,7 @@ from aifactory.api.conditions import is_true
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import LastFailure, Resolved, TrainingJobStatus
 from aifactory.engine.decision import Decision, Notice, Removal
+from aifactory.engine.plan import EventType
 from aifactory.training import children
 from aifactory.training.failures import Failure, first_failure
 from aifactory.training.publish import plan_publishing
@@ -112,7 +113,7 @@ def _plan_failure(
 def _next_attempt(draft: StatusDraft, cause: Reason, why: str) -> Decision[TrainingJobStatus]:
     """Raise the attempt, in status first: whoever reads it from now on knows that older pods must go."""
     draft.next_attempt(cause, why)
-    kind = "Normal" if cause in (Reason.RESUMED, Reason.RESIZED, Reason.TEMPLATE_CHANGED) else "Warning"
+    kind: EventType = "Normal" if cause in (Reason.RESUMED, Reason.RESIZED, Reason.TEMPLATE_CHANGED) else "Warning"
     notice = Notice(kind, str(cause), f"attempt {draft.attempt} starts: {why}")
     return Decision(draft.result(), urgent=True, again_after=0, notices=(notice,))
 

@@ -19,6 +19,8 @@ from aifactory.training.state import Observed, PodView, PublishView
 from aifactory.training.status import StatusDraft
 
 MAX_PUBLISH_ATTEMPTS = 3
+REGISTER_RETRY_SECONDS = 2.0
+
 _PERMANENT = frozenset({"InvalidArtifact", "SourceNotFound", "AccessDenied"})
 """Reasons of the publisher that another try cannot change."""
 
@@ -63,7 +65,8 @@ def _register(
     draft.update(output=draft.output.model_copy(update={"uri": published["uri"], "digest": published["digest"]}))
     draft.publishing("the ModelVersion is being created")
     body = children.model_version(observed.job, version, published, image)
-    return Decision(draft.result(), creates=(body,))
+    # Another job may have taken the number at this moment: look again soon and take the next one.
+    return Decision(draft.result(), creates=(body,), again_after=REGISTER_RETRY_SECONDS)
 
 
 def _completed(draft: StatusDraft, version: str) -> Decision[TrainingJobStatus]:

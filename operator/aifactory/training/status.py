@@ -142,6 +142,14 @@ class StatusDraft:
         """The API server refused an object of ours."""
         self._not_running("Pending", reason, message, stalled=True)
 
+    def name_taken(self, what: str) -> None:
+        """An object we need exists and is not ours: left by an earlier job of the name, or somebody else's."""
+        message = (
+            f"{what} exists and does not belong to this job; if an earlier job of this name is being deleted it goes "
+            "by itself, else rename one of them"
+        )
+        self._not_running("Pending", Reason.NAME_CONFLICT, message)
+
     def result(self) -> TrainingJobStatus:
         """The status to be written if it differs from the one that stands."""
         job = self._observed.job

@@ -1,0 +1,74 @@
+"""Questions about a pod that every owner of pods asks, answered from its status.
+
+Rules: https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aifactory.kube.objects import ContainerStatus, Pod, Terminated, condition
+
+_NORMAL_WAITING = frozenset({"", "ContainerCreating", "PodInitializing"})
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a pod does not get on: Kubernetes' reason and words."""
+
+    reason: str = ""
+    message: str = ""
+
+
+NO_TROUBLE = Trouble()
+
+
+def container(pod: Pod, name: str) -> ContainerStatus | None:
+    """The status of a container, if there is one yet."""
+    for status in (*pod.status.container_statuses, *pod.status.init_container_statuses):
+        if status.name == name:
+            return status
+    return None
+
+
+def is_ready(pod: Pod) -> bool:
+    """Kubernetes counts the pod as ready, and it is not ending."""
+    ready = condition(pod.status.conditions, "Ready")
+    return ready is not None and ready.status == "True" and pod.metadata.deletion_timestamp is None
+
+
+def is_running(pod: Pod, name: str) -> bool:
+    """The container runs."""
+    status = container(pod, name)
+    return pod.status.phase == "Running" and status is not None and status.state.running is not None
+
+
+def ended(pod: Pod, name: str) -> Terminated | None:
+    """How the container ended, if it has."""
+    status = container(pod, name)
+    return status.state.terminated if status is not None else None
+
+
+def waiting(pod: Pod) -> Trouble:
+    """The first container that waits for something that does not come by itself."""
+    for status in (*pod.status.init_container_statuses, *pod.status.container_statuses):
+        state = status.state.waiting
+        if state is not None and state.reason not in _NORMAL_WAITING:
+            return Trouble(state.reason, state.message)
+    return NO_TROUBLE
+
+
+def unschedulable(pod: Pod) -> str:
+    """The scheduler's words when it finds no node; empty while it has not tried or is not allowed to."""
+    scheduled = condition(pod.status.conditions, "PodScheduled")
+    if scheduled is None or scheduled.status != "False" or scheduled.reason != "Unschedulable":
+        return ""
+    return scheduled.message or "no node fits"
+
+
+def disruption(pod: Pod) -> str:
+    """Kubernetes' words about an eviction, preemption or drain (KEP-3329); empty when there was none."""
+    target = condition(pod.status.conditions, "DisruptionTarget")
+    if target is None or target.status != "True":
+        return ""
+    return f"{target.reason}: {target.message}" if target.message else target.reason
