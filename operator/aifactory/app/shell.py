@@ -1,0 +1,170 @@
+"""kopf as the shell: it watches our three kinds and hands every event to a store. It decides and writes nothing.
+
+Only `on.event` handlers are used, and the storages in which kopf would keep its own state on users' objects do nothing,
+so no annotation and no finalizer of ours can ever appear on them. One gap of kopf is closed here: a deletion during a
+broken watch is not reported, so the kinds are listed (metadata only) now and then, and what is gone is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import kopf
+import msgspec
+
+from aifactory.api import names
+from aifactory.engine.custom import Stored
+from aifactory.kube.api import Api
+from aifactory.kube.errors import KubeError
+from aifactory.kube.objects import ObjectList, PartialObject, decoder
+from aifactory.kube.resources import Resource
+from aifactory.kube.store import Store
+
+logger = logging.getLogger(__name__)
+
+AUDIT_SECONDS = 300.0
+"""How long a deletion that kopf did not see may stay unnoticed."""
+SYNC_POLL_SECONDS = 0.05
+LIST_PAGE = 500
+
+
+class NoStorage(kopf.DiffBaseStorage, kopf.ProgressStorage):
+    """Keeps nothing: we have no handlers whose state would need keeping."""
+
+    def build(self, *, body: kopf.Body, extra_fields: object = None) -> kopf.BodyEssence:
+        return kopf.BodyEssence({})
+
+    def fetch(self, **_: Any) -> Any:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+    def purge(self, **_: Any) -> None:
+        return None
+
+    def touch(self, **_: Any) -> None:
+        return None
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
+
+    def flush(self) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A kind of ours: where it is served, how it is parsed, where it is kept."""
+
+    resource: Resource
+    parse: Callable[[Mapping[str, Any]], Stored[Any]]
+    store: Store[Any]
+
+
+def registry(kinds: Collection[Watched], login: Callable[[], kopf.AiohttpSession]) -> kopf.OperatorRegistry:
+    """The handlers: one for each kind, and the login with our own session."""
+    handlers = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=handlers)
+    async def _login(**_: Any) -> kopf.AiohttpSession:
+        return login()
+
+    for kind in kinds:
+        _watch(handlers, kind)
+    return handlers
+
+
+def _watch(handlers: kopf.OperatorRegistry, kind: Watched) -> None:
+    resource = kind.resource
+
+    @kopf.on.event(resource.group, resource.version, resource.plural, registry=handlers, id=resource.plural)
+    async def _event(event: Mapping[str, Any], **_: Any) -> None:
+        take(kind, event["type"], event["object"])
+
+
+def take(kind: Watched, type_: str | None, body: Mapping[str, Any]) -> None:
+    """Put one event into the store; `None` is the type of what was there before the watch began."""
+    stored = kind.parse(body)
+    if type_ == "DELETED":
+        kind.store.remove(stored)
+    else:
+        kind.store.put(stored, background=type_ is None)
+
+
+def settings(*, request_timeout: float = 30.0) -> kopf.OperatorSettings:
+    """kopf's settings, where its defaults do not fit."""
+    chosen = kopf.OperatorSettings()
+    chosen.posting.enabled = False
+    chosen.peering.standalone = True
+    # What we watch is known: kopf need not look for it, and RBAC need not allow it.
+    chosen.scanning.disabled = True
+    chosen.persistence.finalizer = f"{names.GROUP}/unused"
+    storage = NoStorage()
+    chosen.persistence.diffbase_storage = storage
+    chosen.persistence.progress_storage = storage
+    chosen.networking.request_timeout = request_timeout
+    # A watcher that fails for longer than the sum ends the process; an API server may be away for an hour.
+    chosen.networking.error_backoffs = [1, 1, 2, 3, 5, 8, 13, 21, *[30] * 120]
+    chosen.watching.server_timeout = 600
+    chosen.queueing.idle_timeout = 0.5
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    return chosen
+
+
+async def wait_listed(api: Api, kinds: Collection[Watched], namespace: str | None, seconds: float = 120.0) -> None:
+    """Wait until the stores know every object that exists now: a plan made from half a list would be wrong.
+
+    Raises:
+        TimeoutError: kopf has not delivered them in time.
+    """
+    async with asyncio.timeout(seconds):
+        for kind in kinds:
+            listed, _ = await _list(api, kind.resource, namespace)
+            while not all(_known(kind.store, entry) for entry in listed):
+                await asyncio.sleep(SYNC_POLL_SECONDS)
+                if all(_known(kind.store, entry) for entry in listed):
+                    break
+                # What was deleted meanwhile never comes: look again now and then.
+                listed, _ = await _list(api, kind.resource, namespace)
+
+
+async def audit(api: Api, kinds: Collection[Watched], namespace: str | None) -> None:
+    """For ever: drop objects whose deletion was not reported; ends when cancelled."""
+    while True:
+        await asyncio.sleep(AUDIT_SECONDS)
+        for kind in kinds:
+            try:
+                listed, version = await _list(api, kind.resource, namespace)
+            except (KubeError, aiohttp.ClientError, msgspec.MsgspecError) as error:
+                logger.warning("looking for deleted %s failed, it is tried again: %s", kind.resource.plural, error)
+                continue
+            gone = kind.store.retain({entry.metadata.uid for entry in listed}, version)
+            if gone:
+                logger.warning("%d deleted %s had not been reported by the watch", gone, kind.resource.plural)
+
+
+def _known(store: Store[Any], entry: PartialObject) -> bool:
+    found = store.get(entry.metadata.namespace, entry.metadata.name)
+    return found is not None and found.metadata.uid == entry.metadata.uid
+
+
+_decode = decoder(ObjectList[PartialObject])
+
+
+async def _list(api: Api, resource: Resource, namespace: str | None) -> tuple[list[PartialObject], str]:
+    entries: list[PartialObject] = []
+    token = version = ""
+    while True:
+        raw = await api.list(resource, namespace=namespace, limit=LIST_PAGE, continue_=token, metadata_only=True)
+        page = _decode(raw)
+        entries += page.items or ()
+        version = version or page.metadata.resource_version
+        token = page.metadata.continue_
+        if not token:
+            return entries, version
