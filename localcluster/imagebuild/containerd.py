@@ -1,0 +1,162 @@
+"""Brings images from the store to a containerd, moving only what it lacks.
+
+A large layer is not sent: its file is linked into containerd's content store, on the same file system, and then
+registered by an ingest of which every byte is there already. So 5 GB of PyTorch are on the disk once (and once unpacked).
+This relies on containerd looking for a blob by its name before it takes bytes. Where that does not hold, or the link
+is not possible, the same command sends the bytes: slower, and nothing else changes.
+
+The rest (index, manifests, configurations, small layers) goes as one image archive, whose import also unpacks, and lets
+the garbage collector know what belongs to what.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import tarfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from localcluster.console import CannotRun, say
+from localcluster.imagebuild.layers import Layer
+from localcluster.imagebuild.store import LAYOUT, Descriptor, Store, index_json
+
+NAMESPACE = "k8s.io"  # the kubelet's
+SNAPSHOTTER = "overlayfs"
+# Layers above this size are linked and registered one by one, smaller ones travel in the archive.
+_LARGE = 8 << 20
+# REF TYPE DIGEST STATUS (parts) SIZE UNPACKED
+_CHECK = re.compile(r"^(\S+)\s+\S+\s+(sha256:[0-9a-f]{64})\s+(\w+).*\s(true|false)\s*$")
+_GC_ROOT = "containerd.io/gc.root"
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """An image that containerd has; `usable` when all its content is there and unpacked."""
+
+    digest: str
+    usable: bool
+
+
+class Containerd:
+    """One containerd, talked to through its own command-line client."""
+
+    def __init__(self, ctr: Path, socket: Path) -> None:
+        self._command = [str(ctr), "--address", str(socket), "--namespace", NAMESPACE]
+
+    def _run(self, *arguments: str, stdin: bytes | IO[bytes] | None = None) -> str:
+        feed = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
+        result = subprocess.run([*self._command, *arguments], capture_output=True, **feed)  # type: ignore[call-overload]
+        if result.returncode:
+            message = result.stderr.decode(errors="replace").strip()
+            raise CannotRun(f"containerd refused 'ctr {' '.join(arguments[:2])}': {message}")
+        output: bytes = result.stdout
+        return output.decode()
+
+    def images(self) -> dict[str, Present]:
+        """Images by name, those that are known only by their digest too."""
+        found = {}
+        for line in self._run("images", "check").splitlines():
+            match = _CHECK.match(line)
+            if match:
+                found[match[1]] = Present(match[2], match[3] == "complete" and match[4] == "true")
+        return found
+
+    def load(self, store: Store, wanted: Mapping[str, Descriptor]) -> list[str]:
+        """Make containerd's images those of ``wanted``; returns the names of the ones that were not there yet."""
+        before = self.images()
+        missing = {
+            name: manifest for name, manifest in wanted.items() if before.get(name) != Present(manifest.digest, True)
+        }
+        if not missing:
+            return []
+        layers = {layer for manifest in missing.values() for layer in store.layers_of(manifest)}
+        held = self._register(store, [layer for layer in layers if layer.size > _LARGE])
+        try:
+            self._run("images", "import", "--snapshotter", SNAPSHOTTER, "-", stdin=_archive(store, missing))
+        finally:
+            for digest in held:
+                self._run("content", "label", digest, f"{_GC_ROOT}=")
+        self._check(missing)
+        self._forget(before, missing)
+        return sorted(missing)
+
+    def _register(self, store: Store, layers: Iterable[Layer]) -> list[str]:
+        """Make large layers known; returns those that are held until the images refer to them."""
+        held = []
+        present = set(self._run("content", "ls", "--quiet").split())
+        for layer in sorted(layers, key=lambda layer: layer.digest):
+            if layer.digest in present:
+                continue
+            blob = store.blob(layer.digest)
+            say(f"giving containerd a layer of {layer.size / 1e9:.2f} GB")
+            _link(blob, self._content_directory() / blob.name)
+            expected = ["--expected-digest", layer.digest, "--expected-size", str(layer.size)]
+            with blob.open("rb") as content:
+                self._run("content", "ingest", *expected, f"layer-{layer.digest}", stdin=content)
+            # Nothing refers to it before the import, so the garbage collector would be right to take it.
+            self._run("content", "label", layer.digest, f"{_GC_ROOT}=loading")
+            held.append(layer.digest)
+        return held
+
+    def _content_directory(self) -> Path:
+        """Where containerd keeps blobs: it says so itself."""
+        listed = self._run("plugins", "ls", "--detailed", "type==io.containerd.content.v1")
+        match = re.search(r"root\s+(/.*\S)", listed)
+        if not match:
+            raise CannotRun("containerd does not say where its content is: 'ctr plugins ls --detailed' shows no root")
+        return Path(match[1]) / "blobs" / "sha256"
+
+    def _check(self, loaded: Mapping[str, Descriptor]) -> None:
+        after = self.images()
+        for name, manifest in loaded.items():
+            if after.get(name) != Present(manifest.digest, True):
+                raise CannotRun(f"containerd took {name} but does not have it ready: found {after.get(name)}; run again")
+
+    def _forget(self, before: Mapping[str, Present], loaded: Mapping[str, Descriptor]) -> None:
+        """Drop the previous images of these names, which containerd still knows by digest: they hold their layers."""
+        replaced = {before[name].digest for name in loaded if name in before}
+        current = {manifest.digest for manifest in loaded.values()}
+        old = [
+            name
+            for name, image in before.items()
+            if name.startswith("sha256:") and image.digest in replaced and image.digest not in current
+        ]
+        if old:
+            self._run("images", "rm", *old)
+
+
+def _link(blob: Path, target: Path) -> None:
+    """Give a blob a second name; quietly does nothing where that is impossible, see the module's docstring."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(blob, target)
+    except OSError as error:
+        say(f"the layer is copied, since it could not be linked: {error.strerror}")
+
+
+def _archive(store: Store, images: Mapping[str, Descriptor]) -> bytes:
+    """An image archive of ``images`` less the large layers."""
+    digests = []
+    for manifest in images.values():
+        config = json.loads(store.read(manifest.digest))["config"]["digest"]
+        small = [layer.digest for layer in store.layers_of(manifest) if layer.size <= _LARGE]
+        digests += [manifest.digest, config, *small]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        _put(archive, "oci-layout", json.dumps(LAYOUT).encode())
+        for digest in dict.fromkeys(digests):
+            _put(archive, f"blobs/sha256/{digest.removeprefix('sha256:')}", store.read(digest))
+        _put(archive, "index.json", index_json(images))
+    return buffer.getvalue()
+
+
+def _put(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    archive.addfile(info, io.BytesIO(content))
