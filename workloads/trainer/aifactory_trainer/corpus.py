@@ -18,7 +18,9 @@ from pathlib import Path
 HELD_OUT_SHARE = 20
 """One file in this many is held out."""
 
-_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3", "encodings"})
+_SKIPPED = frozenset(
+    {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3", "encodings"}
+)
 """Folders of the standard library that hold other packages' code, or tables and tests rather than ordinary code."""
 
 

@@ -1,0 +1,217 @@
+"""Checkpoints as directories that are whole or absent.
+
+Role: write, find, check and prune `step-<n>` directories. Knows files only: no process group, no model.
+
+What always holds, whenever the process is killed:
+- A directory called `step-<n>` was complete and on the disk when it got that name (write aside, fsync, rename, fsync).
+- One that does not match its manifest's digest is not resumed from: it is set aside as `step-<n>.corrupt`, and the
+  next older one is tried.
+- At least the newest `keep` checkpoints stay; one is removed only after a newer one is in place.
+- The state is a torch archive that is read with weights_only=True: no pickle in it can run code.
+
+One process writes at a time (rank 0 of the only living attempt), which the operator sees to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+log = logging.getLogger("aifactory")
+
+STATE_FILE = "state.pt"
+MANIFEST_FILE = "manifest.json"
+_NAME = re.compile(r"step-(\d+)")
+_ASIDE_PREFIX = ".aside-"
+_MANIFEST_VERSION = 1
+
+
+class CheckpointError(Exception):
+    """A checkpoint is whole but can not be used; the message says which and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A whole checkpoint, verified.
+
+    Attributes:
+        step: number of steps done when it was written.
+        path: its directory.
+        data: the bytes of the torch archive.
+    """
+
+    step: int
+    path: Path
+    data: bytes
+
+
+class CheckpointStore:
+    """The checkpoints of one job in one directory."""
+
+    def __init__(self, directory: Path, keep: int = 3) -> None:
+        """Args: directory: made when first needed. keep: how many checkpoints stay, at least 1."""
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, it is {keep}")
+        self.directory = directory
+        self.keep = keep
+
+    def path(self, step: int) -> Path:
+        """Directory of the checkpoint of a step."""
+        return self.directory / f"step-{step}"
+
+    def save(self, step: int, state: dict[str, Any]) -> Path:
+        """Write a checkpoint; it is on the disk when this returns. Older ones beyond `keep` are removed.
+
+        Raises:
+            OSError: it can not be written. What was there before is still there.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        aside = self._aside(f"step-{step}")
+        aside.mkdir()
+        try:
+            torch.save(state, aside / STATE_FILE)
+            manifest = {
+                "version": _MANIFEST_VERSION,
+                "step": step,
+                "files": {STATE_FILE: {"sha256": _digest(aside / STATE_FILE), "size": _size(aside / STATE_FILE)}},
+            }
+            (aside / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
+            for path in (aside / STATE_FILE, aside / MANIFEST_FILE, aside):
+                fsync(path)
+            target = self.path(step)
+            if target.exists():  # the same step done again after an older checkpoint was resumed
+                self._remove(target)
+            aside.rename(target)
+            fsync(self.directory)
+        except RuntimeError as error:  # torch's writer has no OSError of its own: a full disk arrives like this
+            shutil.rmtree(aside, ignore_errors=True)
+            raise OSError(str(error)) from error
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        self._prune()
+        return target
+
+    def newest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, or None. Damaged ones are set aside and named in the log.
+
+        Raises:
+            CheckpointError: a checkpoint was written by another version of this package.
+            OSError: the directory can not be read now. That is no damage: to start from step 0 would lose the work.
+        """
+        for step, path in self.list():
+            try:
+                return Checkpoint(step, path, _verified(path, step))
+            except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+                log.warning("checkpoint %s is damaged and is not used: %s", path, error)
+                self._set_aside(path)
+        return None
+
+    def list(self) -> list[tuple[int, Path]]:
+        """Steps and directories by name alone, newest first."""
+        return sorted(self._named(), reverse=True)
+
+    def clean(self) -> None:
+        """Remove what killed attempts left half done. Call before training, never while another attempt lives."""
+        if self.directory.is_dir():
+            for path in self.directory.glob(f"{_ASIDE_PREFIX}*"):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _named(self) -> Iterator[tuple[int, Path]]:
+        if not self.directory.is_dir():
+            return
+        for path in self.directory.iterdir():
+            match = _NAME.fullmatch(path.name)
+            if match is not None and path.is_dir():
+                yield int(match[1]), path
+
+    def _prune(self) -> None:
+        for _, path in self.list()[self.keep :]:
+            self._remove(path)
+        for path in self.directory.glob("step-*.corrupt"):  # a newer one is in place now
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _remove(self, path: Path) -> None:
+        """Rename first: a removal cut short must not leave a directory that looks like a checkpoint."""
+        aside = self._aside(path.name)
+        path.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _set_aside(self, path: Path) -> None:
+        corrupt = path.with_name(f"{path.name}.corrupt")
+        shutil.rmtree(corrupt, ignore_errors=True)
+        try:
+            path.rename(corrupt)
+        except OSError as error:
+            log.warning("%s can not be renamed: %s", path, error)
+
+    def _aside(self, name: str) -> Path:
+        return self.directory / f"{_ASIDE_PREFIX}{name}-{secrets.token_hex(4)}"
+
+
+def decode(checkpoint: bytes, where: str) -> dict[str, Any]:
+    """The state in a checkpoint's bytes.
+
+    Raises:
+        CheckpointError: the bytes are what was written, but can not be read without running code.
+    """
+    try:
+        state = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
+    except Exception as error:
+        where = path or "the checkpoint"
+        raise CheckpointError(
+            f"{where} can not be read safely: {error}. Remove it to go on from an older one"
+        ) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path or 'the checkpoint'} holds a {type(state).__name__} instead of a dict")
+    return state
+
+
+def fsync(path: Path) -> None:
+    """Push a file's bytes, or a directory's names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _verified(path: Path, step: int) -> bytes:
+    """The bytes of the state file, if they are the ones that were written."""
+    manifest = json.loads((path / MANIFEST_FILE).read_text())
+    if manifest["version"] != _MANIFEST_VERSION:
+        version = manifest["version"]
+        raise CheckpointError(
+            f"{path} has format version {version}, this program reads version {_MANIFEST_VERSION}: "
+            "resume with the version that wrote it, or remove the directory to start anew"
+        )
+    if manifest["step"] != step:
+        raise ValueError(f"its manifest is of step {manifest['step']}")
+    data = (path / STATE_FILE).read_bytes()
+    expected = manifest["files"][STATE_FILE]
+    if len(data) != expected["size"]:
+        raise ValueError(f"{STATE_FILE} has {len(data)} bytes of {expected['size']}")
+    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+        raise ValueError(f"{STATE_FILE} does not match its digest")
+    return data
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size

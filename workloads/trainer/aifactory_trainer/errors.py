@@ -1,0 +1,117 @@
+"""Say why the process ended, where the operator reads it.
+
+Role: write the exception's text into torchelastic's error file and into the pod's termination log.
+
+What always holds:
+- The text fits: a kubelet keeps the last 4096 bytes of the log, so a longer JSON document would arrive without its
+  beginning. The call stack is cut, the message is kept.
+- The termination log is written by the process that failed. torchrun is meant to copy a worker's error file there, but
+  it first removes the file that exists, and a bind mount can not be removed (torch 2.15, ErrorHandler._rm).
+- The first cause stays: processes that fail in the wake of another do not overwrite the log.
+- Nothing here raises: a full disk must not hide the error that is being reported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+NO_RESTART = 93
+"""Exit code that asks not to be restarted (NVIDIA resiliency extension's convention)."""
+
+TERMINATED = 143
+"""Exit code of a process that ended because it was asked to: 128 + SIGTERM."""
+
+_LIMIT_BYTES = 4096
+_MESSAGE_CHARACTERS = 1500
+_STACK_CHARACTERS = 1200
+
+
+def record(message: str, *, stack: str = "", code: int = 1) -> None:
+    """Write why the process ends.
+
+    Args:
+        message: `ExceptionName: text`, as `torch.distributed.elastic`'s `@record` writes it.
+        stack: the formatted traceback.
+        code: the exit code the process is going to have. torchrun itself always ends with 1, so this is the only way
+            on which the code of the program gets out of the pod.
+    """
+    document = _document(message, stack, code)
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if error_file:
+        _write(Path(error_file), document)
+    log = _termination_log()
+    if log is not None and not _has_text(log):
+        _write(log, document)
+
+
+def record_exception(error: BaseException) -> None:
+    """Write an exception that is about to end the process."""
+    stack = "".join(traceback.format_exception(error))
+    record(f"{type(error).__name__}: {error}", stack=stack)
+
+
+def install() -> None:
+    """Make every exception that ends the process reach the error file; called by `Run` and `start`."""
+    if sys.excepthook is not _report_and_print:
+        global _previous_hook
+        _previous_hook = sys.excepthook
+        sys.excepthook = _report_and_print
+
+
+def give_up(message: str) -> NoReturn:
+    """End the process so that the job is not restarted, because a restart would end the same.
+
+    Raises:
+        SystemExit: with code 93.
+    """
+    print(message, file=sys.stderr, flush=True)
+    record(f"NoRestart: {message}", code=NO_RESTART)
+    raise SystemExit(NO_RESTART)
+
+
+_previous_hook = sys.__excepthook__
+
+
+def _report_and_print(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        record_exception(error)
+    _previous_hook(kind, error, trace)
+
+
+def _document(message: str, stack: str, code: int) -> str:
+    """torchelastic's error file; its agent needs the timestamp (seconds, as text) and tells by it who failed first."""
+    extra = {"py_callstack": stack[-_STACK_CHARACTERS:], "timestamp": str(int(time.time()))}
+    if len(message) > _MESSAGE_CHARACTERS:  # the beginning names the exception, the last line is the cause
+        message = f"{message[: _MESSAGE_CHARACTERS // 3]} ... {message[-_MESSAGE_CHARACTERS * 2 // 3 :]}"
+    text = json.dumps({"message": {"message": message, "extraInfo": extra, "errorCode": code}}, ensure_ascii=False)
+    if len(text.encode(errors="replace")) > _LIMIT_BYTES:
+        extra["py_callstack"] = ""
+        text = json.dumps({"message": {"message": message[-700:], "extraInfo": extra, "errorCode": code}})
+    return text
+
+
+def _termination_log() -> Path | None:
+    """Where Kubernetes takes the termination message from, when this is a pod."""
+    path = Path(os.environ.get("AIFACTORY_TERMINATION_LOG") or "/dev/termination-log")
+    return path if path.is_file() else None
+
+
+def _has_text(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, errors="replace")
+    except OSError as problem:
+        print(f"aifactory: {path} can not be written: {problem}", file=sys.stderr)

@@ -1,0 +1,243 @@
+"""Turn a trained model into an artifact that the factory can publish and serve.
+
+Role: write an artifact directory: `config.json`, which says everything about it, and one file of weights.
+
+What always holds:
+- The directory appears by one rename: who sees it sees all of it.
+- The same model gives the same bytes, so the artifact's digest is reproducible: no time, host or path is in it.
+- The files hold no pickle that would have to be run: `causal-lm` is safetensors, `torch-export` is a graph and raw
+  tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aifactory_trainer.checkpoint import fsync
+from aifactory_trainer.environment import Environment
+from aifactory_trainer.state import unwrap
+
+log = logging.getLogger("aifactory")
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+PROGRAM_FILE = "model.pt2"
+
+_TRITON_TYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "UINT8",
+    torch.int8: "INT8",
+    torch.int16: "INT16",
+    torch.int32: "INT32",
+    torch.int64: "INT64",
+    torch.float16: "FP16",
+    torch.bfloat16: "BF16",
+    torch.float32: "FP32",
+    torch.float64: "FP64",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a served model.
+
+    Attributes:
+        name: as clients call it.
+        data_type: Triton's name of the type.
+        dims: shape without the batch dimension.
+    """
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...]
+
+    @classmethod
+    def of(cls, name: str, example: Tensor) -> TensorSpec:
+        """The spec of a batch like this one."""
+        if example.dtype not in _TRITON_TYPES:
+            raise TypeError(f"{name}: Triton has no type for {example.dtype}")
+        return cls(name, _TRITON_TYPES[example.dtype], tuple(example.shape[1:]))
+
+    def to_json(self) -> dict[str, object]:
+        """As in config.json."""
+        return {"name": self.name, "dataType": self.data_type, "dims": list(self.dims)}
+
+
+def export_causal_lm(
+    model: nn.Module,
+    config: Mapping[str, object],
+    *,
+    metrics: Mapping[str, float] | None = None,
+    output: Path | None = None,
+) -> Path:
+    """Write a language model as `config.json` and `model.safetensors`.
+
+    Args:
+        model: the model, with or without DistributedDataParallel around it.
+        config: what a server needs to build it again: `architecture`, `tokenizer`, `vocabSize`, `contextLength` ...
+        metrics: figures that go with the model, such as `heldOutBitsPerByte`.
+        output: the artifact directory; default: AIFACTORY_OUTPUT.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: config lacks a field that the format needs.
+        OSError: the directory can not be written; what was there before is still there.
+    """
+    from safetensors.torch import save_file
+
+    missing = [key for key in ("architecture", "tokenizer", "vocabSize", "contextLength") if key not in config]
+    if missing:
+        raise ValueError(f"the format causal-lm needs {', '.join(missing)} in config")
+    weights = _unshared(unwrap(model).state_dict())
+    with _artifact(output) as directory:
+        save_file(weights, str(directory / WEIGHTS_FILE), metadata={"format": "pt"})
+        _write_config(directory, {"format": "causal-lm", **config}, metrics)
+    return _target(output)
+
+
+def export_torch(
+    model: nn.Module,
+    examples: Mapping[str, Tensor],
+    *,
+    outputs: Sequence[str] = ("output",),
+    max_batch_size: int = 8,
+    metrics: Mapping[str, float] | None = None,
+    output: Path | None = None,
+) -> Path:
+    """Write any model as a torch.export program (`model.pt2`) that takes batches of every size up to a largest one.
+
+    Args:
+        model: takes the examples in their order; returns a tensor, or one for each name in `outputs`.
+        examples: a batch of at least two for each input, by the input's name; the first dimension is the batch.
+        outputs: names of the outputs.
+        max_batch_size: the largest batch served together, at least 2.
+        metrics: figures that go with the model.
+        output: the artifact directory; default: AIFACTORY_OUTPUT.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: examples or outputs do not fit the model, or the program answers other than the model.
+        OSError: the directory can not be written; what was there before is still there.
+    """
+    inner = unwrap(model)
+    assert isinstance(inner, nn.Module)
+    batch = _check_examples(examples, max_batch_size)
+    arguments = tuple(example.detach() for example in examples.values())
+    training = inner.training
+    inner.eval()
+    try:
+        with torch.no_grad():
+            answers = _as_tuple(inner(*arguments), outputs)
+            rows = torch.export.Dim("batch", min=1, max=max_batch_size)
+            shapes = tuple({0: rows} for _ in arguments)
+            program = torch.export.export(inner, arguments, dynamic_shapes=shapes if batch > 1 else None)
+    finally:
+        inner.train(training)
+    _forget_sources(program)
+    config = {
+        "format": "torch-export",
+        "inputs": [TensorSpec.of(name, example).to_json() for name, example in examples.items()],
+        "outputs": [TensorSpec.of(name, answer).to_json() for name, answer in zip(outputs, answers, strict=True)],
+        "maxBatchSize": max_batch_size,
+    }
+    with _artifact(output) as directory:
+        torch.export.save(program, directory / PROGRAM_FILE)
+        loaded = torch.export.load(directory / PROGRAM_FILE).module()
+        _check_same(loaded, arguments, answers, outputs)
+        _write_config(directory, config, metrics)
+    return _target(output)
+
+
+def _check_examples(examples: Mapping[str, Tensor], max_batch_size: int) -> int:
+    """torch.export takes a first dimension of 1 for a constant, so the examples must be real batches."""
+    sizes = {name: example.shape[0] if example.dim() else 0 for name, example in examples.items()}
+    if not sizes or len(set(sizes.values())) != 1:
+        raise ValueError(f"examples must be batches of the same size, they are {sizes or 'none'}")
+    batch = next(iter(sizes.values()))
+    if not 2 <= batch <= max_batch_size:
+        raise ValueError(f"examples must be batches of 2 to max_batch_size ({max_batch_size}), they are of {batch}")
+    return batch
+
+
+def _as_tuple(answer: Any, names: Sequence[str]) -> tuple[Tensor, ...]:
+    answers = tuple(answer) if isinstance(answer, (tuple, list)) else (answer,)
+    if not all(isinstance(value, Tensor) for value in answers):
+        raise ValueError("the model must return a tensor or a tuple of tensors")
+    if len(answers) != len(names):
+        raise ValueError(f"the model returns {len(answers)} tensors, but outputs names {len(names)}: {list(names)}")
+    return answers
+
+
+def _check_same(
+    program: Callable[..., Any], arguments: tuple[Tensor, ...], answers: tuple[Tensor, ...], names: Sequence[str]
+) -> None:
+    with torch.no_grad():
+        again = _as_tuple(program(*arguments), names)
+    for name, expected, found in zip(names, answers, again, strict=True):
+        if not torch.allclose(expected, found, rtol=1e-3, atol=1e-4, equal_nan=True):
+            raise ValueError(f"the exported program's {name} differs from the model's")
+
+
+def _forget_sources(program: torch.export.ExportedProgram) -> None:
+    """Take out file names and line numbers: they are of no use elsewhere, and differ from machine to machine."""
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+
+
+def _unshared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights on the CPU, each in memory of its own, which safetensors asks for."""
+    return {name: weights[name].detach().cpu().clone().contiguous() for name in sorted(weights)}
+
+
+def _write_config(directory: Path, config: Mapping[str, object], metrics: Mapping[str, float] | None) -> None:
+    """Sorted, so that equal configurations are equal bytes; JSON has no NaN, so such metrics are left out."""
+    finite = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
+    text = json.dumps({**config, "metrics": finite}, indent=2, sort_keys=True, allow_nan=False)
+    (directory / CONFIG_FILE).write_text(text + "\n")
+
+
+def _target(output: Path | None) -> Path:
+    return Environment.read().output if output is None else output
+
+
+@contextmanager
+def _artifact(output: Path | None) -> Iterator[Path]:
+    """A directory to write into that becomes the artifact when the block ends well, and vanishes otherwise."""
+    target = _target(output).absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{target.name}-*"):  # of attempts that were killed
+        shutil.rmtree(left, ignore_errors=True)
+    aside = target.parent / f".{target.name}-{secrets.token_hex(4)}"
+    aside.mkdir()
+    try:
+        yield aside
+        for path in aside.iterdir():
+            path.chmod(0o644)  # some writers make private files, and the publisher may have another user id
+            fsync(path)
+        fsync(aside)
+        if target.exists():
+            target.rename(aside.with_name(f"{aside.name}-old"))
+        aside.rename(target)
+        fsync(target.parent)
+    finally:
+        for left in target.parent.glob(f"{aside.name}*"):
+            shutil.rmtree(left, ignore_errors=True)
+    log.info("artifact written to %s", target)

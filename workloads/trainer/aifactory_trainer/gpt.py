@@ -1,0 +1,231 @@
+"""Train a small language model on text, byte by byte.
+
+    torchrun -m aifactory_trainer.gpt --steps=300        (also: python -m aifactory_trainer.gpt)
+
+Role: a whole training program that is read in one sitting, and the example of how a program uses this package. The
+model is in model.py, the text in corpus.py; what is here is the training itself.
+
+What always holds: the batch of a step follows from the seed, the step and the number of ranks alone, so the step is
+the position in the data, and a run that was killed and resumed ends with the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import sys
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from aifactory_trainer import Run, World, corpus, errors, export_causal_lm, give_up, start
+from aifactory_trainer.model import END_OF_TEXT, GPT, GPTConfig, generate
+
+log = logging.getLogger("aifactory")
+
+WARM_UP_STEPS = 20
+FINAL_LEARNING_RATE = 0.05
+"""Share of the learning rate that is left at the end."""
+WEIGHT_DECAY = 0.1
+BETAS = (0.9, 0.95)
+GRADIENT_NORM = 1.0
+MEASURED_WINDOWS = 512
+PRINT_SECONDS = 2.0
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint also reaches the job's status."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
+        errors.record(f"ArgumentError: {message}", code=2)
+        super().error(message)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; a bad one ends the process with code 2."""
+    parser = Parser(prog="aifactory_trainer.gpt", description="Train a byte-level language model.")
+    parser.add_argument("--steps", type=positive, default=300, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--data", help="file or directory; default: the input `corpus`, else Python's own sources")
+    parser.add_argument("--batch", type=positive, default=8, help="windows a step in each process (%(default)s)")
+    parser.add_argument("--context", type=positive, default=128, help="window length in bytes (%(default)s)")
+    parser.add_argument("--layers", type=positive, default=3, help="blocks (%(default)s)")
+    parser.add_argument("--heads", type=positive, default=4, help="attention heads (%(default)s)")
+    parser.add_argument("--embedding", type=positive, default=128, help="width (%(default)s)")
+    parser.add_argument("--learning-rate", type=rate, default=3e-3, help="highest learning rate (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1337, help="of weights and batches (%(default)s)")
+    parser.add_argument("--checkpoint-every", type=positive, default=50, help="steps (%(default)s)")
+    parser.add_argument("--keep", type=positive, default=3, help="checkpoints that stay (%(default)s)")
+    parser.add_argument("--sample", type=int, default=200, help="bytes to write at the end (%(default)s)")
+    args = parser.parse_args(arguments)
+    try:
+        args.config = GPTConfig(args.context, args.layers, args.heads, args.embedding)
+        args.source = corpus.find_source(args.data)
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    return args
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, it is {text}")
+    return value
+
+
+def rate(text: str) -> float:
+    """A number above 0."""
+    value = float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, it is {text}")
+    return value
+
+
+def train(args: argparse.Namespace, world: World) -> None:
+    """The whole program: data, model, loop, measure, export."""
+    text = corpus.load(args.source)
+    training, held_out = to_tokens(text.train), to_tokens(text.held_out)
+    for name, tokens in (("training", training), ("held-out", held_out)):
+        if len(tokens) <= args.context + 1:
+            raise ValueError(f"{text.source}: the {name} text of {len(tokens)} bytes is shorter than --context")
+    torch.manual_seed(args.seed)
+    model = GPT(args.config).to(world.device)
+    optimizer = make_optimizer(model, args.learning_rate)
+    network = distribute(model, world)
+    run = Run(model=model, optimizer=optimizer, checkpoint_every=args.checkpoint_every, keep=args.keep)
+    log.info(
+        "%d parameters, %.1f MB of text from %s, %d ranks on %s, %d threads each",
+        *(sum(p.numel() for p in model.parameters()), len(training) / 1e6, text.source),
+        *(world.size, world.device.type, torch.get_num_threads()),
+    )
+    printed = 0.0
+    for step in run.steps(args.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = args.learning_rate * schedule(step, args.steps)
+        windows = batch(training, step, args, world).to(world.device)
+        with torch.autocast("cuda", torch.bfloat16, enabled=world.device.type == "cuda"):
+            loss = next_byte_loss(network(windows[:, :-1]), windows[:, 1:])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
+        optimizer.step()
+        optimizer.zero_grad()
+        run.report(loss=loss, tokens=args.batch * args.context * world.size)
+        if time.monotonic() - printed > PRINT_SECONDS or step + 1 == args.steps:
+            printed = time.monotonic()
+            show(step + 1, args.steps, loss.item(), run)
+    finish(args, world, model, held_out, run)
+
+
+def show(step: int, total: int, loss: float, run: Run) -> None:
+    """One line of progress, and an end to a run that has diverged."""
+    if not math.isfinite(loss):
+        give_up(f"the loss of step {step} is {loss}: a restart would end the same, use a smaller --learning-rate")
+    if run.rank == 0:
+        speed = run.tokens_per_second
+        log.info("step %d/%d  loss %.3f%s", step, total, loss, f"  {speed:,.0f} tokens/s" if speed else "")
+
+
+def finish(args: argparse.Namespace, world: World, model: GPT, held_out: Tensor, run: Run) -> None:
+    """Measure the model next to an untrained one, show what it writes, and export it."""
+    torch.manual_seed(args.seed)
+    untrained = GPT(args.config).to(world.device)
+    metrics = {
+        "heldOutBitsPerByte": bits_per_byte(model, held_out, world),
+        "untrainedBitsPerByte": bits_per_byte(untrained, held_out, world),
+    }
+    if world.rank == 0:
+        log.info("held-out text: %(heldOutBitsPerByte).3f bits per byte, untrained %(untrainedBitsPerByte).3f", metrics)
+        generator = torch.Generator().manual_seed(args.seed)
+        sample = bytes(generate(model, b"def ", args.sample, generator=generator))
+        log.info("a sample:\ndef %s", sample.decode(errors="replace"))
+        path = export_causal_lm(model, args.config.to_json(), metrics=metrics)
+        log.info("exported to %s", path)
+        run.report(heldOutBitsPerByte=metrics["heldOutBitsPerByte"])
+        run.flush()
+
+
+def to_tokens(files: Sequence[bytes]) -> Tensor:
+    """All files in a row, END_OF_TEXT before each and after the last."""
+    end = torch.tensor([END_OF_TEXT], dtype=torch.int16)
+    parts = [part for file in files for part in (end, torch.frombuffer(bytearray(file), dtype=torch.uint8))]
+    return torch.cat([*(part.to(torch.int16) for part in parts), end])
+
+
+def batch(tokens: Tensor, step: int, args: argparse.Namespace, world: World) -> Tensor:
+    """This rank's windows (batch, context + 1) of a step: all ranks draw the same places and take every size-th."""
+    generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+    starts = torch.randint(len(tokens) - args.context, (args.batch * world.size,), generator=generator)
+    return windows_at(tokens, starts[world.rank :: world.size], args.context)
+
+
+def windows_at(tokens: Tensor, starts: Tensor, context: int) -> Tensor:
+    """Windows of context + 1 tokens."""
+    return tokens[starts[:, None] + torch.arange(context + 1)].long()
+
+
+def next_byte_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy in nats."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+def make_optimizer(model: GPT, learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW, with weight decay on the blocks' matrices only: the embedding is a table, rare bytes would fade."""
+    groups = [
+        {"params": list(model.blocks.parameters()), "weight_decay": WEIGHT_DECAY},
+        {"params": list(model.embedding.parameters()), "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS, fused=True)
+
+
+def schedule(step: int, total: int) -> float:
+    """Share of the learning rate: a linear warm-up, then half a cosine down to FINAL_LEARNING_RATE."""
+    warm = min(1.0, (step + 1) / min(WARM_UP_STEPS, total))
+    return warm * (FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * 0.5 * (1 + math.cos(math.pi * step / total)))
+
+
+def distribute(model: GPT, world: World) -> torch.nn.Module:
+    """Average the gradients of all ranks while they are computed."""
+    if world.size == 1:
+        return model
+    devices = [world.device] if world.device.type == "cuda" else None
+    # The buffers are constant tables: to send them before each step would only cost time.
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+@torch.no_grad()
+def bits_per_byte(model: GPT, tokens: Tensor, world: World) -> float:
+    """Mean cross entropy, in bits, over evenly spaced windows of a text; each rank measures its share of them."""
+    context = model.config.context
+    starts = torch.linspace(0, len(tokens) - context - 1, MEASURED_WINDOWS).long()[world.rank :: world.size]
+    total = torch.zeros(2, dtype=torch.float64)
+    for part in starts.split(32):
+        windows = windows_at(tokens, part, context).to(world.device)
+        total += torch.tensor([next_byte_loss(model(windows[:, :-1]), windows[:, 1:]).item() * len(part), len(part)])
+    if world.size > 1:
+        dist.all_reduce(total)
+    return round(float(total[0] / total[1]) / math.log(2), 4)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    args = parse(arguments)
+    world = start()
+    if world.rank != 0:
+        log.setLevel(logging.WARNING)
+    train(args, world)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    errors.install()
+    main()

@@ -1,0 +1,214 @@
+"""Report progress to the operator without ever being in the way of training.
+
+Role: send the newest report over HTTP from a background thread.
+
+What always holds:
+- `submit` keeps a report and returns: it takes no network, converts no tensor and never blocks on the sender.
+- Only the newest report counts; one that can not be delivered is dropped, because the next one says more.
+- No failure of the receiving side (down, slow, refusing, wrong) reaches the training loop. Each kind is logged once.
+- At most one report every `interval` seconds, but the last one is sent at once.
+
+A 307 names the leading operator replica: it is followed with the same body and token. Proxies are not used: the
+receiver is inside the cluster.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import math
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import SupportsFloat
+from urllib.parse import urljoin, urlsplit
+
+log = logging.getLogger("aifactory")
+
+INTERVAL_SECONDS = 2.0
+TIMEOUT_SECONDS = 3.0
+_REDIRECTS = 3
+_RETRY_SECONDS = 0.3
+_TEMPORARY = frozenset({429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One report.
+
+    Attributes:
+        step: number of steps done.
+        total_steps: number of steps to do.
+        tokens_per_second: speed of all processes together.
+        metrics: numbers or one-element tensors; they are converted by the sender.
+        checkpoint: step and path (relative to the workspace) of the newest checkpoint.
+        resumed_from: the step this attempt started from, when it did not start from the beginning.
+    """
+
+    step: int
+    total_steps: int | None = None
+    tokens_per_second: float | None = None
+    metrics: Mapping[str, SupportsFloat] = field(default_factory=dict)
+    checkpoint: tuple[int, str] | None = None
+    resumed_from: int | None = None
+
+    def numbers(self) -> dict[str, float]:
+        """The metrics that are finite numbers: JSON knows no others, and one bad metric must not cost the report."""
+        found = {}
+        for name, value in self.metrics.items():
+            try:
+                number = float(value)
+            except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several elements
+                continue
+            if math.isfinite(number):
+                found[name] = number
+        return found
+
+    def to_json(self) -> bytes:
+        """The body of the request."""
+        body: dict[str, object] = {"step": self.step}
+        if self.total_steps is not None:
+            body["totalSteps"] = self.total_steps
+        if self.tokens_per_second is not None and math.isfinite(self.tokens_per_second):
+            body["tokensPerSecond"] = round(self.tokens_per_second, 1)
+        numbers = self.numbers()
+        if numbers:
+            body["metrics"] = numbers
+        if self.checkpoint is not None:
+            body["checkpoint"] = {"step": self.checkpoint[0], "path": self.checkpoint[1]}
+        if self.resumed_from is not None:
+            body["resumedFromStep"] = self.resumed_from
+        return json.dumps(body).encode()
+
+
+class Reporter:
+    """Sends the newest report; make one on rank 0 only."""
+
+    def __init__(
+        self,
+        url: str,
+        token_file: Path | None = None,
+        *,
+        interval: float = INTERVAL_SECONDS,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> None:
+        """Args: url: http or https. token_file: re-read for each report. timeout: for each network operation."""
+        self._url = url
+        self._token_file = token_file
+        self._interval = interval
+        self._timeout = timeout
+        self._changed = threading.Condition()
+        self._pending: Report | None = None
+        self._sending = False
+        self._hurry_until = 0.0
+        self._said: set[str] = set()
+        self._thread = threading.Thread(target=self._run, name="aifactory-progress", daemon=True)
+        self._thread.start()
+
+    def submit(self, report: Report) -> None:
+        """Replace the report that waits to be sent."""
+        with self._changed:
+            self._pending = report
+            self._changed.notify_all()
+
+    def flush(self, deadline_seconds: float = TIMEOUT_SECONDS) -> bool:
+        """Send what waits now, and wait for it at most this long. True: nothing waits any more."""
+        with self._changed:
+            self._hurry_until = time.monotonic() + deadline_seconds
+            self._changed.notify_all()
+            sent = self._changed.wait_for(lambda: self._pending is None and not self._sending, deadline_seconds)
+            self._hurry_until = 0.0
+            return sent
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending is not None)
+                report, self._pending = self._pending, None
+                self._sending = True
+            assert report is not None
+            delivered = self._deliver(report)
+            with self._changed:
+                # While somebody waits for the last report, one that met a temporary trouble is tried again.
+                if not delivered and self._hurrying() and self._pending is None:
+                    self._pending = report
+                self._sending = False
+                self._changed.notify_all()
+                if not delivered and self._hurrying():
+                    self._changed.wait(_RETRY_SECONDS)
+                else:
+                    self._changed.wait_for(self._hurrying, self._interval)
+
+    def _hurrying(self) -> bool:
+        return time.monotonic() < self._hurry_until
+
+    def _deliver(self, report: Report) -> bool:
+        """True: done with this report, delivered or refused for good."""
+        try:
+            status = self._post(report.to_json())
+        except Exception as error:
+            self._say_once(type(error).__name__, f"progress is not reported: {type(error).__name__}: {error}")
+            return False
+        if status in (200, 204):
+            return True
+        hint = {401: "the token was not accepted", 403: "this pod may not report for this job"}.get(status, "")
+        detail = f"HTTP {status}{': ' + hint if hint else ''}"
+        self._say_once(str(status), f"progress is not reported: {self._url} answered {detail}; training goes on")
+        return status not in _TEMPORARY
+
+    def _post(self, body: bytes) -> int:
+        url = self._url
+        for _ in range(_REDIRECTS + 1):
+            status, location = self._request(url, body)
+            if status != 307 or not location:
+                return status
+            url = urljoin(url, location)
+        raise RuntimeError(f"more than {_REDIRECTS} redirects")
+
+    def _request(self, url: str, body: bytes) -> tuple[int, str | None]:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or parts.hostname is None:
+            raise ValueError(f"{url} is no http address")
+        connection: http.client.HTTPConnection
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            connection = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=self._timeout, context=context)
+        else:
+            connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=self._timeout)
+        headers = {"Content-Type": "application/json", "Connection": "close"}
+        if self._token_file is not None:
+            headers["Authorization"] = f"Bearer {self._token_file.read_text().strip()}"
+        try:
+            target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
+            connection.request("POST", target, body, headers)
+            response = connection.getresponse()
+            return response.status, response.getheader("Location")
+        finally:
+            connection.close()
+
+    def _say_once(self, kind: str, message: str) -> None:
+        level = logging.DEBUG if kind in self._said else logging.WARNING
+        self._said.add(kind)
+        log.log(level, "%s", message)
+
+
+class Speed:
+    """Tokens a second over the last seconds; the first step, which pays for warming up, is left out."""
+
+    def __init__(self, window_seconds: float = 10.0) -> None:
+        self._window = window_seconds
+        self._marks: list[tuple[float, int]] = []
+        self._tokens = 0
+
+    def add(self, tokens: int, now: float) -> float | None:
+        """Count the tokens of a step that has just ended, and return the speed once it can be told."""
+        self._tokens += tokens
+        self._marks.append((now, self._tokens))
+        while len(self._marks) > 2 and now - self._marks[0][0] > self._window:
+            self._marks.pop(0)
+        start, before = self._marks[0]
+        return (self._tokens - before) / (now - start) if now > start else None

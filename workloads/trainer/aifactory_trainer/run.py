@@ -1,0 +1,242 @@
+"""A training run that survives: resume, checkpoint, report, and end in time when asked.
+
+Role: the loop around a training loop. It joins the parts of this package; each of them can be used alone.
+
+What always holds:
+- Rank 0 reads and writes checkpoints and hands the bytes to the others, so all ranks resume from the same step by
+  construction, also where they do not share a file system.
+- Decisions (checkpoint now, stop now) are taken together at the end of a step, so no rank is a step ahead.
+- SIGTERM ends the run after the step under way, with a checkpoint of it on the disk, on every rank.
+- Progress and checkpoint trouble is logged and never ends the training.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from types import FrameType
+from typing import Any, NoReturn, SupportsFloat
+
+import torch
+
+from aifactory_trainer import errors
+from aifactory_trainer import state as states
+from aifactory_trainer.checkpoint import CheckpointError, CheckpointStore, decode
+from aifactory_trainer.distributed import Group
+from aifactory_trainer.environment import Environment
+from aifactory_trainer.progress import Report, Reporter, Speed
+from aifactory_trainer.state import Stateful
+
+log = logging.getLogger("aifactory")
+
+_LAST_REPORT_SECONDS = 2.0
+
+
+class Run:
+    """One training run of this process.
+
+    Attributes:
+        step: number of steps done, counting those of earlier attempts.
+        resumed_from: the step this attempt started from; None when it started from the beginning.
+    """
+
+    def __init__(
+        self,
+        *,
+        checkpoint_every: int | None = None,
+        checkpoint_seconds: float | None = None,
+        keep: int = 3,
+        per_rank: Mapping[str, Stateful] | None = None,
+        environment: Environment | None = None,
+        **objects: Stateful,
+    ) -> None:
+        """Resume from the newest whole checkpoint, if there is one.
+
+        Args:
+            checkpoint_every: write a checkpoint after each so many steps.
+            checkpoint_seconds: write one when the last is this old; default: AIFACTORY_CHECKPOINT_INTERVAL, else 300.
+            keep: how many checkpoints stay.
+            per_rank: objects whose state differs between ranks, such as a data loader with its position.
+            environment: where things are; default: as the factory's environment variables say.
+            objects: what is the same on all ranks (`model=model, optimizer=optimizer, scheduler=scheduler`).
+
+        Raises:
+            CheckpointError: there is a checkpoint, but it does not fit the objects.
+            TypeError: an object's state can not be stored.
+            OSError: the checkpoints can not be read.
+        """
+        errors.install()
+        if checkpoint_every is not None and checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every must be at least 1, it is {checkpoint_every}")
+        self._env = environment or Environment.read()
+        self._every = checkpoint_every
+        self._seconds = self._env.checkpoint_seconds if checkpoint_seconds is None else checkpoint_seconds
+        self._objects = objects
+        self._per_rank = dict(per_rank or {})
+        states.check_storable({**self._objects, **self._per_rank})
+        self._group = Group()
+        self._store = CheckpointStore(self._env.checkpoints, keep)
+        self._stop_asked = False
+        self._total: int | None = None
+        self._metrics: dict[str, SupportsFloat] = {}
+        self._speed = Speed()
+        self._tokens_per_second: float | None = None
+        self._checkpoint: tuple[int, str] | None = None
+        self.step = 0
+        self.resumed_from: int | None = None
+        self._resume()
+        self._checkpoint_time = time.monotonic()
+        self._reporter = self._make_reporter()
+
+    @property
+    def rank(self) -> int:
+        """Rank of this process; 0 writes and reports."""
+        return self._group.rank
+
+    def steps(self, total: int) -> Iterator[int]:
+        """Yield the steps that are still to do, from 0 to total - 1; a step counts when the loop body has ended.
+
+        Raises:
+            SystemExit: with code 143, after SIGTERM and a checkpoint.
+        """
+        self._total = total
+        self._send()
+        previous = self._listen()
+        try:
+            while self.step < total:
+                yield self.step
+                self.step += 1
+                self._boundary()
+        finally:
+            if previous is not None:
+                signal.signal(signal.SIGTERM, previous)
+        self._send()
+        self.flush()
+
+    def report(self, *, tokens: int | None = None, **metrics: SupportsFloat) -> None:
+        """Tell how it goes; call it in each step, it costs next to nothing.
+
+        Args:
+            tokens: tokens (or samples) that all ranks together worked on since the last call.
+            metrics: numbers or one-element tensors. A tensor is read later and elsewhere, so a GPU is not waited for.
+        """
+        if self._reporter is None:
+            return
+        if tokens is not None:
+            self._tokens_per_second = self._speed.add(tokens, time.monotonic())
+        for name, value in metrics.items():
+            self._metrics[name] = value.detach() if isinstance(value, torch.Tensor) else value
+        self._send()
+
+    def flush(self) -> None:
+        """Send the last report now, in at most two seconds."""
+        if self._reporter is not None:
+            self._reporter.flush(_LAST_REPORT_SECONDS)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Speed of the last seconds, as reported; rank 0 only."""
+        return self._tokens_per_second
+
+    def _boundary(self) -> None:
+        """After each step: decide together whether to write a checkpoint and whether to stop."""
+        due = self.step == self._total or (self._every is not None and self.step % self._every == 0)
+        old = self._group.rank == 0 and time.monotonic() - self._checkpoint_time >= self._seconds
+        stopper, save = self._group.maximum(self._group.rank + 1 if self._stop_asked else 0, int(due or old))
+        if stopper or save:
+            self._save()
+        if stopper:
+            self._leave(stopper - 1)
+
+    def _save(self) -> None:
+        own = {"random": states.collect_random(), "objects": states.collect(self._per_rank)}
+        per_rank = self._group.gather(states.encode(own))
+        self._checkpoint_time = time.monotonic()
+        if self._group.rank != 0:
+            return
+        shared = states.collect(self._objects)
+        state = {"step": self.step, "shared": shared, "ranks": [states.decode(data) for data in per_rank]}
+        try:
+            path = self._store.save(self.step, state)
+        except OSError as error:
+            log.warning("the checkpoint of step %d was not written, training goes on: %s", self.step, error)
+            return
+        log.info("checkpoint %s written in %.1f s", path, time.monotonic() - self._checkpoint_time)
+        self._checkpoint = (self.step, f"{path.parent.name}/{path.name}")
+        self._send()
+
+    def _resume(self) -> None:
+        data: bytes | None = None
+        where = str(self._store.directory)
+        if self._group.rank == 0:
+            self._store.clean()
+            found = self._store.newest()
+            data = b"" if found is None else found.data
+            where = where if found is None else str(found.path)
+        data = self._group.broadcast(data)
+        if not data:
+            return
+        state = decode(data, where)
+        try:
+            step, shared, ranks = int(state["step"]), state["shared"], state["ranks"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{where} was not written by this package: {error}") from error
+        states.restore(self._objects, shared, where)
+        self._restore_rank(ranks, where)
+        self.step = self.resumed_from = step
+        self._checkpoint = (step, f"{self._store.directory.name}/{self._store.path(step).name}")
+        if self._group.rank == 0:
+            log.info("resumed from %s: step %d", where, step)
+
+    def _restore_rank(self, ranks: list[dict[str, Any]], where: str) -> None:
+        """With another number of ranks than before, those that are new start with what they have."""
+        if len(ranks) != self._group.size and self._group.rank == 0:
+            log.warning("%s was written by %d ranks, now there are %d", where, len(ranks), self._group.size)
+        if self._group.rank < len(ranks):
+            own = ranks[self._group.rank]
+            states.restore(self._per_rank, own["objects"], where)
+            states.restore_random(own["random"])
+
+    def _listen(self) -> Any:
+        """Take over SIGTERM for the time of the loop. Only the main thread can; elsewhere the default stays."""
+        if threading.current_thread() is not threading.main_thread():
+            return None
+        return signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop_asked = True
+
+    def _leave(self, by: int) -> NoReturn:
+        """End on every rank, once the checkpoint is on the disk. The code is never 0: the job is not done."""
+        self._group.barrier()
+        message = f"stopped at step {self.step} of {self._total}: rank {by} was asked to end (SIGTERM)"
+        if self._group.rank == 0:
+            kept = f"checkpoint {self._checkpoint[1]}" if self._checkpoint else "no checkpoint"
+            print(f"{message}; {kept}", file=sys.stderr, flush=True)
+        self.flush()
+        errors.record(f"Terminated: {message}", code=errors.TERMINATED)
+        raise SystemExit(errors.TERMINATED)
+
+    def _make_reporter(self) -> Reporter | None:
+        if self._group.rank != 0 or self._env.progress_url is None:
+            return None
+        reporter = Reporter(self._env.progress_url, self._env.token_file)
+        atexit.register(reporter.flush, _LAST_REPORT_SECONDS)  # also when the script ends by an exception
+        return reporter
+
+    def _send(self) -> None:
+        if self._reporter is not None:
+            report = Report(
+                step=self.step,
+                total_steps=self._total,
+                tokens_per_second=self._tokens_per_second,
+                metrics=dict(self._metrics),
+                checkpoint=self._checkpoint,
+                resumed_from=self.resumed_from,
+            )
+            self._reporter.submit(report)
