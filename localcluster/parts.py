@@ -1,0 +1,148 @@
+"""Build the programs the local cluster is made of: each once per version, from pinned Go modules.
+
+Every part has a directory under ``parts/`` with a go.mod and go.sum (one module each, since their dependencies conflict).
+A build is keyed by those files, by the part's own sources and by its flags, and is published by a rename, so a directory
+that exists is complete, whoever built it and whenever. Must not: leave anything in the source tree, or trust a name alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from localcluster import toolchain
+from localcluster.console import CannotRun, say
+from localcluster.locks import exclusive
+from localcluster.paths import SOURCES, binaries_dir
+
+KUBERNETES_VERSION = "v1.37.2"
+
+
+@dataclass(frozen=True)
+class Part:
+    """``binaries`` maps the name of a program to the Go package it is built from."""
+
+    name: str
+    binaries: dict[str, str]
+    tags: tuple[str, ...] = ()
+    ldflags: tuple[str, ...] = ("-s", "-w")
+
+    @property
+    def module(self) -> Path:
+        return SOURCES / "parts" / self.name
+
+
+def _kubernetes_version_flags() -> tuple[str, ...]:
+    """Without these, servers and kubectl call themselves v0.0.0 and clients refuse to compare versions."""
+    major, minor, _ = KUBERNETES_VERSION.removeprefix("v").split(".")
+    values = {"gitVersion": KUBERNETES_VERSION, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+    packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+    return tuple(f"-X={package}.{key}={value}" for package in packages for key, value in values.items())
+
+
+def _commands(prefix: str, *names: str) -> dict[str, str]:
+    return {name: f"{prefix}{name}" for name in names}
+
+
+_CONTAINERD = "github.com/containerd/containerd/v2/cmd/"
+
+PARTS = (
+    Part("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}),
+    Part(
+        "kubernetes",
+        _commands("k8s.io/kubernetes/cmd/", "kube-apiserver", "kubectl", "kube-controller-manager")
+        | _commands("k8s.io/kubernetes/cmd/", "kube-scheduler", "kubelet", "kube-proxy")
+        | {"volume-provisioner": "./volume-provisioner"},
+        ldflags=("-s", "-w", *_kubernetes_version_flags()),
+    ),
+    Part(
+        "containerd",
+        _commands(_CONTAINERD, "containerd", "containerd-shim-runc-v2", "ctr"),
+        # Without them it needs C libraries of file systems nobody here uses.
+        tags=("no_btrfs", "no_zfs", "no_devmapper", "no_aufs"),
+    ),
+    Part("coredns", {"coredns": "github.com/coredns/coredns"}),
+    Part("pause", {"pause": "."}),
+    Part("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),
+    Part("helm", {"helm": "helm.sh/helm/v4/cmd/helm"}),
+    Part("versitygw", {"versitygw": "github.com/versity/versitygw/cmd/versitygw"}),
+)
+CLUSTER_PARTS = ("etcd", "kubernetes", "containerd", "coredns", "pause")
+
+
+def part(name: str) -> Part:
+    return next(each for each in PARTS if each.name == name)
+
+
+def part_of(binary: str) -> Part:
+    """The part that ``binary`` is built with. Raises CannotRun with the list of names for an unknown one."""
+    for each in PARTS:
+        if binary in each.binaries:
+            return each
+    known = ", ".join(sorted(name for each in PARTS for name in each.binaries))
+    raise CannotRun(f"no program named '{binary}' is built here; there are: {known}")
+
+
+def key(spec: Part) -> str:
+    """What the binaries depend on, as 12 hexadecimal digits."""
+    digest = hashlib.sha256(repr((sorted(spec.binaries.items()), spec.tags, spec.ldflags)).encode())
+    for file in sorted(spec.module.rglob("*")):
+        if file.is_file():
+            content = hashlib.sha256(file.read_bytes()).hexdigest()
+            digest.update(f"{file.relative_to(spec.module)} {content}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def directory(spec: Part) -> Path:
+    return binaries_dir() / f"{spec.name}-{key(spec)}"
+
+
+def is_built(spec: Part) -> bool:
+    return directory(spec).is_dir()
+
+
+def ensure(name: str) -> Path:
+    """The directory of a part's binaries, built now if nobody has."""
+    spec = part(name)
+    target = directory(spec)
+    if target.is_dir():
+        return target
+    with exclusive(binaries_dir() / f".{name}.lock", f"building {name}"):
+        if not target.is_dir():
+            _build(spec, target)
+    return target
+
+
+def binary(name: str) -> Path:
+    """The path of a built program, building its part first if needed."""
+    return ensure(part_of(name).name) / name
+
+
+def _build(spec: Part, target: Path) -> None:
+    go = toolchain.ensure_go()
+    say(f"building {spec.name} ({', '.join(spec.binaries)}): minutes the first time, kept in {target}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{spec.name}-", dir=target.parent))
+    try:
+        for program, package in spec.binaries.items():
+            _go_build(go, spec, package, staging / program)
+        staging.chmod(0o755)
+        staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _go_build(go: Path, spec: Part, package: str, output: Path) -> None:
+    command = [str(go), "build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-tags", ",".join(spec.tags)]
+    command += ["-ldflags", " ".join(spec.ldflags), "-o", str(output), package]
+    # GOFLAGS of the caller could change what is built; GOTOOLCHAIN=local: never fetch another toolchain behind our back.
+    environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+    result = subprocess.run(command, cwd=spec.module, env=environment, capture_output=True, text=True)
+    if result.returncode:
+        tail = "\n".join(result.stderr.strip().splitlines()[-15:])
+        raise CannotRun(f"building {output.name} of {spec.name} failed; the compiler said:\n{tail}")
