@@ -1,0 +1,67 @@
+"""Asking the API server whose token a report carries (TokenReview)."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from aifactory.api import names
+from aifactory.app.progress import Reporter
+from aifactory.kube.api import Api
+from aifactory.kube.errors import KubeError
+from aifactory.kube.objects import Struct
+from aifactory.kube.resources import TOKENREVIEWS
+
+logger = logging.getLogger(__name__)
+
+_ACCOUNT_PREFIX = "system:serviceaccount:"
+_POD_NAME = "authentication.kubernetes.io/pod-name"
+_POD_UID = "authentication.kubernetes.io/pod-uid"
+
+
+class _User(Struct, frozen=True, gc=False):
+    username: str = ""
+    extra: dict[str, tuple[str, ...]] = {}
+
+
+class _Status(Struct, frozen=True, gc=False):
+    authenticated: bool = False
+    user: _User = _User()
+    audiences: tuple[str, ...] = ()
+
+
+class _Review(Struct, frozen=True, gc=False):
+    status: _Status = _Status()
+
+
+_decode = msgspec.json.Decoder(_Review).decode
+
+
+class ApiTokenReviewer:
+    """A `TokenReviewer` that asks the API server; tokens that are not bound to a pod are refused."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def __call__(self, token: str) -> Reporter | None:
+        """The pod the token is bound to, or None."""
+        body = {
+            "apiVersion": TOKENREVIEWS.api_version,
+            "kind": TOKENREVIEWS.kind,
+            "metadata": {},
+            "spec": {"token": token, "audiences": [names.PROGRESS_AUDIENCE]},
+        }
+        try:
+            status = _decode(await self._api.create(TOKENREVIEWS, body)).status
+        except KubeError as error:
+            logger.warning("a progress token could not be reviewed: %s", error)
+            return None
+        user = status.user
+        if not status.authenticated or names.PROGRESS_AUDIENCE not in status.audiences:
+            return None
+        pod, uid = user.extra.get(_POD_NAME, ()), user.extra.get(_POD_UID, ())
+        if not pod or not uid or not user.username.startswith(_ACCOUNT_PREFIX):
+            return None
+        namespace = user.username.removeprefix(_ACCOUNT_PREFIX).partition(":")[0]
+        return Reporter(namespace=namespace, pod=pod[0], uid=uid[0])
