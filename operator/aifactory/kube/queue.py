@@ -66,7 +66,7 @@ class WorkQueue(Generic[K]):
         """Keys added while worked on, with their background flag."""
         self._failures: dict[K, int] = {}
         self._due: dict[K, float] = {}
-        """The time at which a waiting key is added. The heap may hold older entries of the same key; they are skipped."""
+        """When a waiting key is added. The heap may hold older, later entries of the same key; they are skipped."""
         self._heap: list[tuple[float, int, K]] = []
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
@@ -83,6 +83,12 @@ class WorkQueue(Generic[K]):
     def __len__(self) -> int:
         """Keys that could be handed out now."""
         return len(self._fresh) + len(self._background)
+
+    def longest_work(self) -> float:
+        """Seconds since the key that is worked on longest was handed out; 0 when none is."""
+        # Keys are handed out in the order of time and a dictionary keeps it.
+        first = next(iter(self._processing.values()), None)
+        return 0.0 if first is None else asyncio.get_running_loop().time() - first
 
     # --- Adding ---
 

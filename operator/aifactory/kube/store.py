@@ -2,14 +2,15 @@
 
 Three sources feed a store: a watch (in order), lists (a moment's truth, maybe an old moment), and the answers to our
 own writes (often ahead of the watch). They overlap, repeat and overtake each other, so each fact is taken in only if
-it is newer than what is known. Resource versions of one resource can be compared as numbers (Kubernetes 1.35, KEP-5504).
+it is newer than what is known. Resource versions of one resource compare as numbers (Kubernetes 1.35, KEP-5504).
 
 What always holds:
 - An object never goes back to an older resource version.
 - A UID that was deleted does not come back with a version from before its deletion, whatever arrives late.
 - An answer to a write that the watch has already passed changes nothing: the store already knows what came of it.
-- Every change, whichever source it came from, is told to every subscriber exactly once, after it was taken in.
-  Wake-ups hang on this: a source that changes the store can not forget to wake somebody.
+- Every change, whichever source it came from, is told to every subscriber exactly once, after it was taken in; the
+  echo of a write that arrives by the watch is not a change any more. Wake-ups hang on this: a source that changes the
+  store can not forget to wake somebody.
 
 A store does no I/O and knows nothing about who reads it. It must be used from one thread (the event loop's).
 """
@@ -47,6 +48,8 @@ class Change(Generic[T]):
     new: T | None
     background: bool = False
     """It came with the first list: nothing happened just now, so it need not be looked at before what did."""
+    origin: str = ""
+    """The controller whose own status write this was: it has drawn its conclusions already, others have not."""
 
     @property
     def object(self) -> T:
@@ -112,13 +115,10 @@ class Store(Generic[T]):
 
     # --- Sources ---
 
-    def put(self, obj: T, *, background: bool = False, quiet: bool = False) -> bool:
+    def put(self, obj: T, *, background: bool = False, origin: str = "") -> bool:
         """Take in an object as a watch or a list reported it; returns whether that was news.
 
-        Args:
-            obj: the object.
-            background: passed on to subscribers.
-            quiet: do not tell subscribers. Only for the one who caused the change and has drawn its conclusions.
+        `background` and `origin` are passed on to subscribers, see `Change`.
         """
         metadata = obj.metadata
         version = version_number(metadata.resource_version)
@@ -133,22 +133,22 @@ class Store(Generic[T]):
             if known.uid != metadata.uid:
                 self._bury(known.uid, version)
                 self._remove(key, old)
-                self._tell(Change(old, None, background), quiet=False)
+                self._tell(Change(old, None, background))
                 old = None
         self._insert(key, old, obj)
-        self._tell(Change(old, obj, background), quiet)
+        self._tell(Change(old, obj, background, origin))
         return True
 
-    def put_response(self, raw: bytes, *, quiet: bool = False) -> bool:
+    def put_response(self, raw: bytes, *, origin: str = "") -> bool:
         """Take in the answer to a write of ours, unless the watch has passed it; returns whether it was news."""
         assert self._decode is not None, "a store that takes in responses needs a decoder"
-        return self.apply_response(self._decode(raw), quiet=quiet)
+        return self.apply_response(self._decode(raw), origin=origin)
 
-    def apply_response(self, obj: T, *, quiet: bool = False) -> bool:
+    def apply_response(self, obj: T, *, origin: str = "") -> bool:
         """As `put_response`, for an object that is already decoded."""
         if version_number(obj.metadata.resource_version) <= self._seen:
             return False
-        return self.put(obj, quiet=quiet)
+        return self.put(obj, origin=origin)
 
     def delete(self, key: Key, uid: str, resource_version: str) -> bool:
         """An incarnation was deleted at a version; returns whether it was known. A newer one of the same name stays."""
@@ -157,7 +157,7 @@ class Store(Generic[T]):
         if old is None or old.metadata.uid != uid:
             return False
         self._remove(key, old)
-        self._tell(Change(old, None), quiet=False)
+        self._tell(Change(old, None))
         return True
 
     def remove(self, obj: T) -> bool:
@@ -229,9 +229,7 @@ class Store(Generic[T]):
         if len(self._tombstones) > MAX_TOMBSTONES:
             self._tombstones.popitem(last=False)
 
-    def _tell(self, change: Change[T], quiet: bool) -> None:
-        if quiet:
-            return
+    def _tell(self, change: Change[T]) -> None:
         for listener in self._listeners:
             try:
                 listener(change)

@@ -1,0 +1,219 @@
+"""The reconcile loop of one kind: take a key, look, decide, write, report.
+
+Read `Controller._reconcile` first; the rest of the file is what surrounds it. What always holds:
+- An object is reconciled by one worker at a time; the queue sees to it.
+- Whatever happens in one reconcile, the key ends up well, queued, or waiting for a timer, and the worker goes on.
+- A status is written only on top of the version it was planned from: an old view can not overwrite a newer status.
+- Nothing is kept between reconciles but when a status first differed, and losing that only means writing sooner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from typing import Any, Final, Generic, Literal, TypeVar
+
+from aifactory.engine.executor import Executor
+from aifactory.engine.kind import Kind
+from aifactory.engine.plan import Plan, Subject
+from aifactory.kube import metrics
+from aifactory.kube.clock import Clock, SystemClock
+from aifactory.kube.errors import Conflict, KubeError, NotFound
+from aifactory.kube.events import EventRecorder, Regarding
+from aifactory.kube.queue import ShutDown, WorkQueue
+from aifactory.kube.resources import Key
+from aifactory.kube.store import Change
+
+logger = logging.getLogger(__name__)
+
+Observed = TypeVar("Observed")
+Result = Literal["success", "requeue", "requeue_after", "error"]
+
+WORKERS: Final = 16
+STATUS_DELAY: Final = 1.0
+
+
+class Controller(Generic[Observed]):
+    """Reconciles the objects of one kind.
+
+    Args:
+        kind: how to look and decide.
+        executor: how to write; shared by all controllers.
+        recorder: where Events go; None sends none.
+        queue: the keys; a fresh queue by default.
+        workers: reconciles at once. More hides the API server's latency better and holds more calls open.
+        status_delay: seconds a status that is not urgent may wait for further differences. More means fewer writes and
+            an older status.
+        clock: the time.
+    """
+
+    def __init__(
+        self,
+        kind: Kind[Observed],
+        executor: Executor,
+        *,
+        recorder: EventRecorder | None = None,
+        queue: WorkQueue[Key] | None = None,
+        workers: int = WORKERS,
+        status_delay: float = STATUS_DELAY,
+        clock: Clock | None = None,
+    ) -> None:
+        self.kind = kind
+        self.name = kind.name
+        self.queue: WorkQueue[Key] = queue or WorkQueue(kind.name)
+        self._executor = executor
+        self._recorder = recorder
+        self._workers = workers
+        self._status_delay = status_delay
+        self._clock = clock or SystemClock()
+        self._differs_since: dict[Key, float] = {}
+        self._results = {
+            result: metrics.RECONCILES.labels(self.name, result)
+            for result in ("success", "requeue", "requeue_after", "error")
+        }
+        self._errors = metrics.RECONCILE_ERRORS.labels(self.name)
+        self._seconds = metrics.RECONCILE_SECONDS.labels(self.name)
+        self._active = metrics.ACTIVE_WORKERS.labels(self.name)
+        self._delayed = metrics.STATUS_WRITES_DELAYED.labels(self.name)
+        metrics.MAX_WORKERS.labels(self.name).set(workers)
+
+    # --- Running ---
+
+    async def run(self) -> None:
+        """Work until `stop` is called (then it returns when the work in progress is done) or until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._workers):
+                group.create_task(self._work(), name=f"{self.name}-{number}")
+
+    async def stop(self, grace: float) -> None:
+        """Take no more keys and give reconciles in progress `grace` seconds to end."""
+        self.queue.shut_down()
+        try:
+            async with asyncio.timeout(grace):
+                await self.queue.drain()
+        except TimeoutError:
+            logger.warning("%s: some reconciles did not end within %.0f s", self.name, grace)
+
+    def wake(self, change: Change[Any]) -> None:
+        """Listener for the store of the controller's own kind: every change but those it wrote itself."""
+        if change.origin != self.name:
+            metadata = change.object.metadata
+            self.queue.add(Key(metadata.namespace, metadata.name), background=change.background)
+
+    async def _work(self) -> None:
+        while True:
+            try:
+                key = await self.queue.get()
+            except ShutDown:
+                return
+            self._active.inc()
+            started = self._clock.monotonic()
+            try:
+                self._results[await self._attempt(key)].inc()
+            finally:
+                self._seconds.observe(self._clock.monotonic() - started)
+                self._active.dec()
+                self.queue.done(key)
+
+    # --- One reconcile ---
+
+    async def _attempt(self, key: Key) -> Result:
+        """Reconcile, and turn every failure into another attempt."""
+        try:
+            return await self._reconcile(key)
+        except NotFound:
+            # The object went away under our hands; if it did not, its store will say so.
+            return self._end(key)
+        except Conflict:
+            # Our view is older than the object. The newer one is on its way and wakes the key; this is for safety.
+            self.queue.add_rate_limited(key)
+            return "requeue"
+        except KubeError as error:
+            delay = self.queue.add_rate_limited(key)
+            self._errors.inc()
+            logger.warning("%s %s: %s; tried again in %.1f s", self.name, key, error, delay)
+            return "error"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Not we were cancelled but something we waited for: a failure like any other.
+            return self._unexpected(key)
+        except Exception:
+            return self._unexpected(key)
+
+    async def _reconcile(self, key: Key) -> Result:
+        # 1. Look. Nothing is awaited between here and the plan, so it is made from one moment's view.
+        observed = self.kind.observe(key)
+        if observed is None:
+            return self._end(key)
+
+        # 2. Decide.
+        plan = self.kind.plan(observed, self._clock.now())
+
+        # 3. Write what belongs to the object. If that fails for a while, look again later; what is refused for good
+        #    becomes a status in the API server's own words.
+        outcome = await self._executor.run(plan.writes)
+        if outcome.refused:
+            for refused in outcome.refused:
+                metrics.REFUSED_WRITES.labels(self.name, refused.error.reason).inc()
+            answer = self.kind.on_error(observed, outcome.refused, self._clock.now())
+            plan = dataclasses.replace(answer, writes=())
+        elif outcome.passing is not None:
+            raise outcome.passing
+
+        # 4. Write the status, now or with what else changes soon.
+        subject = self.kind.subject(observed)
+        settled = await self._write_status(subject, plan)
+
+        # 5. Tell people, now that the status they will look at is there.
+        if settled and self._recorder is not None:
+            regarding = Regarding(self.kind.resource, subject.key, subject.uid)
+            for event in plan.events:
+                self._recorder.record(
+                    regarding, type_=event.type, reason=event.reason, message=event.message, action=event.action
+                )
+
+        # 6. Come back when the plan says so.
+        if outcome.refused:
+            self.queue.add_rate_limited(key)
+            return "error"
+        self.queue.forget(key)
+        if plan.requeue_after is None:
+            return "success"
+        self.queue.add_after(key, plan.requeue_after)
+        return "requeue_after" if plan.requeue_after > 0 else "requeue"
+
+    async def _write_status(self, subject: Subject, plan: Plan) -> bool:
+        """Write the status if it differs and its time has come; returns whether the object's status is the plan's."""
+        key, status = subject.key, plan.status
+        if status is None or status == subject.status:
+            self._differs_since.pop(key, None)
+            return True
+        # An Event is as good as a fact: what it speaks about must be readable when it arrives.
+        if not (plan.urgent or plan.events):
+            now = self._clock.monotonic()
+            left = self._differs_since.setdefault(key, now) + self._status_delay - now
+            if left > 0:
+                self._delayed.inc()
+                self.queue.add_after(key, left)
+                return False
+        await self._executor.write_status(self.kind.resource, subject, status, origin=self.name)
+        self._differs_since.pop(key, None)
+        return True
+
+    def _end(self, key: Key) -> Result:
+        """There is no such object: remember nothing about it."""
+        self.queue.forget(key)
+        self._differs_since.pop(key, None)
+        return "success"
+
+    def _unexpected(self, key: Key) -> Result:
+        """A mistake of ours: say it with the stack, but not again for each of a thousand times."""
+        delay = self.queue.add_rate_limited(key)
+        self._errors.inc()
+        failures = self.queue.failures(key)
+        if failures & (failures - 1) == 0:
+            logger.exception("%s %s: failed (%d times so far), tried again in %.1f s", self.name, key, failures, delay)
+        return "error"

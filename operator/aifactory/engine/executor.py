@@ -1,0 +1,209 @@
+"""Carrying out writes: concurrently, bounded, and with the answers put into the stores.
+
+One executor is shared by all controllers of a process: its bound is what the API server sees. It sorts failures into
+three sorts: those that mean the goal is reached already (a delete of what is gone), those that pass by waiting, and
+those that are refusals, which the user must get to read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from aifactory.engine.plan import Apply, Create, Delete, JsonPatch, MergePatch, Subject, Write, WriteError
+from aifactory.kube.api import Api
+from aifactory.kube.errors import AlreadyExists, ApiError, Conflict, KubeError, NotFound
+from aifactory.kube.objects import PartialObject
+from aifactory.kube.patch import merge_difference
+from aifactory.kube.resources import Key, Resource
+from aifactory.kube.store import Store
+
+logger = logging.getLogger(__name__)
+
+MAX_IN_FLIGHT: Final = 32
+"""Writes under way at once. More does not make an API server faster; it makes everybody else's calls slower."""
+MAX_PER_PLAN: Final = 24
+"""Of those, how many one plan may have: a job of a thousand pods leaves room for the others."""
+
+
+class _Head(msgspec.Struct, frozen=True, gc=False):
+    kind: str = ""
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+_decode_identity = msgspec.json.Decoder(PartialObject).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a plan's writes."""
+
+    refused: tuple[WriteError, ...] = ()
+    passing: KubeError | None = None
+    """A failure that goes away by waiting or by looking again."""
+
+
+class Executor:
+    """Carries out writes.
+
+    Args:
+        api: the API server.
+        stores: where answers go, by resource; answers of other resources are dropped.
+        max_in_flight: bound over everything this executor does.
+    """
+
+    def __init__(self, api: Api, stores: Mapping[Resource, Store[Any]], *, max_in_flight: int = MAX_IN_FLIGHT) -> None:
+        self._api = api
+        self._stores = stores
+        self._gate = asyncio.Semaphore(max_in_flight)
+
+    async def run(self, writes: Sequence[Write]) -> Outcome:
+        """Carry out all writes, also when some fail."""
+        if not writes:
+            return _NOTHING_WRONG
+        if len(writes) == 1:
+            failures = [await self._one(writes[0])]
+        else:
+            failures = await self._many(writes)
+        refused = tuple(failure for failure in failures if isinstance(failure, WriteError))
+        passing = next((failure for failure in failures if isinstance(failure, KubeError)), None)
+        return Outcome(refused, passing)
+
+    async def write_status(
+        self, resource: Resource, subject: Subject, status: Mapping[str, Any], *, origin: str
+    ) -> None:
+        """Write the difference between the subject's status and `status`, on top of exactly what was observed.
+
+        Raises:
+            Conflict: the object has changed since.
+            NotFound: it is gone.
+            KubeError: anything else.
+        """
+        async with self._gate:
+            raw = await self._api.patch_status(
+                resource,
+                subject.key.namespace,
+                subject.key.name,
+                merge_difference(subject.status, status),
+                resource_version=subject.resource_version,
+                uid=subject.uid,
+            )
+        self._take(resource, raw, origin=origin)
+
+    # --- Inside ---
+
+    async def _many(self, writes: Sequence[Write]) -> list[WriteError | KubeError | None]:
+        """A few tasks take the writes one after another: a thousand writes need no thousand tasks."""
+        failures: list[WriteError | KubeError | None] = []
+        remaining = iter(writes)
+
+        async def work() -> None:
+            for write in remaining:
+                failures.append(await self._one(write))  # noqa: PERF401 - the iterator is shared
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(len(writes), MAX_PER_PLAN)):
+                group.create_task(work())
+        return failures
+
+    async def _one(self, write: Write) -> WriteError | KubeError | None:
+        try:
+            async with self._gate:
+                await self._do(write)
+        except KubeError as error:
+            if error.retryable or isinstance(error, Conflict) or not isinstance(error, ApiError):
+                return error
+            return WriteError(write, error)
+        return None
+
+    async def _do(self, write: Write) -> None:
+        match write:
+            case Create():
+                self._take(write.resource, await self._create(write))
+            case Apply():
+                raw = await self._api.apply(write.resource, write.body, field_manager=write.field_manager)
+                self._take(write.resource, raw)
+            case Delete():
+                await self._delete(write)
+            case MergePatch():
+                await self._patch(write, "merge")
+            case JsonPatch():
+                await self._patch(write, "json")
+
+    async def _create(self, write: Create) -> bytes:
+        """Create, or accept what exists if it is ours. A stale view costs two calls here, never a second object."""
+        try:
+            return await self._api.create(write.resource, write.body)
+        except AlreadyExists as error:
+            metadata = write.body["metadata"]
+            try:
+                raw = await self._api.get(write.resource, metadata.get("namespace", ""), metadata["name"])
+            except NotFound:
+                raise Conflict(409, "Conflict", f"{metadata['name']} was there and is gone: look again") from error
+            if write.shared or _controller(write.body) == _controller_of(raw) is not None:
+                return raw
+            raise
+
+    async def _delete(self, write: Delete) -> None:
+        key = Key(write.namespace, write.name)
+        store = self._stores.get(write.resource)
+        known = store.get(*key) if store is not None else None
+        try:
+            raw = await self._api.delete(
+                write.resource,
+                write.namespace,
+                write.name,
+                uid=write.uid,
+                grace_seconds=write.grace_seconds,
+                propagation=write.propagation,
+            )
+            if _decode_head(raw).kind == write.resource.kind:
+                self._take(write.resource, raw)
+                return
+        except NotFound:
+            pass
+        # It is gone; whoever asked has seen `known`, and nothing up to its version can come back.
+        if store is not None and known is not None:
+            store.delete(key, write.uid, known.metadata.resource_version)
+
+    async def _patch(self, write: MergePatch | JsonPatch, type_: Any) -> None:
+        try:
+            raw = await self._api.patch(
+                write.resource,
+                write.namespace,
+                write.name,
+                write.patch,
+                type=type_,
+                resource_version=write.resource_version,
+            )
+        except NotFound:
+            return
+        self._take(write.resource, raw)
+
+    def _take(self, resource: Resource, raw: bytes, *, origin: str = "") -> None:
+        store = self._stores.get(resource)
+        if store is None:
+            return
+        try:
+            store.put_response(raw, origin=origin)
+        except Exception:
+            # The write was done; the watch will bring the object, or report that it can not be understood.
+            logger.exception("the answer to a write of %s could not be read", resource)
+
+
+_NOTHING_WRONG: Final = Outcome()
+
+
+def _controller(body: Mapping[str, Any]) -> str | None:
+    owners = body["metadata"].get("ownerReferences", ())
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
+def _controller_of(raw: bytes) -> str | None:
+    owner = _decode_identity(raw).metadata.controller
+    return owner.uid if owner is not None else None

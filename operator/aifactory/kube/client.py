@@ -1,0 +1,275 @@
+"""The API server's verbs over HTTP: `api.Api` on one shared aiohttp session.
+
+What always holds: every failure is a `KubeError`; a call is sent again only if the server can not have carried it out
+or if doing it twice changes nothing; a call ends after a bounded time. What it does not do: decode objects, cache,
+limit the rate (the API server's priority and fairness does that, and its 429 is obeyed).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from aifactory.kube import metrics
+from aifactory.kube.api import PatchType, Propagation
+from aifactory.kube.auth import SessionProvider
+from aifactory.kube.errors import KubeError, TooManyRequests, Unreachable, error_from_response
+from aifactory.kube.resources import Resource
+
+JSON: Final = {"Content-Type": "application/json"}
+PATCH_HEADERS: Final = {
+    "merge": {"Content-Type": "application/merge-patch+json"},
+    "json": {"Content-Type": "application/json-patch+json"},
+    "apply": {"Content-Type": "application/apply-patch+yaml"},  # JSON is YAML; the server parses it as such
+}
+METADATA_ONLY: Final = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
+
+MAX_ATTEMPTS: Final = 4
+MAX_RETRY_AFTER: Final = 30.0
+"""Longest wait between two attempts, whatever the server asks for: after it the caller's own backoff decides."""
+FIRST_DELAY: Final = 0.1
+WATCH_GRACE_SECONDS: Final = 30
+"""The server ends a watch after up to its `timeoutSeconds`; a client that waits longer by this finds a dead server."""
+
+
+class Client:
+    """An API server over HTTP.
+
+    Args:
+        provider: gives the session; closed by its owner, not here.
+        timeout: seconds a single attempt may take, watches aside.
+        rng: source of jitter.
+    """
+
+    def __init__(self, provider: SessionProvider, *, timeout: float = 30.0, rng: random.Random | None = None) -> None:
+        self._session = provider.session()
+        self._server = provider.connection.server
+        self._server_name = provider.connection.server_name
+        self._timeout = aiohttp.ClientTimeout(total=timeout, connect=10.0)
+        self._rng = rng or random.Random()
+
+    async def close(self) -> None:
+        """Close the session; calls in flight fail."""
+        await self._session.close()
+
+    # --- Verbs, documented in `api.Api` ---
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> bytes:
+        return await self._call("GET", resource.path(namespace, name))
+
+    async def list(
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+        limit: int = 0,
+        continue_: str = "",
+        metadata_only: bool = False,
+    ) -> bytes:
+        query = _query(
+            labelSelector=label_selector, fieldSelector=field_selector, limit=limit or "", **{"continue": continue_}
+        )
+        headers = METADATA_ONLY if metadata_only else None
+        return await self._call("GET", resource.collection(namespace), query, headers=headers, verb="LIST")
+
+    async def watch(
+        self,
+        resource: Resource,
+        *,
+        resource_version: str,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+        timeout_seconds: int = 300,
+    ) -> AsyncIterator[Sequence[bytes]]:
+        query = _query(
+            watch="true",
+            allowWatchBookmarks="true",
+            resourceVersion=resource_version,
+            labelSelector=label_selector,
+            fieldSelector=field_selector,
+            timeoutSeconds=timeout_seconds,
+        )
+        url = self._url(resource.collection(namespace), query)
+        timeout = aiohttp.ClientTimeout(total=timeout_seconds + WATCH_GRACE_SECONDS, connect=10.0, sock_connect=10.0)
+        try:
+            async with self._session.get(url, timeout=timeout, server_hostname=self._server_name) as response:
+                metrics.REQUESTS.labels("WATCH", str(response.status)).inc()
+                if response.status != 200:
+                    raise await _failure(response)
+                async with aclosing(_lines(response.content)) as batches:
+                    async for batch in batches:
+                        yield batch
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unreachable(f"watch {resource}: {_words(error)}") from error
+
+    async def create(self, resource: Resource, body: Mapping[str, Any]) -> bytes:
+        namespace = body["metadata"].get("namespace")
+        return await self._call("POST", resource.collection(namespace), body=body, headers=JSON)
+
+    async def apply(
+        self, resource: Resource, body: Mapping[str, Any], *, field_manager: str, force: bool = True
+    ) -> bytes:
+        metadata = body["metadata"]
+        query = _query(fieldManager=field_manager, force="true" if force else "")
+        path = resource.path(metadata.get("namespace", ""), metadata["name"])
+        return await self._call("PATCH", path, query, body=body, headers=PATCH_HEADERS["apply"], verb="APPLY")
+
+    async def patch(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        body: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        type: PatchType = "merge",
+        resource_version: str | None = None,
+    ) -> bytes:
+        if resource_version is not None:
+            body = _conditional(body, resource_version)
+        return await self._call("PATCH", resource.path(namespace, name), body=body, headers=PATCH_HEADERS[type])
+
+    async def patch_status(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        status: Mapping[str, Any],
+        *,
+        resource_version: str | None = None,
+        uid: str | None = None,
+    ) -> bytes:
+        body: dict[str, Any] = {"status": status}
+        conditions = {"resourceVersion": resource_version, "uid": uid}
+        if present := {key: value for key, value in conditions.items() if value is not None}:
+            body["metadata"] = present
+        path = resource.path(namespace, name, "status")
+        return await self._call("PATCH", path, body=body, headers=PATCH_HEADERS["merge"])
+
+    async def delete(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        *,
+        uid: str | None = None,
+        grace_seconds: int | None = None,
+        propagation: Propagation = "Background",
+    ) -> bytes:
+        body: dict[str, Any] = {"propagationPolicy": propagation}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
+        if grace_seconds is not None:
+            body["gracePeriodSeconds"] = grace_seconds
+        return await self._call("DELETE", resource.path(namespace, name), body=body, headers=JSON)
+
+    # --- One call ---
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        query: str = "",
+        *,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        verb: str = "",
+    ) -> bytes:
+        """Send a request until there is an answer that waiting would not improve, at most MAX_ATTEMPTS times."""
+        verb = verb or method
+        data = None if body is None else msgspec.json.encode(body)
+        url = self._url(path, query)
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self._once(method, verb, url, data, headers)
+            except KubeError as error:
+                if attempt >= MAX_ATTEMPTS or not _may_repeat(method, error):
+                    raise
+                delay = self._delay(attempt, error)
+            metrics.REQUEST_RETRIES.labels(verb).inc()
+            await asyncio.sleep(delay)
+
+    async def _once(
+        self, method: str, verb: str, url: URL, data: bytes | None, headers: Mapping[str, str] | None
+    ) -> bytes:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        code = "<error>"
+        try:
+            async with self._session.request(
+                method, url, data=data, headers=headers, timeout=self._timeout, server_hostname=self._server_name
+            ) as response:
+                body = await response.read()
+                code = str(response.status)
+                if response.status >= 300:
+                    raise error_from_response(response.status, body, response.headers.get("Retry-After"))
+                return body
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            sent = not isinstance(error, aiohttp.ClientConnectorError)
+            raise Unreachable(f"{method} {url.path}: {_words(error)}", sent=sent) from error
+        finally:
+            metrics.REQUESTS.labels(verb, code).inc()
+            metrics.REQUEST_SECONDS.labels(verb).observe(loop.time() - started)
+
+    def _delay(self, attempt: int, error: KubeError) -> float:
+        own = FIRST_DELAY * 2.0 ** (attempt - 1)
+        asked = min(error.retry_after or 0.0, MAX_RETRY_AFTER)
+        return max(own, asked) * (1.0 + 0.25 * self._rng.random())
+
+    def _url(self, path: str, query: str) -> URL:
+        # Encoded here and marked so: aiohttp's own quoting would cost as much as the rest of a request.
+        return URL(f"{self._server}{path}?{query}" if query else f"{self._server}{path}", encoded=True)
+
+
+def _may_repeat(method: str, error: KubeError) -> bool:
+    """Whether sending the same request again is safe and may help.
+
+    A create is not repeated when the first may have been carried out: its second answer would be AlreadyExists, which
+    the caller could not tell from a stranger's object.
+    """
+    if not error.retryable:
+        return False
+    if isinstance(error, TooManyRequests) or (isinstance(error, Unreachable) and not error.sent):
+        return True
+    return method != "POST"
+
+
+def _conditional(body: Any, resource_version: str) -> Any:
+    if isinstance(body, Mapping):
+        metadata = {**body.get("metadata", {}), "resourceVersion": resource_version}
+        return {**body, "metadata": metadata}
+    # Replacing the resource version makes the server compare it and answer 409, where a `test` would give 422.
+    return [{"op": "replace", "path": "/metadata/resourceVersion", "value": resource_version}, *body]
+
+
+def _query(**parameters: str | int) -> str:
+    return "&".join(f"{name}={quote(str(value), safe='')}" for name, value in parameters.items() if value != "")
+
+
+async def _failure(response: aiohttp.ClientResponse) -> KubeError:
+    return error_from_response(response.status, await response.read(), response.headers.get("Retry-After"))
+
+
+async def _lines(stream: aiohttp.StreamReader) -> AsyncGenerator[list[bytes], None]:
+    """Complete lines, as many at a time as have arrived."""
+    rest = b""
+    while chunk := await stream.readany():
+        *lines, rest = (rest + chunk).split(b"\n")
+        if lines:
+            yield [line for line in lines if line]
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__

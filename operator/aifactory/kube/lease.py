@@ -1,0 +1,279 @@
+"""Leader election on a Lease: of several replicas at most one acts.
+
+The rules are client-go's. A lease is taken if it has no holder or if *we* have seen it unchanged for its whole
+duration, by our own monotonic clock; the times written in it are for people and never compared, so skewed clocks do no
+harm. The leader renews every `retry` seconds; when it has not managed to for `renew_deadline`, which is shorter than
+the duration, it stops by itself before anybody else may start. On a clean end it gives the lease up, so that the
+successor need not wait. Those who wait look twice as often and try at the very moment the lease runs out: a fail-over
+takes the duration and about a second. Every write is tied to the resource version that was read: of two who try, one
+gets a conflict.
+
+The Lease also says where its holder can be reached, in an annotation; replicas that do not lead read it there.
+https://kubernetes.io/docs/concepts/architecture/leases/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from aifactory.kube import metrics
+from aifactory.kube.api import Api
+from aifactory.kube.clock import Clock, SystemClock
+from aifactory.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
+from aifactory.kube.objects import AnnotatedMetadata, Struct, decoder
+from aifactory.kube.resources import LEASES
+
+logger = logging.getLogger(__name__)
+
+ADDRESS_ANNOTATION: Final = "aifactory.dev/address"
+
+
+class LeaseSpec(Struct, frozen=True, gc=False):
+    holder_identity: str | None = ""
+    lease_duration_seconds: int | None = 0
+    acquire_time: str | None = None
+    renew_time: str | None = None
+    lease_transitions: int | None = 0
+
+
+class LeaseObject(Struct, frozen=True, gc=False):
+    metadata: AnnotatedMetadata
+    spec: LeaseSpec = LeaseSpec()
+
+
+_decode = decoder(LeaseObject)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseConfig:
+    """Which lease, who we are, and how patient."""
+
+    namespace: str
+    name: str
+    identity: str
+    """Unique among the replicas."""
+    address: str = ""
+    """host:port at which this replica can be reached when it leads."""
+    duration: float = 15.0
+    """Seconds of silence after which a leader counts as dead: how long a fail-over takes."""
+    renew_deadline: float = 10.0
+    """Seconds without a successful renewal after which a leader gives up. Must be shorter than `duration`."""
+    retry: float = 2.0
+    """Seconds between renewals, and between attempts to take the lease. Must be shorter than `renew_deadline`."""
+
+    def __post_init__(self) -> None:
+        if not self.duration > self.renew_deadline > self.retry > 0:
+            raise ValueError(
+                f"lease: duration {self.duration} > renew_deadline {self.renew_deadline} > retry {self.retry} > 0 "
+                "must hold, or two replicas could lead at once"
+            )
+
+
+class LeaderElection:
+    """Takes part in an election.
+
+    Use: `await election.acquire()`, then run `await election.hold()` beside the work, which returns when leadership is
+    lost; `await election.release()` at the end. Or `run`, which does the three.
+    """
+
+    def __init__(
+        self, api: Api, config: LeaseConfig, *, clock: Clock | None = None, rng: random.Random | None = None
+    ) -> None:
+        self.config = config
+        self._api = api
+        self._clock = clock or SystemClock()
+        self._rng = rng or random.Random()
+        self._seen: LeaseObject | None = None
+        self._seen_at = float("-inf")
+        self._leading = False
+        self._renewed_at = float("-inf")
+        self._gauge = metrics.LEADER.labels(config.name)
+        self._gauge.set(0)
+
+    @property
+    def leading(self) -> bool:
+        """Whether this replica leads now. It turns False by itself when the lease could not be renewed in time."""
+        return self._leading and self._clock.monotonic() < self._renewed_at + self.config.renew_deadline
+
+    @property
+    def leader_address(self) -> str:
+        """Address of the leader as last seen, ours included; "" when there is none or it is unknown."""
+        if self._seen is None or not self._seen.spec.holder_identity:
+            return ""
+        return self._seen.metadata.annotations.get(ADDRESS_ANNOTATION, "")
+
+    async def run(self, on_started: Callable[[], None], on_stopped: Callable[[], None]) -> None:
+        """Wait for leadership, hold it, and return when it is lost or this is cancelled; gives the lease up then."""
+        try:
+            await self.acquire()
+            on_started()
+            await self.hold()
+        finally:
+            if self._leading:
+                await asyncio.shield(self.release())
+            on_stopped()
+
+    async def acquire(self) -> None:
+        """Wait until this replica leads."""
+        while not await self._try("take"):
+            await self._sleep(self._until_expiry())
+        logger.info("leading as %s (lease %s/%s)", self.config.identity, self.config.namespace, self.config.name)
+
+    async def hold(self) -> None:
+        """Renew until leadership is lost. Returns in time: no other replica leads yet when it does."""
+        while self.leading:
+            await self._sleep(self.config.retry)
+            left = self._renewed_at + self.config.renew_deadline - self._clock.monotonic()
+            if left <= 0:
+                break
+            try:
+                async with asyncio.timeout(left):
+                    if not await self._try("renew") and self._taken_by_other():
+                        break
+            except TimeoutError:
+                break
+        self._set(False)
+        logger.error("lease %s/%s is lost: this replica stops acting", self.config.namespace, self.config.name)
+
+    async def release(self) -> None:
+        """Give the lease up, if it is ours; a failure only means that the successor waits."""
+        seen, leading = self._seen, self._leading
+        self._set(False)
+        if seen is None or not leading:
+            return
+        # A holder of "" and a short duration are what client-go writes; the annotation goes with the holder.
+        body = self._body(holder="", transitions=seen.spec.lease_transitions or 0, address=None)
+        body["spec"]["leaseDurationSeconds"] = 1
+        try:
+            async with asyncio.timeout(self.config.retry):
+                await self._api.patch(
+                    LEASES,
+                    self.config.namespace,
+                    self.config.name,
+                    body,
+                    resource_version=seen.metadata.resource_version,
+                )
+            logger.info("lease %s/%s given up", self.config.namespace, self.config.name)
+        except (KubeError, TimeoutError) as error:
+            logger.warning("lease %s/%s could not be given up: %s", self.config.namespace, self.config.name, error)
+
+    # --- Inside ---
+
+    async def _try(self, purpose: str) -> bool:
+        """One attempt to take or renew; whether this replica leads after it."""
+        started = self._clock.monotonic()
+        try:
+            if self._leading and self._seen is not None:
+                return await self._write(self._seen, started)
+            async with asyncio.timeout(self.config.renew_deadline):
+                try:
+                    found = _decode(await self._api.get(LEASES, self.config.namespace, self.config.name))
+                except NotFound:
+                    return await self._create(started)
+                self._observe(found)
+                if not self._may_take(found):
+                    return False
+                return await self._write(found, started)
+        except (Conflict, AlreadyExists):
+            # Somebody else wrote: look again before the next attempt, else we would retry on an old version for ever.
+            await self._look()
+        except TimeoutError:
+            logger.warning("lease: no answer within %.0f s while trying to %s it", self.config.renew_deadline, purpose)
+        except KubeError as error:
+            logger.warning("lease: could not %s it: %s", purpose, error)
+        return False
+
+    def _may_take(self, found: LeaseObject) -> bool:
+        """Whether the lease is free, ours from before a restart, or silent for its whole duration by our own clock."""
+        holder = found.spec.holder_identity
+        if not holder or holder == self.config.identity:
+            return True
+        duration = float(found.spec.lease_duration_seconds or self.config.duration)
+        return self._clock.monotonic() >= self._seen_at + duration
+
+    def _taken_by_other(self) -> bool:
+        return self._seen is not None and self._seen.spec.holder_identity not in ("", None, self.config.identity)
+
+    async def _look(self) -> None:
+        try:
+            async with asyncio.timeout(self.config.retry):
+                self._observe(_decode(await self._api.get(LEASES, self.config.namespace, self.config.name)))
+        except (KubeError, TimeoutError) as error:
+            logger.warning("lease: could not be read: %s", error)
+
+    def _observe(self, found: LeaseObject) -> None:
+        """Note when, by our clock, the lease last changed."""
+        if self._seen is None or self._seen.metadata.resource_version != found.metadata.resource_version:
+            self._seen_at = self._clock.monotonic()
+        self._seen = found
+
+    async def _create(self, started: float) -> bool:
+        body = self._body(holder=self.config.identity, transitions=0, address=self.config.address)
+        body["apiVersion"], body["kind"] = LEASES.api_version, LEASES.kind
+        self._won(_decode(await self._api.create(LEASES, body)), started)
+        return True
+
+    async def _write(self, found: LeaseObject, started: float) -> bool:
+        held = found.spec.holder_identity == self.config.identity
+        transitions = (found.spec.lease_transitions or 0) + (0 if held else 1)
+        body = self._body(holder=self.config.identity, transitions=transitions, address=self.config.address)
+        if held and found.spec.acquire_time:
+            body["spec"]["acquireTime"] = found.spec.acquire_time
+        answer = await self._api.patch(
+            LEASES,
+            self.config.namespace,
+            self.config.name,
+            body,
+            resource_version=found.metadata.resource_version,
+        )
+        self._won(_decode(answer), started)
+        return True
+
+    def _won(self, lease: LeaseObject, started: float) -> None:
+        self._observe(lease)
+        # The lease runs from before the request: others can not have seen the write any earlier.
+        self._renewed_at = started
+        self._set(True)
+
+    def _set(self, leading: bool) -> None:
+        self._leading = leading
+        self._gauge.set(1 if leading else 0)
+
+    def _body(self, *, holder: str, transitions: int, address: str | None) -> dict[str, Any]:
+        now = _micro_time(self._clock.now())
+        return {
+            "metadata": {
+                "name": self.config.name,
+                "namespace": self.config.namespace,
+                "annotations": {ADDRESS_ANNOTATION: address},
+            },
+            "spec": {
+                "holderIdentity": holder,
+                "leaseDurationSeconds": max(1, round(self.config.duration)),
+                "acquireTime": now,
+                "renewTime": now,
+                "leaseTransitions": transitions,
+            },
+        }
+
+    def _until_expiry(self) -> float:
+        """Seconds until it is worth another try: half a renewal, or less if the lease runs out before."""
+        half = self.config.retry / 2
+        if self._seen is None or not self._seen.spec.holder_identity:
+            return half
+        duration = float(self._seen.spec.lease_duration_seconds or self.config.duration)
+        return min(half, max(0.05, self._seen_at + duration - self._clock.monotonic()))
+
+    async def _sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds * (1.0 + 0.2 * self._rng.random()))
+
+
+def _micro_time(moment: datetime) -> str:
+    """A `metav1.MicroTime`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
