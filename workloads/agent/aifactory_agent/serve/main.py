@@ -13,6 +13,7 @@ from aiohttp import web
 
 from aifactory_agent import __version__
 from aifactory_agent.artifacts.stores import Mounts
+from aifactory_agent.control import HEADER, control_key
 from aifactory_agent.logs import fields
 from aifactory_agent.serve.metrics import Metrics
 from aifactory_agent.serve.reconciler import Reconciler
@@ -38,7 +39,7 @@ class Options:
 async def serve(options: Options) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
     metrics = Metrics()
-    triton = Triton(options.triton)
+    triton = Triton(options.triton, {HEADER: control_key(options.repository)})
     reconciler = Reconciler(
         options.desired,
         Repository(options.repository),

@@ -1,0 +1,33 @@
+"""The key to Triton's control calls (load, unload, shared memory, trace, logging).
+
+Triton has no sandbox: whoever may load a model may run code in the pod. The key is random, lives on the volume that
+only Triton and the agent mount, and is made by whichever of the two comes first.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+_FILE = "control-key"
+HEADER = "triton-grpc-protocol-aifactory-control"
+"""gRPC metadata that Triton wants for protocols restricted with the key `aifactory-control`."""
+
+
+def control_key(repository: Path) -> str:
+    """The pod's key; made now if there is none."""
+    repository.mkdir(parents=True, exist_ok=True)
+    path = repository / _FILE
+    temporary = repository / f".{_FILE}.{secrets.token_hex(8)}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(24))
+    try:
+        # A link appears with its contents or not at all, and fails if the other side was first.
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()
+    return path.read_text()

@@ -1,0 +1,36 @@
+"""The directory Triton takes back ends from.
+
+Triton knows a back end written in Python by a directory with a `model.py` ("Python-based backends", python_backend's
+README); it runs it with the Python back end's library and worker program, which must lie in the same directory tree:
+links that lead out of it are refused, so they are copied (3 MB).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from aifactory_server.distribution import Distribution
+
+BACKENDS = {"causal-lm": "aifactory_server.causal_lm.backend", "torch-export": "aifactory_server.torch_export.backend"}
+"""Name in config.pbtxt, and the module that has its TritonPythonModel."""
+
+_MODEL_PY = '''"""Written by aifactory-triton at every start. Workers ignore PYTHONPATH, so the paths come in here."""
+import os
+import sys
+
+sys.path[:0] = [path for path in os.environ["AIFACTORY_PYTHONPATH"].split(os.pathsep) if path not in sys.path]
+from {module} import TritonPythonModel
+'''
+
+
+def write_backends(triton: Distribution, target: Path) -> Path:
+    """Fill an empty directory; returns it."""
+    python = target / "python"
+    python.mkdir(parents=True)
+    for file in triton.python_backend:
+        shutil.copy2(file, python / file.name)
+    for name, module in BACKENDS.items():
+        (target / name).mkdir()
+        (target / name / "model.py").write_text(_MODEL_PY.format(module=module))
+    return target

@@ -1,0 +1,126 @@
+"""The Triton side of `causal-lm`: requests in, responses out. Triton calls `TritonPythonModel`.
+
+The model is decoupled: `execute` only queues and returns, and the engine's thread sends the responses. A request that
+asks for `stream` gets a response for every piece of text, the others exactly one, which is what Triton's HTTP endpoint
+`generate` needs. The last response of an answer carries `finish_reason` and the token counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import triton_python_backend_utils as pb  # provided by Triton's worker process
+
+from aifactory_server.causal_lm.config import read_config
+from aifactory_server.causal_lm.engine import Engine, Outcome, QueueFull
+from aifactory_server.causal_lm.metrics import TokenMetrics
+from aifactory_server.causal_lm.network import Network, load_weights
+from aifactory_server.causal_lm.request import BadRequest, Request, read_request
+from aifactory_server.device import device_of
+
+_INPUTS = ("text_input", "max_tokens", "temperature", "seed", "stop", "stream")
+_DRAIN_SECONDS = 60.0
+_CANCEL_CHECK_SECONDS = 0.05
+SLOTS = int(os.environ.get("AIFACTORY_CAUSAL_LM_SLOTS", "16"))
+"""Sequences computed together; the cache has room for each at full context."""
+MAX_WAITING = int(os.environ.get("AIFACTORY_CAUSAL_LM_MAX_WAITING", "256"))
+"""Requests that wait for a slot; one more is refused with UNAVAILABLE, so that a client can turn to another pod."""
+
+
+class TritonPythonModel:
+    """One loaded model version; Triton makes it and calls these methods."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the version's files. An exception fails the load, and its text is what the operator reports."""
+        folder = Path(args["model_repository"]) / args["model_version"]
+        device = device_of(args)
+        config = read_config(folder / "config.json")
+        network = Network(config, load_weights(folder / "model.safetensors", config, device), SLOTS)
+        network.read(0, [config.end_of_text])  # the first call is the slow one; not at a client's expense
+        meter = TokenMetrics(pb, args["model_name"], args["model_version"])
+        self._engine = Engine(network, MAX_WAITING, meter)
+        self._engine.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Queue requests."""
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                wanted = read_request(_values(request), json.loads(request.parameters() or "{}"))
+                self._engine.submit(wanted, _Responses(sender, wanted))
+            except BadRequest as error:
+                _send_error(sender, str(error), pb.TritonError.INVALID_ARG)
+            except QueueFull as error:
+                _send_error(sender, str(error), pb.TritonError.UNAVAILABLE)
+            except Exception as error:  # an exception would leave the other requests without an answer
+                _send_error(sender, f"cannot read the request: {error!r}", pb.TritonError.INTERNAL)
+
+    def finalize(self) -> None:
+        """The version is being unloaded: finish what was taken."""
+        self._engine.stop(_DRAIN_SECONDS)
+
+
+class _Responses:
+    """Answer of one request as Triton responses."""
+
+    def __init__(self, sender: Any, request: Request) -> None:
+        self._sender = sender
+        self._stream = request.stream
+        self._whole: list[str] = []
+        self._cancelled = False
+        self._look_at = 0.0
+
+    def piece(self, text: str) -> None:
+        if self._stream:
+            self._sender.send(pb.InferenceResponse([_text("text_output", text)]))
+        else:
+            self._whole.append(text)
+
+    def done(self, outcome: Outcome) -> None:
+        tensors = [
+            _text("text_output", "".join(self._whole)),
+            _text("finish_reason", outcome.reason),
+            _count("num_input_tokens", outcome.prompt_tokens),
+            _count("num_output_tokens", outcome.generated_tokens),
+        ]
+        self._sender.send(pb.InferenceResponse(tensors), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def failed(self, message: str) -> None:
+        _send_error(self._sender, message, pb.TritonError.INTERNAL)
+
+    def cancelled(self) -> bool:
+        # Asking costs a message to the server process.
+        now = time.monotonic()
+        if not self._cancelled and now >= self._look_at:
+            self._look_at = now + _CANCEL_CHECK_SECONDS
+            self._cancelled = self._sender.is_cancelled()
+            if self._cancelled:
+                self._sender.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        return self._cancelled
+
+
+def _values(request: Any) -> dict[str, list[Any]]:
+    tensors = {name: pb.get_input_tensor_by_name(request, name) for name in _INPUTS}
+    return {name: list(tensor.as_numpy().flatten()) for name, tensor in tensors.items() if tensor is not None}
+
+
+def _text(name: str, text: str) -> Any:
+    return pb.Tensor(name, np.array([text.encode()], dtype=np.object_))
+
+
+def _count(name: str, value: int) -> Any:
+    return pb.Tensor(name, np.array([value], dtype=np.uint32))
+
+
+def _send_error(sender: Any, message: str, code: int) -> None:
+    response = pb.InferenceResponse(error=pb.TritonError(message, code))
+    sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+torch.set_grad_enabled(False)

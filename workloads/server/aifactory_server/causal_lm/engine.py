@@ -1,0 +1,231 @@
+"""Continuous batching: one thread computes a token for every running sequence at each step, and sequences join and
+leave between steps.
+
+What always holds
+- One new sequence is read in a step, so those that run go on while others arrive.
+- Waiting sequences are served in the order they came.
+- A sequence has one slot of the network's cache from the step it is read in until it ends, for whatever reason.
+- The past that does not fit the context is forgotten by halves: the last half of the context is read again into the
+  slot, as `aifactory_trainer.model.generate` does.
+- A sequence's tokens depend on its own request only, not on its neighbours (up to rounding of the arithmetic).
+- No answer is left open: when computing fails, everybody concerned is told.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from aifactory_server.causal_lm.network import Network
+from aifactory_server.causal_lm.request import Request
+from aifactory_server.causal_lm.text import TextStream
+
+_log = logging.getLogger(__name__)
+
+
+class QueueFull(Exception):
+    """More requests wait than the engine takes."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an answer ended: `stop` (end of text or a stop string) or `length` (max_tokens)."""
+
+    reason: str
+    prompt_tokens: int
+    generated_tokens: int
+
+
+class Answer(Protocol):
+    """Where a sequence's text goes. Called from the engine's thread; must not block for long."""
+
+    def piece(self, text: str) -> None:
+        """More text."""
+
+    def done(self, outcome: Outcome) -> None:
+        """The end; nothing follows."""
+
+    def failed(self, message: str) -> None:
+        """The end, by an error; nothing follows."""
+
+    def cancelled(self) -> bool:
+        """Whether nobody listens any more."""
+
+
+class Meter(Protocol):
+    """Counts tokens. Called from the engine's thread."""
+
+    def count(self, prompt: int, generated: int) -> None:
+        """Tokens that were read and generated."""
+
+    def flush(self) -> None:
+        """Nothing will be counted for a while."""
+
+
+@dataclass
+class _Sequence:
+    request: Request
+    answer: Answer
+    text: list[int]
+    """The prompt and what was generated, as tokens."""
+    random: torch.Generator
+    stream: TextStream
+    cached: int = 0
+    """Tokens of it in the cache."""
+    generated: int = 0
+    prompt_tokens: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.prompt_tokens = len(self.text) - 1
+
+
+class Engine:
+    """Runs sequences on one network.
+
+    Args:
+        max_waiting: requests that may wait for a slot before new ones are refused.
+    """
+
+    def __init__(self, network: Network, max_waiting: int, meter: Meter) -> None:
+        self._network = network
+        self._max_waiting = max_waiting
+        self._meter = meter
+        self._waiting: deque[_Sequence] = deque()
+        self._running: list[_Sequence | None] = [None] * network.slots
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start computing."""
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Take nothing new, finish what runs and waits, and end; what is not done by then is told so."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join(timeout_seconds)
+
+    def submit(self, request: Request, answer: Answer) -> None:
+        """Queue a request. Raises QueueFull; a probe is always taken."""
+        random = torch.Generator()
+        random.manual_seed(secrets.randbits(63) if request.seed is None else request.seed)
+        text = [self._network.config.end_of_text, *request.prompt]
+        sequence = _Sequence(request, answer, text, random, TextStream(request.stops))
+        with self._changed:
+            if self._stopping:
+                raise QueueFull("the model is being unloaded; ask again, another version answers")
+            if len(self._waiting) >= self._max_waiting and not request.probe:
+                raise QueueFull(f"{len(self._waiting)} requests are waiting already; ask again later")
+            self._waiting.append(sequence)
+            self._changed.notify()
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many sequences run and how many wait."""
+        with self._changed:
+            return sum(sequence is not None for sequence in self._running), len(self._waiting)
+
+    def _run(self) -> None:
+        while self._wait_for_work():
+            try:
+                self._admit()
+                self._advance()
+            except Exception as error:
+                _log.exception("a step failed")
+                self._fail_running(f"computing failed: {error}")
+
+    def _wait_for_work(self) -> bool:
+        with self._changed:
+            while not self._waiting and not any(self._running):
+                self._meter.flush()
+                if self._stopping:
+                    return False
+                self._changed.wait()
+            return True
+
+    def _admit(self) -> None:
+        """Read the first waiting sequence into a free slot, the lowest: steps are over the first slots only."""
+        with self._changed:
+            free = next((slot for slot, sequence in enumerate(self._running) if sequence is None), None)
+            if free is None or not self._waiting:
+                return
+            sequence = self._waiting.popleft()
+            self._running[free] = sequence
+        if sequence.answer.cancelled():
+            self._running[free] = None
+            return
+        if not sequence.request.probe:
+            self._meter.count(sequence.prompt_tokens, 0)
+        # One place is left for the first generated token.
+        self._emit(free, sequence, self._read(free, sequence, self._network.config.context - 1))
+
+    def _read(self, slot: int, sequence: _Sequence, window: int) -> Tensor:
+        tokens = sequence.text[-window:]
+        sequence.cached = len(tokens)
+        return self._network.read(slot, tokens)
+
+    def _advance(self) -> None:
+        """One token for every running sequence."""
+        context = self._network.config.context
+        for slot, sequence in enumerate(self._running):
+            if sequence is None:
+                continue
+            if sequence.answer.cancelled():
+                self._running[slot] = None
+            elif sequence.cached == context:
+                # The newest token is not in the cache yet; reading the last half again takes it along.
+                self._emit(slot, sequence, self._read(slot, sequence, max(1, context // 2)))
+        active = [(slot, sequence) for slot, sequence in enumerate(self._running) if sequence is not None]
+        if not active:
+            return
+        rows = active[-1][0] + 1
+        tokens, lengths = [0] * rows, [0] * rows
+        for slot, sequence in active:
+            tokens[slot], lengths[slot] = sequence.text[-1], sequence.cached
+        logits = self._network.advance(tokens, lengths)
+        for slot, sequence in active:
+            sequence.cached += 1
+            self._emit(slot, sequence, logits[slot])
+
+    def _emit(self, slot: int, sequence: _Sequence, logits: Tensor) -> None:
+        """Choose the next token, let its text leave, and end the sequence if it is at its end."""
+        token = _choose(logits, sequence.request.temperature, sequence.random)
+        ended = token >= 256
+        if not ended:
+            sequence.text.append(token)
+            sequence.generated += 1
+            if not sequence.request.probe:
+                self._meter.count(0, 1)
+            self._send(sequence, sequence.stream.push(bytes([token])))
+        if ended or sequence.stream.stopped or sequence.generated >= sequence.request.max_tokens:
+            self._running[slot] = None
+            self._send(sequence, sequence.stream.finish())
+            reason = "stop" if ended or sequence.stream.stopped else "length"
+            sequence.answer.done(Outcome(reason, sequence.prompt_tokens, sequence.generated))
+
+    def _send(self, sequence: _Sequence, text: str) -> None:
+        if text:
+            sequence.answer.piece(text)
+
+    def _fail_running(self, message: str) -> None:
+        with self._changed:
+            failed, self._running = self._running, [None] * self._network.slots
+        for sequence in failed:
+            if sequence is not None:
+                sequence.answer.failed(message)
+
+
+def _choose(logits: Tensor, temperature: float, random: torch.Generator) -> int:
+    if temperature <= 0:
+        return int(logits.argmax())
+    weights = (logits.cpu() / temperature).softmax(dim=-1)
+    return int(torch.multinomial(weights, 1, generator=random))

@@ -1,0 +1,143 @@
+"""The transformer `aifactory-gpt` for serving: many sequences at once, each in its own slot of one KV cache.
+
+The same function as `aifactory_trainer.model.GPT`, which a test checks number by number, but with a cache of fixed
+size: keys and values of slot `s` are row `s` of two tensors, so a step over the slots in use reads a view and copies
+nothing. Positions up to a sequence's own length are its past; what a former tenant of the slot left is masked out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional as F
+
+from aifactory_server.causal_lm.config import ModelConfig
+
+_ROTARY_BASE = 10_000.0
+
+
+class Network:
+    """Weights and cache of one model on one device.
+
+    Args:
+        slots: sequences that can be in the cache at the same time.
+    """
+
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], slots: int) -> None:
+        self.config = config
+        self.slots = slots
+        self._weights = weights
+        some = weights["embedding.weight"]
+        self.device, self._kind = some.device, some.dtype
+        shape = (config.layers, slots, config.heads, config.context, config.head_size)
+        self._keys = torch.zeros(shape, dtype=self._kind, device=self.device)
+        self._values = torch.zeros(shape, dtype=self._kind, device=self.device)
+        self._cos, self._sin = _rotary_tables(config, self.device)
+
+    @torch.inference_mode()
+    def read(self, slot: int, tokens: list[int]) -> Tensor:
+        """Start the sequence of a slot anew with these tokens; logits of the token after them."""
+        return self._step([tokens], [0], slot)[0]
+
+    @torch.inference_mode()
+    def advance(self, tokens: list[int], lengths: list[int]) -> Tensor:
+        """Add one token to each of the first slots: `tokens[s]` at position `lengths[s]`; logits, a row a slot.
+
+        A slot without a sequence takes any token at position 0, and its row means nothing.
+        """
+        return self._step([[token] for token in tokens], lengths, 0)
+
+    def _step(self, tokens: list[list[int]], lengths: list[int], first_slot: int) -> Tensor:
+        """New tokens for consecutive slots, after the `lengths` that each has; logits after the last, a row a slot."""
+        rows, new, seen = len(tokens), len(tokens[0]), max(lengths) + len(tokens[0])
+        positions = torch.tensor(lengths, device=self.device).unsqueeze(1) + torch.arange(new, device=self.device)
+        turn = (self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1))
+        mask = (torch.arange(seen, device=self.device) <= positions.unsqueeze(-1)).unsqueeze(1)
+        place = (torch.arange(rows, device=self.device).unsqueeze(1), positions)
+        x = F.embedding(torch.tensor(tokens, device=self.device), self._weights["embedding.weight"])
+        for layer in range(self.config.layers):
+            keys = self._keys[layer, first_slot : first_slot + rows]
+            values = self._values[layer, first_slot : first_slot + rows]
+            x = x + self._attend(_normalise(x), layer, turn, mask, place, keys, values)
+            up = self._linear(_normalise(x), f"blocks.{layer}.up.weight")
+            x = x + self._linear(F.relu(up).square(), f"blocks.{layer}.down.weight")
+        return F.linear(_normalise(x[:, -1]), self._weights["embedding.weight"]).float()
+
+    def _attend(
+        self,
+        x: Tensor,
+        layer: int,
+        turn: tuple[Tensor, Tensor],
+        mask: Tensor,
+        place: tuple[Tensor, Tensor],
+        keys: Tensor,
+        values: Tensor,
+    ) -> Tensor:
+        rows, new, width = x.shape
+        projected = self._linear(x, f"blocks.{layer}.attention.qkv.weight")
+        queries, fresh, value = projected.view(rows, new, 3, self.config.heads, self.config.head_size).unbind(2)
+        queries = _rotate(_normalise(queries.transpose(1, 2)), turn)
+        fresh = _rotate(_normalise(fresh.transpose(1, 2)), turn)
+        row, position = place
+        keys[row, :, position] = fresh.transpose(1, 2)
+        values[row, :, position] = value
+        seen = mask.shape[-1]
+        mixed = F.scaled_dot_product_attention(queries, keys[:, :, :seen], values[:, :, :seen], attn_mask=mask)
+        return self._linear(mixed.transpose(1, 2).reshape(rows, new, width), f"blocks.{layer}.attention.out.weight")
+
+    def _linear(self, x: Tensor, name: str) -> Tensor:
+        return F.linear(x, self._weights[name])
+
+
+def load_weights(path: Path, config: ModelConfig, device: torch.device) -> dict[str, Tensor]:
+    """Read a safetensors file. Raises ValueError if a tensor is missing, left over or of another shape.
+
+    On a CPU everything is computed in float32, on a GPU in the type that the file has.
+    """
+    expected = _shapes(config)
+    weights: dict[str, Tensor] = {}
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        names = set(file.keys())
+        if names != set(expected):
+            missing, extra = sorted(set(expected) - names), sorted(names - set(expected))
+            raise ValueError(f"{path.name} does not fit config.json: missing {missing[:3]}, not known {extra[:3]}")
+        for name, shape in expected.items():
+            tensor = file.get_tensor(name)
+            if tuple(tensor.shape) != shape:
+                raise ValueError(f"{path.name}: {name} has shape {tuple(tensor.shape)}, config.json says {shape}")
+            weights[name] = tensor.float() if device.type == "cpu" else tensor
+    return weights
+
+
+def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    width = config.embedding
+    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (config.vocabulary, width)}
+    for layer in range(config.layers):
+        shapes |= {
+            f"blocks.{layer}.attention.qkv.weight": (3 * width, width),
+            f"blocks.{layer}.attention.out.weight": (width, width),
+            f"blocks.{layer}.up.weight": (4 * width, width),
+            f"blocks.{layer}.down.weight": (width, 4 * width),
+        }
+    return shapes
+
+
+def _normalise(x: Tensor) -> Tensor:
+    return F.rms_norm(x, (x.shape[-1],))
+
+
+def _rotary_tables(config: ModelConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    size = config.head_size
+    frequencies = _ROTARY_BASE ** (-torch.arange(0, size, 2, dtype=torch.float32, device=device) / size)
+    angles = torch.outer(torch.arange(config.context, dtype=torch.float32, device=device), frequencies)
+    return angles.cos(), angles.sin()
+
+
+def _rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = turn[0].to(x.dtype), turn[1].to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -1,0 +1,149 @@
+"""`aifactory-triton`: prepare a directory with the back ends, then become tritonserver.
+
+Finds Triton where it is: NVIDIA's image has it in /opt/tritonserver, the wheel nvidia-pytriton brings it inside the
+package. Needs no writable root: everything it writes goes to the repository volume, /tmp and /dev/shm.
+This process is replaced by tritonserver (exec), so SIGTERM goes to tritonserver itself, which stops taking requests,
+finishes those under way for up to --exit-timeout-secs, and ends.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aifactory_agent.control import control_key
+
+from aifactory_server.backends import write_backends
+from aifactory_server.distribution import Distribution, find_triton
+
+_WORKER_START_SECONDS = 300
+"""How long Triton waits for a worker process to say that it lives. Reading PyTorch from a cold disk takes a while."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the server listens and keeps things; from environment variables, with the defaults of the serving pod."""
+
+    repository: Path = Path("/repository")
+    address: str = "0.0.0.0"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    exit_timeout_seconds: int = 30
+    shm_prefix: str = "aifactory"
+    """Beginning of the names of Triton's files in /dev/shm; those of a killed predecessor are removed."""
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Settings:
+        """Read AIFACTORY_<name of the field in capitals>; an empty one counts as not given."""
+
+        def given(name: str, default: object) -> str:
+            return environ.get(f"AIFACTORY_{name}") or str(default)
+
+        return cls(
+            repository=Path(given("REPOSITORY", cls.repository)),
+            address=given("ADDRESS", cls.address),
+            http_port=int(given("HTTP_PORT", cls.http_port)),
+            grpc_port=int(given("GRPC_PORT", cls.grpc_port)),
+            metrics_port=int(given("METRICS_PORT", cls.metrics_port)),
+            exit_timeout_seconds=int(given("EXIT_TIMEOUT_SECONDS", cls.exit_timeout_seconds)),
+            shm_prefix=given("SHM_PREFIX", cls.shm_prefix),
+        )
+
+
+def command(triton: Distribution, settings: Settings, backends: Path, key: str, extra: Sequence[str]) -> list[str]:
+    """The command line of tritonserver. `extra` comes last and so overrides."""
+    restricted = "model-repository,shared-memory,trace,logging"
+    return [
+        str(triton.server),
+        f"--model-repository={settings.repository / 'models'}",
+        f"--backend-directory={backends}",
+        # Nothing is loaded but by the agent, and a model that does not load ends nothing.
+        "--model-control-mode=explicit",
+        "--exit-on-error=false",
+        "--strict-readiness=false",
+        "--disable-auto-complete-config",
+        f"--http-address={settings.address}",
+        f"--http-port={settings.http_port}",
+        f"--grpc-address={settings.address}",
+        f"--grpc-port={settings.grpc_port}",
+        f"--metrics-address={settings.address}",
+        f"--metrics-port={settings.metrics_port}",
+        f"--exit-timeout-secs={settings.exit_timeout_seconds}",
+        # Who may load models may run code: only the agent knows the key. Clients get inference, health and metadata.
+        f"--http-restricted-api={restricted}:aifactory-control={key}",
+        f"--grpc-restricted-protocol={restricted}:aifactory-control={key}",
+        f"--backend-config=python,shm-region-prefix-name={settings.shm_prefix}",
+        f"--backend-config=python,stub-timeout-seconds={_WORKER_START_SECONDS}",
+        "--log-format=ISO8601",
+        *extra,
+    ]
+
+
+def environment(triton: Distribution, environ: Mapping[str, str]) -> dict[str, str]:
+    """Environment of tritonserver and of the worker processes it starts."""
+    result = dict(environ)
+    if triton.libraries is not None:
+        result["LD_LIBRARY_PATH"] = os.pathsep.join(
+            filter(None, [str(triton.libraries), environ.get("LD_LIBRARY_PATH")])
+        )
+    # Workers embed an isolated interpreter that ignores PYTHONPATH; `backends` hands this list to them.
+    result["AIFACTORY_PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    threads = str(available_cpus())
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        result.setdefault(name, threads)
+    # Workers run as any user, without a home: caches of torch go where one can write.
+    result.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / "torchinductor"))
+    result.setdefault("HOME", tempfile.gettempdir())
+    return result
+
+
+def available_cpus() -> int:
+    """CPUs this container may use: its quota (cgroup v2 or v1) rounded up, but not more than it may run on.
+
+    Without this torch starts a thread for every CPU of the node, and a pod with a small share is slowed many times.
+    """
+    allowed = len(os.sched_getaffinity(0))
+    for quota, period in _quotas():
+        if quota > 0 and period > 0:
+            return max(1, min(allowed, math.ceil(quota / period)))
+    return max(1, allowed)
+
+
+def _quotas() -> list[tuple[float, float]]:
+    def numbers(*paths: str) -> list[float]:
+        try:
+            words = " ".join(Path("/sys/fs/cgroup", path).read_text() for path in paths).split()
+            return [float(word) for word in words if word != "max"]
+        except (OSError, ValueError):
+            return []
+
+    found = [numbers("cpu.max"), numbers("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")]
+    return [(pair[0], pair[1]) for pair in found if len(pair) == 2]
+
+
+def remove_leftovers(prefix: str, folder: Path = Path("/dev/shm")) -> None:
+    """Delete shared memory of a killed predecessor: the volume outlives the container and would fill up."""
+    for path in folder.glob(f"{prefix}*"):
+        path.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Entry point; does not return."""
+    settings = Settings.of(os.environ)
+    triton = find_triton(os.environ)
+    (settings.repository / "models").mkdir(parents=True, exist_ok=True)
+    remove_leftovers(settings.shm_prefix)
+    backends = write_backends(triton, Path(tempfile.mkdtemp(prefix="aifactory-backends-")))
+    arguments = command(triton, settings, backends, control_key(settings.repository), sys.argv[1:])
+    print(f"aifactory-triton: starting {triton.server}", file=sys.stderr, flush=True)
+    os.execve(triton.server, arguments, environment(triton, os.environ))
+
+
+if __name__ == "__main__":
+    main()
