@@ -22,7 +22,7 @@ _POD_UID = "authentication.kubernetes.io/pod-uid"
 
 class _User(Struct, frozen=True, gc=False):
     username: str = ""
-    extra: dict[str, tuple[str, ...]] = {}
+    extra: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
 
 
 class _Status(Struct, frozen=True, gc=False):

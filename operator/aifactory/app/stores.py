@@ -6,7 +6,7 @@ meet as keys: nobody's planner calls another's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,13 @@ from aifactory.api.inferencepool import InferencePool
 from aifactory.api.modelversion import ModelVersion
 from aifactory.api.trainingjob import TrainingJob
 from aifactory.engine import custom
+from aifactory.engine.controller import Controller
 from aifactory.engine.custom import Stored
+from aifactory.engine.wakeups import wake_by, wake_owner
 from aifactory.kube.objects import Claim, ConfigMap, Deployment, Pod, PodGroup, Service, decoder
 from aifactory.kube.resources import Key
-from aifactory.kube.store import Change, Store, by_controller
+from aifactory.kube.store import Store, by_controller
 from aifactory.models.kind import versions_of
-
-Wake = Callable[[Key, bool], None]
-"""Add a key to a controller's queue; the flag tells that nothing happened just now (first list)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,51 +55,57 @@ def make_stores() -> Stores:
     )
 
 
-def connect(stores: Stores, *, job: Wake, version: Wake, pool: Wake) -> None:
+@dataclass(frozen=True, slots=True)
+class Controllers:
+    """One controller for each kind."""
+
+    jobs: Controller[Any]
+    versions: Controller[Any]
+    pools: Controller[Any]
+
+    def all(self) -> tuple[Controller[Any], ...]:
+        """The three."""
+        return (self.jobs, self.versions, self.pools)
+
+
+def connect(stores: Stores, controllers: Controllers) -> None:
     """From now on every change in a store wakes the keys it concerns."""
-    by_kind = {"TrainingJob": job, "ModelVersion": version, "InferencePool": pool}
+    jobs, versions, pools = controllers.jobs, controllers.versions, controllers.pools
+    stores.jobs.subscribe(jobs.wake)
+    stores.versions.subscribe(versions.wake)
+    stores.pools.subscribe(pools.wake)
 
-    def owner(change: Change[Any]) -> None:
-        meta = change.object.metadata
-        reference = meta.controller
-        if reference is not None and (wake := by_kind.get(reference.kind)) is not None:
-            wake(Key(meta.namespace, reference.name), change.background)
+    # A version concerns the pools that may want it and the job that made it.
+    stores.versions.subscribe(wake_by(pools.queue, lambda version: _pools_of(stores, version)))
+    stores.versions.subscribe(wake_by(jobs.queue, _job_of_version))
+    # A pool concerns the versions it uses, and those it has just stopped using.
+    stores.pools.subscribe(wake_by(versions.queue, _versions_of_pool))
 
-    def pod(change: Change[Pod]) -> None:
-        meta = change.object.metadata
-        if meta.labels.get(names.LABEL_ROLE) == names.ROLE_SERVE:
-            pool(Key(meta.namespace, meta.labels.get(names.LABEL_POOL, "")), change.background)
-        else:
-            owner(change)
-
-    def model_version(change: Change[Stored[ModelVersion]]) -> None:
-        meta = change.object.metadata
-        version(Key(meta.namespace, meta.name), change.background)
-        if job_name := meta.labels.get(names.LABEL_JOB):
-            job(Key(meta.namespace, job_name), change.background)
-        for value in _model_of_version(change.object):
-            for found in stores.pools.by("model", value):
-                pool(Key(found.metadata.namespace, found.metadata.name), change.background)
-
-    def inference_pool(change: Change[Stored[InferencePool]]) -> None:
-        meta = change.object.metadata
-        pool(Key(meta.namespace, meta.name), change.background)
-        for name in _served(change.old) ^ _served(change.new):
-            version(Key(meta.namespace, name), change.background)
-
-    def training_job(change: Change[Stored[TrainingJob]]) -> None:
-        job(Key(change.object.metadata.namespace, change.object.metadata.name), change.background)
-
-    stores.jobs.subscribe(training_job)
-    stores.versions.subscribe(model_version)
-    stores.pools.subscribe(inference_pool)
-    stores.pods.subscribe(pod)
-    for children in (stores.services, stores.configs, stores.claims, stores.deployments, stores.gangs):
-        children.subscribe(owner)
+    for controller, kind in ((jobs, "TrainingJob"), (versions, "ModelVersion"), (pools, "InferencePool")):
+        owner = wake_owner(controller.queue, kind, names.GROUP)
+        for children in (stores.pods, stores.services, stores.configs, stores.claims, stores.deployments, stores.gangs):
+            children.subscribe(owner)
+    # Serving pods belong to a Deployment's ReplicaSet; their pool is in a label.
+    stores.pods.subscribe(wake_by(pools.queue, lambda pod: (Key(*value) for value in _pool_of_pod(pod))))
 
 
-def _served(stored: Stored[InferencePool] | None) -> set[str]:
-    return versions_of(stored.model) if stored is not None and stored.model is not None else set()
+def _pools_of(stores: Stores, version: Stored[ModelVersion]) -> Iterable[Key]:
+    for value in _model_of_version(version):
+        for pool in stores.pools.by("model", value):
+            yield Key(pool.metadata.namespace, pool.metadata.name)
+
+
+def _job_of_version(version: Stored[ModelVersion]) -> Iterable[Key]:
+    job = version.metadata.labels.get(names.LABEL_JOB)
+    return (Key(version.metadata.namespace, job),) if job else ()
+
+
+def _versions_of_pool(pool: Stored[InferencePool]) -> Iterable[Key]:
+    return (Key(pool.metadata.namespace, name) for name in _served(pool))
+
+
+def _served(pool: Stored[InferencePool]) -> set[str]:
+    return versions_of(pool.model) if pool.model is not None else set()
 
 
 def _model_of_version(stored: Stored[ModelVersion]) -> Iterable[Hashable]:
@@ -113,7 +118,7 @@ def _models_of_pool(stored: Stored[InferencePool]) -> Iterable[Hashable]:
     return tuple((stored.metadata.namespace, model.name) for model in stored.model.spec.models)
 
 
-def _pool_of_pod(pod: Pod) -> Iterable[Hashable]:
+def _pool_of_pod(pod: Pod) -> Iterable[tuple[str, str]]:
     labels = pod.metadata.labels
     if labels.get(names.LABEL_ROLE) != names.ROLE_SERVE:
         return ()

@@ -1,0 +1,7 @@
+"""`python -m aifactory.app`."""
+
+import sys
+
+from aifactory.app.main import main
+
+sys.exit(main())

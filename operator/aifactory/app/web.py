@@ -1,0 +1,95 @@
+"""What is served over HTTP: /healthz, /readyz and /metrics on one port, progress reports on another."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from aifactory.app.options import Options
+from aifactory.app.progress import ProgressEndpoint
+from aifactory.kube import metrics
+from aifactory.kube.clock import Clock
+
+TICK_SECONDS = 0.5
+STUCK_SECONDS = 30.0
+"""An event loop that has not turned for this long will not turn again."""
+
+
+class Health:
+    """Whether the process works, by its own account."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ticked = clock.monotonic()
+        self._ready = asyncio.Event()
+
+    @property
+    def ready(self) -> bool:
+        """Every store is complete: this replica leads, or could at once."""
+        return self._ready.is_set()
+
+    @ready.setter
+    def ready(self, value: bool) -> None:
+        if value:
+            self._ready.set()
+        else:
+            self._ready.clear()
+
+    async def wait_ready(self) -> None:
+        """Wait until every store is complete."""
+        await self._ready.wait()
+
+    def alive(self) -> bool:
+        """The event loop turns."""
+        return self._clock.monotonic() - self._ticked < STUCK_SECONDS
+
+    async def run(self) -> None:
+        """Measure for ever how late the event loop is."""
+        while True:
+            before = self._clock.monotonic()
+            await asyncio.sleep(TICK_SECONDS)
+            self._ticked = self._clock.monotonic()
+            metrics.LOOP_LAG.observe(max(0.0, self._ticked - before - TICK_SECONDS))
+
+
+class Servers:
+    """Web servers that run."""
+
+    def __init__(self, runners: list[web.AppRunner]) -> None:
+        self._runners = runners
+
+    async def cleanup(self) -> None:
+        """Stop them."""
+        for runner in self._runners:
+            await runner.cleanup()
+
+
+async def serve(options: Options, health: Health, endpoint: ProgressEndpoint) -> Servers:
+    """Start both servers.
+
+    Raises:
+        OSError: a port is taken.
+    """
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n") if health.alive() else web.Response(status=503, text="event loop is stuck\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n") if health.ready else web.Response(status=503, text="stores are filling\n")
+
+    async def metrics_page(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    own = web.Application()
+    own.router.add_get("/healthz", healthz)
+    own.router.add_get("/readyz", readyz)
+    own.router.add_get("/metrics", metrics_page)
+    runners = []
+    for application, port in ((own, options.http_port), (endpoint.application(), options.progress_port)):
+        runner = web.AppRunner(application, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, port=port).start()
+        runners.append(runner)
+    return Servers(runners)
