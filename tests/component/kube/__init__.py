@@ -1,0 +1,1 @@
+"""The layer `kube` against a real API server."""

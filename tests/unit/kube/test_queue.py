@@ -1,0 +1,176 @@
+"""The work queue among tasks: order, waiting, cancellation, shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aifactory.kube.queue import BACKGROUND_TURN, Backoff, ShutDown, WorkQueue
+from tests.support.faketime import run, until
+
+
+def new_queue() -> WorkQueue[str]:
+    return WorkQueue("test", rng=random.Random(0))
+
+
+async def take(queue: WorkQueue[str]) -> str:
+    key = await queue.get()
+    queue.done(key)
+    return key
+
+
+def test_fresh_keys_go_before_those_of_a_first_list() -> None:
+    async def main() -> list[str]:
+        queue = new_queue()
+        queue.add("old", background=True)
+        queue.add("promoted", background=True)
+        queue.add("new")
+        queue.add("promoted")
+        return [await take(queue) for _ in range(3)]
+
+    assert run(main) == ["new", "promoted", "old"]
+
+
+def test_steady_fresh_work_does_not_starve_the_background() -> None:
+    async def main() -> int:
+        queue = new_queue()
+        queue.add("old", background=True)
+        for turn in range(1, 100):
+            queue.add("busy")
+            if await take(queue) == "old":
+                return turn
+        return 100
+
+    assert run(main) <= BACKGROUND_TURN
+
+
+def test_a_key_added_while_worked_on_is_handed_out_again_only_when_that_is_done() -> None:
+    async def main() -> None:
+        queue = new_queue()
+        queue.add("a")
+        assert await queue.get() == "a"
+        queue.add("a", background=True)
+        queue.add("a")
+        assert len(queue) == 0
+        queue.done("a")
+        queue.add("b", background=True)
+        assert [await take(queue), await take(queue)] == ["a", "b"]
+        assert len(queue) == 0
+
+    run(main)
+
+
+def test_the_earliest_of_several_times_counts() -> None:
+    async def main() -> list[float]:
+        queue = new_queue()
+        loop = asyncio.get_running_loop()
+        queue.add_after("a", 10.0)
+        queue.add_after("a", 2.0)
+        queue.add_after("a", 5.0)
+        await take(queue)
+        first = loop.time()
+        queue.add_after("a", 20.0)
+        await take(queue)
+        return [first, loop.time()]
+
+    assert run(main) == pytest.approx([2.0, 22.0])
+
+
+def test_delays_double_up_to_the_limit_and_start_anew_after_forget() -> None:
+    backoff = Backoff(base=1.0, limit=10.0, jitter=0.0)
+    rng = random.Random(0)
+    assert [backoff.delay(n, rng) for n in (1, 2, 3, 4, 5, 10_000)] == [1, 2, 4, 8, 10, 10]
+
+    async def main() -> list[float]:
+        queue: WorkQueue[str] = WorkQueue("test", backoff=backoff)
+        delays = [queue.add_rate_limited("a") for _ in range(3)]
+        queue.forget("a")
+        return [*delays, queue.add_rate_limited("a")]
+
+    assert run(main) == [1, 2, 4, 1]
+
+
+def test_shutdown_wakes_waiting_workers_and_lets_running_ones_finish() -> None:
+    async def main() -> None:
+        queue = new_queue()
+        queue.add("a")
+        assert await queue.get() == "a"
+        waiting = [asyncio.create_task(queue.get()) for _ in range(3)]
+        queue.add_after("later", 5.0)
+        await asyncio.sleep(0)
+        queue.add("a")
+        queue.shut_down()
+        draining = asyncio.create_task(queue.drain())
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(result) for result in results] == [ShutDown] * 3
+        assert not draining.done()
+        queue.done("a")
+        await draining
+        queue.add("b")
+        with pytest.raises(ShutDown):
+            await queue.get()
+
+    run(main)
+
+
+def test_a_wakeup_given_to_a_cancelled_worker_goes_to_another() -> None:
+    async def main() -> str:
+        queue = new_queue()
+        first = asyncio.create_task(queue.get())
+        second = asyncio.create_task(queue.get())
+        await asyncio.sleep(0)
+        queue.add("a")  # wakes the first
+        first.cancel()  # before it could run
+        return await asyncio.wait_for(second, 1.0)
+
+    assert run(main) == "a"
+
+
+@given(seed=st.integers(0, 2**32), workers=st.integers(1, 6), keys=st.integers(1, 8))
+@settings(max_examples=100, deadline=None)
+def test_nothing_stands_still_however_workers_come_and_go(seed: int, workers: int, keys: int) -> None:
+    """Workers are cancelled while they wait or work; each key that is added is seen in its last state by somebody."""
+
+    async def main() -> None:
+        rng = random.Random(seed)
+        queue = new_queue()
+        wanted = dict.fromkeys(range(keys), 0)
+        seen = dict.fromkeys(range(keys), 0)
+        busy: set[str] = set()
+
+        async def work() -> None:
+            while True:
+                key = await queue.get()
+                try:
+                    assert key not in busy
+                    busy.add(key)
+                    version = wanted[int(key)]
+                    await asyncio.sleep(rng.choice([0, 0, 0.001, 0.1]))
+                    seen[int(key)] = version
+                except asyncio.CancelledError:
+                    queue.add(key)  # as a controller would: what was not finished is due again
+                    raise
+                finally:
+                    busy.discard(key)
+                    queue.done(key)
+
+        tasks = [asyncio.create_task(work()) for _ in range(workers)]
+        for _ in range(60):
+            number = rng.randrange(keys)
+            wanted[number] += 1
+            rng.choice([queue.add, lambda key: queue.add_after(key, rng.random()), queue.add_rate_limited])(str(number))
+            if rng.random() < 0.3:
+                victim = rng.randrange(workers)
+                tasks[victim].cancel()
+                tasks[victim] = asyncio.create_task(work())
+            await asyncio.sleep(rng.choice([0, 0, 0.01]))
+        await until(lambda: seen == wanted, seconds=600, saw=lambda: (seed, wanted, seen))
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run(main)

@@ -1,0 +1,123 @@
+"""The work queue against a model of what it owes: any sequence of calls, no key lost, none handed out twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from aifactory.kube.queue import Backoff, WorkQueue
+from tests.support.faketime import FakeTimeLoop
+
+KEYS = st.sampled_from("abcde")
+SECONDS = st.sampled_from([0.0, 0.5, 1.0, 5.0, 300.0])
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """The model: a key is owed from the moment it is added until it is handed out after that moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = FakeTimeLoop()
+        self.queue: WorkQueue[str] = WorkQueue("model", backoff=Backoff(limit=60.0), rng=random.Random(1))
+        self.owed: set[str] = set()
+        self.working: set[str] = set()
+        self.due: dict[str, float] = {}
+
+    def do(self, call: Any) -> Any:
+        """Call something of the queue inside the loop, and let what it set off settle."""
+
+        async def inside() -> Any:
+            result = call()
+            if asyncio.iscoroutine(result):
+                result = await result
+            return result
+
+        return self.loop.run_until_complete(inside())
+
+    def wait(self, seconds: float) -> None:
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+        self.settle()
+
+    def settle(self) -> None:
+        self.owed |= {key for key, when in self.due.items() if when <= self.loop.now}
+        self.due = {key: when for key, when in self.due.items() if when > self.loop.now}
+
+    def later(self, key: str, seconds: float) -> None:
+        when = self.loop.now + seconds
+        self.due[key] = min(when, self.due.get(key, when))
+
+    @rule(key=KEYS, background=st.booleans())
+    def add(self, key: str, background: bool) -> None:
+        self.do(lambda: self.queue.add(key, background=background))
+        self.owed.add(key)
+
+    @rule(key=KEYS, seconds=SECONDS)
+    def add_after(self, key: str, seconds: float) -> None:
+        self.do(lambda: self.queue.add_after(key, seconds))
+        if seconds:
+            self.later(key, seconds)
+        else:
+            self.owed.add(key)
+
+    @rule(key=KEYS)
+    def add_rate_limited(self, key: str) -> None:
+        before = self.queue.failures(key)
+        delay = self.do(lambda: self.queue.add_rate_limited(key))
+        assert 0 < delay <= 60.0 * 1.2
+        assert self.queue.failures(key) == before + 1
+        self.later(key, delay)
+
+    @rule(key=KEYS)
+    def forget(self, key: str) -> None:
+        self.queue.forget(key)
+        assert self.queue.failures(key) == 0
+
+    @rule(seconds=SECONDS)
+    def pass_time(self, seconds: float) -> None:
+        self.wait(seconds)
+
+    @precondition(lambda self: self.owed - self.working)
+    @rule()
+    def get(self) -> None:
+        key = self.do(self.queue.get)
+        assert key not in self.working, "two workers on one key"
+        assert key in self.owed, "a key that nobody added"
+        self.owed.discard(key)
+        self.working.add(key)
+
+    @precondition(lambda self: self.working)
+    @rule(data=st.data())
+    def done(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.working)))
+        self.do(lambda: self.queue.done(key))
+        self.working.discard(key)
+
+    @invariant()
+    def hands_out_exactly_what_is_owed(self) -> None:
+        self.settle()
+        assert len(self.queue) == len(self.owed - self.working)
+
+    def teardown(self) -> None:
+        """Everything that is owed or will be comes out, once."""
+        for key in list(self.working):
+            self.do(lambda key=key: self.queue.done(key))
+        self.working.clear()
+        self.wait(400.0)
+        while self.owed:
+            self.get()
+        for key in list(self.working):
+            self.do(lambda key=key: self.queue.done(key))
+        assert len(self.queue) == 0
+        with pytest.raises(TimeoutError):
+            self.do(lambda: asyncio.wait_for(self.queue.get(), 1000.0))
+        self.loop.close()
+
+
+TestQueueModel = QueueMachine.TestCase
+TestQueueModel.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
