@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""`python3 localcluster/images.py build|load [image ...]`: see localcluster/imagebuild."""
+"""Build the project's images and load them into the local cluster; see localcluster/imagebuild, or run it with -h."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# As a script, Python would look for modules beside this file; they are a package, so look one directory up instead.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from localcluster.imagebuild.cli import main  # noqa: E402
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from localcluster import debian
 from localcluster.console import CannotRun, say
 from localcluster.imagebuild.layers import EPOCH, Layer
 from localcluster.imagebuild.store import Store
@@ -30,7 +31,8 @@ _DROPPED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr
 _KEPT = ("/usr/share/doc/*/copyright",)
 # File times are clamped for reproducible bytes, so byte code must not be bound to them. Fresh byte code matters: a
 # container that cannot write it would compile the standard library at every start.
-_COMPILE = f'chroot "$1" {PYTHON} -m compileall -q -f --invalidation-mode unchecked-hash /usr/lib/python{PYTHON_VERSION} /usr/lib/python3'
+_LIBRARIES = f"/usr/lib/python{PYTHON_VERSION} /usr/lib/python3"
+_COMPILE = f'chroot "$1" {PYTHON} -m compileall -q -f --invalidation-mode unchecked-hash {_LIBRARIES}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,6 @@ def _mmdebstrap(archive: Path, scratch: Path) -> None:
 def _program() -> str:
     found = shutil.which("mmdebstrap")
     if found is None:
-        from localcluster import debian
-
         debian.ensure_packages(["mmdebstrap"])
         found = shutil.which("mmdebstrap")
     if found is None:

@@ -16,6 +16,7 @@ from localcluster.console import CannotRun, say
 from localcluster.imagebuild import base
 from localcluster.imagebuild.build import Builder
 from localcluster.imagebuild.context import Context
+from localcluster.imagebuild.deliver import deliver
 from localcluster.imagebuild.store import Descriptor, Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,13 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with store.lock():
             built = build(store, names)
             if options.command == "load":
-                from localcluster.imagebuild import deliver
-
-                deliver.deliver(store, built)
+                deliver(store, built)
     except CannotRun as problem:
-        print(f"images: {problem}", file=sys.stderr)
+        print(f"error: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on", file=sys.stderr)
         return 130
     return 0
 
@@ -70,12 +70,21 @@ def image_name(name: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="images.py", description="Build the project's images from their Containerfiles.")
+    parser = argparse.ArgumentParser(
+        prog="images.py", description="Build the project's images from their Containerfiles."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for command, text in (
         ("build", "build what changed, into an OCI image layout below the cache directory"),
         ("load", "build what changed and load what the local cluster lacks; Deployments that use it are restarted"),
     ):
         sub = commands.add_parser(command, help=text, description=text)
-        sub.add_argument("image", nargs="*", choices=[*CONTAINERFILES, []], metavar="image", help=f"one or more of {', '.join(CONTAINERFILES)}; left out: all")
+        known = ", ".join(CONTAINERFILES)
+        sub.add_argument("image", nargs="*", type=_image, help=f"one or more of {known}; left out: all")
     return parser
+
+
+def _image(name: str) -> str:
+    if name not in CONTAINERFILES:
+        raise argparse.ArgumentTypeError(f"there is no image '{name}', only {', '.join(CONTAINERFILES)}")
+    return name

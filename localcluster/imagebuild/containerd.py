@@ -1,9 +1,9 @@
 """Brings images from the store to a containerd, moving only what it lacks.
 
 A large layer is not sent: its file is linked into containerd's content store, on the same file system, and then
-registered by an ingest of which every byte is there already. So 5 GB of PyTorch are on the disk once (and once unpacked).
-This relies on containerd looking for a blob by its name before it takes bytes. Where that does not hold, or the link
-is not possible, the same command sends the bytes: slower, and nothing else changes.
+registered by an ingest of which every byte is there already. So 5 GB of PyTorch are on the disk once (and once
+unpacked). This relies on containerd looking for a blob by its name before it takes bytes. Where that does not hold, or
+the link is not possible, the same command sends the bytes: slower, and nothing else changes.
 
 The rest (index, manifests, configurations, small layers) goes as one image archive, whose import also unpacks, and lets
 the garbage collector know what belongs to what.
@@ -43,20 +43,31 @@ class Present:
     usable: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Names of images that were brought: for the first time, or in place of another of that name."""
+
+    new: tuple[str, ...]
+    replaced: tuple[str, ...]
+
+
 class Containerd:
     """One containerd, talked to through its own command-line client."""
 
     def __init__(self, ctr: Path, socket: Path) -> None:
         self._command = [str(ctr), "--address", str(socket), "--namespace", NAMESPACE]
 
-    def _run(self, *arguments: str, stdin: bytes | IO[bytes] | None = None) -> str:
-        feed = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
-        result = subprocess.run([*self._command, *arguments], capture_output=True, **feed)  # type: ignore[call-overload]
+    def _run(self, *arguments: str, data: bytes | None = None, file: IO[bytes] | None = None) -> str:
+        """Run a ctr command, with ``data`` or ``file`` as its input; returns what it prints."""
+        command = [*self._command, *arguments]
+        if data is not None:
+            result = subprocess.run(command, input=data, capture_output=True)
+        else:
+            result = subprocess.run(command, stdin=file or subprocess.DEVNULL, capture_output=True)
         if result.returncode:
             message = result.stderr.decode(errors="replace").strip()
             raise CannotRun(f"containerd refused 'ctr {' '.join(arguments[:2])}': {message}")
-        output: bytes = result.stdout
-        return output.decode()
+        return result.stdout.decode()
 
     def images(self) -> dict[str, Present]:
         """Images by name, those that are known only by their digest too."""
@@ -67,24 +78,27 @@ class Containerd:
                 found[match[1]] = Present(match[2], match[3] == "complete" and match[4] == "true")
         return found
 
-    def load(self, store: Store, wanted: Mapping[str, Descriptor]) -> list[str]:
-        """Make containerd's images those of ``wanted``; returns the names of the ones that were not there yet."""
+    def load(self, store: Store, wanted: Mapping[str, Descriptor]) -> Loaded:
+        """Make containerd's images those of ``wanted``, whatever it had under these names."""
         before = self.images()
         missing = {
             name: manifest for name, manifest in wanted.items() if before.get(name) != Present(manifest.digest, True)
         }
         if not missing:
-            return []
+            return Loaded((), ())
         layers = {layer for manifest in missing.values() for layer in store.layers_of(manifest)}
         held = self._register(store, [layer for layer in layers if layer.size > _LARGE])
         try:
-            self._run("images", "import", "--snapshotter", SNAPSHOTTER, "-", stdin=_archive(store, missing))
+            self._run("images", "import", "--snapshotter", SNAPSHOTTER, "-", data=_archive(store, missing))
         finally:
             for digest in held:
                 self._run("content", "label", digest, f"{_GC_ROOT}=")
         self._check(missing)
         self._forget(before, missing)
-        return sorted(missing)
+        return Loaded(
+            new=tuple(sorted(name for name in missing if name not in before)),
+            replaced=tuple(sorted(name for name in missing if name in before)),
+        )
 
     def _register(self, store: Store, layers: Iterable[Layer]) -> list[str]:
         """Make large layers known; returns those that are held until the images refer to them."""
@@ -98,7 +112,7 @@ class Containerd:
             _link(blob, self._content_directory() / blob.name)
             expected = ["--expected-digest", layer.digest, "--expected-size", str(layer.size)]
             with blob.open("rb") as content:
-                self._run("content", "ingest", *expected, f"layer-{layer.digest}", stdin=content)
+                self._run("content", "ingest", *expected, f"layer-{layer.digest}", file=content)
             # Nothing refers to it before the import, so the garbage collector would be right to take it.
             self._run("content", "label", layer.digest, f"{_GC_ROOT}=loading")
             held.append(layer.digest)
@@ -116,7 +130,9 @@ class Containerd:
         after = self.images()
         for name, manifest in loaded.items():
             if after.get(name) != Present(manifest.digest, True):
-                raise CannotRun(f"containerd took {name} but does not have it ready: found {after.get(name)}; run again")
+                raise CannotRun(
+                    f"containerd took {name} but does not have it ready: found {after.get(name)}; run again"
+                )
 
     def _forget(self, before: Mapping[str, Present], loaded: Mapping[str, Descriptor]) -> None:
         """Drop the previous images of these names, which containerd still knows by digest: they hold their layers."""

@@ -172,7 +172,9 @@ class _Reader:
         def value(match: re.Match[str]) -> str:
             found = self._variables.get(match[1])
             if found is None:
-                raise where.refuse(f"${{{match[1]}}} is not set: give it a default with ARG, or a value with ENV, above")
+                raise where.refuse(
+                    f"${{{match[1]}}} is not set: give it a default with ARG, or a value with ENV, above"
+                )
             return found
 
         replaced = _VARIABLE.sub(value, text)

@@ -1,7 +1,7 @@
 """Layers as tar files whose bytes depend on their content alone: sorted, fixed times, plain modes.
 
-A layer is hashed while it is written, in one pass: the largest has 5 GB. Layers are never compressed: they do not travel,
-and containerd then needs no second digest for them.
+A layer is hashed while it is written, in one pass: the largest has 5 GB. Layers are never compressed: they do not
+travel, and containerd then needs no second digest for them.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def write_layer(entries: Iterable[Entry], output: BinaryIO) -> Layer:
     """Write the tar of ``entries`` to ``output``. The order in which they are given does not matter."""
     with (
         _HashingWriter(output) as writer,
-        tarfile.TarFile(fileobj=writer, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_CHUNK) as archive,  # type: ignore[arg-type]
+        tarfile.TarFile(fileobj=writer, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_CHUNK) as archive,
     ):
         for entry in sorted(entries, key=lambda entry: entry.path):
             _add(archive, entry)

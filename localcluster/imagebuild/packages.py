@@ -1,8 +1,8 @@
 """Layers of Python packages: what `pip install --require-hashes -r <lock>` would install, by uv and as a layer.
 
-uv puts the wheels' files into the image's dist-packages by hard links from its cache, so the layer's own file is the only
-copy made. The base's Python compiles the byte code, as pip would. Nothing is built from source: a lock entry without a
-wheel for the image's platform is an error. A package that an earlier layer has is not installed again.
+uv puts the wheels' files into the image's dist-packages by hard links from its cache, so the layer's own file is the
+only copy made. The base's Python compiles the byte code, as pip would. Nothing is built from source: a lock entry
+without a wheel for the image's platform is an error. A package that an earlier layer has is not installed again.
 """
 
 from __future__ import annotations
@@ -101,7 +101,12 @@ def _install(wanted: str, scratch: Path, target: Path) -> int:
     requirements.write_text(wanted)
     command = [str(toolchain.ensure_uv()), "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
     command += ["--only-binary", ":all:", "--link-mode", "hardlink", "--target", str(target)]
-    command += ["--python-version", base.PYTHON_VERSION, "--python-platform", _PLATFORM.format(machine=os.uname().machine)]
+    command += [
+        "--python-version",
+        base.PYTHON_VERSION,
+        "--python-platform",
+        _PLATFORM.format(machine=os.uname().machine),
+    ]
     result = subprocess.run([*command, "-r", str(requirements)], capture_output=True, text=True)
     if result.returncode:
         tail = "\n".join(result.stderr.strip().splitlines()[-15:])
@@ -149,7 +154,7 @@ def _set_interpreter(script: Path) -> None:
 
 
 def _correct_record(record: Path, moved: Sequence[str]) -> None:
-    """Let a distribution's list of files name the moved ones where they are now, without a hash of their old content."""
+    """Let a distribution's list of files name the moved ones where they are now, without a hash of the old content."""
     with record.open(newline="", encoding="utf-8") as lines:
         rows = list(csv.reader(lines))
     changed = [[f"../../../{row[0]}", "", ""] if row and row[0].partition("/")[0] in moved else row for row in rows]

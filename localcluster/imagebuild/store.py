@@ -165,7 +165,8 @@ class Store:
 def index_json(images: Mapping[str, Descriptor]) -> bytes:
     """The index of an image layout; both names are given, so that containerd and other tools find the image."""
     manifests = [
-        descriptor.to_json() | {"annotations": {NAME: name, "org.opencontainers.image.ref.name": name.rpartition(":")[2]}}
+        descriptor.to_json()
+        | {"annotations": {NAME: name, "org.opencontainers.image.ref.name": name.rpartition(":")[2]}}
         for name, descriptor in sorted(images.items())
     ]
     return json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}).encode()
