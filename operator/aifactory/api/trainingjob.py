@@ -30,7 +30,17 @@ ProcPerNode = Annotated[
 class Nodes(Model):
     """How many pods train together; each is meant to fill one node."""
 
-    count: Annotated[int, Field(ge=1, le=10_000)]
+    count: Annotated[
+        int,
+        Field(
+            le=10_000,
+            json_schema_extra={
+                "x-kubernetes-validations": [
+                    rule("self >= 1", "nodes.count must be at least 1; to stop a job and keep it set suspend: true")
+                ]
+            },
+        ),
+    ]
     """Number of pods. The scale subresource; changing it restarts the job from its last checkpoint."""
 
 
