@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Print the path of a Python that has exactly the packages of the torch layer; make it first if it is missing.
 
-Role: one environment for three users. The workloads' tests run in it, the images helper makes the shared torch layer
-of the trainer and server images from it, and a person may start the training program with it:
+Role: the place where the workloads' tests run, with the same packages as the images, and where a person may start
+the training program without a cluster:
 
-    $(python3 workloads/torch/venv.py) -m aifactory_trainer.gpt --help
+    PYTHONPATH=workloads/trainer $(python3 workloads/torch/venv.py) -m aifactory_trainer.gpt --help
 
 What always holds:
 - The directory's name carries the hash of the lock file and of the Python version, so a changed lock makes a new
@@ -13,7 +13,7 @@ What always holds:
   No test package can reach an image, and tests run against the very files that the image gets.
 - Only the path goes to standard output. Several callers at once wait for one another (flock).
 
-Bytecode is compiled at once: a pod runs as a user who can not write it, and would compile torch at every start.
+Bytecode is compiled at once: tests start many processes, and each would spend seconds on it until all of it is there.
 """
 
 from __future__ import annotations
@@ -86,8 +86,7 @@ def _create(directory: Path, lock: Path, *, compile_bytecode: bool, packages_of:
     print(f"making {directory} from {lock.name} (once)", file=sys.stderr)
     _run([uv, "venv", "--quiet", "--no-project", "--relocatable", "--python", PYTHON_VERSION, str(building)])
     sync = [uv, "pip", "sync", "--quiet", "--require-hashes", "--python", str(building / "bin" / "python"), str(lock)]
-    # The invalidation mode leaves file times out, so the layer made from these files is the same bytes every time.
-    _run([*sync, "--compile-bytecode"] if compile_bytecode else sync, PYC_INVALIDATION_MODE="UNCHECKED_HASH")
+    _run([*sync, "--compile-bytecode"] if compile_bytecode else sync)
     if packages_of is not None:
         site = f"lib/python{PYTHON_VERSION}/site-packages"
         (building / site / "_torch_layer.pth").write_text(f"{packages_of / site}\n")
@@ -106,8 +105,8 @@ def _uv() -> str:
     raise VenvError("uv is not installed: run `pip install uv`, then try again")
 
 
-def _run(command: Sequence[str], **env: str) -> None:
-    done = subprocess.run(command, env={**os.environ, **env}, stdout=sys.stderr, check=False)
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, stdout=sys.stderr, check=False)
     if done.returncode != 0:
         raise VenvError(f"`{' '.join(command)}` ended with {done.returncode}: see its message above")
 

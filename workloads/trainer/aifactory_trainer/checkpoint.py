@@ -170,12 +170,9 @@ def decode(checkpoint: bytes, where: str) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
     except Exception as error:
-        where = path or "the checkpoint"
-        raise CheckpointError(
-            f"{where} can not be read safely: {error}. Remove it to go on from an older one"
-        ) from error
+        raise CheckpointError(f"{where} can not be read safely: {error}. Remove it to use an older one") from error
     if not isinstance(state, dict):
-        raise CheckpointError(f"{path or 'the checkpoint'} holds a {type(state).__name__} instead of a dict")
+        raise CheckpointError(f"{where} holds a {type(state).__name__} instead of a dict")
     return state
 
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -161,7 +162,7 @@ class Group:
                 f"WORLD_SIZE is {expected} but this process has not joined the others: "
                 "call aifactory_trainer.start() (or torch.distributed.init_process_group) before Run"
             )
-        self._group: dist.ProcessGroup | None = None
+        self._group: Any = None  # None: the default group
         if self.size > 1 and "gloo" not in dist.get_backend_config():
             choose_gloo_interface()
             self._group = dist.new_group(backend="gloo")
@@ -184,8 +185,8 @@ class Group:
             return data or b""
         (length,) = self.maximum(len(data) if data is not None else 0)
         tensor = _to_tensor(data) if data is not None else torch.empty(length, dtype=torch.uint8)
-        for chunk in tensor.split(_CHUNK_BYTES) if length else ():
-            dist.broadcast(chunk, src=0, group=self._group)
+        for start in range(0, length, _CHUNK_BYTES):
+            dist.broadcast(tensor[start : start + _CHUNK_BYTES], src=0, group=self._group)
         return data if data is not None else tensor.numpy().tobytes()
 
     def gather(self, data: bytes) -> list[bytes]:

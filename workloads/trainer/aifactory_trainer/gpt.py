@@ -113,7 +113,7 @@ def train(args: argparse.Namespace, world: World) -> None:
         windows = batch(training, step, args, world).to(world.device)
         with torch.autocast("cuda", torch.bfloat16, enabled=world.device.type == "cuda"):
             loss = next_byte_loss(network(windows[:, :-1]), windows[:, 1:])
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
         optimizer.step()
         optimizer.zero_grad()
@@ -197,7 +197,7 @@ def distribute(model: GPT, world: World) -> torch.nn.Module:
         return model
     devices = [world.device] if world.device.type == "cuda" else None
     # The buffers are constant tables: to send them before each step would only cost time.
-    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 @torch.no_grad()
@@ -206,7 +206,7 @@ def bits_per_byte(model: GPT, tokens: Tensor, world: World) -> float:
     context = model.config.context
     starts = torch.linspace(0, len(tokens) - context - 1, MEASURED_WINDOWS).long()[world.rank :: world.size]
     total = torch.zeros(2, dtype=torch.float64)
-    for part in starts.split(32):
+    for part in torch.split(starts, 32):
         windows = windows_at(tokens, part, context).to(world.device)
         total += torch.tensor([next_byte_loss(model(windows[:, :-1]), windows[:, 1:]).item() * len(part), len(part)])
     if world.size > 1:

@@ -141,6 +141,9 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Tokens in, logits of the next token out."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
@@ -176,11 +179,6 @@ class GPT(nn.Module):
         for index, block in enumerate(self.blocks):
             x = block(x, turn, cache, index)
         return F.linear(normalise(x), self.embedding.weight)
-
-    def loss(self, tokens: Tensor) -> Tensor:
-        """Mean cross entropy, in nats a token, of predicting each token of (batch, length + 1) from those before it."""
-        logits = self(tokens[:, :-1])
-        return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
 
 
 def normalise(x: Tensor) -> Tensor:
