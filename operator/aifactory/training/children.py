@@ -174,7 +174,6 @@ def publisher(job: TrainingJob, number: int, settings: Settings) -> Json:
         raise ValueError(f"TrainingJob {job.metadata.name} has no output")
     store = output.store or f"pvc://{names.MODEL_CLAIM}"
     args = ["publish", "--from", f"{_PUBLISH_MOUNT}/output", "--store", store, "--model", output.model.name]
-    args += ["--format", output.model.format]
     mounts = [
         {"name": "workspace", "mountPath": _PUBLISH_MOUNT, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},

@@ -60,6 +60,14 @@ def _register(
     published = _answer(publisher.message)
     if not {"uri", "digest"} <= published.keys():
         return _publisher_failed(publisher, publisher.number, draft)
+    wanted = observed.job.spec.output.model.format if observed.job.spec.output is not None else ""
+    if published.get("format", wanted) != wanted:
+        message = (
+            f"the training program wrote a model of format {published['format']} and output.model.format is {wanted}: "
+            "create another TrainingJob with the right one"
+        )
+        draft.failed(Reason.PUBLISH_FAILED, message)
+        return Decision(draft.result(), urgent=True, notices=(Notice("Warning", "PublishFailed", message),))
     version = max((view.version for view in observed.versions), default=0) + 1
     image = next((pod.image for pod in current if pod.index == 0), "")
     draft.update(output=draft.output.model_copy(update={"uri": published["uri"], "digest": published["digest"]}))
