@@ -33,7 +33,7 @@ from aifactory.kube.errors import ApiError, Gone, KubeError, error_for
 from aifactory.kube.objects import KubeObject, ObjectList, PartialObject, Status, WatchEvent
 from aifactory.kube.queue import Backoff
 from aifactory.kube.resources import Resource
-from aifactory.kube.store import Store
+from aifactory.kube.store import Store, version_number
 
 logger = logging.getLogger(__name__)
 
@@ -217,8 +217,7 @@ class Informer(Generic[T]):
             self.store.remove(obj)
         elif event.type != "BOOKMARK":
             self.store.put(obj)
-        self.store.advance(version)
-        self._version = version
+        self._passed(version)
 
     def _take_unusual(self, line: bytes) -> None:
         """An event that is not an object of the expected shape: an error, a bookmark without a name, or nonsense."""
@@ -236,8 +235,13 @@ class Informer(Generic[T]):
             self.store.delete(gone.key, gone.uid, gone.resource_version)
         else:
             self._decode_object(event.object)  # counts and logs it
-        self.store.advance(version)
-        self._version = version
+        self._passed(version)
+
+    def _passed(self, version: str) -> None:
+        """Everything up to `version` is known. An event that is repeated does not take us back."""
+        if version_number(version) > version_number(self._version):
+            self._version = version
+            self.store.advance(version)
 
     def _decode_object(self, raw: bytes | msgspec.Raw) -> T | None:
         try:
