@@ -56,7 +56,7 @@ class Builder:
 
     def build(self, file: str) -> Descriptor:
         """Build the Containerfile at ``file`` (relative to the repository); returns its manifest."""
-        instructions = cf.parse(self._context.root / file, file)
+        instructions = cf.parse(self._context.root / file, file, environment=ENVIRONMENT)
         image = _Image([self._base.layer], set(self._base.directories), environment=dict(ENVIRONMENT))
         for instruction in instructions:
             self._execute(image, instruction)
@@ -93,6 +93,8 @@ class Builder:
             if selected.is_directory:
                 entries += _missing_directories(image, selected.target, copy.owner)
                 continue
+            if selected.target in image.directories:
+                raise copy.where.refuse(f"/{selected.target} is a directory in the image: end the target with /")
             entries += _missing_directories(image, str(PurePosixPath(selected.target).parent))
             entries.append(file_entry(selected.target, selected.source, copy.owner))
             image.copied[f"/{selected.target}"] = selected.source

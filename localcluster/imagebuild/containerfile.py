@@ -113,16 +113,22 @@ class PipInstall:
 Instruction = Arg | From | Env | Label | Workdir | User | Expose | Entrypoint | Cmd | Copy | PipInstall
 
 
-def parse(file: Path, name: str, arguments: Mapping[str, str] | None = None) -> tuple[Instruction, ...]:
+def parse(
+    file: Path,
+    name: str,
+    arguments: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[Instruction, ...]:
     """The instructions of ``file`` with variables replaced; ``name`` is how messages call the file.
 
-    ``arguments`` are build arguments (`--build-arg`). Raises CannotRun at the first thing that is not understood.
+    ``arguments`` are build arguments (`--build-arg`), ``environment`` is what the base image sets.
+    Raises CannotRun at the first thing that is not understood.
     """
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise CannotRun(f"{name} does not exist; each image is built from a Containerfile") from None
-    reader = _Reader(dict(arguments or {}))
+    reader = _Reader(dict(arguments or {}), dict(environment or {}))
     instructions = tuple(reader.read(where, line) for where, line in _logical_lines(text, name))
     if not any(isinstance(each, From) for each in instructions):
         raise CannotRun(f"{name}: there is no FROM instruction")
@@ -149,8 +155,9 @@ def _logical_lines(text: str, name: str) -> Iterator[tuple[Where, str]]:
 class _Reader:
     """Reads one instruction after the other; remembers the variables that later ones may use."""
 
-    def __init__(self, arguments: dict[str, str]) -> None:
+    def __init__(self, arguments: dict[str, str], environment: dict[str, str]) -> None:
         self._arguments = arguments
+        self._environment = environment
         self._variables: dict[str, str] = {}
         self._from_seen = False
 
@@ -225,7 +232,7 @@ class _Reader:
         image = self._replace(where, rest)
         self._from_seen = True
         # As in the real language, an ARG before FROM is not visible after it.
-        self._variables.clear()
+        self._variables = dict(self._environment)
         return From(where, image)
 
     def _read_env(self, where: Where, rest: str) -> Env:

@@ -46,8 +46,8 @@ class Context:
                 yield Selected(path, _normal(target))
                 yield from self._below(path, _normal(target), copy)
             elif path.is_file():
-                into = f"{target}{path.name}" if target.endswith("/") else target
-                yield Selected(path, _normal(into))
+                into_directory = target.endswith(("/", "/."))
+                yield Selected(path, _normal(f"{target}/{path.name}" if into_directory else target))
             else:
                 raise copy.where.refuse(f"COPY source '{source}' does not exist in the repository")
 

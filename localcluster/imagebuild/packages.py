@@ -35,7 +35,7 @@ _RECIPE = 1  # raise it when the code here makes other layers of the same input
 
 def ensure(store: Store, on: Base, lock: Path, earlier: Sequence[Path]) -> Layer:
     """The layer with the packages of ``lock`` that the layers of the ``earlier`` locks do not have."""
-    wanted = _without_installed(lock, earlier)
+    wanted = uninstalled(lock, earlier)
     recipe = repr((_RECIPE, on.layer.digest, _PLATFORM, os.uname().machine, wanted))
     key = f"pip-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
     known = store.known_layer(key)
@@ -51,7 +51,7 @@ def ensure(store: Store, on: Base, lock: Path, earlier: Sequence[Path]) -> Layer
         _compile(root)
         say(f"writing the layer of {lock.name}: {size / 1e9:.1f} GB")
         prefix = scratch / "prefix"
-        _separate_prefix(root / SITE, prefix)
+        separate_prefix(root / SITE, prefix)
         entries = [*tree_entries(root / SITE, SITE), *tree_entries(prefix, "usr/local")]
         layer = store.add_layer(lambda output: write_layer(entries, output))
     store.remember_layer(key, layer, {"lock": lock.name})
@@ -71,7 +71,7 @@ def pins(lock: Path) -> dict[tuple[str, str], str]:
     return entries
 
 
-def _without_installed(lock: Path, earlier: Sequence[Path]) -> str:
+def uninstalled(lock: Path, earlier: Sequence[Path]) -> str:
     """The lock less what is there already. Two versions of one package would hide each other: refused."""
     installed: dict[str, set[str]] = {}
     for other in earlier:
@@ -129,7 +129,7 @@ def _compile(root: Path) -> None:
         raise CannotRun(f"the base's Python could not compile the packages; it said:\n{result.stderr.strip()[-2000:]}")
 
 
-def _separate_prefix(site: Path, prefix: Path) -> None:
+def separate_prefix(site: Path, prefix: Path) -> None:
     """Move scripts and shared files from where uv puts them to where they belong, below /usr/local."""
     prefix.mkdir()
     moved = [name for name in _OF_PREFIX if (site / name).is_dir() and not (site / name / "__init__.py").exists()]
