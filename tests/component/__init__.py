@@ -1,1 +1,1 @@
-"""Tests against a real kube-apiserver and etcd."""
+"""Against a real kube-apiserver and etcd, without nodes: pods are moved by the tests."""

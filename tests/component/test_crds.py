@@ -1,0 +1,94 @@
+"""The CRDs on a real API server: what is accepted comes back unchanged, what is refused says what to write."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from tests.cluster import objects
+from tests.support.kubectl import Json, Kubectl
+
+POOL = objects.pool("p", "m")
+JOB = objects.job("j", ["true"])
+VERSION: Json = {
+    "apiVersion": "aifactory.dev/v1alpha1",
+    "kind": "ModelVersion",
+    "metadata": {"name": "m-v1"},
+    "spec": {"model": "m", "version": 1, "source": {"uri": "pvc://models/m/1"}, "format": "causal-lm"},
+}
+
+
+def changed(base: Json, path: str, value: Any) -> Json:
+    """A copy of an object with one field set."""
+    result = copy.deepcopy(base)
+    *parents, last = path.split(".")
+    node: Any = result
+    for part in parents:
+        node = node[int(part)] if part.isdecimal() else node.setdefault(part, {})
+    node[last] = value
+    return result
+
+
+TRAINER = "spec.template.spec.containers.0"
+
+REFUSED = [
+    pytest.param(changed(JOB, "spec.nodez", 1), 'unknown field "spec.nodez"', id="a typo"),
+    pytest.param(changed(JOB, "spec.nodes.count", 0), "nodes.count must be at least 1", id="no nodes"),
+    pytest.param(
+        changed(JOB, f"{TRAINER}.env", [{"name": "PET_NNODES", "value": "3"}]), "are set by the operator", id="reserved"
+    ),
+    pytest.param(changed(JOB, f"{TRAINER}.name", "main"), "one container named 'trainer'", id="no trainer"),
+    pytest.param(changed(JOB, "spec.procPerNode", "many"), "'auto' or an integer from 1 to 128", id="processes"),
+    pytest.param(changed(JOB, "spec.launcher", "mpi"), "torchrun", id="launcher"),
+    pytest.param(
+        changed(JOB, "spec.workspace", {"claimName": "c", "size": "1Gi"}), "either claimName", id="two workspaces"
+    ),
+    pytest.param(
+        changed(JOB, "spec.output", {"model": {"name": "m", "format": "causal-lm"}, "store": "ftp://x"}),
+        "s3://bucket/prefix or pvc://claim/path",
+        id="store",
+    ),
+    pytest.param(changed(POOL, "spec.models.0.version", 1), "not both", id="version and track"),
+    pytest.param(changed(POOL, "spec.models", [{"name": "m"}]), "either version", id="neither"),
+    pytest.param(changed(POOL, "spec.replicas", -1), "greater than or equal to 0", id="negative replicas"),
+    pytest.param(changed(VERSION, "spec.digest", "abc"), "64 hexadecimal digits", id="digest"),
+    pytest.param(changed(VERSION, "spec.source.uri", "http://x"), "s3://bucket/path or pvc://claim/path", id="source"),
+    pytest.param(changed(JOB, "metadata.name", "x" * 60), "52", id="long name"),
+]
+
+
+@pytest.mark.parametrize(("document", "words"), REFUSED)
+def test_a_mistake_is_refused_with_the_way_out(document: Json, words: str, ns: Kubectl) -> None:
+    assert words in ns.refuse(document)
+
+
+IMMUTABLE = [
+    pytest.param(changed(JOB, "spec.managedBy", "somebody/else"), "spec.managedBy", "another/one", id="managedBy"),
+    pytest.param(
+        changed(JOB, "spec.workspace", {"claimName": "a"}), "spec.workspace", {"claimName": "b"}, id="workspace"
+    ),
+    pytest.param(VERSION, "spec.version", 2, id="ModelVersion"),
+]
+
+
+@pytest.mark.parametrize(("document", "path", "value"), IMMUTABLE)
+def test_an_immutable_field_says_so(document: Json, path: str, value: Any, ns: Kubectl) -> None:
+    ns.apply(document)
+    assert "immutable" in ns.refuse(changed(document, path, value))
+
+
+@pytest.mark.parametrize("document", [JOB, POOL, VERSION], ids=lambda document: document["kind"])
+def test_what_is_written_comes_back_unchanged(document: Json, ns: Kubectl) -> None:
+    ns.apply(document)
+    found = ns.get(document["kind"], document["metadata"]["name"])
+    assert found["spec"] == document["spec"], "nothing is defaulted into a user's spec"
+
+
+def test_every_kind_is_in_the_category_and_has_its_short_name(ns: Kubectl) -> None:
+    ns.apply(JOB, POOL, VERSION)
+    found = ns.run("get", "aifactory", "-o", "name").out.split()
+    assert len(found) == 3
+    for short, name in (("tjob", "j"), ("ipool", "p"), ("mver", "m-v1")):
+        assert ns.get(short, name)

@@ -1,0 +1,222 @@
+"""The real operator process against a real API server; the test plays kubelet and scheduler."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from localcluster.controlplane import ControlPlane
+from tests.cluster import objects
+from tests.component import pods
+from tests.component.conftest import Operator
+from tests.support.kubectl import Json, Kubectl, condition
+from tests.support.waiting import wait_for
+
+FAST = {"failurePolicy": {"backoff": {"baseSeconds": 0}}}
+
+
+@pytest.fixture(scope="module")
+def operator(start_operator: Callable[..., Operator]) -> Iterator[Operator]:
+    """One operator for the module."""
+    process = start_operator("--lease-seconds=3")
+    process.wait_ready()
+    yield process
+    assert process.stop() == 0, process.words()
+    assert "Traceback" not in process.log.read_text(), process.words()
+
+
+def pod_names(ns: Kubectl, role: str = "node") -> list[str]:
+    return sorted(pod["metadata"]["name"] for pod in ns.list("pods", f"aifactory.dev/role={role}"))
+
+
+def wait_pods(ns: Kubectl, *names: str, role: str = "node") -> None:
+    wait_for(f"pods {names}", lambda: pod_names(ns, role), lambda seen: seen == sorted(names), seconds=30)
+
+
+def test_the_life_of_a_job(ns: Kubectl, operator: Operator) -> None:
+    ns.apply(objects.job("life", ["true"], nodes=2, output={"model": {"name": "life", "format": "causal-lm"}}))
+    wait_pods(ns, "life-0-0", "life-1-0")
+    found = ns.get("pod", "life-1-0")
+    env = {entry["name"]: entry.get("value") for entry in found["spec"]["containers"][0]["env"]}
+    assert env["PET_RDZV_ENDPOINT"] == "life-0.life:29500"
+    assert found["spec"]["schedulingGroup"] == {"podGroupName": "life-0"}
+    assert ns.get("podgroup", "life-0")["spec"]["schedulingPolicy"]["gang"]["minCount"] == 2
+    assert ns.get("service", "life")["spec"]["clusterIP"] == "None"
+
+    for name in ("life-0-0", "life-1-0"):
+        pods.run(ns, name)
+    found = ns.wait_condition("tjob", "life", "Running")
+    assert found["status"]["phase"] == "Running"
+    assert found["status"]["observedGeneration"] == found["metadata"]["generation"]
+    assert condition(found, "Ready")["status"] == "True"
+
+    for name in ("life-0-0", "life-1-0"):
+        pods.end(ns, name, 0)
+    wait_pods(ns, "life-publish-0", role="publish")
+    answer = {"uri": "pvc://aifactory-models/life/0123", "digest": "sha256:" + "1" * 64, "format": "causal-lm"}
+    pods.end(ns, "life-publish-0", 0, json.dumps({**answer, "metrics": {"heldOutBitsPerByte": 2.5}}), "publish")
+    found = ns.wait_condition("tjob", "life", "Complete")
+    assert found["status"]["output"]["modelVersion"] == "life-v1"
+    version = ns.get("mver", "life-v1")
+    assert version["spec"]["digest"] == answer["digest"]
+    assert version["spec"]["lineage"]["trainingJob"] == {"name": "life", "uid": found["metadata"]["uid"]}
+    assert {"name": "heldOutBitsPerByte", "value": "2.5"} in version["spec"]["lineage"]["metrics"]
+    assert "ownerReferences" not in version["metadata"], "a model outlives the job that made it"
+    ns.run("wait", "--for=condition=Complete", "tjob/life", "--timeout=5s")
+
+
+def test_one_failed_pod_restarts_all(ns: Kubectl, operator: Operator) -> None:
+    ns.apply(objects.job("again", ["true"], nodes=2, **FAST))
+    wait_pods(ns, "again-0-0", "again-1-0")
+    for name in ("again-0-0", "again-1-0"):
+        pods.run(ns, name)
+    ns.wait_condition("tjob", "again", "Running")
+    pods.end(ns, "again-1-0", 1, "ValueError: loss is nan")
+    wait_pods(ns, "again-0-1", "again-1-1")
+    found = ns.wait(
+        "tjob", "again", "to count the restart", lambda f: (f["status"]["restarts"] or {}).get("total") == 1
+    )
+    failure = found["status"]["lastFailure"]
+    assert (failure["pod"], failure["cause"], failure["exitCode"]) == ("again-1-0", "ApplicationError", 1)
+    assert failure["message"] == "ValueError: loss is nan"
+    assert found["status"]["attempt"] == 1
+
+
+def test_a_pool_waits_then_serves_then_follows(ns: Kubectl, operator: Operator) -> None:
+    ns.apply(objects.pool("chat", "m", replicas=1))
+    found = ns.wait_condition("ipool", "chat", "Ready", "False")
+    assert condition(found, "Ready")["reason"] == "WaitingForModel"
+    _make_ready(ns, 1)
+    first = _deployment(ns, "chat", 1)
+    _set_ready(ns, first)
+    found = ns.wait_condition("ipool", "chat", "Ready")
+    assert found["status"]["version"] == "1"
+    assert ns.wait_condition("mver", "m-v1", "InUse")["status"]["usedBy"] == [{"kind": "InferencePool", "name": "chat"}]
+
+    _make_ready(ns, 2)
+    second = _deployment(ns, "chat", 2)
+    assert ns.get("deployment", first)["spec"]["replicas"] == 1, "the old pod stays until the new one is ready"
+    _set_ready(ns, second)
+    found = ns.wait("ipool", "chat", "to serve version 2", lambda f: f["status"]["version"] == "2")
+    wait_for("the old Deployment to go", lambda: ns.get("deployment", first), lambda seen: not seen)
+    ns.wait_condition("mver", "m-v1", "InUse", "False")
+
+
+def test_an_object_of_another_controller_is_left_alone(ns: Kubectl, operator: Operator) -> None:
+    ns.apply(objects.job("theirs", ["true"], managedBy="kueue.x-k8s.io/multikueue"), objects.job("ours", ["true"]))
+    wait_pods(ns, "ours-0-0")
+    assert "status" not in ns.get("tjob", "theirs")
+
+
+def test_a_report_needs_the_pods_own_token(ns: Kubectl, operator: Operator, control_plane: ControlPlane) -> None:
+    ns.apply(objects.job("talks", ["true"]))
+    wait_pods(ns, "talks-0-0")
+    pods.run(ns, "talks-0-0")
+    ns.wait_condition("tjob", "talks", "Running")
+    bound = ["--bound-object-kind=Pod", "--bound-object-name=talks-0-0"]
+    token = ns.run("create", "token", "default", "--audience=aifactory.dev/progress", *bound).out.strip()
+    wrong_audience = ns.run("create", "token", "default", *bound).out.strip()
+    unbound = ns.run("create", "token", "default", "--audience=aifactory.dev/progress").out.strip()
+    report = {"step": 50, "totalSteps": 200, "tokensPerSecond": 1234.5, "metrics": {"loss": 2.5}}
+
+    assert _post(operator, ns, "talks", "nonsense", report)[0] == 401
+    assert _post(operator, ns, "talks", wrong_audience, report)[0] == 401
+    assert _post(operator, ns, "talks", unbound, report)[0] == 401
+    assert _post(operator, ns, "other", token, report)[0] == 403
+    code, words = _post(operator, ns, "talks", token, {"step": "x"})
+    assert (code, words.startswith("step:")) == (400, True), words
+    assert _post(operator, ns, "talks", token, report)[0] == 204
+    found = ns.wait(
+        "tjob", "talks", "to show progress", lambda f: (f["status"].get("progress") or {}).get("step") == 50
+    )
+    assert found["status"]["progress"]["summary"] == "25%"
+    assert found["status"]["progress"]["loss"] == "2.500"
+
+
+def test_killed_and_started_again_ends_the_same(ns: Kubectl, start_operator: Callable[..., Operator]) -> None:
+    for step in ("created", "failed"):
+        name = f"hit-{step}"
+        process = start_operator("--no-leader-elect")
+        process.wait_ready()
+        ns.apply(objects.job(name, ["true"], nodes=2, **FAST))
+        wait_pods_of(ns, name, f"{name}-0-0", f"{name}-1-0")
+        if step == "failed":
+            pods.run(ns, f"{name}-0-0")
+            pods.run(ns, f"{name}-1-0")
+            ns.wait_condition("tjob", name, "Running")
+            pods.end(ns, f"{name}-0-0", 1)
+        process.kill()
+        process = start_operator("--no-leader-elect")
+        process.wait_ready()
+        attempt = 1 if step == "failed" else 0
+        wait_pods_of(ns, name, f"{name}-0-{attempt}", f"{name}-1-{attempt}")
+        for index in (0, 1):
+            pods.end(ns, f"{name}-{index}-{attempt}", 0)
+        found = ns.wait_condition("tjob", name, "Complete")
+        assert found["status"]["restarts"]["total"] == attempt
+        assert process.stop() == 0
+
+
+def wait_pods_of(ns: Kubectl, job: str, *names: str) -> None:
+    wait_for(
+        f"pods {names}",
+        lambda: sorted(pod["metadata"]["name"] for pod in ns.list("pods", f"aifactory.dev/job-name={job}")),
+        lambda seen: seen == sorted(names),
+        seconds=40,
+    )
+
+
+def _post(operator: Operator, ns: Kubectl, job: str, token: str, body: Json) -> tuple[int, str]:
+    url = f"http://127.0.0.1:{operator.progress_port}/v1/progress/{ns.namespace}/{job}"
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Authorization": f"Bearer {token}"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def _make_ready(ns: Kubectl, version: int) -> None:
+    name = f"m-v{version}"
+    ns.apply(
+        {
+            "apiVersion": "aifactory.dev/v1alpha1",
+            "kind": "ModelVersion",
+            "metadata": {"name": name},
+            "spec": {
+                "model": "m",
+                "version": version,
+                "source": {"uri": f"pvc://models/m/{version}"},
+                "format": "causal-lm",
+            },
+        }
+    )
+    verifier = f"{name}-verify-0"
+    wait_for(f"pod {verifier}", lambda: ns.get("pod", verifier), bool)
+    pods.end(ns, verifier, 0, json.dumps({"digest": f"sha256:{version:064d}", "files": 2, "sizeBytes": 9}), "verify")
+    ns.wait_condition("mver", name, "Ready")
+
+
+def _deployment(ns: Kubectl, pool: str, count: int) -> str:
+    found = wait_for(
+        f"{count} Deployments",
+        lambda: ns.list("deployments", f"aifactory.dev/pool-name={pool}"),
+        lambda d: len(d) == count,
+    )
+    newest = max(found, key=lambda item: item["metadata"]["annotations"]["aifactory.dev/version"])
+    return str(newest["metadata"]["name"])
+
+
+def _set_ready(ns: Kubectl, deployment: str) -> None:
+    """The model is loaded in the Deployment's pod; the real Deployment controller makes and counts it."""
+    revision = deployment.rpartition("-")[2]
+    found = wait_for(
+        f"a pod of {deployment}",
+        lambda: ns.list("pods", f"aifactory.dev/revision={revision}"),
+        lambda pods: len(pods) == 1,
+    )
+    pods.serve(ns, found[0]["metadata"]["name"])
