@@ -30,6 +30,7 @@ PATCH_HEADERS: Final = {
     "json": {"Content-Type": "application/json-patch+json"},
     "apply": {"Content-Type": "application/apply-patch+yaml"},  # JSON is YAML; the server parses it as such
 }
+STRICT: Final = "fieldValidation=Strict"
 METADATA_ONLY: Final = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
 
 MAX_ATTEMPTS: Final = 4
@@ -115,7 +116,8 @@ class Client:
 
     async def create(self, resource: Resource, body: Mapping[str, Any]) -> bytes:
         namespace = body["metadata"].get("namespace")
-        return await self._call("POST", resource.collection(namespace), body=body, headers=JSON)
+        # Strict: a typo in a user's pod template is refused with the field's name, not dropped in silence.
+        return await self._call("POST", resource.collection(namespace), STRICT, body=body, headers=JSON)
 
     async def apply(
         self, resource: Resource, body: Mapping[str, Any], *, field_manager: str, force: bool = True
