@@ -70,9 +70,7 @@ class MemoryApi:
         known = self.objects[resource].get(key)
         if known is None:
             return self._insert(resource, {"metadata": {"name": name, "namespace": namespace}, **fields})
-        body = copy.deepcopy(known)
-        body.update(copy.deepcopy(fields))
-        return self._store(resource, "MODIFIED", body)
+        return self._change(resource, known, {**known, **fields})
 
     def drop(self, resource: Resource, namespace: str, name: str) -> None:
         """Somebody else deletes an object for good."""

@@ -32,6 +32,8 @@ Result = Literal["success", "requeue", "requeue_after", "error"]
 
 WORKERS: Final = 16
 STATUS_DELAY: Final = 1.0
+REFUSED_SECONDS: Final = 1.0
+"""First delay after a refusal: somebody has to change something, which is not done in milliseconds."""
 
 
 class Controller(Generic[Observed]):
@@ -61,7 +63,7 @@ class Controller(Generic[Observed]):
     ) -> None:
         self.kind = kind
         self.name = kind.name
-        self.queue: WorkQueue[Key] = queue or WorkQueue(kind.name)
+        self.queue: WorkQueue[Key] = WorkQueue(kind.name) if queue is None else queue
         self._executor = executor
         self._recorder = recorder
         self._workers = workers
@@ -177,7 +179,7 @@ class Controller(Generic[Observed]):
 
         # 6. Come back when the plan says so.
         if outcome.refused:
-            self.queue.add_rate_limited(key)
+            self.queue.add_rate_limited(key, at_least=REFUSED_SECONDS)
             return "error"
         self.queue.forget(key)
         if plan.requeue_after is None:

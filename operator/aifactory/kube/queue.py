@@ -41,9 +41,9 @@ class Backoff:
     limit: float = 300.0
     jitter: float = 0.2
 
-    def delay(self, failures: int, rng: random.Random) -> float:
-        """Seconds to wait after this many failures (1 for the first)."""
-        delay = min(self.base * 2.0 ** min(failures - 1, 64), self.limit)
+    def delay(self, failures: int, rng: random.Random, *, at_least: float = 0.0) -> float:
+        """Seconds to wait after this many failures (1 for the first), starting at no less than `at_least`."""
+        delay = min(max(self.base, at_least) * 2.0 ** min(failures - 1, 64), self.limit)
         return delay * (1.0 + self.jitter * rng.random())
 
 
@@ -122,10 +122,13 @@ class WorkQueue(Generic[K]):
         heapq.heappush(self._heap, (when, next(self._order), key))
         self._arm()
 
-    def add_rate_limited(self, key: K) -> float:
-        """Add the key after a delay that grows with each call until `forget`; returns the delay in seconds."""
+    def add_rate_limited(self, key: K, *, at_least: float = 0.0) -> float:
+        """Add the key after a delay that grows with each call until `forget`; returns the delay in seconds.
+
+        With `at_least` the delays grow from there instead of from the backoff's base.
+        """
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        delay = self._backoff.delay(failures, self._rng)
+        delay = self._backoff.delay(failures, self._rng, at_least=at_least)
         self._retries.inc()
         self.add_after(key, delay)
         return delay

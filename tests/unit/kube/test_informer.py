@@ -267,6 +267,7 @@ def test_whatever_happens_the_store_and_its_subscribers_end_in_the_truth(seed: i
                         api.transform = rng.choice([noisy, lambda line: [line]])
                 await asyncio.sleep(rng.choice([0, 0, 0.01, 1.0, 100.0]))
             api.stalled, api.transform = False, lambda line: [line]
+            api.put(PODS, "ns", "last")  # whoever knows this one knows everything before it
             await seen.settled(seconds=2000)
             before = len(seen.changes)
             await asyncio.sleep(1000)
