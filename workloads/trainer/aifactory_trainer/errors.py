@@ -29,8 +29,8 @@ TERMINATED = 143
 """Exit code of a process that ended because it was asked to: 128 + SIGTERM."""
 
 _LIMIT_BYTES = 4096
-_MESSAGE_CHARACTERS = 1500
-_STACK_CHARACTERS = 1200
+_LENGTHS = ((1500, 1500), (1200, 0), (400, 0))
+"""Characters of message and call stack, from the best to one that always fits: JSON may need 6 bytes for each."""
 
 
 def record(message: str, *, stack: str = "", code: int = 1) -> None:
@@ -87,14 +87,21 @@ def _report_and_print(kind: type[BaseException], error: BaseException, trace: Tr
 
 def _document(message: str, stack: str, code: int) -> str:
     """torchelastic's error file; its agent needs the timestamp (seconds, as text) and tells by it who failed first."""
-    extra = {"py_callstack": stack[-_STACK_CHARACTERS:], "timestamp": str(int(time.time()))}
-    if len(message) > _MESSAGE_CHARACTERS:  # the beginning names the exception, the last line is the cause
-        message = f"{message[: _MESSAGE_CHARACTERS // 3]} ... {message[-_MESSAGE_CHARACTERS * 2 // 3 :]}"
-    text = json.dumps({"message": {"message": message, "extraInfo": extra, "errorCode": code}}, ensure_ascii=False)
-    if len(text.encode(errors="replace")) > _LIMIT_BYTES:
-        extra["py_callstack"] = ""
-        text = json.dumps({"message": {"message": message[-700:], "extraInfo": extra, "errorCode": code}})
+    now = str(int(time.time()))
+    for characters, stack_characters in _LENGTHS:
+        extra = {"py_callstack": stack[-stack_characters:] if stack_characters else "", "timestamp": now}
+        body = {"message": _middle_out(message, characters), "extraInfo": extra, "errorCode": code}
+        text = json.dumps({"message": body})
+        if len(text) <= _LIMIT_BYTES:
+            break
     return text
+
+
+def _middle_out(message: str, characters: int) -> str:
+    """The beginning names the exception and the last line is the cause, so a long message loses its middle."""
+    if len(message) <= characters:
+        return message
+    return f"{message[: characters // 3]} ... {message[-characters * 2 // 3 :]}"
 
 
 def _termination_log() -> Path | None:
@@ -112,6 +119,6 @@ def _has_text(path: Path) -> bool:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text, errors="replace")
+        path.write_text(text)
     except OSError as problem:
         print(f"aifactory: {path} can not be written: {problem}", file=sys.stderr)

@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", help="file or directory; default: the input `corpus`, else Python's own sources")
     parser.add_argument("--batch", type=positive, default=8, help="windows a step in each process (%(default)s)")
     parser.add_argument("--context", type=positive, default=128, help="window length in bytes (%(default)s)")
-    parser.add_argument("--layers", type=positive, default=3, help="blocks (%(default)s)")
+    parser.add_argument("--layers", type=positive, default=2, help="blocks (%(default)s)")
     parser.add_argument("--heads", type=positive, default=4, help="attention heads (%(default)s)")
     parser.add_argument("--embedding", type=positive, default=128, help="width (%(default)s)")
     parser.add_argument("--learning-rate", type=rate, default=3e-3, help="highest learning rate (%(default)s)")

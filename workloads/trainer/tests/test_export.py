@@ -1,0 +1,178 @@
+"""Artifacts are whole, reproducible, and hold nothing that would have to be run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickletools
+import signal
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from aifactory_trainer import export, export_causal_lm, export_torch
+from aifactory_trainer.model import GPT, GPTConfig
+
+SMALL = GPTConfig(context=16, layers=1, heads=2, embedding=16)
+
+
+def digest(directory: Path) -> str:
+    """The digest of an artifact, as the factory defines it."""
+    lines = []
+    for path in sorted(directory.rglob("*"), key=lambda path: path.relative_to(directory).as_posix().encode()):
+        data = path.read_bytes()
+        lines.append(f"{path.relative_to(directory).as_posix()} {hashlib.sha256(data).hexdigest()} {len(data)}\n")
+    return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def small_gpt() -> GPT:
+    torch.manual_seed(3)
+    return GPT(SMALL)
+
+
+def test_a_language_model_comes_back_the_same(tmp_path: Path) -> None:
+    model = small_gpt()
+    directory = export_causal_lm(
+        model, SMALL.to_json(), metrics={"loss": 2.5, "bad": float("nan")}, output=tmp_path / "m"
+    )
+    config = json.loads((directory / "config.json").read_text())
+    assert config["format"] == "causal-lm"
+    assert config["metrics"] == {"loss": 2.5}
+    assert sorted(path.name for path in directory.iterdir()) == ["config.json", "model.safetensors"]
+    assert all(path.stat().st_mode & 0o777 == 0o644 for path in directory.iterdir())
+    again = GPT(GPTConfig.from_json(config))
+    again.load_state_dict(load_file(directory / "model.safetensors"))
+    tokens = torch.arange(10)[None]
+    assert torch.equal(again(tokens), model(tokens))
+
+
+def test_the_digest_is_reproducible(tmp_path: Path) -> None:
+    digests = {digest(export_causal_lm(small_gpt(), SMALL.to_json(), output=tmp_path / name)) for name in "abc"}
+    assert len(digests) == 1
+
+
+def test_the_output_directory_of_the_job_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIFACTORY_OUTPUT", str(tmp_path / "workspace" / "output"))
+    assert export_causal_lm(small_gpt(), SMALL.to_json()) == tmp_path / "workspace" / "output"
+
+
+def test_an_older_output_is_replaced_and_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "stale").write_text("")
+    (tmp_path / ".output-killed").mkdir()
+    export_causal_lm(small_gpt(), SMALL.to_json(), output=tmp_path / "output")
+    assert [path.name for path in tmp_path.iterdir()] == ["output"]
+    assert not (tmp_path / "output" / "stale").exists()
+
+
+def test_a_failed_export_leaves_the_older_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digest(export_causal_lm(small_gpt(), SMALL.to_json(), output=tmp_path / "output"))
+
+    def full(_path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        export_causal_lm(small_gpt(), {**SMALL.to_json(), "layers": 9}, output=tmp_path / "output")
+    assert digest(tmp_path / "output") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["output"]
+
+
+def test_killed_while_exporting_leaves_nothing_to_publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(export, "fsync", lambda _path: os.kill(os.getpid(), signal.SIGKILL))
+        export_causal_lm(small_gpt(), SMALL.to_json(), output=tmp_path / "output")
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_configuration_that_can_not_be_served_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs tokenizer, contextLength"):
+        export_causal_lm(small_gpt(), {"architecture": "x", "vocabSize": 2}, output=tmp_path / "output")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, features: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.dropout(self.layer(features)) + bias
+        return scores, scores.argmax(dim=1)
+
+
+def export_classifier(directory: Path) -> Path:
+    examples = {"features": torch.randn(2, 4), "bias": torch.randn(2, 3)}
+    torch.manual_seed(5)
+    return export_torch(Classifier(), examples, outputs=("scores", "label"), max_batch_size=16, output=directory)
+
+
+def test_a_program_serves_every_batch_size(tmp_path: Path) -> None:
+    directory = export_classifier(tmp_path / "output")
+    config = json.loads((directory / "config.json").read_text())
+    assert config == {
+        "format": "torch-export",
+        "inputs": [
+            {"name": "features", "dataType": "FP32", "dims": [4]},
+            {"name": "bias", "dataType": "FP32", "dims": [3]},
+        ],
+        "outputs": [
+            {"name": "scores", "dataType": "FP32", "dims": [3]},
+            {"name": "label", "dataType": "INT64", "dims": []},
+        ],
+        "maxBatchSize": 16,
+        "metrics": {},
+    }
+    torch.manual_seed(5)
+    model = Classifier().eval()
+    program = torch.export.load(directory / "model.pt2").module()
+    for batch in (1, 2, 16):
+        features, bias = torch.randn(batch, 4), torch.randn(batch, 3)
+        scores, label = program(features, bias)
+        assert torch.allclose(scores, model(features, bias)[0], atol=1e-6), "dropout is off"
+        assert torch.equal(label, scores.argmax(dim=1))
+
+
+def test_a_program_is_reproducible_and_names_no_file(tmp_path: Path) -> None:
+    first, second = export_classifier(tmp_path / "a"), export_classifier(tmp_path / "b")
+    assert digest(first) == digest(second)
+    with zipfile.ZipFile(first / "model.pt2") as archive:
+        for name in archive.namelist():
+            assert str(Path(__file__).parent).encode() not in archive.read(name), name
+
+
+def test_a_program_holds_no_pickled_code(tmp_path: Path) -> None:
+    """The few pickles that torch.export writes hold nothing but tensors: they name no function outside torch."""
+    named = set()
+    with zipfile.ZipFile(export_classifier(tmp_path / "a") / "model.pt2") as archive:
+        for name in archive.namelist():
+            data = archive.read(name)
+            if name.endswith(".pkl") or data[:2] == b"\x80\x02":
+                named |= {str(arg) for op, arg, _ in pickletools.genops(data) if op.name in ("GLOBAL", "STACK_GLOBAL")}
+    assert not [name for name in named if not name.startswith(("torch", "collections OrderedDict"))], named
+
+
+@pytest.mark.parametrize(
+    ("examples", "outputs", "words"),
+    [
+        ({}, ("y",), "none"),
+        ({"x": torch.ones(1, 4)}, ("y",), "of 2 to max_batch_size"),
+        ({"x": torch.ones(99, 4)}, ("y",), "of 2 to max_batch_size"),
+        ({"x": torch.ones(2, 4)}, ("y", "z"), "returns 1 tensors"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    tmp_path: Path, examples: dict[str, Tensor], outputs: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        export_torch(nn.Linear(4, 3), examples, outputs=outputs, output=tmp_path / "output")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,95 @@
+"""The model computes what a causal language model should, with and without its cache."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from aifactory_trainer.model import END_OF_TEXT, GPT, VOCABULARY, Cache, GPTConfig, choose, generate
+
+SMALL = GPTConfig(context=32, layers=2, heads=2, embedding=32)
+
+
+@pytest.fixture
+def model() -> GPT:
+    torch.manual_seed(0)
+    model = GPT(SMALL)
+    for parameter in model.parameters():  # the layers that start at zero too
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def test_a_prediction_does_not_see_the_future(model: GPT) -> None:
+    tokens = torch.randint(VOCABULARY, (1, 20))
+    changed = tokens.clone()
+    changed[0, 10:] = (changed[0, 10:] + 1) % VOCABULARY
+    before, after = model(tokens), model(changed)
+    assert torch.equal(before[:, :10], after[:, :10])
+    assert not torch.allclose(before[:, 10:], after[:, 10:])
+
+
+def test_only_distances_count(model: GPT) -> None:
+    """The same text later in the context, alone, gives the same prediction: positions are relative."""
+    tokens = torch.randint(VOCABULARY, (1, 8))
+    shifted = Cache(SMALL.layers)
+    empty = torch.zeros(1, SMALL.heads, 5, 16)
+    here = model(tokens)
+    cos, sin = model.cos.clone(), model.sin.clone()
+    model.cos, model.sin = cos.roll(-5, 0), sin.roll(-5, 0)
+    assert torch.allclose(model(tokens), here, atol=1e-4)
+    assert shifted.length == 0
+    assert empty.shape[2] == 5
+
+
+@pytest.mark.parametrize("pieces", [[20], [1] * 20, [7, 1, 1, 11], [19, 1]])
+def test_reading_in_pieces_changes_nothing(model: GPT, pieces: list[int]) -> None:
+    tokens = torch.randint(VOCABULARY, (2, 20))
+    cache = Cache(SMALL.layers)
+    parts = [model(part, cache) for part in tokens.split(pieces, dim=1)]
+    assert torch.allclose(torch.cat(parts, dim=1), model(tokens), atol=1e-4)
+    assert cache.length == 20
+
+
+def test_a_text_longer_than_the_context_is_refused(model: GPT) -> None:
+    with pytest.raises(ValueError, match="33 tokens do not fit a context of 32"):
+        model(torch.zeros(1, 33, dtype=torch.long))
+
+
+def test_an_untrained_model_starts_near_its_embedding() -> None:
+    torch.manual_seed(0)
+    logits = GPT(SMALL)(torch.randint(VOCABULARY, (4, 32)))
+    assert logits.abs().max() < 5
+
+
+@pytest.mark.parametrize("prompt", [b"", b"def ", b"x" * 500])
+def test_generating_beyond_the_context(model: GPT, prompt: bytes) -> None:
+    with torch.no_grad():
+        model.embedding.weight[END_OF_TEXT] = 0
+    first = list(generate(model, prompt, 100, generator=torch.Generator().manual_seed(1)))
+    again = list(generate(model, prompt, 100, generator=torch.Generator().manual_seed(1)))
+    assert first == again
+    assert 0 < len(first) <= 100
+    assert all(0 <= token < 256 for token in first)
+
+
+def test_temperature_zero_takes_the_likeliest() -> None:
+    assert choose(torch.tensor([0.0, 3.0, 1.0]), 0) == 1
+
+
+def test_the_configuration_survives_config_json() -> None:
+    config = GPTConfig(64, 3, 2, 48)
+    assert GPTConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"architecture": "llama"}, "architecture is 'llama'"),
+        ({"layers": "two"}, "layers must be an integer"),
+        ({"layers": 0}, "at least 1"),
+        ({"heads": 5}, "multiple of 2 x heads"),
+    ],
+)
+def test_a_wrong_configuration_says_what_is_wrong(change: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        GPTConfig.from_json({**SMALL.to_json(), **change})
