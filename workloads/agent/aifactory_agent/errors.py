@@ -28,7 +28,7 @@ class Reason(StrEnum):
     INTERNAL_ERROR = "InternalError"
 
 
-TRANSIENT = frozenset({Reason.STORE_UNAVAILABLE, Reason.DISK_FULL, Reason.TRITON_UNAVAILABLE})
+TRANSIENT = frozenset({Reason.STORE_UNAVAILABLE, Reason.SOURCE_NOT_FOUND, Reason.DISK_FULL, Reason.TRITON_UNAVAILABLE})
 """Reasons that may pass without anybody doing something: tried again soon. The others are tried again slowly."""
 
 

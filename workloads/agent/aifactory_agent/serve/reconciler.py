@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 PERIOD_SECONDS = 1.0
 STARTING_PERIOD_SECONDS = 0.2
 """While Triton is not up: seconds count in a cold start."""
-CHECK_SECONDS = 15.0
+CHECK_SECONDS = 5.0
 """How often a version that is READY is asked again. Triton 2.51 says READY also when the model's process has died."""
 _CONCURRENT_FETCHES = 2
 
@@ -228,7 +228,7 @@ class Reconciler:
     async def _check_loaded(self, spec: ModelSpec) -> None:
         serving = await self._triton.serving()
         if spec.key.version not in serving.get(spec.key.name, frozenset()):
-            message = f"Triton said {spec.key} was loaded but its index does not list it as READY"
+            message = "Triton said it was loaded but its index does not list it as READY"
             raise AgentError(Reason.LOAD_FAILED, message)
 
     async def _confirm(self, spec: ModelSpec) -> None:

@@ -104,20 +104,18 @@ class Triton:
                     key.name, str(key.version), headers=self._headers, client_timeout=CALL_TIMEOUT_SECONDS
                 )
                 if not ready:
-                    raise AgentError(
-                        Reason.CONFIRM_FAILED, f"{key} is in Triton's index but Triton says it is not ready"
-                    )
+                    raise AgentError(Reason.CONFIRM_FAILED, "it is in Triton's index but Triton says it is not ready")
                 result = await self._ask(key, config)
         except TimeoutError as error:
-            message = f"{key} has not answered within {PROBE_TIMEOUT_SECONDS:.0f} s"
+            message = f"it has not answered within {PROBE_TIMEOUT_SECONDS:.0f} s"
             raise AgentError(Reason.TRITON_UNAVAILABLE, message) from error
         except InferenceServerException as error:
             if error.status() in (*_GONE, _LATE):
                 raise self._unavailable(error) from error
-            message = f"{key} was loaded but does not answer: {_words(error)}"
+            message = f"it was loaded but does not answer: {_words(error)}"
             raise AgentError(Reason.CONFIRM_FAILED, message) from error
         for output in config.outputs[:1] if config.decoupled else config.outputs:
-            _check_output(key, output, result.as_numpy(output.name), config.max_batch_size > 0)
+            _check_output(output, result.as_numpy(output.name), config.max_batch_size > 0)
 
     async def _ask(self, key: ModelKey, config: ServingConfig) -> Any:
         inputs = [_probe_input(tensor, config) for tensor in config.inputs if _wanted(tensor, config)]
@@ -129,15 +127,16 @@ class Triton:
         async def requests() -> AsyncIterator[dict[str, Any]]:
             yield arguments
 
-        answers = self._client.stream_infer(requests())
-        try:
-            async for result, error in answers:
-                if error is not None:
-                    raise error
-                return result
-        finally:
-            answers.cancel()
-        raise AgentError(Reason.CONFIRM_FAILED, f"{key} was loaded but gave an empty answer")
+        # Read to the end: a stream cancelled in the moment its request ends can leave Triton 2.51 with a request that
+        # never ends, and then the model can never be unloaded.
+        first = None
+        async for result, error in self._client.stream_infer(requests()):
+            if error is not None:
+                raise error
+            first = first or result
+        if first is None:
+            raise AgentError(Reason.CONFIRM_FAILED, "it was loaded but gave an empty answer")
+        return first
 
     def _unavailable(self, error: InferenceServerException) -> AgentError:
         message = f"Triton does not answer at {self._address}: {_words(error)}"
@@ -162,13 +161,13 @@ def _probe_input(tensor: Tensor, config: ServingConfig) -> Any:
     return given
 
 
-def _check_output(key: ModelKey, tensor: Tensor, value: Any, batched: bool) -> None:
+def _check_output(tensor: Tensor, value: Any, batched: bool) -> None:
     if value is None:
-        raise AgentError(Reason.CONFIRM_FAILED, f"{key} was loaded but its answer has no output {tensor.name}")
+        raise AgentError(Reason.CONFIRM_FAILED, f"it was loaded but its answer has no output {tensor.name}")
     shape = list(value.shape[1:] if batched else value.shape)
     fits = len(shape) == len(tensor.dims) and all(dim in (-1, got) for dim, got in zip(tensor.dims, shape, strict=True))
     if not fits:
-        message = f"{key} was loaded but output {tensor.name} has dims {shape}, config.json says {list(tensor.dims)}"
+        message = f"it was loaded but output {tensor.name} has dims {shape}, config.json says {list(tensor.dims)}"
         raise AgentError(Reason.CONFIRM_FAILED, message)
 
 

@@ -1,0 +1,72 @@
+"""Artifacts on disk, and a Triton with an agent beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aifactory_agent.artifacts.stores import Mounts
+from aifactory_agent.artifacts.transfer import publish
+from aifactory_agent.artifacts.uri import ArtifactUri
+from harness import AgentProcess, TritonProcess
+
+CLAIM = "models"
+
+
+def write_safetensors(path: Path, values: bytes = b"\0" * 12) -> None:
+    """A whole safetensors file with one tensor, written by its specification."""
+    header = json.dumps({"w": {"dtype": "U8", "shape": [len(values)], "data_offsets": [0, len(values)]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + values)
+
+
+def write_model(folder: Path, **config: Any) -> Path:
+    """A causal-lm artifact; different configs make different digests."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_safetensors(folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"format": "causal-lm", **config}))
+    return folder
+
+
+@pytest.fixture
+def claims(tmp_path: Path) -> Path:
+    """A directory with one mounted claim, `models`."""
+    (tmp_path / "claims" / CLAIM).mkdir(parents=True)
+    return tmp_path / "claims"
+
+
+@pytest.fixture
+def published(tmp_path: Path, claims: Path) -> Callable[..., dict[str, Any]]:
+    """Publish a model made for the test; gives its entry for desired.json."""
+
+    def make(name: str, version: int, **config: Any) -> dict[str, Any]:
+        source = write_model(tmp_path / "sources" / f"{name}-{version}", tag=f"{name} {version}", **config)
+        artifact = publish(source, ArtifactUri.parse(f"pvc://{CLAIM}"), name, Mounts(claims))
+        return {
+            "name": name,
+            "version": version,
+            "uri": artifact.uri,
+            "digest": artifact.digest,
+            "format": artifact.format,
+            "secret": None,
+        }
+
+    return make
+
+
+@pytest.fixture
+def triton(tmp_path: Path) -> Iterator[TritonProcess]:
+    """A Triton, not started."""
+    process = TritonProcess(tmp_path, light=True)
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def agent(triton: TritonProcess, claims: Path) -> Iterator[AgentProcess]:
+    """An agent beside it, not started."""
+    process = AgentProcess(triton, claims)
+    yield process
+    process.kill()

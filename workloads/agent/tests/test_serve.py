@@ -1,0 +1,267 @@
+"""The agent beside a real Triton: everything that may happen to a serving pod."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tritonclient.grpc as grpcclient
+from harness import AgentProcess, TritonProcess, http, wait_for
+from tritonclient.utils import InferenceServerException
+
+Published = Callable[..., dict[str, Any]]
+
+
+def generate(triton: TritonProcess, model: str, version: int | None = None) -> tuple[int, str]:
+    where = f"/versions/{version}" if version else ""
+    code, text = http(f"{triton.url}/v2/models/{model}{where}/generate", {"text_input": "x"})
+    return code, json.loads(text).get("text_output") or text
+
+
+def test_brings_a_model_up_and_reports_it(triton: TritonProcess, agent: AgentProcess, published: Published) -> None:
+    triton.start()
+    agent.want(published("gpt", 1))
+    agent.start()
+    status = agent.wait_ready()
+    assert [(m["name"], m["version"], m["state"]) for m in status["models"]] == [("gpt", 1, "Ready")]
+    assert status["models"][0]["loadSeconds"] > 0
+    assert agent.get("/readyz")[0] == 200
+    assert generate(triton, "gpt") == (200, "gpt 1")
+    metrics = agent.get("/metrics")[1]
+    assert 'aifactory_agent_model_state{model="gpt",state="Ready",version="1"} 1.0' in metrics
+    assert "aifactory_agent_ready 1.0" in metrics
+
+
+def test_only_the_agent_may_load_models(triton: TritonProcess, agent: AgentProcess, published: Published) -> None:
+    triton.start()
+    agent.want(published("gpt", 1))
+    agent.start()
+    agent.wait_ready()
+    code, text = http(f"{triton.url}/v2/repository/models/gpt/unload", {})
+    assert code == 403, text
+    stranger = grpcclient.InferenceServerClient(triton.grpc)
+    try:
+        stranger.unload_model("gpt")
+        raise AssertionError("a stranger has unloaded the model")
+    except InferenceServerException as error:
+        assert "restricted" in str(error)
+    assert generate(triton, "gpt") == (200, "gpt 1")
+
+
+def test_waits_for_triton_and_fetches_meanwhile(
+    triton: TritonProcess, agent: AgentProcess, published: Published
+) -> None:
+    agent.want(published("gpt", 1))
+    agent.start()
+    model = wait_for(
+        "the files are there", lambda: list((triton.repository / "models").glob("gpt/1/config.json")), 20, agent.tail
+    )
+    assert model
+    assert agent.wait_state("gpt", 1, "Pending")["reason"] == "TritonUnavailable"
+    assert agent.get("/readyz")[0] == 503
+    triton.start()
+    agent.wait_ready()
+
+
+def test_a_new_version_replaces_the_old_one_without_a_failed_request(
+    triton: TritonProcess, agent: AgentProcess, published: Published
+) -> None:
+    first, second = published("gpt", 1), published("gpt", 2, loadSeconds=1)
+    triton.start()
+    agent.want(first)
+    agent.start()
+    agent.wait_ready()
+    answers: list[tuple[int, str]] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            answers.append(generate(triton, "gpt"))
+
+    client = threading.Thread(target=ask)
+    client.start()
+    try:
+        agent.want(second, revision="s")
+        agent.wait_ready("s")
+        wait_for("version 1 is gone", lambda: generate(triton, "gpt", 1)[0] != 200, 20, agent.tail)
+        wait_for("its files are gone", lambda: not (triton.repository / "models/gpt/1").exists(), 20, agent.tail)
+    finally:
+        stop.set()
+        client.join()
+    assert [answer for answer in answers if answer[0] != 200] == []
+    served = [text for _, text in answers]
+    assert served[0] == "gpt 1"
+    assert served[-1] == "gpt 2"
+    assert len(answers) > 50, "the client was stalled"
+
+
+def test_a_version_that_does_not_load_leaves_the_old_one_and_other_models_alone(
+    triton: TritonProcess, agent: AgentProcess, published: Published
+) -> None:
+    good, other = published("gpt", 1), published("other", 7)
+    triton.start()
+    agent.want(good)
+    agent.start()
+    agent.wait_ready()
+    agent.want(published("gpt", 2, loadError="weights do not fit the config"), other, revision="s")
+    failed = agent.wait_state("gpt", 2, "Failed")
+    assert failed["reason"] == "LoadFailed"
+    assert "weights do not fit the config" in failed["message"]
+    assert "\n" not in failed["message"]
+    agent.wait_state("other", 7, "Ready")
+    code, text = agent.get("/readyz")
+    assert code == 503
+    assert "weights do not fit the config" in text
+    assert generate(triton, "gpt") == (200, "gpt 1")
+    agent.want(published("gpt", 3), other, revision="t")
+    agent.wait_ready("t")
+    assert generate(triton, "gpt") == (200, "gpt 3")
+
+
+def test_a_version_that_loads_but_does_not_answer_gets_no_traffic(
+    triton: TritonProcess, agent: AgentProcess, published: Published
+) -> None:
+    triton.start()
+    agent.want(published("gpt", 1))
+    agent.start()
+    agent.wait_ready()
+    agent.want(published("gpt", 2, answerError="no such token"), revision="s")
+    failed = agent.wait_state("gpt", 2, "Failed")
+    assert failed["reason"] == "ConfirmFailed"
+    assert "no such token" in failed["message"]
+    wait_for("it is taken out again", lambda: generate(triton, "gpt") == (200, "gpt 1"), 20, agent.tail)
+
+
+def test_never_loads_bytes_of_another_digest(triton: TritonProcess, agent: AgentProcess, published: Published) -> None:
+    entry = published("gpt", 1)
+    folder = agent.claims / entry["uri"].removeprefix("pvc://")
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace("causal", "Causal"))
+    triton.start()
+    agent.want(entry, published("other", 1))
+    agent.start()
+    failed = agent.wait_state("gpt", 1, "Failed")
+    assert failed["reason"] == "DigestMismatch"
+    agent.wait_state("other", 1, "Ready")
+    assert not (triton.repository / "models/gpt").exists()
+    assert list((triton.repository / "incoming").iterdir()) == []
+
+
+def test_waits_for_a_source_that_is_not_there_yet(
+    triton: TritonProcess, agent: AgentProcess, published: Published, claims: Path
+) -> None:
+    entry = published("gpt", 1)
+    folder = claims / entry["uri"].removeprefix("pvc://")
+    hidden = folder.with_name("hidden")
+    folder.rename(hidden)
+    triton.start()
+    agent.want(entry)
+    agent.start()
+    assert agent.wait_state("gpt", 1, "Failed")["reason"] == "SourceNotFound"
+    hidden.rename(folder)
+    agent.wait_ready()
+
+
+def test_a_killed_triton_gets_its_models_back(triton: TritonProcess, agent: AgentProcess, published: Published) -> None:
+    triton.start()
+    agent.want(published("gpt", 1), published("gpt", 2))
+    agent.start()
+    agent.wait_ready()
+    files = triton.repository / "models/gpt/1/model.safetensors"
+    before = files.stat().st_ino
+    triton.kill()
+    wait_for("the agent sees it", lambda: agent.get("/readyz")[0] == 503, 20, agent.tail)
+    assert agent.status()["reason"] == "TritonUnavailable"
+    triton.start()
+    agent.wait_ready()
+    assert generate(triton, "gpt", 1) == (200, "gpt 1")
+    assert generate(triton, "gpt") == (200, "gpt 2")
+    assert files.stat().st_ino == before, "the files were fetched again"
+
+
+def test_a_killed_worker_process_is_replaced(triton: TritonProcess, agent: AgentProcess, published: Published) -> None:
+    triton.start()
+    agent.want(published("gpt", 1))
+    agent.start()
+    agent.wait_ready()
+    (worker,) = triton.workers()
+    os.kill(worker, signal.SIGKILL)
+    wait_for("another worker", lambda: [pid for pid in triton.workers() if pid != worker], 30, agent.tail)
+    wait_for("it answers", lambda: generate(triton, "gpt") == (200, "gpt 1"), 20, agent.tail)
+    agent.wait_ready()
+
+
+def test_a_change_while_loading_ends_at_the_latest_wish(
+    triton: TritonProcess, agent: AgentProcess, published: Published
+) -> None:
+    slow, last = published("gpt", 1, loadSeconds=2), published("gpt", 3)
+    triton.start()
+    agent.want(slow)
+    agent.start()
+    agent.wait_state("gpt", 1, "Loading")
+    agent.want(published("gpt", 2), revision="s")
+    agent.want(last, revision="t")
+    agent.wait_ready("t")
+    assert generate(triton, "gpt") == (200, "gpt 3")
+    wait_for("only version 3 is left", lambda: len(triton.workers()) == 1, 20, agent.tail)
+
+
+def test_a_model_that_is_no_longer_wanted_is_unloaded(
+    triton: TritonProcess, agent: AgentProcess, published: Published
+) -> None:
+    one, two = published("one", 1), published("two", 1)
+    triton.start()
+    agent.want(one, two)
+    agent.start()
+    agent.wait_ready()
+    agent.want(two, revision="s")
+    agent.wait_ready("s")
+    wait_for("one is gone", lambda: not (triton.repository / "models/one").exists(), 20, agent.tail)
+    assert generate(triton, "one")[0] != 200
+    assert generate(triton, "two") == (200, "two 1")
+    agent.want(revision="t")
+    wait_for("no worker is left", lambda: not triton.workers(), 20, agent.tail)
+    assert agent.wait_ready("t")["models"] == []
+
+
+def test_an_unreadable_wish_is_reported_and_changes_nothing(
+    triton: TritonProcess, agent: AgentProcess, published: Published
+) -> None:
+    triton.start()
+    agent.want(published("gpt", 1))
+    agent.start()
+    agent.wait_ready()
+    agent.write('{"models": [{"name": "../up", "version": 1}]}')
+    wait_for("it is reported", lambda: agent.status()["reason"] == "InvalidDesired", 20, agent.tail)
+    assert "../up" in agent.status()["message"]
+    assert generate(triton, "gpt") == (200, "gpt 1")
+
+
+def test_a_killed_agent_takes_up_what_runs(triton: TritonProcess, agent: AgentProcess, published: Published) -> None:
+    triton.start()
+    agent.want(published("gpt", 1))
+    agent.start()
+    agent.wait_ready()
+    workers = triton.workers()
+    agent.kill()
+    (triton.repository / "incoming/half").mkdir()
+    agent.start()
+    agent.wait_ready()
+    assert triton.workers() == workers, "the model was loaded again"
+    assert not (triton.repository / "incoming/half").exists()
+
+
+def test_sigterm_ends_it_while_it_works(triton: TritonProcess, agent: AgentProcess, published: Published) -> None:
+    triton.start()
+    agent.want(published("gpt", 1, loadSeconds=5))
+    agent.start()
+    agent.wait_state("gpt", 1, "Loading")
+    started = time.monotonic()
+    assert agent.stop() == 0
+    assert time.monotonic() - started < 4

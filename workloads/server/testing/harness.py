@@ -1,0 +1,254 @@
+"""Real processes for tests: tritonserver started as the image starts it, and the agent beside it.
+
+Everything listens on loopback with ports of its own. Waiting is on conditions with a deadline; what was last seen is in
+the failure's message.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aifactory_agent.control import control_key
+from aifactory_server.backends import write_backends
+from aifactory_server.distribution import find_triton
+from aifactory_server.launch import Settings, command, environment, remove_leftovers
+
+T = TypeVar("T")
+WORKLOADS = Path(__file__).resolve().parents[2]
+LIGHT_BACKEND = Path(__file__).with_name("light_backend.py")
+
+
+def wait_for(what: str, probe: Callable[[], T], seconds: float = 30.0, failed: Callable[[], str] = str) -> T:
+    """Call `probe` until it gives something true; AssertionError with what was seen last if it does not in time."""
+    deadline = time.monotonic() + seconds
+    seen: object = None
+    while time.monotonic() < deadline:
+        try:
+            seen = probe()
+        except (OSError, urllib.error.URLError) as error:
+            seen = repr(error)
+        else:
+            if seen:
+                return seen
+        time.sleep(0.05)
+    raise AssertionError(f"{what}: not within {seconds:.0f} s; last seen: {seen!r}\n{failed()}")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+def http(url: str, body: Any = None, seconds: float = 10.0, headers: dict[str, str] | None = None) -> tuple[int, str]:
+    """Status and text of a GET, or of a POST of JSON."""
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        request = urllib.request.Request(url, data, headers or {})
+        with urllib.request.urlopen(request, timeout=seconds) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@dataclass
+class TritonProcess:
+    """One tritonserver. With `light`, `causal-lm` is a small back end without torch: loads take milliseconds."""
+
+    root: Path
+    light: bool = False
+    exit_timeout_seconds: int = 10
+    environ: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
+        self.repository = self.root / "repository"
+        self.log = self.root / "triton.log"
+        self._prefix = f"aifactory-test-{self.grpc_port}-"
+        self._starts = 0
+
+    @property
+    def grpc(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def start(self) -> None:
+        """Start it and wait until it is live."""
+        triton = find_triton(os.environ)
+        (self.repository / "models").mkdir(parents=True, exist_ok=True)
+        self._starts += 1
+        backends = write_backends(triton, self.root / f"backends-{self._starts}")
+        if self.light:
+            (backends / "causal-lm" / "model.py").write_text(
+                "import os, sys\nsys.path[:0] = os.environ['AIFACTORY_PYTHONPATH'].split(':')\n"
+                + LIGHT_BACKEND.read_text()
+            )
+        settings = Settings(
+            repository=self.repository,
+            address="127.0.0.1",
+            http_port=self.http_port,
+            grpc_port=self.grpc_port,
+            metrics_port=self.metrics_port,
+            exit_timeout_seconds=self.exit_timeout_seconds,
+            shm_prefix=self._prefix,
+        )
+        arguments = command(triton, settings, backends, control_key(self.repository), [])
+        with self.log.open("ab") as log:
+            env = environment(triton, {**os.environ, **self.environ})
+            self.process = subprocess.Popen(arguments, stdout=log, stderr=log, env=env, start_new_session=True)
+        wait_for("Triton is live", lambda: http(f"{self.url}/v2/health/live")[0] == 200, 30, self.tail)
+
+    def kill(self) -> None:
+        """SIGKILL, as the kernel does when memory runs out; its workers go with it, as in a container."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+        remove_leftovers(self._prefix)
+
+    def terminate(self) -> int:
+        """SIGTERM; returns the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(60)
+        self.kill()
+        return code
+
+    def workers(self) -> list[int]:
+        """Process ids of the models' workers."""
+        assert self.process is not None
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = path.read_text().rpartition(")")[2].split()
+                command_line = (path.parent / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if (
+                int(fields[1]) == self.process.pid
+                and b"triton_python_backend_stub" in command_line
+                and fields[0] != "Z"
+            ):
+                found.append(int(path.parent.name))
+        return found
+
+    def metric(self, name: str, **labels: str) -> float:
+        """A value from the metrics endpoint; 0 if it is not there."""
+        _, text = http(f"http://127.0.0.1:{self.metrics_port}/metrics")
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        for line in text.splitlines():
+            if line.startswith(name + "{") and all(label in line for label in wanted):
+                return float(line.rpartition(" ")[2])
+        return 0.0
+
+    def tail(self) -> str:
+        """The end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-25:]) if self.log.exists() else ""
+
+
+@dataclass
+class AgentProcess:
+    """`aifactory-agent serve` beside a TritonProcess."""
+
+    triton: TritonProcess
+    claims: Path
+    secrets: Path = Path("/nonexistent")
+    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        (self.port,) = free_ports(1)
+        self.desired = self.triton.root / "desired" / "desired.json"
+        self.desired.parent.mkdir(exist_ok=True)
+        self.log = self.triton.root / "agent.log"
+
+    def start(self) -> None:
+        arguments = [sys.executable, "-m", "aifactory_agent", "serve", "--desired", str(self.desired)]
+        arguments += [
+            "--repository",
+            str(self.triton.repository),
+            "--triton",
+            self.triton.grpc,
+            "--port",
+            str(self.port),
+        ]
+        arguments += ["--claims", str(self.claims), "--secrets", str(self.secrets)]
+        env = {**os.environ, "PYTHONPATH": str(WORKLOADS / "agent")}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(arguments, stdout=log, stderr=log, env=env)
+        wait_for("the agent listens", lambda: self.get("/healthz")[0] == 200, 30, self.tail)
+
+    def want(self, *models: dict[str, Any], revision: str = "r") -> None:
+        """Swap desired.json in one step, as the kubelet does with a ConfigMap."""
+        self.write(json.dumps({"pool": "chat", "revision": revision, "models": list(models)}))
+
+    def write(self, text: str) -> None:
+        temporary = self.desired.with_name(".new")
+        temporary.write_text(text)
+        temporary.replace(self.desired)
+
+    def get(self, path: str) -> tuple[int, str]:
+        return http(f"http://127.0.0.1:{self.port}{path}")
+
+    def status(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.get("/v1/status")[1])
+        return document
+
+    def model(self, name: str, version: int) -> dict[str, Any]:
+        """Reported state of a version; empty if it is not reported."""
+        return next((m for m in self.status()["models"] if (m["name"], m["version"]) == (name, version)), {})
+
+    def wait_ready(self, revision: str = "r", seconds: float = 60.0) -> dict[str, Any]:
+        def probe() -> dict[str, Any] | None:
+            status = self.status()
+            return status if status["ready"] and status["revision"] == revision else None
+
+        status = wait_for("the agent is ready", probe, seconds, self.tail)
+        assert status is not None
+        return status
+
+    def wait_state(self, name: str, version: int, state: str, seconds: float = 60.0) -> dict[str, Any]:
+        def probe() -> dict[str, Any] | None:
+            model = self.model(name, version)
+            return model if model.get("state") == state else None
+
+        model = wait_for(f"{name} version {version} is {state}", probe, seconds, self.tail)
+        assert model is not None
+        return model
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(20)
+        self.process = None
+        return code
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def tail(self) -> str:
+        """The ends of both logs."""
+        mine = self.log.read_text().splitlines()[-25:] if self.log.exists() else []
+        return "\n".join([*mine, "-- triton:", self.triton.tail()])
