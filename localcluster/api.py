@@ -23,7 +23,9 @@ class Api:
         self._tls = ssl.create_default_context(cafile=str(authority))
         self._tls.load_cert_chain(str(identity.certificate), str(identity.key))
 
-    def request(self, method: str, path: str, body: object = None, content: str = "application/json") -> tuple[int, bytes]:
+    def request(
+        self, method: str, path: str, body: object = None, content: str = "application/json"
+    ) -> tuple[int, bytes]:
         """The status and the body of the answer. Raises OSError or HTTPException when nobody answers."""
         connection = http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=10)
         try:
@@ -45,6 +47,8 @@ class Api:
     def is_ready(self) -> bool:
         """True once every start-up hook has passed and the namespaces that every user expects exist."""
         try:
-            return self.request("GET", "/readyz")[0] == 200 and self.request("GET", "/api/v1/namespaces/default")[0] == 200
+            return (
+                self.request("GET", "/readyz")[0] == 200 and self.request("GET", "/api/v1/namespaces/default")[0] == 200
+            )
         except (OSError, http.client.HTTPException):
             return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from localcluster import parts
+from localcluster import files, parts
 from localcluster.pki import Authority, Identity
 from localcluster.processes import Program
 
@@ -100,13 +100,13 @@ def scheduler(config: Path, *extra: str) -> Program:
 
 def scheduler_config(path: Path, kubeconfig: Path, requests_per_second: int = 200) -> Path:
     """The client's own limit would otherwise be what a benchmark measures."""
-    path.write_text(
+    return files.write(
+        path,
         "apiVersion: kubescheduler.config.k8s.io/v1\n"
         "kind: KubeSchedulerConfiguration\n"
         "leaderElection: {leaderElect: false}\n"
-        f"clientConnection: {{kubeconfig: {kubeconfig}, qps: {requests_per_second}, burst: {requests_per_second}}}\n"
+        f"clientConnection: {{kubeconfig: {kubeconfig}, qps: {requests_per_second}, burst: {requests_per_second}}}\n",
     )
-    return path
 
 
 def administrator(authority: Authority) -> Identity:

@@ -64,7 +64,9 @@ class ControlPlane:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     @property
@@ -154,7 +156,7 @@ class ControlPlane:
             found.append(commands.scheduler(config, "--secure-port=0"))
         if self._wanted["kwok"]:
             stages = SOURCES / "manifests" / "kwok.yaml"
-            command = (str(parts.binary("kwok")), f"--kubeconfig={self.kubeconfig}", f"--config={stages}")
+            command = (str(parts.binary("kwok")), f"--kubeconfig={self.kubeconfig}", f"--config={stages}", "--v=WARN")
             found.append(Program("kwok", command, files=(stages,)))
         return found
 

@@ -67,5 +67,8 @@ def last_line(text: str) -> str:
 def load_kernel_modules(names: Sequence[str]) -> None:
     """Best effort: a module may be built in, and a container may not be allowed to load any."""
     for name in names:
-        if subprocess.run(["modprobe", name], capture_output=True).returncode and not Path(f"/sys/module/{name}").exists():
+        if (
+            subprocess.run(["modprobe", name], capture_output=True).returncode
+            and not Path(f"/sys/module/{name}").exists()
+        ):
             warn(f"kernel module {name} could not be loaded; continuing in case it is built in")

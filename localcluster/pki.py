@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from localcluster import files
 from localcluster.console import CannotRun
 
 _DAYS = "3650"
@@ -85,12 +86,7 @@ class Authority:
             certificate=_encoded(identity.certificate),
             key=_encoded(identity.key),
         )
-        if not path.exists() or path.read_text() != text:
-            staging = path.with_name(f".{path.name}.new")
-            staging.touch(mode=0o600)
-            staging.write_text(text)
-            staging.replace(path)
-        return path
+        return files.write(path, text)
 
 
 _KUBECONFIG = """\

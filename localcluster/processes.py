@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -157,7 +158,9 @@ class Supervisor:
             if self.record(name) is None:
                 raise CannotRun(f"{name} ended before {what}; its log {self.log(name)} ends with:\n{self.tail(name)}")
             if time.monotonic() > deadline:
-                raise CannotRun(f"{name}: not {what} after {seconds:.0f} s; its log {self.log(name)}:\n{self.tail(name)}")
+                raise CannotRun(
+                    f"{name}: not {what} after {seconds:.0f} s; its log {self.log(name)}:\n{self.tail(name)}"
+                )
             time.sleep(0.05)
 
     def tail(self, name: str, lines: int = 8) -> str:
@@ -227,6 +230,16 @@ def last_lines(path: Path, lines: int) -> Iterable[str]:
             return handle.read().decode(errors="replace").splitlines()[-lines:]
     except OSError:
         return ["(no log)"]
+
+
+def answers(socket_path: Path) -> bool:
+    """Whether somebody listens on a UNIX socket; a file that a killed process left behind does not answer."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(socket_path))
+        except OSError:
+            return False
+        return True
 
 
 def raise_open_file_limit() -> None:

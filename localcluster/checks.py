@@ -1,0 +1,106 @@
+"""Can the cluster run here? Each question has one answer: nothing, or one line that says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from localcluster import network, remains
+from localcluster.console import CannotRun
+from localcluster.layout import LISTENERS, Layout
+
+_GIB = 1 << 30
+FIRST_DISK = 25 * _GIB
+LATER_DISK = 3 * _GIB
+MEMORY = 6 * _GIB
+# A UNIX socket's path has at most 107 bytes; the longest we need is the containerd socket with ".ttrpc" after it.
+_LONGEST_ROOT = 107 - len("/containerd/containerd.sock.ttrpc")
+
+
+def machine(layout: Layout) -> None:
+    """What can be seen before anything is installed. Raises CannotRun."""
+    if not sys.platform.startswith("linux"):
+        raise CannotRun(
+            f"the local cluster needs Linux, this is {sys.platform}: use a Linux machine, or a cluster you have"
+        )
+    if os.geteuid() != 0:
+        raise CannotRun(
+            "the local cluster needs root, to run containers: use sudo, or a cluster you have (KUBECONFIG=...)"
+        )
+    distribution(Path("/etc/os-release"))
+    memory(Path("/proc/meminfo").read_text())
+    disk(layout)
+    if len(str(layout.root)) > _LONGEST_ROOT:
+        raise CannotRun(f"{layout.root} is too long a path for sockets: set AIFACTORY_CACHE to a shorter one")
+    if not remains.cgroup_hierarchies():
+        raise CannotRun(
+            "no control groups are mounted at /sys/fs/cgroup: run on a machine or in a privileged container"
+        )
+
+
+def distribution(os_release: Path) -> None:
+    text = os_release.read_text() if os_release.exists() else ""
+    family = set(re.findall(r'^ID(?:_LIKE)?="?([^"\n]*)"?$', text, re.MULTILINE))
+    words = {word for value in family for word in value.split()}
+    if "debian" not in words or shutil.which("apt-get") is None:
+        name = " or ".join(sorted(words)) or "an unknown system"
+        raise CannotRun(f"the local cluster installs Debian packages, and this is {name}: use Debian or Ubuntu")
+
+
+def memory(meminfo: str) -> None:
+    total = int(meminfo.split("MemTotal:")[1].split()[0]) * 1024
+    if total < MEMORY:
+        raise CannotRun(f"{total / _GIB:.1f} GiB of memory; the local cluster and its images need {MEMORY // _GIB} GiB")
+
+
+def disk(layout: Layout) -> None:
+    """More is needed before the images are there than after."""
+    place = next(path for path in (layout.root, *layout.root.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    needed = LATER_DISK if layout.containerd_root.exists() else FIRST_DISK
+    if free < needed:
+        raise CannotRun(
+            f"{free / _GIB:.0f} GiB free at {place}, {needed // _GIB} GiB needed: free some, or set AIFACTORY_CACHE elsewhere"
+        )
+
+
+def kernel() -> None:
+    """Needs the packages to be installed, so that modules can be loaded."""
+    if "\toverlay\n" not in Path("/proc/filesystems").read_text():
+        raise CannotRun("this kernel has no overlay file system, which container images need (try: modprobe overlay)")
+    other = network.in_use_by_others()
+    if other is not None:
+        raise CannotRun(
+            f"the cluster's addresses are in use on this machine: {other}; remove it or use another machine"
+        )
+
+
+def ports(alive: set[str]) -> None:
+    """Whether what is not running yet can listen. ``alive``: the programs of ours that run."""
+    for address, port, program in LISTENERS:
+        if program not in alive and not _is_free(address, port):
+            raise CannotRun(
+                f"port {port} on {address}, which {program} needs, is in use by {_holder(port)}: stop that first"
+            )
+
+
+def _is_free(address: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE  # before the first start, the address does not even exist
+        return True
+
+
+def _holder(port: int) -> str:
+    listed = subprocess.run(["ss", "-Hltnp", f"sport = :{port}"], capture_output=True, text=True).stdout
+    found = re.search(r'\("([^"]+)",pid=(\d+)', listed)
+    return f"{found[1]} (process {found[2]})" if found else "another process"
