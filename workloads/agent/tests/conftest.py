@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import AgentProcess, TritonProcess
+
 from aifactory_agent.artifacts.stores import Mounts
 from aifactory_agent.artifacts.transfer import publish
 from aifactory_agent.artifacts.uri import ArtifactUri
-from harness import AgentProcess, TritonProcess
 
 CLAIM = "models"
 

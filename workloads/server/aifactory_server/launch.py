@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aifactory_agent.control import control_key
-
 from aifactory_server.backends import write_backends
 from aifactory_server.distribution import Distribution, find_triton
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from aifactory_agent.artifacts.pt2 import check_pt2
 from torch import Tensor
 from torch.export.passes import move_to_device_pass
+
+from aifactory_agent.artifacts.pt2 import check_pt2
 
 
 class Program:

@@ -1,0 +1,273 @@
+"""Publish, verify and fetch, over a volume and over a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import s3fs
+from harness import WORKLOADS, free_ports, wait_for
+
+from aifactory_agent.artifacts import objects, transfer
+from aifactory_agent.artifacts.stores import Mounts, open_store
+from aifactory_agent.artifacts.uri import ArtifactUri
+from aifactory_agent.cli import main
+from aifactory_agent.errors import AgentError, Cancelled, Reason
+
+from .conftest import write_model
+
+ACCESS, SECRET = "factory", "factory-secret"
+
+
+@dataclass
+class Place:
+    """A store to publish to, and a way to spoil what is in it."""
+
+    base: str
+    mounts: Mounts
+    secret: str | None
+    folder: Path
+    """Where the files really are: both stores keep them in a directory."""
+
+    def file(self, uri: str, name: str) -> Path:
+        return self.folder / uri.partition("://")[2].partition("/")[2] / name
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Endpoint and data directory of an S3 server with a bucket `models`."""
+    cluster = WORKLOADS.parent / "localcluster" / "cluster.py"
+    built = subprocess.run([sys.executable, cluster, "bin", "versitygw"], stdout=subprocess.PIPE, text=True, check=True)
+    data = tmp_path_factory.mktemp("s3")
+    (port,) = free_ports(1)
+    address = f"127.0.0.1:{port}"
+    credentials = ["--access", ACCESS, "--secret", SECRET]
+    arguments = [built.stdout.split()[-1], "--port", address, "--quiet", *credentials, "posix", str(data)]
+    server = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+    try:
+        client = s3fs.S3FileSystem(
+            key=ACCESS, secret=SECRET, endpoint_url=f"http://{address}", skip_instance_cache=True
+        )
+
+        def make() -> bool:
+            client.mkdir("models")
+            return True
+
+        wait_for("the S3 server answers", make, 20)
+        yield f"http://{address}", data
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(params=["pvc", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, claims: Path) -> Place:
+    if request.param == "pvc":
+        return Place("pvc://models/made", Mounts(claims), None, claims / "models")
+    endpoint, data = request.getfixturevalue("s3_server")
+    secrets = write_secret(tmp_path / "secrets", endpoint)
+    return Place(f"s3://models/{tmp_path.name}", Mounts(claims, secrets), "s3", data / "models")
+
+
+def write_secret(secrets: Path, endpoint: str, secret_key: str = SECRET) -> Path:
+    values = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": secret_key, "AWS_ENDPOINT_URL": endpoint}
+    (secrets / "s3").mkdir(parents=True, exist_ok=True)
+    for key, value in {**values, "AWS_REGION": "us-east-1"}.items():
+        (secrets / "s3" / key).write_text(value + "\n")
+    return secrets
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "source", metrics={"heldOutBitsPerByte": 2.5, "note": "text"})
+
+
+def publish(source: Path, place: Place) -> transfer.Artifact:
+    return transfer.publish(source, ArtifactUri.parse(place.base), "gpt", place.mounts, place.secret)
+
+
+def verify(uri: str, place: Place, digest: str | None = None) -> transfer.Artifact:
+    return transfer.verify(open_store(ArtifactUri.parse(uri), place.mounts, place.secret), digest, "causal-lm")
+
+
+def test_what_was_published_verifies(source: Path, place: Place) -> None:
+    artifact = publish(source, place)
+    assert artifact.uri == f"{place.base}/gpt/{artifact.digest.removeprefix('sha256:')[:16]}"
+    assert artifact.as_result()["metrics"] == {"heldOutBitsPerByte": 2.5}
+    assert verify(artifact.uri, place, artifact.digest) == artifact
+    assert verify(artifact.uri, place).digest == artifact.digest
+
+
+def test_publishing_again_changes_nothing(source: Path, place: Place) -> None:
+    first = publish(source, place)
+    written = place.file(first.uri, "model.safetensors").stat()
+    assert publish(source, place) == first
+    assert place.file(first.uri, "model.safetensors").stat().st_mtime_ns == written.st_mtime_ns
+
+
+def test_a_published_artifact_is_never_overwritten(source: Path, place: Place) -> None:
+    artifact = publish(source, place)
+    victim = place.file(artifact.uri, "model.safetensors")
+    content = victim.read_bytes()
+    spoil(victim, content[:-1] + b"!")
+    with pytest.raises(AgentError, match=r"model\.safetensors") as caught:
+        publish(source, place)
+    assert caught.value.reason is Reason.DIGEST_MISMATCH
+    assert victim.read_bytes() == content[:-1] + b"!"
+
+
+def test_a_changed_byte_is_found(source: Path, place: Place) -> None:
+    artifact = publish(source, place)
+    victim = place.file(artifact.uri, "model.safetensors")
+    spoil(victim, victim.read_bytes()[:-1] + b"!")
+    with pytest.raises(AgentError, match="changed after they were published") as caught:
+        verify(artifact.uri, place, artifact.digest)
+    assert caught.value.reason is Reason.DIGEST_MISMATCH
+
+
+def test_nothing_there_is_said_so(place: Place) -> None:
+    with pytest.raises(AgentError) as caught:
+        verify(f"{place.base}/missing", place)
+    assert caught.value.reason is Reason.SOURCE_NOT_FOUND
+    assert f"{place.base}/missing" in caught.value.message
+
+
+def test_a_fetch_that_nobody_wants_any_more_stops(source: Path, place: Place, tmp_path: Path) -> None:
+    artifact = publish(source, place)
+    cancel = threading.Event()
+    cancel.set()
+    (tmp_path / "target").mkdir()
+    store = open_store(ArtifactUri.parse(artifact.uri), place.mounts, place.secret)
+    with pytest.raises(Cancelled):
+        transfer.fetch(store, tmp_path / "target", artifact.digest, "causal-lm", cancel)
+
+
+def test_an_interrupted_upload_is_completed(source: Path, s3_server: tuple[str, Path], tmp_path: Path) -> None:
+    endpoint, data = s3_server
+    place = Place("s3://models/broken", Mounts(secrets=write_secret(tmp_path / "k", endpoint)), "s3", data / "models")
+    artifact = publish(source, place)
+    place.file(artifact.uri, "model.safetensors").unlink()
+    assert publish(source, place) == artifact
+    assert verify(artifact.uri, place, artifact.digest) == artifact
+
+
+def test_a_crash_while_publishing_leaves_no_half_artifact(
+    source: Path, claims: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place("pvc://models", Mounts(claims), None, claims / "models")
+    expected = publish(source, place).uri
+    shutil.rmtree(claims / "models/gpt")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfileobj", full)
+        with pytest.raises(AgentError, match="enlarge the claim") as caught:
+            publish(source, place)
+    assert caught.value.reason is Reason.STORE_FULL
+    assert list((claims / "models/gpt").iterdir()) == []
+    assert publish(source, place).uri == expected
+
+
+def test_wrong_keys_are_access_denied(source: Path, s3_server: tuple[str, Path], tmp_path: Path) -> None:
+    secrets = write_secret(tmp_path / "secrets", s3_server[0], secret_key="wrong")
+    place = Place("s3://models", Mounts(secrets=secrets), "s3", tmp_path)
+    with pytest.raises(AgentError, match="secret") as caught:
+        publish(source, place)
+    assert caught.value.reason is Reason.ACCESS_DENIED
+    with pytest.raises(AgentError, match="AWS_ACCESS_KEY_ID") as caught:
+        open_store(ArtifactUri.parse("s3://models/x"), Mounts(secrets=secrets), "other")
+    assert caught.value.reason is Reason.ACCESS_DENIED
+
+
+def test_a_missing_bucket_is_named(source: Path, s3_server: tuple[str, Path], tmp_path: Path) -> None:
+    secrets = write_secret(tmp_path / "secrets", s3_server[0])
+    place = Place("s3://nobucket", Mounts(secrets=secrets), "s3", tmp_path)
+    with pytest.raises(AgentError, match="nobucket"):
+        publish(source, place)
+
+
+def test_a_store_that_is_away_is_told_from_one_that_refuses(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "ATTEMPTS", 1)
+    secrets = write_secret(tmp_path / "secrets", f"http://127.0.0.1:{free_ports(1)[0]}")
+    place = Place("s3://models", Mounts(secrets=secrets), "s3", tmp_path)
+    started = time.monotonic()
+    with pytest.raises(AgentError) as caught:
+        publish(source, place)
+    assert caught.value.reason is Reason.STORE_UNAVAILABLE
+    assert caught.value.transient
+    assert time.monotonic() - started < 20
+
+
+def test_a_claim_that_is_not_mounted_is_named(claims: Path) -> None:
+    place = Place("pvc://other", Mounts(claims), None, claims)
+    with pytest.raises(AgentError, match=r"claim other .* not mounted"):
+        verify("pvc://other/gpt/1", place)
+
+
+def test_a_link_out_of_the_claim_is_not_followed(claims: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "outside")
+    (claims / "models/gpt").symlink_to(tmp_path / "outside")
+    with pytest.raises(AgentError) as caught:
+        verify("pvc://models/gpt", Place("pvc://models", Mounts(claims), None, claims))
+    assert caught.value.reason is Reason.SOURCE_NOT_FOUND
+
+
+def test_too_little_room_is_said_before_the_copy(
+    source: Path, claims: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place("pvc://models", Mounts(claims), None, claims)
+    artifact = publish(source, place)
+    usage = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    store = open_store(ArtifactUri.parse(artifact.uri), place.mounts, None)
+    with pytest.raises(AgentError, match="10 are free") as caught:
+        transfer.fetch(store, tmp_path, artifact.digest, "causal-lm", threading.Event())
+    assert caught.value.reason is Reason.DISK_FULL
+
+
+def test_the_command_line_answers_in_one_line(source: Path, place: Place, tmp_path: Path) -> None:
+    result = tmp_path / "termination-log"
+    common = ["--claims", str(place.mounts.claims), "--secrets", str(place.mounts.secrets), "--result", str(result)]
+    common += ["--secret", place.secret] if place.secret else []
+    assert main(["publish", "--from", str(source), "--store", place.base, "--model", "gpt", *common]) == 0
+    published = json.loads(result.read_text())
+    assert set(published) == {"uri", "digest", "files", "sizeBytes", "format", "metrics"}
+    check = ["verify", "--uri", published["uri"], "--format", "causal-lm", *common]
+    assert main([*check, "--digest", published["digest"]]) == 0
+    assert json.loads(result.read_text()) == published
+    assert main([*check, "--digest", "sha256:" + "0" * 64]) == 1
+    answer = json.loads(result.read_text())
+    assert answer["reason"] == "DigestMismatch"
+    assert published["digest"] in answer["message"]
+    assert len(result.read_bytes()) < 4096
+
+
+def test_needs_neither_triton_nor_torch(source: Path, claims: Path, tmp_path: Path) -> None:
+    blocker = tmp_path / "block"
+    for name in ("torch", "tritonclient", "grpc", "numpy"):
+        (blocker / name).mkdir(parents=True)
+        (blocker / name / "__init__.py").write_text("raise ImportError('not in this image')")
+    arguments = ["publish", "--from", str(source), "--store", "pvc://models", "--model", "gpt", "--claims", str(claims)]
+    env = {**os.environ, "PYTHONPATH": f"{blocker}:{WORKLOADS / 'agent'}"}
+    run = [sys.executable, "-m", "aifactory_agent", *arguments, "--result", str(tmp_path / "result")]
+    done = subprocess.run(run, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def spoil(path: Path, content: bytes) -> None:
+    """Change a file in place (the S3 server keeps an object's facts with the file)."""
+    with path.open("r+b") as file:
+        file.write(content)
