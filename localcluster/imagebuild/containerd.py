@@ -15,6 +15,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -65,7 +66,8 @@ class Containerd:
         else:
             result = subprocess.run(command, stdin=file or subprocess.DEVNULL, capture_output=True)
         if result.returncode:
-            message = result.stderr.decode(errors="replace").strip()
+            # The reason comes last; above it are log lines.
+            message = result.stderr.decode(errors="replace").strip().rpartition("\n")[2]
             raise CannotRun(f"containerd refused 'ctr {' '.join(arguments[:2])}': {message}")
         return result.stdout.decode()
 
@@ -86,12 +88,13 @@ class Containerd:
         }
         if not missing:
             return Loaded((), ())
-        layers = {layer for manifest in missing.values() for layer in store.layers_of(manifest)}
-        held = self._register(store, [layer for layer in layers if layer.size > _LARGE])
+        layers = {layer for manifest in missing.values() for layer in store.layers_of(manifest) if layer.size > _LARGE}
         try:
+            self._register(store, layers)
             self._run("images", "import", "--snapshotter", SNAPSHOTTER, "-", data=_archive(store, missing))
         finally:
-            for digest in held:
+            # From here on it is the images that hold them. All are let go, also those that a killed run left held.
+            for digest in self._blobs() & {layer.digest for layer in layers}:
                 self._run("content", "label", digest, f"{_GC_ROOT}=")
         self._check(missing)
         self._forget(before, missing)
@@ -100,23 +103,23 @@ class Containerd:
             replaced=tuple(sorted(name for name in missing if name in before)),
         )
 
-    def _register(self, store: Store, layers: Iterable[Layer]) -> list[str]:
-        """Make large layers known; returns those that are held until the images refer to them."""
-        held = []
-        present = set(self._run("content", "ls", "--quiet").split())
+    def _register(self, store: Store, layers: Iterable[Layer]) -> None:
+        """Make layers known, and hold them: nothing refers to them yet, so the garbage collector would take them."""
+        present = self._blobs()
+        directory = self._content_directory()
         for layer in sorted(layers, key=lambda layer: layer.digest):
-            if layer.digest in present:
-                continue
-            blob = store.blob(layer.digest)
-            say(f"giving containerd a layer of {layer.size / 1e9:.2f} GB")
-            _link(blob, self._content_directory() / blob.name)
-            expected = ["--expected-digest", layer.digest, "--expected-size", str(layer.size)]
-            with blob.open("rb") as content:
-                self._run("content", "ingest", *expected, f"layer-{layer.digest}", file=content)
-            # Nothing refers to it before the import, so the garbage collector would be right to take it.
+            if layer.digest not in present:
+                _require_space(directory, layer)
+                say(f"giving containerd a layer of {layer.size / 1e9:.2f} GB")
+                blob = store.blob(layer.digest)
+                _link(blob, directory / blob.name)
+                expected = ["--expected-digest", layer.digest, "--expected-size", str(layer.size)]
+                with blob.open("rb") as content:
+                    self._run("content", "ingest", *expected, f"layer-{layer.digest}", file=content)
             self._run("content", "label", layer.digest, f"{_GC_ROOT}=loading")
-            held.append(layer.digest)
-        return held
+
+    def _blobs(self) -> set[str]:
+        return set(self._run("content", "ls", "--quiet").split())
 
     def _content_directory(self) -> Path:
         """Where containerd keeps blobs: it says so itself."""
@@ -124,7 +127,9 @@ class Containerd:
         match = re.search(r"root\s+(/.*\S)", listed)
         if not match:
             raise CannotRun("containerd does not say where its content is: 'ctr plugins ls --detailed' shows no root")
-        return Path(match[1]) / "blobs" / "sha256"
+        directory = Path(match[1]) / "blobs" / "sha256"
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
 
     def _check(self, loaded: Mapping[str, Descriptor]) -> None:
         after = self.images()
@@ -147,11 +152,22 @@ class Containerd:
             self._run("images", "rm", *old)
 
 
+def _require_space(directory: Path, layer: Layer) -> None:
+    """The layer is unpacked, so its files need room, even when its blob is only linked."""
+    free = shutil.disk_usage(directory).free
+    if free < layer.size * 1.1:
+        raise CannotRun(
+            f"a layer of {layer.size / 1e9:.1f} GB is to be unpacked and {free / 1e9:.1f} GB are free in {directory}: "
+            "make room, or set AIFACTORY_CACHE to a directory on a larger disk"
+        )
+
+
 def _link(blob: Path, target: Path) -> None:
-    """Give a blob a second name; quietly does nothing where that is impossible, see the module's docstring."""
+    """Give a blob a second name. Where that is impossible, see the module's docstring."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         os.link(blob, target)
+    except FileExistsError:
+        pass  # a run was killed before it registered the blob; containerd itself only moves complete ones here
     except OSError as error:
         say(f"the layer is copied, since it could not be linked: {error.strerror}")
 
