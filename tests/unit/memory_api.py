@@ -189,12 +189,10 @@ class MemoryApi:
         status: Mapping[str, Any],
         *,
         resource_version: str | None = None,
-        uid: str | None = None,
     ) -> bytes:
         await self._call("patch_status", resource, name)
         known = self._find(resource, Key(namespace, name))
-        metadata = known["metadata"]
-        if resource_version not in (None, metadata["resourceVersion"]) or uid not in (None, metadata["uid"]):
+        if resource_version not in (None, known["metadata"]["resourceVersion"]):
             raise Conflict(409, "Conflict", "the object has been modified")
         return encode(self._change(resource, known, merge(known, {"status": status})))
 

@@ -91,7 +91,6 @@ class Executor:
                 subject.key.name,
                 merge_difference(subject.status, status),
                 resource_version=subject.resource_version,
-                uid=subject.uid,
             )
         self._take(resource, raw, origin=origin)
 

@@ -86,11 +86,11 @@ class Api(Protocol):
         status: Mapping[str, Any],
         *,
         resource_version: str | None = None,
-        uid: str | None = None,
     ) -> bytes:
         """Merge `status` into the object's status; None removes a field. The whole object comes back.
 
-        With `resource_version` or `uid` it is only done if the object is still that one; else it raises Conflict.
+        With `resource_version` it is only done if the object has not changed since; else it raises Conflict. That
+        covers an object that was created anew under the same name: versions are never used twice.
         """
 
     async def delete(

@@ -149,12 +149,10 @@ class Client:
         status: Mapping[str, Any],
         *,
         resource_version: str | None = None,
-        uid: str | None = None,
     ) -> bytes:
         body: dict[str, Any] = {"status": status}
-        conditions = {"resourceVersion": resource_version, "uid": uid}
-        if present := {key: value for key, value in conditions.items() if value is not None}:
-            body["metadata"] = present
+        if resource_version is not None:
+            body["metadata"] = {"resourceVersion": resource_version}
         path = resource.path(namespace, name, "status")
         return await self._call("PATCH", path, body=body, headers=PATCH_HEADERS["merge"])
 
