@@ -122,7 +122,7 @@ def export_torch(
 
     Args:
         model: takes the examples in their order; returns a tensor, or one for each name in `outputs`.
-        examples: a batch of at least two for each input, by the input's name; the first dimension is the batch.
+        examples: a batch for each input, by the input's name; the first dimension is the batch. Two rows are used.
         outputs: names of the outputs.
         max_batch_size: the largest batch served together, at least 2.
         metrics: figures that go with the model.
@@ -137,19 +137,17 @@ def export_torch(
     """
     inner = unwrap(model)
     assert isinstance(inner, nn.Module)
-    batch = _check_examples(examples, max_batch_size)
-    arguments = tuple(example.detach() for example in examples.values())
+    arguments = _two_rows(examples, max_batch_size)
     training = inner.training
     inner.eval()
     try:
         with torch.no_grad():
             answers = _as_tuple(inner(*arguments), outputs)
             rows = torch.export.Dim("batch", min=1, max=max_batch_size)
-            shapes = tuple({0: rows} for _ in arguments)
-            program = torch.export.export(inner, arguments, dynamic_shapes=shapes if batch > 1 else None)
+            program = torch.export.export(inner, arguments, dynamic_shapes=tuple({0: rows} for _ in arguments))
     finally:
         inner.train(training)
-    _forget_sources(program)
+    _forget_origin(program)
     config = {
         "format": "torch-export",
         "inputs": [TensorSpec.of(name, example).to_json() for name, example in examples.items()],
@@ -164,15 +162,14 @@ def export_torch(
     return _target(output)
 
 
-def _check_examples(examples: Mapping[str, Tensor], max_batch_size: int) -> int:
-    """torch.export takes a first dimension of 1 for a constant, so the examples must be real batches."""
+def _two_rows(examples: Mapping[str, Tensor], max_batch_size: int) -> tuple[Tensor, ...]:
+    """torch.export takes a first dimension of 1 for a constant, so the smallest batch to export with is 2."""
+    if max_batch_size < 2:
+        raise ValueError(f"max_batch_size must be at least 2, it is {max_batch_size}")
     sizes = {name: example.shape[0] if example.dim() else 0 for name, example in examples.items()}
-    if not sizes or len(set(sizes.values())) != 1:
-        raise ValueError(f"examples must be batches of the same size, they are {sizes or 'none'}")
-    batch = next(iter(sizes.values()))
-    if not 2 <= batch <= max_batch_size:
-        raise ValueError(f"examples must be batches of 2 to max_batch_size ({max_batch_size}), they are of {batch}")
-    return batch
+    if not sizes or len(set(sizes.values())) != 1 or min(sizes.values()) < 2:
+        raise ValueError(f"examples must be batches of the same size, at least 2; they are {sizes or 'none'}")
+    return tuple(example[:2].detach() for example in examples.values())
 
 
 def _as_tuple(answer: Any, names: Sequence[str]) -> tuple[Tensor, ...]:
@@ -194,8 +191,9 @@ def _check_same(
             raise ValueError(f"the exported program's {name} differs from the model's")
 
 
-def _forget_sources(program: torch.export.ExportedProgram) -> None:
-    """Take out file names and line numbers: they are of no use elsewhere, and differ from machine to machine."""
+def _forget_origin(program: torch.export.ExportedProgram) -> None:
+    """Take out what tells where it was made: the examples, which are data, and file names and line numbers."""
+    program.example_inputs = None
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:

@@ -104,6 +104,7 @@ class Reporter:
         self._changed = threading.Condition()
         self._pending: Report | None = None
         self._sending = False
+        self._done = True
         self._hurry_until = 0.0
         self._said: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="aifactory-progress", daemon=True)
@@ -116,13 +117,13 @@ class Reporter:
             self._changed.notify_all()
 
     def flush(self, deadline_seconds: float = TIMEOUT_SECONDS) -> bool:
-        """Send what waits now, and wait for it at most this long. True: nothing waits any more."""
+        """Send what waits now, and wait for it at most this long. True: the last report is done with."""
         with self._changed:
             self._hurry_until = time.monotonic() + deadline_seconds
             self._changed.notify_all()
             sent = self._changed.wait_for(lambda: self._pending is None and not self._sending, deadline_seconds)
             self._hurry_until = 0.0
-            return sent
+            return sent and self._done
 
     def _run(self) -> None:
         while True:
@@ -131,14 +132,15 @@ class Reporter:
                 report, self._pending = self._pending, None
                 self._sending = True
             assert report is not None
-            delivered = self._deliver(report)
+            done = self._deliver(report)
             with self._changed:
+                self._done = done
                 # While somebody waits for the last report, one that met a temporary trouble is tried again.
-                if not delivered and self._hurrying() and self._pending is None:
+                if not done and self._hurrying() and self._pending is None:
                     self._pending = report
                 self._sending = False
                 self._changed.notify_all()
-                if not delivered and self._hurrying():
+                if not done and self._hurrying():
                     self._changed.wait(_RETRY_SECONDS)
                 else:
                     self._changed.wait_for(self._hurrying, self._interval)

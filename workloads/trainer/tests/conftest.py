@@ -111,14 +111,34 @@ class Pod:
         message: dict[str, Any] = json.loads(self.termination_log.read_text())["message"]
         return message
 
+    def kill(self, process: subprocess.Popen[str]) -> None:
+        """Kill a process and its descendants at once, as the loss of a pod does; torchrun's workers too, which have
+        sessions of their own and would train on."""
+        for pid in [process.pid, *descendants(process.pid)]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        process.wait()
+
     def stop_all(self) -> None:
         for process in self.processes:
             if process.poll() is None:
-                try:
-                    os.killpg(process.pid, signal.SIGKILL)  # its own session, so only what this test started
-                except ProcessLookupError:
-                    pass
-                process.wait()
+                self.kill(process)
+
+
+def descendants(root: int) -> list[int]:
+    """Process ids below one, by the parents in /proc."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended
+            continue
+    found = [root]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found[1:]
 
 
 @pytest.fixture

@@ -165,8 +165,8 @@ def test_a_program_holds_no_pickled_code(tmp_path: Path) -> None:
     ("examples", "outputs", "words"),
     [
         ({}, ("y",), "none"),
-        ({"x": torch.ones(1, 4)}, ("y",), "of 2 to max_batch_size"),
-        ({"x": torch.ones(99, 4)}, ("y",), "of 2 to max_batch_size"),
+        ({"x": torch.ones(1, 4)}, ("y",), "at least 2; they are {'x': 1}"),
+        ({"x": torch.ones(4, 4), "z": torch.ones(3, 4)}, ("y",), "the same size"),
         ({"x": torch.ones(2, 4)}, ("y", "z"), "returns 1 tensors"),
     ],
 )

@@ -1,0 +1,172 @@
+"""Several processes act as one: they resume from one step, stop at one step, and find each other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from conftest import TORCHRUN, Pod, wait_until
+
+from aifactory_trainer import distributed
+
+SCRIPT = """
+import os, sys, torch
+from pathlib import Path
+from aifactory_trainer import Run, start
+from aifactory_trainer.distributed import Group
+from aifactory_trainer.environment import Environment
+sys.path.insert(0, os.environ["TESTS"])
+from test_state import Position
+
+world = start()
+group = Group()
+assert group.maximum(world.rank, -world.rank) == (1, 0)
+assert group.broadcast(b"from rank 0" if world.rank == 0 else None) == b"from rank 0"
+assert group.broadcast(b"" if world.rank == 0 else None) == b""
+parts = group.gather(b"x" * (10 + world.rank))
+assert parts == ([b"x" * 10, b"x" * 11] if world.rank == 0 else [])
+
+# Each rank has a directory of its own: nothing may depend on a shared file system.
+own = Path(os.environ["AIFACTORY_CHECKPOINTS"] + f"-{world.rank}")
+environment = Environment(own, own, 0, None, None, 3600.0)
+data = Position(world.rank * 1000)
+shared = Position("shared")
+torch.manual_seed(world.rank)
+run = Run(shared=shared, per_rank={"data": data}, environment=environment, checkpoint_every=50)
+print(f"rank {world.rank} starts at {run.step} with {data.at}", flush=True)
+assert shared.at == "shared"
+for step in run.steps(int(os.environ["STEPS"])):
+    data.at += 1
+    if world.rank == 1 and step == 119 and os.environ.get("STOP"):
+        os.kill(os.getpid(), 15)
+print(f"rank {world.rank} ends at {run.step} with {data.at} and random {torch.rand(()).item():.6f}", flush=True)
+"""
+
+
+def test_two_ranks_agree_without_a_shared_file_system(pod: Pod) -> None:
+    script = pod.script(SCRIPT)
+    tests = str(Path(__file__).parent)
+    output = pod.run(*TORCHRUN, script, expect=1, TESTS=tests, STEPS="1000", STOP="1")
+    assert "stopped at step 120 of 1000: rank 1 was asked to end (SIGTERM); checkpoint" in output
+    assert pod.termination_message()["errorCode"] == 143
+
+    assert sorted(path.name for path in (pod.root / "checkpoints-0").iterdir()) == ["step-100", "step-120", "step-50"]
+    assert not (pod.root / "checkpoints-1").exists()
+
+    output = pod.run(*TORCHRUN, script, TESTS=tests, STEPS="150")
+    for rank in (0, 1):
+        assert f"rank {rank} starts at 120 with {rank * 1000 + 120}" in output
+        assert f"rank {rank} ends at 150 with {rank * 1000 + 150}" in output
+    numbers = {line.rpartition(" ")[2] for line in output.splitlines() if "and random" in line}
+    assert len(numbers) == 2, "each rank has its own random generator back"
+
+
+def test_a_dead_rank_ends_the_others_soon(pod: Pod) -> None:
+    script = pod.script(
+        "import os\nfrom aifactory_trainer import Run, start\nworld = start()\n"
+        "for step in Run().steps(10**9):\n"
+        "    if step == 100 and world.rank == 1:\n        os.kill(os.getpid(), 9)\n"
+    )
+    process = pod.start(*TORCHRUN, script)
+    wait_until(lambda: process.poll() is not None, "the end of torchrun", lambda: pod.log(process), 60)
+    assert process.returncode == 1
+    assert "exitcode  : -9" in pod.log(process)
+
+
+def test_sigterm_to_the_launcher_saves_the_step_under_way(pod: Pod) -> None:
+    script = pod.script(
+        "from aifactory_trainer import Run, start\nstart()\n"
+        "for step in Run().steps(10**9):\n    step == 50 and print('under way', flush=True)\n"
+    )
+    process = pod.start(*TORCHRUN, script)
+    wait_until(lambda: "under way" in pod.log(process), "the first steps", lambda: pod.log(process))
+    assert pod.steps_saved() == []
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: process.poll() is not None, "the end of torchrun", lambda: pod.log(process), 25)
+    assert process.returncode != 0
+    assert len(pod.steps_saved()) == 1
+    assert pod.steps_saved()[0] > 50
+
+
+def test_the_interface_to_the_own_machine_is_the_loopback() -> None:
+    assert distributed.interface_towards("127.0.0.1") == "lo"
+    assert distributed.interface_towards("127.0.1.1") == "lo"
+    assert distributed.interface_towards("no-such-host.invalid") is None
+
+
+def test_the_interface_of_the_own_address_is_found() -> None:
+    """As in a pod, where rank 0 reaches itself by the pod's address."""
+    for _, name in socket.if_nameindex():
+        address = distributed._ipv4_address(name)
+        if address is not None:
+            found = distributed.interface_towards(address)
+            assert found is not None
+            assert distributed._ipv4_address(found) == address
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="no IPv6 here")
+def test_the_interface_of_an_ipv6_address_is_found() -> None:
+    loopback = socket.inet_pton(socket.AF_INET6, "::1")
+    if loopback not in distributed._ipv6_interfaces():
+        pytest.skip("no IPv6 loopback here")
+    assert distributed.interface_towards("::1") == "lo"
+
+
+def test_a_given_interface_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
+    distributed.choose_gloo_interface()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({}, None),
+    ],
+)
+def test_the_cpu_limit_is_read_from_the_cgroup(tmp_path: Path, files: dict[str, str], cores: float | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert distributed.cpu_quota(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    ("env", "world", "quota", "threads"),
+    [
+        ({"OMP_NUM_THREADS": "5"}, 2, None, 5),
+        ({}, 1, None, 16),
+        ({}, 2, None, 8),
+        ({}, 64, None, 1),
+        ({}, 64, 4.0, 4),
+        ({"LOCAL_WORLD_SIZE": "2"}, 64, 4.0, 2),
+        ({}, 1, 0.5, 1),
+        ({"OMP_NUM_THREADS": "nonsense"}, 2, None, 8),
+    ],
+)
+def test_a_process_takes_its_share_of_the_cores(
+    env: dict[str, str], world: int, quota: float | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: range(16))
+    monkeypatch.setattr(distributed, "cpu_quota", lambda: quota)
+    assert distributed.threads(env, world) == threads
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({}, (0, 1)),
+        ({"RANK": "3", "WORLD_SIZE": "8"}, (3, 8)),
+        ({"NODE_RANK": "1", "WORLD_SIZE": "2"}, (1, 2)),
+        ({"NODE_RANK": "0", "WORLD_SIZE": "1"}, (0, 1)),
+    ],
+)
+def test_the_rank_is_told_by_the_launcher(env: dict[str, str], expected: tuple[int, int]) -> None:
+    assert distributed.rank_and_size(env) == expected

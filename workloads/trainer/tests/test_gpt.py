@@ -1,0 +1,158 @@
+"""The training program as users start it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TORCHRUN, Pod, Receiver, wait_until
+from safetensors.torch import load_file
+from test_export import digest
+
+from aifactory_trainer import gpt
+
+GPT = ("-m", "aifactory_trainer.gpt")
+SMALL = ("--context=32", "--layers=1", "--heads=2", "--embedding=16", "--batch=4", "--checkpoint-every=10")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    """A text that can be learnt quickly."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"{number}.txt").write_text("".join(f"the {word} is {number}\n" for word in range(100)))
+    return str(folder)
+
+
+def test_it_learns_and_exports(pod: Pod, data: str, receiver: Receiver) -> None:
+    output = pod.run(*GPT, *SMALL, "--steps=60", f"--data={data}", AIFACTORY_PROGRESS_URL=receiver.url)
+    assert "step 60/60" in output
+    assert "a sample:" in output
+    config = json.loads((pod.output / "config.json").read_text())
+    assert config["architecture"] == "aifactory-gpt"
+    metrics = config["metrics"]
+    assert metrics["heldOutBitsPerByte"] < metrics["untrainedBitsPerByte"] - 2
+    assert f"held-out text: {metrics['heldOutBitsPerByte']:.3f} bits per byte" in output
+    last = receiver.reports[-1]
+    assert last["step"] == last["totalSteps"] == 60
+    assert last["metrics"]["heldOutBitsPerByte"] == metrics["heldOutBitsPerByte"]
+    assert last["metrics"]["loss"] > 0
+    assert last["tokensPerSecond"] > 0
+
+
+def test_two_processes_killed_and_resumed_end_like_an_uninterrupted_run(
+    pod: Pod, data: str, receiver: Receiver
+) -> None:
+    command = (*TORCHRUN, *GPT, *SMALL, f"--data={data}")
+    pod.run(*command, "--steps=60", AIFACTORY_OUTPUT=str(pod.root / "whole"), AIFACTORY_CHECKPOINTS=str(pod.root / "c"))
+
+    process = pod.start(*command, "--steps=60")
+    wait_until(lambda: len(pod.steps_saved()) >= 2, "two checkpoints", lambda: pod.log(process))
+    pod.kill(process)
+    killed_after = pod.steps_saved()[-1]
+    assert not pod.output.exists(), "it was killed before its end"
+
+    output = pod.run(*command, "--steps=60", AIFACTORY_PROGRESS_URL=receiver.url)
+    assert f"step-{killed_after}: step {killed_after}" in output
+    assert {body["resumedFromStep"] for body in receiver.reports} == {killed_after}
+    assert digest(pod.output) == digest(pod.root / "whole"), "the same weights and the same measures"
+
+
+def test_a_finished_run_that_lost_its_output_only_exports(pod: Pod, data: str) -> None:
+    command = (*GPT, *SMALL, "--steps=10", f"--data={data}")
+    pod.run(*command)
+    before = digest(pod.output)
+    for path in pod.output.iterdir():
+        path.unlink()
+    pod.output.rmdir()
+    output = pod.run(*command)
+    assert "step 10/10" not in output
+    assert digest(pod.output) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--steps=abc"], "argument --steps: invalid positive value: 'abc'"),
+        (["--steps=0"], "argument --steps: must be at least 1, it is 0"),
+        (["--learning-rate=nan"], "argument --learning-rate: must be a number above 0"),
+        (["--heads=7"], "embedding 128 must be a multiple of 2 x heads (14)"),
+        (["--data=/no/such/place"], "--data /no/such/place: no such file or directory"),
+        (["--stepz=3"], "unrecognized arguments: --stepz=3"),
+    ],
+)
+def test_bad_arguments_are_named(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    with pytest.raises(SystemExit) as ended:
+        gpt.parse(arguments)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+    message = json.loads((tmp_path / "error.json").read_text())["message"]
+    assert message["message"].startswith("ArgumentError: ")
+    assert words in message["message"]
+    assert message["errorCode"] == 2
+
+
+def test_bad_arguments_end_with_2(pod: Pod) -> None:
+    output = pod.run(*GPT, "--steps=abc", expect=2)
+    assert "invalid positive value: 'abc'" in output
+    assert pod.termination_message()["message"] == "ArgumentError: argument --steps: invalid positive value: 'abc'"
+
+
+def test_an_exception_gets_out_of_torchrun(pod: Pod, tmp_path: Path) -> None:
+    (tmp_path / "short").write_text("too short")
+    pod.run(*TORCHRUN, *GPT, f"--data={tmp_path / 'short'}", expect=1)
+    for message in (pod.termination_message(), json.loads(pod.error_file.read_text())["message"]):
+        assert message["message"].startswith("ValueError: ")
+        assert "not enough text" in message["message"]
+
+
+def test_a_loss_that_is_no_number_is_not_retried(pod: Pod, data: str) -> None:
+    output = pod.run(*GPT, *SMALL, f"--data={data}", "--steps=200", "--learning-rate=1e30", expect=93)
+    assert "use a smaller --learning-rate" in output
+    assert pod.termination_message()["message"].startswith("NoRestart: the loss of step")
+
+
+def test_the_schedule_warms_up_and_cools_down() -> None:
+    shares = [gpt.schedule(step, 300) for step in range(300)]
+    assert shares[0] < 0.1
+    assert max(shares) == pytest.approx(1, abs=0.02)
+    assert shares[-1] == pytest.approx(gpt.FINAL_LEARNING_RATE, abs=0.01)
+    assert shares.index(max(shares)) <= gpt.WARM_UP_STEPS
+    assert all(0 < gpt.schedule(step, 3) <= 1 for step in range(3))
+
+
+def test_ranks_share_one_batch() -> None:
+    """The windows of all ranks together are those of one process with a batch as large."""
+    tokens = torch.arange(10_000, dtype=torch.int16)
+    args = gpt.parse(["--context=8", "--batch=6"])
+    cpu = torch.device("cpu")
+    alone = gpt.batch(tokens, 5, args, gpt.World(0, 1, cpu))
+    args.batch = 3
+    both = [gpt.batch(tokens, 5, args, gpt.World(rank, 2, cpu)) for rank in (0, 1)]
+    assert torch.equal(torch.stack(both, dim=1).flatten(0, 1), alone)
+    assert not torch.equal(gpt.batch(tokens, 6, args, gpt.World(0, 2, cpu)), both[0])
+
+
+def test_tokens_mark_where_files_begin_and_end() -> None:
+    assert gpt.to_tokens([b"a\xff", b"b"]).tolist() == [256, 97, 255, 256, 98, 256]
+
+
+def test_weights_are_those_of_the_documented_architecture(pod: Pod, data: str) -> None:
+    pod.run(*GPT, *SMALL, "--steps=1", f"--data={data}", "--sample=0")
+    assert {name: tuple(weight.shape) for name, weight in load_file(pod.output / "model.safetensors").items()} == {
+        "embedding.weight": (257, 16),
+        "blocks.0.attention.qkv.weight": (48, 16),
+        "blocks.0.attention.out.weight": (16, 16),
+        "blocks.0.up.weight": (64, 16),
+        "blocks.0.down.weight": (16, 64),
+    }

@@ -1,0 +1,96 @@
+"""What goes into a checkpoint comes back, and what could not come back is refused at the start."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch import nn
+
+from aifactory_trainer import state
+from aifactory_trainer.checkpoint import CheckpointError
+
+
+class Position:
+    """A data loader that knows where it is."""
+
+    def __init__(self, at: object = 0) -> None:
+        self.at = at
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.at = state_dict["at"]
+
+
+def numbers() -> list[float]:
+    return [
+        random.random(),
+        random.gauss(0, 1),
+        float(torch.rand(())),
+        float(numpy.random.rand()),
+        numpy.random.randn(),
+    ]
+
+
+def test_random_generators_go_on_where_they_were() -> None:
+    numbers()  # leaves a half-used pair of gaussian numbers in both generators
+    kept = state.decode(state.encode(state.collect_random()))
+    expected = numbers()
+    numbers()
+    state.restore_random(kept)
+    assert numbers() == expected
+
+
+def test_a_wrapped_model_is_stored_as_itself() -> None:
+    inner = nn.Linear(2, 2)
+
+    class DistributedDataParallel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = inner
+
+    assert state.unwrap(DistributedDataParallel()) is inner
+    assert state.unwrap(inner) is inner
+    assert set(state.collect({"model": DistributedDataParallel()})["model"]) == {"weight", "bias"}
+
+
+def test_a_module_that_has_a_part_called_module_is_no_wrapper() -> None:
+    class Mine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = nn.Linear(2, 2)
+
+    assert "module.weight" in state.collect({"model": Mine()})["model"]
+
+
+@pytest.mark.parametrize("value", [print, Position(), {"deep": [Position()]}])
+def test_a_state_that_would_run_code_is_refused(value: object) -> None:
+    with pytest.raises(TypeError, match="the state of 'data' \\(Position\\) holds more than"):
+        state.check_storable({"data": Position(value)})
+
+
+def test_what_has_no_state_is_refused() -> None:
+    with pytest.raises(TypeError, match="'model' \\(int\\) has no state_dict"):
+        state.check_storable({"model": 3})  # type: ignore[dict-item]
+
+
+def test_an_optimizer_and_a_scheduler_can_be_stored() -> None:
+    optimizer = torch.optim.AdamW(nn.Linear(2, 2).parameters())
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    state.check_storable({"optimizer": optimizer, "scheduler": scheduler, "data": Position([1, "a", None, (2.5,)])})
+
+
+def test_a_state_of_another_shape_says_what_to_do() -> None:
+    stored = state.collect({"model": nn.Linear(2, 3)})
+    with pytest.raises(CheckpointError, match=r"here does not fit 'model'.*remove the directory.*size mismatch"):
+        state.restore({"model": nn.Linear(2, 2)}, stored, "here")
+
+
+def test_a_missing_state_names_what_there_is() -> None:
+    with pytest.raises(CheckpointError, match="here has no state of 'scheduler', only of model"):
+        state.restore({"scheduler": Position()}, {"model": {}}, "here")
