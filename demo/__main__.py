@@ -72,7 +72,7 @@ def run(own: str | None, registry: str, *, keep: bool) -> None:
         first = ask.stream("127.0.0.1", grpc_port, "tiny-gpt", prompt="def ", max_tokens=200)
         print(f"\n  first token {first.first_token_at - started:.1f} s after apply")
         whole = ask.whole_answer("127.0.0.1", http_port, "tiny-gpt", prompt="import ", max_tokens=120)
-    print(f"\n  gRPC streaming: {first.tokens} pieces, {first.tokens_per_second:.0f} tokens/s")
+    print(f"\n  gRPC streaming: {first.tokens} tokens, {first.tokens_per_second:.0f} tokens/s")
     print(f"  HTTP, whole answer:\n\n{tools.indent('import ' + whole)}\n")
 
     lineage = watch.lineage(kube, "tiny-gpt")
