@@ -68,7 +68,7 @@ def stream(host: str, port: int, model: str, *, prompt: str, max_tokens: int) ->
     with grpc.InferenceServerClient(f"{host}:{port}") as client:
         client.start_stream(lambda result, error: answers.put((result, error)))
         inputs = [_text("text_input", prompt), _number("max_tokens", max_tokens, np.int32, "INT32")]
-        inputs += [_number("temperature", 0.5, np.float32, "FP32"), _number("seed", 1, np.int32, "INT32")]
+        inputs += [_number("temperature", 0.5, np.float32, "FP32"), _number("seed", 1, np.uint64, "UINT64")]
         inputs.append(_number("stream", True, np.bool_, "BOOL"))
         client.async_stream_infer(model, inputs, enable_empty_final_response=True)
         while True:
