@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import random
 import signal
 import sys
 from collections.abc import Coroutine
@@ -27,10 +28,11 @@ from aifactory.app.probes import ServingBook, ServingProbe
 from aifactory.app.progress import ProgressBook, ProgressEndpoint
 from aifactory.app.review import ApiTokenReviewer
 from aifactory.app.stores import connect, make_stores
-from aifactory.app.web import Health, serve
+from aifactory.app.web import Health, Servers, serve
 from aifactory.kube import auth
+from aifactory.kube.api import Api
 from aifactory.kube.client import Client
-from aifactory.kube.clock import SystemClock
+from aifactory.kube.clock import Clock, SystemClock
 from aifactory.kube.events import EventRecorder
 from aifactory.kube.lease import LeaderElection
 from aifactory.kube.resources import Key
@@ -62,51 +64,81 @@ async def run(options: Options) -> int:
     api = Client(provider)
     try:
         gangs = await wiring.gang_served(api, options.namespace)
-        return await Process(options, provider, api, gangs=gangs).run()
+        return await KopfProcess(options, provider, api, gangs=gangs).run()
     finally:
         await api.close()
         await provider.close()
 
 
 class Process:
-    """Everything that runs in one process."""
+    """Everything that runs in one process, but for what delivers the custom resources and serves HTTP.
 
-    def __init__(self, options: Options, provider: auth.SessionProvider, api: Client, *, gangs: bool) -> None:
+    Args:
+        options: how to run.
+        api: the API server.
+        gangs: the API server serves PodGroups.
+        clock: the time.
+        rng: source of jitter; a seeded one makes a simulated run repeatable.
+    """
+
+    def __init__(
+        self, options: Options, api: Api, *, gangs: bool, clock: Clock | None = None, rng: random.Random | None = None
+    ) -> None:
+        clock, rng = clock or SystemClock(), rng or random.Random()
         self._options = options
-        self._provider = provider
         self._api = api
-        self._clock = SystemClock()
+        self._clock = clock
         self._stores = make_stores()
         self._kinds = wiring.watched(self._stores)
-        self._informers = wiring.make_informers(api, self._stores, options.namespace, gangs=gangs)
-        self._recorder = EventRecorder(api, controller=names.MANAGED_BY, instance=options.identity)
+        self._informers = wiring.make_informers(api, self._stores, options.namespace, gangs=gangs, clock=clock, rng=rng)
+        self._recorder = EventRecorder(api, controller=names.MANAGED_BY, instance=options.identity, clock=clock)
         self._progress, self._serving = ProgressBook(), ServingBook()
         self._controllers = wiring.make_controllers(
-            api, self._stores, options, self._recorder, self._progress, self._serving, gangs=gangs
+            api,
+            self._stores,
+            options,
+            self._recorder,
+            self._progress,
+            self._serving,
+            gangs=gangs,
+            clock=clock,
+            rng=rng,
         )
         connect(self._stores, self._controllers)
         self._stores.jobs.subscribe(
             lambda change: self._progress.forget(change.object.metadata.uid) if change.new is None else None
         )
-        self._election = LeaderElection(api, wiring.lease_config(options))
+        self._election = LeaderElection(api, wiring.lease_config(options), clock=clock, rng=rng)
         self._leading = asyncio.Event()
         self._stop = asyncio.Event()
-        self._kopf_stop = asyncio.Event()
-        self._health = Health(self._clock)
+        self._shell_stop = asyncio.Event()
+        self._health = Health(clock)
         self._parts: list[asyncio.Task[Any]] = []
+
+    async def serve(self) -> Servers | None:
+        """Start serving HTTP."""
+        return None
+
+    async def shell(self) -> None:
+        """Deliver the custom resources to the stores until `_shell_stop` is set."""
+        raise NotImplementedError
+
+    async def probe(self) -> None:
+        """Bring in facts that live outside the API server, for ever."""
+        raise NotImplementedError
 
     async def run(self) -> int:
         """Start the parts, wait for a signal or for the end of a part, and end in order; returns the exit code."""
-        web = await serve(self._options, self._health, self._endpoint())
+        web = await self.serve()
         for informer in self._informers:
             self._start(informer.run(), f"informer-{informer.resource.plural}")
         self._start(self._recorder.run(), "events")
-        self._start(self._probe().run(), "probe")
+        self._start(self.probe(), "probe")
         self._start(self._health.run(), "health")
         self._start(self._fill(), "stores")
         self._start(self._lead(), "controllers")
         # kopf cancels what was started after it when it ends, so it is started last.
-        shell_task = self._start(self._kopf(), "kopf")
+        shell_task = self._start(self.shell(), "kopf")
 
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
         await asyncio.wait([stopping, *self._parts], return_when=asyncio.FIRST_COMPLETED)
@@ -118,12 +150,13 @@ class Process:
         logger.info("stopping")
         self._health.ready = False
         await self._stop_acting()
-        self._kopf_stop.set()
+        self._shell_stop.set()
         await asyncio.wait([shell_task], timeout=GRACE_SECONDS)
         for task in (*self._parts, stopping):
             task.cancel()
         await asyncio.gather(*self._parts, stopping, return_exceptions=True)
-        await web.cleanup()
+        if web is not None:
+            await web.cleanup()
         return 1 if ended else 0
 
     # --- Parts ---
@@ -132,12 +165,13 @@ class Process:
         """Wait until every store is complete, then look for unreported deletions for ever."""
         await asyncio.gather(*(informer.synced.wait() for informer in self._informers))
         await shell.wait_listed(self._api, self._kinds, self._options.namespace)
-        # What is here now stays: the garbage collector need not look at it again.
-        gc.collect()
-        gc.freeze()
+        self.filled()
         logger.info("every store is complete: %d jobs, %d pods", len(self._stores.jobs), len(self._stores.pods))
         self._health.ready = True
         await shell.audit(self._api, self._kinds, self._options.namespace)
+
+    def filled(self) -> None:
+        """Every store is complete for the first time."""
 
     async def _lead(self) -> None:
         """Once every store is complete and this process leads: work. Ends when leadership is lost."""
@@ -157,7 +191,39 @@ class Process:
             for task in work:
                 task.cancel()
 
-    async def _kopf(self) -> None:
+    # --- Inside ---
+
+    def _start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Start a part; none of them is meant to end, so the end of one ends the process."""
+        task = asyncio.create_task(work, name=name)
+        self._parts.append(task)
+        return task
+
+    async def _stop_acting(self) -> None:
+        """Let reconciles in progress end, then give the lease up."""
+        was_leading = self._leading.is_set()
+        await asyncio.gather(*(controller.stop(GRACE_SECONDS) for controller in self._controllers.all()))
+        self._leading.clear()
+        if was_leading and self._options.leader_elect:
+            await self._election.release()
+
+
+class KopfProcess(Process):
+    """The process as it runs: kopf delivers the custom resources, aiohttp serves."""
+
+    def __init__(self, options: Options, provider: auth.SessionProvider, api: Client, *, gangs: bool) -> None:
+        super().__init__(options, api, gangs=gangs)
+        self._provider = provider
+
+    async def serve(self) -> Servers:
+        return await serve(self._options, self._health, self._endpoint())
+
+    def filled(self) -> None:
+        # What is here now stays: the garbage collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+
+    async def shell(self) -> None:
         connection = self._provider.connection
 
         def login() -> kopf.AiohttpSession:
@@ -177,7 +243,7 @@ class Process:
                 standalone=True,
                 clusterwide=namespace is None,
                 namespaces=[namespace] if namespace is not None else [],
-                stop_flag=self._kopf_stop,
+                stop_flag=self._shell_stop,
                 ready_flag=started,
             )
         finally:
@@ -190,21 +256,13 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
 
-    # --- Inside ---
-
-    def _start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """Start a part; none of them is meant to end, so the end of one ends the process."""
-        task = asyncio.create_task(work, name=name)
-        self._parts.append(task)
-        return task
-
-    async def _stop_acting(self) -> None:
-        """Let reconciles in progress end, then give the lease up."""
-        was_leading = self._leading.is_set()
-        await asyncio.gather(*(controller.stop(GRACE_SECONDS) for controller in self._controllers.all()))
-        self._leading.clear()
-        if was_leading and self._options.leader_elect:
-            await self._election.release()
+    async def probe(self) -> None:
+        await ServingProbe(
+            book=self._serving,
+            pods=lambda: wiring.serving_pods(self._stores) if self._leading.is_set() else [],
+            wake=lambda pool: self._controllers.pools.queue.add(Key(*pool)),
+            monotonic=self._clock.monotonic,
+        ).run()
 
     def _endpoint(self) -> ProgressEndpoint:
         return ProgressEndpoint(
@@ -215,13 +273,5 @@ class Process:
             leading=self._leading.is_set,
             leader_address=lambda: self._election.leader_address,
             now=self._clock.now,
-            monotonic=self._clock.monotonic,
-        )
-
-    def _probe(self) -> ServingProbe:
-        return ServingProbe(
-            book=self._serving,
-            pods=lambda: wiring.serving_pods(self._stores) if self._leading.is_set() else [],
-            wake=lambda pool: self._controllers.pools.queue.add(Key(*pool)),
             monotonic=self._clock.monotonic,
         )

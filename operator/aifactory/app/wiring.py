@@ -6,6 +6,7 @@ The simulator in `tests/sim` builds its process from the same functions.
 from __future__ import annotations
 
 import logging
+import random
 from typing import Any
 
 from aifactory.api import names
@@ -20,14 +21,17 @@ from aifactory.app.stores import Controllers, Stores
 from aifactory.engine import custom
 from aifactory.engine.controller import Controller
 from aifactory.engine.executor import Executor
+from aifactory.engine.kind import Kind
 from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 from aifactory.kube import podstate
 from aifactory.kube.api import Api
+from aifactory.kube.clock import Clock
 from aifactory.kube.errors import NotFound
 from aifactory.kube.events import EventRecorder
 from aifactory.kube.informer import Informer
 from aifactory.kube.lease import LeaseConfig
 from aifactory.kube.objects import Claim, ConfigMap, Deployment, Pod, PodGroup, Service
+from aifactory.kube.queue import WorkQueue
 from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, PODGROUPS, PODS, PVCS, SERVICES, Key
 from aifactory.models.kind import ModelKind, ModelStores
 from aifactory.models.state import Settings as ModelSettings
@@ -51,11 +55,13 @@ def watched(stores: Stores) -> tuple[shell.Watched, ...]:
     )
 
 
-def make_informers(api: Api, stores: Stores, namespace: str | None, *, gangs: bool) -> list[Informer[Any]]:
+def make_informers(
+    api: Api, stores: Stores, namespace: str | None, *, gangs: bool, clock: Clock, rng: random.Random
+) -> list[Informer[Any]]:
     """Informers for everything we make; what others make is not even received."""
 
     def informer(resource: Any, type_: Any, store: Any) -> Informer[Any]:
-        return Informer(api, resource, type_, store, namespace=namespace, label_selector=OURS)
+        return Informer(api, resource, type_, store, namespace=namespace, label_selector=OURS, clock=clock, rng=rng)
 
     found = [
         informer(PODS, Pod, stores.pods),
@@ -76,6 +82,8 @@ def make_controllers(
     serving: ServingBook,
     *,
     gangs: bool,
+    clock: Clock,
+    rng: random.Random,
 ) -> Controllers:
     """The three controllers with one executor."""
     executor = Executor(
@@ -110,11 +118,12 @@ def make_controllers(
         serving.load_error,
         lambda key: throughput(serving, key),
     )
-    return Controllers(
-        Controller(training, executor, recorder=recorder, workers=options.workers),
-        Controller(models, executor, recorder=recorder, workers=options.workers),
-        Controller(pools, executor, recorder=recorder, workers=options.workers),
-    )
+
+    def controller(kind: Kind[Any]) -> Controller[Any]:
+        queue: WorkQueue[Key] = WorkQueue(kind.name, rng=rng)
+        return Controller(kind, executor, recorder=recorder, queue=queue, workers=options.workers, clock=clock)
+
+    return Controllers(controller(training), controller(models), controller(pools))
 
 
 async def gang_served(api: Api, namespace: str | None) -> bool:
