@@ -1,4 +1,4 @@
-"""What makes a node useful: its own small images, cluster DNS, a storage class, and the GPUs it pretends to have."""
+"""What makes a node useful: its own small images, cluster DNS and a default storage class."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from pathlib import Path
 from string import Template
 
 from localcluster import parts
-from localcluster.api import Api, Json
 from localcluster.console import CannotRun
-from localcluster.layout import DNS_ADDRESS, FAKE_GPUS, KUBERNETES_ADDRESS, NODE
+from localcluster.layout import DNS_ADDRESS, KUBERNETES_ADDRESS
 from localcluster.paths import SOURCES
 
-_NODE = f"/api/v1/nodes/{NODE}"
-GPU = "nvidia.com/gpu"
+_DNS_NAME = ("kubernetes", "default", "svc", "cluster", "local")
 
 
 def image_name(program: str) -> str:
@@ -94,43 +92,10 @@ def apply(kubeconfig: Path) -> None:
         raise CannotRun(f"the API server refused the addons: {result.stderr.strip()}")
 
 
-def node(api: Api) -> Json:
-    return api.get(_NODE) or {}
-
-
-def node_is_ready(found: Json, since: str) -> bool:
-    """Ready as said by the kubelet that runs now: one that was killed leaves its last word, Ready, behind.
-
-    ``since``: when it was started, as Kubernetes writes times (UTC, whole seconds, sorts as text).
-    """
-    conditions = found.get("status", {}).get("conditions", ())
-    return any(
-        each["type"] == "Ready" and each["status"] == "True" and str(each["lastHeartbeatTime"]) >= since
-        for each in conditions
-    )
-
-
-def has_gpus(found: Json) -> bool:
-    status = found.get("status", {})
-    return all(status.get(kind, {}).get(GPU) == str(FAKE_GPUS) for kind in ("capacity", "allocatable"))
-
-
-def add_gpus(api: Api) -> None:
-    """Tell the scheduler of GPUs that do not exist: pods that ask for them are counted for real, and get none.
-
-    A kubelet that starts forgets them, so this is for after its first report.
-    """
-    pointer = f"/status/capacity/{GPU.replace('/', '~1')}"
-    patch = [{"op": "add", "path": pointer, "value": str(FAKE_GPUS)}]
-    status, body = api.request("PATCH", f"{_NODE}/status", patch, "application/json-patch+json")
-    if status != 200:
-        raise CannotRun(f"the API server refused the node's GPUs: {body.decode(errors='replace')}")
-
-
 def names_resolve() -> bool:
-    """Ask the cluster's DNS for the API server's Service, through its Service address: proves CoreDNS and kube-proxy."""
+    """Ask the cluster's DNS for the API server's name, at its Service's address: proves CoreDNS and kube-proxy."""
     question = b"".join(
-        bytes([len(label)]) + label.encode() for label in "kubernetes.default.svc.cluster.local".split(".")
+        bytes([len(label)]) + label.encode() for label in ["kubernetes", "default", "svc", "cluster", "local"]
     )
     query = struct.pack("!6H", 0x4149, 0x0100, 1, 0, 0, 0) + question + b"\0" + struct.pack("!2H", 1, 1)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:

@@ -1,18 +1,29 @@
 """Bring the cluster up from whatever state it is in, and take it down.
 
-``up`` is level-triggered: it compares what runs with what should, and does only what is missing, so that a first start, a
-second call, a call after every process was killed and one after a restart of the machine are the same code. It never trusts
-what a dead kubelet wrote. Images, etcd's data and volumes outlive everything but ``down --purge``.
+``up`` is level-triggered: it compares what runs with what should, and does only what is missing, so that a first
+start, a second call, a call after every process was killed and one after a restart of the machine are the same code.
+It never trusts what a dead kubelet wrote. Images, etcd's data and volumes outlive everything but ``down --purge``.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
-from localcluster import addons, checks, controlcommands, debian, files, network, nodefiles, parts, processes, remains
+from localcluster import (
+    addons,
+    checks,
+    controlcommands,
+    debian,
+    files,
+    network,
+    node,
+    nodefiles,
+    parts,
+    processes,
+    remains,
+)
 from localcluster.addons import Images
 from localcluster.api import Api
 from localcluster.console import CannotRun, say, warn
@@ -170,14 +181,8 @@ class Cluster:
         if not all(self.supervisor.runs(program) for program in programs.values()):
             return False
         api = self.api()
-        node = addons.node(api)
-        ready = addons.node_is_ready(node, self._kubelet_started()) and addons.has_gpus(node)
-        return ready and api.is_ready() and addons.names_resolve()
-
-    def _kubelet_started(self) -> str:
-        record = self.supervisor.record("kubelet")
-        started = record.started if record is not None else time.time()
-        return datetime.fromtimestamp(started, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        found = node.get(api)
+        return node.is_ready(found) and node.has_gpus(found) and api.is_ready() and addons.names_resolve()
 
     def _clear_remains(self, programs: dict[str, Program]) -> None:
         """End processes of ours that no pid file tells of, and what dead containers left."""
@@ -222,20 +227,23 @@ class Cluster:
         return processes.answers(self.layout.containerd_socket)
 
     def _start_node(self, programs: dict[str, Program]) -> None:
+        api = self.api()
+        if not self.supervisor.runs(programs["kubelet"]):
+            self.supervisor.stop("kubelet")
+            node.forget_readiness(api)
         for name in NAMES[3:]:
             self._start(programs[name])
         addons.apply(self.layout.kubeconfig)
-        api, since = self.api(), self._kubelet_started()
-        self.supervisor.wait("kubelet", "Ready", lambda: addons.node_is_ready(addons.node(api), since), 90)
+        self.supervisor.wait("kubelet", "Ready", lambda: node.is_ready(node.get(api)), 90)
         say("the node is Ready")
-        addons.add_gpus(api)
-        self.supervisor.wait("kubelet", "reporting its GPUs", lambda: addons.has_gpus(addons.node(api)), 30)
+        node.add_gpus(api)
+        self.supervisor.wait("kubelet", "reporting its GPUs", lambda: node.has_gpus(node.get(api)), 30)
         self.supervisor.wait("kubelet", "running CoreDNS", addons.names_resolve, 90)
 
     # Down
 
     def down(self, purge: bool = False) -> None:
-        """End everything and remove every trace but files; with ``purge`` the cluster's files too (not what was built)."""
+        """End everything and remove every trace but files; with ``purge``, the cluster's files too (not the programs)."""
         with exclusive(self._lock, "the local cluster"):
             for name in reversed(NAMES):
                 # The API server would wait for its clients, which are gone.

