@@ -31,8 +31,11 @@ _DROPPED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr
 _KEPT = ("/usr/share/doc/*/copyright",)
 # File times are clamped for reproducible bytes, so byte code must not be bound to them. Fresh byte code matters: a
 # container that cannot write it would compile the standard library at every start.
-_LIBRARIES = f"/usr/lib/python{PYTHON_VERSION} /usr/lib/python3"
+_LIBRARIES = f"/usr/lib/python{PYTHON_VERSION} /usr/lib/python3 /usr/share/python3"
 _COMPILE = f'chroot "$1" {PYTHON} -m compileall -q -f --invalidation-mode unchecked-hash {_LIBRARIES}'
+
+# mmdebstrap copies these two from the build machine; in a container the runtime mounts its own over them.
+_FORGET = ': > "$1/etc/resolv.conf"; : > "$1/etc/hostname"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Base:
 
 def ensure(store: Store) -> Base:
     """The base layer, made now if this machine has none for this list of packages."""
-    recipe = repr((SUITE, PACKAGES, _DROPPED, _KEPT, _COMPILE, EPOCH, os.uname().machine))
+    recipe = repr((SUITE, PACKAGES, _DROPPED, _KEPT, _COMPILE, _FORGET, EPOCH, os.uname().machine))
     key = f"base-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
     known = store.known_layer(key)
     if known:
@@ -65,7 +68,8 @@ def _mmdebstrap(archive: Path, scratch: Path) -> None:
     command = [_program(), "--variant=minbase", f"--include={','.join(PACKAGES)}"]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _DROPPED]
     command += [f"--dpkgopt=path-include={pattern}" for pattern in _KEPT]
-    command += [f"--customize-hook={_COMPILE}", SUITE, str(archive)]
+    command += [f"--customize-hook={hook}" for hook in (_COMPILE, _FORGET)]
+    command += [SUITE, str(archive)]
     environment = os.environ | {"SOURCE_DATE_EPOCH": str(EPOCH), "TMPDIR": str(scratch), "PYTHONHASHSEED": "0"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:

@@ -36,7 +36,8 @@ _RECIPE = 1  # raise it when the code here makes other layers of the same input
 def ensure(store: Store, on: Base, lock: Path, earlier: Sequence[Path]) -> Layer:
     """The layer with the packages of ``lock`` that the layers of the ``earlier`` locks do not have."""
     wanted = uninstalled(lock, earlier)
-    recipe = repr((_RECIPE, on.layer.digest, _PLATFORM, os.uname().machine, wanted))
+    # Of the base only its Python matters, so a change of the base does not make 5 GB anew.
+    recipe = repr((_RECIPE, base.SUITE, base.PYTHON_VERSION, _PLATFORM, os.uname().machine, wanted))
     key = f"pip-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
     known = store.known_layer(key)
     if known:
