@@ -33,6 +33,9 @@ log = logging.getLogger("aifactory")
 WARM_UP_STEPS = 20
 FINAL_LEARNING_RATE = 0.05
 """Share of the learning rate that is left at the end."""
+EMBEDDING_RATE = 4.0
+"""Learning rate of the embedding, in multiples of that of the blocks. Held-out bits per byte after 300 steps, for
+0.5, 1, 2 and 4: 2.45, 2.39, 2.36, 2.33."""
 WEIGHT_DECAY = 0.1
 BETAS = (0.9, 0.95)
 GRADIENT_NORM = 1.0
@@ -109,7 +112,7 @@ def train(args: argparse.Namespace, world: World) -> None:
     printed = 0.0
     for step in run.steps(args.steps):
         for group in optimizer.param_groups:
-            group["lr"] = args.learning_rate * schedule(step, args.steps)
+            group["lr"] = args.learning_rate * group["rate"] * schedule(step, args.steps)
         windows = batch(training, step, args, world).to(world.device)
         with torch.autocast("cuda", torch.bfloat16, enabled=world.device.type == "cuda"):
             loss = next_byte_loss(network(windows[:, :-1]), windows[:, 1:])
@@ -177,10 +180,10 @@ def next_byte_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def make_optimizer(model: GPT, learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW, with weight decay on the blocks' matrices only: the embedding is a table, rare bytes would fade."""
+    """AdamW. The embedding is a table: it learns faster, and has no weight decay, which would fade rare bytes."""
     groups = [
-        {"params": list(model.blocks.parameters()), "weight_decay": WEIGHT_DECAY},
-        {"params": list(model.embedding.parameters()), "weight_decay": 0.0},
+        {"params": list(model.blocks.parameters()), "weight_decay": WEIGHT_DECAY, "rate": 1.0},
+        {"params": list(model.embedding.parameters()), "weight_decay": 0.0, "rate": EMBEDDING_RATE},
     ]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS, fused=True)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,15 +29,32 @@ def data(tmp_path: Path) -> str:
     return str(folder)
 
 
-def test_it_learns_and_exports(pod: Pod, data: str, receiver: Receiver) -> None:
-    output = pod.run(*GPT, *SMALL, "--steps=60", f"--data={data}", AIFACTORY_PROGRESS_URL=receiver.url)
-    assert "step 60/60" in output
-    assert "a sample:" in output
-    config = json.loads((pod.output / "config.json").read_text())
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Path:
+    """The environment of a job, for the program run in this process."""
+    for name in ("WORLD_SIZE", "RANK", "TORCHELASTIC_ERROR_FILE", "AIFACTORY_PROGRESS_URL", "AIFACTORY_INPUTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("AIFACTORY_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    monkeypatch.setenv("AIFACTORY_OUTPUT", str(tmp_path / "output"))
+    monkeypatch.setenv("AIFACTORY_TERMINATION_LOG", str(tmp_path / "termination-log"))
+    (tmp_path / "termination-log").write_text("")
+    caplog.set_level(logging.INFO, "aifactory")
+    return tmp_path
+
+
+def test_it_learns_and_exports(
+    job: Path, data: str, receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIFACTORY_PROGRESS_URL", receiver.url)
+    gpt.main([*SMALL, "--steps=60", f"--data={data}"])
+    assert "step 60/60" in caplog.text
+    assert "a sample:" in caplog.text
+    config = json.loads((job / "output" / "config.json").read_text())
     assert config["architecture"] == "aifactory-gpt"
     metrics = config["metrics"]
     assert metrics["heldOutBitsPerByte"] < metrics["untrainedBitsPerByte"] - 2
-    assert f"held-out text: {metrics['heldOutBitsPerByte']:.3f} bits per byte" in output
+    assert f"held-out text: {metrics['heldOutBitsPerByte']:.3f} bits per byte" in caplog.text
     last = receiver.reports[-1]
     assert last["step"] == last["totalSteps"] == 60
     assert last["metrics"]["heldOutBitsPerByte"] == metrics["heldOutBitsPerByte"]
@@ -61,16 +80,17 @@ def test_two_processes_killed_and_resumed_end_like_an_uninterrupted_run(
     assert digest(pod.output) == digest(pod.root / "whole"), "the same weights and the same measures"
 
 
-def test_a_finished_run_that_lost_its_output_only_exports(pod: Pod, data: str) -> None:
-    command = (*GPT, *SMALL, "--steps=10", f"--data={data}")
-    pod.run(*command)
-    before = digest(pod.output)
-    for path in pod.output.iterdir():
-        path.unlink()
-    pod.output.rmdir()
-    output = pod.run(*command)
-    assert "step 10/10" not in output
-    assert digest(pod.output) == before
+def test_a_finished_run_that_lost_its_output_only_exports(
+    job: Path, data: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    command = [*SMALL, "--steps=10", f"--data={data}"]
+    gpt.main(command)
+    before = digest(job / "output")
+    shutil.rmtree(job / "output")
+    caplog.clear()
+    gpt.main(command)
+    assert "step 10/10" not in caplog.text
+    assert digest(job / "output") == before
 
 
 @pytest.mark.parametrize(
@@ -116,10 +136,14 @@ def test_an_exception_gets_out_of_torchrun(pod: Pod, tmp_path: Path) -> None:
         assert "not enough text" in message["message"]
 
 
-def test_a_loss_that_is_no_number_is_not_retried(pod: Pod, data: str) -> None:
-    output = pod.run(*GPT, *SMALL, f"--data={data}", "--steps=200", "--learning-rate=1e30", expect=93)
-    assert "use a smaller --learning-rate" in output
-    assert pod.termination_message()["message"].startswith("NoRestart: the loss of step")
+def test_a_loss_that_is_no_number_is_not_retried(job: Path, data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        gpt.main([*SMALL, f"--data={data}", "--steps=40", "--learning-rate=1e30"])
+    assert ended.value.code == 93
+    assert "use a smaller --learning-rate" in capsys.readouterr().err
+    message = json.loads((job / "termination-log").read_text())["message"]
+    assert message["message"].startswith("NoRestart: the loss of step")
+    assert message["errorCode"] == 93
 
 
 def test_the_schedule_warms_up_and_cools_down() -> None:
@@ -147,9 +171,9 @@ def test_tokens_mark_where_files_begin_and_end() -> None:
     assert gpt.to_tokens([b"a\xff", b"b"]).tolist() == [256, 97, 255, 256, 98, 256]
 
 
-def test_weights_are_those_of_the_documented_architecture(pod: Pod, data: str) -> None:
-    pod.run(*GPT, *SMALL, "--steps=1", f"--data={data}", "--sample=0")
-    assert {name: tuple(weight.shape) for name, weight in load_file(pod.output / "model.safetensors").items()} == {
+def test_weights_are_those_of_the_documented_architecture(job: Path, data: str) -> None:
+    gpt.main([*SMALL, "--steps=1", f"--data={data}", "--sample=0"])
+    assert {name: tuple(weight.shape) for name, weight in load_file(job / "output" / "model.safetensors").items()} == {
         "embedding.weight": (257, 16),
         "blocks.0.attention.qkv.weight": (48, 16),
         "blocks.0.attention.out.weight": (16, 16),
