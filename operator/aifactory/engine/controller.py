@@ -132,18 +132,15 @@ class Controller(Generic[Observed]):
             self.queue.add_rate_limited(key)
             return "requeue"
         except KubeError as error:
-            delay = self.queue.add_rate_limited(key)
-            self._errors.inc()
-            logger.warning("%s %s: %s; tried again in %.1f s", self.name, key, error, delay)
-            return "error"
+            return self._unwell(key, logging.WARNING, str(error), stack=False)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             # Not we were cancelled but something we waited for: a failure like any other.
-            return self._unexpected(key)
-        except Exception:
-            return self._unexpected(key)
+            return self._unwell(key, logging.ERROR, "cancelled from inside", stack=True)
+        except Exception as error:
+            return self._unwell(key, logging.ERROR, f"{type(error).__name__}: {error}", stack=True)
 
     async def _reconcile(self, key: Key) -> Result:
         # 1. Look. Nothing is awaited between here and the plan, so it is made from one moment's view.
@@ -211,11 +208,12 @@ class Controller(Generic[Observed]):
         self._differs_since.pop(key, None)
         return "success"
 
-    def _unexpected(self, key: Key) -> Result:
-        """A mistake of ours: say it with the stack, but not again for each of a thousand times."""
+    def _unwell(self, key: Key, level: int, words: str, *, stack: bool) -> Result:
+        """Try again later, and say why, but not each of a thousand times."""
         delay = self.queue.add_rate_limited(key)
         self._errors.inc()
         failures = self.queue.failures(key)
         if failures & (failures - 1) == 0:
-            logger.exception("%s %s: failed (%d times so far), tried again in %.1f s", self.name, key, failures, delay)
+            text = "%s %s: %s; failed %d times so far, tried again in %.1f s"
+            logger.log(level, text, self.name, key, words, failures, delay, exc_info=stack)
         return "error"

@@ -176,6 +176,11 @@ class SessionProvider:
         async with self._reading:
             if self._read_at <= not_before:
                 assert self.connection.authorization is not None
-                self._header = await self.connection.authorization()
+                try:
+                    self._header = await self.connection.authorization()
+                except AuthError:
+                    raise
+                except Exception as error:  # whatever a credential plugin does
+                    raise AuthError(f"credentials for {self.connection.server}: {error}") from error
                 self._read_at = self._clock.monotonic()
         return self._header

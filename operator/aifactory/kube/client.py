@@ -11,16 +11,18 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
+from functools import cache
 from typing import Any, Final
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
+from prometheus_client import Counter, Histogram
 from yarl import URL
 
 from aifactory.kube import metrics
 from aifactory.kube.api import PatchType, Propagation
-from aifactory.kube.auth import SessionProvider
+from aifactory.kube.auth import AuthError, SessionProvider
 from aifactory.kube.errors import KubeError, TooManyRequests, Unreachable, error_from_response
 from aifactory.kube.resources import Resource
 
@@ -39,6 +41,19 @@ MAX_RETRY_AFTER: Final = 30.0
 FIRST_DELAY: Final = 0.1
 WATCH_GRACE_SECONDS: Final = 30
 """The server ends a watch after up to its `timeoutSeconds`; a client that waits longer by this finds a dead server."""
+
+_NO_ANSWER: Final = (aiohttp.ClientError, TimeoutError, OSError, AuthError)
+
+
+@cache
+def _requests(verb: str, code: str) -> Counter:
+    """Finding a labelled metric takes longer than counting with it."""
+    return metrics.REQUESTS.labels(verb, code)
+
+
+@cache
+def _seconds(verb: str) -> Histogram:
+    return metrics.REQUEST_SECONDS.labels(verb)
 
 
 class Client:
@@ -105,13 +120,13 @@ class Client:
         timeout = aiohttp.ClientTimeout(total=timeout_seconds + WATCH_GRACE_SECONDS, connect=10.0, sock_connect=10.0)
         try:
             async with self._session.get(url, timeout=timeout, server_hostname=self._server_name) as response:
-                metrics.REQUESTS.labels("WATCH", str(response.status)).inc()
+                _requests("WATCH", str(response.status)).inc()
                 if response.status != 200:
                     raise await _failure(response)
                 async with aclosing(_lines(response.content)) as batches:
                     async for batch in batches:
                         yield batch
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except _NO_ANSWER as error:
             raise Unreachable(f"watch {resource}: {_words(error)}") from error
 
     async def create(self, resource: Resource, body: Mapping[str, Any]) -> bytes:
@@ -216,12 +231,12 @@ class Client:
                 if response.status >= 300:
                     raise error_from_response(response.status, body, response.headers.get("Retry-After"))
                 return body
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            sent = not isinstance(error, aiohttp.ClientConnectorError)
+        except _NO_ANSWER as error:
+            sent = not isinstance(error, (aiohttp.ClientConnectorError, AuthError))
             raise Unreachable(f"{method} {url.path}: {_words(error)}", sent=sent) from error
         finally:
-            metrics.REQUESTS.labels(verb, code).inc()
-            metrics.REQUEST_SECONDS.labels(verb).observe(loop.time() - started)
+            _requests(verb, code).inc()
+            _seconds(verb).observe(loop.time() - started)
 
     def _delay(self, attempt: int, error: KubeError) -> float:
         own = FIRST_DELAY * 2.0 ** (attempt - 1)

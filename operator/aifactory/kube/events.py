@@ -83,6 +83,9 @@ class EventRecorder:
             except KubeError as error:
                 metrics.EVENTS_SENT.labels("failed").inc()
                 logger.debug("an Event was not taken: %s", error)
+            except Exception:
+                metrics.EVENTS_SENT.labels("failed").inc()
+                logger.exception("an Event could not be sent")
             finally:
                 self._queue.task_done()
 

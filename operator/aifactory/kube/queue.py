@@ -84,12 +84,6 @@ class WorkQueue(Generic[K]):
         """Keys that could be handed out now."""
         return len(self._fresh) + len(self._background)
 
-    def longest_work(self) -> float:
-        """Seconds since the key that is worked on longest was handed out; 0 when none is."""
-        # Keys are handed out in the order of time and a dictionary keeps it.
-        first = next(iter(self._processing.values()), None)
-        return 0.0 if first is None else asyncio.get_running_loop().time() - first
-
     # --- Adding ---
 
     def add(self, key: K, *, background: bool = False) -> None:

@@ -1,0 +1,164 @@
+"""Leader election on fake time: whatever the network does, never two leaders, and always one in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aifactory.kube.api import PatchType
+from aifactory.kube.errors import ServerError, Unreachable
+from aifactory.kube.lease import LeaderElection, LeaseConfig
+from aifactory.kube.resources import LEASES, Key, Resource
+from tests.support.faketime import FakeClock, run, until
+from tests.unit.memory_api import MemoryApi
+
+
+class Link:
+    """One replica's way to the API server: slow, lossy in both directions, or cut."""
+
+    def __init__(self, api: MemoryApi, rng: random.Random) -> None:
+        self._api = api
+        self._rng = rng
+        self.cut = False
+        self.trouble = 0.0
+
+    async def _travel(self, direction: str) -> None:
+        if self.cut:
+            await asyncio.sleep(self._rng.random() * 20)
+            raise Unreachable(f"{direction}: cut off")
+        if self._rng.random() < self.trouble:
+            await asyncio.sleep(self._rng.random() * 5)
+            if self._rng.random() < 0.5:
+                raise self._rng.choice([Unreachable(f"{direction} lost"), ServerError(503, "", "busy")])
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> bytes:
+        await self._travel("request")
+        answer = await self._api.get(resource, namespace, name)
+        await self._travel("answer")
+        return answer
+
+    async def create(self, resource: Resource, body: Mapping[str, Any]) -> bytes:
+        await self._travel("request")
+        answer = await self._api.create(resource, body)
+        await self._travel("answer")
+        return answer
+
+    async def patch(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        body: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        type: PatchType = "merge",
+        resource_version: str | None = None,
+    ) -> bytes:
+        await self._travel("request")
+        answer = await self._api.patch(resource, namespace, name, body, resource_version=resource_version)
+        await self._travel("answer")
+        return answer
+
+
+def replica(api: Any, name: str, seed: int = 0) -> LeaderElection:
+    config = LeaseConfig("ns", "operator", identity=name, address=f"{name}:1")
+    return LeaderElection(api, config, clock=FakeClock(), rng=random.Random(seed))
+
+
+async def take_part(election: LeaderElection) -> None:
+    """As a process that is started again each time it loses."""
+    while True:
+        await election.run(lambda: None, lambda: None)
+
+
+@given(seed=st.integers(0, 2**32), replicas=st.integers(2, 4))
+@settings(max_examples=100, deadline=None)
+def test_never_two_leaders_and_always_one_in_the_end(seed: int, replicas: int) -> None:
+    async def main() -> None:
+        rng = random.Random(seed)
+        api = MemoryApi(seed)
+        links = [Link(api, random.Random(seed + number)) for number in range(replicas)]
+        elections = [replica(link, f"r{number}", seed + number) for number, link in enumerate(links)]
+        tasks = [asyncio.create_task(take_part(election)) for election in elections]
+
+        def leaders() -> list[str]:
+            return [election.config.identity for election in elections if election.leading]
+
+        for _ in range(400):
+            await asyncio.sleep(rng.choice([0.05, 0.1, 0.5]))
+            assert len(leaders()) <= 1, leaders()
+            link = rng.choice(links)
+            if rng.random() < 0.05:
+                link.cut = not link.cut
+            if rng.random() < 0.05:
+                link.trouble = rng.choice([0.0, 0.0, 0.3, 0.8])
+        for link in links:
+            link.cut, link.trouble = False, 0.0
+        await until(leaders, seconds=60)
+        await asyncio.sleep(5)
+        (leader,) = leaders()
+        await until(lambda: all(election.leader_address == f"{leader}:1" for election in elections), seconds=10)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run(main)
+
+
+def test_a_killed_leader_is_succeeded_within_the_duration_and_two_seconds() -> None:
+    async def main(seed: int) -> float:
+        api = MemoryApi(seed)
+        first, second = replica(api, "first", seed), replica(api, "second", seed + 1)
+        await first.acquire()
+        holding = asyncio.create_task(first.hold())
+        waiting = asyncio.create_task(second.acquire())
+        await asyncio.sleep(30 + random.Random(seed).random() * 5)
+        holding.cancel()  # no release: this is a SIGKILL
+        killed = asyncio.get_running_loop().time()
+        await waiting
+        return asyncio.get_running_loop().time() - killed
+
+    for seed in range(50):
+        taken = run(lambda seed=seed: main(seed))  # type: ignore[misc]
+        assert taken <= 15.0 + 2.0, f"{taken:.1f} s with seed {seed}"
+
+
+def test_a_lease_given_up_says_so_and_forgets_the_address() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        election = replica(api, "first")
+        await election.acquire()
+        lease = api.objects[LEASES][Key("ns", "operator")]
+        assert lease["spec"]["holderIdentity"] == "first"
+        assert lease["metadata"]["annotations"] == {"aifactory.dev/address": "first:1"}
+        await election.release()
+        lease = api.objects[LEASES][Key("ns", "operator")]
+        assert lease["spec"]["holderIdentity"] == ""
+        assert lease["metadata"]["annotations"] == {}
+
+    run(main)
+
+
+def test_an_idle_leader_only_renews() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        election = replica(api, "first")
+        await election.acquire()
+        holding = asyncio.create_task(election.hold())
+        before = len(api.calls)
+        await asyncio.sleep(60)
+        assert {verb for verb, _, _ in api.calls[before:]} == {"patch"}
+        assert 20 <= len(api.calls) - before <= 31
+        holding.cancel()
+
+    run(main)
+
+
+def test_impatience_that_could_make_two_leaders_is_refused() -> None:
+    with pytest.raises(ValueError, match="two replicas could lead"):
+        LeaseConfig("ns", "operator", identity="a", duration=10.0, renew_deadline=10.0)
