@@ -94,9 +94,7 @@ def apply(kubeconfig: Path) -> None:
 
 def names_resolve() -> bool:
     """Ask the cluster's DNS for the API server's name, at its Service's address: proves CoreDNS and kube-proxy."""
-    question = b"".join(
-        bytes([len(label)]) + label.encode() for label in ["kubernetes", "default", "svc", "cluster", "local"]
-    )
+    question = b"".join(bytes([len(label)]) + label.encode() for label in _DNS_NAME)
     query = struct.pack("!6H", 0x4149, 0x0100, 1, 0, 0, 0) + question + b"\0" + struct.pack("!2H", 1, 1)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(0.5)

@@ -243,7 +243,7 @@ class Cluster:
     # Down
 
     def down(self, purge: bool = False) -> None:
-        """End everything and remove every trace but files; with ``purge``, the cluster's files too (not the programs)."""
+        """End everything and remove every trace but files; with ``purge``, its files too (not the programs)."""
         with exclusive(self._lock, "the local cluster"):
             for name in reversed(NAMES):
                 # The API server would wait for its clients, which are gone.

@@ -67,7 +67,7 @@ def disk(layout: Layout) -> None:
     needed = LATER_DISK if layout.containerd_root.exists() else FIRST_DISK
     if free < needed:
         raise CannotRun(
-            f"{free / _GIB:.0f} GiB free at {place}, {needed // _GIB} needed: free some, or set AIFACTORY_CACHE elsewhere"
+            f"{free / _GIB:.0f} GiB free at {place}, {needed // _GIB} needed: free some, or move AIFACTORY_CACHE"
         )
 
 

@@ -88,6 +88,7 @@ def controller_manager(kubeconfig: Path, authority: Authority, *extra: str) -> P
         "--use-service-account-credentials=true",
         "--leader-elect=false",
         "--bind-address=127.0.0.1",
+        GANG_GATE,  # lets a deleted PodGroup go once its pods are gone
         *extra,
     )
     return Program("kube-controller-manager", command)
