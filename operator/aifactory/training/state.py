@@ -52,13 +52,16 @@ class PodView:
 
     @property
     def succeeded(self) -> bool:
-        """The trainer ended well; a side container may still run."""
-        return self.phase == "Succeeded" or self.exit_code == 0
+        """The trainer ended well by itself; a side container may still run.
+
+        A program that ends with 0 because it was told to end (SIGTERM, then a checkpoint) has not finished its work.
+        """
+        return (self.phase == "Succeeded" or self.exit_code == 0) and not (self.terminating or self.disruption)
 
     @property
     def failed(self) -> bool:
         """The trainer, or the pod around it, ended badly."""
-        return not self.succeeded and (self.phase == "Failed" or self.exit_code is not None)
+        return not self.succeeded and (not self.live or self.exit_code is not None)
 
     @property
     def live(self) -> bool:
