@@ -47,8 +47,7 @@ def first_failure(pods: Iterable[PodView], missing: Iterable[tuple[int, str]]) -
         missing: index and name of pods that had been created and are gone.
     """
     gone = [
-        Failure(name, index, Reason.DISRUPTION, f"pod {name} was deleted by somebody else")
-        for index, name in sorted(missing)
+        Failure(name, index, Reason.DISRUPTION, "it was deleted by somebody else") for index, name in sorted(missing)
     ]
     failed = sorted(
         (pod for pod in pods if pod.failed or (pod.terminating and not pod.succeeded)),
@@ -61,28 +60,32 @@ def first_failure(pods: Iterable[PodView], missing: Iterable[tuple[int, str]]) -
 
 def classify(pod: PodView) -> Failure:
     """Tell the cause of one pod's failure."""
-    reason, words = root_cause(pod.exit_message)
-    words = words or pod.disruption
+    root = root_cause(pod.exit_message)
+    words, exit_code = root.words, pod.exit_code
+    if exit_code is not None and root.exit_code is not None:
+        exit_code = root.exit_code
     if _disrupted(pod):
         cause = Reason.DISRUPTION
-        words = pod.disruption or f"pod {pod.name} was ended from outside ({pod.exit_reason or 'deleted'})"
+        words = pod.disruption or f"it was ended from outside ({'deleted' if pod.terminating else pod.exit_reason})"
     elif pod.exit_reason == "OOMKilled":
         cause = Reason.OUT_OF_MEMORY
         words = words or "the trainer used more memory than its limit: raise resources.limits.memory or use less"
-    elif pod.exit_code == NO_RESTART_EXIT_CODE:
+    elif exit_code == NO_RESTART_EXIT_CODE:
         cause = Reason.NO_RESTART_REQUESTED
     else:
         cause = Reason.APPLICATION_ERROR
-    if pod.exit_code is not None and not words:
-        words = f"exit code {pod.exit_code}{_signal(pod.exit_code)}; see: kubectl logs {pod.name}"
+    if not words and exit_code is None:
+        words = f"it failed before its trainer had ended; see: kubectl describe pod {pod.name}"
+    elif not words:
+        words = f"exit code {exit_code}{_signal(exit_code)}; see: kubectl logs {pod.name}"
     return Failure(
         pod=pod.name,
         index=pod.index,
         cause=cause,
-        message=shorten(words or f"pod {pod.name} failed"),
+        message=shorten(words),
         node=pod.node,
-        exit_code=pod.exit_code,
-        reason=reason or pod.exit_reason,
+        exit_code=exit_code,
+        reason=root.name or pod.exit_reason,
     )
 
 
@@ -90,5 +93,5 @@ def _disrupted(pod: PodView) -> bool:
     return bool(pod.disruption) or pod.terminating or pod.exit_reason in _DISRUPTION_REASONS
 
 
-def _signal(code: int) -> str:
-    return f" (signal {code - 128})" if 128 < code <= 192 else ""
+def _signal(code: int | None) -> str:
+    return f" (signal {code - 128})" if code is not None and 128 < code <= 192 else ""
