@@ -336,6 +336,8 @@ class OutputStatus(Model):
     uri: str = ""
     digest: str = ""
     publish_attempt: int = 0
+    next_publish_time: Time | None = None
+    """After a failed try: the next publisher is not created before this."""
 
 
 class TrainingJobStatus(Model):

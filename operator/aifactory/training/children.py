@@ -20,6 +20,7 @@ LABEL_TEMPLATE_HASH = f"{names.GROUP}/template-hash"
 _HASH_LENGTH = 10
 _TOKEN_LIFETIME_SECONDS = 3600
 _PUBLISH_MOUNT = "/workspace"
+_MAX_METRICS = 64
 
 
 def resolve_processes(spec: TrainingJobSpec) -> int:
@@ -38,14 +39,17 @@ def wants_gang(spec: TrainingJobSpec, settings: Settings) -> bool:
     return spec.nodes.count > 1 and settings.gang_served and not opted_out
 
 
-def template_hash(spec: TrainingJobSpec, settings: Settings) -> str:
-    """Hash of everything in the spec that shapes the pods; pods with another hash belong to an older spec."""
+def template_hash(spec: TrainingJobSpec) -> str:
+    """Hash of everything in the spec that shapes the pods; pods with another hash belong to an older spec.
+
+    Of the spec alone: a new operator or API server must not restart the training that runs.
+    """
     shape = [
         spec.template.dump(),
         spec.nodes.count,
         resolve_processes(spec),
         spec.launcher or "torchrun",
-        wants_gang(spec, settings),
+        (spec.scheduling.gang if spec.scheduling is not None else None) or "auto",
     ]
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:_HASH_LENGTH]
 
@@ -142,15 +146,19 @@ def pod(job: TrainingJob, index: int, attempt: int, settings: Settings) -> Json:
     """One training pod: the user's template, wired."""
     spec = job.spec.template.raw_spec()
     meta = job.spec.template.metadata
-    user_labels = dict(meta.labels or {}) if meta is not None else {}
     labels = {
-        **{key: value for key, value in user_labels.items() if not key.startswith(names.RESERVED_LABEL_PREFIX)},
         names.LABEL_ROLE: names.ROLE_NODE,
         names.LABEL_ATTEMPT: str(attempt),
         names.LABEL_NODE_INDEX: str(index),
-        LABEL_TEMPLATE_HASH: template_hash(job.spec, settings),
+        LABEL_TEMPLATE_HASH: template_hash(job.spec),
     }
     metadata = _metadata(job, pod_name(job.metadata.name, index, attempt), labels)
+    # Ours win: a pod without them would be invisible to us, and its name taken.
+    theirs = (meta.labels if meta is not None else None) or {}
+    metadata["labels"] = {
+        **{key: value for key, value in theirs.items() if not key.startswith(names.RESERVED_LABEL_PREFIX)},
+        **metadata["labels"],
+    }
     if meta is not None and meta.annotations:
         metadata["annotations"] = dict(meta.annotations)
 
@@ -219,9 +227,7 @@ def model_version(job: TrainingJob, version: int, published: dict[str, Any], ima
     lineage: Json = {
         "trainingJob": {"name": job.metadata.name, "uid": job.metadata.uid},
         "attempt": job.status.attempt,
-        "metrics": [
-            {"name": name, "value": f"{value:.6g}"} for name, value in sorted(published.get("metrics", {}).items())
-        ],
+        "metrics": _metrics(published.get("metrics")),
     }
     if image:
         lineage["image"] = image
@@ -246,6 +252,14 @@ def model_version(job: TrainingJob, version: int, published: dict[str, Any], ima
         "lineage": lineage,
     }
     return _object(names.API_VERSION, "ModelVersion", metadata, spec=spec)
+
+
+def _metrics(reported: Any) -> list[Json]:
+    """The numbers a training program left in its config.json; anything else is not ours to repeat."""
+    if not isinstance(reported, dict):
+        return []
+    numbers = {name: value for name, value in reported.items() if type(value) in (int, float)}
+    return [{"name": name, "value": f"{numbers[name]:.6g}"} for name in sorted(numbers)][:_MAX_METRICS]
 
 
 def _trainer(spec: Json) -> Json:

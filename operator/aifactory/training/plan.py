@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from aifactory.api import names
-from aifactory.api.conditions import is_true
+from aifactory.api.conditions import find, is_true
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import LastFailure, Resolved, TrainingJobStatus
 from aifactory.engine.decision import Decision, Notice, Removal
@@ -20,7 +20,7 @@ from aifactory.training.failures import Failure, first_failure
 from aifactory.training.publish import plan_publishing
 from aifactory.training.restarts import GiveUp, decide
 from aifactory.training.state import Observed, PodView
-from aifactory.training.status import StatusDraft
+from aifactory.training.status import StatusDraft, all_succeeded
 
 STALE_VIEW_RETRY_SECONDS = 1.0
 
@@ -38,22 +38,22 @@ def plan_training(observed: Observed, now: datetime) -> Decision[TrainingJobStat
     if is_true(job.status.conditions, ConditionType.COMPLETE) or is_true(job.status.conditions, ConditionType.FAILED):
         return _plan_finished(observed)
 
+    now = now.replace(microsecond=0)  # the precision of what is written
     attempt = job.status.attempt
     current = tuple(pod for pod in observed.pods if pod.attempt == attempt)
     stale = tuple(pod for pod in observed.pods if pod.attempt < attempt)
-    if any(pod.attempt > attempt for pod in observed.pods):
-        # Our view of the job is older than its pods: acting on it could remove what a newer view created.
-        return Decision(status=job.status, again_after=STALE_VIEW_RETRY_SECONDS)
+    if (newest := max((pod.attempt for pod in observed.pods), default=0)) > attempt:
+        return _plan_behind(job.status, newest)
 
     draft = StatusDraft(observed, current, now)
+    if _all_succeeded(observed, current):
+        return plan_publishing(observed, current, draft, now)
     if job.spec.suspend:
         return _plan_suspended(observed, draft)
-    if is_true(job.status.conditions, ConditionType.SUSPENDED):
+    if _was_suspended(job.status):
         return _next_attempt(draft, Reason.RESUMED, "the job runs again after a suspension")
     if stale:
         return _plan_stopping(observed, stale, draft)
-    if _all_succeeded(observed, current):
-        return plan_publishing(observed, current, draft)
     if (change := _changed(observed, current)) is not None:
         return _next_attempt(draft, *change)
     if (failure := first_failure(current, _missing(observed, current))) is not None:
@@ -68,13 +68,30 @@ def _plan_finished(observed: Observed) -> Decision[TrainingJobStatus] | None:
     return Decision(status=status, removals=removals)
 
 
+def _plan_behind(status: TrainingJobStatus, newest: int) -> Decision[TrainingJobStatus]:
+    """Our view of the job is older than its pods: acting on it could remove what a newer view created.
+
+    The attempt is all that is written. That fails while the view is behind, because a status is written only on top of
+    the version it was planned from; it succeeds where the status was lost (restored from a backup, replaced by hand).
+    """
+    return Decision(status.model_copy(update={"attempt": newest}), urgent=True, again_after=STALE_VIEW_RETRY_SECONDS)
+
+
 def _plan_suspended(observed: Observed, draft: StatusDraft) -> Decision[TrainingJobStatus]:
     if observed.pods:
+        # Known before the pods are gone: one that is resumed meanwhile has not lost them to somebody else.
+        first = not _was_suspended(observed.job.status)
         draft.suspending(len(observed.pods))
         removals = (*_removals(observed.pods), *_gang_removals(observed, upto=observed.job.status.attempt))
-        return Decision(draft.result(), removals=removals)
+        return Decision(draft.result(), removals=removals, urgent=first)
     draft.suspended()
     return Decision(draft.result(), urgent=True)
+
+
+def _was_suspended(status: TrainingJobStatus) -> bool:
+    """The pods were removed, or are being removed, on request."""
+    found = find(status.conditions, ConditionType.SUSPENDED)
+    return found is not None and (found.status == "True" or found.reason == Reason.STOPPING_PODS)
 
 
 def _plan_stopping(observed: Observed, stale: tuple[PodView, ...], draft: StatusDraft) -> Decision[TrainingJobStatus]:
@@ -89,7 +106,7 @@ def _plan_failure(
 ) -> Decision[TrainingJobStatus]:
     job = observed.job
     last = LastFailure(
-        time=now.replace(microsecond=0),
+        time=now,
         attempt=job.status.attempt,
         pod=failure.pod,
         node=failure.node,
@@ -152,9 +169,11 @@ def _plan_running(
 
 
 def _all_succeeded(observed: Observed, current: tuple[PodView, ...]) -> bool:
-    """Every pod succeeded, now or, as recorded, before somebody cleaned them up."""
-    nodes = observed.job.status.nodes
-    if nodes is not None and 0 < nodes.desired <= nodes.succeeded:
+    """Every pod succeeded, now or, as recorded, before somebody cleaned them up.
+
+    Asked before everything else that could stop or restart the job: work that is done is published.
+    """
+    if all_succeeded(observed.job.status.nodes):
         return True
     done = {pod.index for pod in current if pod.succeeded}
     return done >= set(range(observed.job.spec.nodes.count))
@@ -162,7 +181,7 @@ def _all_succeeded(observed: Observed, current: tuple[PodView, ...]) -> bool:
 
 def _changed(observed: Observed, current: tuple[PodView, ...]) -> tuple[Reason, str] | None:
     """Whether the spec has moved on since the current pods were made."""
-    wanted = children.template_hash(observed.job.spec, observed.settings)
+    wanted = children.template_hash(observed.job.spec)
     if all(pod.template_hash == wanted for pod in current):
         return None
     resolved = observed.job.status.resolved

@@ -2,31 +2,41 @@
 
 The publisher copies to a content-addressed place, so running it again is harmless. A version number is taken by
 creating the ModelVersion of that name; who comes second sees the first one and takes the next number.
+
+Training may have cost days, so the job fails only for what no retry can change. A store that is down or full, or
+credentials that are refused, are waited for as long as it takes, with the reason in `Stalled`.
 """
 
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta
 from typing import Any
 
 from aifactory.api import names
+from aifactory.api.base import format_time
 from aifactory.api.conditions import shorten
 from aifactory.api.reasons import Reason
 from aifactory.api.trainingjob import OutputStatus, TrainingJobStatus
-from aifactory.engine.decision import Decision, Notice
+from aifactory.engine.decision import Decision, Notice, Removal
 from aifactory.training import children
 from aifactory.training.state import Observed, PodView, PublishView
-from aifactory.training.status import StatusDraft
+from aifactory.training.status import StatusDraft, problem
 
-MAX_PUBLISH_ATTEMPTS = 3
+MAX_PUBLISH_ATTEMPTS = 6
+"""Publishers without a known reason to fail (evicted, crashed) before the job fails."""
+RETRY_BASE_SECONDS = 10
+RETRY_MAX_SECONDS = 300
 REGISTER_RETRY_SECONDS = 2.0
 
-_PERMANENT = frozenset({"InvalidArtifact", "SourceNotFound", "AccessDenied"})
-"""Reasons of the publisher that another try cannot change."""
+_PERMANENT = frozenset({Reason.INVALID_ARTIFACT, Reason.SOURCE_NOT_FOUND, Reason.DIGEST_MISMATCH})
+"""Reasons of the publisher that another try cannot change: training has ended and left what it left."""
+_MENDABLE = frozenset({Reason.ACCESS_DENIED, Reason.STORE_UNAVAILABLE, Reason.STORE_FULL})
+"""Reasons of the publisher that pass, or that a person can remove while the result waits in the workspace."""
 
 
 def plan_publishing(
-    observed: Observed, current: tuple[PodView, ...], draft: StatusDraft
+    observed: Observed, current: tuple[PodView, ...], draft: StatusDraft, now: datetime
 ) -> Decision[TrainingJobStatus]:
     """The job's pods have succeeded; see to its output."""
     job = observed.job
@@ -45,21 +55,23 @@ def plan_publishing(
         if job.spec.output.store is None and not observed.model_claim_exists:
             creates.insert(0, children.model_claim(job, observed.settings))
         draft.publishing("the publisher is being created")
-        return Decision(draft.result(), creates=tuple(creates))
+        earlier = tuple(Removal("Pod", view.name, view.uid) for view in observed.publishers)
+        return Decision(draft.result(), creates=tuple(creates), removals=earlier)
     if publisher.phase == "Succeeded":
-        return _register(observed, current, publisher, draft)
+        return _register(observed, current, publisher, draft, now)
     if publisher.phase == "Failed":
-        return _publisher_failed(publisher, number, draft)
-    draft.publishing(_waiting_message(publisher), stalled=_pull_problem(publisher))
+        return _publisher_failed(publisher, draft, now)
+    trouble, message = problem(publisher) or (None, _message(publisher))
+    draft.publishing(message, trouble)
     return Decision(draft.result())
 
 
 def _register(
-    observed: Observed, current: tuple[PodView, ...], publisher: PublishView, draft: StatusDraft
+    observed: Observed, current: tuple[PodView, ...], publisher: PublishView, draft: StatusDraft, now: datetime
 ) -> Decision[TrainingJobStatus]:
     published = _answer(publisher.message)
-    if not {"uri", "digest"} <= published.keys():
-        return _publisher_failed(publisher, publisher.number, draft)
+    if not (isinstance(published.get("uri"), str) and isinstance(published.get("digest"), str)):
+        return _publisher_failed(publisher, draft, now)
     wanted = observed.job.spec.output.model.format if observed.job.spec.output is not None else ""
     if published.get("format", wanted) != wanted:
         message = (
@@ -84,16 +96,28 @@ def _completed(draft: StatusDraft, version: str) -> Decision[TrainingJobStatus]:
     return Decision(draft.result(), urgent=True, notices=(Notice("Normal", "Complete", message),))
 
 
-def _publisher_failed(publisher: PublishView, number: int, draft: StatusDraft) -> Decision[TrainingJobStatus]:
-    answer = _answer(publisher.message)
+def _publisher_failed(publisher: PublishView, draft: StatusDraft, now: datetime) -> Decision[TrainingJobStatus]:
+    answer, number = _answer(publisher.message), publisher.number
     words = str(answer.get("message") or publisher.message or f"see: kubectl logs {publisher.name}")
-    if answer.get("reason") in _PERMANENT or number + 1 >= MAX_PUBLISH_ATTEMPTS:
+    mendable = next((reason for reason in _MENDABLE if reason == answer.get("reason")), None)
+    if answer.get("reason") in _PERMANENT or (mendable is None and number + 1 >= MAX_PUBLISH_ATTEMPTS):
         message = shorten(f"pod {publisher.name}: {words}")
         draft.failed(Reason.PUBLISH_FAILED, message)
         return Decision(draft.result(), urgent=True, notices=(Notice("Warning", "PublishFailed", message),))
+    due = draft.output.next_publish_time or now + timedelta(seconds=retry_seconds(number))
+    if due > now:
+        draft.update(output=draft.output.model_copy(update={"next_publish_time": due}))
+        message = f"pod {publisher.name}: {shorten(words, 800)}; it is tried again at {format_time(due)}"
+        draft.publishing(message, mendable)
+        return Decision(draft.result(), urgent=True, again_after=(due - now).total_seconds())
     draft.update(output=OutputStatus(publish_attempt=number + 1))
-    draft.publishing(shorten(f"publishing is tried again after pod {publisher.name}: {words}"))
+    draft.publishing("the publisher is being created", mendable)
     return Decision(draft.result(), urgent=True, again_after=0)
+
+
+def retry_seconds(number: int) -> int:
+    """Seconds between the failure of the publisher with this number and the next one."""
+    return int(min(RETRY_BASE_SECONDS * 2 ** min(number, 10), RETRY_MAX_SECONDS))
 
 
 def _answer(message: str) -> dict[str, Any]:
@@ -104,11 +128,7 @@ def _answer(message: str) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _pull_problem(publisher: PublishView) -> bool:
-    return bool(publisher.waiting_message) and "Pull" in publisher.waiting_reason
-
-
-def _waiting_message(publisher: PublishView) -> str:
+def _message(publisher: PublishView) -> str:
     if publisher.unschedulable:
         return f"pod {publisher.name} has no node: {publisher.unschedulable}"
     if publisher.waiting_message:

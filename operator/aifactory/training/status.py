@@ -14,7 +14,7 @@ from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import NodeCounts, OutputStatus, Restarts, TrainingJobStatus
 from aifactory.training import children
 from aifactory.training.progress import fold
-from aifactory.training.state import GangView, Observed, PodView
+from aifactory.training.state import GangView, Observed, PodView, PublishView
 
 _PULL_PROBLEMS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG_PROBLEMS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
@@ -68,8 +68,10 @@ class StatusDraft:
             self.update(start_time=self._now)
         if up >= count:
             self._all_ready(count)
-        elif (problem := _problem(current)) is not None:
-            reason, message = problem
+        elif (
+            trouble := next(filter(None, map(problem, sorted(current, key=lambda pod: pod.index))), None)
+        ) is not None:
+            reason, message = trouble
             self._not_running("Pending", reason, message, stalled=True)
         elif len(current) < count:
             self._not_running("Pending", Reason.CREATING_PODS, f"{len(current)} of {count} pods exist")
@@ -94,6 +96,7 @@ class StatusDraft:
         """All pods are replaced."""
         self._write_now()
         self.update(attempt=self._status.attempt + 1)
+        self._conditions.remove(ConditionType.SCHEDULED)
         self._conditions.set(ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED)
         self._conditions.set(ConditionType.RESTARTING, True, cause, why)
         self._not_running("Restarting", cause, why)
@@ -101,6 +104,7 @@ class StatusDraft:
     def suspending(self, left: int) -> None:
         """Pods of a suspended job are ending."""
         message = f"{left} pods are ending; they have their grace period to write a checkpoint"
+        self._conditions.set(ConditionType.SUSPENDED, False, Reason.STOPPING_PODS, message)
         self._not_running("Suspending", Reason.STOPPING_PODS, message)
 
     def suspended(self) -> None:
@@ -113,12 +117,13 @@ class StatusDraft:
         self._kstatus(ready=False, reconciling=False, stalled=False, reason=Reason.SUSPENDED, message=message)
         self.update(phase="Suspended", reason=str(Reason.SUSPENDED))
 
-    def publishing(self, message: str, *, stalled: bool = False) -> None:
-        """All pods succeeded; the result is on its way to the store."""
+    def publishing(self, message: str, trouble: Reason | None = None) -> None:
+        """All pods succeeded; the result is on its way to the store, or held up by something a person can mend."""
         self._succeeded()
+        reason, stalled = trouble or Reason.PUBLISHING, trouble is not None
         self._conditions.set(ConditionType.RUNNING, False, Reason.PUBLISHING)
-        self._kstatus(ready=False, reconciling=True, stalled=stalled, reason=Reason.PUBLISHING, message=message)
-        self.update(phase="Publishing", reason=str(Reason.PUBLISHING))
+        self._kstatus(ready=False, reconciling=not stalled, stalled=stalled, reason=reason, message=message)
+        self.update(phase="Publishing", reason=str(reason))
 
     def complete(self, message: str) -> None:
         """Done."""
@@ -130,8 +135,9 @@ class StatusDraft:
         self.update(phase="Succeeded", reason=str(Reason.SUCCEEDED), completion_time=self._now)
 
     def failed(self, reason: Reason, message: str) -> None:
-        """The end, badly."""
+        """The end, badly. What still runs is removed."""
         self._write_now()
+        self._nodes(active=0, ready=0)
         self._conditions.set(ConditionType.FAILED, True, reason, message)
         self._conditions.set(ConditionType.RUNNING, False, reason)
         self._conditions.set(ConditionType.RESTARTING, False, reason)
@@ -170,27 +176,29 @@ class StatusDraft:
         self._forced = True
 
     def _count(self, current: tuple[PodView, ...]) -> None:
-        count = self._observed.job.spec.nodes.count
-        ready = sum(1 for pod in current if pod.running and not pod.terminating)
-        done = sum(1 for pod in current if pod.succeeded)
-        active = sum(1 for pod in current if pod.live)
-        failed = sum(1 for pod in current if pod.failed)
-        self.update(
-            nodes=NodeCounts(
-                desired=count,
-                active=active,
-                ready=ready,
-                succeeded=done,
-                failed=failed,
-                summary=f"{ready + done}/{count}",
-            ),
-            replicas=len(current),
+        self.update(replicas=len(current))
+        if all_succeeded(self._status.nodes):
+            # A fact that stays, also when somebody cleans the pods up or changes nodes.count.
+            self.update(nodes=self._status.nodes)
+            return
+        self._nodes(
+            desired=self._observed.job.spec.nodes.count,
+            active=sum(1 for pod in current if pod.live),
+            ready=sum(1 for pod in current if pod.running and not (pod.succeeded or pod.terminating)),
+            succeeded=sum(1 for pod in current if pod.succeeded),
+            failed=sum(1 for pod in current if pod.failed),
         )
 
+    def _nodes(self, **counts: int) -> None:
+        before: NodeCounts = self._changes.get("nodes") or NodeCounts()
+        nodes = before.model_copy(update=counts)
+        summary = f"{nodes.ready + nodes.succeeded}/{nodes.desired}"
+        self.update(nodes=nodes.model_copy(update={"summary": summary}))
+
     def _succeeded(self) -> None:
-        """Keep the fact that all pods succeeded, also when somebody has cleaned them up since."""
-        count = self._observed.job.spec.nodes.count
-        self.update(nodes=NodeCounts(desired=count, succeeded=count, summary=f"{count}/{count}"))
+        if not all_succeeded(self._status.nodes):
+            count = self._observed.job.spec.nodes.count
+            self._nodes(desired=count, active=0, ready=0, succeeded=count, failed=0)
         self._conditions.set(ConditionType.RESTARTING, False, Reason.SUCCEEDED)
 
     def _all_ready(self, count: int) -> None:
@@ -208,14 +216,14 @@ class StatusDraft:
         self.update(phase=phase, reason=str(reason))
 
     def _scheduled(self, current: tuple[PodView, ...], gangs: tuple[GangView, ...]) -> None:
+        count = self._observed.job.spec.nodes.count
         words = next((pod.unschedulable for pod in current if pod.unschedulable), "")
         words = words or next((group.unschedulable for group in gangs if group.unschedulable), "")
         if words:
-            count = self._observed.job.spec.nodes.count
             together = f"{count} pods must be placed together: " if gangs else ""
             advice = "free nodes or GPUs, or lower nodes.count or the trainer's resources"
             self._conditions.set(ConditionType.SCHEDULED, False, Reason.UNSCHEDULABLE, f"{together}{words}; {advice}")
-        elif current and all(pod.node or not pod.live for pod in current):
+        elif len(current) >= count and all(pod.node or not pod.live for pod in current):
             self._conditions.set(ConditionType.SCHEDULED, True, Reason.PODS_SCHEDULED)
 
     def _kstatus(self, *, ready: bool, reconciling: bool, stalled: bool, reason: Reason, message: str) -> None:
@@ -224,12 +232,16 @@ class StatusDraft:
         self._conditions.set(ConditionType.STALLED, stalled, reason, message if stalled else "")
 
 
-def _problem(current: tuple[PodView, ...]) -> tuple[Reason, str] | None:
-    """A pod that waits for a person: an image that cannot be pulled, settings that cannot work."""
-    for pod in sorted(current, key=lambda pod: pod.index):
-        if pod.waiting_reason in _PULL_PROBLEMS:
-            advice = "check the image name, the registry and imagePullSecrets"
-            return Reason.IMAGE_PULL_FAILED, f"pod {pod.name}: {pod.waiting_message or pod.waiting_reason}; {advice}"
-        if pod.waiting_reason in _CONFIG_PROBLEMS:
-            return Reason.CONTAINER_CONFIG_ERROR, f"pod {pod.name}: {pod.waiting_message or pod.waiting_reason}"
+def all_succeeded(nodes: NodeCounts | None) -> bool:
+    """Whether it is recorded that every pod of the job succeeded."""
+    return nodes is not None and 0 < nodes.desired <= nodes.succeeded
+
+
+def problem(pod: PodView | PublishView) -> tuple[Reason, str] | None:
+    """Why a pod waits for a person: an image that cannot be pulled, settings that cannot work."""
+    words = f"pod {pod.name}: {pod.waiting_message or pod.waiting_reason}"
+    if pod.waiting_reason in _PULL_PROBLEMS:
+        return Reason.IMAGE_PULL_FAILED, f"{words}; check the image name, the registry and imagePullSecrets"
+    if pod.waiting_reason in _CONFIG_PROBLEMS:
+        return Reason.CONTAINER_CONFIG_ERROR, words
     return None
