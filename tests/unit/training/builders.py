@@ -1,0 +1,217 @@
+"""Short words for jobs and what belongs to them, and a tiny world in which decisions come true."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from aifactory.api.conditions import find
+from aifactory.api.reasons import ConditionType
+from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
+from aifactory.engine.decision import Decision
+from aifactory.training import children
+from aifactory.training.plan import plan_training
+from aifactory.training.state import GangView, Observed, PodView, ProgressReport, PublishView, Settings, VersionView
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+UID = "3b0c0f7e-job"
+SETTINGS = Settings(agent_image="aifactory/agent:1", progress_url="http://operator:8080", gang_served=True)
+NO_GANGS = replace(SETTINGS, gang_served=False)
+OUTPUT = {"model": {"name": "tiny", "format": "causal-lm"}}
+PUBLISHED = {"uri": "pvc://aifactory-models/tiny/0123456789abcdef", "digest": f"sha256:{'0' * 64}", "files": 2}
+
+
+def job(name: str = "train", *, nodes: int = 1, status: dict[str, Any] | None = None, **spec: Any) -> TrainingJob:
+    """A job as the API server stores it; keywords are fields of its spec, written as in YAML."""
+    metadata = {"name": name, "namespace": "ns", "uid": UID, "generation": spec.pop("generation", 1)}
+    if spec.pop("deleting", False):
+        metadata["deletionTimestamp"] = NOW
+    container = {"name": "trainer", "image": "trainer:1", **spec.pop("container", {})}
+    spec.setdefault("template", {"spec": {"containers": [container]}})
+    return TrainingJob.model_validate(
+        {"metadata": metadata, "spec": {"nodes": {"count": nodes}, **spec}, "status": status or {}}
+    )
+
+
+def pod(index: int = 0, attempt: int = 0, *, of: TrainingJob | None = None, **changes: Any) -> PodView:
+    """A pod of the job as it was created; `running=True` and `exit_code=1` bring the phase along."""
+    owner = of or job()
+    name = children.pod_name(owner.metadata.name, index, attempt)
+    phase = "Pending"
+    if changes.get("running"):
+        phase, changes = "Running", {"node": "node-a", **changes}
+    if (code := changes.get("exit_code")) is not None:
+        phase = "Succeeded" if code == 0 else "Failed"
+        changes = {"node": "node-a", "finished_at": NOW, **changes}
+    view = PodView(name, f"{name}-uid", attempt, index, children.template_hash(owner.spec), phase)
+    return replace(view, **changes)
+
+
+def publisher(number: int = 0, phase: str = "Running", answer: Any = None, **changes: Any) -> PublishView:
+    """A publisher; `answer` is what it wrote to its termination log."""
+    message = "" if answer is None else json.dumps(answer)
+    name = children.publisher_name("train", number)
+    return replace(PublishView(name, f"{name}-uid", number, phase, message=message), **changes)
+
+
+def observe(owner: TrainingJob, *pods: PodView, **changes: Any) -> Observed:
+    """The job with these pods; its Service and claims exist unless told otherwise."""
+    exists = {"service_exists": True, "workspace_exists": True, "model_claim_exists": True}
+    return Observed(**{"job": owner, "settings": NO_GANGS, "pods": pods, **exists, **changes})
+
+
+def report(step: int, *, attempt: int = 0, at: datetime = NOW, **changes: Any) -> ProgressReport:
+    """A report of the training program."""
+    return ProgressReport(attempt=attempt, time=at, step=step, **changes)
+
+
+def decide(observed: Observed, now: datetime = NOW) -> Decision[TrainingJobStatus]:
+    """The decision; there must be one."""
+    decision = plan_training(observed, now)
+    assert decision is not None
+    return decision
+
+
+def conditions(status: TrainingJobStatus) -> dict[str, tuple[str, str]]:
+    """Status and reason of each condition."""
+    return {found.type: (found.status, found.reason) for found in status.conditions}
+
+
+def message(status: TrainingJobStatus, type_: ConditionType = ConditionType.READY) -> str:
+    """A condition's message."""
+    found = find(status.conditions, type_)
+    assert found is not None, f"no condition {type_}"
+    return found.message
+
+
+def created(decision: Decision[Any]) -> list[str]:
+    """`Kind name` of everything the decision creates."""
+    return [f"{body['kind']} {body['metadata']['name']}" for body in decision.creates]
+
+
+def removed(decision: Decision[Any]) -> list[str]:
+    """`Kind name` of everything the decision removes."""
+    return [f"{gone.kind} {gone.name}" for gone in decision.removals]
+
+
+@dataclass
+class World:
+    """A cluster of dictionaries: it carries out decisions as the engine does and never forgets a name it has seen."""
+
+    job: TrainingJob
+    settings: Settings = NO_GANGS
+    now: datetime = NOW
+    pods: dict[str, PodView] = field(default_factory=dict)
+    publishers: dict[str, PublishView] = field(default_factory=dict)
+    gangs: dict[str, GangView] = field(default_factory=dict)
+    versions: dict[str, VersionView] = field(default_factory=dict)
+    others: set[str] = field(default_factory=set)
+    progress: ProgressReport | None = None
+    used: set[str] = field(default_factory=set)
+    """Names of all training pods there ever were."""
+    log: list[Decision[TrainingJobStatus]] = field(default_factory=list)
+    _uids: Iterable[int] = field(default_factory=itertools.count)
+
+    @property
+    def status(self) -> TrainingJobStatus:
+        return self.job.status
+
+    def observed(self) -> Observed:
+        claims = {name for name in self.others if name.startswith("PersistentVolumeClaim ")}
+        return Observed(
+            job=self.job,
+            settings=self.settings,
+            pods=tuple(sorted(self.pods.values(), key=lambda view: (view.attempt, view.index))),
+            publishers=tuple(self.publishers.values()),
+            gangs=tuple(self.gangs.values()),
+            versions=tuple(self.versions.values()),
+            service_exists=f"Service {self.job.metadata.name}" in self.others,
+            workspace_exists=f"PersistentVolumeClaim {children.workspace_claim(self.job)}" in claims,
+            model_claim_exists="PersistentVolumeClaim aifactory-models" in claims,
+            progress=self.progress,
+        )
+
+    def step(self) -> Decision[TrainingJobStatus]:
+        """Decide once and let it come true. The status takes the way through JSON, as in the API server."""
+        decision = decide(self.observed(), self.now)
+        self.log.append(decision)
+        for body in decision.creates:
+            self._create(dict(body))
+        for gone in decision.removals:
+            if gone.kind == "Pod" and gone.name in self.pods:
+                self.pods[gone.name] = replace(self.pods[gone.name], terminating=True)
+            elif gone.kind == "Pod":
+                del self.publishers[gone.name]
+            else:
+                self.gangs.pop(gone.name, None)
+        written = TrainingJobStatus.model_validate(decision.status.dump())
+        assert written == decision.status, "what is written is what comes back"
+        self.job = self.job.model_copy(update={"status": written})
+        return decision
+
+    def settle(self) -> None:
+        """Decide until nothing is left to do now."""
+        for _ in range(50):
+            before = (self.job, self.observed())
+            decision = self.step()
+            if not decision.creates and not decision.removals and (self.job, self.observed()) == before:
+                assert decision.again_after != 0, "it asks to be called at once and changes nothing"
+                return
+        raise AssertionError(f"no end after 50 steps; the last decision: {self.log[-1]}")
+
+    def edit(self, **spec: Any) -> None:
+        """The user changes fields of the spec."""
+        changed = self.job.spec.model_validate({**self.job.spec.dump(), **spec})
+        meta = self.job.metadata.model_copy(update={"generation": self.job.metadata.generation + 1})
+        self.job = self.job.model_copy(update={"spec": changed, "metadata": meta})
+
+    def wait(self, seconds: float) -> None:
+        """Time passes."""
+        self.now += timedelta(seconds=seconds)
+
+    def run_pods(self) -> None:
+        """The kubelet starts what is pending."""
+        for view in self.pods.values():
+            if view.phase == "Pending" and not view.terminating:
+                self.change(view.name, phase="Running", running=True, node=f"node-{view.index}")
+
+    def change(self, name: str, **changes: Any) -> None:
+        self.pods[name] = replace(self.pods[name], **changes)
+
+    def end(self, name: str, code: int, **changes: Any) -> None:
+        """The trainer of a pod exits."""
+        phase = "Succeeded" if code == 0 else "Failed"
+        self.change(name, phase=phase, running=False, exit_code=code, finished_at=self.now, **changes)
+
+    def end_publisher(self, answer: Any, phase: str = "Succeeded") -> None:
+        (name,) = self.publishers
+        message_ = answer if isinstance(answer, str) else json.dumps(answer)
+        self.publishers[name] = replace(self.publishers[name], phase=phase, message=message_)
+
+    def bury(self) -> None:
+        """Terminating pods are gone."""
+        self.pods = {name: view for name, view in self.pods.items() if not view.terminating}
+
+    def _create(self, body: dict[str, Any]) -> None:
+        meta, kind = body["metadata"], body["kind"]
+        name, labels, uid = meta["name"], meta["labels"], f"uid-{next(iter(self._uids))}"
+        if kind == "Pod" and labels["aifactory.dev/role"] == "publish":
+            self.publishers[name] = PublishView(name, uid, int(name.rpartition("-")[2]), "Pending")
+        elif kind == "Pod":
+            assert name not in self.used, f"the name {name} is used twice"
+            self.used.add(name)
+            attempt, index = int(labels["aifactory.dev/attempt"]), int(labels["aifactory.dev/node-index"])
+            hash_ = labels[children.LABEL_TEMPLATE_HASH]
+            self.pods[name] = PodView(name, uid, attempt, index, hash_, "Pending")
+        elif kind == "PodGroup":
+            self.gangs[name] = GangView(name, uid, int(labels["aifactory.dev/attempt"]))
+        elif kind == "ModelVersion":
+            assert name not in self.versions, f"{name} exists"
+            self.versions[name] = VersionView(name, body["spec"]["version"], labels["aifactory.dev/job-uid"])
+        else:
+            assert f"{kind} {name}" not in self.others, f"{kind} {name} exists"
+            self.others.add(f"{kind} {name}")

@@ -1,0 +1,346 @@
+"""The objects a TrainingJob makes: golden files, Kubernetes' own types, and what a template can not override."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aifactory.api import names
+from aifactory.training import children
+from tests.unit.golden import assert_golden, assert_known_to_kubernetes, assert_restricted
+from tests.unit.training.builders import NO_GANGS, OUTPUT, PUBLISHED, SETTINGS, job
+
+GOLDEN = Path(__file__).parent / "golden"
+GPU = {"resources": {"limits": {"nvidia.com/gpu": "2"}}}
+
+ONE_NODE = job(command=["python", "train.py"])
+GANG = job("gpt", nodes=4, container={"command": ["torchrun", "-m", "train"], **GPU}, output=OUTPUT)
+FULL = job(
+    "own",
+    nodes=2,
+    launcher="none",
+    procPerNode=3,
+    workspace={"size": "1Ti", "storageClassName": "fast", "accessModes": ["ReadWriteOncePod"]},
+    template={
+        "metadata": {"labels": {"team": "nlp"}, "annotations": {"note": "keep"}},
+        "spec": {
+            "priorityClassName": "high",
+            "securityContext": {"runAsUser": 1000},
+            "containers": [
+                {
+                    "name": "trainer",
+                    "image": "own:1",
+                    "env": [{"name": "LR", "value": "0.1"}, {"name": "JOB", "value": "$(AIFACTORY_JOB)"}],
+                    "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                    "terminationMessagePolicy": "File",
+                },
+                {"name": "logs", "image": "logs:1", "securityContext": {"readOnlyRootFilesystem": True}},
+            ],
+            "initContainers": [{"name": "prepare", "image": "own:1"}],
+            "volumes": [{"name": "data", "emptyDir": {}}],
+        },
+    },
+    output={
+        "model": {"name": "own-model", "format": "torch-export"},
+        "store": "s3://bucket/models",
+        "secretRef": {"name": "s3"},
+    },
+)
+
+CASES: dict[str, list[dict[str, Any]]] = {
+    "one-node": [children.pod(ONE_NODE, 0, 0, SETTINGS), children.workspace(ONE_NODE)],
+    "gang": [
+        children.service(GANG),
+        children.gang(GANG, 2),
+        children.pod(GANG, 3, 2, SETTINGS),
+        children.publisher(GANG, 0, SETTINGS),
+        children.model_claim(GANG, SETTINGS),
+    ],
+    "own-settings": [
+        children.workspace(FULL),
+        children.pod(FULL, 1, 0, NO_GANGS),
+        children.publisher(FULL, 1, NO_GANGS),
+        children.model_version(FULL, 7, {**PUBLISHED, "metrics": {"loss": 1.25, "bits": 2}}, "own@sha256:abc"),
+    ],
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_objects_are_the_golden_ones(case: str) -> None:
+    assert_golden(GOLDEN / f"{case}.yaml", CASES[case])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kubernetes_knows_every_field(case: str) -> None:
+    for body in CASES[case]:
+        if body["kind"] != "ModelVersion":
+            assert_known_to_kubernetes(body)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_pod_is_restricted(case: str) -> None:
+    pods = [body for body in CASES[case] if body["kind"] == "Pod"]
+    assert pods
+    for body in pods:
+        assert_restricted(body["spec"])
+        assert body["spec"]["automountServiceAccountToken"] is False
+        assert body["spec"]["restartPolicy"] == "Never"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_object_is_found_by_our_label_and_goes_with_its_job(case: str) -> None:
+    outlive = {("PersistentVolumeClaim", names.MODEL_CLAIM), ("ModelVersion", "own-model-v7")}
+    for body in CASES[case]:
+        meta = body["metadata"]
+        assert meta["labels"][names.LABEL_MANAGED_BY] == names.LABEL_MANAGED_BY_VALUE
+        owned = any(owner["kind"] == "TrainingJob" and owner["controller"] for owner in meta.get("ownerReferences", ()))
+        assert owned == ((body["kind"], meta["name"]) not in outlive)
+
+
+def test_the_publisher_can_write_nowhere_but_to_the_store_and_tmp() -> None:
+    container = children.publisher(GANG, 0, SETTINGS)["spec"]["containers"][0]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+    assert writable == {"/tmp", "/mnt/claims/aifactory-models"}
+    assert "limits" not in container["resources"], "it must not ask for a GPU"
+
+
+def test_a_store_on_the_workspace_claim_is_mounted_once() -> None:
+    own = job(output={**OUTPUT, "store": "pvc://train-workspace/models"})
+    spec = children.publisher(own, 0, SETTINGS)["spec"]
+    claims = [volume for volume in spec["volumes"] if "persistentVolumeClaim" in volume]
+    assert [volume["persistentVolumeClaim"]["claimName"] for volume in claims] == ["train-workspace"]
+    mounts = {m["mountPath"]: m.get("readOnly", False) for m in spec["containers"][0]["volumeMounts"]}
+    assert mounts["/workspace"] is True
+    assert mounts["/mnt/claims/train-workspace"] is False
+
+
+OURS = {
+    names.LABEL_MANAGED_BY: "aifactory",
+    names.LABEL_JOB: "train",
+    names.LABEL_ROLE: "node",
+    names.LABEL_ATTEMPT: "0",
+}
+
+
+@pytest.mark.parametrize("label", OURS)
+def test_a_template_can_not_override_our_labels(label: str) -> None:
+    container = {"name": "trainer"}
+    template = {"metadata": {"labels": {label: "theirs", "team": "a"}}, "spec": {"containers": [container]}}
+    labels = children.pod(job(template=template), 0, 0, SETTINGS)["metadata"]["labels"]
+    assert labels[label] == OURS[label]
+    assert labels["team"] == "a"
+
+
+def test_labels_and_annotations_of_the_job_are_not_copied() -> None:
+    owner = job()
+    owner = owner.model_copy(
+        update={"metadata": owner.metadata.model_copy(update={"labels": {"argocd": "x"}, "annotations": {"a": "b"}})}
+    )
+    for body in (children.pod(owner, 0, 0, SETTINGS), children.service(owner), children.workspace(owner)):
+        assert "argocd" not in body["metadata"]["labels"]
+        assert not body["metadata"].get("annotations")
+
+
+def env(body: dict[str, Any]) -> dict[str, str]:
+    trainer = next(c for c in body["spec"]["containers"] if c["name"] == "trainer")
+    return {entry["name"]: entry["value"] for entry in trainer["env"]}
+
+
+def test_torchrun_is_told_where_to_meet() -> None:
+    found = env(children.pod(GANG, 3, 2, SETTINGS))
+    assert found["PET_NNODES"] == "4"
+    assert found["PET_NPROC_PER_NODE"] == "2"
+    assert found["PET_RDZV_ENDPOINT"] == "gpt-0.gpt:29500"
+    assert found["PET_RDZV_ID"].endswith("-2"), "a stale store is never joined"
+    assert found["AIFACTORY_ATTEMPT"] == "2"
+    assert found["AIFACTORY_PROGRESS_URL"] == "http://operator:8080/v1/progress/ns/gpt"
+
+
+def test_one_node_meets_itself() -> None:
+    assert env(children.pod(ONE_NODE, 0, 0, SETTINGS))["PET_RDZV_ENDPOINT"] == "localhost:29500"
+
+
+def test_without_a_launcher_the_plain_variables_are_set() -> None:
+    found = env(children.pod(FULL, 1, 0, SETTINGS))
+    assert {name: found[name] for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK")} == {
+        "MASTER_ADDR": "own-0.own",
+        "MASTER_PORT": "29500",
+        "WORLD_SIZE": "6",
+        "NODE_RANK": "1",
+    }
+    assert not [name for name in found if name.startswith("PET_")]
+
+
+@pytest.mark.parametrize("owner", [ONE_NODE, GANG, FULL], ids=lambda owner: owner.metadata.name)
+def test_every_variable_we_set_is_reserved(owner: Any) -> None:
+    theirs = {"LR", "JOB"}
+    assert env(children.pod(owner, 0, 0, SETTINGS)).keys() - theirs <= set(names.RESERVED_ENV)
+
+
+def test_every_reserved_variable_is_set_by_one_launcher() -> None:
+    assert env(children.pod(GANG, 0, 0, SETTINGS)).keys() | env(children.pod(FULL, 0, 0, SETTINGS)).keys() >= set(
+        names.RESERVED_ENV
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "processes"),
+    [
+        ({}, 1),
+        ({"nvidia.com/gpu": 8}, 8),
+        ({"nvidia.com/gpu": "4"}, 4),
+        ({"amd.com/gpu": 2, "cpu": 64}, 2),
+        ({"cpu": "8", "memory": "1Gi"}, 1),
+    ],
+)
+def test_auto_starts_a_process_for_each_gpu(limits: dict[str, Any], processes: int) -> None:
+    assert children.resolve_processes(job(container={"resources": {"limits": limits}}).spec) == processes
+
+
+def test_a_written_number_of_processes_wins() -> None:
+    assert children.resolve_processes(job(procPerNode=5, container=GPU).spec) == 5
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gang", "served", "wanted"),
+    [
+        (2, None, True, True),
+        (2, "auto", True, True),
+        (2, "none", True, False),
+        (2, None, False, False),
+        (1, None, True, False),
+    ],
+)
+def test_a_gang_is_for_several_pods_where_the_cluster_can(nodes: int, gang: Any, served: bool, wanted: bool) -> None:
+    owner = job(nodes=nodes, **({"scheduling": {"gang": gang}} if gang else {}))
+    settings = SETTINGS if served else NO_GANGS
+    assert children.wants_gang(owner.spec, settings) is wanted
+    assert ("schedulingGroup" in children.pod(owner, 0, 0, settings)["spec"]) is wanted
+
+
+def test_mounts_and_volumes_of_ours_win_over_those_of_the_same_place() -> None:
+    theirs = {"volumeMounts": [{"name": "x", "mountPath": "/workspace"}, {"name": "x", "mountPath": "/x"}]}
+    template = {
+        "spec": {
+            "containers": [{"name": "trainer", **theirs}],
+            "volumes": [{"name": "x", "emptyDir": {}}, {"name": "aifactory-shm", "hostPath": {"path": "/"}}],
+        }
+    }
+    spec = children.pod(job(template=template), 0, 0, SETTINGS)["spec"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in spec["containers"][0]["volumeMounts"]}
+    assert mounts["/workspace"] == "aifactory-workspace"
+    assert mounts["/x"] == "x"
+    shm = next(volume for volume in spec["volumes"] if volume["name"] == "aifactory-shm")
+    assert shm["emptyDir"] == {"medium": "Memory"}
+    assert len(spec["volumes"]) == 4
+
+
+def test_the_template_is_not_changed_in_place() -> None:
+    before = copy.deepcopy(FULL.spec.template.dump())
+    children.pod(FULL, 0, 0, SETTINGS)
+    assert FULL.spec.template.dump() == before
+
+
+def test_fields_we_do_not_know_are_passed_on_as_written() -> None:
+    container = {
+        "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
+        "env": [{"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        "resources": {"limits": {"cpu": "1"}, "claims": [{"name": "gpu"}]},
+    }
+    spec = {"containers": [{"name": "trainer", **container}], "tolerations": [{"operator": "Exists"}]}
+    made = children.pod(job(template={"spec": spec}), 0, 0, SETTINGS)["spec"]
+    assert made["tolerations"] == spec["tolerations"]
+    trainer = made["containers"][0]
+    assert trainer["lifecycle"] == container["lifecycle"]
+    assert trainer["resources"] == container["resources"]
+    assert container["env"][0] in trainer["env"]
+
+
+@pytest.mark.parametrize(
+    ("reported", "kept"),
+    [
+        (None, []),
+        ("high", []),
+        ({"a": 1, "b": 2.5}, [("a", "1"), ("b", "2.5")]),
+        ({"a": "x", "b": None, "c": {"d": 1}, "e": True, "f": 3}, [("f", "3")]),
+        ({f"m{n:03}": n for n in range(100)}, [(f"m{n:03}", str(n)) for n in range(64)]),
+    ],
+)
+def test_only_numbers_become_metrics_of_the_lineage(reported: Any, kept: list[tuple[str, str]]) -> None:
+    body = children.model_version(GANG, 1, {**PUBLISHED, "metrics": reported}, "")
+    assert [(metric["name"], metric["value"]) for metric in body["spec"]["lineage"]["metrics"]] == kept
+
+
+keys = st.text("abcdefgh/-.", min_size=1, max_size=8)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.text("xyz", max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(keys, values, max_size=4), st.randoms())
+def test_the_template_hash_does_not_depend_on_the_order_of_keys(extra: dict[str, Any], random: Any) -> None:
+    def shuffled(value: Any) -> Any:
+        if isinstance(value, list):
+            return [shuffled(entry) for entry in value]
+        if not isinstance(value, dict):
+            return value
+        entries = [(key, shuffled(entry)) for key, entry in value.items()]
+        random.shuffle(entries)
+        return dict(entries)
+
+    spec = {"nodeSelector": extra, "containers": [{"name": "trainer", "args": ["a"], "securityContext": extra}]}
+    first, second = job(template={"spec": spec}), job(template={"spec": shuffled(spec)})
+    assert children.template_hash(first.spec) == children.template_hash(second.spec)
+
+
+SAME = [
+    job(launcher="torchrun"),
+    job(scheduling={"gang": "auto"}),
+    job(procPerNode="auto"),
+    job(procPerNode=1),
+    job(failurePolicy={"maxRestarts": 9}),
+    job(suspend=True),
+    job("other"),
+]
+DIFFERENT = [
+    job(nodes=2),
+    job(launcher="none"),
+    job(procPerNode=2),
+    job(scheduling={"gang": "none"}),
+    job(container={"image": "trainer:2"}),
+    job(container={"args": ["--lr=1"]}),
+    job(
+        template={
+            "metadata": {"labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "trainer", "image": "trainer:1"}]},
+        }
+    ),
+]
+
+
+@pytest.mark.parametrize("owner", SAME, ids=lambda owner: str(owner.spec.dump()))
+def test_what_does_not_shape_the_pods_keeps_their_hash(owner: Any) -> None:
+    assert children.template_hash(owner.spec) == children.template_hash(job().spec)
+
+
+def test_whatever_shapes_the_pods_changes_their_hash() -> None:
+    hashes = [children.template_hash(owner.spec) for owner in [job(), *DIFFERENT]]
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_an_upgrade_does_not_restart_training() -> None:
+    """A new operator, or an API server that starts to serve PodGroups, must leave running jobs alone."""
+    owner = job(nodes=2)
+    labels = [
+        children.pod(owner, 0, 0, settings)["metadata"]["labels"][children.LABEL_TEMPLATE_HASH]
+        for settings in (SETTINGS, NO_GANGS)
+    ]
+    assert labels[0] == labels[1]
