@@ -131,7 +131,9 @@ def install(helm: str, kube: Kube, namespace: str, registry: str, *, restart: bo
     args += ["--set", f"images.registry={registry}", "--wait", "--timeout", HELM_TIMEOUT]
     done = subprocess.run(args, capture_output=True, text=True)
     if done.returncode != 0:
-        raise DemoError(f"helm: {done.stderr.strip()}")
+        words = [line for line in done.stderr.splitlines() if line.startswith("Error")] or [done.stderr.strip()]
+        pods = kube.within(namespace).run("get", "pods")
+        raise DemoError(f"helm: {' '.join(words)}\n{pods}")
     system = kube.within(namespace)
     if restart:
         # The local cluster reuses one image tag: new code only runs in a new pod.
