@@ -20,6 +20,8 @@ _GIB = 1 << 30
 FIRST_DISK = 25 * _GIB
 LATER_DISK = 3 * _GIB
 MEMORY = 6 * _GIB
+# Seconds. The kernel may still be ending a process that was killed a moment ago.
+PATIENCE = 3.0
 # A UNIX socket's path has at most 107 bytes; the longest we need is the containerd socket with ".ttrpc" after it.
 _LONGEST_ROOT = 107 - len("/containerd/containerd.sock.ttrpc")
 
@@ -84,7 +86,7 @@ def kernel() -> None:
 
 def ports(alive: set[str]) -> None:
     """Whether what is not running yet can listen. ``alive``: the programs of ours that run."""
-    deadline = time.monotonic() + 3  # the kernel may still be ending a process that was killed a moment ago
+    deadline = time.monotonic() + PATIENCE
     for address, port, program in LISTENERS:
         while not (is_free := program in alive or _is_free(address, port)) and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -25,6 +25,10 @@ class Endpoint:
     address: str
     port: int
 
+    def __post_init__(self) -> None:
+        if self.address in ("0.0.0.0", "::"):
+            raise ValueError(f"an API server must not listen on every address: {self.address}")
+
     @property
     def url(self) -> str:
         return f"https://{self.address}:{self.port}"

@@ -61,20 +61,21 @@ def remove(kube_proxy: Path | None) -> None:
 
 
 def _remove_kubernetes_chains() -> None:
-    """kube-proxy's cleaning leaves the chains by which it and the kubelet notice that somebody flushed theirs."""
+    """What kube-proxy's own cleaning leaves: a kubelet's chains, and those that only tell whether rules were flushed."""
     for program in ("iptables", "ip6tables"):
         for table in ("mangle", "nat", "filter"):
-            listed = subprocess.run([program, "-w", "-t", table, "-S"], capture_output=True, text=True).stdout
-            for chain in kubernetes_chains(listed):
-                for verb in ("-F", "-X"):
-                    subprocess.run([program, "-w", "-t", table, verb, chain], capture_output=True)
+            command = [program, "-w", "-t", table]
+            listing = subprocess.run([*command, "-S"], capture_output=True, text=True).stdout
+            for change in removals(listing):
+                subprocess.run([*command, *change], capture_output=True)
 
 
-def kubernetes_chains(listing: str) -> list[str]:
-    """Names of Kubernetes' chains that nothing jumps to, in the output of ``iptables -S``."""
+def removals(listing: str) -> list[list[str]]:
+    """What rids a table, listed by ``iptables -S``, of Kubernetes' chains: jumps first, then what they led to."""
     chains = re.findall(r"^-N (KUBE-\S+)$", listing, re.MULTILINE)
-    used = set(re.findall(r" -j (KUBE-\S+)", listing))
-    return [chain for chain in chains if chain not in used]
+    rules = (line.split() for line in listing.splitlines() if line.startswith("-A "))
+    jumps = [["-D", *words[1:]] for words in rules if words[1] not in chains and words[-1] in chains]
+    return [*jumps, *(["-F", chain] for chain in chains), *(["-X", chain] for chain in chains)]
 
 
 def in_use_by_others() -> str | None:
