@@ -96,6 +96,8 @@ def environment(triton: Distribution, environ: Mapping[str, str]) -> dict[str, s
     threads = str(available_cpus())
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         result.setdefault(name, threads)
+    # Idle threads sleep instead of spinning: the CPUs are shared with other workers and with Triton itself.
+    result.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Workers run as any user, without a home: caches of torch go where one can write.
     result.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / "torchinductor"))
     result.setdefault("HOME", tempfile.gettempdir())

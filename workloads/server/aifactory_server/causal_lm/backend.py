@@ -22,7 +22,7 @@ from aifactory_server.causal_lm.engine import Engine, Outcome, QueueFull
 from aifactory_server.causal_lm.metrics import TokenMetrics
 from aifactory_server.causal_lm.network import Network, load_weights
 from aifactory_server.causal_lm.request import BadRequest, Request, read_request
-from aifactory_server.device import device_of
+from aifactory_server.device import device_of, useful_threads
 
 _INPUTS = ("text_input", "max_tokens", "temperature", "seed", "stop", "stream")
 _DRAIN_SECONDS = 60.0
@@ -41,7 +41,9 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         device = device_of(args)
         config = read_config(folder / "config.json")
-        network = Network(config, load_weights(folder / "model.safetensors", config, device), SLOTS)
+        weights = load_weights(folder / "model.safetensors", config, device)
+        torch.set_num_threads(min(torch.get_num_threads(), useful_threads(weights.values())))
+        network = Network(config, weights, SLOTS)
         network.read(0, [config.end_of_text])  # the first call is the slow one; not at a client's expense
         meter = TokenMetrics(pb, args["model_name"], args["model_version"])
         self._engine = Engine(network, MAX_WAITING, meter)

@@ -1,0 +1,83 @@
+"""How the server is started: where Triton is found, what it is told, what the workers get."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from aifactory_agent.control import control_key
+from aifactory_server.backends import write_backends
+from aifactory_server.distribution import Distribution, find_triton
+from aifactory_server.launch import Settings, available_cpus, command, environment, remove_leftovers
+
+
+def test_finds_the_wheels_triton() -> None:
+    triton = find_triton({})
+    assert triton.server.name == "tritonserver"
+    assert {path.name for path in triton.python_backend} >= {"libtriton_python.so", "triton_python_backend_stub"}
+    assert triton.libraries is not None
+    assert list(triton.libraries.glob("libtritonserver*.so"))
+
+
+def test_prefers_an_installed_triton_as_in_nvidias_image(tmp_path: Path) -> None:
+    for file in (
+        "bin/tritonserver",
+        "backends/python/libtriton_python.so",
+        "backends/python/triton_python_backend_stub",
+    ):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("")
+    triton = find_triton({"AIFACTORY_TRITONSERVER": str(tmp_path)})
+    assert triton.server == tmp_path / "bin/tritonserver"
+    assert triton.libraries is None
+    backends = write_backends(triton, tmp_path / "made")
+    assert sorted(path.name for path in backends.iterdir()) == ["causal-lm", "python", "torch-export"]
+    assert "aifactory_server.causal_lm.backend" in (backends / "causal-lm/model.py").read_text()
+
+
+def test_says_where_it_looked(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=f"no tritonserver in {tmp_path}"):
+        find_triton({"AIFACTORY_TRITONSERVER": str(tmp_path)})
+
+
+def test_nothing_is_loaded_but_by_the_agent() -> None:
+    triton = Distribution(Path("/t/bin/tritonserver"), (), None)
+    settings = Settings.of({"AIFACTORY_EXIT_TIMEOUT_SECONDS": "7", "AIFACTORY_HTTP_PORT": ""})
+    line = command(triton, settings, Path("/b"), "secret", ["--log-verbose=1"])
+    assert line[0] == "/t/bin/tritonserver"
+    assert "--model-control-mode=explicit" in line
+    assert "--model-repository=/repository/models" in line
+    assert "--exit-timeout-secs=7" in line
+    assert "--http-port=8000" in line
+    for protocol in ("http-restricted-api", "grpc-restricted-protocol"):
+        (value,) = [item for item in line if protocol in item]
+        assert "model-repository" in value
+        assert value.endswith(":aifactory-control=secret")
+    assert line[-1] == "--log-verbose=1"
+
+
+def test_threads_are_what_the_container_may_use() -> None:
+    triton = Distribution(Path("/t"), (), Path("/libs"))
+    made = environment(triton, {"LD_LIBRARY_PATH": "/mine"})
+    assert made["LD_LIBRARY_PATH"] == "/libs:/mine"
+    assert made["OMP_NUM_THREADS"] == str(available_cpus())
+    assert environment(triton, {"OMP_NUM_THREADS": "3"})["OMP_NUM_THREADS"] == "3"
+    assert 1 <= available_cpus() <= (os.cpu_count() or 1)
+
+
+def test_the_control_key_is_one_for_both_sides(tmp_path: Path) -> None:
+    key = control_key(tmp_path)
+    assert control_key(tmp_path) == key
+    assert len(key) == 48
+    assert [path.name for path in tmp_path.iterdir()] == ["control-key"]
+    assert stat.S_IMODE((tmp_path / "control-key").stat().st_mode) & 0o007 == 0
+
+
+def test_shared_memory_of_a_killed_server_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "aifactory-1").write_text("")
+    (tmp_path / "other").write_text("")
+    remove_leftovers("aifactory", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]

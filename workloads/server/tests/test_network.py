@@ -1,0 +1,142 @@
+"""The serving network is the trainer's model: same weights, same numbers, however the slots are used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from aifactory_server.causal_lm.config import read_config
+from aifactory_server.causal_lm.engine import Engine, Outcome
+from aifactory_server.causal_lm.network import Network, load_weights
+from aifactory_server.causal_lm.request import Request
+from aifactory_trainer.model import END_OF_TEXT, GPT, GPTConfig
+from aifactory_trainer.model import generate as reference_generate
+
+from .conftest import SHAPE
+
+CPU = torch.device("cpu")
+
+
+def network(folder: Path, slots: int = 3) -> Network:
+    config = read_config(folder / "config.json")
+    return Network(config, load_weights(folder / "model.safetensors", config, CPU), slots)
+
+
+@pytest.fixture(scope="module")
+def served(gpt_folder: Path) -> Network:
+    return network(gpt_folder)
+
+
+@torch.inference_mode()
+def reference(gpt: GPT, tokens: list[int]) -> torch.Tensor:
+    return gpt(torch.tensor([tokens]))[0, -1]
+
+
+def test_reads_a_text_as_the_trainer_does(gpt: GPT, served: Network) -> None:
+    tokens = [END_OF_TEXT, *b"import torch\n"]
+    torch.testing.assert_close(served.read(1, tokens), reference(gpt, tokens), rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 256), min_size=1, max_size=20), min_size=3, max_size=3), st.data())
+def test_neighbours_and_former_tenants_do_not_matter(
+    gpt: GPT, served: Network, texts: list[list[int]], data: st.DataObject
+) -> None:
+    """Three texts of different length side by side, one replaced in the middle: each as if it were alone."""
+    for slot, text in enumerate(texts):
+        served.read(slot, text)
+    for step in range(4):
+        if step == 2:
+            texts[1] = data.draw(st.lists(st.integers(0, 255), min_size=1, max_size=3))
+            served.read(1, texts[1])
+        tokens = [data.draw(st.integers(0, 255)) for _ in texts]
+        logits = served.advance(tokens, [len(text) for text in texts])
+        for slot, text in enumerate(texts):
+            text.append(tokens[slot])
+            torch.testing.assert_close(logits[slot], reference(gpt, text), rtol=1e-3, atol=1e-3)
+
+
+class Collected:
+    """An answer that is kept."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.outcome: Outcome | None = None
+        self.error = ""
+
+    def piece(self, text: str) -> None:
+        self.text += text
+
+    def done(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+    def failed(self, message: str) -> None:
+        self.error = message
+
+    def cancelled(self) -> bool:
+        return False
+
+
+class NoMeter:
+    def count(self, prompt: int, generated: int) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+@pytest.mark.parametrize("prompt", [b"", b"def f(x):", b"x" * 62, b"y" * 200])
+def test_generates_what_the_trainer_generates_also_past_the_context(gpt: GPT, gpt_folder: Path, prompt: bytes) -> None:
+    """150 tokens through a context of 64: the cache is full several times, from short and from overlong prompts."""
+    engine, answer = Engine(network(gpt_folder), 4, NoMeter()), Collected()
+    engine.submit(Request(prompt, max_tokens=150, temperature=0.0), answer)
+    engine.start()
+    engine.stop(60)
+    expected = bytes(reference_generate(gpt, prompt, 150, temperature=0.0))
+    assert answer.error == ""
+    assert answer.text == expected.decode("utf-8", "replace")
+    assert answer.outcome is not None
+    assert answer.outcome.generated_tokens == len(expected)
+    assert answer.outcome.prompt_tokens == len(prompt)
+
+
+def test_the_configuration_is_the_trainers(gpt_folder: Path) -> None:
+    config = read_config(gpt_folder / "config.json")
+    assert GPTConfig.from_json(json.loads((gpt_folder / "config.json").read_text())) == SHAPE
+    assert (config.context, config.layers, config.heads, config.embedding) == (64, 2, 2, 32)
+    assert (config.vocabulary, config.end_of_text) == (257, END_OF_TEXT)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"architecture": "llama"}, "architecture 'llama' is not known"),
+        ({"tokenizer": "bpe"}, "tokenizer 'bpe'"),
+        ({"layers": "2"}, "layers must be a positive integer"),
+        ({"heads": 5}, "not a multiple"),
+        ({"endOfText": 7}, "endOfText 7"),
+    ],
+)
+def test_a_wrong_configuration_is_told_where(
+    gpt_folder: Path, tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    document = json.loads((gpt_folder / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=words):
+        read_config(tmp_path / "config.json")
+
+
+def test_weights_that_do_not_fit_are_refused(gpt_folder: Path, tmp_path: Path) -> None:
+    config = read_config(gpt_folder / "config.json")
+    weights = load_file(gpt_folder / "model.safetensors")
+    save_file({**weights, "embedding.weight": torch.zeros(3, 32)}, tmp_path / "shape.safetensors")
+    with pytest.raises(ValueError, match=r"embedding\.weight has shape \(3, 32\)"):
+        load_weights(tmp_path / "shape.safetensors", config, CPU)
+    weights.pop("blocks.1.up.weight")
+    save_file({**weights, "head.weight": torch.zeros(1)}, tmp_path / "names.safetensors")
+    with pytest.raises(ValueError, match=r"missing \['blocks\.1\.up\.weight'\], not known \['head\.weight'\]"):
+        load_weights(tmp_path / "names.safetensors", config, CPU)

@@ -1,0 +1,268 @@
+"""The back ends in a real Triton, through the calls that clients make."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tritonclient.grpc as grpcclient
+import tritonclient.http as httpclient
+from harness import AgentProcess, TritonProcess, http, wait_for
+from tritonclient.utils import InferenceServerException
+
+from aifactory_trainer.model import GPT
+from aifactory_trainer.model import generate as reference_generate
+
+from .conftest import TwoHeads
+
+PROMPT = "def main():"
+
+
+def tensor(name: str, values: list[Any], kind: str) -> Any:
+    types = {"BYTES": np.object_, "INT32": np.int32, "FP32": np.float32, "UINT64": np.uint64, "BOOL": np.bool_}
+    given = grpcclient.InferInput(name, [len(values)], kind)
+    given.set_data_from_numpy(np.array(values, dtype=types[kind]))
+    return given
+
+
+class Stream:
+    """One generation over gRPC streaming, as a client of Triton writes it."""
+
+    def __init__(self, triton: TritonProcess, prompt: str = PROMPT, **parameters: Any) -> None:
+        kinds = {"max_tokens": "INT32", "temperature": "FP32", "seed": "UINT64"}
+        inputs = [tensor("text_input", [prompt.encode()], "BYTES"), tensor("stream", [True], "BOOL")]
+        inputs += [tensor(name, [value], kinds[name]) for name, value in parameters.items()]
+        self._answers: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+        self._client = grpcclient.InferenceServerClient(triton.grpc)
+        self._client.start_stream(lambda result, error: self._answers.put((result, error)))
+        self._client.async_stream_infer("gpt", inputs, enable_empty_final_response=True)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.stop_stream()
+        self._client.close()
+
+    def results(self) -> Iterator[Any]:
+        """Results up to the last one; raises an error response."""
+        while True:
+            result, error = self._answers.get(timeout=60)
+            if error is not None:
+                raise error
+            yield result
+            if result.get_response().parameters["triton_final_response"].bool_param:
+                return
+
+    def cancel(self) -> None:
+        """Go away in the middle."""
+        self._client.stop_stream(cancel_requests=True)
+        self._client.close()
+
+
+def stream(triton: TritonProcess, **parameters: Any) -> list[Any]:
+    """All results of one generation."""
+    with Stream(triton, **parameters) as running:
+        return list(running.results())
+
+
+def text_of(result: Any) -> str:
+    return str(result.as_numpy("text_output")[0].decode())
+
+
+def generate(
+    triton: TritonProcess, text: str = PROMPT, model: str = "gpt", **parameters: Any
+) -> tuple[int, dict[str, Any]]:
+    """Triton's generate endpoint: the whole answer over HTTP."""
+    body = {"text_input": PROMPT, "temperature": 0, **parameters}
+    code, answer = http(f"{triton.url}/v2/models/{model}/generate", body, seconds=60)
+    return code, json.loads(answer)
+
+
+def test_generates_over_http_what_the_trainer_generates(triton: TritonProcess, gpt: GPT) -> None:
+    code, answer = generate(triton, max_tokens=90)
+    assert code == 200, answer
+    expected = bytes(reference_generate(gpt, PROMPT.encode(), 90, temperature=0))
+    assert answer["text_output"] == expected.decode("utf-8", "replace")
+    assert answer["model_version"] == "2"
+    assert answer["num_input_tokens"] == len(PROMPT)
+    assert answer["num_output_tokens"] == len(expected)
+    assert answer["finish_reason"] in ("stop", "length")
+
+
+def test_streams_over_grpc_piece_by_piece(triton: TritonProcess) -> None:
+    results = stream(triton, max_tokens=40, temperature=0.0)
+    _, whole = generate(triton, max_tokens=40)
+    assert "".join(map(text_of, results)) == whole["text_output"]
+    assert len(results) > 5
+    assert results[-1].as_numpy("finish_reason")[0].decode() == whole["finish_reason"]
+    assert results[-1].as_numpy("num_output_tokens")[0] == whole["num_output_tokens"]
+    assert results[0].as_numpy("finish_reason") is None
+
+
+def test_streams_over_http_as_server_sent_events(triton: TritonProcess) -> None:
+    body = {"text_input": PROMPT, "temperature": 0, "max_tokens": 20, "stream": True}
+    code, text = http(f"{triton.url}/v2/models/gpt/generate_stream", body)
+    events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+    assert code == 200
+    assert "".join(event["text_output"] for event in events) == generate(triton, max_tokens=20)[1]["text_output"]
+    assert len(events) > 3
+
+
+def test_each_version_answers_for_itself(triton: TritonProcess) -> None:
+    answers = [generate(triton, model=f"gpt/versions/{version}", max_tokens=30)[1] for version in (1, 2)]
+    assert [answer["model_version"] for answer in answers] == ["1", "2"]
+    assert answers[0]["text_output"] != answers[1]["text_output"]
+
+
+def test_seed_and_stop(triton: TritonProcess) -> None:
+    one, again, other = (
+        generate(triton, temperature=1.0, seed=seed, max_tokens=40)[1]["text_output"] for seed in (3, 3, 4)
+    )
+    assert one == again != other
+    end = one[5:7]
+    _, answer = generate(triton, temperature=1.0, seed=3, max_tokens=40, stop=[end, "never to be seen"])
+    assert answer["text_output"] == one[: one.find(end)]
+    assert answer["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"max_tokens": 0}, "max_tokens must be from 1"),
+        ({"temperature": -1}, "temperature must be from 0"),
+        ({"stop": [""]}, "stop string"),
+        ({"top_p": 0.5}, "top_p is not known"),
+    ],
+)
+def test_a_bad_request_is_an_error_that_says_why(triton: TritonProcess, parameters: dict[str, Any], words: str) -> None:
+    code, answer = generate(triton, **parameters)
+    assert code == 400
+    assert words in answer["error"]
+
+
+def test_a_bad_request_over_grpc_is_an_error_too(triton: TritonProcess) -> None:
+    with pytest.raises(InferenceServerException, match="max_tokens must be from 1"):
+        stream(triton, max_tokens=-4)
+
+
+def test_requests_make_progress_together_and_excess_waits_or_is_refused(triton: TritonProcess) -> None:
+    """Four slots and six places to wait for fourteen at once."""
+    answers: list[tuple[int, dict[str, Any]]] = []
+    ask = [
+        threading.Thread(target=lambda n=n: answers.append(generate(triton, temperature=1.0, seed=n, max_tokens=300)))
+        for n in range(14)
+    ]
+    for thread in ask:
+        thread.start()
+    for thread in ask:
+        thread.join()
+    assert len(answers) == 14
+    served = [answer for code, answer in answers if code == 200]
+    refused = [answer["error"] for code, answer in answers if code != 200]
+    assert len(served) >= 7  # one running and six waiting at the least
+    assert all("waiting already; ask again later" in error for error in refused), refused
+
+
+def test_a_client_that_goes_away_frees_its_slot(triton: TritonProcess) -> None:
+    gone = [Stream(triton, max_tokens=60_000, temperature=1.0) for _ in range(4)]
+    for running in gone:
+        next(running.results())
+    for running in gone:
+        running.cancel()
+    code, answer = generate(triton, max_tokens=3)
+    assert code == 200, answer
+
+
+def test_tokens_are_counted_and_probes_are_not(triton: TritonProcess) -> None:
+    def tokens() -> tuple[float, float]:
+        names = ("aifactory_prompt_tokens_total", "aifactory_generated_tokens_total")
+        prompt, generated = (triton.metric(name, model="gpt", version="2") for name in names)
+        return prompt, generated
+
+    def settled() -> tuple[float, float] | None:
+        first = tokens()
+        time.sleep(0.6)  # longer than counters are gathered for
+        return first if tokens() == first else None
+
+    before = wait_for("earlier requests are counted", settled)
+    assert before is not None
+    _, answer = generate(triton, max_tokens=25)
+    wanted = (before[0] + len(PROMPT), before[1] + answer["num_output_tokens"])
+    wait_for("the counters have moved", lambda: tokens() == wanted, 10, lambda: f"{before} {tokens()} {wanted}")
+    probes = triton.metric("nv_inference_request_success", model="gpt", version="2")
+    wait_for(
+        "the agent has asked",
+        lambda: triton.metric("nv_inference_request_success", model="gpt", version="2") > probes,
+        20,
+    )
+    assert tokens() == wanted
+
+
+def test_a_torch_program_answers_as_it_did_in_training(triton: TritonProcess, program: TwoHeads) -> None:
+    with httpclient.InferenceServerClient(f"127.0.0.1:{triton.http_port}") as client:
+        x, index = torch.randn(3, 4), torch.arange(3).unsqueeze(1)
+        inputs = [httpclient.InferInput("x", [3, 4], "FP32"), httpclient.InferInput("index", [3, 1], "INT64")]
+        inputs[0].set_data_from_numpy(x.numpy())
+        inputs[1].set_data_from_numpy(index.numpy())
+        result = client.infer("program", inputs)
+    with torch.no_grad():
+        y, total = program(x, index)
+    np.testing.assert_allclose(result.as_numpy("y"), y.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(result.as_numpy("total"), total.numpy(), rtol=1e-5)
+
+
+def test_requests_for_a_program_are_batched(triton: TritonProcess, program: TwoHeads) -> None:
+    before = [triton.metric(name, model="program") for name in ("nv_inference_count", "nv_inference_exec_count")]
+    client = grpcclient.InferenceServerClient(triton.grpc)
+    done: queue.SimpleQueue[tuple[int, Any, Any]] = queue.SimpleQueue()
+    rows = torch.randn(64, 1, 4)
+    for number, row in enumerate(rows):
+        inputs = [grpcclient.InferInput("x", [1, 4], "FP32"), grpcclient.InferInput("index", [1, 1], "INT64")]
+        inputs[0].set_data_from_numpy(row.numpy())
+        inputs[1].set_data_from_numpy(np.array([[number]]))
+        client.async_infer("program", inputs, lambda result, error, n=number: done.put((n, result, error)))
+    for _ in rows:
+        number, result, error = done.get(timeout=30)
+        assert error is None
+        with torch.no_grad():
+            expected = program(rows[number], torch.tensor([[number]]))[1]
+        np.testing.assert_allclose(result.as_numpy("total"), expected.numpy(), rtol=1e-4)
+    client.close()
+    after = [triton.metric(name, model="program") for name in ("nv_inference_count", "nv_inference_exec_count")]
+    requests, calls = after[0] - before[0], after[1] - before[1]
+    assert requests >= 64
+    assert calls < requests * 0.8, "requests were computed one by one"
+
+
+def test_a_batch_that_is_too_large_is_refused(triton: TritonProcess) -> None:
+    client = grpcclient.InferenceServerClient(triton.grpc)
+    inputs = [grpcclient.InferInput("x", [9, 4], "FP32"), grpcclient.InferInput("index", [9, 1], "INT64")]
+    inputs[0].set_data_from_numpy(np.zeros((9, 4), np.float32))
+    inputs[1].set_data_from_numpy(np.zeros((9, 1), np.int64))
+    with pytest.raises(InferenceServerException, match="batch-size must be <= 8"):
+        client.infer("program", inputs)
+    client.close()
+
+
+def test_sigterm_lets_a_running_answer_finish(serving: tuple[TritonProcess, AgentProcess]) -> None:
+    """Stays last in this file: it ends the server."""
+    triton, agent = serving
+    agent.kill()
+    codes: list[int] = []
+    ending = threading.Thread(target=lambda: codes.append(triton.terminate()))
+    with Stream(triton, max_tokens=400, temperature=1.0) as running:
+        results = running.results()
+        next(results)
+        ending.start()
+        rest = list(results)
+    assert rest[-1].as_numpy("finish_reason") is not None
+    ending.join()
+    assert codes == [0], triton.tail()
