@@ -146,9 +146,8 @@ def separate_prefix(site: Path, prefix: Path) -> None:
 
 def _set_interpreter(script: Path) -> None:
     """Make a script run by the base's Python. Written anew: the file may be a hard link into uv's cache."""
-    content = script.read_bytes()
-    changed = _SHEBANG.sub(f"#!{base.PYTHON}\n".encode(), content, count=1)
-    if changed != content:
+    changed, scripts = _SHEBANG.subn(f"#!{base.PYTHON}\n".encode(), script.read_bytes(), count=1)
+    if scripts:
         script.unlink()
         script.write_bytes(changed)
         script.chmod(0o755)

@@ -56,6 +56,7 @@ def test_two_versions_of_one_package_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "head",
     [
+        "#!/usr/bin/python3\n",
         "#!/home/me/.venv/bin/python\n",
         "#!/usr/bin/env python3\n",
         "#!/bin/sh\n'''exec' /a/very/long/python \"$0\" \"$@\"\n' '''\n",
@@ -66,6 +67,7 @@ def test_scripts_run_with_the_images_python(tmp_path: Path, head: str) -> None:
     (site / "bin").mkdir(parents=True)
     (site / "tool-1.dist-info").mkdir()
     cached.write_text(f"{head}import tool\n")
+    cached.chmod(0o644)
     os.link(cached, site / "bin" / "tool")
     (site / "bin" / "native").write_bytes(b"\x7fELF no script")
     (site / "tool-1.dist-info" / "RECORD").write_text("tool/__init__.py,sha256=x,1\nbin/tool,sha256=y,2\n")
@@ -74,6 +76,7 @@ def test_scripts_run_with_the_images_python(tmp_path: Path, head: str) -> None:
 
     assert (tmp_path / "prefix/bin/tool").read_text() == "#!/usr/bin/python3\nimport tool\n"
     assert (tmp_path / "prefix/bin/native").read_bytes() == b"\x7fELF no script"
+    assert (tmp_path / "prefix/bin/tool").stat().st_mode & 0o777 == 0o755
     assert cached.read_text() == f"{head}import tool\n", "the file in uv's cache was changed"
     record = (site / "tool-1.dist-info" / "RECORD").read_text()
     assert record == "tool/__init__.py,sha256=x,1\n../../../bin/tool,,\n"
