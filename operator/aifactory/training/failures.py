@@ -2,7 +2,7 @@
 
 The first pod that failed decides, because the others usually fail in its wake: when one rank dies, the collectives of
 the rest break. An outside cause (eviction, drain, deletion) outranks an application error seen at the same moment for
-the same reason.
+the same reason. A program that asks not to be restarted is believed whatever happened to the others.
 """
 
 from __future__ import annotations
@@ -53,8 +53,12 @@ def first_failure(pods: Iterable[PodView], missing: Iterable[tuple[int, str]]) -
         (pod for pod in pods if pod.failed or (pod.terminating and not pod.succeeded)),
         key=lambda pod: (not _disrupted(pod), pod.finished_at or _LATEST, pod.index),
     )
-    if failed and (_disrupted(failed[0]) or not gone):
-        return classify(failed[0])
+    causes = [classify(pod) for pod in failed]
+    asked = next((failure for failure in causes if failure.cause is Reason.NO_RESTART_REQUESTED), None)
+    if asked is not None:
+        return asked
+    if causes and (causes[0].cause is Reason.DISRUPTION or not gone):
+        return causes[0]
     return gone[0] if gone else None
 
 
