@@ -202,9 +202,11 @@ class World:
         if kind == "Pod" and labels["aifactory.dev/role"] == "publish":
             self.publishers[name] = PublishView(name, uid, int(name.rpartition("-")[2]), "Pending")
         elif kind == "Pod":
-            assert name not in self.used, f"the name {name} is used twice"
-            self.used.add(name)
             attempt, index = int(labels["aifactory.dev/attempt"]), int(labels["aifactory.dev/node-index"])
+            # Until all pods of an attempt have been seen, one that is missing can not be told from one not yet made.
+            seen = self.status.resolved is not None and self.status.resolved.created_attempt >= attempt
+            assert not (seen and name in self.used), f"the name {name} is used twice"
+            self.used.add(name)
             hash_ = labels[children.LABEL_TEMPLATE_HASH]
             self.pods[name] = PodView(name, uid, attempt, index, hash_, "Pending")
         elif kind == "PodGroup":

@@ -119,6 +119,15 @@ def test_a_pod_that_is_gone_outranks_errors_in_its_wake() -> None:
     assert failure.message == "it was deleted by somebody else"
 
 
+@pytest.mark.parametrize("code", [{"exit_code": 93}, {"exit_code": 1, "exit_message": GIVE_UP}])
+def test_a_wish_not_to_be_restarted_outranks_everything(code: dict[str, Any]) -> None:
+    """Pods report their end by the second, so what follows from 93 can look as old as 93 itself."""
+    others = [pod(0, exit_code=1), pod(1, exit_code=143, disruption="drained", finished_at=NOW - timedelta(seconds=1))]
+    failure = first_failure([*others, pod(2, **code)], [(3, "train-3-0")])
+    assert failure is not None
+    assert (failure.pod, failure.cause) == ("train-2-0", Reason.NO_RESTART_REQUESTED)
+
+
 def test_a_disrupted_pod_says_more_than_one_that_is_gone() -> None:
     failure = first_failure([pod(1, exit_code=137, disruption="TaintManager: node lost")], [(0, "train-0-0")])
     assert failure is not None

@@ -1,0 +1,546 @@
+"""One look, one decision: a table of what is observed and what follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from aifactory.api.reasons import ConditionType
+from aifactory.training.plan import plan_training
+from aifactory.training.state import GangView, Observed
+from tests.unit.training.builders import (
+    NOW,
+    OUTPUT,
+    SETTINGS,
+    UID,
+    conditions,
+    created,
+    decide,
+    job,
+    message,
+    observe,
+    pod,
+    publisher,
+    removed,
+)
+
+TWO = job(nodes=2)
+SEEN = {"resolved": {"nodes": 2, "createdAttempt": 0}}
+"""All pods of attempt 0 have been seen."""
+
+
+def two(**status: Any) -> Any:
+    return job(nodes=2, status={**SEEN, **status})
+
+
+def condition(type_: str, status: str = "True", reason: str = "Testing") -> dict[str, Any]:
+    return {
+        "type": type_,
+        "status": status,
+        "reason": reason,
+        "lastTransitionTime": NOW - timedelta(hours=1),
+        "observedGeneration": 1,
+    }
+
+
+PULL = {"waiting_reason": "ImagePullBackOff", "waiting_message": 'Back-off pulling image "trainer:1"'}
+CONFIG = {"waiting_reason": "CreateContainerConfigError", "waiting_message": 'secret "s" not found'}
+NO_NODE = {"unschedulable": "0/4 nodes are available: 4 Insufficient nvidia.com/gpu."}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is observed and what must follow; `None` means that it does not matter."""
+
+    observed: Observed
+    phase: str
+    reason: str
+    creates: tuple[str, ...] = ()
+    removes: tuple[str, ...] = ()
+    attempt: int = 0
+    ready: str = "False"
+    reconciling: str = "True"
+    stalled: str = "False"
+    again_after: float | None = None
+    words: str = ""
+
+
+PODS = ("Pod train-0-0", "Pod train-1-0")
+CASES = {
+    "first look": Case(
+        observe(TWO, service_exists=False, workspace_exists=False),
+        "Pending",
+        "CreatingPods",
+        creates=("PersistentVolumeClaim train-workspace", "Service train", *PODS),
+        words="0 of 2 pods exist",
+    ),
+    "first look, gang": Case(
+        observe(TWO, settings=SETTINGS, service_exists=False, workspace_exists=False),
+        "Pending",
+        "CreatingPods",
+        creates=("PersistentVolumeClaim train-workspace", "Service train", "PodGroup train-0", *PODS),
+    ),
+    "first look, one node": Case(
+        observe(job(), settings=SETTINGS, service_exists=False, workspace_exists=False),
+        "Pending",
+        "CreatingPods",
+        creates=("PersistentVolumeClaim train-workspace", "Pod train-0-0"),
+    ),
+    "a claim of the user": Case(
+        observe(job(workspace={"claimName": "mine"}), service_exists=False, workspace_exists=False),
+        "Pending",
+        "CreatingPods",
+        creates=("Pod train-0-0",),
+    ),
+    "partly created": Case(
+        observe(TWO, pod(1, of=TWO)), "Pending", "CreatingPods", creates=("Pod train-0-0",), words="1 of 2 pods exist"
+    ),
+    "partly created, one runs": Case(
+        observe(TWO, pod(1, of=TWO, running=True)), "Pending", "CreatingPods", creates=("Pod train-0-0",)
+    ),
+    "the Service is gone": Case(
+        observe(two(), pod(0, of=TWO, running=True), pod(1, of=TWO, running=True), service_exists=False),
+        "Running",
+        "AllNodesReady",
+        creates=("Service train",),
+        ready="True",
+        reconciling="False",
+    ),
+    "all created": Case(
+        observe(TWO, pod(0, of=TWO), pod(1, of=TWO)), "Starting", "WaitingForPods", words="0 of 2 pods run"
+    ),
+    "one runs": Case(
+        observe(TWO, pod(0, of=TWO, running=True), pod(1, of=TWO)),
+        "Starting",
+        "WaitingForPods",
+        words="1 of 2 pods run",
+    ),
+    "all run": Case(
+        observe(two(), pod(0, of=TWO, running=True), pod(1, of=TWO, running=True)),
+        "Running",
+        "AllNodesReady",
+        ready="True",
+        reconciling="False",
+        words="2 of 2 pods run",
+    ),
+    "one has ended well": Case(
+        observe(two(), pod(0, of=TWO, exit_code=0), pod(1, of=TWO, running=True)),
+        "Running",
+        "AllNodesReady",
+        ready="True",
+        reconciling="False",
+    ),
+    "no node": Case(
+        observe(TWO, pod(0, of=TWO, **NO_NODE), pod(1, of=TWO, **NO_NODE)),
+        "Pending",
+        "Unschedulable",
+        words="Insufficient nvidia.com/gpu.; free nodes or GPUs, or lower nodes.count",
+    ),
+    "no place for the gang": Case(
+        observe(
+            TWO,
+            pod(0, of=TWO),
+            pod(1, of=TWO),
+            settings=SETTINGS,
+            gangs=(GangView("train-0", "g", 0, "no place for 2 pods"),),
+        ),
+        "Pending",
+        "Unschedulable",
+        words="2 pods must be placed together: no place for 2 pods",
+    ),
+    "no image": Case(
+        observe(TWO, pod(0, of=TWO, running=True), pod(1, of=TWO, **PULL)),
+        "Pending",
+        "ImagePullFailed",
+        reconciling="False",
+        stalled="True",
+        words='pod train-1-0: Back-off pulling image "trainer:1"; check the image name',
+    ),
+    "no secret": Case(
+        observe(TWO, pod(0, of=TWO, **CONFIG), pod(1, of=TWO)),
+        "Pending",
+        "ContainerConfigError",
+        reconciling="False",
+        stalled="True",
+        words='pod train-0-0: secret "s" not found',
+    ),
+    "one failed": Case(
+        observe(two(), pod(0, of=TWO, running=True), pod(1, of=TWO, exit_code=1)),
+        "Restarting",
+        "ApplicationError",
+        attempt=1,
+        again_after=0,
+        words="pod train-1-0: exit code 1; see: kubectl logs train-1-0",
+    ),
+    "one ran out of memory": Case(
+        observe(two(), pod(0, of=TWO, running=True), pod(1, of=TWO, exit_code=137, exit_reason="OOMKilled")),
+        "Restarting",
+        "OutOfMemory",
+        attempt=1,
+        again_after=0,
+    ),
+    "one failed before all were created": Case(
+        observe(TWO, pod(0, of=TWO, exit_code=1)), "Restarting", "ApplicationError", attempt=1, again_after=0
+    ),
+    "one was deleted": Case(
+        observe(two(), pod(0, of=TWO, running=True)),
+        "Restarting",
+        "Disruption",
+        attempt=1,
+        again_after=0,
+        words="pod train-1-0: it was deleted by somebody else",
+    ),
+    "all were deleted": Case(observe(two()), "Restarting", "Disruption", attempt=1, again_after=0),
+    "one is being deleted": Case(
+        observe(two(), pod(0, of=TWO, running=True), pod(1, of=TWO, running=True, terminating=True)),
+        "Restarting",
+        "Disruption",
+        attempt=1,
+        again_after=0,
+    ),
+    "told to end, both ended with 0": Case(
+        observe(
+            two(), pod(0, of=TWO, exit_code=0, terminating=True), pod(1, of=TWO, exit_code=0, disruption="drained")
+        ),
+        "Restarting",
+        "Disruption",
+        attempt=1,
+        again_after=0,
+    ),
+    "no restart is left": Case(
+        observe(
+            job(nodes=2, failurePolicy={"maxRestarts": 0}, status=SEEN), pod(0, of=TWO, exit_code=3), pod(1, of=TWO)
+        ),
+        "Failed",
+        "MaxRestartsExceeded",
+        reconciling="False",
+        stalled="True",
+        again_after=0,
+        words="failurePolicy.maxRestarts is 0; pod train-0-0: exit code 3",
+    ),
+    "exit code 93": Case(
+        observe(two(), pod(0, of=TWO, exit_code=93), pod(1, of=TWO, exit_code=1)),
+        "Failed",
+        "NoRestartRequested",
+        reconciling="False",
+        stalled="True",
+        again_after=0,
+    ),
+    "pods of the last attempt run": Case(
+        observe(
+            two(attempt=1),
+            pod(0, of=TWO, running=True),
+            pod(1, of=TWO, running=True, terminating=True),
+            gangs=(GangView("train-0", "g", 0), GangView("train-1", "g", 1)),
+        ),
+        "Restarting",
+        "StoppingPods",
+        removes=("Pod train-0-0", "PodGroup train-0"),
+        attempt=1,
+    ),
+    "the next attempt waits": Case(
+        observe(two(attempt=1, restarts={"nextAttemptTime": NOW + timedelta(seconds=7)})),
+        "Restarting",
+        "BackOff",
+        attempt=1,
+        again_after=7,
+        words="attempt 1 starts at 2026-01-01T12:00:07Z",
+    ),
+    "the wait is over": Case(
+        observe(two(attempt=1, restarts={"nextAttemptTime": NOW})),
+        "Pending",
+        "CreatingPods",
+        creates=("Pod train-0-1", "Pod train-1-1"),
+        attempt=1,
+    ),
+    "suspended from the start": Case(
+        observe(job(nodes=2, suspend=True), service_exists=False, workspace_exists=False),
+        "Suspended",
+        "Suspended",
+        reconciling="False",
+    ),
+    "suspended while it runs": Case(
+        observe(
+            job(nodes=2, suspend=True, status=SEEN),
+            pod(0, of=TWO, running=True),
+            pod(1, of=TWO, running=True),
+            gangs=(GangView("train-0", "g", 0),),
+        ),
+        "Suspending",
+        "StoppingPods",
+        removes=(*PODS, "PodGroup train-0"),
+    ),
+    "suspended while pods of the last attempt end": Case(
+        observe(job(nodes=2, suspend=True, status={"attempt": 1}), pod(0, of=TWO, running=True)),
+        "Suspending",
+        "StoppingPods",
+        removes=("Pod train-0-0",),
+        attempt=1,
+    ),
+    "resumed": Case(
+        observe(two(conditions=[condition("Suspended")])), "Restarting", "Resumed", attempt=1, again_after=0
+    ),
+    "resumed while pods end": Case(
+        observe(
+            two(conditions=[condition("Suspended", "False", "StoppingPods")]),
+            pod(0, of=TWO, running=True, terminating=True),
+            pod(1, of=TWO, exit_code=143, terminating=True),
+        ),
+        "Restarting",
+        "Resumed",
+        attempt=1,
+        again_after=0,
+    ),
+    "more nodes": Case(
+        observe(job(nodes=3, status=SEEN), pod(0, of=TWO, running=True), pod(1, of=TWO, running=True)),
+        "Restarting",
+        "Resized",
+        attempt=1,
+        again_after=0,
+        words="spec.nodes.count changed from 2 to 3",
+    ),
+    "fewer nodes": Case(
+        observe(job(nodes=1, status=SEEN), pod(0, of=TWO, running=True), pod(1, of=TWO, running=True)),
+        "Restarting",
+        "Resized",
+        attempt=1,
+        again_after=0,
+    ),
+    "another image": Case(
+        observe(
+            job(nodes=2, container={"image": "trainer:2"}, status=SEEN),
+            pod(0, of=TWO, exit_code=1),
+            pod(1, of=TWO, running=True),
+        ),
+        "Restarting",
+        "TemplateChanged",
+        attempt=1,
+        again_after=0,
+    ),
+    "pods of a newer attempt": Case(
+        observe(two(phase="Running", reason="AllNodesReady"), pod(0, 3, of=TWO), pod(1, 1, of=TWO)),
+        "Running",
+        "AllNodesReady",
+        attempt=3,
+        ready="",
+        reconciling="",
+        stalled="",
+        again_after=1,
+    ),
+    "done, nothing to publish": Case(
+        observe(two(), pod(0, of=TWO, exit_code=0), pod(1, of=TWO, exit_code=0)),
+        "Succeeded",
+        "Succeeded",
+        ready="True",
+        reconciling="False",
+        words="spec.output is not set",
+    ),
+    "done, a side container runs": Case(
+        observe(two(), *(pod(index, of=TWO, running=True, exit_code=0) for index in (0, 1))),
+        "Succeeded",
+        "Succeeded",
+        ready="True",
+        reconciling="False",
+    ),
+    "done, with output": Case(
+        observe(
+            job(nodes=2, output=OUTPUT, status=SEEN),
+            pod(0, of=TWO, exit_code=0),
+            pod(1, of=TWO, exit_code=0),
+            model_claim_exists=False,
+        ),
+        "Publishing",
+        "Publishing",
+        creates=("PersistentVolumeClaim aifactory-models", "Pod train-publish-0"),
+    ),
+    "done, then suspended": Case(
+        observe(
+            job(nodes=2, output=OUTPUT, suspend=True, status=SEEN),
+            pod(0, of=TWO, exit_code=0),
+            pod(1, of=TWO, exit_code=0),
+        ),
+        "Publishing",
+        "Publishing",
+        creates=("Pod train-publish-0",),
+    ),
+    "done, then cleaned up": Case(
+        observe(job(nodes=2, output=OUTPUT, status={**SEEN, "nodes": {"desired": 2, "succeeded": 2}})),
+        "Publishing",
+        "Publishing",
+        creates=("Pod train-publish-0",),
+    ),
+    "done, then resized": Case(
+        observe(job(nodes=5, output=OUTPUT, status={**SEEN, "nodes": {"desired": 2, "succeeded": 2}})),
+        "Publishing",
+        "Publishing",
+        creates=("Pod train-publish-0",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_observed_decides(name: str) -> None:
+    case = CASES[name]
+    decision = decide(case.observed)
+    status = decision.status
+    assert (status.phase, status.reason) == (case.phase, case.reason)
+    assert created(decision) == list(case.creates)
+    assert removed(decision) == list(case.removes)
+    assert status.attempt == case.attempt
+    assert decision.again_after == case.again_after
+    found = conditions(status)
+    for type_, wanted in (("Ready", case.ready), ("Reconciling", case.reconciling), ("Stalled", case.stalled)):
+        assert found.get(type_, ("", ""))[0] == wanted, type_
+    if case.words:
+        assert case.words in message(status)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_later_step_builds_on_is_written_at_once(name: str) -> None:
+    decision = decide(CASES[name].observed)
+    before = CASES[name].observed.job.status
+    if decision.status.attempt != before.attempt or decision.again_after == 0 or decision.notices:
+        assert decision.urgent
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_message_ends_up_in_one_line(name: str) -> None:
+    for found in decide(CASES[name].observed).status.conditions:
+        assert "\n" not in found.message
+        assert "  " not in found.message
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [job(managedBy="kueue.x-k8s.io/multikueue"), job(deleting=True)],
+    ids=["managed by another", "being deleted"],
+)
+def test_what_is_not_ours_is_left_alone(owner: Any) -> None:
+    assert plan_training(observe(owner, pod(exit_code=1)), NOW) is None
+
+
+def test_our_own_name_as_manager_is_the_default() -> None:
+    assert created(decide(observe(job(managedBy="aifactory.dev/operator")))) == ["Pod train-0-0"]
+
+
+@pytest.mark.parametrize("end", ["Complete", "Failed"])
+def test_a_finished_job_only_frees_its_nodes(end: str) -> None:
+    owner = job(nodes=3, generation=4, status={"phase": "X", "conditions": [condition(end)]})
+    observed = observe(owner, pod(0, exit_code=0), pod(1, running=True), pod(2, running=True, terminating=True))
+    decision = decide(observed)
+    assert removed(decision) == ["Pod train-1-0"], "pods that ended are kept for their logs"
+    assert not decision.creates
+    assert decision.status == owner.status.model_copy(update={"observed_generation": 4})
+
+
+def test_the_reason_of_a_restart_is_kept() -> None:
+    failed = pod(1, of=TWO, exit_code=9, node="gpu-3", exit_message="ValueError: lr")
+    decision = decide(observe(two(attempt=0), pod(0, of=TWO, running=True), failed))
+    last = decision.status.last_failure
+    assert last is not None
+    assert last.dump() == {
+        "time": "2026-01-01T12:00:00Z",
+        "attempt": 0,
+        "pod": "train-1-0",
+        "node": "gpu-3",
+        "index": 1,
+        "exitCode": 9,
+        "reason": "ValueError",
+        "cause": "ApplicationError",
+        "message": "ValueError: lr",
+    }
+    assert [notice.message for notice in decision.notices] == ["attempt 1 starts: pod train-1-0: ValueError: lr"]
+    assert conditions(decision.status)["Restarting"] == ("True", "ApplicationError")
+
+
+def test_a_job_that_failed_counts_no_running_pods() -> None:
+    owner = job(nodes=2, failurePolicy={"maxRestarts": 0}, status=SEEN)
+    nodes = decide(observe(owner, pod(0, of=TWO, running=True), pod(1, of=TWO, exit_code=1))).status.nodes
+    assert nodes is not None
+    assert (nodes.active, nodes.ready, nodes.failed, nodes.summary) == (0, 0, 1, "0/2")
+
+
+def test_a_pod_is_missing_only_after_it_was_seen() -> None:
+    """A view that lags behind our own creates must not take them for deleted."""
+    status = decide(observe(TWO)).status
+    assert status.resolved is not None
+    assert status.resolved.created_attempt == -1
+    status = decide(observe(TWO, pod(0, of=TWO), pod(1, of=TWO))).status
+    assert status.resolved is not None
+    assert status.resolved.created_attempt == 0
+
+
+def test_scheduled_is_said_when_all_have_a_node() -> None:
+    one = decide(observe(TWO, pod(0, of=TWO, node="a"))).status
+    assert "Scheduled" not in conditions(one), "the second pod does not exist yet"
+    both = decide(observe(TWO, pod(0, of=TWO, node="a"), pod(1, of=TWO, node="b"))).status
+    assert conditions(both)["Scheduled"] == ("True", "PodsScheduled")
+
+
+def test_an_old_verdict_of_the_scheduler_does_not_outlive_its_pods() -> None:
+    unplaced = job(nodes=3, status={**SEEN, "conditions": [condition("Scheduled", "False", "Unschedulable")]})
+    decision = decide(observe(unplaced, pod(0, of=TWO), pod(1, of=TWO)))
+    assert decision.status.reason == "Resized"
+    assert "Scheduled" not in conditions(decision.status)
+
+
+def test_the_status_shows_counts_selector_and_what_was_resolved() -> None:
+    status = decide(observe(TWO, pod(0, of=TWO, running=True), pod(1, of=TWO), settings=SETTINGS)).status
+    assert status.dump() | {"conditions": []} == {
+        "observedGeneration": 1,
+        "phase": "Starting",
+        "reason": "WaitingForPods",
+        "conditions": [],
+        "startTime": "2026-01-01T12:00:00Z",
+        "attempt": 0,
+        "restarts": {"total": 0, "counted": 0, "byCause": {}, "countedTimes": [], "lostSteps": 0},
+        "nodes": {"desired": 2, "active": 2, "ready": 1, "succeeded": 0, "failed": 0, "summary": "1/2"},
+        "replicas": 2,
+        "selector": "aifactory.dev/job-name=train,aifactory.dev/role=node",
+        "resolved": {
+            "nodes": 2,
+            "procPerNode": 1,
+            "gang": "native",
+            "workspaceClaim": "train-workspace",
+            "createdAttempt": 0,
+        },
+    }
+
+
+def test_first_running_time_is_the_first() -> None:
+    early = NOW - timedelta(hours=5)
+    status = decide(observe(job(status={"firstRunningTime": early, "startTime": early}), pod(running=True))).status
+    assert (status.first_running_time, status.start_time) == (early, early)
+    assert decide(observe(job(), pod(running=True))).status.first_running_time == NOW
+
+
+def test_an_event_is_a_warning_only_when_something_went_wrong() -> None:
+    kinds = {
+        name: decide(case.observed).notices[0].type for name, case in CASES.items() if decide(case.observed).notices
+    }
+    assert {name for name, kind in kinds.items() if kind == "Normal"} == {
+        "resumed",
+        "resumed while pods end",
+        "more nodes",
+        "fewer nodes",
+        "another image",
+        "done, nothing to publish",
+        "done, a side container runs",
+    }
+
+
+def test_conditions_that_say_the_same_keep_their_time() -> None:
+    hour_ago = NOW - timedelta(hours=1)
+    owner = job(status={"conditions": [condition("Ready", "False"), condition("Running", "True")]})
+    status = decide(observe(owner, pod())).status
+    times = {found.type: found.last_transition_time for found in status.conditions}
+    assert times[ConditionType.READY] == hour_ago
+    assert times[ConditionType.RUNNING] == NOW, "it has flipped"
+
+
+def test_a_publisher_is_not_a_training_pod() -> None:
+    assert decide(observe(job(), pod(running=True), publishers=(publisher(),))).status.replicas == 1
+    assert UID in str(decide(observe(job())).creates[0])

@@ -1,0 +1,506 @@
+"""Whole lives of jobs: decisions are carried out in a tiny world until nothing is left to do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aifactory.api.reasons import ConditionType
+from aifactory.api.trainingjob import TrainingJobStatus
+from aifactory.training.state import VersionView
+from tests.unit.training.builders import (
+    NOW,
+    OUTPUT,
+    PUBLISHED,
+    SETTINGS,
+    UID,
+    World,
+    conditions,
+    created,
+    job,
+    message,
+    removed,
+    report,
+)
+
+
+def started(**spec: Any) -> World:
+    """A job all of whose pods run."""
+    world = World(job(**spec))
+    world.settle()
+    world.run_pods()
+    world.settle()
+    assert world.status.phase == "Running"
+    return world
+
+
+def succeed(world: World) -> None:
+    for name, view in world.pods.items():
+        if not view.terminating:
+            world.end(name, 0)
+
+
+def test_from_nothing_to_a_model_version() -> None:
+    world = World(job(nodes=2, output=OUTPUT), settings=SETTINGS)
+    world.settle()
+    assert set(world.pods) == {"train-0-0", "train-1-0"}
+    assert set(world.gangs) == {"train-0"}
+    assert world.others == {"Service train", "PersistentVolumeClaim train-workspace"}
+
+    world.run_pods()
+    world.settle()
+    assert (world.status.phase, conditions(world.status)["Ready"][0]) == ("Running", "True")
+
+    world.wait(60)
+    world.progress = report(300, at=world.now, total_steps=300, metrics=(("loss", 1.5),))
+    succeed(world)
+    world.settle()
+    assert world.status.phase == "Publishing"
+    assert set(world.publishers) == {"train-publish-0"}
+    assert world.status.progress is not None
+    assert world.status.progress.percent == 100
+
+    world.end_publisher({**PUBLISHED, "format": "causal-lm", "metrics": {"heldOutBitsPerByte": 2.5}})
+    world.settle()
+    assert set(world.versions) == {"tiny-v1"}
+    assert world.status.phase == "Succeeded"
+    assert world.status.output is not None
+    assert world.status.output.model_version == "tiny-v1"
+    assert message(world.status) == "all pods succeeded; the result is ModelVersion tiny-v1"
+    assert world.status.completion_time == NOW + timedelta(seconds=60)
+    assert set(world.pods) == {"train-0-0", "train-1-0"}, "they are kept for their logs"
+
+
+def test_a_coordinated_restart_step_by_step() -> None:
+    world = started(nodes=3)
+    world.end("train-1-0", 1, exit_message="ValueError: lr")
+
+    decision = world.step()
+    assert (created(decision), removed(decision)) == ([], []), "the attempt is raised first, in status"
+    assert decision.urgent
+    assert decision.again_after == 0
+    assert world.status.attempt == 1
+
+    decision = world.step()
+    assert set(removed(decision)) == {"Pod train-0-0", "Pod train-1-0", "Pod train-2-0"}, "all at once"
+    assert world.status.reason == "StoppingPods"
+
+    world.settle()
+    assert len(world.pods) == 3, "while old pods end, no new one is created"
+    world.bury()
+    decision = world.step()
+    assert decision.again_after == 10
+    assert world.status.reason == "BackOff"
+    assert not world.pods
+
+    world.wait(9)
+    world.settle()
+    assert not world.pods
+    world.wait(1)
+    world.settle()
+    assert set(world.pods) == {"train-0-1", "train-1-1", "train-2-1"}
+    assert conditions(world.status)["Restarting"][0] == "True"
+
+    world.run_pods()
+    world.settle()
+    assert conditions(world.status)["Restarting"] == ("False", "AllNodesReady")
+    restarts = world.status.restarts
+    assert restarts is not None
+    assert (restarts.total, restarts.counted, restarts.by_cause) == (1, 1, {"ApplicationError": 1})
+
+
+def test_a_restart_makes_a_new_gang_and_removes_the_old_one() -> None:
+    world = World(job(nodes=2), settings=SETTINGS)
+    world.settle()
+    assert set(world.gangs) == {"train-0"}
+    world.run_pods()
+    world.settle()
+    world.change("train-0-0", disruption="PreemptionByScheduler: higher priority", terminating=True)
+    world.settle()
+    assert not world.gangs
+    world.bury()
+    world.settle()
+    assert set(world.gangs) == {"train-1"}
+    assert set(world.pods) == {"train-0-1", "train-1-1"}, "a disruption waits for nothing"
+
+
+def test_failures_until_the_policy_gives_up() -> None:
+    world = started(nodes=2, failurePolicy={"maxRestarts": 2, "backoff": {"baseSeconds": 5}})
+    waits = []
+    for attempt in range(3):
+        world.end(f"train-0-{attempt}", 1)
+        world.settle()
+        world.bury()
+        world.settle()
+        waits.append(world.log[-1].again_after)
+        world.wait(waits[-1] or 0)
+        world.settle()
+        world.run_pods()
+        world.settle()
+    assert waits == [5, 10, None]
+    assert world.status.phase == "Failed"
+    assert conditions(world.status)["Failed"] == ("True", "MaxRestartsExceeded")
+    assert conditions(world.status)["Stalled"] == ("True", "MaxRestartsExceeded")
+    assert world.status.attempt == 2
+    assert "2 restarts within 3600 s and failurePolicy.maxRestarts is 2" in message(world.status, ConditionType.FAILED)
+    assert not [view for view in world.pods.values() if view.live and not view.terminating], "no GPU is held"
+
+
+def test_restarts_outside_the_window_are_forgiven() -> None:
+    world = started(failurePolicy={"maxRestarts": 1, "windowSeconds": 100, "backoff": {"baseSeconds": 0}})
+    for attempt in range(5):
+        world.wait(100)
+        world.end(f"train-0-{attempt}", 1)
+        world.settle()
+        world.bury()
+        world.settle()
+        world.run_pods()
+        world.settle()
+    assert world.status.phase == "Running"
+    assert world.status.restarts is not None
+    assert (world.status.restarts.total, world.status.restarts.counted) == (5, 1)
+
+
+def test_suspend_and_resume() -> None:
+    world = started(nodes=2)
+    world.edit(suspend=True)
+    world.settle()
+    assert world.status.phase == "Suspending"
+    assert all(view.terminating for view in world.pods.values())
+    world.end("train-0-0", 143)
+    world.end("train-1-0", 0)
+    world.bury()
+    world.settle()
+    assert world.status.phase == "Suspended"
+    assert conditions(world.status)["Suspended"] == ("True", "Suspended")
+    assert conditions(world.status)["Stalled"][0] == "False"
+    assert world.others == {"Service train", "PersistentVolumeClaim train-workspace"}, "the workspace is kept"
+
+    world.edit(suspend=False)
+    world.settle()
+    assert set(world.pods) == {"train-0-1", "train-1-1"}
+    world.run_pods()
+    world.settle()
+    assert conditions(world.status)["Suspended"] == ("False", "NotSuspended")
+    assert world.status.restarts is not None
+    assert world.status.restarts.total == 0, "a suspension is no restart"
+
+
+def test_resumed_before_the_pods_are_gone() -> None:
+    world = started(nodes=2)
+    world.edit(suspend=True)
+    world.settle()
+    world.edit(suspend=False)
+    world.settle()
+    assert (world.status.attempt, world.status.reason) == (1, "StoppingPods")
+    world.bury()
+    world.settle()
+    assert set(world.pods) == {"train-0-1", "train-1-1"}
+    assert world.status.restarts is not None
+    assert world.status.restarts.by_cause == {}
+
+
+@pytest.mark.parametrize(("count", "names"), [(3, {"train-0-1", "train-1-1", "train-2-1"}), (1, {"train-0-1"})])
+def test_resize(count: int, names: set[str]) -> None:
+    world = started(nodes=2)
+    world.edit(nodes={"count": count})
+    world.settle()
+    assert all(view.terminating for view in world.pods.values())
+    world.bury()
+    world.settle()
+    assert set(world.pods) == names
+    assert world.status.resolved is not None
+    assert world.status.resolved.nodes == count
+    assert world.status.restarts is not None
+    assert world.status.restarts.total == 0
+
+
+def test_a_template_change_during_a_backoff_costs_no_attempt() -> None:
+    world = started()
+    world.end("train-0-0", 1)
+    world.settle()
+    world.bury()
+    world.settle()
+    world.edit(template={"spec": {"containers": [{"name": "trainer", "image": "trainer:2"}]}})
+    world.settle()
+    assert world.status.reason == "BackOff"
+    world.wait(10)
+    world.settle()
+    assert set(world.pods) == {"train-0-1"}
+
+
+def test_a_change_and_back_again_restarts_twice_at_most() -> None:
+    world = started()
+    first = world.job.spec.template.dump()
+    world.edit(template={"spec": {"containers": [{"name": "trainer", "image": "trainer:2"}]}})
+    world.step()
+    world.edit(template=first)
+    world.settle()
+    world.bury()
+    world.settle()
+    assert set(world.pods) == {"train-0-1"}
+
+
+def test_a_lost_status_is_healed() -> None:
+    """Restored from a backup without status: pods of attempt 1 are there, the job says attempt 0."""
+    world = started(failurePolicy={"backoff": {"baseSeconds": 0}})
+    world.end("train-0-0", 1)
+    world.settle()
+    world.bury()
+    world.settle()
+    world.run_pods()
+    world.settle()
+    world.job = world.job.model_copy(update={"status": TrainingJobStatus()})
+    world.settle()
+    assert (world.status.attempt, world.status.phase) == (1, "Running")
+    assert set(world.pods) == {"train-0-1"}
+
+
+def test_pods_that_are_cleaned_up_after_success_are_not_made_again() -> None:
+    world = started(nodes=2, output=OUTPUT)
+    succeed(world)
+    world.settle()
+    world.pods.clear()
+    world.settle()
+    assert not world.pods
+    assert world.status.nodes is not None
+    assert world.status.nodes.summary == "2/2"
+    world.end_publisher(PUBLISHED)
+    world.settle()
+    assert world.status.phase == "Succeeded"
+
+
+def test_a_version_number_is_the_next_free_one() -> None:
+    world = started(output=OUTPUT)
+    world.versions = {f"v{n}": VersionView(f"v{n}", n, "other") for n in (1, 7, 3)}
+    succeed(world)
+    world.settle()
+    world.end_publisher(PUBLISHED)
+    world.settle()
+    assert "tiny-v8" in world.versions
+
+
+def test_a_version_that_was_registered_before_a_crash_is_found_again() -> None:
+    world = started(output=OUTPUT)
+    world.versions["tiny-v4"] = VersionView("tiny-v4", 4, UID)
+    succeed(world)
+    world.settle()
+    assert not world.publishers
+    assert world.status.output is not None
+    assert world.status.output.model_version == "tiny-v4"
+
+
+def publishing(**spec: Any) -> World:
+    world = started(output=OUTPUT, **spec)
+    succeed(world)
+    world.settle()
+    return world
+
+
+@pytest.mark.parametrize("reason", ["StoreUnavailable", "StoreFull", "AccessDenied"])
+def test_a_store_that_does_not_take_the_model_is_waited_for(reason: str) -> None:
+    """Hours of training must not be lost because a bucket was down when they ended."""
+    world = publishing()
+    waits = []
+    for number in range(12):
+        assert set(world.publishers) == {f"train-publish-{number}"}
+        world.end_publisher({"reason": reason, "message": f"bucket: {reason}"}, "Failed")
+        world.settle()
+        assert conditions(world.status)["Stalled"] == ("True", reason)
+        assert f"bucket: {reason}; it is tried again at" in message(world.status)
+        again = world.log[-1].again_after
+        assert again is not None
+        waits.append(again)
+        world.wait(again / 2)
+        world.settle()
+        assert world.log[-1].again_after == again / 2, "asking again does not prolong the wait"
+        world.wait(again / 2)
+        world.settle()
+    assert waits == [10, 20, 40, 80, 160, *[300] * 7]
+    world.end_publisher(PUBLISHED)
+    world.settle()
+    assert world.status.phase == "Succeeded"
+    assert conditions(world.status)["Stalled"][0] == "False"
+
+
+@pytest.mark.parametrize("reason", ["InvalidArtifact", "SourceNotFound"])
+def test_what_no_retry_can_change_fails_the_job(reason: str) -> None:
+    world = publishing()
+    world.end_publisher({"reason": reason, "message": "no config.json"}, "Failed")
+    world.settle()
+    assert world.status.phase == "Failed"
+    assert conditions(world.status)["Failed"] == ("True", "PublishFailed")
+    assert message(world.status) == "pod train-publish-0: no config.json"
+
+
+@pytest.mark.parametrize(
+    ("answer", "phase", "words"),
+    [
+        ("", "Failed", "see: kubectl logs train-publish-5"),
+        ("The node was low on resource: memory.", "Failed", "low on resource"),
+        ({"reason": "SomethingNew", "message": "odd"}, "Failed", "odd"),
+        ("done", "Succeeded", "done"),
+        ({"uri": 7, "digest": None}, "Succeeded", '{"uri": 7'),
+        ("[1]", "Succeeded", "[1]"),
+    ],
+)
+def test_a_publisher_without_a_known_reason_is_tried_six_times(answer: Any, phase: str, words: str) -> None:
+    world = publishing()
+    for number in range(6):
+        assert set(world.publishers) == {f"train-publish-{number}"}
+        world.end_publisher(answer, phase)
+        world.settle()
+        world.wait(world.log[-1].again_after or 0)
+        world.settle()
+    assert world.status.phase == "Failed"
+    assert conditions(world.status)["Failed"] == ("True", "PublishFailed")
+    assert words in message(world.status)
+    assert not world.versions
+
+
+def test_a_model_of_another_format_than_asked_for_is_refused() -> None:
+    world = publishing()
+    world.end_publisher({**PUBLISHED, "format": "torch-export"})
+    world.settle()
+    assert conditions(world.status)["Failed"] == ("True", "PublishFailed")
+    assert "format torch-export and output.model.format is causal-lm" in message(world.status)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stalled", "words"),
+    [
+        ({}, ("False", "Publishing"), "copies /workspace/output to the model store"),
+        ({"unschedulable": "no node"}, ("False", "Publishing"), "pod train-publish-0 has no node: no node"),
+        (
+            {"waiting_reason": "ErrImagePull", "waiting_message": "not found"},
+            ("True", "ImagePullFailed"),
+            "pod train-publish-0: not found; check the image name",
+        ),
+        (
+            {"waiting_reason": "CreateContainerConfigError", "waiting_message": 'secret "s3" not found'},
+            ("True", "ContainerConfigError"),
+            'secret "s3" not found',
+        ),
+    ],
+)
+def test_a_publisher_that_waits_says_why(changes: dict[str, str], stalled: tuple[str, str], words: str) -> None:
+    world = publishing()
+    world.publishers["train-publish-0"] = replace(world.publishers["train-publish-0"], **changes)
+    world.settle()
+    assert conditions(world.status)["Stalled"] == stalled
+    assert conditions(world.status)["Reconciling"][0] == ("True" if stalled[0] == "False" else "False")
+    assert words in message(world.status)
+
+
+def test_a_publisher_that_is_deleted_is_made_again() -> None:
+    world = publishing()
+    world.publishers.clear()
+    world.settle()
+    assert set(world.publishers) == {"train-publish-0"}
+
+
+def test_a_suspension_does_not_stop_publishing() -> None:
+    world = publishing()
+    world.edit(suspend=True)
+    world.settle()
+    world.end_publisher(PUBLISHED)
+    world.settle()
+    assert world.status.phase == "Succeeded"
+
+
+ACTIONS = st.sampled_from(
+    [
+        "run",
+        "bury",
+        "wait",
+        "fail",
+        "oom",
+        "evict",
+        "delete",
+        "succeed",
+        "suspend",
+        "resume",
+        "grow",
+        "shrink",
+        "report",
+    ]
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(ACTIONS, st.integers(0, 2), st.booleans()), max_size=25), st.booleans())
+def test_whatever_happens_the_job_comes_to_rest_and_tells_the_truth(
+    actions: list[tuple[str, int, bool]], gangs: bool
+) -> None:
+    """Any interleaving ends in a stable state; the world itself refuses a pod name that is used twice."""
+    world = World(job(nodes=2, output=OUTPUT, failurePolicy={"maxRestarts": 2}))
+    if gangs:
+        world.settings = SETTINGS
+    before = world.status
+    for action, index, settle in actions:
+        _act(world, action, index)
+        world.settle() if settle else world.step()
+        _check_transitions(before, world.status)
+        assert world.status.attempt >= before.attempt, "the attempt never falls"
+        before = world.status
+    world.settle()
+    attempts = {view.attempt for view in world.pods.values() if not view.terminating}
+    assert len(attempts) <= 1, "pods of two attempts never live together"
+    found = conditions(world.status)
+    assert not (found["Ready"][0] == "True" and found["Stalled"][0] == "True")
+    assert [found[type_][0] for type_ in ("Ready", "Reconciling", "Stalled")].count("True") <= 1
+    if found["Ready"][0] == "True" and world.status.phase == "Running":
+        assert all(view.running or view.succeeded for view in world.pods.values())
+
+
+def _act(world: World, action: str, index: int) -> None:
+    names = [name for name, view in world.pods.items() if view.live and not view.terminating]
+    name = names[index % len(names)] if names else None
+    if action == "run":
+        world.run_pods()
+    elif action == "bury":
+        world.bury()
+    elif action == "wait":
+        world.wait(400)
+    elif action in ("suspend", "resume"):
+        world.edit(suspend=action == "suspend")
+    elif action in ("grow", "shrink"):
+        world.edit(nodes={"count": 3 if action == "grow" else 1})
+    elif action == "report":
+        world.progress = report(index * 10, attempt=world.status.attempt, at=world.now, total_steps=100)
+    elif name is None:
+        return
+    elif action == "delete":
+        del world.pods[name]
+    elif action == "evict":
+        world.end(name, 137, disruption="EvictionByEvictionAPI: drained")
+    else:
+        code = {"fail": 1, "oom": 137, "succeed": 0}[action]
+        world.end(name, code, exit_reason="OOMKilled" if action == "oom" else "")
+
+
+def _check_transitions(before: TrainingJobStatus, after: TrainingJobStatus) -> None:
+    """A condition's time moves exactly when its status flips."""
+    old = {found.type: found for found in before.conditions}
+    for found in after.conditions:
+        previous = old.get(found.type)
+        if previous is not None:
+            moved = previous.last_transition_time != found.last_transition_time
+            assert not moved or previous.status != found.status, found
+
+
+@given(st.integers(0, 5), st.booleans())
+def test_a_status_survives_the_way_through_json(steps: int, gangs: bool) -> None:
+    world = World(job(nodes=2), settings=SETTINGS if gangs else replace(SETTINGS, gang_served=False))
+    world.now = NOW.replace(microsecond=123456)
+    for _ in range(steps):
+        world.step()
+        world.run_pods()
+    text = json.dumps(world.status.dump())
+    assert TrainingJobStatus.model_validate(json.loads(text)) == world.status
