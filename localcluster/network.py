@@ -61,7 +61,7 @@ def remove(kube_proxy: Path | None) -> None:
 
 
 def _remove_kubernetes_chains() -> None:
-    """What kube-proxy's own cleaning leaves: a kubelet's chains, and those that only tell whether rules were flushed."""
+    """What kube-proxy's own cleaning leaves: a kubelet's chains, and those that only tell of a flush."""
     for program in ("iptables", "ip6tables"):
         for table in ("mangle", "nat", "filter"):
             command = [program, "-w", "-t", table]
