@@ -1,4 +1,4 @@
-"""Leader election on fake time: whatever the network does, never two leaders, and always one in the end."""
+"""Leader election on fake time: whatever the network does, never two leaders, and one soon after all is well."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aifactory.kube.api import PatchType
 from aifactory.kube.errors import ServerError, Unreachable
 from aifactory.kube.lease import LeaderElection, LeaseConfig
 from aifactory.kube.resources import LEASES, Key, Resource
-from tests.support.faketime import FakeClock, run, until
+from tests.support.faketime import FakeClock, run
 from tests.unit.memory_api import MemoryApi
 
 
@@ -78,7 +78,7 @@ async def take_part(election: LeaderElection) -> None:
 
 @given(seed=st.integers(0, 2**32), replicas=st.integers(2, 4))
 @settings(max_examples=100, deadline=None)
-def test_never_two_leaders_and_always_one_in_the_end(seed: int, replicas: int) -> None:
+def test_never_two_leaders_and_one_soon_after_all_is_well(seed: int, replicas: int) -> None:
     async def main() -> None:
         rng = random.Random(seed)
         api = MemoryApi(seed)
@@ -99,10 +99,9 @@ def test_never_two_leaders_and_always_one_in_the_end(seed: int, replicas: int) -
                 link.trouble = rng.choice([0.0, 0.0, 0.3, 0.8])
         for link in links:
             link.cut, link.trouble = False, 0.0
-        await until(leaders, seconds=60)
-        await asyncio.sleep(5)
+        await asyncio.sleep(60)  # calls that were under way in the bad times have ended by then
         (leader,) = leaders()
-        await until(lambda: all(election.leader_address == f"{leader}:1" for election in elections), seconds=10)
+        assert {election.leader_address for election in elections} == {f"{leader}:1"}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
