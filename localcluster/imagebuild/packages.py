@@ -30,7 +30,7 @@ _OF_PREFIX = ("bin", "share", "include", "etc")
 _PLATFORM = "{machine}-manylinux_2_36"
 _SHEBANG = re.compile(rb"\A#!.*python.*\n|\A#!/bin/sh\n'''exec' .*\n' '''\n")
 _PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;\\]+)")
-_RECIPE = 1  # raise it when the code here makes other layers of the same input
+_RECIPE = 2  # raise it when the code here makes other layers of the same input
 
 
 def ensure(store: Store, on: Base, lock: Path, earlier: Sequence[Path]) -> Layer:
@@ -49,10 +49,10 @@ def ensure(store: Store, on: Base, lock: Path, earlier: Sequence[Path]) -> Layer
         size = _install(wanted, scratch, root / SITE)
         # The layer now and, later, the same files unpacked by containerd.
         store.require_space(int(size * 2.2), f"the layer of {lock.name}")
-        _compile(root)
-        say(f"writing the layer of {lock.name}: {size / 1e9:.1f} GB")
         prefix = scratch / "prefix"
         separate_prefix(root / SITE, prefix)
+        _compile(root)
+        say(f"writing the layer of {lock.name}: {size / 1e9:.1f} GB")
         entries = [*tree_entries(root / SITE, SITE), *tree_entries(prefix, "usr/local")]
         layer = store.add_layer(lambda output: write_layer(entries, output))
     store.remember_layer(key, layer, {"lock": lock.name})
