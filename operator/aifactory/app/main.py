@@ -240,6 +240,8 @@ class KopfProcess(Process):
             await kopf.operator(
                 registry=shell.registry(self._kinds, login),
                 settings=shell.settings(),
+                # kopf would make one from the user's name, which a container's user need not have.
+                identity=self._options.identity,  # type: ignore[arg-type] # a private NewType of str
                 standalone=True,
                 clusterwide=namespace is None,
                 namespaces=[namespace] if namespace is not None else [],
