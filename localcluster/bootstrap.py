@@ -193,7 +193,6 @@ class Cluster:
         if self.supervisor.record("containerd") is None and not shims:
             remains.clear(self.layout)
         checks.ports({name for name in NAMES if self.supervisor.record(name) is not None})
-        debian.load_kernel_modules(("overlay",))
         checks.kernel()
 
     def _start(self, program: Program) -> None:

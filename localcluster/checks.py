@@ -74,14 +74,20 @@ def disk(layout: Layout) -> None:
 
 
 def kernel() -> None:
-    """Needs the packages to be installed, so that modules can be loaded."""
-    if "\toverlay\n" not in Path("/proc/filesystems").read_text():
+    """File systems and networks. Needs the Debian packages."""
+    if not _has_overlay():
+        subprocess.run(["modprobe", "overlay"], capture_output=True)
+    if not _has_overlay():
         raise CannotRun("this kernel has no overlay file system, which container images need (try: modprobe overlay)")
     other = network.in_use_by_others()
     if other is not None:
         raise CannotRun(
             f"the cluster's addresses are in use on this machine: {other}; remove it or use another machine"
         )
+
+
+def _has_overlay() -> bool:
+    return "\toverlay\n" in Path("/proc/filesystems").read_text()
 
 
 def ports(alive: set[str]) -> None:

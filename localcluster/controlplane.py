@@ -21,7 +21,7 @@ from types import TracebackType
 from localcluster import controlcommands as commands
 from localcluster import parts
 from localcluster.api import Api
-from localcluster.paths import SOURCES
+from localcluster.paths import SOURCES, cache_dir
 from localcluster.pki import Authority
 from localcluster.processes import Program, Supervisor
 
@@ -47,8 +47,9 @@ class ControlPlane:
         requests_per_second: int = 1000,
         extra_flags: Sequence[str] = (),
     ) -> None:
-        # Not under $TMPDIR: the names of its sockets must stay short.
-        self.directory = Path(tempfile.mkdtemp(prefix="aifactory-cp-", dir="/tmp"))
+        # The names of its sockets must stay short.
+        place = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else cache_dir()
+        self.directory = Path(tempfile.mkdtemp(prefix="aifactory-cp-", dir=place))
         self.audit_log = self.directory / "audit.log"
         self.kubeconfig = self.directory / "kubeconfig"
         self.endpoint = commands.Endpoint("127.0.0.1", _free_port())

@@ -1,4 +1,4 @@
-"""Debian packages and kernel modules the cluster needs from its host. Installs what is missing, never removes.
+"""Debian packages the cluster needs on its host. Installs what is missing, never removes.
 
 The caller's apt configuration and environment are used as they are.
 """
@@ -9,9 +9,8 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
-from localcluster.console import CannotRun, say, warn
+from localcluster.console import CannotRun, say
 
 CLUSTER_PACKAGES = (
     "runc",
@@ -62,13 +61,3 @@ def _apt(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def last_line(text: str) -> str:
     lines = text.strip().splitlines()
     return lines[-1] if lines else "apt-get gave no reason"
-
-
-def load_kernel_modules(names: Sequence[str]) -> None:
-    """Best effort: a module may be built in, and a container may not be allowed to load any."""
-    for name in names:
-        if (
-            subprocess.run(["modprobe", name], capture_output=True).returncode
-            and not Path(f"/sys/module/{name}").exists()
-        ):
-            warn(f"kernel module {name} could not be loaded; continuing in case it is built in")

@@ -128,6 +128,8 @@ def _build(spec: Part, target: Path) -> None:
     go = toolchain.ensure_go()
     say(f"building {spec.name} ({', '.join(spec.binaries)}): minutes the first time, kept in {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{spec.name}-*"):
+        shutil.rmtree(left, ignore_errors=True)  # of a build that was killed
     staging = Path(tempfile.mkdtemp(prefix=f".{spec.name}-", dir=target.parent))
     try:
         for program, package in spec.binaries.items():

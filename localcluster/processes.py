@@ -103,7 +103,7 @@ class Supervisor:
         if log.exists() and log.stat().st_size > _LOG_LIMIT:
             log.replace(log.with_suffix(".log.1"))
         prefix = ("setpriv", "--pdeathsig", "KILL", "--") if self._die_with_caller else ()
-        environment = {"PATH": _SYSTEM_PATH, "HOME": "/root", "LANG": "C.UTF-8", MARK: str(self.directory)}
+        environment = {"PATH": _SYSTEM_PATH, "HOME": str(self.directory), "LANG": "C.UTF-8", MARK: str(self.directory)}
         with log.open("ab") as output:
             child = subprocess.Popen(
                 (*prefix, *program.command),

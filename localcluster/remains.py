@@ -22,6 +22,7 @@ from localcluster.processes import end, start_ticks
 _CGROUPS = Path("/sys/fs/cgroup")
 # The kubelet's links to the logs of containers, for collectors of logs: its name is the same everywhere.
 _CONTAINER_LOGS = Path("/var/log/containers")
+_CONTROLLERS = ("cpu", "cpuset", "hugetlb", "io", "memory", "pids")
 _SHIM = "containerd-shim-runc-v2"
 
 
@@ -81,8 +82,16 @@ def cgroup_hierarchies() -> list[Path]:
 
 
 def make_cgroup() -> None:
+    """The group that all pods are under. Without it, the kubelet could not tell ours from another kubelet's."""
     for hierarchy in cgroup_hierarchies():
         (hierarchy / CGROUP).mkdir(exist_ok=True)
+        for controller in _CONTROLLERS:
+            try:
+                # Version 2: a group has the controllers that the one above it hands down. Version 1 has no such file.
+                with (hierarchy / "cgroup.subtree_control").open("r+") as control:
+                    control.write(f"+{controller}")
+            except OSError:
+                continue  # not in this kernel; the kubelet says what it misses
 
 
 def remove_cgroup() -> None:

@@ -67,7 +67,7 @@ def test_another_distribution_is_refused(tmp_path: Path, os_release: str, messag
 
 
 def test_derivatives_of_debian_are_welcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("localcluster.checks.shutil.which", lambda name: f"/usr/bin/{name}")
     for text in ("ID=debian\n", "ID=ubuntu\nID_LIKE=debian\n", 'ID=pop\nID_LIKE="ubuntu debian"\n'):
         (tmp_path / "os-release").write_text(text)
         checks.distribution(tmp_path / "os-release")
