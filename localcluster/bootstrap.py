@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 from localcluster import (
@@ -211,16 +212,20 @@ class Cluster:
         """Start it; once more on an empty directory if it cannot live with its data, as after a power cut."""
         self._start(program)
         socket = Path(controlcommands.etcd_socket(self.layout.etcd).removeprefix("unix://"))
+        # It listens before it has read its data, and may yet die of them.
+        healthy = partial(processes.answers, socket, b"GET /health HTTP/1.0\r\n\r\n", b'"health":"true"')
         try:
-            self.supervisor.wait("etcd", "ready", lambda: processes.answers(socket), 30)
-        except CannotRun as error:
+            self.supervisor.wait("etcd", "ready", healthy, 30)
+        except CannotRun:
             if not (self.layout.etcd / "data").exists() or self.supervisor.record("etcd") is not None:
                 raise
             kept = self.layout.etcd / f"data.broken-{int(time.time())}"
-            warn(f"etcd cannot read its data, which is now in {kept}; the cluster starts empty. {error}")
+            warn(
+                f"etcd cannot read its data (see {self.supervisor.log('etcd')}); kept in {kept}, the cluster starts empty"
+            )
             (self.layout.etcd / "data").rename(kept)
             self._start(program)
-            self.supervisor.wait("etcd", "ready", lambda: processes.answers(socket), 30)
+            self.supervisor.wait("etcd", "ready", healthy, 30)
 
     def _containerd_answers(self) -> bool:
         return processes.answers(self.layout.containerd_socket)

@@ -18,6 +18,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from localcluster.console import CannotRun
@@ -246,14 +247,21 @@ def last_lines(path: Path, lines: int) -> Iterable[str]:
         return ["(no log)"]
 
 
-def answers(socket_path: Path) -> bool:
-    """Whether somebody listens on a UNIX socket; a file that a killed process left behind does not answer."""
+def answers(socket_path: Path, question: bytes = b"", expected: bytes = b"") -> bool:
+    """Whether somebody listens on a UNIX socket and, if asked a question, says what is expected.
+
+    A file that a killed process left behind does not answer.
+    """
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(2)
         try:
             probe.connect(str(socket_path))
+            if not question:
+                return True
+            probe.sendall(question)
+            return expected in b"".join(iter(partial(probe.recv, 4096), b""))
         except OSError:
             return False
-        return True
 
 
 def raise_open_file_limit() -> None:
