@@ -10,11 +10,12 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from aifactory_agent import __version__, logs
 from aifactory_agent.artifacts import transfer
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logs.setup(options.log_level)
     if options.command == "serve":
-        return _serve(options)
+        _serve(options)
     work = _publish if options.command == "publish" else _verify
     try:
         answer, code = work(options).as_result(), 0
@@ -61,7 +62,7 @@ def _verify(options: argparse.Namespace) -> transfer.Artifact:
     return transfer.verify(store, options.digest, options.format)
 
 
-def _serve(options: argparse.Namespace) -> int:
+def _serve(options: argparse.Namespace) -> NoReturn:
     from aifactory_agent.serve.main import Options, serve  # needs gRPC, which publish and verify do not
 
     given = Options(
@@ -72,7 +73,10 @@ def _serve(options: argparse.Namespace) -> int:
         mounts=_mounts(options),
         load_timeout_seconds=options.load_timeout_seconds,
     )
-    return asyncio.run(serve(given))
+    code = asyncio.new_event_loop().run_until_complete(serve(given))
+    logging.shutdown()
+    # A thread may hang in a read from a store for a while yet; nothing it does counts any more.
+    os._exit(code)
 
 
 def _report(path: Path, answer: dict[str, Any]) -> None:

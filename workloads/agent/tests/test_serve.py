@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +266,55 @@ def test_sigterm_ends_it_while_it_works(triton: TritonProcess, agent: AgentProce
     started = time.monotonic()
     assert agent.stop() == 0
     assert time.monotonic() - started < 4
+
+
+def test_a_store_that_hangs_holds_up_neither_other_models_nor_the_end(
+    triton: TritonProcess, agent: AgentProcess, published: Published, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never says a word
+        folder = tmp_path / "secrets" / "s3"
+        folder.mkdir(parents=True)
+        values = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+        values["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for key, value in values.items():
+            (folder / key).write_text(value)
+        agent.secrets = folder.parent
+        triton.start()
+        hanging = published("slow", 1) | {"uri": "s3://bucket/slow", "secret": "s3"}
+        agent.want(hanging, published("gpt", 1))
+        agent.start()
+        agent.wait_state("gpt", 1, "Ready")
+        assert agent.model("slow", 1)["state"] == "Fetching"
+        started = time.monotonic()
+        assert agent.stop() == 0
+        assert time.monotonic() - started < 4
+
+
+def test_a_full_volume_is_told_and_the_models_that_run_go_on(
+    triton: TritonProcess, agent: AgentProcess, published: Published
+) -> None:
+    triton.repository.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(triton.repository)], check=False)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        triton.start()
+        agent.want(published("gpt", 1))
+        agent.start()
+        agent.wait_ready()
+        filler = triton.repository / "filler"
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        agent.want(published("gpt", 2), revision="s")
+        failed = agent.wait_state("gpt", 2, "Failed")
+        assert failed["reason"] == "DiskFull"
+        assert "enlarge /repository" in failed["message"]
+        assert generate(triton, "gpt") == (200, "gpt 1")
+        filler.unlink()
+        agent.wait_ready("s")
+        assert list((triton.repository / "incoming").iterdir()) == []
+    finally:
+        agent.kill()
+        triton.kill()
+        subprocess.run(["umount", str(triton.repository)], check=True)

@@ -20,9 +20,9 @@ from aifactory_agent.artifacts.uri import ArtifactUri
 from aifactory_agent.errors import AgentError, Reason
 
 CONNECT_TIMEOUT_SECONDS = 10
-READ_TIMEOUT_SECONDS = 60
+READ_TIMEOUT_SECONDS = 30
 """Without a byte for this long a request is tried again; a slow store that sends something is waited for."""
-ATTEMPTS = 5
+ATTEMPTS = 3
 
 _FULL_CODES = frozenset({"QuotaExceeded", "InsufficientStorage", "StorageFull", "XMinioStorageFull", "507"})
 _DENIED_CODES = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "403"})

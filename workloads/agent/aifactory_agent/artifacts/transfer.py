@@ -119,7 +119,7 @@ def _fetch_file(stream: BinaryIO, path: str, target: Path, cancel: threading.Eve
 
             return hash_stream(stream, path, sink)
     except OSError as error:
-        message = f"cannot write {path} to the serving pod's volume: {error.strerror}; enlarge /repository"
+        message = f"cannot write {path} to the serving pod's volume ({error.strerror}); enlarge /repository"
         raise AgentError(Reason.DISK_FULL, message) from error
 
 

@@ -34,7 +34,8 @@ STARTING_PERIOD_SECONDS = 0.2
 """While Triton is not up: seconds count in a cold start."""
 CHECK_SECONDS = 5.0
 """How often a version that is READY is asked again. Triton 2.51 says READY also when the model's process has died."""
-_CONCURRENT_FETCHES = 2
+_CONCURRENT_FETCHES = 4
+"""More than one, so that a store that hangs does not hold up the others."""
 
 
 class Reconciler:
@@ -69,6 +70,7 @@ class Reconciler:
         self._tasks: set[asyncio.Task[None]] = set()
         self._fetch_slots = asyncio.Semaphore(_CONCURRENT_FETCHES)
         self._wake = asyncio.Event()
+        self._stopping = False
         self.status = Status()
 
     async def run(self) -> None:
@@ -85,6 +87,7 @@ class Reconciler:
                 except TimeoutError:
                     pass
         finally:
+            self._stopping = True
             for _, cancel in self._fetches.values():
                 cancel.set()
             for task in self._tasks:
@@ -174,8 +177,9 @@ class Reconciler:
             except Exception:
                 _log.exception("unexpected failure; it is tried again")
             finally:
-                # What was done must be observed before the planner may act on the model again.
-                await self._observe()
+                if not self._stopping:
+                    # What was done must be observed before the planner may act on the model again.
+                    await self._observe()
                 done()
                 self._wake.set()
 

@@ -70,19 +70,20 @@ class Repository:
             folder.parent.mkdir(parents=True, exist_ok=True)
             incoming.rename(folder)
         except OSError as error:
-            message = f"cannot write {spec.key} to the serving pod's volume: {error}; enlarge /repository"
-            raise AgentError(Reason.DISK_FULL, message) from error
+            raise _full(str(spec.key), error) from error
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
         return Present(artifact.digest, config.identity)
 
-    def configure(self, name: str, versions: Iterable[int], leader: ModelSpec | None) -> ServingConfig:
+    def configure(self, name: str, versions: Iterable[int], leader: ModelSpec | None) -> None:
         """Write the model's config.pbtxt for these versions; without a leader the newest of them is the model."""
         chosen = list(versions)
         key = leader.key if leader else ModelKey(name, max(chosen))
         config = self.serving_config(key)
-        _write_atomically(self._models / name / "config.pbtxt", config.render(name, chosen))
-        return config
+        try:
+            _write_atomically(self._models / name / "config.pbtxt", config.render(name, chosen))
+        except OSError as error:
+            raise _full(f"the configuration of {name}", error) from error
 
     def serving_config(self, key: ModelKey) -> ServingConfig:
         """How a checked version is served."""
@@ -110,11 +111,19 @@ def _key(folder: Path) -> ModelKey:
     return ModelKey(folder.parent.name, int(folder.name) if folder.name.isdecimal() else 0)
 
 
+def _full(what: str, error: OSError) -> AgentError:
+    message = f"cannot write {what} to the serving pod's volume ({error.strerror or error}); enlarge /repository"
+    return AgentError(Reason.DISK_FULL, message)
+
+
 def _write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ an answer.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -36,6 +37,8 @@ _CHANNEL = [
 ]
 _GONE = ("StatusCode.UNAVAILABLE", "StatusCode.CANCELLED")
 _LATE = "StatusCode.DEADLINE_EXCEEDED"
+_FRAME = re.compile(r".*\(\d+\): [\w<>.]+")
+_WORDS_LIMIT = 1500
 
 
 class Triton:
@@ -139,8 +142,9 @@ class Triton:
         return first
 
     def _unavailable(self, error: InferenceServerException) -> AgentError:
-        message = f"Triton does not answer at {self._address}: {_words(error)}"
-        return AgentError(Reason.TRITON_UNAVAILABLE, message)
+        # gRPC's words for a refused connection change from try to try; a status message must not.
+        words = "" if error.status() in _GONE else f": {_words(error)}"
+        return AgentError(Reason.TRITON_UNAVAILABLE, f"Triton does not answer at {self._address}{words}")
 
 
 def _wanted(tensor: Tensor, config: ServingConfig) -> bool:
@@ -172,7 +176,6 @@ def _check_output(tensor: Tensor, value: Any, batched: bool) -> None:
 
 
 def _words(error: InferenceServerException) -> str:
-    """Triton's own message, on one line and without Python's import machinery."""
-    lines = [line.strip() for line in str(error.message()).splitlines()]
-    kept = [line for line in lines if line and line != "At:" and "<frozen importlib" not in line]
-    return " ".join(kept) or str(error)
+    """Triton's own message, on one line and without the call stack of the worker process."""
+    lines = (line.strip() for line in str(error.message()).splitlines())
+    return " ".join(line for line in lines if line and line != "At:" and not _FRAME.fullmatch(line))[:_WORDS_LIMIT]
