@@ -220,9 +220,7 @@ class Cluster:
             if not (self.layout.etcd / "data").exists() or self.supervisor.record("etcd") is not None:
                 raise
             kept = self.layout.etcd / f"data.broken-{int(time.time())}"
-            warn(
-                f"etcd cannot read its data (see {self.supervisor.log('etcd')}); kept in {kept}, the cluster starts empty"
-            )
+            warn(f"etcd cannot read its data (see {self.supervisor.log('etcd')}): kept in {kept}; the cluster is empty")
             (self.layout.etcd / "data").rename(kept)
             self._start(program)
             self.supervisor.wait("etcd", "ready", healthy, 30)

@@ -54,7 +54,7 @@ class ControlPlane:
         self.kubeconfig = self.directory / "kubeconfig"
         self.endpoint = commands.Endpoint("127.0.0.1", _free_port())
         self._authority = Authority(self.directory / "pki")
-        self._supervisor = Supervisor(self.directory, die_with_caller=True)
+        self.supervisor = Supervisor(self.directory, die_with_caller=True)
         self._wanted = {"controllers": controllers, "scheduler": scheduler, "kwok": kwok}
         self._audit_policy = audit_policy
         self._rate = requests_per_second
@@ -82,13 +82,13 @@ class ControlPlane:
         try:
             self._authority.ensure()
             (self.directory / "etcd").mkdir(mode=0o700, exist_ok=True)
-            self._supervisor.start(commands.etcd(self.directory / "etcd"))
+            self.supervisor.start(commands.etcd(self.directory / "etcd"))
             admin = commands.administrator(self._authority)
             self._authority.kubeconfig(self.kubeconfig, self.url, admin)
             self._api = Api(self.url, self._authority.certificate, admin)
             self.start_apiserver()
             for program in self._clients():
-                self._supervisor.start(program)
+                self.supervisor.start(program)
         except BaseException:
             self.stop()
             raise
@@ -96,18 +96,18 @@ class ControlPlane:
     def stop(self) -> None:
         """End every process and remove the directory."""
         for name in ("kwok", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"):
-            self._supervisor.stop(name, kill=True)
+            self.supervisor.stop(name, kill=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def start_apiserver(self, seconds: float = 60) -> None:
         """Start the API server on its port and its data, and wait until it is ready."""
         assert self._api is not None, "start() comes first"
-        self._supervisor.start(self._apiserver())
-        self._supervisor.wait("kube-apiserver", "ready", self._api.is_ready, seconds)
+        self.supervisor.start(self._apiserver())
+        self.supervisor.wait("kube-apiserver", "ready", self._api.is_ready, seconds)
 
     def stop_apiserver(self, kill: bool = False) -> None:
         """Take the API server away, keeping the data: in order, or with ``kill`` as a crash does."""
-        self._supervisor.stop("kube-apiserver", kill=kill)
+        self.supervisor.stop("kube-apiserver", kill=kill)
 
     def restart_apiserver(self, kill: bool = False) -> None:
         self.stop_apiserver(kill)
@@ -115,17 +115,17 @@ class ControlPlane:
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Signal one of the processes: SIGSTOP and SIGCONT make an API server that hangs."""
-        self._supervisor.signal(name, number)
+        self.supervisor.signal(name, number)
 
     def pid(self, name: str) -> int:
         """The process id of a component that runs ('kube-apiserver', 'etcd', ...). Raises KeyError if it does not."""
-        record = self._supervisor.record(name)
+        record = self.supervisor.record(name)
         if record is None:
             raise KeyError(name)
         return record.pid
 
     def log(self, name: str) -> Path:
-        return self._supervisor.log(name)
+        return self.supervisor.log(name)
 
     def identity(self, user: str, groups: Sequence[str] = ()) -> Path:
         """The kubeconfig of any user, e.g. of one that has only an operator's rights."""

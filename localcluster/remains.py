@@ -55,7 +55,7 @@ def kill_containers() -> None:
     """End every process in our control group. A container may start one while we look, so until none is left."""
     deadline = time.monotonic() + 10
     while True:
-        found = {pid: ticks for pid in _container_processes() if (ticks := start_ticks(pid)) is not None}
+        found = {pid: ticks for pid in container_processes() if (ticks := start_ticks(pid)) is not None}
         if not found:
             return
         if time.monotonic() > deadline:
@@ -63,7 +63,8 @@ def kill_containers() -> None:
         end(found, kill=True)
 
 
-def _container_processes() -> set[int]:
+def container_processes() -> set[int]:
+    """Every process of every container."""
     found: set[int] = set()
     for hierarchy in cgroup_hierarchies():
         for listed in (hierarchy / CGROUP).rglob("cgroup.procs"):
