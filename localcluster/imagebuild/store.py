@@ -91,8 +91,10 @@ class Store:
         try:
             with os.fdopen(handle, "wb", buffering=1 << 20) as output:
                 layer = write(output)
-            temporary.chmod(0o444)
-            temporary.rename(self.blob(layer.digest))
+            # One that exists stays: containerd may share it by a hard link, which a new file would not.
+            if not self.blob(layer.digest).exists():
+                temporary.chmod(0o444)
+                temporary.rename(self.blob(layer.digest))
         finally:
             temporary.unlink(missing_ok=True)
         return layer

@@ -186,6 +186,14 @@ def test_the_store_is_an_image_layout_that_other_tools_read(repository: Reposito
     ]
 
 
+def test_making_a_layer_again_keeps_its_file(repository: Repository) -> None:
+    blob = repository.store.blob(repository.base.layer.digest)
+    inode = blob.stat().st_ino
+    assert repository.store.add_layer(lambda output: write_layer([Entry("opt")], output)) == repository.base.layer
+    assert blob.stat().st_ino == inode
+    assert not list((repository.store.root / "tmp").iterdir())
+
+
 def test_a_write_that_fails_leaves_no_blob(repository: Repository) -> None:
     def fail(output: Any) -> Layer:
         output.write(b"half")
