@@ -70,7 +70,7 @@ class Cluster:
                 say("the cluster is up")
                 return
             say("bringing the cluster up")
-            self._clear_remains(programs)
+            self._clear_remains()
             network.ensure()
             remains.make_cgroup()
             processes.raise_open_file_limit()
@@ -92,8 +92,7 @@ class Cluster:
             self.layout.volumes,
         ):
             directory.mkdir(parents=True, exist_ok=True)
-        # A container's user must be able to walk down to its own root file system and volumes.
-        self.layout.root.chmod(0o711)
+        self.layout.root.chmod(0o700)  # runtimes reach into it for their containers, so only root needs to
         self._authority.ensure()
         self._authority.kubeconfig(self.layout.kubeconfig, API.url, controlcommands.administrator(self._authority))
 
@@ -185,7 +184,7 @@ class Cluster:
         found = node.get(api)
         return node.is_ready(found) and node.has_gpus(found) and api.is_ready() and addons.names_resolve()
 
-    def _clear_remains(self, programs: dict[str, Program]) -> None:
+    def _clear_remains(self) -> None:
         """End processes of ours that no pid file tells of, and what dead containers left."""
         known = {record.pid for name in NAMES if (record := self.supervisor.record(name)) is not None}
         strays = {pid: ticks for pid, ticks in self.supervisor.orphans().items() if pid not in known}
