@@ -1,26 +1,111 @@
-"""`make bench`."""
+"""`make bench`: run scenarios, print the table, keep the figures, fail when one leaves its range.
+
+    python -m tests.bench [SCENARIO ...] [--scale 0.1] [--idle-seconds 60] [--docs]
+
+Every scenario starts control planes of its own and ends them; nothing is left behind.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from tests.bench.scenarios import jobs
+from tests.bench import report
+from tests.bench.plane import ROOT
+from tests.bench.scenarios import jobs, poison, pools, restart, steady
 from tests.bench.sides import Load
+from tests.bench.verdict import judge
+
+Scenario = Callable[[argparse.Namespace], Awaitable[dict[str, Any]]]
 
 
-async def _main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--count", type=int, default=50)
-    parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--gang", action="store_true")
-    o = parser.parse_args()
-    found: Any = await jobs.run(Load(o.count, o.nodes, gang=o.gang))
-    for s in ("limit", "ours"):
-        found[s].pop("timeline")
-    print(json.dumps(found, indent=1))
+def _scaled(options: argparse.Namespace, count: int) -> int:
+    return max(1, round(count * options.scale))
 
 
-asyncio.run(_main())
+SCENARIOS: dict[str, Scenario] = {
+    "jobs-1": lambda o: jobs.run(Load(_scaled(o, 1000), 1)),
+    "jobs-8": lambda o: jobs.run(Load(_scaled(o, 100), 8)),
+    "gangs-8": lambda o: jobs.run(Load(_scaled(o, 100), 8, gang=True)),
+    "restart": lambda o: restart.run(Load(_scaled(o, 20), 8, short=False)),
+    "large": lambda o: restart.run(Load(1, _scaled(o, 1000), short=False)),
+    "pools": lambda o: pools.run(_scaled(o, 500)),
+    "steady": lambda o: steady.run(Load(_scaled(o, 1000), 8, short=False), o.idle_seconds),
+    "poison": lambda o: poison.run(_scaled(o, 300)),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure the operator on fake nodes.")
+    parser.add_argument("scenario", nargs="*", help=f"of: {', '.join(SCENARIOS)} (default: all)")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of objects")
+    parser.add_argument("--idle-seconds", type=float, default=300.0, help="how long the steady scenario rests")
+    parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench", help="directory for the figures")
+    parser.add_argument("--docs", action="store_true", help="write docs/performance.md from all figures kept so far")
+    options = parser.parse_args()
+    unknown = [name for name in options.scenario if name not in SCENARIOS]
+    if unknown:
+        parser.error(f"no scenario named {', '.join(unknown)}; there are: {', '.join(SCENARIOS)}")
+    options.output.mkdir(parents=True, exist_ok=True)
+    kept = options.output / "results.json"
+    results = json.loads(kept.read_text()) if kept.exists() else {"scenarios": {}}
+    names = options.scenario or list(SCENARIOS)
+    for name in names:
+        results["machine"] = machine()
+        print(f"{name} ... (load {results['machine']['load']})", flush=True)
+        started = time.monotonic()
+        results["scenarios"][name] = asyncio.run(_run(name, options))
+        results["scenarios"][name]["machineLoad"] = results["machine"]["load"]
+        kept.write_text(json.dumps(results, indent=1))
+        print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+        print(report.table(judge({name: results["scenarios"][name]})), flush=True)
+    if options.docs:
+        ordered = {name: results["scenarios"][name] for name in SCENARIOS if name in results["scenarios"]}
+        results["scenarios"] = ordered
+        report.write_pages(results, judge(ordered), ROOT / "docs")
+    left = [v for v in judge({name: results["scenarios"][name] for name in names}) if not v.in_range]
+    for verdict in left:
+        print(
+            f"out of range: {verdict.what}: {verdict.value:g}, not in {verdict.low:g} to {verdict.high:g}",
+            file=sys.stderr,
+        )
+    return 1 if left else 0
+
+
+async def _run(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    return await SCENARIOS[name](options)
+
+
+def machine() -> dict[str, Any]:
+    """Where and when this is measured."""
+    processors = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"^model name\s*: (.+)$", processors, re.MULTILINE)
+    memory = re.search(r"^MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    versions = (ROOT / "localcluster" / "parts" / "kubernetes" / "go.mod").read_text()
+    kubernetes = re.search(r"k8s\.io/kubernetes (v[\d.]+)", versions)
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "commit": commit.strip() or "unknown",
+        "cpus": os.cpu_count(),
+        "model": model.group(1) if model else platform.machine(),
+        "memory": round(int(memory.group(1)) / (1 << 20)) if memory else 0,
+        "kubernetes": kubernetes.group(1) if kubernetes else "unknown",
+        "python": platform.python_version(),
+        "load": " ".join(Path("/proc/loadavg").read_text().split()[:3]),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -78,6 +78,8 @@ class Client:
         """Complete lines of a watch as they arrive."""
         rest = b""
         async with self._session.get(self._url(path), timeout=aiohttp.ClientTimeout(total=None)) as response:
+            if response.status != 200:
+                raise RequestFailed(response.status, f"watch {path}", await response.read())
             while chunk := await response.content.readany():
                 *lines, rest = (rest + chunk).split(b"\n")
                 if lines:

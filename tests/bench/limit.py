@@ -104,10 +104,13 @@ class Limit:
     async def _follow(self, version: str) -> None:
         selector = quote("app.kubernetes.io/managed-by=aifactory", safe="")
         decode = msgspec.json.Decoder(_Event).decode
-        async for lines in self._client.watch(f"{PODS}?watch=true&resourceVersion={version}&labelSelector={selector}"):
-            for line in lines:
-                event = decode(line)
-                self._see(event.type, event.object)
+        while True:  # an API server under load ends a watch that does not keep up
+            path = f"{PODS}?watch=true&resourceVersion={version}&labelSelector={selector}"
+            async for lines in self._client.watch(path):
+                for line in lines:
+                    event = decode(line)
+                    version = event.object.metadata.resource_version
+                    self._see(event.type, event.object)
 
     def _see(self, type_: str, pod: _Pod) -> None:
         name = pod.metadata.name

@@ -88,7 +88,7 @@ def recipe(body: Json) -> Recipe:
     count = parsed.spec.nodes.count
     created = plan_training(Observed(parsed, _SETTINGS), now)
     assert created is not None
-    wanted = children.template_hash(parsed.spec, _SETTINGS)
+    wanted = next(c["metadata"]["labels"] for c in created.creates if c["kind"] == "Pod")[children.LABEL_TEMPLATE_HASH]
     pods = tuple(
         PodView(children.pod_name(parsed.metadata.name, index, 0), "uid", 0, index, wanted, "Running", "node", True)
         for index in range(count)
@@ -101,7 +101,9 @@ def recipe(body: Json) -> Recipe:
     assert complete is not None
     return Recipe(
         job=msgspec.json.encode(body),
-        children=tuple((RESOURCES[str(child["kind"])].collection(NAMESPACE), _bytes(child)) for child in created.creates),
+        children=tuple(
+            (RESOURCES[str(child["kind"])].collection(NAMESPACE), _bytes(child)) for child in created.creates
+        ),
         running=_bytes({"status": running.status.dump()}),
         complete=_bytes({"status": complete.status.dump()}),
         second_attempt=tuple(_bytes(children.pod(parsed, index, 1, _SETTINGS)) for index in range(count)),
@@ -116,5 +118,12 @@ def failed_status(now: datetime) -> Json:
     """The status patch of a pod whose trainer has just failed."""
     time = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     state = {"terminated": {"exitCode": 1, "reason": "Error", "startedAt": time, "finishedAt": time}}
-    container = {"name": "trainer", "image": "trainer", "imageID": "", "ready": False, "restartCount": 0, "state": state}
+    container = {
+        "name": "trainer",
+        "image": "trainer",
+        "imageID": "",
+        "ready": False,
+        "restartCount": 0,
+        "state": state,
+    }
     return {"status": {"phase": "Failed", "containerStatuses": [container]}}

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,9 +61,13 @@ class Process:
             raise ProcessEnded(f"{self.name} ended with {self._child.returncode}; its log ends with:\n{tail}")
 
     async def line(self) -> str:
-        """The next line it prints."""
+        """The next line it prints. Raises ProcessEnded if there will be none."""
         assert self._child.stdout is not None
-        return (await asyncio.to_thread(self._child.stdout.readline)).decode().strip()
+        line = (await asyncio.to_thread(self._child.stdout.readline)).decode().strip()
+        if not line:
+            self._child.wait(5)
+            self.check()
+        return line
 
     def say(self, text: str) -> None:
         assert self._child.stdin is not None
@@ -83,7 +88,8 @@ class Process:
         self._child.wait()
         for pipe in (self._child.stdin, self._child.stdout):
             if pipe is not None:
-                pipe.close()
+                with suppress(BrokenPipeError):
+                    pipe.close()
 
 
 class Operator(Process):
@@ -144,9 +150,13 @@ def memory(pid: int) -> Memory:
     return Memory(int(found["VmRSS"]) / 1024, int(found["VmHWM"]) / 1024)
 
 
-def lag_p99_ms(metrics_page: str) -> float:
-    """Upper bound of the 99th percentile of the event loop's lateness, as the histogram's buckets tell it."""
-    buckets = [(float(bound), float(count)) for bound, count in _LAG.findall(metrics_page)]
+def lag_p99_ms(page: str, earlier: str = "") -> float:
+    """Upper bound of the 99th percentile of the event loop's lateness, as the histogram's buckets tell it.
+
+    `earlier` is the metrics page at the beginning of the time that counts.
+    """
+    before = dict(_LAG.findall(earlier))
+    buckets = [(float(bound), float(count) - float(before.get(bound, 0))) for bound, count in _LAG.findall(page)]
     total = buckets[-1][1] if buckets else 0.0
     return next((bound * 1000 for bound, count in buckets if count >= 0.99 * total), 0.0) if total else 0.0
 

@@ -1,4 +1,4 @@
-"""Many jobs at once: from the first create to the last pod, the last pod running, the last job Complete in its status."""
+"""Many jobs at once: from the first create to the last pod, and to the last job Complete in its own status."""
 
 from __future__ import annotations
 

@@ -1,0 +1,197 @@
+"""What a run says: a table for the terminal, and docs/performance.md with its pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.bench.timeline import svg
+from tests.bench.verdict import Verdict
+
+Json = dict[str, Any]
+
+TITLES = {
+    "jobs-1": "jobs of one node, pods created",
+    "jobs-8": "jobs of 8 nodes, pods created",
+    "gangs-8": "jobs of 8 nodes, each a gang, pods created",
+    "restart": "coordinated restart, replacements created",
+    "large": "one large job restarted, replacements created",
+}
+
+
+def table(verdicts: list[Verdict]) -> str:
+    """Targets and what was measured, as Markdown that also reads well in a terminal."""
+    rows = [("What", "Target", "Measured", "")]
+    for verdict in verdicts:
+        if verdict.value is None:
+            continue
+        sign = ">=" if verdict.more else "<="
+        mark = "met" if verdict.met else ("not met" if verdict.in_range else "OUT OF RANGE")
+        rows.append((verdict.what, f"{sign} {verdict.target:g}", f"{verdict.value:g}", mark))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def sides_table(scenarios: Json) -> str:
+    """Both sides of the scenarios that have two."""
+    lines = [
+        "| Scenario | Side | Last pod created | Last pod running | Last job Complete | Job to Complete p50 / p99 | "
+        "Status behind pods p50 / p99 | Writes a job | Controller CPU | API server CPU | Peak RSS | Loop lag p99 |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, figures in scenarios.items():
+        if "completeSeconds" not in figures.get("ours", {}):
+            continue
+        for side in ("limit", "ours"):
+            f = figures[side]
+            whole, lag = f["jobToCompleteMs"], f["statusLagMs"]
+            rss = f"{f['peakRssMiB']:.0f} MiB" if side == "ours" else ""
+            loop = f"<= {f['loopLagP99Ms']:g} ms" if side == "ours" else ""
+            lines.append(
+                f"| {name} ({figures['jobs']} x {figures['nodes']}) | {side} | {f['podsCreatedSeconds']} s | "
+                f"{f['podsRunningSeconds']} s | {f['completeSeconds']} s | "
+                f"{whole['p50'] / 1000:.1f} s / {whole['p99'] / 1000:.1f} s | "
+                f"{lag['p50'] / 1000:.2f} s / {lag['p99'] / 1000:.2f} s | {f['writesPerJob']} | "
+                f"{f['cpuSeconds']['controller']} s | {f['cpuSeconds']['kube-apiserver']} s | {rss} | {loop} |"
+            )
+    return "\n".join(lines)
+
+
+def restart_table(scenarios: Json) -> str:
+    lines = [
+        "| Scenario | Side | Last pod created | Failed pod to all replacements p50 / p99 | Writes of the restart |",
+        "|---|---|---|---|---|",
+    ]
+    for name in ("restart", "large"):
+        if name not in scenarios:
+            continue
+        figures = scenarios[name]
+        for side in ("limit", "ours"):
+            f = figures[side]
+            writes = ", ".join(f"{count} {what}" for what, count in f["restartWrites"].items())
+            lines.append(
+                f"| {name} ({figures['jobs']} x {figures['nodes']}) | {side} | {f['podsCreatedSeconds']} s | "
+                f"{f['restartMs']['p50'] / 1000:.2f} s / {f['restartMs']['p99'] / 1000:.2f} s | {writes} |"
+            )
+    return "\n".join(lines)
+
+
+def write_pages(results: Json, verdicts: list[Verdict], docs: Path) -> None:
+    """docs/performance.md and its pictures. Generated: edit this module, not the page."""
+    pictures = docs / "images"
+    pictures.mkdir(parents=True, exist_ok=True)
+    scenarios = results["scenarios"]
+    shown = []
+    for name, title in TITLES.items():
+        figures = scenarios.get(name)
+        if figures is None:
+            continue
+        full = f"{figures['jobs']} x {figures['nodes']}: {title}"
+        curves = {side: figures[side]["timeline"] for side in ("limit", "ours")}
+        (pictures / f"bench-{name}.svg").write_text(svg(full, curves))
+        shown.append(f"![{full}](images/bench-{name}.svg)")
+    text = _PAGE.format(
+        targets=table(verdicts),
+        sides=sides_table(scenarios),
+        restarts=restart_table(scenarios),
+        others="\n\n".join(_others(scenarios)),
+        pictures="\n\n".join(shown),
+        **results["machine"],
+    )
+    (docs / "performance.md").write_text(text)
+
+
+def _others(scenarios: Json) -> list[str]:
+    found = []
+    if (pools := scenarios.get("pools")) is not None:
+        for phase, words in (("created", "created at once"), ("changed", "change to a new version of their model")):
+            f = pools[phase]
+            found.append(
+                f"**{pools['pools']} InferencePools {words}**: last pod created after {f['lastPodSeconds']} s, "
+                f"last pool serving after {f['lastServingSeconds']} s; {f['writesPerPool']} writes of ours a pool ({_writes(f)})."
+            )
+        found.append(
+            f"The operator used {pools['operatorCpuSeconds']} s of CPU and {pools['peakRssMiB']} MiB for both."
+        )
+    if (steady := scenarios.get("steady")) is not None:
+        idle, storm, cold, lead = (steady[key] for key in ("idle", "storm", "coldStart", "leaderKilled"))
+        found.append(
+            f"**{steady['jobs']} jobs with {steady['pods']} pods at rest** for {idle['seconds']:g} s: "
+            f"{sum(idle['writes'].values())} writes, {idle['operatorCpuSeconds']} s of CPU, {idle['rssMiB']} MiB "
+            f"(peak while they were created: {steady['filled']['peakRssMiB']} MiB)."
+        )
+        found.append(
+            f"**Storm of pod statuses** that change nothing, {storm['eventsPerSecond']} a second: "
+            f"{sum(storm['writes'].values())} writes, {storm['operatorCpuMicrosecondsPerEvent']} µs of CPU an event, "
+            f"event loop late by at most {storm['loopLagP99Ms']:g} ms (p99)."
+        )
+        found.append(
+            f"**Cold start** onto them: every store complete after {cold['readySeconds']} s "
+            f"({cold['readyCpuSeconds']} s of CPU), every object looked at after {cold['allReconciledCpuSeconds']} s "
+            f"of CPU, {sum(cold['writes'].values())} writes, {cold['rssMiB']} MiB."
+        )
+        found.append(
+            f"**Leader killed** while a pod fails: the standby's first write came {lead['firstWriteSeconds']} s later "
+            f"(lease: {lead['leaseSeconds']:g} s); {lead['podsOfNewAttempt']} pods were replaced, "
+            f"{lead['duplicatePods']} twice."
+        )
+    if (poison := scenarios.get("poison")) is not None:
+        alone, beside = poison["alone"], poison["beside"]
+        found.append(
+            f"**One poisoned job** with {poison['failingReconcilesPerMinute']} failing reconciles a minute: others got "
+            f"their pod {beside['p50']} ms (p50) and {beside['p99']} ms (p99) after their job was created, without it "
+            f"{alone['p50']} ms and {alone['p99']} ms."
+        )
+    return found
+
+
+def _writes(figures: Json) -> str:
+    return ", ".join(f"{count} {what}" for what, count in figures["writes"].items())
+
+
+_PAGE = """\
+# Performance
+
+Generated by `make bench`; do not edit. Figures of one machine on one day: compare the ratios, not the seconds.
+
+- Date: {date}, commit {commit}
+- Machine: {cpus} cores ({model}), {memory} GiB; Kubernetes {kubernetes}, Python {python}
+- Load of the machine before the run (1, 5, 15 minutes): {load}
+
+**How it is measured.** Real etcd (without fsync), API server, controllers and scheduler (client limits raised) on one
+machine, fake nodes by kwok: pods run as soon as they are bound and, where jobs are to end, succeed after a second.
+The *limit* is a program that knows in advance every object the operator will make, keeps 32 requests in flight and
+decides nothing; it takes its turn on a fresh control plane of its own. The operator runs as it does in a pod, with the
+rights of the chart. Times and write counts come from the API server's audit log. Jobs mount a claim that the user
+brings; without one, the operator writes one object more for each job.
+
+## Targets
+
+{targets}
+
+## Jobs from create to Complete
+
+{sides}
+
+A job's status may wait up to a second for what else changes soon; that is part of *status behind pods*. On a machine
+this small both sides wait for the API server most of the time, and the status waits with them.
+
+{pictures}
+
+## Restarts
+
+{restarts}
+
+## Rest, storms, starts and failures
+
+{others}
+
+## Run it
+
+`make bench` runs everything; `make bench SCENARIO=jobs-1` one scenario. It needs the programs of `make cluster` and no
+cluster. Expected ranges are in `tests/bench/expected.yaml`; a figure outside its range fails the run.
+"""

@@ -1,0 +1,55 @@
+"""Comparing figures with what is expected of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import yaml
+
+from tests.bench.plane import HERE
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One expectation and what was measured; None if the scenario was not run."""
+
+    scenario: str
+    what: str
+    target: float
+    low: float
+    high: float
+    more: bool
+    value: float | None
+
+    @property
+    def met(self) -> bool:
+        """The target is reached."""
+        return self.value is not None and (self.value >= self.target if self.more else self.value <= self.target)
+
+    @property
+    def in_range(self) -> bool:
+        """The run may pass."""
+        return self.value is None or self.low <= self.value <= self.high
+
+
+def judge(scenarios: Mapping[str, Any]) -> list[Verdict]:
+    """Every expectation, in the order of expected.yaml."""
+    found = []
+    for entry in yaml.safe_load((HERE / "expected.yaml").read_text()):
+        figures = scenarios.get(entry["scenario"])
+        value = None if figures is None else float(_at(figures, entry["path"]))
+        low, high = entry["range"]
+        found.append(
+            Verdict(entry["scenario"], entry["what"], entry["target"], low, high, entry.get("more", False), value)
+        )
+    return found
+
+
+def _at(figures: Any, path: str) -> Any:
+    """A figure by its path; `writes.total` is the sum of a table of writes."""
+    if path.endswith(".total"):
+        return sum(_at(figures, path.removesuffix(".total")).values())
+    return reduce(lambda value, key: value[key], path.split("."), figures)
