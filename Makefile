@@ -11,7 +11,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLUSTER := $(PYTHON) localcluster/cluster.py
 IMAGES := $(PYTHON) localcluster/images.py
-TORCH_PYTHON = $(shell $(PYTHON) workloads/torch/venv.py)
 # A cluster of your own: make demo KUBECONFIG=~/.kube/config
 KUBECONFIG ?=
 
@@ -26,7 +25,7 @@ demo: venv ## From a clean clone to generated text: cluster, images, operator, o
 	$(BIN)/python -m demo $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)")
 
 .PHONY: test
-test: verify test-unit test-workloads test-component test-cluster ## Everything CI runs: verify, unit, workloads, component and cluster tests
+test: verify test-unit test-sim test-workloads test-component test-cluster ## Everything CI runs: verify, unit, workloads, component and cluster tests
 
 .PHONY: verify
 verify: venv ## Format, lint, types, layers, and generated files up to date (under a minute)
@@ -57,8 +56,14 @@ test-unit: venv ## Planners, API, kube and engine layers, localcluster tools: no
 	$(BIN)/pytest tests/unit -q
 
 .PHONY: test-workloads
-test-workloads: venv ## Trainer, agent and Triton back ends with real PyTorch and Triton
-	$(MAKE) --no-print-directory -C workloads test PYTHON=$(PYTHON)
+test-workloads: ## Trainer, agent and Triton back ends with real PyTorch, Triton and S3
+	cd workloads/trainer && "$$($(PYTHON) ../torch/venv.py --test)" -m pytest -q tests
+	cd workloads/agent && "$$($(PYTHON) ../server/venv.py)" -m pytest -q tests
+	cd workloads/server && "$$($(PYTHON) ../server/venv.py)" -m pytest -q tests
+
+.PHONY: test-sim
+test-sim: venv ## The real planners and engine in a simulated cluster under faults (AIFACTORY_SIM_STEPS for more)
+	$(BIN)/pytest tests/sim -q
 
 .PHONY: test-component
 test-component: venv ## The operator's parts against a real kube-apiserver and etcd
