@@ -185,6 +185,13 @@ def _metadata_schema() -> dict[str, Any]:
 _NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes everything out: anchors and aliases are for machines."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def to_yaml(document: dict[str, Any]) -> str:
     """A generated file's content."""
-    return HEADER + yaml.safe_dump(document, sort_keys=False, width=120)
+    return HEADER + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=120)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from aifactory.api.base import Conditions, Model, ModelName, ObjectMeta, SecretRef
-from aifactory.api.rules import rule
+from aifactory.api.rules import no_parent_paths, rule
 from aifactory.api.trainingjob import Metric
 
 
@@ -24,7 +24,7 @@ class Source(Model):
                         "self.matches('^(s3://[a-z0-9][a-z0-9.-]*|pvc://[a-z0-9][a-z0-9.-]*)/.+$')",
                         "source.uri must be s3://bucket/path or pvc://claim/path",
                     ),
-                    rule("!self.contains('/../')", "source.uri must not contain '..'"),
+                    no_parent_paths("source.uri"),
                 ]
             },
         ),
@@ -117,6 +117,20 @@ class ModelVersionStatus(Model):
 
 class ModelVersion(Model):
     """One immutable version of a model; it is fetched and checked before a pool may serve it."""
+
+    # Names are unique in a namespace, and so are versions of a model by this.
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "self.metadata.name.startsWith(self.spec.model + '-v') && "
+                    "self.metadata.name.substring(self.spec.model.size() + 2).matches('^[1-9][0-9]{0,9}$') && "
+                    "int(self.metadata.name.substring(self.spec.model.size() + 2)) == self.spec.version",
+                    "metadata.name must be <spec.model>-v<spec.version>, for example tiny-gpt-v3",
+                )
+            ]
+        }
+    )
 
     metadata: Annotated[ObjectMeta, Field(exclude=True)]
     spec: ModelVersionSpec

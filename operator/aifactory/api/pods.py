@@ -23,7 +23,29 @@ class EnvVar(Model):
     model_config = ConfigDict(extra="allow", json_schema_extra=PRESERVE)
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
+    """Name of the variable."""
     value: str | None = None
+    """Value; $(OTHER) is replaced, also by variables that the operator sets."""
+
+
+class VolumeMount(Model):
+    """A volume at a path of the container."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra=PRESERVE)
+
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    """Name of one of the pod's volumes."""
+    mount_path: Annotated[str, Field(min_length=1, max_length=4096)]
+    """Path in the container."""
+
+
+class Volume(Model):
+    """A volume of the pod, of any of Kubernetes' types."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra=PRESERVE)
+
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    """Name for volumeMounts. Names that begin with aifactory- are ours."""
 
 
 class Resources(Model):
@@ -32,7 +54,9 @@ class Resources(Model):
     model_config = ConfigDict(extra="allow", json_schema_extra=PRESERVE)
 
     limits: Annotated[dict[str, Quantity], Field(max_length=32)] | None = None
+    """Most of each resource that the container may use."""
     requests: Annotated[dict[str, Quantity], Field(max_length=32)] | None = None
+    """What a node must have free for the container."""
 
 
 class Container(Model):
@@ -41,9 +65,13 @@ class Container(Model):
     model_config = ConfigDict(extra="allow", json_schema_extra=PRESERVE)
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
+    """Name of the container."""
     image: Annotated[str, Field(max_length=1024)] | None = None
+    """Image to run."""
     command: Annotated[tuple[str, ...], Field(max_length=256)] | None = None
+    """Program and its first arguments; left out: the image's entrypoint."""
     args: Annotated[tuple[str, ...], Field(max_length=256)] | None = None
+    """Further arguments."""
     env: (
         Annotated[
             tuple[EnvVar, ...],
@@ -54,7 +82,21 @@ class Container(Model):
         ]
         | None
     ) = None
+    """Environment variables."""
     resources: Resources | None = None
+    volume_mounts: (
+        Annotated[
+            tuple[VolumeMount, ...],
+            Field(
+                max_length=64,
+                json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["mountPath"]},
+            ),
+        ]
+        | None
+    ) = None
+    """Volumes in the container."""
+    security_context: FreeForm | None = None
+    """Security settings; what Pod Security `restricted` asks for is filled in where it is left out."""
 
 
 Containers = Annotated[
@@ -69,15 +111,31 @@ class PodSpec(Model):
     model_config = ConfigDict(extra="allow", json_schema_extra=PRESERVE)
 
     containers: Containers | None = None
+    """Containers of the pod."""
     init_containers: Containers | None = None
-    volumes: Annotated[tuple[FreeForm, ...], Field(max_length=64)] | None = None
+    """Containers that run before the others, or beside them with restartPolicy: Always."""
+    volumes: (
+        Annotated[
+            tuple[Volume, ...],
+            Field(
+                max_length=64,
+                json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            ),
+        ]
+        | None
+    ) = None
+    """Volumes of the pod."""
+    security_context: FreeForm | None = None
+    """Security settings of the pod; what Pod Security `restricted` asks for is filled in where it is left out."""
 
 
 class TemplateMeta(Model):
     """Labels and annotations for the pods. Keys under `aifactory.dev/` are ours."""
 
     labels: Annotated[dict[str, str], Field(max_length=64)] | None = None
+    """Labels for the pods."""
     annotations: Annotated[dict[str, str], Field(max_length=64)] | None = None
+    """Annotations for the pods."""
 
 
 class PodTemplate(Model):

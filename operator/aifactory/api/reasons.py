@@ -63,7 +63,6 @@ class Reason(StrEnum):
     PUBLISHING = "Publishing", "All pods succeeded and the result is being published."
     PUBLISH_FAILED = "PublishFailed", "The result could not be published; the publisher's own words are in the message."
     SUCCEEDED = "Succeeded", "All pods succeeded and the result, if any, is registered as a ModelVersion."
-    NOT_FINISHED = "NotFinished", "The job is neither complete nor failed."
     INVALID_SPEC = "InvalidSpec", "The stored object does not fit this operator's API; the message names the field."
 
     # ModelVersion
@@ -85,11 +84,9 @@ class Reason(StrEnum):
     STARTING = "Starting", "Serving pods are starting and loading the model."
     SERVING = "Serving", "The wanted version is loaded on every pod and the Service routes to it."
     SCALED_TO_ZERO = "ScaledToZero", "spec.replicas is 0: no pod, on purpose."
-    SCALING = "Scaling", "Pods are being added or removed."
     ROLLING_OUT = "RollingOut", "A new version comes up beside the one that takes the traffic."
     ROLLED_OUT = "RolledOut", "The wanted version takes all traffic."
     MODEL_LOAD_FAILED = "ModelLoadFailed", "Triton could not load the version; its own words are in the message."
-    NO_ROLLOUT = "NoRollout", "No change is under way."
     PODS_NOT_READY = "PodsNotReady", "Fewer pods are ready than wanted."
 
 

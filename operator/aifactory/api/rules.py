@@ -10,6 +10,11 @@ def rule(expression: str, message: str) -> JsonDict:
     return {"rule": expression, "message": message}
 
 
+def no_parent_paths(field: str) -> JsonDict:
+    """A URI may not leave its bucket or claim."""
+    return rule(r"!self.matches('/\\.\\.(/|$)')", f"{field} must not contain '..'")
+
+
 def immutable(field: str) -> JsonDict:
     """The field can be set only when the object is created."""
     return rule("self == oldSelf", f"{field} is immutable: create another object instead")

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, WithJsonSchema
 from aifactory.api import names
 from aifactory.api.base import Conditions, Model, ModelName, ObjectMeta, ObjectName, Quantity, SecretRef, Time
 from aifactory.api.pods import PodTemplate
-from aifactory.api.rules import immutable, rule
+from aifactory.api.rules import immutable, no_parent_paths, rule
 
 ProcPerNode = Annotated[
     int | Literal["auto"],
@@ -135,7 +135,8 @@ class Output(Model):
                         rule(
                             "self.matches('^(s3://[a-z0-9][a-z0-9.-]*|pvc://[a-z0-9][a-z0-9.-]*)(/.*)?$')",
                             "output.store must be s3://bucket/prefix or pvc://claim/path",
-                        )
+                        ),
+                        no_parent_paths("output.store"),
                     ]
                 },
             ),
