@@ -27,7 +27,7 @@ CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 INDEX = "application/vnd.oci.image.index.v1+json"
 LAYOUT = {"imageLayoutVersion": "1.0.0"}
-# The annotation by which containerd names an imported image; the standard one holds a tag only.
+# The annotation by which containerd names an imported image.
 NAME = "io.containerd.image.name"
 
 
@@ -165,10 +165,9 @@ class Store:
 
 
 def index_json(images: Mapping[str, Descriptor]) -> bytes:
-    """The index of an image layout; both names are given, so that containerd and other tools find the image."""
+    """The index of an image layout; the name is given twice: for containerd and for tools that follow the standard."""
     manifests = [
-        descriptor.to_json()
-        | {"annotations": {NAME: name, "org.opencontainers.image.ref.name": name.rpartition(":")[2]}}
+        descriptor.to_json() | {"annotations": {NAME: name, "org.opencontainers.image.ref.name": name}}
         for name, descriptor in sorted(images.items())
     ]
     return json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}).encode()

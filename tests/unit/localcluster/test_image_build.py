@@ -180,7 +180,7 @@ def test_the_store_is_an_image_layout_that_other_tools_read(repository: Reposito
             "size": manifest.size,
             "annotations": {
                 "io.containerd.image.name": "docker.io/aifactory/app:1.2",
-                "org.opencontainers.image.ref.name": "1.2",
+                "org.opencontainers.image.ref.name": "docker.io/aifactory/app:1.2",
             },
         }
     ]
