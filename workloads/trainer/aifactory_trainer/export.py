@@ -11,6 +11,7 @@ What always holds:
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -137,16 +138,12 @@ def export_torch(
     """
     inner = unwrap(model)
     assert isinstance(inner, nn.Module)
+    served = copy.deepcopy(inner).cpu().eval()  # a program made on a GPU would run on nothing else
     arguments = _two_rows(examples, max_batch_size)
-    training = inner.training
-    inner.eval()
-    try:
-        with torch.no_grad():
-            answers = _as_tuple(inner(*arguments), outputs)
-            rows = torch.export.Dim("batch", min=1, max=max_batch_size)
-            program = torch.export.export(inner, arguments, dynamic_shapes=tuple({0: rows} for _ in arguments))
-    finally:
-        inner.train(training)
+    with torch.no_grad():
+        answers = _as_tuple(served(*arguments), outputs)
+        rows = torch.export.Dim("batch", min=1, max=max_batch_size)
+        program = torch.export.export(served, arguments, dynamic_shapes=tuple({0: rows} for _ in arguments))
     _forget_origin(program)
     config = {
         "format": "torch-export",
@@ -169,7 +166,7 @@ def _two_rows(examples: Mapping[str, Tensor], max_batch_size: int) -> tuple[Tens
     sizes = {name: example.shape[0] if example.dim() else 0 for name, example in examples.items()}
     if not sizes or len(set(sizes.values())) != 1 or min(sizes.values()) < 2:
         raise ValueError(f"examples must be batches of the same size, at least 2; they are {sizes or 'none'}")
-    return tuple(example[:2].detach() for example in examples.values())
+    return tuple(example[:2].detach().cpu() for example in examples.values())
 
 
 def _as_tuple(answer: Any, names: Sequence[str]) -> tuple[Tensor, ...]:

@@ -54,14 +54,17 @@ class Parser(argparse.ArgumentParser):
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; a bad one ends the process with code 2."""
+    default = GPTConfig()
     parser = Parser(prog="aifactory_trainer.gpt", description="Train a byte-level language model.")
     parser.add_argument("--steps", type=positive, default=300, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--data", help="file or directory; default: the input `corpus`, else Python's own sources")
     parser.add_argument("--batch", type=positive, default=8, help="windows a step in each process (%(default)s)")
-    parser.add_argument("--context", type=positive, default=128, help="window length in bytes (%(default)s)")
-    parser.add_argument("--layers", type=positive, default=2, help="blocks (%(default)s)")
-    parser.add_argument("--heads", type=positive, default=4, help="attention heads (%(default)s)")
-    parser.add_argument("--embedding", type=positive, default=128, help="width (%(default)s)")
+    parser.add_argument(
+        "--context", type=positive, default=default.context, help="window length in bytes (%(default)s)"
+    )
+    parser.add_argument("--layers", type=positive, default=default.layers, help="blocks (%(default)s)")
+    parser.add_argument("--heads", type=positive, default=default.heads, help="attention heads (%(default)s)")
+    parser.add_argument("--embedding", type=positive, default=default.embedding, help="width (%(default)s)")
     parser.add_argument("--learning-rate", type=rate, default=3e-3, help="highest learning rate (%(default)s)")
     parser.add_argument("--seed", type=int, default=1337, help="of weights and batches (%(default)s)")
     parser.add_argument("--checkpoint-every", type=positive, default=50, help="steps (%(default)s)")

@@ -38,7 +38,7 @@ class GPTConfig:
     """
 
     context: int = 128
-    layers: int = 4
+    layers: int = 2
     heads: int = 4
     embedding: int = 128
 
