@@ -125,7 +125,7 @@ class Run:
             tokens: tokens (or samples) that all ranks together worked on since the last call.
             metrics: numbers or one-element tensors. A tensor is read later and elsewhere, so a GPU is not waited for.
         """
-        if self._reporter is None:
+        if self._group.rank != 0:
             return
         if tokens is not None:
             self._tokens_per_second = self._speed.add(tokens, time.monotonic())
