@@ -57,9 +57,7 @@ test-unit: venv ## Planners, API, kube and engine layers, localcluster tools: no
 
 .PHONY: test-workloads
 test-workloads: ## Trainer, agent and Triton back ends with real PyTorch, Triton and S3
-	cd workloads/trainer && "$$($(PYTHON) ../torch/venv.py --test)" -m pytest -q tests
-	cd workloads/agent && "$$($(PYTHON) ../server/venv.py)" -m pytest -q tests
-	cd workloads/server && "$$($(PYTHON) ../server/venv.py)" -m pytest -q tests
+	@$(MAKE) --no-print-directory -C workloads test
 
 .PHONY: test-sim
 test-sim: venv ## The real planners and engine in a simulated cluster under faults (AIFACTORY_SIM_STEPS for more)
