@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 from harness import AgentProcess, TritonProcess, http, wait_for
@@ -318,3 +320,31 @@ def test_a_full_volume_is_told_and_the_models_that_run_go_on(
         agent.kill()
         triton.kill()
         subprocess.run(["umount", str(triton.repository)], check=True)
+
+
+def test_a_version_comes_back_while_a_client_still_holds_the_old_load(
+    triton: TritonProcess, agent: AgentProcess, published: Published
+) -> None:
+    """A gRPC stream that stays open keeps the version it has asked in memory; going back must work all the same."""
+    first, second = published("gpt", 1), published("gpt", 2)
+    triton.start()
+    agent.want(first)
+    agent.start()
+    agent.wait_ready()
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    text = grpcclient.InferInput("text_input", [1], "BYTES")
+    text.set_data_from_numpy(np.array([b"x"], dtype=np.object_))
+    with grpcclient.InferenceServerClient(triton.grpc) as client:
+        client.start_stream(lambda result, error: answers.put(error or result))
+        client.async_stream_infer("gpt", [text])
+        assert answers.get(timeout=20).as_numpy("text_output")[0] == b"gpt 1"
+        agent.want(second, revision="s")
+        agent.wait_ready("s")
+        wait_for("version 1 is gone", lambda: generate(triton, "gpt", 1)[0] != 200, 20, agent.tail)
+        agent.want(first, revision="t")
+        agent.wait_ready("t")
+        assert generate(triton, "gpt") == (200, "gpt 1")
+        client.async_stream_infer("gpt", [text])
+        assert answers.get(timeout=20).as_numpy("text_output")[0] == b"gpt 1"
+        client.stop_stream()
+    wait_for("what was held is gone", lambda: len(triton.workers()) == 1, 30, agent.tail)

@@ -79,12 +79,11 @@ class Network:
     ) -> Tensor:
         rows, new, width = x.shape
         projected = self._linear(x, f"blocks.{layer}.attention.qkv.weight")
-        queries, fresh, value = projected.view(rows, new, 3, self.config.heads, self.config.head_size).unbind(2)
-        queries = _rotate(_normalise(queries.transpose(1, 2)), turn)
-        fresh = _rotate(_normalise(fresh.transpose(1, 2)), turn)
+        heads = projected.view(rows, new, 3, self.config.heads, self.config.head_size).permute(2, 0, 3, 1, 4)
+        queries, fresh = _rotate(_normalise(heads[:2]), turn).unbind(0)
         row, position = place
         keys[row, :, position] = fresh.transpose(1, 2)
-        values[row, :, position] = value
+        values[row, :, position] = heads[2].transpose(1, 2)
         seen = mask.shape[-1]
         mixed = F.scaled_dot_product_attention(queries, keys[:, :, :seen], values[:, :, :seen], attn_mask=mask)
         return self._linear(mixed.transpose(1, 2).reshape(rows, new, width), f"blocks.{layer}.attention.out.weight")
