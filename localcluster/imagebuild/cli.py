@@ -16,7 +16,7 @@ from localcluster.console import CannotRun, say
 from localcluster.imagebuild import base
 from localcluster.imagebuild.build import Builder
 from localcluster.imagebuild.context import Context
-from localcluster.imagebuild.deliver import deliver
+from localcluster.imagebuild.deliver import deliver, require_cluster
 from localcluster.imagebuild.store import Descriptor, Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     names = options.image or list(CONTAINERFILES)
     try:
+        if options.command == "load":
+            require_cluster()
         store = Store(paths.cache_dir() / "images")
         with store.lock():
             built = build(store, names)

@@ -11,7 +11,6 @@ import json
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from localcluster import parts, paths
 from localcluster.console import CannotRun, say, warn
@@ -23,20 +22,19 @@ _DEFAULT_REGISTRY = "docker.io/"
 
 
 def deliver(store: Store, images: Mapping[str, Descriptor]) -> None:
-    """Load what the local cluster lacks. Raises CannotRun when it is not running."""
-    address = paths.containerd_socket()
-    _require_listener(address)
-    loaded = Containerd(parts.binary("ctr"), address).load(store, images)
+    """Load what the local cluster lacks."""
+    loaded = Containerd(parts.binary("ctr"), paths.containerd_socket()).load(store, images)
     for name in (*loaded.new, *loaded.replaced):
         say(f"loaded {name}")
     if loaded.replaced:
         _restart_deployments(loaded.replaced)
 
 
-def _require_listener(address: Path) -> None:
+def require_cluster() -> None:
+    """Raises CannotRun when no local cluster is running, so that nobody waits for a build before hearing of it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
-            probe.connect(str(address))
+            probe.connect(str(paths.containerd_socket()))
         except OSError:
             raise CannotRun("the local cluster is not running: start it with 'make cluster'") from None
 
