@@ -55,7 +55,7 @@ def _plan_waiting(
     changes = _Changes(observed)
     changes.service()
     changes.size(stable, wanted)
-    changes.keep(stable)
+    changes.keep(stable, wanted=wanted)
     draft.waiting(waiting, stable)
     return changes.decision(draft.result())
 
@@ -67,7 +67,7 @@ def _plan_steady(
     changes = _Changes(observed)
     changes.service()
     changes.ensure(target, revision, wanted)
-    changes.keep(revision)
+    changes.keep(revision, wanted=wanted)
     became_stable = draft.steady(revision, target)
     notices = (Notice("Normal", "Serving", f"{target.name} is served by {wanted} pods"),) if became_stable else ()
     return changes.decision(draft.result(), urgent=became_stable, notices=notices)
@@ -80,7 +80,7 @@ def _plan_held_back(
     changes = _Changes(observed)
     changes.service()
     changes.size(stable, wanted)
-    changes.keep(stable)
+    changes.keep(stable, wanted=wanted)
     draft.held_back(stable, failed)
     return changes.decision(draft.result())
 
@@ -99,7 +99,7 @@ def _plan_rollout(
     step = surge_step(wanted, candidate.ready if candidate is not None else 0)
     changes.ensure(target, revision, step.candidate)
     changes.size(stable, step.stable)
-    changes.keep(stable, revision)
+    changes.keep(stable, revision, wanted=wanted)
     if step.done:
         draft.promoted(revision, target)
         notice = Notice("Normal", str(Reason.ROLLED_OUT), f"{target.name} takes all traffic")
@@ -145,13 +145,25 @@ class _Changes:
         if view is not None and not view.terminating and view.wanted != replicas:
             self._patches.append(Patch("Deployment", view.name, {"spec": {"replicas": replicas}}))
 
-    def keep(self, *revisions: str) -> None:
-        """Every other revision goes; its pods drain on their way out."""
-        for view in self._observed.revisions:
-            if view.revision not in revisions and not view.terminating:
+    def keep(self, *revisions: str, wanted: int) -> None:
+        """Every other revision goes, its ready pods only as those that are kept replace them.
+
+        An abandoned candidate may carry most of the traffic: removed at once, it would leave the pool short.
+        """
+        short = wanted - sum(view.ready for view in self._observed.revisions if view.revision in revisions)
+        needed: set[str] = set()
+        for view in sorted(self._observed.revisions, key=lambda view: (-view.ready, view.name)):
+            if view.revision in revisions or view.terminating:
+                continue
+            rest = max(0, min(view.ready, short))
+            short -= rest
+            if rest:
+                needed.add(view.revision)
+                self.size(view.revision, rest)
+            else:
                 self._removals.append(Removal("Deployment", view.name, view.uid))
         for config in self._observed.configs:
-            if config.revision not in revisions:
+            if config.revision not in revisions and config.revision not in needed:
                 self._removals.append(Removal("ConfigMap", config.name, config.uid))
 
     def decision(
