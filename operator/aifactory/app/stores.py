@@ -45,7 +45,7 @@ def make_stores() -> Stores:
     return Stores(
         jobs=Store(custom.decoder(TrainingJob)),
         versions=Store(custom.decoder(ModelVersion), indexes={"model": _model_of_version}),
-        pools=Store(custom.decoder(InferencePool), indexes={"model": _models_of_pool}),
+        pools=Store(custom.decoder(InferencePool), indexes={"model": _models_of_pool, "version": _versions_of_pool}),
         pods=Store(decoder(Pod), indexes={"controller": by_controller, "pool": _pool_of_pod}),
         services=Store(decoder(Service)),
         configs=Store(decoder(ConfigMap), indexes=controller),
@@ -101,11 +101,9 @@ def _job_of_version(version: Stored[ModelVersion]) -> Iterable[Key]:
 
 
 def _versions_of_pool(pool: Stored[InferencePool]) -> Iterable[Key]:
-    return (Key(pool.metadata.namespace, name) for name in _served(pool))
-
-
-def _served(pool: Stored[InferencePool]) -> set[str]:
-    return versions_of(pool.model) if pool.model is not None else set()
+    """Versions the pool uses, whatever model its spec names by now."""
+    names_ = versions_of(pool.model) if pool.model is not None else set()
+    return (Key(pool.metadata.namespace, name) for name in sorted(names_))
 
 
 def _model_of_version(stored: Stored[ModelVersion]) -> Iterable[Hashable]:

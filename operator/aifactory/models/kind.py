@@ -26,7 +26,7 @@ RESOURCES: Mapping[str, Resource] = {PODS.kind: PODS}
 class ModelStores:
     """Where a ModelVersion's surroundings are read from.
 
-    Pods are indexed by `controller` (the owner's UID), pools by `model` (namespace and model).
+    Pods are indexed by `controller` (the owner's UID), pools by `version` (namespace and name of a version they use).
     """
 
     versions: Store[Stored[ModelVersion]]
@@ -91,8 +91,7 @@ class ModelKind:
 
     def _users(self, version: ModelVersion) -> tuple[Use, ...]:
         meta = version.metadata
-        pools = self._stores.pools.by("model", (meta.namespace, version.spec.model))
-        using = (pool for pool in pools if pool.model is not None and meta.name in versions_of(pool.model))
+        using = self._stores.pools.by("version", (meta.namespace, meta.name))
         return tuple(Use(kind="InferencePool", name=name) for name in sorted(pool.metadata.name for pool in using))
 
 
