@@ -98,12 +98,13 @@ class Executor:
 
     async def _many(self, writes: Sequence[Write]) -> list[WriteError | KubeError | None]:
         """A few tasks take the writes one after another: a thousand writes need no thousand tasks."""
-        failures: list[WriteError | KubeError | None] = []
-        remaining = iter(writes)
+        failures: list[WriteError | KubeError | None] = [None] * len(writes)
+        remaining = iter(enumerate(writes))
 
         async def work() -> None:
-            for write in remaining:
-                failures.append(await self._one(write))  # noqa: PERF401 - the iterator is shared
+            for number, write in remaining:
+                # In the order of the plan, not of the answers: the first one's words go into a status.
+                failures[number] = await self._one(write)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(len(writes), MAX_PER_PLAN)):
