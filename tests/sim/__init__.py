@@ -1,0 +1,1 @@
+"""A simulated cluster with the real operator in it; see README.md."""

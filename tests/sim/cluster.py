@@ -1,0 +1,307 @@
+"""The API server and its database, in dictionaries: what is stored, what changed when, and what goes with what.
+
+Everything that lives in the cluster (the operator's API connection, kubelets, controllers, users) changes objects by
+the methods here, each of which is atomic. Stored bodies are never changed in place; a change stores a new body.
+Hooks see every commit and may raise to end a test.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from aifactory.api.base import format_time
+from aifactory.kube.errors import AlreadyExists, BadRequest, Conflict, Forbidden, NotFound
+from aifactory.kube.resources import NODES, PODS, PVCS, Key, Resource
+from tests.sim.patches import json_patch, merge_patch
+from tests.support.faketime import EPOCH, FakeTimeLoop
+
+Body = dict[str, Any]
+encode = msgspec.json.Encoder().encode
+
+REPLICASETS = Resource("apps", "v1", "replicasets", "ReplicaSet")
+PVC_PROTECTION = "kubernetes.io/pvc-protection"
+FOREGROUND = "foregroundDeletion"
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One change, as the history keeps it."""
+
+    version: int
+    time: float
+    resource: Resource
+    type: str
+    """ADDED, MODIFIED or DELETED."""
+    old: Body | None
+    new: Body | None
+    actor: str
+    """Who did it: user, kubelet, a controller's name, or an operator's identity."""
+    line: bytes
+    """The watch event."""
+
+    @property
+    def body(self) -> Body:
+        body = self.new if self.new is not None else self.old
+        assert body is not None
+        return body
+
+
+Hook = Callable[[Commit], None]
+
+
+class Cluster:
+    """The state of a cluster. `loop` gives the time, `rng` every choice that a real cluster would make by chance."""
+
+    def __init__(self, loop: FakeTimeLoop, rng: random.Random, *, gangs: bool) -> None:
+        self.loop = loop
+        self.rng = rng
+        self.gangs = gangs
+        """Whether PodGroups are served."""
+        self.version = 1000
+        self.compacted = 0
+        """Versions up to this one can not be watched from any more."""
+        self.forgotten: dict[Resource, int] = defaultdict(int)
+        """The last change of each resource that the history does not hold any more."""
+        self.objects: dict[Resource, dict[Key, Body]] = defaultdict(dict)
+        self.history: dict[Resource, list[Commit]] = defaultdict(list)
+        self.hooks: list[Hook] = []
+        self.watchers: dict[Resource, list[Callable[[], None]]] = defaultdict(list)
+        self.pod_quota_exhausted = False
+        self._uids = 0
+
+    # --- Looking ---
+
+    def now(self) -> datetime:
+        return EPOCH + timedelta(seconds=self.loop.now)
+
+    def timestamp(self) -> str:
+        return format_time(self.now())
+
+    def find(self, resource: Resource, namespace: str, name: str) -> Body | None:
+        return self.objects[resource].get(Key(namespace, name))
+
+    def get(self, resource: Resource, namespace: str, name: str) -> Body:
+        found = self.find(resource, namespace, name)
+        if found is None:
+            raise NotFound(404, "NotFound", f'{resource} "{name}" not found')
+        return found
+
+    def all(self, resource: Resource, **labels: str) -> list[Body]:
+        return [body for body in self.objects[resource].values() if _has(body, labels)]
+
+    def since(self, resource: Resource, version: int) -> list[Commit]:
+        """What happened after a version."""
+        entries = self.history[resource]
+        return entries[bisect_right(entries, version, key=lambda entry: entry.version) :]
+
+    def compact(self) -> None:
+        """Forget the history: watches from before now get 410."""
+        self.compacted = self.version
+        for resource, entries in self.history.items():
+            if entries:
+                self.forgotten[resource] = entries[-1].version
+                entries.clear()
+
+    # --- Changing; each raises what the API server would answer ---
+
+    def create(self, resource: Resource, body: Mapping[str, Any], actor: str) -> Body:
+        metadata = body["metadata"]
+        key = Key(metadata.get("namespace", "") if resource.namespaced else "", metadata["name"])
+        if key in self.objects[resource]:
+            raise AlreadyExists(409, "AlreadyExists", f'{resource} "{key.name}" already exists')
+        if resource == PODS:
+            self._admit_pod(body)
+        self._uids += 1
+        finalizers = [PVC_PROTECTION] if resource == PVCS else list(metadata.get("finalizers", ()))
+        new = {
+            **body,
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": {
+                **metadata,
+                "uid": f"uid-{self._uids}",
+                "generation": 1,
+                "creationTimestamp": self.timestamp(),
+                "finalizers": finalizers,
+            },
+        }
+        if resource == PODS:
+            new["status"] = {"phase": "Pending"}
+        elif resource == PVCS:
+            new["status"] = {"phase": "Bound"}
+        else:
+            new.pop("status", None)
+        return self._commit(resource, "ADDED", None, new, actor)
+
+    def patch(self, resource: Resource, key: Key, patch: Any, actor: str, *, resource_version: str | None) -> Body:
+        """Everything but status."""
+        known = self._known(resource, key, resource_version)
+        if isinstance(patch, Mapping):
+            changed = merge_patch(known, {name: value for name, value in patch.items() if name != "status"})
+        else:
+            changed = json_patch(known, patch)
+            changed["status"] = known.get("status", {})
+        return self._change(resource, known, changed, actor)
+
+    def patch_status(
+        self,
+        resource: Resource,
+        key: Key,
+        status: Mapping[str, Any],
+        actor: str,
+        *,
+        resource_version: str | None = None,
+    ) -> Body:
+        """Nothing but status."""
+        known = self._known(resource, key, resource_version)
+        changed = {**known, "status": merge_patch(known.get("status", {}), status)}
+        return self._change(resource, known, changed, actor)
+
+    def replace(self, resource: Resource, changed: Body, actor: str) -> Body:
+        """The object as it should stand, status included: for the cluster's own parts."""
+        return self._change(resource, self.get(resource, *key_of(changed)), changed, actor)
+
+    def delete(
+        self, resource: Resource, key: Key, actor: str, *, uid: str | None = None, foreground: bool = False
+    ) -> tuple[Body, bool]:
+        """Delete, gracefully where that applies; returns the object and whether it is gone."""
+        known = self.get(resource, *key)
+        metadata = known["metadata"]
+        if uid not in (None, metadata["uid"]):
+            raise Conflict(409, "Conflict", f"the UID in the precondition ({uid}) does not match {metadata['uid']}")
+        finalizers = list(metadata.get("finalizers", ()))
+        if foreground and FOREGROUND not in finalizers:
+            finalizers.append(FOREGROUND)
+        if not finalizers and not (resource == PODS and _ends_gracefully(known)):
+            return self._remove(resource, known, actor), True
+        if "deletionTimestamp" in metadata:
+            return known, False
+        changed = {
+            **known,
+            "metadata": {
+                **metadata,
+                "finalizers": finalizers,
+                "deletionTimestamp": self.timestamp(),
+                "generation": metadata["generation"] + 1,
+            },
+        }
+        return self._commit(resource, "MODIFIED", known, changed, actor), False
+
+    def purge(self, resource: Resource, key: Key, actor: str) -> None:
+        """Remove at once, as a kubelet does when a pod has ended, or `kubectl delete --force`; missing is fine."""
+        known = self.objects[resource].get(key)
+        if known is not None:
+            self._remove(resource, known, actor)
+
+    def drop_finalizer(self, resource: Resource, key: Key, finalizer: str, actor: str) -> None:
+        """Remove a finalizer, and with the last one an object that is being deleted; missing is fine."""
+        known = self.objects[resource].get(key)
+        if known is None or finalizer not in known["metadata"].get("finalizers", ()):
+            return
+        rest = [name for name in known["metadata"]["finalizers"] if name != finalizer]
+        if not rest and "deletionTimestamp" in known["metadata"]:
+            self._remove(resource, known, actor)
+        else:
+            self._change(resource, known, {**known, "metadata": {**known["metadata"], "finalizers": rest}}, actor)
+
+    # --- Inside ---
+
+    def _known(self, resource: Resource, key: Key, resource_version: str | None) -> Body:
+        known = self.get(resource, *key)
+        if resource_version not in (None, known["metadata"]["resourceVersion"]):
+            raise Conflict(409, "Conflict", f'{resource} "{key.name}": the object has been modified')
+        return known
+
+    def _admit_pod(self, body: Mapping[str, Any]) -> None:
+        for container in body["spec"].get("containers", ()):
+            if "imagePullPolcy" in container:
+                raise BadRequest(400, "BadRequest", 'strict decoding error: unknown field "imagePullPolcy"')
+        if self.pod_quota_exhausted:
+            raise Forbidden(403, "Forbidden", f'pods "{body["metadata"]["name"]}" is forbidden: exceeded quota')
+
+    def _change(self, resource: Resource, known: Body, changed: Body, actor: str) -> Body:
+        """Store a change; one that changes nothing makes no new version."""
+        if {**changed, "metadata": {**changed["metadata"], "resourceVersion": ""}} == {
+            **known,
+            "metadata": {**known["metadata"], "resourceVersion": ""},
+        }:
+            return known
+        metadata = {**changed["metadata"], "uid": known["metadata"]["uid"]}
+        if changed.get("spec") != known.get("spec"):
+            metadata["generation"] = known["metadata"]["generation"] + 1
+        return self._commit(resource, "MODIFIED", known, {**changed, "metadata": metadata}, actor)
+
+    def _remove(self, resource: Resource, known: Body, actor: str) -> Body:
+        last = {**known, "metadata": {**known["metadata"]}}
+        return self._commit(resource, "DELETED", known, last, actor)
+
+    def _commit(self, resource: Resource, type_: str, old: Body | None, new: Body, actor: str) -> Body:
+        self.version += 1
+        new["metadata"]["resourceVersion"] = str(self.version)
+        key = key_of(new)
+        if type_ == "DELETED":
+            del self.objects[resource][key]
+        else:
+            self.objects[resource][key] = new
+        line = encode({"type": type_, "object": new})
+        seen_new = None if type_ == "DELETED" else new
+        commit = Commit(self.version, self.loop.now, resource, type_, old, seen_new, actor, line)
+        self.history[resource].append(commit)
+        for hook in self.hooks:
+            hook(commit)
+        for wake in tuple(self.watchers[resource]):
+            wake()
+        return new
+
+
+def key_of(body: Mapping[str, Any]) -> Key:
+    return Key(body["metadata"].get("namespace", ""), body["metadata"]["name"])
+
+
+def labels_of(body: Mapping[str, Any]) -> Mapping[str, str]:
+    found: Mapping[str, str] = body["metadata"].get("labels") or {}
+    return found
+
+
+def owner_uids(body: Mapping[str, Any]) -> list[str]:
+    return [owner["uid"] for owner in body["metadata"].get("ownerReferences", ())]
+
+
+def is_live(pod: Mapping[str, Any]) -> bool:
+    """The pod may still run."""
+    return pod["status"].get("phase") not in ("Succeeded", "Failed")
+
+
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    """It runs, passes its readiness probe and is not ending."""
+    conditions = pod["status"].get("conditions", ())
+    ready = any(entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions)
+    return ready and "deletionTimestamp" not in pod["metadata"]
+
+
+def _ends_gracefully(pod: Body) -> bool:
+    return bool(pod["spec"].get("nodeName")) and is_live(pod)
+
+
+def _has(body: Body, labels: Mapping[str, str]) -> bool:
+    if not labels:
+        return True
+    own = labels_of(body)
+    return all(own.get(name) == value for name, value in labels.items())
+
+
+def node_body(name: str) -> Body:
+    return {
+        "metadata": {"name": name},
+        "apiVersion": NODES.api_version,
+        "kind": "Node",
+        "spec": {},
+    }

@@ -1,0 +1,347 @@
+"""One process's connection to the API server: the `Api` protocol with latency, faults and a kill switch.
+
+A call travels to the server, is carried out there in one moment, and its answer travels back; a fault may end it at
+any of these. What a process can not know in reality it can not know here: a call whose answer was lost looks the same
+whether it was carried out or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from aifactory.kube.api import PatchType, Propagation
+from aifactory.kube.errors import Conflict, Gone, NotFound, ServerError, TooManyRequests, Unreachable
+from aifactory.kube.resources import EVENTS, LEASES, PODGROUPS, PODS, Key, Resource
+from tests.sim.cluster import Body, Cluster, Commit, encode, labels_of
+
+T = TypeVar("T")
+Fault = Literal["none", "429", "503", "500 done", "request lost", "answer lost", "409"]
+
+FAULTS: tuple[Fault, ...] = ("429", "503", "500 done", "request lost", "answer lost", "409")
+BOOKMARK_SECONDS = 60.0
+TIMEOUT_SECONDS = 5.0
+LATENCY = (0.0005, 0.02)
+
+
+@dataclass
+class Faults:
+    """What goes wrong on a connection at the moment. Probabilities are per call or per event."""
+
+    calls: float = 0.0
+    kinds: tuple[Fault, ...] = FAULTS
+    duplicates: float = 0.0
+    """Watch events that come twice."""
+    lag: dict[Resource, float] = field(default_factory=dict)
+    """Seconds that watch events of a resource are late."""
+    stalled: set[int] = field(default_factory=set)
+    """Watches, by number, that deliver nothing and do not end."""
+
+    def clear(self) -> None:
+        self.calls = self.duplicates = 0.0
+        self.kinds = FAULTS
+        self.lag.clear()
+        self.stalled.clear()
+
+
+class Connection:
+    """An `Api`. `actor` is the name under which its changes are committed."""
+
+    def __init__(self, cluster: Cluster, rng: random.Random, actor: str) -> None:
+        self.cluster = cluster
+        self.actor = actor
+        self.faults = Faults()
+        self.dead = False
+        self.calls = 0
+        self.after_write: Callable[[], None] = lambda: None
+        """Called when a write has been carried out and its answer is not back yet."""
+        self._rng = rng
+        self._epoch = 0
+        self._watches: dict[int, Resource] = {}
+        self._wakes: dict[int, Callable[[], None]] = {}
+        self._numbers = 0
+
+    # --- Faults from outside ---
+
+    @property
+    def lag(self) -> float:
+        """How far behind the watches may be, in seconds."""
+        if self.faults.stalled & self._watches.keys() or self.faults.calls:
+            return math.inf
+        return max(self.faults.lag.values(), default=0.0)
+
+    def cut(self) -> None:
+        """Every watch loses its connection."""
+        self._epoch += 1
+        self.wake()
+
+    def stall(self) -> None:
+        """The watches that are open now fall silent."""
+        self.faults.stalled |= self._watches.keys()
+
+    def heal(self) -> None:
+        self.faults.clear()
+        self.wake()
+
+    # --- Verbs ---
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> bytes:
+        return await self._read(lambda: encode(self.cluster.get(resource, namespace, name)))
+
+    async def list(
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+        limit: int = 0,
+        continue_: str = "",
+        metadata_only: bool = False,
+    ) -> bytes:
+        return await self._read(
+            lambda: self._page(resource, label_selector, min(limit, 7) if limit > 1 else limit, continue_)
+        )
+
+    def _page(self, resource: Resource, label_selector: str, limit: int, continue_: str) -> bytes:
+        """Pages are short here, so that lists of a small cluster have several."""
+        cluster = self.cluster
+        if resource == PODGROUPS and not cluster.gangs:
+            raise NotFound(404, "NotFound", "the server could not find the requested resource")
+        version, start = cluster.version, 0
+        keys = sorted(key for key, body in cluster.objects[resource].items() if _selected(body, label_selector))
+        if continue_:
+            number, _, last = continue_.partition("@")
+            version = int(number)
+            if version < cluster.compacted:
+                raise Gone(410, "Expired", "the provided continue parameter is too old")
+            start = sum(1 for key in keys if str(key) <= last)
+        page = keys[start : start + limit] if limit else keys[start:]
+        token = f"{version}@{page[-1]}" if page and start + len(page) < len(keys) else ""
+        items = [cluster.objects[resource][key] for key in page]
+        return encode({"metadata": {"resourceVersion": str(version), "continue": token}, "items": items})
+
+    async def watch(
+        self,
+        resource: Resource,
+        *,
+        resource_version: str,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+        timeout_seconds: int = 300,
+    ) -> AsyncIterator[Sequence[bytes]]:
+        await self._read(lambda: None)
+        cluster, loop, epoch = self.cluster, self.cluster.loop, self._epoch
+        seen, ends = int(resource_version), loop.now + timeout_seconds
+        if seen < cluster.compacted:
+            raise Gone(410, "Expired", "too old resource version")
+        bookmark = loop.now + BOOKMARK_SECONDS
+        self._numbers += 1
+        number = self._numbers
+        self._watches[number] = resource
+        sleeper = _Sleeper(cluster, resource)
+        self._wakes[number] = sleeper.wake
+        try:
+            while loop.now < ends:
+                if epoch != self._epoch:
+                    raise Unreachable("connection lost")
+                if number in self.faults.stalled:
+                    await sleeper.sleep_until(ends)
+                    continue
+                if seen < cluster.forgotten[resource]:
+                    status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}
+                    yield [encode({"type": "ERROR", "object": status})]
+                    return
+                lag = self.faults.lag.get(resource, 0.0)
+                arrived, due = self._arrived(resource, seen, lag)
+                lines = self._lines(arrived, label_selector)
+                if arrived:
+                    seen = arrived[-1].version
+                if loop.now >= bookmark:
+                    bookmark = loop.now + BOOKMARK_SECONDS
+                    seen = seen if due is not None else cluster.version
+                    lines.append(encode({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(seen)}}}))
+                if lines:
+                    yield lines
+                elif not arrived:
+                    await sleeper.sleep_until(min(ends, bookmark, ends if due is None else due))
+        finally:
+            sleeper.close()
+            del self._watches[number], self._wakes[number]
+
+    def _arrived(self, resource: Resource, seen: int, lag: float) -> tuple[list[Commit], float | None]:
+        """Changes that have come through by now, and when the next one does."""
+        news = self.cluster.since(resource, seen)
+        if not lag:
+            return news, None
+        arrived = [commit for commit in news if commit.time + lag <= self.cluster.loop.now]
+        return arrived, news[len(arrived)].time + lag if len(arrived) < len(news) else None
+
+    def _lines(self, commits: Sequence[Commit], label_selector: str) -> list[bytes]:
+        lines = []
+        for commit in commits:
+            if _selected(commit.body, label_selector):
+                lines.append(commit.line)
+                if self.faults.duplicates and self._rng.random() < self.faults.duplicates:
+                    lines.append(commit.line)
+        return lines
+
+    async def create(self, resource: Resource, body: Mapping[str, Any]) -> bytes:
+        return await self._write(resource, lambda: encode(self.cluster.create(resource, body, self.actor)))
+
+    async def apply(
+        self, resource: Resource, body: Mapping[str, Any], *, field_manager: str, force: bool = True
+    ) -> bytes:
+        raise NotImplementedError("the simulated server knows no server-side apply: nothing of ours uses it yet")
+
+    async def patch(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        body: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        type: PatchType = "merge",
+        resource_version: str | None = None,
+    ) -> bytes:
+        key = Key(namespace, name)
+        return await self._write(
+            resource,
+            lambda: encode(self.cluster.patch(resource, key, body, self.actor, resource_version=resource_version)),
+            may_conflict=resource_version is not None,
+        )
+
+    async def patch_status(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        status: Mapping[str, Any],
+        *,
+        resource_version: str | None = None,
+    ) -> bytes:
+        key = Key(namespace, name)
+        return await self._write(
+            resource,
+            lambda: encode(
+                self.cluster.patch_status(resource, key, status, self.actor, resource_version=resource_version)
+            ),
+            may_conflict=resource_version is not None,
+        )
+
+    async def delete(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        *,
+        uid: str | None = None,
+        grace_seconds: int | None = None,
+        propagation: Propagation = "Background",
+    ) -> bytes:
+        def carry_out() -> bytes:
+            body, gone = self.cluster.delete(
+                resource, Key(namespace, name), self.actor, uid=uid, foreground=propagation == "Foreground"
+            )
+            # Pods come back as they were; most others as a Status once they are gone.
+            return encode(body if not gone or resource == PODS else {"kind": "Status", "status": "Success"})
+
+        return await self._write(resource, carry_out, may_conflict=uid is not None)
+
+    # --- One call ---
+
+    async def _read(self, carry_out: Callable[[], T]) -> T:
+        fault = self._fault()
+        await self._travel()
+        self._refuse(fault)
+        result = carry_out()
+        if fault in ("answer lost", "500 done"):
+            await asyncio.sleep(TIMEOUT_SECONDS)
+            raise Unreachable("no answer")
+        return result
+
+    async def _write(self, resource: Resource, carry_out: Callable[[], bytes], *, may_conflict: bool = False) -> bytes:
+        fault = self._fault() if resource not in (LEASES, EVENTS) else "none"
+        self.calls += 1
+        await self._travel()
+        self._refuse(fault)
+        if fault == "409" and may_conflict:
+            raise Conflict(409, "Conflict", "the object has been modified")
+        before = self.cluster.version
+        result = carry_out()
+        if self.cluster.version != before and resource not in (LEASES, EVENTS):
+            self.after_write()
+        await self._travel()
+        if fault == "500 done":
+            raise ServerError(500, "InternalError", "the server failed after it had done it")
+        if fault == "answer lost":
+            await asyncio.sleep(TIMEOUT_SECONDS)
+            raise Unreachable("no answer")
+        return result
+
+    async def _travel(self) -> None:
+        if self.dead:
+            await asyncio.Future()  # a killed process waits for nothing: its tasks are cancelled
+        await asyncio.sleep(self._rng.uniform(*LATENCY))
+        if self.dead:
+            await asyncio.Future()
+
+    def _fault(self) -> Fault:
+        faults = self.faults
+        return self._rng.choice(faults.kinds) if faults.calls and self._rng.random() < faults.calls else "none"
+
+    @staticmethod
+    def _refuse(fault: Fault) -> None:
+        match fault:
+            case "429":
+                raise TooManyRequests(429, "TooManyRequests", "slow down", retry_after=1.0)
+            case "503":
+                raise ServerError(503, "ServiceUnavailable", "etcd has no leader")
+            case "request lost":
+                raise Unreachable("connection refused", sent=False)
+
+    def wake(self) -> None:
+        for wake in tuple(self._wakes.values()):
+            wake()
+
+
+class _Sleeper:
+    """Waits for a change of a resource or for a moment, without a task."""
+
+    def __init__(self, cluster: Cluster, resource: Resource) -> None:
+        self._loop = cluster.loop
+        self._list = cluster.watchers[resource]
+        self._list.append(self.wake)
+        self._future: asyncio.Future[None] | None = None
+        self._news = False
+
+    def wake(self) -> None:
+        self._news = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    async def sleep_until(self, moment: float) -> None:
+        if not self._news:
+            self._future = self._loop.create_future()
+            timer = self._loop.call_at(moment, self.wake)
+            try:
+                await self._future
+            finally:
+                timer.cancel()
+                self._future = None
+        self._news = False
+
+    def close(self) -> None:
+        self._list.remove(self.wake)
+
+
+def _selected(body: Body, selector: str) -> bool:
+    if not selector:
+        return True
+    labels = labels_of(body)
+    return all(labels.get(name) == value for name, _, value in (part.partition("=") for part in selector.split(",")))

@@ -1,0 +1,217 @@
+"""What a cluster should look like once faults have stopped, said independently of the planners.
+
+`missing(world)` names the first thing that is not as declared, or returns "". `differences_of_fresh_view` asks the real
+planners on empty stores that were filled a moment ago.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aifactory.api import names
+from aifactory.app import shell, wiring
+from aifactory.app.probes import ServingBook
+from aifactory.app.progress import ProgressBook
+from aifactory.app.stores import make_stores
+from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
+from aifactory.engine.plan import Plan
+from aifactory.kube.events import EventRecorder
+from aifactory.kube.resources import DEPLOYMENTS, PODS, Key
+from tests.sim.cluster import Body, encode, is_live, is_ready, labels_of, owner_uids
+from tests.sim.connection import Connection
+from tests.sim.manifests import NAMESPACE
+from tests.sim.operator import options
+from tests.sim.world import World
+from tests.support.faketime import FakeClock
+
+PERMANENT = {"DigestMismatch", "InvalidArtifact"}
+
+
+def missing(world: World) -> str:
+    """Why the declared state is not reached; "" when it is."""
+    return next(_wrongs(world), "")
+
+
+def _wrongs(world: World) -> Iterable[str]:
+    objects = world.cluster.objects
+    for body in objects[MODELVERSIONS].values():
+        yield from _version(world, body)
+    for body in objects[TRAININGJOBS].values():
+        yield from _job(world, body)
+    for body in objects[INFERENCEPOOLS].values():
+        yield from _pool(world, body)
+    yield from _orphans(world)
+
+
+def _orphans(world: World) -> Iterable[str]:
+    alive = {body["metadata"]["uid"] for found in world.cluster.objects.values() for body in found.values()}
+    for found in world.cluster.objects.values():
+        for key, body in found.items():
+            if "deletionTimestamp" in body["metadata"]:
+                yield f"{body['kind']} {key} is still being deleted"
+            if any(uid not in alive for uid in owner_uids(body)):
+                yield f"{body['kind']} {key} has lost its owner"
+
+
+def _job(world: World, job: Body) -> Iterable[str]:
+    name, status, spec = job["metadata"]["name"], job.get("status", {}), job["spec"]
+    says = f"job {name}: {status.get('phase')} {status.get('reason')}"
+    if status.get("observedGeneration") != job["metadata"]["generation"]:
+        yield f"{says}: generation {job['metadata']['generation']} not observed"
+    pods = [p for p in world.cluster.all(PODS, **{names.LABEL_JOB_UID: job["metadata"]["uid"]}) if _trains(p)]
+    live = [pod for pod in pods if is_live(pod)]
+    true = _true(status)
+    if true & {"Complete", "Failed"}:
+        if live:
+            yield f"{says}: {len(live)} pods live on"
+        return
+    if spec.get("suspend"):
+        if pods or "Suspended" not in true:
+            yield f"{says}: is to be suspended, {len(pods)} pods"
+        return
+    if _invalid(spec):
+        if pods or "Stalled" not in true or status.get("reason") != "PodRejected":
+            yield f"{says}: its pods are refused, which it should say; {len(pods)} pods"
+        return
+    ended = [pod for pod in pods if pod not in live]
+    if ended and not live:
+        yield f"{says}: all pods have ended"
+        return
+    count, attempt = spec["nodes"]["count"], str(status.get("attempt", 0))
+    indices = sorted(labels_of(pod)[names.LABEL_NODE_INDEX] for pod in pods)
+    if indices != [str(index) for index in range(count)]:
+        yield f"{says}: pods {indices} of {count}"
+    if any(labels_of(pod)[names.LABEL_ATTEMPT] != attempt for pod in pods):
+        yield f"{says}: pods of another attempt than {attempt}"
+    running = all(pod["status"]["phase"] in ("Running", "Succeeded") for pod in pods)
+    if not running or "Running" not in true or "Ready" not in true:
+        yield f"{says}: not running; True are {sorted(true)}"
+
+
+def _version(world: World, version: Body) -> Iterable[str]:
+    name, status = version["metadata"]["name"], version.get("status", {})
+    true = _true(status)
+    bad = world.programs.bad_artifacts.get(version["spec"]["source"]["uri"])
+    if "Ready" not in true and not (bad and "Stalled" in true and status["reason"] == bad):
+        yield f"version {name}: {status.get('reason')}, True are {sorted(true)}"
+    if "Ready" in true and world.cluster.all(PODS, **{names.LABEL_MODEL_VERSION: name}):
+        yield f"version {name} is Ready and a verifier is left"
+    users = sorted(pool["metadata"]["name"] for pool in world.cluster.all(INFERENCEPOOLS) if name in _uses(pool))
+    if [use["name"] for use in status.get("usedBy", ())] != users:
+        yield f"version {name}: used by {users}, status says {status.get('usedBy')}"
+
+
+def _pool(world: World, pool: Body) -> Iterable[str]:
+    name, status, spec = pool["metadata"]["name"], pool.get("status", {}), pool["spec"]
+    says = f"pool {name}: {status.get('phase')} {status.get('reason')}"
+    if status.get("observedGeneration") != pool["metadata"]["generation"]:
+        yield f"{says}: generation not observed"
+    true, wanted = _true(status), spec.get("replicas", 1)
+    target = _target(world, spec["models"][0])
+    # Evicted pods stay as Failed until somebody cleans up; they do not count.
+    pods = [pod for pod in world.cluster.all(PODS, **{names.LABEL_POOL: name}) if is_live(pod)]
+    deployments = world.cluster.all(DEPLOYMENTS, **{names.LABEL_POOL: name})
+    stable = (status.get("stable") or {}).get("modelVersion", "")
+    if target is None:
+        if "Ready" in true:
+            yield f"{says}: Ready without a version to serve"
+        if len(pods) > wanted or not all(map(is_ready, pods)):
+            yield f"{says}: {len(pods)} pods, which serve what was wanted before, of {wanted}"
+        return
+    loads = target["spec"]["source"]["uri"] not in world.programs.unloadable
+    if not loads:
+        if wanted and "Ready" in true:
+            yield f"{says}: Ready with a version that does not load"
+        if stable and stable != target["metadata"]["name"] and len([p for p in pods if is_ready(p)]) != wanted:
+            yield f"{says}: {len(pods)} pods of the stable version, wanted {wanted}"
+        return
+    if len(deployments) != 1 or len(pods) != wanted or not all(map(is_ready, pods)):
+        yield f"{says}: {len(deployments)} deployments, {len(pods)} pods, wanted {wanted}"
+    if "Ready" not in true or stable != target["metadata"]["name"]:
+        yield f"{says}: serves {stable}, not {target['metadata']['name']}; True are {sorted(true)}"
+
+
+def _target(world: World, wish: Mapping[str, Any]) -> Body | None:
+    versions = [
+        version
+        for version in world.cluster.all(MODELVERSIONS)
+        if version["spec"]["model"] == wish["name"]
+        and "Ready" in _true(version.get("status", {}))
+        and wish.get("version") in (None, version["spec"]["version"])
+    ]
+    return max(versions, key=lambda version: int(version["spec"]["version"]), default=None)
+
+
+# --- A fresh observer -------------------------------------------------------------------------------------------------
+
+
+def differences_of_fresh_view(world: World) -> list[str]:
+    """What an operator that starts now would write, or would say otherwise, about objects that are settled."""
+    return [*world.do(lambda: list(_differences(world)))]
+
+
+def _differences(world: World) -> Iterable[str]:
+    stores, book = make_stores(), ServingBook()
+    kinds = wiring.watched(stores)
+    for kind in kinds:
+        for body in world.cluster.all(kind.resource):
+            shell.take(kind, None, body)
+    children = (
+        (wiring.PODS, stores.pods),
+        (wiring.SERVICES, stores.services),
+        (wiring.CONFIGMAPS, stores.configs),
+        (wiring.PVCS, stores.claims),
+        (wiring.DEPLOYMENTS, stores.deployments),
+        (wiring.PODGROUPS, stores.gangs),
+    )
+    for resource, store in children:
+        for body in world.cluster.all(resource, **{names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE}):
+            store.put_response(encode(body))
+    for pod in world.cluster.all(PODS):
+        book.set_error(pod["metadata"]["uid"], world.programs.load_error(pod))
+    clock, api = FakeClock(), Connection(world.cluster, random.Random(0), "observer")
+    recorder = EventRecorder(api, controller="observer", instance="observer", clock=clock)
+    controllers = wiring.make_controllers(
+        api,
+        stores,
+        options("observer", elect=False),
+        recorder,
+        ProgressBook(),
+        book,
+        gangs=world.gangs,
+        clock=clock,
+        rng=random.Random(0),
+    )
+    for controller, kind in zip(controllers.all(), kinds, strict=True):
+        for body in world.cluster.all(kind.resource):
+            key = Key(NAMESPACE, body["metadata"]["name"])
+            observed = controller.kind.observe(key)
+            plan: Plan = controller.kind.plan(observed, world.cluster.now())
+            refused = bool(_invalid(body["spec"])) and "Suspended" not in _true(body.get("status", {}))
+            if refused and kind.resource == TRAININGJOBS:
+                continue  # what it would say comes from the API server's refusal, which a plan alone does not have
+            if plan.writes:
+                yield f"{kind.resource.kind} {key}: would write {plan.writes}"
+            if plan.status is not None and plan.status != body.get("status"):
+                yield f"{kind.resource.kind} {key}: status {body.get('status')}, would be {plan.status}"
+
+
+def _uses(pool: Body) -> set[str]:
+    status = pool.get("status", {})
+    parts = [*status.get("resolved", ()), status.get("stable") or {}, status.get("candidate") or {}]
+    return {part.get("modelVersion", "") for part in parts} - {""}
+
+
+def _trains(pod: Body) -> bool:
+    return labels_of(pod).get(names.LABEL_ROLE) == names.ROLE_NODE
+
+
+def _invalid(spec: Mapping[str, Any]) -> bool:
+    containers = (spec.get("template") or {}).get("spec", {}).get("containers", ())
+    return any("imagePullPolcy" in container for container in containers)
+
+
+def _true(status: Mapping[str, Any]) -> set[str]:
+    return {entry["type"] for entry in status.get("conditions", ()) if entry["status"] == "True"}

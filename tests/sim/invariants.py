@@ -1,0 +1,248 @@
+"""What must hold after every single change, whatever happens around it.
+
+A violation is written down when it happens and raised by the world afterwards: raised here it would end up in the
+reconcile loop, which turns failures into retries.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from aifactory.api import names
+from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
+from aifactory.kube.patch import merge_difference
+from aifactory.kube.resources import DEPLOYMENTS, EVENTS, LEASES, PODS, Key
+from tests.sim.cluster import Body, Cluster, Commit, is_live, is_ready, key_of, labels_of, owner_uids
+
+OURS = (TRAININGJOBS, MODELVERSIONS, INFERENCEPOOLS)
+CALM_SECONDS = 30.0
+"""After a fault that killed serving pods, or an edit of the wish, how long fewer pods may be ready."""
+
+NEWS_SECONDS = 3.0
+"""From a pod's readiness to a plan that knows of it, when nothing is slow."""
+
+
+class Invariants:
+    """Watches every commit. `operators` are the actors whose changes are ours."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.violations: list[str] = []
+        self.writes: Counter[str] = Counter()
+        """Changes made by operators, by verb and kind; leases aside."""
+        self.journal: deque[str] = deque(maxlen=30)
+        """The last changes made by operators, for messages."""
+        self.disturbed: dict[Key, float] = defaultdict(lambda: -CALM_SECONDS)
+        """When something last happened to a pool that may cost ready pods."""
+        self.verified: set[str] = set()
+        """UIDs of versions that have been Ready."""
+        self.lag: Callable[[], float] = lambda: 0.0
+        """How many seconds behind the views of the operators may be."""
+        self._ready_since: dict[str, float] = {}
+        """UID of each ready serving pod."""
+        self._suspended: set[str] = set()
+        """UIDs of jobs that somebody has suspended at least once."""
+        self._facts: dict[tuple[str, Key], float] = {}
+        """When something last happened that concerns an object."""
+        self._flips: dict[tuple[str, str], float] = {}
+        """When a condition last flipped."""
+        cluster.hooks.append(self.see)
+
+    def see(self, commit: Commit) -> None:
+        ours = commit.actor.startswith("operator")
+        if ours and commit.resource not in (LEASES, EVENTS):
+            self.writes[f"{commit.type} {commit.resource.kind}"] += 1
+            self.journal.append(f"[{commit.time:.2f} s] {commit.actor} {describe(commit)}")
+        self._note_facts(commit, ours)
+        if commit.resource == PODS:
+            self._pod(commit, ours)
+        elif commit.resource == TRAININGJOBS and commit.new is not None:
+            self._job(commit)
+        elif commit.resource == MODELVERSIONS:
+            self._version(commit, ours)
+        elif commit.resource == DEPLOYMENTS and ours:
+            self._deployment(commit)
+        if commit.resource in OURS and commit.new is not None:
+            self._status(commit, ours)
+
+    def disturb(self, pool: Key) -> None:
+        self.disturbed[pool] = self._cluster.loop.now
+
+    # --- Pods ---
+
+    def _pod(self, commit: Commit, ours: bool) -> None:
+        pod = commit.body
+        labels = labels_of(pod)
+        if labels.get(names.LABEL_ROLE) == names.ROLE_SERVE and not ours:
+            was = commit.old is not None and is_ready(commit.old)
+            if was and (commit.new is None or not is_ready(commit.new)) and commit.actor != "deployment-controller":
+                self.disturb(Key(pod["metadata"]["namespace"], labels[names.LABEL_POOL]))
+            if commit.new is not None and is_ready(commit.new):
+                self._ready_since.setdefault(pod["metadata"]["uid"], commit.time)
+        if not ours or labels.get(names.LABEL_ROLE) != names.ROLE_NODE:
+            return
+        if commit.type == "ADDED":
+            self._no_other_attempt_lives(pod)
+        else:
+            self._deletion_was_due(pod)
+
+    def _no_other_attempt_lives(self, pod: Body) -> None:
+        labels = labels_of(pod)
+        same = {name: labels[name] for name in (names.LABEL_JOB_UID, names.LABEL_NODE_INDEX)}
+        for other in self._cluster.all(PODS, **same):
+            if other["metadata"]["name"] != pod["metadata"]["name"] and is_live(other):
+                self._wrong(f"pod {pod['metadata']['name']} was created while {other['metadata']['name']} lives")
+
+    def _deletion_was_due(self, pod: Body) -> None:
+        """A pod of the attempt that is on is only deleted for a suspension or after the end."""
+        labels = labels_of(pod)
+        job = self._cluster.find(TRAININGJOBS, pod["metadata"]["namespace"], labels[names.LABEL_JOB])
+        if job is None or job["metadata"]["uid"] not in owner_uids(pod) or job["metadata"]["uid"] in self._suspended:
+            return
+        current = job.get("status", {}).get("attempt", 0)
+        if int(labels[names.LABEL_ATTEMPT]) >= current and not _finished(job):
+            self._wrong(f"pod {pod['metadata']['name']} of the current attempt {current} was deleted")
+
+    # --- Jobs and versions ---
+
+    def _job(self, commit: Commit) -> None:
+        new, old = commit.body, commit.old or {}
+        uid, name = new["metadata"]["uid"], new["metadata"]["name"]
+        if new["spec"].get("suspend"):
+            self._suspended.add(uid)
+        now, before = new.get("status", {}), old.get("status", {})
+        if now.get("attempt", 0) < before.get("attempt", 0):
+            self._wrong(f"attempt of job {name} fell from {before['attempt']} to {now.get('attempt', 0)}")
+        if _finished(old) and _conditions(old) & {"Complete", "Failed"} != _conditions(new) & {"Complete", "Failed"}:
+            self._wrong(f"job {name} had ended and does not stay so")
+        if "Complete" in _conditions(new) - _conditions(old) and "output" in new["spec"]:
+            versions = self._cluster.all(MODELVERSIONS, **{names.LABEL_JOB_UID: uid})
+            if not versions:
+                self._wrong(f"job {name} is Complete and its ModelVersion does not exist")
+
+    def _version(self, commit: Commit, ours: bool) -> None:
+        if "Ready" in _conditions(commit.body):
+            self.verified.add(commit.body["metadata"]["uid"])
+        job = labels_of(commit.body).get(names.LABEL_JOB_UID)
+        if ours and commit.type == "ADDED" and job is not None:
+            made = self._cluster.all(MODELVERSIONS, **{names.LABEL_JOB_UID: job})
+            if len(made) > 1:
+                self._wrong(f"job {job} made {len(made)} versions: {[v['metadata']['name'] for v in made]}")
+
+    # --- Pools ---
+
+    def _deployment(self, commit: Commit) -> None:
+        body = commit.body
+        meta = body["metadata"]
+        if commit.type == "ADDED":
+            version = self._cluster.find(
+                MODELVERSIONS, meta["namespace"], meta["annotations"][names.LABEL_MODEL_VERSION]
+            )
+            if version is not None and version["metadata"]["uid"] not in self.verified:
+                self._wrong(f"deployment {meta['name']} serves {version['metadata']['name']}, which was never Ready")
+            return
+        pool = self._cluster.find(INFERENCEPOOLS, meta["namespace"], labels_of(body)[names.LABEL_POOL])
+        if pool is None or pool["metadata"]["uid"] not in owner_uids(body):
+            return
+        key = key_of(pool)
+        if self._cluster.loop.now - self.disturbed[key] < CALM_SECONDS:
+            return
+        ready: Counter[str] = Counter()
+        for pod in self._cluster.all(PODS, **{names.LABEL_POOL: key.name}):
+            if is_ready(pod) and self._known(pod):
+                ready[labels_of(pod)[names.LABEL_REVISION]] += 1
+        revision = labels_of(body)[names.LABEL_REVISION]
+        left = min(ready[revision], 0 if commit.new is None else commit.new["spec"]["replicas"])
+        kept = sum(ready.values()) - ready[revision] + left
+        wanted = min(pool["spec"].get("replicas", 1), sum(ready.values()))
+        if kept < wanted:
+            what = "deleted" if commit.new is None else f"scaled to {commit.new['spec']['replicas']}"
+            self._wrong(f"{meta['name']} was {what}, which leaves pool {key.name} {kept} of {wanted} ready pods")
+
+    def _known(self, pod: Body) -> bool:
+        """The pod is ready for long enough for its Deployment to say so, and for us to have heard it."""
+        known_since = self._ready_since[pod["metadata"]["uid"]] + NEWS_SECONDS + self.lag()
+        return known_since < self._cluster.loop.now
+
+    # --- Status ---
+
+    def _status(self, commit: Commit, ours: bool) -> None:
+        """A condition flips only if something has happened that concerns the object since it last flipped."""
+        assert commit.new is not None
+        uid, kind, key = commit.new["metadata"]["uid"], commit.resource.kind, key_of(commit.new)
+        before, now = _statuses(commit.old or {}), _statuses(commit.new)
+        horizon = self._facts.get((kind, key), 0.0) + NEWS_SECONDS + self.lag()
+        for type_, status in now.items():
+            if not ours or before.get(type_, status) == status:
+                continue
+            if self._flips.get((uid, type_), 0.0) > horizon:
+                self._wrong(f"{kind} {key}: {type_} turned {status} though nothing had happened since it last changed")
+            self._flips[uid, type_] = commit.time
+
+    def _note_facts(self, commit: Commit, ours: bool) -> None:
+        status_only = commit.type == "MODIFIED" and ours and commit.resource in OURS
+        for concerned in _concerned(commit, status_only=status_only):
+            self._facts[concerned] = commit.time
+
+    def note(self, pool: Key) -> None:
+        """A fact about a pool that is not in the API server."""
+        self._facts["InferencePool", pool] = self._cluster.loop.now
+
+    def note_everywhere(self) -> None:
+        """A fault of the API server itself may concern anybody."""
+        for resource in OURS:
+            for key in self._cluster.objects[resource]:
+                self._facts[resource.kind, key] = self._cluster.loop.now
+
+    def _wrong(self, words: str) -> None:
+        self.violations.append(f"[{self._cluster.loop.now:.2f} s] {words}")
+
+
+def describe(commit: Commit) -> str:
+    """One line about a change: what became different in status and spec."""
+    what = f"{commit.type} {commit.resource.kind} {commit.body['metadata']['name']}"
+    if commit.old is None or commit.new is None:
+        return what
+    parts = [merge_difference(commit.old.get(part, {}), commit.new.get(part, {})) for part in ("spec", "status")]
+    for part in parts:
+        part.pop("conditions", None)
+    before, now = _statuses(commit.old), _statuses(commit.new)
+    flips = {type_: status for type_, status in now.items() if before.get(type_) != status}
+    return f"{what} {' '.join(str(part) for part in (*parts, flips) if part)}"
+
+
+def _concerned(commit: Commit, *, status_only: bool) -> Iterable[tuple[str, Key]]:
+    """The objects of ours whose status may depend on a change."""
+    body, labels = commit.body, labels_of(commit.body)
+    namespace = body["metadata"].get("namespace", "")
+    if commit.resource in OURS and not status_only:
+        yield commit.resource.kind, key_of(body)
+    for label, kind in (
+        (names.LABEL_JOB, "TrainingJob"),
+        (names.LABEL_POOL, "InferencePool"),
+        (names.LABEL_MODEL_VERSION, "ModelVersion"),
+    ):
+        if label in labels:
+            yield kind, Key(namespace, labels[label])
+    if commit.resource == MODELVERSIONS:
+        for pool in ("pool-a", "pool-b"):
+            yield "InferencePool", Key(namespace, pool)
+    if commit.resource == INFERENCEPOOLS:
+        for model in (body.get("status", {}), (commit.old or {}).get("status", {})):
+            for part in (*model.get("resolved", ()), model.get("stable") or {}, model.get("candidate") or {}):
+                yield "ModelVersion", Key(namespace, part.get("modelVersion", ""))
+
+
+def _statuses(body: Mapping[str, Any]) -> dict[str, str]:
+    return {entry["type"]: entry["status"] for entry in body.get("status", {}).get("conditions", ())}
+
+
+def _conditions(body: Mapping[str, Any]) -> set[str]:
+    """Types of the conditions that are True."""
+    return {type_ for type_, status in _statuses(body).items() if status == "True"}
+
+
+def _finished(job: Mapping[str, Any]) -> bool:
+    return bool(_conditions(job) & {"Complete", "Failed"})

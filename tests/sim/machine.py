@@ -1,0 +1,348 @@
+"""The state machine: what users and fate may do, in any order, and what must hold afterwards.
+
+Each rule is a step. Time passes in a rule of its own, so that several things may happen at the same moment. When a run
+ends, faults stop, and then: the declared state is reached, a fresh observer agrees, and nothing is written any more.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from typing import Any, ClassVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from aifactory.api import names
+from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
+from aifactory.kube.resources import DEPLOYMENTS, PODS, SERVICES, Resource
+from tests.sim import goals, manifests
+from tests.sim.cluster import Body, is_live, key_of, labels_of
+from tests.sim.connection import FAULTS
+from tests.sim.nodes import NODES
+from tests.sim.programs import SUCCESS, Exit
+from tests.sim.world import World
+
+JOBS, POOLS, MODELS = ("job-a", "job-b"), ("pool-a", "pool-b"), ("gpt", "bert")
+REACHED_SECONDS = 1800.0
+"""Twice the longest wait there is: a queue's backoff of 300 s and a job's of 600 s."""
+RELAPSES = 4
+IDLE_SECONDS = 3600.0
+
+EXITS = (
+    SUCCESS,
+    Exit(0, "Completed", side_container_runs=True),
+    Exit(1, "Error", "ValueError: loss is nan"),
+    Exit(137, "OOMKilled"),
+    Exit(93, "Error"),
+)
+WATCHED = (PODS, TRAININGJOBS, MODELVERSIONS, INFERENCEPOOLS, DEPLOYMENTS, SERVICES)
+
+
+class Machine(RuleBasedStateMachine):
+    """One run of the simulation."""
+
+    steps: ClassVar[Counter[str]] = Counter()
+
+    world: World
+
+    @initialize(
+        seed=st.integers(0, 2**32), replicas=st.sampled_from([1, 1, 2]), gangs=st.booleans(), seconds=st.integers(0, 30)
+    )
+    def begin(self, seed: int, replicas: int, gangs: bool, seconds: int) -> None:
+        """A factory at work: a job that makes a model, a version that was made by hand, and a pool for each."""
+        self.world = World(seed, replicas=replicas, gangs=gangs)
+        self._create(TRAININGJOBS, "job-a", manifests.job_spec(count=2, model="gpt"))
+        self._create(MODELVERSIONS, "bert-v1", manifests.version_spec("bert", 1, "pvc://models/bert/1/good"))
+        self._create(INFERENCEPOOLS, "pool-a", manifests.pool_spec("gpt", replicas=2))
+        self._create(INFERENCEPOOLS, "pool-b", manifests.pool_spec("bert", replicas=2))
+        self.world.advance(seconds)
+
+    def count(self, rule_: str) -> None:
+        self.steps[rule_] += 1
+        self.world.check()
+
+    # --- Time ---
+
+    @rule(seconds=st.sampled_from([0.02, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 40.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.count("time passes")
+        self.world.advance(seconds)
+
+    # --- Users ---
+
+    @rule(name=st.sampled_from(JOBS), count=st.sampled_from([1, 1, 2, 3]), model=st.sampled_from(["", *MODELS]))
+    def create_job(self, name: str, count: int, model: str) -> None:
+        self.count("create job")
+        if self._find(TRAININGJOBS, name) is None:
+            self._create(TRAININGJOBS, name, manifests.job_spec(count=count, model=model))
+
+    @rule(
+        name=st.sampled_from(JOBS),
+        edit=st.sampled_from(["resize", "image", "suspend", "resume", "break", "mend", "solo"]),
+        number=st.integers(1, 3),
+    )
+    def edit_job(self, name: str, edit: str, number: int) -> None:
+        self.count(f"edit job: {edit}")
+        job = self._find(TRAININGJOBS, name)
+        if job is None:
+            return
+        trainer = job["spec"]["template"]["spec"]["containers"][0]
+        match edit:
+            case "resize":
+                self._edit(TRAININGJOBS, job, {"nodes": {"count": number}})
+            case "image":
+                self._edit_trainer(job, {**trainer, "image": f"train:{number}"})
+            case "suspend" | "resume":
+                self._edit(TRAININGJOBS, job, {"suspend": edit == "suspend"})
+            case "break":
+                self._edit_trainer(job, {**trainer, "imagePullPolcy": "Always"})
+            case "mend":
+                self._edit_trainer(job, {k: v for k, v in trainer.items() if k != "imagePullPolcy"})
+            case "solo":
+                self._edit(TRAININGJOBS, job, {"scheduling": {"gang": "none" if number == 1 else "auto"}})
+
+    @rule(
+        model=st.sampled_from(MODELS),
+        version=st.integers(1, 4),
+        quality=st.sampled_from(["good", "good", "bad", "unloadable"]),
+    )
+    def create_version(self, model: str, version: int, quality: str) -> None:
+        self.count("create version")
+        name, uri = f"{model}-v{version}", f"pvc://models/{model}/{version}/{quality}"
+        if quality == "bad":
+            self.world.programs.bad_artifacts[uri] = "DigestMismatch"
+        if quality == "unloadable":
+            self.world.programs.unloadable.add(uri)
+        if self._find(MODELVERSIONS, name) is None:
+            self._create(MODELVERSIONS, name, manifests.version_spec(model, version, uri))
+
+    @rule(
+        name=st.sampled_from(POOLS),
+        model=st.sampled_from(MODELS),
+        version=st.integers(0, 4),
+        replicas=st.integers(0, 3),
+    )
+    def create_or_change_pool(self, name: str, model: str, version: int, replicas: int) -> None:
+        self.count("create or change pool")
+        spec = manifests.pool_spec(model, version=version, replicas=replicas)
+        pool = self._find(INFERENCEPOOLS, name)
+        if pool is None:
+            self._create(INFERENCEPOOLS, name, spec)
+        else:
+            self.world.invariants.disturb(key_of(pool))
+            self._edit(INFERENCEPOOLS, pool, spec)
+
+    @rule(name=st.sampled_from(POOLS), version=st.integers(0, 4), image=st.sampled_from(["", "triton:1", "triton:2"]))
+    def roll_pool(self, name: str, version: int, image: str) -> None:
+        """The wish changes, the number of pods does not: not one ready pod may be missing."""
+        self.count("roll pool")
+        pool = self._find(INFERENCEPOOLS, name)
+        if pool is not None:
+            model, replicas = pool["spec"]["models"][0]["name"], pool["spec"].get("replicas", 1)
+            spec = manifests.pool_spec(model, version=version, replicas=replicas, image=image)
+            self._edit(INFERENCEPOOLS, pool, spec)
+
+    @rule(name=st.sampled_from(POOLS), replicas=st.integers(0, 4))
+    def scale_pool(self, name: str, replicas: int) -> None:
+        self.count("scale pool")
+        pool = self._find(INFERENCEPOOLS, name)
+        if pool is not None:
+            self.world.invariants.disturb(key_of(pool))
+            self._edit(INFERENCEPOOLS, pool, {"replicas": replicas})
+
+    @rule(data=st.data(), foreground=st.booleans())
+    def delete_object(self, data: st.DataObject, foreground: bool) -> None:
+        self.count("delete object")
+        resource, body = self._draw(data, TRAININGJOBS, MODELVERSIONS, INFERENCEPOOLS)
+        if body is None or body.get("status", {}).get("usedBy"):
+            return  # the chart's admission policy refuses it
+        self.world.cluster.delete(resource, key_of(body), "user", foreground=foreground)
+
+    @rule(data=st.data())
+    def delete_child(self, data: st.DataObject) -> None:
+        """Somebody deletes what is not theirs."""
+        self.count("delete child")
+        resource, body = self._draw(data, PODS, SERVICES, DEPLOYMENTS)
+        if body is not None:
+            self._disturb_pool_of(body)
+            self.world.cluster.delete(resource, key_of(body), "user")
+
+    # --- Programs and nodes ---
+
+    @rule(data=st.data(), exit_=st.sampled_from(EXITS))
+    def pod_ends(self, data: st.DataObject, exit_: Exit) -> None:
+        self.count("pod ends")
+        if (pod := self._draw_pod(data, names.ROLE_NODE)) is not None:
+            self.world.nodes.fail(pod, exit_)
+
+    @rule(name=st.sampled_from(JOBS))
+    def job_succeeds(self, name: str) -> None:
+        self.count("job succeeds")
+        for pod in self.world.cluster.all(PODS, **{names.LABEL_JOB: name, names.LABEL_ROLE: names.ROLE_NODE}):
+            self.world.nodes.fail(pod, SUCCESS)
+
+    @rule(name=st.sampled_from(JOBS), step=st.integers(1, 1000))
+    def progress(self, name: str, step: int) -> None:
+        self.count("progress")
+        job = self._find(TRAININGJOBS, name)
+        if job is not None:
+            attempt = job.get("status", {}).get("attempt", 0)
+            for process in self.world.processes:
+                self.world.do(
+                    lambda p=process: p.report(job["metadata"]["uid"], manifests.NAMESPACE, name, attempt, step)
+                )
+
+    @rule(data=st.data(), how=st.sampled_from(["drain", "pressure", "force"]))
+    def pod_is_evicted(self, data: st.DataObject, how: str) -> None:
+        self.count(f"pod is evicted: {how}")
+        pod = self._draw_pod(data)
+        if pod is None:
+            return
+        self._disturb_pool_of(pod)
+        match how:
+            case "drain":
+                self.world.nodes.evict(pod)
+            case "pressure" if is_live(pod):
+                self.world.nodes.evict_for_pressure(pod)
+            case _:
+                self.world.cluster.purge(PODS, key_of(pod), "user")
+
+    @rule(node=st.sampled_from(NODES), lost=st.booleans())
+    def node(self, node: str, lost: bool) -> None:
+        self.count("node lost" if lost else "node replaced")
+        if lost and len(self.world.nodes.lost) < len(NODES) - 1:
+            self.world.nodes.lose(node)
+        else:
+            self.world.nodes.recover(node)
+
+    @rule(what=st.sampled_from(["full", "room", "quota", "no quota", "store away", "store back"]))
+    def environment(self, what: str) -> None:
+        self.count(f"environment: {what}")
+        self.world.invariants.note_everywhere()
+        match what:
+            case "full":
+                self.world.nodes.full = True
+            case "room":
+                self.world.nodes.make_room()
+            case "quota" | "no quota":
+                self.world.cluster.pod_quota_exhausted = what == "quota"
+            case _:
+                self.world.programs.store_away = what == "store away"
+
+    # --- Faults between an operator and the API server ---
+
+    @rule(
+        chance=st.sampled_from([0.0, 0.05, 0.3, 0.8]), kind=st.sampled_from(["any", *FAULTS]), number=st.integers(0, 1)
+    )
+    def calls_fail(self, chance: float, kind: str, number: int) -> None:
+        self.count("calls fail" if chance else "calls work")
+        faults = self._process(number).connection.faults
+        faults.calls = chance
+        faults.kinds = FAULTS if kind == "any" else (kind,)  # type: ignore[assignment]
+
+    @rule(resource=st.sampled_from(WATCHED), seconds=st.sampled_from([0.0, 0.3, 3.0, 30.0]), number=st.integers(0, 1))
+    def events_lag(self, resource: Resource, seconds: float, number: int) -> None:
+        self.count("events lag" if seconds else "events come at once")
+        connection = self._process(number).connection
+        connection.faults.lag[resource] = seconds
+        connection.wake()
+
+    @rule(what=st.sampled_from(["cut", "stall", "compact", "duplicates"]), number=st.integers(0, 1))
+    def watches(self, what: str, number: int) -> None:
+        self.count(f"watches: {what}")
+        connection = self._process(number).connection
+        match what:
+            case "cut":
+                self.world.do(connection.cut)
+            case "stall":
+                connection.stall()
+            case "compact":
+                self.world.cluster.compact()
+                self.world.do(connection.cut)
+            case "duplicates":
+                connection.faults.duplicates = 0.3
+
+    @rule(number=st.integers(0, 1), away=st.sampled_from([0.1, 2.0, 60.0]))
+    def operator_is_killed(self, number: int, away: float) -> None:
+        self.count("operator is killed")
+        self.world.kill(number % self.world.replicas, away=away)
+
+    @rule(number=st.integers(0, 1), writes=st.integers(1, 6))
+    def operator_crashes_after_writes(self, number: int, writes: int) -> None:
+        self.count("operator crashes after writes")
+        self.world.crash_after_writes(number % self.world.replicas, writes)
+
+    @rule(number=st.integers(0, 1))
+    @precondition(lambda self: self.world.replicas > 1)
+    def operator_is_terminated(self, number: int) -> None:
+        self.count("operator is terminated")
+        self.world.terminate(number)
+
+    # --- The end ---
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        try:
+            if sys.exc_info()[0] is None:
+                settle(self.world)
+        finally:
+            self.world.close()
+
+    # --- Small things ---
+
+    def _find(self, resource: Resource, name: str) -> Body | None:
+        return self.world.cluster.find(resource, manifests.NAMESPACE, name)
+
+    def _create(self, resource: Resource, name: str, spec: Body) -> None:
+        self.world.cluster.create(resource, manifests.body(name, spec), "user")
+
+    def _edit(self, resource: Resource, body: Body, spec: dict[str, Any]) -> None:
+        self.world.cluster.patch(resource, key_of(body), {"spec": spec}, "user", resource_version=None)
+
+    def _edit_trainer(self, job: Body, trainer: Body) -> None:
+        self._edit(TRAININGJOBS, job, {"template": {"spec": {"containers": [trainer]}}})
+
+    def _process(self, number: int) -> Any:
+        return self.world.processes[number % self.world.replicas]
+
+    def _draw(self, data: st.DataObject, *resources: Resource, **labels: str) -> tuple[Resource, Body | None]:
+        """One of the objects there are, by name: that is what a failure prints."""
+        found = {
+            f"{r.kind} {b['metadata']['name']}": (r, b) for r in resources for b in self.world.cluster.all(r, **labels)
+        }
+        if not found:
+            return resources[0], None
+        return found[data.draw(st.sampled_from(list(found)), label="object")]
+
+    def _draw_pod(self, data: st.DataObject, role: str = "") -> Body | None:
+        return self._draw(data, PODS, **({names.LABEL_ROLE: role} if role else {}))[1]
+
+    def _disturb_pool_of(self, body: Body) -> None:
+        if pool := labels_of(body).get(names.LABEL_POOL):
+            self.world.invariants.disturb(manifests.key(pool))
+
+
+def settle(world: World) -> None:
+    """Faults stop: the declared state is reached, a fresh observer agrees, and nothing is written any more."""
+    world.check()
+    world.heal()
+    for _ in range(RELAPSES):
+        world.until(lambda: goals.missing(world), REACHED_SECONDS)
+        world.advance(5.0)  # a status that is not urgent may be a second late, and old views still have their effects
+        if not (missing := goals.missing(world)):
+            break
+    assert not missing, f"was reached {RELAPSES} times and left again: {missing}"
+    differences = goals.differences_of_fresh_view(world)
+    assert not differences, "a fresh observer disagrees: " + "\n".join(differences)
+    before = Counter(world.invariants.writes)
+    world.advance(IDLE_SECONDS)
+    written = world.invariants.writes - before
+    assert not written, world.tell(f"written in an idle hour: {dict(written)}")
+
+
+def wanted_steps() -> int:
+    """Steps a run of the tests should make; nights ask for more."""
+    return int(os.environ.get("AIFACTORY_SIM_STEPS", "50000"))

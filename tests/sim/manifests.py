@@ -1,0 +1,55 @@
+"""What users write: custom resources with the fields that the simulation varies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aifactory.kube.resources import Key
+
+Body = dict[str, Any]
+
+NAMESPACE = "team"
+
+
+def key(name: str) -> Key:
+    return Key(NAMESPACE, name)
+
+
+def job_spec(
+    *,
+    count: int = 1,
+    image: str = "train:1",
+    invalid: bool = False,
+    model: str = "",
+    suspend: bool = False,
+    gang: str = "",
+) -> Body:
+    """A TrainingJob's spec. `invalid` carries a typo that only the API server finds when it sees the pod."""
+    trainer: Body = {"name": "trainer", "image": image}
+    if invalid:
+        trainer["imagePullPolcy"] = "Always"
+    spec: Body = {"nodes": {"count": count}, "template": {"spec": {"containers": [trainer]}}}
+    if suspend:
+        spec["suspend"] = True
+    if model:
+        spec["output"] = {"model": {"name": model, "format": "causal-lm"}}
+    if gang:
+        spec["scheduling"] = {"gang": gang}
+    return spec
+
+
+def version_spec(model: str, version: int, uri: str) -> Body:
+    return {"model": model, "version": version, "source": {"uri": uri}, "format": "causal-lm"}
+
+
+def pool_spec(model: str, *, version: int = 0, replicas: int = 1, image: str = "") -> Body:
+    """An InferencePool's spec; version 0 follows the newest."""
+    wish: Body = {"name": model, "version": version} if version else {"name": model, "track": "Latest"}
+    spec: Body = {"models": [wish], "replicas": replicas}
+    if image:
+        spec["template"] = {"spec": {"containers": [{"name": "triton", "image": image}]}}
+    return spec
+
+
+def body(name: str, spec: Body) -> Body:
+    return {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}

@@ -1,0 +1,89 @@
+"""What the containers do: train, publish, verify, serve.
+
+The world decides by changing the fields here: which artifacts are sound, which models load, which stores answer.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aifactory.api import names
+from tests.sim.cluster import Body, labels_of
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a container ends."""
+
+    code: int
+    reason: str = ""
+    message: str = ""
+    side_container_runs: bool = False
+    """Another container of the pod goes on, so the pod stays Running."""
+
+
+SUCCESS = Exit(0, "Completed")
+DIGEST = "sha256:" + "0" * 64
+
+
+class Programs:
+    """Behaviour of everything that runs in pods."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._served: dict[str, str] = {}
+        self.bad_artifacts: dict[str, str] = {}
+        """URI -> reason with which its check fails for good."""
+        self.store_away = False
+        """The model store does not answer."""
+        self.unloadable: set[str] = set()
+        """URIs of models that Triton does not load."""
+
+    def mounted(self, pod: Body, desired: str) -> None:
+        """A serving pod sees its desired state."""
+        self._served[pod["metadata"]["uid"]] = json.loads(desired)["models"][0]["uri"]
+
+    def started(self, pod: Body, end: Callable[[float, Exit], None]) -> None:
+        """A pod's containers run; `end` has the main one end after some seconds."""
+        arguments = pod["spec"]["containers"][0].get("args", [])
+        match labels_of(pod).get(names.LABEL_ROLE):
+            case names.ROLE_PUBLISH:
+                end(self._rng.uniform(0.1, 2.0), self._publish(arguments))
+            case names.ROLE_VERIFY:
+                end(self._rng.uniform(0.1, 2.0), self._verify(arguments))
+
+    def ready_after(self, pod: Body) -> float | None:
+        """Seconds until a serving pod has its model loaded; None when it never does or does not serve."""
+        if labels_of(pod).get(names.LABEL_ROLE) != names.ROLE_SERVE or self.load_error(pod):
+            return None
+        return self._rng.uniform(0.2, 4.0)
+
+    def load_error(self, pod: Body) -> str:
+        """The agent's words about a model that does not load."""
+        return (
+            "LoadFailed: the model has no such layer"
+            if self._served.get(pod["metadata"]["uid"]) in self.unloadable
+            else ""
+        )
+
+    def _publish(self, arguments: list[str]) -> Exit:
+        if self.store_away:
+            return _failed("StoreUnavailable", "the store does not answer")
+        store, model = arguments[arguments.index("--store") + 1], arguments[arguments.index("--model") + 1]
+        uri = f"{store}/{model}/{self._rng.getrandbits(32):08x}"
+        return Exit(0, "Completed", json.dumps({"uri": uri, "digest": DIGEST, "files": 2, "sizeBytes": 1000}))
+
+    def _verify(self, arguments: list[str]) -> Exit:
+        uri = arguments[arguments.index("--uri") + 1]
+        if reason := self.bad_artifacts.get(uri):
+            return _failed(reason, f"{uri} is not what it should be")
+        if self.store_away:
+            return _failed("StoreUnavailable", "the store does not answer")
+        return Exit(0, "Completed", json.dumps({"uri": uri, "digest": DIGEST, "files": 2, "sizeBytes": 1000}))
+
+
+def _failed(reason: str, message: str) -> Exit:
+    return Exit(1, "Error", json.dumps({"reason": reason, "message": message}))

@@ -1,0 +1,186 @@
+"""Everything together: a cluster, its parts, the operator's processes, and time.
+
+The methods change something or let time pass; `check` raises what has gone wrong so far.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Any
+
+from aifactory.kube.resources import PODS, PVCS, Key
+from tests.sim.cluster import Cluster
+from tests.sim.connection import Connection
+from tests.sim.controllers import DeploymentController, GarbageCollector
+from tests.sim.invariants import Invariants
+from tests.sim.nodes import Nodes
+from tests.sim.operator import SimProcess
+from tests.sim.programs import Programs
+from tests.support.faketime import FakeTimeLoop
+
+MODEL_STORE = "models"
+"""The claim that hand-made versions lie in."""
+
+
+class World:
+    """One simulated cluster with operators in it. Close it at the end.
+
+    Args:
+        seed: of every choice the world makes by chance.
+        replicas: operator processes; several elect a leader.
+        gangs: the API server serves PodGroups.
+    """
+
+    def __init__(self, seed: int, *, replicas: int = 1, gangs: bool = True) -> None:
+        self.loop = FakeTimeLoop()
+        self.loop.set_exception_handler(self._unhandled)
+        self.rng = random.Random(seed)
+        self.cluster = Cluster(self.loop, self.rng, gangs=gangs)
+        self.invariants = Invariants(self.cluster)
+        self.programs = Programs(self.rng)
+        self.nodes = Nodes(self.cluster, self.programs, self.rng)
+        GarbageCollector(self.cluster, self.rng)
+        DeploymentController(self.cluster, self.rng)
+        self.gangs = gangs
+        self.replicas = replicas
+        self.processes: list[SimProcess] = []
+        self.starts = 0
+        self.invariants.lag = lambda: max(process.connection.lag for process in self.processes)
+        self._log = _ErrorLog(self.invariants.violations)
+        self._closing = False
+        self.cluster.create(PVCS, {"metadata": {"name": MODEL_STORE, "namespace": "team"}}, "user")
+        logging.getLogger("aifactory").addHandler(self._log)
+        for _ in range(replicas):
+            self.do(self._start)
+
+    # --- Time ---
+
+    def do(self, call: Callable[[], Any]) -> Any:
+        """Call something inside the running loop."""
+
+        async def inside() -> Any:
+            return call()
+
+        return self.loop.run_until_complete(inside())
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+        self.check()
+
+    def until(self, goal: Callable[[], str], seconds: float, *, step: float = 2.0) -> None:
+        """Let time pass until `goal` returns ""; what it returns otherwise is why it is not reached yet."""
+        deadline = self.loop.now + seconds
+        while missing := goal():
+            assert self.loop.now < deadline, self.tell(f"not within {seconds:.0f} s: {missing}")
+            self.advance(step)
+
+    def check(self) -> None:
+        assert not self.invariants.violations, self.tell("\n".join(self.invariants.violations))
+
+    def tell(self, what: str) -> str:
+        """A message with what the operators did last."""
+        return "\n".join([what, "The operators' last changes:", *(line[:400] for line in self.invariants.journal)])
+
+    # --- Operators ---
+
+    def kill(self, number: int, *, away: float = 2.0) -> None:
+        """An operator process is killed, and started anew after a while."""
+        self.do(self.processes[number].kill)
+        self._come_back(number, away)
+
+    def crash_after_writes(self, number: int, writes: int) -> None:
+        """An operator process is killed the moment its n-th write from now has been carried out."""
+        process = self.processes[number]
+        left = writes
+
+        def count() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0 and self.processes[number] is process:
+                process.kill()
+                self._come_back(number, 2.0)
+
+        process.connection.after_write = count
+
+    def terminate(self, number: int) -> None:
+        """An operator process gets SIGTERM; another one is started when it has ended."""
+        self.do(self.processes[number].terminate)
+
+    def heal(self) -> None:
+        """Faults stop; nodes, stores and quota are well."""
+        for process in self.processes:
+            process.connection.heal()
+            process.connection.after_write = lambda: None
+        for node in list(self.nodes.lost):
+            self.nodes.recover(node)
+        self.nodes.make_room()
+        self.programs.store_away = False
+        self.cluster.pod_quota_exhausted = False
+        self.invariants.note_everywhere()
+
+    def _start(self) -> None:
+        self.processes.append(self._process(len(self.processes)))
+
+    def _process(self, number: int) -> SimProcess:
+        self.starts += 1
+        connection = Connection(self.cluster, self.rng, f"operator-{number}-{self.starts}")
+        elect = self.replicas > 1
+        process = SimProcess(
+            connection, self.rng, self._load_error, self.invariants.note, elect=elect, gangs=self.gangs
+        )
+        process.task.add_done_callback(lambda _: self._ended(number, process))
+        return process
+
+    def _ended(self, number: int, process: SimProcess) -> None:
+        """A process that ends by itself is started again by its kubelet."""
+        if not process.connection.dead and not self._closing:
+            process.connection.dead = True
+            self._come_back(number, self.rng.uniform(1.0, 3.0))
+
+    def _come_back(self, number: int, seconds: float) -> None:
+        old = self.processes[number]
+
+        def start() -> None:
+            if not self._closing and self.processes[number] is old:
+                self.processes[number] = self._process(number)
+                self.processes[number].connection.faults = old.connection.faults
+
+        self.loop.call_later(seconds, start)
+
+    def _load_error(self, pod_uid: str) -> str:
+        for pod in self.cluster.objects[PODS].values():
+            if pod["metadata"]["uid"] == pod_uid:
+                return self.programs.load_error(pod)
+        return ""
+
+    # --- The end ---
+
+    def close(self) -> None:
+        self._closing = True
+        for process in self.processes:
+            self.do(process.kill)
+        logging.getLogger("aifactory").removeHandler(self._log)
+        for task in (tasks := asyncio.all_tasks(self.loop)):
+            task.cancel()
+        self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+
+    def _unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.invariants.violations.append(f"{context['message']}: {context.get('exception')!r}")
+
+
+class _ErrorLog(logging.Handler):
+    """An exception in the operator's log is a defect: bad input and faults are answers, not crashes."""
+
+    def __init__(self, violations: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._violations = violations
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self._violations.append(f"the operator logged: {self.format(record)}")
