@@ -112,7 +112,8 @@ def _others(scenarios: Json) -> list[str]:
             f = pools[phase]
             found.append(
                 f"**{pools['pools']} InferencePools {words}**: last pod created after {f['lastPodSeconds']} s, "
-                f"last pool serving after {f['lastServingSeconds']} s; {f['writesPerPool']} writes of ours a pool ({_writes(f)})."
+                f"last pool serving after {f['lastServingSeconds']} s; {f['writesPerPool']} writes of ours a pool "
+                f"({_writes(f)})."
             )
         found.append(
             f"The operator used {pools['operatorCpuSeconds']} s of CPU and {pools['peakRssMiB']} MiB for both."
