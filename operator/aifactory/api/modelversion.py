@@ -38,7 +38,9 @@ class TrainingJobRef(Model):
     """The TrainingJob that made the version."""
 
     name: str
+    """Name of the job."""
     uid: str
+    """UID of the job: a later one may have the same name."""
 
 
 class Lineage(Model):
@@ -48,8 +50,11 @@ class Lineage(Model):
     image: Annotated[str, Field(max_length=1024)] | None = None
     """Image of the trainer, by digest where the container runtime reports one."""
     attempt: int | None = None
+    """Attempt of the job that ended well."""
     steps: int | None = None
+    """Training steps."""
     metrics: Annotated[tuple[Metric, ...], Field(max_length=64)] | None = None
+    """Numbers the training program left in the model's config.json."""
 
 
 class ModelVersionSpec(Model):

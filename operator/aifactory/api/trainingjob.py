@@ -303,7 +303,9 @@ class Metric(Model):
     """A number reported by the training program, as a string since CRDs advise against floats."""
 
     name: str
+    """Name, as the training program calls it."""
     value: str
+    """The number."""
 
 
 class Progress(Model):
