@@ -20,9 +20,12 @@ KINDS = pytest.mark.parametrize("definition", crd.KINDS, ids=lambda definition: 
 
 
 @cache
+def versions() -> dict[str, dict[str, Any]]:
+    return {definition.kind: crd.render(definition)["spec"]["versions"][0] for definition in crd.KINDS}
+
+
 def version(definition: crd.KindDefinition) -> dict[str, Any]:
-    (found,) = crd.render(definition)["spec"]["versions"]
-    return found
+    return versions()[definition.kind]
 
 
 def schema(definition: crd.KindDefinition) -> dict[str, Any]:
