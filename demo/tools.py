@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import queue
 import re
-import select
 import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 HELM_TIMEOUT = "120s"
+FORWARD_SECONDS = 20
 
 
 class DemoError(Exception):
@@ -108,19 +110,19 @@ class Kube:
 
 
 def _forwarded(process: subprocess.Popen[str], ports: tuple[int, ...]) -> tuple[int, ...]:
-    assert process.stdout is not None
+    """The local ports that kubectl chose; what it prints is read to the end, so that it never blocks."""
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=lambda: [lines.put(line) for line in process.stdout or ()], daemon=True).start()
     found: dict[int, int] = {}
-    lines: list[str] = []
-    deadline = time.monotonic() + 20
+    said: list[str] = []
+    deadline = time.monotonic() + FORWARD_SECONDS
     while len(found) < len(ports):
-        readable, _, _ = select.select([process.stdout], [], [], 0.5)
-        line = process.stdout.readline() if readable else ""
-        if line:
-            lines.append(line)
-            if match := re.search(r"127\.0\.0\.1:(\d+) -> (\d+)", line):
-                found[int(match.group(2))] = int(match.group(1))
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise DemoError(f"port-forward to the pool did not come up: {''.join(lines).strip()}")
+        try:
+            said.append(lines.get(timeout=max(0.0, deadline - time.monotonic())))
+        except queue.Empty:
+            raise DemoError(f"port-forward to the pool did not come up: {''.join(said).strip()}") from None
+        if match := re.search(r"127\.0\.0\.1:(\d+) -> (\d+)", said[-1]):
+            found[int(match.group(2))] = int(match.group(1))
     return tuple(found[port] for port in ports)
 
 
