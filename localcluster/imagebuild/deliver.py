@@ -1,8 +1,8 @@
 """Brings built images to the local cluster, and restarts the Deployments that run an older one of the same name.
 
 An image's tag is the project's version and does not change with its content, so Kubernetes would go on running the old
-content. Only Deployments are restarted: pods of training jobs and inference pools belong to the operator, and get the
-new content when they are made next.
+content. Only Deployments that people made are restarted: pods of training jobs and inference pools belong to the
+operator, and get the new content when they are made next.
 """
 
 from __future__ import annotations
@@ -55,10 +55,12 @@ def _restart_deployments(images: Sequence[str]) -> None:
 
 
 def deployments_using(images: Sequence[str], deployments: str) -> list[tuple[str, str]]:
-    """(namespace, name) of those in kubectl's JSON list whose pods run one of the ``images``."""
+    """(namespace, name) of those in kubectl's list that run one of the ``images`` and that no controller made."""
     written = {form for image in images for form in (image, image.removeprefix(_DEFAULT_REGISTRY))}
     found = []
     for item in json.loads(deployments)["items"]:
+        if any(owner.get("controller") for owner in item["metadata"].get("ownerReferences", [])):
+            continue
         pod = item["spec"]["template"]["spec"]
         containers = [*pod["containers"], *pod.get("initContainers", [])]
         if any(container["image"] in written for container in containers):

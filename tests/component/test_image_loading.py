@@ -152,8 +152,10 @@ def test_without_links_the_bytes_are_sent(workshop: Workshop, monkeypatch: pytes
 def test_an_image_that_is_there_but_not_unpacked_is_loaded_again(workshop: Workshop) -> None:
     workshop.load("1")
     manifest = workshop.build("1")
-    for line in reversed(workshop.ctr("snapshots", "ls").splitlines()[1:]):
-        workshop.ctr("snapshots", "rm", line.split()[0])
+    rows = [line.split() for line in workshop.ctr("snapshots", "ls").splitlines()[1:]]
+    parents = {row[1] for row in rows if len(row) == 3}
+    for top in {row[0] for row in rows} - parents:
+        workshop.ctr("snapshots", "rm", top)
     assert workshop.containerd.images()[NAME] == Present(manifest.digest, usable=False)
     assert workshop.load("1") == Loaded(new=(), replaced=(NAME,))
     assert workshop.containerd.images()[NAME].usable

@@ -23,5 +23,7 @@ def test_deployments_with_a_replaced_image_in_any_spelling() -> None:
         deployment("other-tag", "aifactory/operator:0.2.0"),
         deployment("other-image", "example.org/aifactory/operator:0.1.0"),
     ]
+    items.append(deployment("of-a-pool", "aifactory/operator:0.1.0"))
+    items[-1]["metadata"]["ownerReferences"] = [{"kind": "InferencePool", "name": "chat", "controller": True}]
     found = deployments_using(["docker.io/aifactory/operator:0.1.0"], json.dumps({"items": items}))
     assert found == [("default", "short"), ("default", "full"), ("default", "init")]
