@@ -25,7 +25,7 @@ COPY app.lock /opt/app/app.lock
 COPY src /opt/app/src
 ENV PATH=/opt/app:${PATH} MODE=test
 LABEL title="an app"
-WORKDIR /work/here
+WORKDIR /srv/here
 COPY README.md .
 USER 65532:65532
 EXPOSE 8080
@@ -80,8 +80,8 @@ def test_layers_hold_what_was_copied_and_the_directories_that_were_missing(repos
     assert [repository.names(layer) for layer in layers[1:]] == [
         ["opt/app", "opt/app/app.lock"],
         ["opt/app/src", "opt/app/src/app.py", "opt/app/src/deep", "opt/app/src/deep/er.py"],
-        ["work", "work/here"],
-        ["work/here/README.md"],
+        ["srv", "srv/here"],
+        ["srv/here/README.md"],
     ]
 
 
@@ -96,7 +96,7 @@ def test_configuration(repository: Repository) -> None:
             "MODE=test",
         ],
         "Labels": {"title": "an app"},
-        "WorkingDir": "/work/here",
+        "WorkingDir": "/srv/here",
         "User": "65532:65532",
         "ExposedPorts": {"8080/tcp": {}},
         "Entrypoint": ["python3", "-m", "app"],
