@@ -40,6 +40,8 @@ class MemoryApi:
         self.failures: dict[str, list[Exception]] = defaultdict(list)
         self.before: Callable[[str, Resource, str], Any] | None = None
         self.bookmark_seconds = 60.0
+        self.inconsistent_pages = False
+        """Later pages of a list are of later versions, as when a continue token has expired on the way."""
         self.stalled = False
         """Watches deliver nothing and do not end, as behind a load balancer that forgot the connection."""
         self.reject_watches_with: Exception | None = None
@@ -102,6 +104,7 @@ class MemoryApi:
             if version <= self.compacted:
                 raise Gone(410, "Expired", "the provided continue parameter is too old")
             start = sum(1 for key in keys if key <= last)
+            version = self.version if self.inconsistent_pages else version
         page = keys[start : start + limit] if limit else keys[start:]
         rest = bool(page) and start + len(page) < len(keys)
         token = f"{version}@{page[-1].namespace}/{page[-1].name}" if rest else ""

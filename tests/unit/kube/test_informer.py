@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aifactory.kube.errors import Forbidden, Gone, ServerError, TooManyRequests, Unreachable
 from aifactory.kube.informer import Informer
 from aifactory.kube.objects import Pod
-from aifactory.kube.resources import PODS, Key
+from aifactory.kube.resources import PODS, Key, Resource
 from aifactory.kube.store import Change, Store
 from tests.support.faketime import FakeClock, run, until
 from tests.unit.memory_api import MemoryApi
@@ -104,6 +104,48 @@ def test_pages_of_a_long_list_are_put_together() -> None:
             await seen.informer.synced.wait()
             assert len(seen.store) == 1201
             assert lists(api) == 3
+
+    run(main)
+
+
+def test_what_changed_between_two_pages_is_not_missed() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        api.inconsistent_pages = True
+        for number in range(700):
+            api.put(PODS, "ns", f"p{number:04}")
+
+        async def change(verb: str, resource: Resource, name: str) -> None:
+            if verb == "list" and lists(api) == 2:
+                api.put(PODS, "ns", "p0000", status={"phase": "Running"})
+                api.drop(PODS, "ns", "p0001")
+
+        api.before = change
+        async with watched(api) as seen:
+            await seen.settled()
+            assert lists(api) == 2
+
+    run(main)
+
+
+def test_a_repeated_event_does_not_take_the_watch_back() -> None:
+    async def main() -> None:
+        api = three_pods()
+        async with watched(api) as seen:
+            await seen.settled()
+            first: list[bytes] = []
+
+            def repeat(line: bytes) -> list[bytes]:
+                first.append(line)
+                return [line, first[0]]
+
+            api.transform = repeat
+            for name in ("a", "b", "c"):
+                api.put(PODS, "ns", name)
+            await seen.settled()
+            api.cut_watches()
+            await asyncio.sleep(1)
+            assert api.calls[-1] == ("watch", "Pod", str(api.version))
 
     run(main)
 

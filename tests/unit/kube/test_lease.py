@@ -33,7 +33,7 @@ class Link:
             await asyncio.sleep(self._rng.random() * 20)
             raise Unreachable(f"{direction}: cut off")
         if self._rng.random() < self.trouble:
-            await asyncio.sleep(self._rng.random() * 5)
+            await asyncio.sleep(self._rng.random() * 8)
             if self._rng.random() < 0.5:
                 raise self._rng.choice([Unreachable(f"{direction} lost"), ServerError(503, "", "busy")])
 

@@ -1,0 +1,172 @@
+"""The whole loop (informers, stores, queue, controller) on a real API server that is killed while it works."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import msgspec
+import pytest
+
+from aifactory.engine.controller import Controller
+from aifactory.engine.executor import Executor
+from aifactory.engine.wakeups import wake_owner
+from aifactory.kube.auth import SessionProvider
+from aifactory.kube.client import Client
+from aifactory.kube.errors import KubeError, NotFound
+from aifactory.kube.informer import Informer
+from aifactory.kube.objects import CustomObject, ObjectList, Pod, decoder
+from aifactory.kube.resources import CRDS, PODS
+from aifactory.kube.store import Store, by_controller
+from localcluster.controlplane import ControlPlane
+from tests.component.kube.test_client import pod as pod_body
+from tests.component.kube.test_informer import eventually
+from tests.unit.engine.herd import HERDS, HerdKind, Seen
+
+FREE_FORM = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+SCHEMA = {"openAPIV3Schema": {"type": "object", "properties": {"spec": FREE_FORM, "status": FREE_FORM}}}
+CRD = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "herds.test.dev"},
+    "spec": {
+        "group": "test.dev",
+        "scope": "Namespaced",
+        "names": {"plural": "herds", "singular": "herd", "kind": "Herd"},
+        "versions": [{"name": "v1", "served": True, "storage": True, "subresources": {"status": {}}, "schema": SCHEMA}],
+    },
+}
+
+
+class RealPods(HerdKind):
+    """Herds whose pods a real API server accepts; they end at once."""
+
+    @staticmethod
+    def pod(observed: Seen, name: str) -> dict[str, Any]:
+        body = pod_body(observed.herd.metadata.namespace, name)
+        body["metadata"]["ownerReferences"] = HerdKind.pod(observed, name)["metadata"]["ownerReferences"]
+        return body
+
+
+class CountingClient(Client):
+    """Counts what would change something."""
+
+    writes = 0
+
+    async def _once(self, method: str, *args: Any) -> bytes:
+        if method != "GET":
+            self.writes += 1
+        return await super()._once(method, *args)
+
+
+class Farm:
+    """One controller process' worth of herds in one namespace."""
+
+    def __init__(self, client: Client, namespace: str) -> None:
+        herds: Store[CustomObject] = Store(decoder(CustomObject))
+        pods: Store[Pod] = Store(decoder(Pod), indexes={"owner": by_controller})
+        self.controller = Controller(RealPods(herds, pods), Executor(client, {HERDS: herds, PODS: pods}))
+        herds.subscribe(self.controller.wake)
+        pods.subscribe(wake_owner(self.controller.queue, HERDS.kind, HERDS.group))
+        self.informers: tuple[Informer[Any], ...] = (
+            Informer(client, HERDS, CustomObject, herds, namespace=namespace),
+            Informer(client, PODS, Pod, pods, namespace=namespace),
+        )
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self.tasks = [asyncio.create_task(informer.run()) for informer in self.informers]
+        for informer in self.informers:
+            await asyncio.wait_for(informer.synced.wait(), 20)
+        self.tasks.append(asyncio.create_task(self.controller.run()))
+
+    async def crash(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+async def put(client: Client, namespace: str, name: str, size: int) -> None:
+    body = {"apiVersion": HERDS.api_version, "kind": HERDS.kind, "metadata": {"name": name, "namespace": namespace}}
+    await client.apply(HERDS, {**body, "spec": {"size": size}}, field_manager="user")
+
+
+async def world(client: Client, namespace: str) -> tuple[dict[str, Any], dict[str, set[str]]]:
+    """Every herd's size and status, and every herd's pods."""
+    raw = await client.list(HERDS, namespace=namespace)
+    herds = msgspec.json.decode(raw)["items"]
+    found: dict[str, set[str]] = {herd["metadata"]["name"]: set() for herd in herds}
+    listed = msgspec.json.decode(await client.list(PODS, namespace=namespace), type=ObjectList[Pod])
+    for pod in listed.items or ():
+        owner = pod.metadata.controller
+        assert owner is not None
+        found[owner.name].add(pod.metadata.name)
+    return {herd["metadata"]["name"]: herd for herd in herds}, found
+
+
+async def served(client: Client) -> None:
+    """Wait until the API server serves herds."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await client.list(HERDS)
+                return
+            except NotFound:
+                await asyncio.sleep(0.05)
+
+
+def is_declared(herd: dict[str, Any], pods: set[str]) -> bool:
+    """Whether a herd has exactly its pods and says so."""
+    name, size, status = herd["metadata"]["name"], herd["spec"]["size"], herd.get("status", {})
+    wanted = {f"{name}-{number}" for number in range(size)}
+    return pods == wanted and (status.get("observedGeneration"), status.get("pods")) == (
+        herd["metadata"]["generation"],
+        size,
+    )
+
+
+async def declared(client: Client, namespace: str, seconds: float = 90.0) -> None:
+    """Wait until every herd is as its spec says."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        herds, pods = await world(client, namespace)
+        wrong = {name: (herd, pods[name]) for name, herd in herds.items() if not is_declared(herd, pods[name])}
+        if not wrong:
+            return
+        assert asyncio.get_running_loop().time() < deadline, f"not as declared after {seconds} s: {wrong}"
+        await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_crashes_on_both_sides_end_in_what_was_declared(
+    client: Client, provider: SessionProvider, namespace: str, control_plane: ControlPlane, seed: int
+) -> None:
+    await client.apply(CRDS, CRD, field_manager="test")
+    await served(client)
+    rng = random.Random(seed)
+    counting = CountingClient(provider)
+    farm = Farm(counting, namespace)
+    await farm.start()
+    for step in range(60):
+        await put(client, namespace, f"h{rng.randrange(12)}", rng.randrange(5))
+        if step == 20:
+            control_plane.restart_apiserver(kill=True)
+        if step in (30, 45):
+            await farm.crash()
+            farm = Farm(counting, namespace)
+            await farm.start()
+        if rng.random() < 0.2:
+            try:
+                await client.delete(PODS, namespace, f"h{rng.randrange(12)}-{rng.randrange(5)}", grace_seconds=0)
+            except KubeError:
+                pass
+
+    await declared(client, namespace)
+    # Nothing is due any more: when the last delayed status is out, nothing else is written.
+    await eventually(lambda: not farm.controller._differs_since, lambda: farm.controller._differs_since)
+    writes = counting.writes
+    await asyncio.sleep(3.0)
+    assert counting.writes == writes
+    await farm.crash()
+    await counting.close()
