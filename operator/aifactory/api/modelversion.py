@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from aifactory.api.base import Conditions, Model, ModelName, ObjectMeta, SecretRef
+from aifactory.api.base import Conditions, Model, ModelName, ObjectMeta, SecretRef, Time
 from aifactory.api.rules import no_parent_paths, rule
 from aifactory.api.trainingjob import Metric
+
+MAX_USERS = 256
 
 
 class Source(Model):
@@ -114,10 +116,13 @@ class ModelVersionStatus(Model):
     size: str = ""
     """Size for `kubectl get`, in binary units."""
     files: int | None = None
-    used_by: Annotated[tuple[Use, ...], Field(max_length=256)] = ()
+    used_by: Annotated[tuple[Use, ...], Field(max_length=MAX_USERS)] = ()
+    """The first of those that use the version; `inUse` counts all."""
     in_use: int = 0
     """Number of pools that serve the version or are about to."""
     verify_attempt: int = 0
+    next_verify_time: Time | None = None
+    """After a failure that may pass: the artifact is read again at this time."""
 
 
 class ModelVersion(Model):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any
 
-from aifactory.api.conditions import ConditionSet, find, is_true, shorten
-from aifactory.api.modelversion import ModelVersionStatus
+from aifactory.api.base import format_time
+from aifactory.api.conditions import ConditionSet, find, shorten
+from aifactory.api.modelversion import MAX_USERS, ModelVersionStatus
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.engine.decision import Decision, Notice, Removal
 from aifactory.models import children
@@ -15,11 +17,14 @@ from aifactory.models.state import Observed, VerifierView
 
 PERMANENT = frozenset({Reason.DIGEST_MISMATCH, Reason.INVALID_ARTIFACT})
 """The spec is immutable, so these stay true until another version is made."""
+PASSING = frozenset({Reason.SOURCE_NOT_FOUND, Reason.ACCESS_DENIED, Reason.STORE_UNAVAILABLE, Reason.STORE_FULL})
+"""These pass, or a person removes them: the artifact is read again."""
 
 RETRY_BASE_SECONDS = 10
 RETRY_MAX_SECONDS = 300
 
 _PULL_PROBLEMS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+_CONFIG_PROBLEMS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
 
 def plan_model_version(observed: Observed, now: datetime) -> Decision[ModelVersionStatus] | None:
@@ -32,6 +37,7 @@ def plan_model_version(observed: Observed, now: datetime) -> Decision[ModelVersi
     version = observed.version
     if version.metadata.deletion_timestamp is not None:
         return None
+    now = now.replace(microsecond=0)  # the precision of what is written
     draft = _Draft(observed, now)
     verified = find(version.status.conditions, ConditionType.VERIFIED)
     if verified is not None and verified.status == "True":
@@ -46,10 +52,13 @@ def plan_model_version(observed: Observed, now: datetime) -> Decision[ModelVersi
         leftovers = _removals(view for view in observed.verifiers if view.number != number)
         body = children.verifier(version, number, observed.settings)
         return Decision(draft.result(), creates=(body,), removals=leftovers)
-    if verifier.phase == "Succeeded":
-        return _succeeded(verifier, draft)
-    if verifier.phase == "Failed":
-        return _failed(verifier, number, draft, now)
+    answer = _answer(verifier.message)
+    if verifier.phase == "Succeeded" and isinstance(answer.get("digest"), str):
+        draft.verified(answer)
+        notice = Notice("Normal", str(Reason.VERIFIED), f"digest {answer['digest']}")
+        return Decision(draft.result(), urgent=True, again_after=0, notices=(notice,))
+    if verifier.phase in ("Succeeded", "Failed"):
+        return _failed(verifier, answer, draft, now)
     draft.waiting(verifier)
     return Decision(draft.result())
 
@@ -61,41 +70,28 @@ def plan_rejected(observed: Observed, words: str, now: datetime) -> ModelVersion
     return draft.result()
 
 
-def _succeeded(verifier: VerifierView, draft: _Draft) -> Decision[ModelVersionStatus]:
-    answer = _answer(verifier.message)
-    if "digest" not in answer:
-        draft.stalled(Reason.VERIFIER_FAILED, f"pod {verifier.name} gave no answer; see: kubectl logs {verifier.name}")
-        return Decision(draft.result(), urgent=True)
-    draft.verified(answer)
-    notice = Notice("Normal", "Verified", f"digest {answer['digest']}")
-    return Decision(draft.result(), urgent=True, again_after=0, notices=(notice,))
-
-
-def _failed(verifier: VerifierView, number: int, draft: _Draft, now: datetime) -> Decision[ModelVersionStatus]:
-    answer = _answer(verifier.message)
-    reason = _reason(answer)
+def _failed(
+    verifier: VerifierView, answer: dict[str, Any], draft: _Draft, now: datetime
+) -> Decision[ModelVersionStatus]:
+    """The answer is bad for good, or it is asked for again: a pod can also fail by itself (evicted, no answer)."""
+    known = (reason for reason in PERMANENT | PASSING if reason == answer.get("reason"))
+    reason = next(known, Reason.VERIFIER_FAILED)
     words = str(answer.get("message") or verifier.message or f"see: kubectl logs {verifier.name}")
     if reason in PERMANENT:
         draft.stalled(reason, words)
         return Decision(draft.result(), urgent=True, notices=(Notice("Warning", str(reason), shorten(words)),))
-    wait = min(RETRY_BASE_SECONDS * 2 ** min(number, 10), RETRY_MAX_SECONDS)
-    since = verifier.finished_at or now
-    left = wait - (now - since).total_seconds()
-    if left > 0:
-        draft.stalled(reason, f"{words} (asked again every {wait} s)")
-        return Decision(draft.result(), again_after=left)
-    draft.retry(number + 1)
+    due = draft.next_verify_time or (verifier.finished_at or now) + timedelta(seconds=retry_seconds(verifier.number))
+    if due > now:
+        draft.stalled(reason, f"{shorten(words, 900)}; it is tried again at {format_time(due)}")
+        draft.wait_until(due)
+        return Decision(draft.result(), urgent=True, again_after=(due - now).total_seconds())
+    draft.retry(verifier.number + 1)
     return Decision(draft.result(), urgent=True, again_after=0)
 
 
-def _reason(answer: dict[str, Any]) -> Reason:
-    try:
-        return Reason[_BY_VALUE[str(answer.get("reason"))]]
-    except KeyError:
-        return Reason.VERIFIER_FAILED
-
-
-_BY_VALUE = {str(reason): reason.name for reason in Reason}
+def retry_seconds(number: int) -> int:
+    """Seconds between the failure of the verifier with this number and the next one."""
+    return int(min(RETRY_BASE_SECONDS * 2 ** min(number, 10), RETRY_MAX_SECONDS))
 
 
 def _answer(message: str) -> dict[str, Any]:
@@ -106,7 +102,7 @@ def _answer(message: str) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _removals(verifiers: Any) -> tuple[Removal, ...]:
+def _removals(verifiers: Iterable[VerifierView]) -> tuple[Removal, ...]:
     return tuple(Removal("Pod", view.name, view.uid) for view in verifiers if not view.terminating)
 
 
@@ -118,37 +114,45 @@ class _Draft:
         self._generation = version.metadata.generation
         self._status = version.status
         self._conditions = ConditionSet(version.status.conditions, self._generation, now.replace(microsecond=0))
-        self._changes: dict[str, Any] = {"used_by": observed.users, "in_use": len(observed.users)}
+        self._changes: dict[str, Any] = {"used_by": observed.users[:MAX_USERS], "in_use": len(observed.users)}
         if observed.users:
             listed = ", ".join(f"{use.kind}/{use.name}" for use in observed.users)
             self._conditions.set(ConditionType.IN_USE, True, Reason.USED_BY_POOLS, listed)
         else:
             self._conditions.set(ConditionType.IN_USE, False, Reason.NOT_USED)
 
+    @property
+    def next_verify_time(self) -> datetime | None:
+        return self._status.next_verify_time
+
     def verifying(self, message: str) -> None:
-        if not is_true(self._status.conditions, ConditionType.STALLED):
+        """It is being read. What an earlier reading found wrong stands until this one has ended."""
+        verified = find(self._status.conditions, ConditionType.VERIFIED)
+        if verified is None or verified.status != "False":
             self._set(False, True, False, Reason.VERIFYING, message)
             self._conditions.set(ConditionType.VERIFIED, None, Reason.VERIFYING, message)
 
     def waiting(self, verifier: VerifierView) -> None:
         """The verifier has not ended yet."""
+        words = f"pod {verifier.name}: {verifier.waiting_message or verifier.waiting_reason}"
         if verifier.waiting_reason in _PULL_PROBLEMS:
-            words = verifier.waiting_message or verifier.waiting_reason
-            self.stalled(Reason.IMAGE_PULL_FAILED, f"pod {verifier.name}: {words}", known=False)
+            self.stalled(Reason.IMAGE_PULL_FAILED, words, known=False)
+        elif verifier.waiting_reason in _CONFIG_PROBLEMS:
+            self.stalled(Reason.CONTAINER_CONFIG_ERROR, words, known=False)
         elif verifier.unschedulable:
             self.stalled(Reason.UNSCHEDULABLE, f"pod {verifier.name}: {verifier.unschedulable}", known=False)
         else:
             self.verifying(f"pod {verifier.name} reads the artifact")
 
     def verified(self, answer: dict[str, Any]) -> None:
-        size = int(answer.get("sizeBytes", 0))
+        size, files = _whole(answer.get("sizeBytes")), _whole(answer.get("files"))
         self._changes |= {
-            "resolved_digest": str(answer["digest"]),
+            "resolved_digest": answer["digest"],
             "size_bytes": size,
             "size": human_size(size),
-            "files": int(answer.get("files", 0)),
+            "files": files,
         }
-        message = f"{answer.get('files', 0)} files, {human_size(size)}"
+        message = f"{files} files, {human_size(size)}"
         self._conditions.set(ConditionType.VERIFIED, True, Reason.VERIFIED, message)
         self._set(True, False, False, Reason.VERIFIED, message)
 
@@ -157,8 +161,11 @@ class _Draft:
         self._conditions.set(ConditionType.VERIFIED, False if known else None, reason, message)
         self._set(False, False, True, reason, message)
 
+    def wait_until(self, due: datetime) -> None:
+        self._changes["next_verify_time"] = due
+
     def retry(self, number: int) -> None:
-        self._changes["verify_attempt"] = number
+        self._changes |= {"verify_attempt": number, "next_verify_time": None}
 
     def result(self) -> ModelVersionStatus:
         self._changes |= {"conditions": self._conditions.result(), "observed_generation": self._generation}
@@ -171,6 +178,10 @@ class _Draft:
         self._changes["reason"] = str(reason)
 
 
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
 def human_size(size: int) -> str:
     """A size in binary units, three digits: `1.3MiB`.
 
@@ -179,7 +190,7 @@ def human_size(size: int) -> str:
     """
     value = float(size)
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
+        if value < 999.5:  # from there on three digits are an exponent
             return f"{value:.3g}{unit}"
         value /= 1024
     return f"{value:.3g}TiB"
