@@ -1,0 +1,99 @@
+"""Short words for versions and their verifiers, and a tiny world in which decisions come true."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from aifactory.api.conditions import find
+from aifactory.api.modelversion import ModelVersion, ModelVersionStatus, Use
+from aifactory.api.reasons import ConditionType
+from aifactory.engine.decision import Decision
+from aifactory.models.plan import plan_model_version
+from aifactory.models.state import Observed, Settings, VerifierView
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+SETTINGS = Settings(agent_image="aifactory/agent:1")
+DIGEST = f"sha256:{'a' * 64}"
+GOOD = {"uri": "pvc://models/tiny/1", "digest": DIGEST, "files": 2, "sizeBytes": 1_400_000, "format": "causal-lm"}
+
+
+def version(*, uri: str = "pvc://models/tiny/1", status: dict[str, Any] | None = None, **changes: Any) -> ModelVersion:
+    """ModelVersion tiny-v1; keywords are fields of its spec, written as in YAML."""
+    metadata = {"name": "tiny-v1", "namespace": "ns", "uid": "mv-uid", "generation": 1}
+    if changes.pop("deleting", False):
+        metadata["deletionTimestamp"] = NOW
+    source = {"uri": uri, **changes.pop("source", {})}
+    spec = {"model": "tiny", "version": 1, "source": source, "format": "causal-lm", **changes}
+    return ModelVersion.model_validate({"metadata": metadata, "spec": spec, "status": status or {}})
+
+
+def conditions(status: ModelVersionStatus) -> dict[str, tuple[str, str]]:
+    """Status and reason of each condition."""
+    return {found.type: (found.status, found.reason) for found in status.conditions}
+
+
+def message(status: ModelVersionStatus, type_: ConditionType = ConditionType.READY) -> str:
+    """A condition's message."""
+    found = find(status.conditions, type_)
+    assert found is not None, f"no condition {type_}"
+    return found.message
+
+
+@dataclass
+class World:
+    """A version, its verifiers and its users."""
+
+    version: ModelVersion
+    now: datetime = NOW
+    verifiers: dict[str, VerifierView] = field(default_factory=dict)
+    users: tuple[Use, ...] = ()
+    made: list[str] = field(default_factory=list)
+
+    @property
+    def status(self) -> ModelVersionStatus:
+        return self.version.status
+
+    def observed(self) -> Observed:
+        return Observed(self.version, SETTINGS, tuple(self.verifiers.values()), self.users)
+
+    def step(self) -> Decision[ModelVersionStatus]:
+        """Decide once and let it come true. The status takes the way through JSON, as in the API server."""
+        decision = plan_model_version(self.observed(), self.now)
+        assert decision is not None
+        for body in decision.creates:
+            name = body["metadata"]["name"]
+            assert name not in self.verifiers
+            self.made.append(name)
+            self.verifiers[name] = VerifierView(name, f"{name}-uid", int(name.rpartition("-")[2]), "Pending")
+        for gone in decision.removals:
+            assert self.verifiers.pop(gone.name).uid == gone.uid
+        written = ModelVersionStatus.model_validate(decision.status.dump())
+        assert written == decision.status, "what is written is what comes back"
+        self.version = self.version.model_copy(update={"status": written})
+        return decision
+
+    def settle(self) -> Decision[ModelVersionStatus]:
+        """Decide until nothing is left to do now; returns the last decision, which changed nothing."""
+        for _ in range(20):
+            before = self.observed()
+            decision = self.step()
+            if not decision.creates and not decision.removals and self.observed() == before:
+                assert decision.again_after != 0, "it asks to be called at once and changes nothing"
+                return decision
+        raise AssertionError("no end after 20 steps")
+
+    def verifier(self, **changes: Any) -> None:
+        """Something happens to the only verifier."""
+        (name,) = self.verifiers
+        self.verifiers[name] = replace(self.verifiers[name], **changes)
+
+    def answer(self, answer: Any, phase: str = "Succeeded", **changes: Any) -> None:
+        """The verifier ends."""
+        message_ = answer if isinstance(answer, str) else json.dumps(answer)
+        self.verifier(phase=phase, message=message_, **{"finished_at": self.now, **changes})
+
+    def wait(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)

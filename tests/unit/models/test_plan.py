@@ -1,0 +1,272 @@
+"""A version from its first look to Ready, and every way on which it does not get there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from aifactory.api.modelversion import MAX_USERS, Use
+from aifactory.api.reasons import ConditionType
+from aifactory.models.plan import human_size, plan_model_version, plan_rejected
+from aifactory.models.state import Observed
+from tests.unit.models.builders import DIGEST, GOOD, NOW, SETTINGS, World, conditions, message, version
+
+
+def test_a_good_artifact_becomes_ready_and_leaves_no_pod() -> None:
+    world = World(version())
+    world.settle()
+    assert set(world.verifiers) == {"tiny-v1-verify-0"}
+    assert conditions(world.status) == {
+        "InUse": ("False", "NotUsed"),
+        "Ready": ("False", "Verifying"),
+        "Reconciling": ("True", "Verifying"),
+        "Stalled": ("False", "Verifying"),
+        "Verified": ("Unknown", "Verifying"),
+    }
+    world.verifier(phase="Running")
+    world.settle()
+    assert message(world.status) == "pod tiny-v1-verify-0 reads the artifact"
+
+    world.answer(GOOD)
+    decision = world.step()
+    assert decision.urgent, "the pod is removed only after its answer is in status"
+    assert decision.again_after == 0
+    assert not decision.removals
+    assert [notice.message for notice in decision.notices] == [f"digest {DIGEST}"]
+    world.settle()
+    assert not world.verifiers
+    assert conditions(world.status)["Ready"] == ("True", "Verified")
+    assert conditions(world.status)["Verified"] == ("True", "Verified")
+    assert conditions(world.status)["Reconciling"][0] == "False"
+    status = world.status
+    assert (status.resolved_digest, status.size_bytes, status.size, status.files) == (DIGEST, 1_400_000, "1.34MiB", 2)
+    assert (message(status), status.reason) == ("2 files, 1.34MiB", "Verified")
+    world.wait(1e6)
+    assert not world.settle().creates, "it is never read again"
+
+
+@pytest.mark.parametrize("reason", ["DigestMismatch", "InvalidArtifact"])
+def test_a_bad_artifact_is_the_end(reason: str) -> None:
+    world = World(version())
+    world.settle()
+    world.answer({"reason": reason, "message": "config.json is not there"}, "Failed")
+    decision = world.step()
+    assert decision.urgent
+    assert [(notice.type, notice.reason) for notice in decision.notices] == [("Warning", reason)]
+    assert conditions(world.status)["Stalled"] == ("True", reason)
+    assert conditions(world.status)["Verified"] == ("False", reason)
+    assert message(world.status) == "config.json is not there"
+    world.wait(1e6)
+    assert world.settle().again_after is None
+    assert world.made == ["tiny-v1-verify-0"]
+    assert set(world.verifiers) == {"tiny-v1-verify-0"}, "it is kept for its log"
+    world.verifiers.clear()
+    world.settle()
+    assert world.made == ["tiny-v1-verify-0"], "a spec that can not change is not asked twice"
+
+
+PASSING = ["SourceNotFound", "AccessDenied", "StoreUnavailable", "StoreFull"]
+WAITS = [10, 20, 40, 80, 160, 300, 300]
+
+
+@pytest.mark.parametrize("reason", PASSING)
+def test_what_may_pass_is_tried_again_more_and_more_slowly(reason: str) -> None:
+    world = World(version())
+    world.settle()
+    waits = []
+    for number in range(len(WAITS)):
+        assert set(world.verifiers) == {f"tiny-v1-verify-{number}"}, "the pod before is gone"
+        world.answer({"reason": reason, "message": "no answer"}, "Failed")
+        again = world.settle().again_after
+        assert again is not None
+        waits.append(again)
+        assert conditions(world.status)["Stalled"] == ("True", reason)
+        assert "no answer; it is tried again at 2026-01-01T1" in message(world.status)
+        world.wait(again - 1)
+        assert world.settle().again_after == 1
+        world.wait(1)
+        world.settle()
+        assert conditions(world.status)["Stalled"] == ("True", reason), "it stands until the next answer"
+    assert waits == WAITS
+    world.answer(GOOD)
+    world.settle()
+    assert conditions(world.status)["Ready"] == ("True", "Verified")
+    assert conditions(world.status)["Stalled"][0] == "False"
+    assert not world.verifiers
+
+
+@pytest.mark.parametrize(
+    ("answer", "phase", "words"),
+    [
+        ("", "Failed", "see: kubectl logs tiny-v1-verify-0"),
+        ("", "Succeeded", "see: kubectl logs tiny-v1-verify-0"),
+        ("Killed", "Failed", "Killed"),
+        ("{not json", "Succeeded", "{not json"),
+        ("[]", "Succeeded", "[]"),
+        ({"digest": 7}, "Succeeded", '{"digest": 7}'),
+        ({"reason": "Serving", "message": "odd"}, "Failed", "odd"),
+    ],
+)
+def test_a_verifier_without_a_proper_answer_is_tried_again(answer: Any, phase: str, words: str) -> None:
+    world = World(version())
+    world.settle()
+    world.answer(answer, phase)
+    assert world.settle().again_after == 10
+    assert conditions(world.status)["Stalled"] == ("True", "VerifierFailed")
+    assert message(world.status).startswith(words)
+    world.wait(10)
+    world.settle()
+    assert world.made == ["tiny-v1-verify-0", "tiny-v1-verify-1"]
+
+
+def test_a_verifier_that_never_ran_is_tried_again() -> None:
+    """Evicted before its container started: there is no time at which it ended."""
+    world = World(version())
+    world.settle()
+    world.answer("The node had condition: [DiskPressure].", "Failed", finished_at=None)
+    for _ in range(5):
+        world.settle()
+        world.wait(2)
+    world.settle()
+    assert world.made == ["tiny-v1-verify-0", "tiny-v1-verify-1"]
+
+
+def test_the_wait_begins_when_the_verifier_ended() -> None:
+    world = World(version())
+    world.settle()
+    world.answer("", "Failed", finished_at=NOW - timedelta(seconds=60))
+    world.settle()
+    assert world.made == ["tiny-v1-verify-0", "tiny-v1-verify-1"], "the operator was away for a minute"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "words"),
+    [
+        (
+            {"waiting_reason": "ImagePullBackOff", "waiting_message": "no such image"},
+            "ImagePullFailed",
+            "pod tiny-v1-verify-0: no such image",
+        ),
+        ({"waiting_reason": "InvalidImageName"}, "ImagePullFailed", "pod tiny-v1-verify-0: InvalidImageName"),
+        (
+            {"waiting_reason": "CreateContainerConfigError", "waiting_message": "no secret"},
+            "ContainerConfigError",
+            "pod tiny-v1-verify-0: no secret",
+        ),
+        ({"unschedulable": "no node"}, "Unschedulable", "pod tiny-v1-verify-0: no node"),
+    ],
+)
+def test_a_pod_that_waits_for_a_person_says_so_and_recovers(changes: dict[str, str], reason: str, words: str) -> None:
+    world = World(version())
+    world.settle()
+    world.verifier(**changes)
+    world.settle()
+    assert conditions(world.status)["Stalled"] == ("True", reason)
+    assert conditions(world.status)["Verified"] == ("Unknown", reason), "nothing is known about the artifact"
+    assert message(world.status) == words
+    world.verifier(phase="Running", waiting_reason="", waiting_message="", unschedulable="")
+    world.settle()
+    assert conditions(world.status)["Stalled"][0] == "False"
+    assert conditions(world.status)["Reconciling"] == ("True", "Verifying")
+    world.answer(GOOD)
+    world.settle()
+    assert conditions(world.status)["Ready"][0] == "True"
+
+
+def test_a_verifier_that_was_deleted_is_made_again() -> None:
+    world = World(version())
+    world.settle()
+    world.verifiers.clear()
+    world.settle()
+    assert world.made == ["tiny-v1-verify-0", "tiny-v1-verify-0"]
+
+
+def test_a_verifier_that_is_going_is_not_removed_twice() -> None:
+    world = World(version())
+    world.settle()
+    world.answer(GOOD)
+    world.step()
+    world.verifier(terminating=True)
+    assert not world.step().removals
+
+
+def test_a_refused_verifier_is_told_in_the_api_servers_words_and_forgotten_when_it_is_accepted() -> None:
+    world = World(version())
+    status = plan_rejected(world.observed(), "Pod tiny-v1-verify-0: exceeded quota", NOW)
+    assert conditions(status)["Stalled"] == ("True", "PodRejected")
+    assert conditions(status)["Verified"][0] == "Unknown"
+    assert message(status) == "Pod tiny-v1-verify-0: exceeded quota"
+    world.version = world.version.model_copy(update={"status": status})
+    world.settle()
+    assert conditions(world.status)["Stalled"] == ("False", "Verifying")
+
+
+def test_a_version_that_is_being_deleted_is_left_alone() -> None:
+    assert plan_model_version(Observed(version(deleting=True), SETTINGS), NOW) is None
+
+
+def test_users_are_listed_counted_and_forgotten() -> None:
+    world = World(version())
+    world.users = (Use(kind="InferencePool", name="chat"), Use(kind="InferencePool", name="search"))
+    world.settle()
+    assert conditions(world.status)["InUse"] == ("True", "UsedByPools")
+    assert message(world.status, ConditionType.IN_USE) == "InferencePool/chat, InferencePool/search"
+    assert (world.status.in_use, world.status.used_by) == (2, world.users)
+    world.users = ()
+    world.settle()
+    assert conditions(world.status)["InUse"] == ("False", "NotUsed")
+    assert (world.status.in_use, world.status.used_by) == (0, ())
+
+
+def test_users_of_a_ready_version_are_kept_up_to_date() -> None:
+    world = World(version())
+    world.settle()
+    world.answer(GOOD)
+    world.settle()
+    world.users = (Use(kind="InferencePool", name="chat"),)
+    world.settle()
+    assert world.status.in_use == 1
+    assert conditions(world.status)["Ready"][0] == "True"
+
+
+def test_more_users_than_the_list_may_hold_are_counted() -> None:
+    world = World(version())
+    world.users = tuple(Use(kind="InferencePool", name=f"pool-{n:04}") for n in range(MAX_USERS + 50))
+    world.settle()
+    assert world.status.in_use == MAX_USERS + 50
+    assert len(world.status.used_by) == MAX_USERS
+
+
+def test_odd_numbers_in_an_answer_do_not_stop_us() -> None:
+    world = World(version())
+    world.settle()
+    world.answer({"digest": DIGEST, "files": "two", "sizeBytes": None})
+    world.settle()
+    assert (world.status.files, world.status.size) == (0, "0B")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0B"),
+        (999, "999B"),
+        (1023, "0.999KiB"),
+        (1024, "1KiB"),
+        (1_400_000, "1.34MiB"),
+        (5 * 2**30, "5GiB"),
+        (2**42, "4TiB"),
+    ],
+)
+def test_sizes_are_for_people(size: int, text: str) -> None:
+    assert human_size(size) == text
+
+
+def test_times_have_whole_seconds() -> None:
+    world = World(version(), now=NOW + timedelta(microseconds=123456))
+    world.settle()
+    world.answer("", "Failed", finished_at=None)
+    world.settle()
+    assert replace(world.observed()).version.status.next_verify_time == NOW + timedelta(seconds=10)
