@@ -7,7 +7,7 @@ tests/unit, then read the difference.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,13 @@ TYPES = {
 }
 
 
-def assert_golden(path: Path, documents: Iterable[Json]) -> None:
+def assert_golden(path: Path, documents: list[Any]) -> None:
     """The documents are those in the golden file."""
-    text = yaml.safe_dump_all(documents, sort_keys=False, width=120)
     if os.environ.get("AIFACTORY_UPDATE_GOLDENS"):
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    wanted = path.read_text() if path.exists() else ""
-    assert text == wanted, f"{path.name} differs; if that is meant: AIFACTORY_UPDATE_GOLDENS=1 pytest {path.parents[1]}"
+        path.write_text(yaml.safe_dump_all(documents, sort_keys=False, width=120))
+    wanted = list(yaml.safe_load_all(path.read_text())) if path.exists() else []
+    assert documents == wanted, f"{path.name} differs; if that is meant: AIFACTORY_UPDATE_GOLDENS=1 pytest tests/unit"
 
 
 def assert_known_to_kubernetes(body: Json) -> None:
