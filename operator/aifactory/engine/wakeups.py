@@ -22,7 +22,10 @@ def wake_owner(queue: WorkQueue[Key], kind: str, group: str) -> Listener[Any]:
     """
 
     def listener(change: Change[Any]) -> None:
-        for obj in (change.old, change.new):
+        old, new = change.old, change.new
+        if old is not None and new is not None and old.metadata.owner_references == new.metadata.owner_references:
+            old = None
+        for obj in (old, new):
             if obj is not None and (key := _owner(obj.metadata, kind, group)) is not None:
                 queue.add(key, background=change.background)
 

@@ -254,6 +254,17 @@ class PartialObject(Struct, frozen=True, gc=False):
     metadata: Metadata
 
 
+def same_but_version(old: Any, new: Any) -> bool:
+    """Whether two views of one object, both structs of this module, differ in nothing but their resource version."""
+    for name in new.__struct_fields__:
+        before, after = getattr(old, name), getattr(new, name)
+        if name == "metadata":
+            before = msgspec.structs.replace(before, resource_version=after.resource_version)
+        if before != after:
+            return False
+    return True
+
+
 # --- What surrounds objects on the wire -------------------------------------------------------------------------------
 
 

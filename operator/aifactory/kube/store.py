@@ -8,9 +8,9 @@ What always holds:
 - An object never goes back to an older resource version.
 - A UID that was deleted does not come back with a version from before its deletion, whatever arrives late.
 - An answer to a write that the watch has already passed changes nothing: the store already knows what came of it.
-- Every change, whichever source it came from, is told to every subscriber exactly once, after it was taken in; the
-  echo of a write that arrives by the watch is not a change any more. Wake-ups hang on this: a source that changes the
-  store can not forget to wake somebody.
+- Every change, whichever source it came from, is told to every subscriber exactly once, after it was taken in. The
+  echo of a write that arrives by the watch is no change any more, nor is what the stored view does not show. Wake-ups
+  hang on this: a source that changes the store can not forget to wake somebody.
 
 A store does no I/O and knows nothing about who reads it. It must be used from one thread (the event loop's).
 """
@@ -23,7 +23,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from aifactory.kube.objects import KubeObject
+from aifactory.kube.objects import KubeObject, Struct, same_but_version
 from aifactory.kube.resources import Key
 
 logger = logging.getLogger(__name__)
@@ -118,6 +118,7 @@ class Store(Generic[T]):
     def put(self, obj: T, *, background: bool = False, origin: str = "") -> bool:
         """Take in an object as a watch or a list reported it; returns whether that was news.
 
+        A new version in which nothing changed that the struct shows (a heartbeat, an annotation) is kept, but not told.
         `background` and `origin` are passed on to subscribers, see `Change`.
         """
         metadata = obj.metadata
@@ -136,6 +137,8 @@ class Store(Generic[T]):
                 self._tell(Change(old, None, background))
                 old = None
         self._insert(key, old, obj)
+        if old is not None and isinstance(obj, Struct) and same_but_version(old, obj):
+            return False
         self._tell(Change(old, obj, background, origin))
         return True
 

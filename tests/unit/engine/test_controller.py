@@ -191,7 +191,7 @@ def test_a_poisoned_object_is_logged_with_restraint_and_does_not_slow_the_others
         async with farm.running():
             api.put(HERDS, "ns", "bad", spec={"size": 1})
             for number in range(1000):
-                api.put(HERDS, "ns", "bad", spec={"size": 1}, touched=number)
+                api.put(HERDS, "ns", "bad", spec={"size": 1, "touched": number})
                 await asyncio.sleep(0.06)
                 if number == 500:
                     api.put(HERDS, "ns", "good", spec={"size": 1})
