@@ -190,9 +190,10 @@ class Cluster:
         strays = {pid: ticks for pid, ticks in self.supervisor.orphans().items() if pid not in known}
         shims = remains.shims(strays)
         processes.end({pid: ticks for pid, ticks in strays.items() if pid not in shims}, grace=3)
+        # Before anything else is touched: with another cache directory, another cluster may run here.
+        checks.ports({name for name in NAMES if self.supervisor.record(name) is not None})
         if self.supervisor.record("containerd") is None and not shims:
             remains.clear(self.layout)
-        checks.ports({name for name in NAMES if self.supervisor.record(name) is not None})
         checks.kernel()
 
     def _start(self, program: Program) -> None:
@@ -245,11 +246,13 @@ class Cluster:
 
     def down(self, purge: bool = False) -> None:
         """End everything and remove every trace but files; with ``purge``, its files too (not the programs)."""
+        checks.rights()
         with exclusive(self._lock, "the local cluster"):
             for name in reversed(NAMES):
                 # The API server would wait for its clients, which are gone.
                 self.supervisor.stop(name, grace=5, kill=name == "kube-apiserver")
             processes.end(self.supervisor.orphans(), grace=3)
+            checks.ports(alive=set())  # else they are another cluster's, and so are the pods and the network
             remains.clear(self.layout)
             kubernetes = parts.part("kubernetes")
             network.remove(parts.directory(kubernetes) / "kube-proxy" if parts.is_built(kubernetes) else None)

@@ -28,14 +28,7 @@ _LONGEST_ROOT = 107 - len("/containerd/containerd.sock.ttrpc")
 
 def machine(layout: Layout) -> None:
     """What can be seen before anything is installed. Raises CannotRun."""
-    if not sys.platform.startswith("linux"):
-        raise CannotRun(
-            f"the local cluster needs Linux, this is {sys.platform}: use a Linux machine, or a cluster you have"
-        )
-    if os.geteuid() != 0:
-        raise CannotRun(
-            "the local cluster needs root, to run containers: use sudo, or a cluster you have (KUBECONFIG=...)"
-        )
+    rights()
     distribution(Path("/etc/os-release"))
     memory(Path("/proc/meminfo").read_text())
     disk(layout)
@@ -44,6 +37,17 @@ def machine(layout: Layout) -> None:
     if not remains.cgroup_hierarchies():
         raise CannotRun(
             "no control groups are mounted at /sys/fs/cgroup: run on a machine or in a privileged container"
+        )
+
+
+def rights() -> None:
+    if not sys.platform.startswith("linux"):
+        raise CannotRun(
+            f"the local cluster needs Linux, this is {sys.platform}: use a Linux machine, or a cluster you have"
+        )
+    if os.geteuid() != 0:
+        raise CannotRun(
+            "the local cluster needs root, to run containers: use sudo, or a cluster you have (KUBECONFIG=...)"
         )
 
 
