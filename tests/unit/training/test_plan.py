@@ -74,20 +74,26 @@ CASES = {
         observe(TWO, service_exists=False, workspace_exists=False),
         "Pending",
         "CreatingPods",
-        creates=("PersistentVolumeClaim train-workspace", "Service train", *PODS),
+        creates=("PersistentVolumeClaim train-workspace", "Service train"),
         words="0 of 2 pods exist",
     ),
     "first look, gang": Case(
         observe(TWO, settings=SETTINGS, service_exists=False, workspace_exists=False),
         "Pending",
         "CreatingPods",
-        creates=("PersistentVolumeClaim train-workspace", "Service train", "PodGroup train-0", *PODS),
+        creates=("PersistentVolumeClaim train-workspace", "PodGroup train-0", "Service train"),
     ),
     "first look, one node": Case(
         observe(job(), settings=SETTINGS, service_exists=False, workspace_exists=False),
         "Pending",
         "CreatingPods",
-        creates=("PersistentVolumeClaim train-workspace", "Pod train-0-0"),
+        creates=("PersistentVolumeClaim train-workspace",),
+    ),
+    "the claim is ours": Case(
+        observe(TWO, settings=SETTINGS, service_exists=False),
+        "Pending",
+        "CreatingPods",
+        creates=(*PODS, "PodGroup train-0", "Service train"),
     ),
     "a claim of the user": Case(
         observe(job(workspace={"claimName": "mine"}), service_exists=False, workspace_exists=False),
@@ -387,8 +393,8 @@ def test_what_is_observed_decides(name: str) -> None:
     decision = decide(case.observed)
     status = decision.status
     assert (status.phase, status.reason) == (case.phase, case.reason)
-    assert created(decision) == list(case.creates)
-    assert removed(decision) == list(case.removes)
+    assert sorted(created(decision)) == sorted(case.creates)
+    assert sorted(removed(decision)) == sorted(case.removes)
     assert status.attempt == case.attempt
     assert decision.again_after == case.again_after
     found = conditions(status)
@@ -515,6 +521,14 @@ def test_first_running_time_is_the_first() -> None:
     status = decide(observe(job(status={"firstRunningTime": early, "startTime": early}), pod(running=True))).status
     assert (status.first_running_time, status.start_time) == (early, early)
     assert decide(observe(job(), pod(running=True))).status.first_running_time == NOW
+
+
+def test_that_a_job_runs_is_told_at_once_and_once() -> None:
+    assert not decide(observe(two(), pod(0, of=TWO, running=True), pod(1, of=TWO))).urgent
+    both = (pod(0, of=TWO, running=True), pod(1, of=TWO, running=True))
+    first = decide(observe(two(), *both))
+    assert first.urgent
+    assert not decide(observe(TWO.model_copy(update={"status": first.status}), *both)).urgent
 
 
 def test_an_event_is_a_warning_only_when_something_went_wrong() -> None:
