@@ -21,7 +21,7 @@ def ensure() -> Path:
     torch = _torch_venv()
     base = torch.ensure_runtime().parent.parent
     directory = torch.venv_path("serving-test", [torch.LOCK, LOCK])
-    return Path(torch._ensure(directory, LOCK, compile_bytecode=True, packages_of=base))
+    return Path(torch.ensure(directory, LOCK, compile_bytecode=True, packages_of=base))
 
 
 def _torch_venv() -> ModuleType:

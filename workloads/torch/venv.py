@@ -58,16 +58,24 @@ def venv_path(name: str, locks: Sequence[Path]) -> Path:
 
 def ensure_runtime() -> Path:
     """The Python of the torch layer."""
-    return _ensure(venv_path("torch", [LOCK]), LOCK, compile_bytecode=True)
+    return ensure(venv_path("torch", [LOCK]), LOCK, compile_bytecode=True)
 
 
 def ensure_test() -> Path:
     """A Python with the torch layer's packages and the test packages."""
     base = ensure_runtime().parent.parent
-    return _ensure(venv_path("torch-test", [LOCK, TEST_LOCK]), TEST_LOCK, packages_of=base)
+    return ensure(venv_path("torch-test", [LOCK, TEST_LOCK]), TEST_LOCK, packages_of=base)
 
 
-def _ensure(directory: Path, lock: Path, *, compile_bytecode: bool = False, packages_of: Path | None = None) -> Path:
+def ensure(directory: Path, lock: Path, *, compile_bytecode: bool = False, packages_of: Path | None = None) -> Path:
+    """The Python of an environment with the packages of a lock file, made if missing.
+
+    Args:
+        directory: from `venv_path`, so that it is named after what is in it.
+        lock: a lock file with hashes.
+        compile_bytecode: compile all modules at once.
+        packages_of: another environment, whose packages can be imported here too.
+    """
     python = directory / "bin" / "python"
     if python.exists():
         return python

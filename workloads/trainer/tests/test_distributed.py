@@ -8,9 +8,9 @@ import socket
 from pathlib import Path
 
 import pytest
-from conftest import TORCHRUN, Pod, wait_until
 
 from aifactory_trainer import distributed
+from conftest import TORCHRUN, Pod, wait_until
 
 SCRIPT = """
 import os, sys, torch

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Pod
 
 from aifactory_trainer import errors
+from conftest import Pod
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TORCHRUN, Pod, Receiver, wait_until
 from safetensors.torch import load_file
-from test_export import digest
 
 from aifactory_trainer import gpt
+from conftest import TORCHRUN, Pod, Receiver, wait_until
+from test_export import digest
 
 GPT = ("-m", "aifactory_trainer.gpt")
 SMALL = ("--context=32", "--layers=1", "--heads=2", "--embedding=16", "--batch=4", "--checkpoint-every=10")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Receiver, wait_until
 
 from aifactory_trainer.progress import Report, Reporter, Speed
+from conftest import Receiver, wait_until
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, Pod, Receiver
-from test_state import Position
 from torch import Tensor, nn
 
 from aifactory_trainer import CheckpointError, Run
 from aifactory_trainer.environment import Environment
+from conftest import ROOT, Pod, Receiver
+from test_state import Position
 
 
 @pytest.fixture
