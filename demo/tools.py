@@ -112,7 +112,12 @@ class Kube:
 def _forwarded(process: subprocess.Popen[str], ports: tuple[int, ...]) -> tuple[int, ...]:
     """The local ports that kubectl chose; what it prints is read to the end, so that it never blocks."""
     lines: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=lambda: [lines.put(line) for line in process.stdout or ()], daemon=True).start()
+
+    def read() -> None:
+        for line in process.stdout or ():
+            lines.put(line)
+
+    threading.Thread(target=read, daemon=True).start()
     found: dict[int, int] = {}
     said: list[str] = []
     deadline = time.monotonic() + FORWARD_SECONDS
