@@ -21,7 +21,7 @@ class StandsStill(Exception):
     """Nothing can run any more and no timer is set: the test waits for something that will not happen."""
 
 
-class _Selector(selectors.DefaultSelector):  # type: ignore[valid-type,misc]
+class _Selector(selectors.DefaultSelector):
     loop: FakeTimeLoop
 
     def select(self, timeout: float | None = None) -> Any:
