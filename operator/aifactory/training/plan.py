@@ -146,14 +146,18 @@ def _plan_running(
         return Decision(draft.result(), again_after=wait)
 
     missing = sorted(set(range(job.spec.nodes.count)) - {pod.index for pod in current})
-    creates = [children.pod(job, index, attempt, settings) for index in missing]
+    creates = []
+    if children.owns_workspace(job) and not observed.workspace_exists:
+        # Pods come after it: the claim of that name may still be that of a deleted job, and a pod that mounted it
+        # would train on that job's checkpoints and keep the claim from ever going.
+        creates.append(children.workspace(job))
+    else:
+        creates += [children.pod(job, index, attempt, settings) for index in missing]
     gang = children.wants_gang(job.spec, settings)
     if gang and not any(group.attempt == attempt for group in observed.gangs):
         creates.insert(0, children.gang(job, attempt))
     if job.spec.nodes.count > 1 and not observed.service_exists:
         creates.insert(0, children.service(job))
-    if children.owns_workspace(job) and not observed.workspace_exists:
-        creates.insert(0, children.workspace(job))
     draft.update(
         resolved=Resolved(
             nodes=job.spec.nodes.count,
@@ -165,7 +169,8 @@ def _plan_running(
         )
     )
     draft.running(current, tuple(group for group in observed.gangs if group.attempt == attempt))
-    return Decision(draft.result(), creates=tuple(creates), again_after=draft.due_after)
+    # That the job runs is told at once; what changes on the way there may wait for the next change.
+    return Decision(draft.result(), creates=tuple(creates), urgent=draft.became_running, again_after=draft.due_after)
 
 
 def _all_succeeded(observed: Observed, current: tuple[PodView, ...]) -> bool:

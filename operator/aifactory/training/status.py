@@ -34,6 +34,8 @@ class StatusDraft:
         self._count(current)
         folded = fold(job.status, observed.progress, now, force=False)
         self.due_after = folded.due_after
+        self.became_running = False
+        """The job was on its way and now all of its pods run."""
         self._changes["restarts"] = folded.restarts
         self.update(progress=folded.progress, checkpoint=folded.checkpoint)
 
@@ -202,6 +204,7 @@ class StatusDraft:
         self._conditions.set(ConditionType.RESTARTING, False, Reason.SUCCEEDED)
 
     def _all_ready(self, count: int) -> None:
+        self.became_running = self._status.phase != "Running"
         message = f"{count} of {count} pods run"
         self._conditions.set(ConditionType.RUNNING, True, Reason.ALL_NODES_READY, message)
         self._conditions.set(ConditionType.RESTARTING, False, Reason.ALL_NODES_READY)
