@@ -244,6 +244,9 @@ def test_an_unreadable_wish_is_reported_and_changes_nothing(
     wait_for("it is reported", lambda: agent.status()["reason"] == "InvalidDesired", 20, agent.tail)
     assert "../up" in agent.status()["message"]
     assert generate(triton, "gpt") == (200, "gpt 1")
+    triton.kill()
+    triton.start()
+    wait_for("the last good wish is in force", lambda: generate(triton, "gpt") == (200, "gpt 1"), 20, agent.tail)
 
 
 def test_a_killed_agent_takes_up_what_runs(triton: TritonProcess, agent: AgentProcess, published: Published) -> None:
@@ -254,6 +257,7 @@ def test_a_killed_agent_takes_up_what_runs(triton: TritonProcess, agent: AgentPr
     workers = triton.workers()
     agent.kill()
     (triton.repository / "incoming/half").mkdir()
+    (triton.repository / "checked/gpt/9.json").write_text("{")
     agent.start()
     agent.wait_ready()
     assert triton.workers() == workers, "the model was loaded again"

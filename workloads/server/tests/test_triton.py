@@ -197,13 +197,28 @@ def test_tokens_are_counted_and_probes_are_not(triton: TritonProcess) -> None:
     _, answer = generate(triton, max_tokens=25)
     wanted = (before[0] + len(PROMPT), before[1] + answer["num_output_tokens"])
     wait_for("the counters have moved", lambda: tokens() == wanted, 10, lambda: f"{before} {tokens()} {wanted}")
-    probes = triton.metric("nv_inference_request_success", model="gpt", version="2")
-    wait_for(
-        "the agent has asked",
-        lambda: triton.metric("nv_inference_request_success", model="gpt", version="2") > probes,
-        20,
-    )
+
+    def asked() -> float:
+        return triton.metric("aifactory_probe_requests_total", model="gpt", version="2")
+
+    probes = asked()
+    wait_for("the agent has asked", lambda: asked() > probes, 20)
     assert tokens() == wanted
+
+
+def test_what_clients_asked_is_what_triton_counts_less_the_probes(triton: TritonProcess) -> None:
+    def clients(model: str, version: str) -> float:
+        names = ("nv_inference_request_success", "aifactory_probe_requests_total")
+        success, probes = (triton.metric(name, model=model, version=version) for name in names)
+        return success - probes
+
+    before, program = clients("gpt", "1"), clients("program", "1")
+    for _ in range(7):
+        generate(triton, model="gpt/versions/1", max_tokens=1)
+    wait_for("seven requests of clients", lambda: clients("gpt", "1") - before == 7, 20)
+    probes = triton.metric("aifactory_probe_requests_total", model="program")
+    wait_for("the agent asks", lambda: triton.metric("aifactory_probe_requests_total", model="program") > probes, 20)
+    wait_for("which changes nothing", lambda: clients("program", "1") == program, 5)
 
 
 def test_a_torch_program_answers_as_it_did_in_training(triton: TritonProcess, program: TwoHeads) -> None:

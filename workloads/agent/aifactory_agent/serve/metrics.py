@@ -24,12 +24,6 @@ class Metrics:
         self._failures = Counter(
             "aifactory_agent_failures", "Failed attempts", [*_MODEL, "reason"], registry=self._registry
         )
-        self._probes = Counter(
-            "aifactory_agent_probe_requests",
-            "Requests the agent sent to see whether a version answers; Triton's own counters include them",
-            _MODEL,
-            registry=self._registry,
-        )
         self._gauge("aifactory_agent_info", "Release of the agent", ["release"]).labels(__version__).set(1)
 
     def observe(self, status: Status) -> None:
@@ -51,10 +45,6 @@ class Metrics:
     def failed(self, key: ModelKey, reason: Reason) -> None:
         """An attempt failed."""
         self._failures.labels(*_labels(key), str(reason)).inc()
-
-    def probed(self, key: ModelKey) -> None:
-        """A probe request was sent."""
-        self._probes.labels(*_labels(key)).inc()
 
     def render(self) -> bytes:
         """Text exposition."""

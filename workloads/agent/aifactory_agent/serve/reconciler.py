@@ -70,6 +70,7 @@ class Reconciler:
         self._tasks: set[asyncio.Task[None]] = set()
         self._fetch_slots = asyncio.Semaphore(_CONCURRENT_FETCHES)
         self._wake = asyncio.Event()
+        self._observing = asyncio.Lock()
         self._stopping = False
         self.status = Status()
 
@@ -95,13 +96,13 @@ class Reconciler:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _round(self) -> None:
-        problem = self._read_desired() or await self._observe()
+        unreadable, silent = self._read_desired(), await self._observe()
         now = time.monotonic()
         if self._desired is not None:
             self._cancel_unwanted(self._desired)
             for action in planner.plan(self._desired, self._actual, now):
                 self._start(action)
-        status = report(self._desired, problem, self._actual, self._load_seconds, time.monotonic())
+        status = report(self._desired, unreadable or silent, self._actual, self._load_seconds, time.monotonic())
         if status.summary != self.status.summary:
             about = fields(revision=status.revision, reason=status.reason, detail=status.message)
             _log.info("ready" if status.ready else "not ready", extra=about)
@@ -125,6 +126,10 @@ class Reconciler:
         return None
 
     async def _observe(self) -> AgentError | None:
+        async with self._observing:  # one at a time, so that an older answer never replaces a newer one
+            return await self._ask_index()
+
+    async def _ask_index(self) -> AgentError | None:
         try:
             serving = await self._triton.serving()
         except AgentError as error:
@@ -242,7 +247,6 @@ class Reconciler:
 
         async def work() -> None:
             config = await asyncio.to_thread(self._repository.serving_config, key)
-            self._metrics.probed(key)
             try:
                 await self._triton.confirm(key, config)
             except AgentError as error:

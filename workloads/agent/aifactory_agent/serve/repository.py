@@ -51,10 +51,11 @@ class Repository:
         found = {}
         for record in self._checked.glob("*/*.json"):
             key = ModelKey(record.parent.name, int(record.stem))
-            if self._folder(key).is_dir():
-                facts = json.loads(record.read_text())
-                config = serving_config(facts["format"], self._config_json(key))
-                found[key] = Present(facts["digest"], config.identity)
+            try:
+                digest = json.loads(record.read_text())["digest"]
+                found[key] = Present(digest, self.serving_config(key).identity)
+            except (OSError, ValueError, KeyError, AgentError):
+                self.remove(key)  # cut short by a crash, or damaged: it is fetched again
         return found
 
     def add(self, spec: ModelSpec, store: Store, cancel: threading.Event) -> Present:

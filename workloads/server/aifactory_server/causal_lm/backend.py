@@ -19,10 +19,10 @@ import triton_python_backend_utils as pb  # provided by Triton's worker process
 
 from aifactory_server.causal_lm.config import read_config
 from aifactory_server.causal_lm.engine import Engine, Outcome, QueueFull
-from aifactory_server.causal_lm.metrics import TokenMetrics
 from aifactory_server.causal_lm.network import Network, load_weights
 from aifactory_server.causal_lm.request import BadRequest, Request, read_request
 from aifactory_server.device import device_of, useful_threads
+from aifactory_server.metrics import TokenMeter
 
 _INPUTS = ("text_input", "max_tokens", "temperature", "seed", "stop", "stream")
 _DRAIN_SECONDS = 60.0
@@ -45,8 +45,7 @@ class TritonPythonModel:
         torch.set_num_threads(min(torch.get_num_threads(), useful_threads(weights.values())))
         network = Network(config, weights, SLOTS)
         network.read(0, [config.end_of_text])  # the first call is the slow one; not at a client's expense
-        meter = TokenMetrics(pb, args["model_name"], args["model_version"])
-        self._engine = Engine(network, MAX_WAITING, meter)
+        self._engine = Engine(network, MAX_WAITING, TokenMeter(pb, args))
         self._engine.start()
 
     def execute(self, requests: list[Any]) -> None:

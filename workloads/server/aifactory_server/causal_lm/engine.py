@@ -28,6 +28,7 @@ from aifactory_server.causal_lm.request import Request
 from aifactory_server.causal_lm.text import TextStream
 
 _log = logging.getLogger(__name__)
+_LAST_STEP_SECONDS = 10.0
 
 
 class QueueFull(Exception):
@@ -65,6 +66,9 @@ class Meter(Protocol):
     def count(self, prompt: int, generated: int) -> None:
         """Tokens that were read and generated."""
 
+    def probed(self) -> None:
+        """A request of the agent was answered."""
+
     def flush(self) -> None:
         """Nothing will be counted for a while."""
 
@@ -101,6 +105,7 @@ class Engine:
         self._running: list[_Sequence | None] = [None] * network.slots
         self._changed = threading.Condition()
         self._stopping = False
+        self._given_up = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -113,6 +118,8 @@ class Engine:
             self._stopping = True
             self._changed.notify()
         self._thread.join(timeout_seconds)
+        self._given_up = True
+        self._thread.join(_LAST_STEP_SECONDS)
 
     def submit(self, request: Request, answer: Answer) -> None:
         """Queue a request. Raises QueueFull; a probe is always taken."""
@@ -136,6 +143,9 @@ class Engine:
 
     def _run(self) -> None:
         while self._wait_for_work():
+            if self._given_up:
+                self._fail_all("the model was unloaded before the answer was finished")
+                return
             try:
                 self._admit()
                 self._advance()
@@ -209,12 +219,21 @@ class Engine:
         if ended or sequence.stream.stopped or sequence.generated >= sequence.request.max_tokens:
             self._running[slot] = None
             self._send(sequence, sequence.stream.finish())
+            if sequence.request.probe:
+                self._meter.probed()
             reason = "stop" if ended or sequence.stream.stopped else "length"
             sequence.answer.done(Outcome(reason, sequence.prompt_tokens, sequence.generated))
 
     def _send(self, sequence: _Sequence, text: str) -> None:
         if text:
             sequence.answer.piece(text)
+
+    def _fail_all(self, message: str) -> None:
+        self._fail_running(message)
+        with self._changed:
+            waiting, self._waiting = self._waiting, deque()
+        for sequence in waiting:
+            sequence.answer.failed(message)
 
     def _fail_running(self, message: str) -> None:
         with self._changed:

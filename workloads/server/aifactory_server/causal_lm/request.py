@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aifactory_server.metrics import PROBE
+
 MAX_TOKENS_LIMIT = 65_536
 MAX_TEMPERATURE = 100.0
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
-PROBE = "aifactory_probe"
-"""Request parameter of the agent: such a request is answered also when the queue is full, and not counted."""
-
 _INPUTS = ("text_input", "max_tokens", "temperature", "seed", "stop", "stream")
 
 
@@ -29,6 +28,7 @@ class Request:
         temperature: 0 takes the likeliest token always.
         seed: the same seed, prompt and temperature give the same answer; None: a fresh one each time.
         stream: several responses as the text grows, or one whole response.
+        probe: the agent asks; it is answered also when the queue is full, and its tokens are not counted.
     """
 
     prompt: bytes

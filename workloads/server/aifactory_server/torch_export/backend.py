@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from aifactory_server.device import device_of
+from aifactory_server.metrics import PROBE, PROBES, Counters
 from aifactory_server.torch_export.batch import run_batched
 from aifactory_server.torch_export.program import Program
 
@@ -34,12 +35,16 @@ class TritonPythonModel:
         self._batched = config["max_batch_size"] > 0
         path = Path(args["model_repository"]) / args["model_version"] / "model.pt2"
         self._program = Program(path, device_of(args))
+        self._counters = Counters(pb, args, PROBES)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch of requests; if the call fails, all of them get its message."""
         try:
             inputs = [[_read(request, *wanted) for wanted in self._inputs] for request in requests]
             answers = run_batched(self._call, inputs) if self._batched else [self._call(one) for one in inputs]
+            if any(PROBE in request.parameters() for request in requests):
+                self._counters.add(PROBES)  # the agent asks one request at a time
+                self._counters.flush()
             return [self._response(outputs) for outputs in answers]
         except Exception as error:
             message = f"the program failed: {error}"

@@ -1,0 +1,73 @@
+"""Counters of our back ends among Triton's own metrics, on its port 8002 beside `nv_inference_*`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+PROBE = "aifactory_probe"
+"""Request parameter of the agent's own requests, by which it sees whether a version answers."""
+PROBES = "aifactory_probe_requests_total"
+"""Triton counts the agent's requests like all others; what is left after subtracting this came from clients."""
+
+_GATHER_SECONDS = 0.25
+_TEXTS = {
+    "aifactory_prompt_tokens_total": "Tokens of prompts that were read",
+    "aifactory_generated_tokens_total": "Tokens that were generated",
+    PROBES: "Requests of the agent, by which it sees whether the version answers",
+}
+
+
+class Counters:
+    """Counters of one model version.
+
+    Each increment is a message to the server process, so they are gathered for a moment. Used from one thread only.
+
+    Args:
+        pb: Triton's module triton_python_backend_utils.
+        names: which of the known counters this back end has.
+    """
+
+    def __init__(self, pb: Any, args: Mapping[str, str], *names: str) -> None:
+        labels = {"model": args["model_name"], "version": args["model_version"]}
+        kind = pb.MetricFamily.COUNTER
+        # A metric dies with its family object, so both are kept.
+        self._families = {name: pb.MetricFamily(name=name, description=_TEXTS[name], kind=kind) for name in names}
+        self._metrics = {name: family.Metric(labels=labels) for name, family in self._families.items()}
+        self._gathered = dict.fromkeys(names, 0)
+        self._flush_at = 0.0
+
+    def add(self, name: str, amount: int = 1) -> None:
+        """Count."""
+        self._gathered[name] += amount
+        if time.monotonic() >= self._flush_at:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand over what was gathered."""
+        self._flush_at = time.monotonic() + _GATHER_SECONDS
+        for name, amount in self._gathered.items():
+            if amount:
+                self._metrics[name].increment(amount)
+                self._gathered[name] = 0
+
+
+class TokenMeter:
+    """What the engine of `causal-lm` counts."""
+
+    def __init__(self, pb: Any, args: Mapping[str, str]) -> None:
+        self._counters = Counters(pb, args, *_TEXTS)
+
+    def count(self, prompt: int, generated: int) -> None:
+        """Tokens of a client's request."""
+        self._counters.add("aifactory_prompt_tokens_total", prompt)
+        self._counters.add("aifactory_generated_tokens_total", generated)
+
+    def probed(self) -> None:
+        """The agent's request was answered."""
+        self._counters.add(PROBES)
+
+    def flush(self) -> None:
+        """Nothing will be counted for a while."""
+        self._counters.flush()
