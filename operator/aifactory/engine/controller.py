@@ -31,7 +31,8 @@ Observed = TypeVar("Observed")
 Result = Literal["success", "requeue", "requeue_after", "error"]
 
 WORKERS: Final = 16
-STATUS_DELAY: Final = 1.0
+STATUS_DELAY: Final = 1.8
+"""Half-way states may be this old: a status is true within two seconds of every change, and few of them are written."""
 REFUSED_SECONDS: Final = 1.0
 """First delay after a refusal: somebody has to change something, which is not done in milliseconds."""
 
