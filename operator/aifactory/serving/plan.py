@@ -13,10 +13,10 @@ from typing import Any
 from aifactory.api.inferencepool import InferencePoolStatus
 from aifactory.api.reasons import Reason
 from aifactory.engine.decision import Decision, Notice, Patch, Removal
-from aifactory.serving import children
+from aifactory.serving import children, trouble
 from aifactory.serving.resolve import Waiting, resolve
-from aifactory.serving.rollout import surge_step
-from aifactory.serving.state import Observed, RevisionView, ServingPodView, VersionView
+from aifactory.serving.rollout import share
+from aifactory.serving.state import Observed, RevisionView, VersionView
 from aifactory.serving.status import StatusDraft
 
 DEFAULT_REPLICAS = 1
@@ -52,10 +52,9 @@ def _plan_waiting(
     observed: Observed, waiting: Waiting, stable: str, wanted: int, draft: StatusDraft
 ) -> Decision[InferencePoolStatus]:
     """Nothing new can be served; what is served goes on."""
-    changes = _Changes(observed)
+    changes = _Changes(observed, stable)
     changes.service()
-    changes.size(stable, wanted)
-    changes.keep(stable, wanted=wanted)
+    changes.restore(wanted)
     draft.waiting(waiting, stable)
     return changes.decision(draft.result())
 
@@ -64,23 +63,21 @@ def _plan_steady(
     observed: Observed, target: VersionView, revision: str, wanted: int, draft: StatusDraft
 ) -> Decision[InferencePoolStatus]:
     """One revision, for now or for good."""
-    changes = _Changes(observed)
+    changes = _Changes(observed, revision)
     changes.service()
-    changes.ensure(target, revision, wanted)
-    changes.keep(revision, wanted=wanted)
-    became_stable = draft.steady(revision, target)
-    notices = (Notice("Normal", "Serving", f"{target.name} is served by {wanted} pods"),) if became_stable else ()
-    return changes.decision(draft.result(), urgent=became_stable, notices=notices)
+    changes.grow(target, revision, wanted)
+    complete = draft.steady(revision, target)
+    notices = (Notice("Normal", str(Reason.SERVING), f"{target.name} is served by {wanted} pods"),) if complete else ()
+    return changes.decision(draft.result(), urgent=draft.stable_changed, notices=notices)
 
 
 def _plan_held_back(
     observed: Observed, stable: str, failed: str, wanted: int, draft: StatusDraft
 ) -> Decision[InferencePoolStatus]:
     """The wanted revision has failed: the stable one keeps all traffic, and it is not tried again."""
-    changes = _Changes(observed)
+    changes = _Changes(observed, stable)
     changes.service()
-    changes.size(stable, wanted)
-    changes.keep(stable, wanted=wanted)
+    changes.restore(wanted)
     draft.held_back(stable, failed)
     return changes.decision(draft.result())
 
@@ -89,18 +86,15 @@ def _plan_rollout(
     observed: Observed, target: VersionView, stable: str, revision: str, wanted: int, draft: StatusDraft
 ) -> Decision[InferencePoolStatus]:
     """The candidate comes up beside the stable revision and takes over pod by pod."""
-    changes = _Changes(observed)
-    changes.service()
-    if words := _load_error(observed.pods, revision):
+    if words := trouble.load_error(observed.pods, revision):
         draft.failed(stable, revision, target, words)
         notice = Notice("Warning", str(Reason.MODEL_LOAD_FAILED), f"{target.name} is taken back: {words}")
-        return changes.decision(draft.result(), urgent=True, again_after=0, notices=(notice,))
+        return Decision(draft.result(), urgent=True, again_after=0, notices=(notice,))
+    changes = _Changes(observed, stable)
+    changes.service()
+    changes.grow(target, revision, wanted)
     candidate = _revision(observed.revisions, revision)
-    step = surge_step(wanted, candidate.ready if candidate is not None else 0)
-    changes.ensure(target, revision, step.candidate)
-    changes.size(stable, step.stable)
-    changes.keep(stable, revision, wanted=wanted)
-    if step.done:
+    if (candidate.ready if candidate is not None else 0) >= wanted:
         draft.promoted(revision, target)
         notice = Notice("Normal", str(Reason.ROLLED_OUT), f"{target.name} takes all traffic")
         return changes.decision(draft.result(), urgent=True, again_after=0, notices=(notice,))
@@ -112,15 +106,12 @@ def _revision(revisions: Iterable[RevisionView], revision: str) -> RevisionView 
     return next((view for view in revisions if view.revision == revision), None)
 
 
-def _load_error(pods: Iterable[ServingPodView], revision: str) -> str:
-    return next((pod.load_error for pod in pods if pod.revision == revision and pod.load_error), "")
-
-
 class _Changes:
-    """Collects what has to be created, resized and removed."""
+    """Collects what has to be created, resized and removed, around the revision that takes the traffic."""
 
-    def __init__(self, observed: Observed) -> None:
+    def __init__(self, observed: Observed, stable: str) -> None:
         self._observed = observed
+        self._stable = stable
         self._creates: list[Mapping[str, Any]] = []
         self._patches: list[Patch] = []
         self._removals: list[Removal] = []
@@ -130,41 +121,59 @@ class _Changes:
         if not self._observed.service_exists:
             self._creates.append(children.service(self._observed.pool))
 
-    def ensure(self, version: VersionView, revision: str, replicas: int) -> None:
-        """The revision exists with this many pods."""
+    def grow(self, version: VersionView, revision: str, wanted: int) -> None:
+        """The revision exists and gets all pods, one by one where others hold the traffic."""
+        sizes = self._share(revision, wanted)
+        self._ensure(version, revision, sizes[revision])
+        self._sizes(sizes, kept={revision, self._stable})
+
+    def restore(self, wanted: int) -> None:
+        """The stable revision gets all pods back, and is made again if somebody removed it."""
+        if not self._stable:
+            self._sizes({view.revision: 0 for view in self._observed.revisions}, kept=set())
+            return
+        sizes = self._share(self._stable, wanted)
+        if (
+            _revision(self._observed.revisions, self._stable) is None
+            and (version := self._stable_version()) is not None
+        ):
+            self._ensure(version, self._stable, sizes[self._stable])
+        self._sizes(sizes, kept={self._stable})
+
+    def _share(self, growing: str, wanted: int) -> dict[str, int]:
+        ready = {view.revision: view.ready for view in self._observed.revisions if not view.terminating}
+        return share(wanted, ready, growing, self._stable)
+
+    def _ensure(self, version: VersionView, revision: str, replicas: int) -> None:
         pool = self._observed.pool
         if all(view.revision != revision for view in self._observed.configs):
             self._creates.append(children.config(pool, version, revision))
         if _revision(self._observed.revisions, revision) is None:
             self._creates.append(children.deployment(pool, version, self._observed.settings, revision, replicas))
-        self.size(revision, replicas)
 
-    def size(self, revision: str, replicas: int) -> None:
-        """The revision, if it exists, has this many pods."""
-        view = _revision(self._observed.revisions, revision)
-        if view is not None and not view.terminating and view.wanted != replicas:
-            self._patches.append(Patch("Deployment", view.name, {"spec": {"replicas": replicas}}))
-
-    def keep(self, *revisions: str, wanted: int) -> None:
-        """Every other revision goes, its ready pods only as those that are kept replace them.
-
-        An abandoned candidate may carry most of the traffic: removed at once, it would leave the pool short.
-        """
-        short = wanted - sum(view.ready for view in self._observed.revisions if view.revision in revisions)
-        needed: set[str] = set()
-        for view in sorted(self._observed.revisions, key=lambda view: (-view.ready, view.name)):
-            if view.revision in revisions or view.terminating:
+    def _sizes(self, sizes: Mapping[str, int], kept: set[str]) -> None:
+        """Each revision gets its number; one with none that is not kept goes, its pods drain on their way out."""
+        for view in self._observed.revisions:
+            if view.terminating:
                 continue
-            rest = max(0, min(view.ready, short))
-            short -= rest
-            if rest:
-                needed.add(view.revision)
-                self.size(view.revision, rest)
+            size = sizes[view.revision]
+            if size or view.revision in kept:
+                if view.wanted != size:
+                    self._patches.append(Patch("Deployment", view.name, {"spec": {"replicas": size}}))
             else:
                 self._removals.append(Removal("Deployment", view.name, view.uid))
         for config in self._observed.configs:
-            if config.revision not in revisions and config.revision not in needed:
+            if config.revision not in kept and not sizes.get(config.revision):
                 self._removals.append(Removal("ConfigMap", config.name, config.uid))
+
+    def _stable_version(self) -> VersionView | None:
+        """The version the stable revision serves, if its pods would still be made in the same way."""
+        pool, settings = self._observed.pool, self._observed.settings
+        name = pool.status.stable.model_version if pool.status.stable is not None else ""
+        found = next((view for view in self._observed.versions if view.name == name), None)
+        if found is None or children.revision_of(pool, found, settings) != self._stable:
+            return None
+        return found
 
     def decision(
         self,

@@ -47,7 +47,10 @@ def _pinned(name: str, version: int, known: list[VersionView]) -> VersionView | 
             Reason.WAITING_FOR_MODEL, f"waiting for version {version} of model {name}; existing versions: {have}"
         )
     if not found.ready:
-        return Waiting(Reason.MODEL_NOT_READY, f"ModelVersion {found.name} is not Ready: {_why(found)}")
+        # While it is being checked nobody has to do anything.
+        checking = found.reason in ("", Reason.VERIFYING)
+        reason = Reason.WAITING_FOR_MODEL if checking else Reason.MODEL_NOT_READY
+        return Waiting(reason, f"ModelVersion {found.name} is not Ready: {_why(found)}")
     return found
 
 

@@ -1,27 +1,36 @@
 """How many pods each revision gets: surge, one pod at a time, as a pure function.
 
-The candidate gets one pod more than it has ready, the stable revision gives up one for each that is ready. So there is
-at most one pod more than wanted, never a moment with fewer ready pods than wanted, and a candidate that never becomes
-ready costs one pod and no request.
+One revision grows: the wanted one, or the stable one where the wanted one was given up. The others hold the traffic
+until it does and give up one pod for each of its ready ones. So a change, also one in the middle of another or back,
+never takes the pool below the number of ready pods it wants, asks for one pod more than that at most (GPUs are scarce),
+and a revision that never becomes ready costs one pod and no request.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Pods for the two revisions of a rollout."""
+def share(wanted: int, ready: Mapping[str, int], growing: str, stable: str) -> dict[str, int]:
+    """Pods for every revision.
 
-    stable: int
-    candidate: int
-    done: bool
-    """The candidate carries everything: it becomes the stable revision."""
+    Args:
+        wanted: ready pods the pool shall have.
+        ready: ready pods of each revision that exists.
+        growing: the revision that is to have all of them, whether it exists yet or not.
+        stable: the revision that takes the traffic; empty when there is none yet.
 
-
-def surge_step(wanted: int, candidate_ready: int) -> Step:
-    """The next step of a rollout to `wanted` pods of which the candidate has `candidate_ready` ready ones."""
-    if candidate_ready >= wanted:
-        return Step(stable=0, candidate=wanted, done=True)
-    return Step(stable=wanted - candidate_ready, candidate=candidate_ready + 1, done=False)
+    Returns:
+        The number for each revision in `ready`, for `growing`, and for `stable` if it exists.
+    """
+    sizes: dict[str, int] = {}
+    left = max(0, wanted - ready.get(growing, 0))
+    others = sorted(ready.keys() - {growing}, key=lambda name: (name != stable, -ready[name], name))
+    for name in others:
+        sizes[name] = min(ready[name], left)
+        left -= sizes[name]
+    if stable in sizes:
+        # Pods of the stable revision that are not ready come back: the growing one may turn out not to work.
+        sizes[stable] += left
+    sizes[growing] = min(wanted, wanted + 1 - sum(sizes.values()))
+    return sizes

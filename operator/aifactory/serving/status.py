@@ -7,14 +7,17 @@ from typing import Any
 
 from aifactory.api import names
 from aifactory.api.conditions import ConditionSet
-from aifactory.api.inferencepool import InferencePoolStatus, ResolvedModel, RevisionStatus, RolloutStatus
+from aifactory.api.inferencepool import (
+    InferencePoolStatus,
+    ResolvedModel,
+    RevisionStatus,
+    RolloutStatus,
+    Throughput,
+)
 from aifactory.api.reasons import ConditionType, Reason
-from aifactory.serving import children
+from aifactory.serving import children, trouble
 from aifactory.serving.resolve import Waiting
-from aifactory.serving.state import Observed, RevisionView, ServingPodView, VersionView
-
-_PULL_PROBLEMS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
-_CONFIG_PROBLEMS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+from aifactory.serving.state import Observed, RevisionView, VersionView
 
 
 class StatusDraft:
@@ -38,6 +41,14 @@ class StatusDraft:
         }
         if observed.throughput is not None:
             self._changes["throughput"] = observed.throughput
+        elif not ready and pool.status.throughput is not None:
+            self._changes["throughput"] = Throughput()
+
+    @property
+    def stable_changed(self) -> bool:
+        """Which revision takes the traffic has changed: what a rollout builds on."""
+        before, after = self._status.stable, self._changes.get("stable", self._status.stable)
+        return (before.revision if before is not None else "") != (after.revision if after is not None else "")
 
     def resolved(self, target: VersionView) -> None:
         """What the wish means now."""
@@ -47,6 +58,8 @@ class StatusDraft:
     def waiting(self, waiting: Waiting, stable: str) -> None:
         """No version that fits is Ready; what is served, if anything, goes on."""
         self._changes |= {"resolved": (), "candidate": None}
+        if self._status.rollout is not None and self._status.rollout.phase == "Progressing":
+            self._changes["rollout"] = None
         self._stable(stable)
         self._available()
         self._conditions.set(ConditionType.DEGRADED, bool(stable), waiting.reason, waiting.message if stable else "")
@@ -55,23 +68,30 @@ class StatusDraft:
         self._phase("Waiting", waiting.reason)
 
     def steady(self, revision: str, target: VersionView) -> bool:
-        """One revision; returns whether it has just become the stable one."""
+        """One revision; returns whether it has just become complete.
+
+        It takes the traffic from its first ready pod on: a change after that must not take it away at once.
+        """
         view = _find(self._observed.revisions, revision)
         ready = view.ready if view is not None else 0
         complete = view is not None and ready >= self._wanted and self._observed.service_exists
         was_stable = self._status.stable is not None and self._status.stable.revision == revision
+        before = self._status.rollout
+        was_complete = before is not None and before.phase == "Complete" and before.revision == revision
         self._changes["candidate"] = None
-        if complete or was_stable:
+        if complete or ready or was_stable:
             self._changes["stable"] = self._revision(revision, target)
             self._changes["version"] = str(target.version)
-        if complete and not was_stable:
+        if complete and not was_complete:
             self._changes["rollout"] = RolloutStatus(phase="Complete", revision=revision)
-        elif was_stable and self._status.rollout is not None and self._status.rollout.failed_revision:
-            # The wish has returned to what is served: the failed revision may be tried again after another change.
-            self._changes["rollout"] = RolloutStatus(phase="Complete", revision=revision)
+        elif before is not None and before.revision != revision:
+            # The wish has returned to what is served; a revision that failed may be tried again after another change.
+            self._changes["rollout"] = RolloutStatus(
+                phase="Progressing", revision=revision, reason=str(Reason.ROLLING_OUT)
+            )
         self._available()
-        self._steady_conditions(view, target, complete)
-        return complete and not was_stable
+        self._steady_conditions(revision, target, complete, was_complete)
+        return complete and not was_complete
 
     def rolling(self, stable: str, revision: str, target: VersionView) -> None:
         """The candidate comes up."""
@@ -80,7 +100,7 @@ class StatusDraft:
         ready = view.ready if view is not None else 0
         self._changes["candidate"] = self._revision(revision, target)
         message = f"{target.name}: {ready} of {self._wanted} pods are ready"
-        problem = _problem(self._observed.pods, revision)
+        problem = trouble.problem(self._observed.pods, revision)
         if problem is not None:
             message = f"{message}; {problem[1]}"
         self._changes["rollout"] = RolloutStatus(
@@ -142,8 +162,11 @@ class StatusDraft:
         self._kstatus(False, False, True, Reason.MODEL_LOAD_FAILED, advice)
         self._phase("Degraded", Reason.MODEL_LOAD_FAILED)
 
-    def _steady_conditions(self, view: RevisionView | None, target: VersionView, complete: bool) -> None:
-        revision = view.revision if view is not None else ""
+    def _steady_conditions(self, revision: str, target: VersionView, complete: bool, was_complete: bool) -> None:
+        view = _find(self._observed.revisions, revision)
+        ready = view.ready if view is not None else 0
+        pods = self._observed.pods
+        loaded = f"{target.name}: {ready} of {self._wanted} pods have it loaded"
         if complete and not self._wanted:
             self._conditions.set(ConditionType.DEGRADED, False, Reason.SCALED_TO_ZERO)
             self._kstatus(True, False, False, Reason.SCALED_TO_ZERO, "spec.replicas is 0")
@@ -152,24 +175,26 @@ class StatusDraft:
             self._conditions.set(ConditionType.DEGRADED, False, Reason.SERVING)
             self._kstatus(True, False, False, Reason.SERVING, self._serving_message(target))
             self._phase("Serving", Reason.SERVING)
-        elif (words := _load_error(self._observed.pods, revision)) and not self._ready:
+        elif (words := trouble.load_error(pods, revision)) and not self._ready:
             message = f"{target.name} does not load: {words}. Publish a version that loads"
             self._conditions.set(ConditionType.DEGRADED, True, Reason.MODEL_LOAD_FAILED, message)
             self._kstatus(False, False, True, Reason.MODEL_LOAD_FAILED, message)
             self._phase("Failed", Reason.MODEL_LOAD_FAILED)
-        elif (problem := _problem(self._observed.pods, revision)) is not None:
-            reason, message = problem
-            self._conditions.set(ConditionType.DEGRADED, self._ready > 0, reason, message)
-            self._kstatus(False, False, True, reason, message)
-            self._phase("Starting", reason)
+        elif (found := trouble.problem(pods, revision)) is not None:
+            reason, message = found
+            self._conditions.set(ConditionType.DEGRADED, self._ready > 0, reason, f"{loaded}; {message}")
+            self._kstatus(False, False, True, reason, f"{loaded}; {message}")
+            self._phase("Starting" if not was_complete else "Degraded", reason)
+        elif self._ready >= self._wanted:
+            # The way back from a change that was given up: pods of the other revision hold the traffic so long.
+            self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLING_OUT)
+            self._kstatus(False, True, False, Reason.ROLLING_OUT, loaded)
+            self._phase("RollingOut", Reason.ROLLING_OUT)
         else:
-            ready = view.ready if view is not None else 0
-            was_up = self._status.stable is not None
-            reason = Reason.PODS_NOT_READY if was_up else Reason.STARTING
-            message = f"{target.name}: {ready} of {self._wanted} pods have it loaded"
-            self._conditions.set(ConditionType.DEGRADED, was_up, reason, message if was_up else "")
-            self._kstatus(False, True, False, reason, message)
-            self._phase("Scaling" if was_up else "Starting", reason)
+            reason = Reason.PODS_NOT_READY if was_complete else Reason.STARTING
+            self._conditions.set(ConditionType.DEGRADED, was_complete, reason, loaded if was_complete else "")
+            self._kstatus(False, True, False, reason, loaded)
+            self._phase("Scaling" if was_complete else "Starting", reason)
 
     def _serving_message(self, target: VersionView) -> str:
         return f"{target.name} is loaded on {self._wanted} of {self._wanted} pods"
@@ -196,8 +221,10 @@ class StatusDraft:
     def _available(self) -> None:
         """At least one pod answers."""
         up = self._ready > 0 and self._observed.service_exists
-        message = f"{self._ready} pods are ready"
-        self._conditions.set(ConditionType.AVAILABLE, up, Reason.SERVING if up else Reason.PODS_NOT_READY, message)
+        down = Reason.PODS_NOT_READY if self._wanted else Reason.SCALED_TO_ZERO
+        self._conditions.set(
+            ConditionType.AVAILABLE, up, Reason.SERVING if up else down, f"{self._ready} pods are ready"
+        )
 
     def _kstatus(self, ready: bool, reconciling: bool, stalled: bool, reason: Reason, message: str) -> None:
         self._conditions.set(ConditionType.READY, ready, reason, message)
@@ -210,22 +237,3 @@ class StatusDraft:
 
 def _find(revisions: tuple[RevisionView, ...], revision: str) -> RevisionView | None:
     return next((view for view in revisions if view.revision == revision), None)
-
-
-def _load_error(pods: tuple[ServingPodView, ...], revision: str) -> str:
-    return next((pod.load_error for pod in pods if pod.revision == revision and pod.load_error), "")
-
-
-def _problem(pods: tuple[ServingPodView, ...], revision: str) -> tuple[Reason, str] | None:
-    """A pod that waits for a person."""
-    for pod in sorted(pods, key=lambda pod: pod.name):
-        if pod.revision != revision or pod.ready:
-            continue
-        words = pod.waiting_message or pod.waiting_reason
-        if pod.waiting_reason in _PULL_PROBLEMS:
-            return Reason.IMAGE_PULL_FAILED, f"pod {pod.name}: {words}; check the image name and the registry"
-        if pod.waiting_reason in _CONFIG_PROBLEMS:
-            return Reason.CONTAINER_CONFIG_ERROR, f"pod {pod.name}: {words}"
-        if pod.unschedulable:
-            return Reason.UNSCHEDULABLE, f"pod {pod.name} has no node: {pod.unschedulable}; free nodes or GPUs"
-    return None
