@@ -1,0 +1,257 @@
+"""Short words for pools and what belongs to them, and a tiny world with Deployments that really add and remove pods."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from aifactory.api import names
+from aifactory.api.conditions import find
+from aifactory.api.inferencepool import InferencePool, InferencePoolStatus, Throughput
+from aifactory.api.reasons import ConditionType
+from aifactory.engine.decision import Decision
+from aifactory.serving.children import revision_of
+from aifactory.serving.plan import plan_pool
+from aifactory.serving.state import ConfigView, Observed, RevisionView, ServingPodView, Settings, VersionView
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+SETTINGS = Settings(server_image="aifactory/server:1", agent_image="aifactory/agent:1")
+LATEST = {"name": "tiny", "track": "Latest"}
+
+
+def pool(*, replicas: int | None = 2, wish: dict[str, Any] | None = None, **spec: Any) -> InferencePool:
+    """InferencePool chat as the API server stores it; keywords are fields of its spec, written as in YAML."""
+    metadata = {"name": "chat", "namespace": "ns", "uid": "pool-uid", "generation": 1}
+    if spec.pop("deleting", False):
+        metadata["deletionTimestamp"] = NOW
+    status = spec.pop("status", {})
+    if replicas is not None:
+        spec["replicas"] = replicas
+    return InferencePool.model_validate(
+        {"metadata": metadata, "spec": {"models": [wish or LATEST], **spec}, "status": status}
+    )
+
+
+def version(number: int, **changes: Any) -> VersionView:
+    """ModelVersion tiny-v<number>, Ready unless told otherwise."""
+    made = {
+        "name": f"tiny-v{number}",
+        "model": "tiny",
+        "version": number,
+        "uri": f"pvc://aifactory-models/tiny/{number}",
+        "digest": f"sha256:{number:064}",
+        "format": "causal-lm",
+        "ready": True,
+    }
+    return VersionView(**{**made, **changes})
+
+
+def conditions(status: InferencePoolStatus) -> dict[str, tuple[str, str]]:
+    """Status and reason of each condition."""
+    return {found.type: (found.status, found.reason) for found in status.conditions}
+
+
+def message(status: InferencePoolStatus, type_: ConditionType = ConditionType.READY) -> str:
+    """A condition's message."""
+    found = find(status.conditions, type_)
+    assert found is not None, f"no condition {type_}"
+    return found.message
+
+
+@dataclass
+class Pod:
+    """A serving pod."""
+
+    name: str
+    revision: str
+    ready: bool = False
+    terminating: bool = False
+    trouble: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Deployment:
+    """A revision's Deployment."""
+
+    name: str
+    uid: str
+    revision: str
+    wanted: int
+
+
+@dataclass
+class World:
+    """A cluster of dictionaries. After every change of pods the invariants of a surge are checked."""
+
+    pool: InferencePool
+    versions: dict[int, VersionView] = field(default_factory=dict)
+    deployments: dict[str, Deployment] = field(default_factory=dict)
+    configs: dict[str, ConfigView] = field(default_factory=dict)
+    pods: list[Pod] = field(default_factory=list)
+    service: bool = False
+    throughput: Throughput | None = None
+    now: datetime = NOW
+    events: list[str] = field(default_factory=list)
+    check: Callable[[], None] = lambda: None
+    _numbers: Any = field(default_factory=itertools.count)
+
+    @property
+    def status(self) -> InferencePoolStatus:
+        return self.pool.status
+
+    @property
+    def wanted(self) -> int:
+        return 1 if self.pool.spec.replicas is None else self.pool.spec.replicas
+
+    def revision(self, number: int) -> str:
+        """The revision in which the pool would serve that version."""
+        return revision_of(self.pool, self.versions[number], SETTINGS)
+
+    def publish(self, number: int, **changes: Any) -> None:
+        """A ModelVersion comes or changes."""
+        self.versions[number] = version(number, **changes)
+
+    def live(self, number: int | None = None) -> list[Pod]:
+        """Pods that are not on their way out."""
+        wanted = None if number is None else self.revision(number)
+        return [pod for pod in self.pods if not pod.terminating and wanted in (None, pod.revision)]
+
+    def ready(self) -> int:
+        return sum(pod.ready for pod in self.live())
+
+    def observed(self) -> Observed:
+        revisions = []
+        for deployment in self.deployments.values():
+            pods = [pod for pod in self.live() if pod.revision == deployment.revision]
+            revisions.append(
+                RevisionView(
+                    deployment.name,
+                    deployment.uid,
+                    deployment.revision,
+                    deployment.wanted,
+                    replicas=len(pods),
+                    ready=sum(pod.ready for pod in pods),
+                )
+            )
+        return Observed(
+            pool=self.pool,
+            settings=SETTINGS,
+            versions=tuple(self.versions.values()),
+            revisions=tuple(revisions),
+            configs=tuple(self.configs.values()),
+            pods=tuple(
+                ServingPodView(pod.name, pod.revision, pod.ready, pod.terminating, **pod.trouble) for pod in self.pods
+            ),
+            service_exists=self.service,
+            throughput=self.throughput,
+        )
+
+    def step(self) -> Decision[InferencePoolStatus]:
+        """Decide once and let it come true. The status takes the way through JSON, as in the API server."""
+        decision = plan_pool(self.observed(), self.now)
+        assert decision is not None
+        for body in decision.creates:
+            self._create(dict(body))
+        for patch in decision.patches:
+            assert patch.kind == "Deployment"
+            self.deployments[patch.name].wanted = patch.body["spec"]["replicas"]
+        for gone in decision.removals:
+            owner: dict[str, Any] = self.deployments if gone.kind == "Deployment" else self.configs
+            assert owner.pop(gone.name).uid == gone.uid
+        self.events += [f"{notice.reason}: {notice.message}" for notice in decision.notices]
+        written = InferencePoolStatus.model_validate(decision.status.dump())
+        assert written == decision.status, "what is written is what comes back"
+        self.pool = self.pool.model_copy(update={"status": written})
+        self._deploy()
+        return decision
+
+    def settle(self) -> Decision[InferencePoolStatus]:
+        """Decide until nothing is left to do now; returns the last decision, which changed nothing."""
+        for _ in range(60):
+            before = self.observed()
+            decision = self.step()
+            if self.observed() == before:
+                assert not decision.creates + decision.patches + decision.removals
+                assert decision.again_after != 0, "it asks to be called at once and changes nothing"
+                return decision
+        raise AssertionError(f"no end after 60 steps: {self.status}")
+
+    def load(self, count: int = 1, number: int | None = None) -> None:
+        """The agent brings up the model in as many pods as are told, one after another."""
+        for _ in range(count):
+            waiting = [pod for pod in self.live(number) if not pod.ready and not pod.trouble]
+            if not waiting:
+                return
+            waiting[0].ready = True
+            self.check()
+            self.settle()
+
+    def roll_out(self) -> None:
+        """Everything that can become ready does."""
+        self.settle()
+        self.load(4 * (self.wanted + 1))
+
+    def bury(self) -> None:
+        """Pods that were on their way out are gone."""
+        self.pods = self.live()
+
+    def edit(self, **spec: Any) -> None:
+        """The user changes fields of the spec."""
+        changed = self.pool.spec.model_validate({**self.pool.spec.dump(), **spec})
+        meta = self.pool.metadata.model_copy(update={"generation": self.pool.metadata.generation + 1})
+        self.pool = self.pool.model_copy(update={"spec": changed, "metadata": meta})
+
+    def pin(self, number: int) -> None:
+        self.edit(models=[{"name": "tiny", "version": number}])
+
+    def wait(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def _create(self, body: dict[str, Any]) -> None:
+        name, kind, labels = body["metadata"]["name"], body["kind"], body["metadata"]["labels"]
+        uid = f"uid-{next(self._numbers)}"
+        if kind == "Service":
+            assert not self.service
+            self.service = True
+        elif kind == "ConfigMap":
+            assert name not in self.configs
+            self.configs[name] = ConfigView(name, uid, labels[names.LABEL_REVISION])
+        else:
+            assert name not in self.deployments
+            self.deployments[name] = Deployment(name, uid, labels[names.LABEL_REVISION], body["spec"]["replicas"])
+
+    def _deploy(self) -> None:
+        """The Deployment controllers: pods that are not ready go first."""
+        owned = {deployment.revision: deployment.wanted for deployment in self.deployments.values()}
+        for revision in {pod.revision for pod in self.pods} | owned.keys():
+            pods = [pod for pod in self.live() if pod.revision == revision]
+            surplus = len(pods) - owned.get(revision, 0)
+            for pod in sorted(pods, key=lambda pod: pod.ready)[: max(0, surplus)]:
+                pod.terminating, pod.ready = True, False
+            for _ in range(-surplus):
+                self.pods.append(Pod(f"{revision}-{next(self._numbers)}", revision))
+        self.check()
+
+
+def serving(number: int = 1, *, replicas: int | None = 2, **spec: Any) -> World:
+    """A pool that serves a version with all of its pods."""
+    world = World(pool(replicas=replicas, **spec))
+    world.publish(number)
+    world.roll_out()
+    assert world.status.phase == ("Serving" if world.wanted else "ScaledToZero")
+    return world
+
+
+def guard(world: World, *, ready: int | None = None) -> None:
+    """From now on: never fewer ready pods than wanted, and never more pods than one more than wanted."""
+
+    def check() -> None:
+        least = world.wanted if ready is None else ready
+        pods = [(pod.revision, pod.ready) for pod in world.live()]
+        assert world.ready() >= least, f"fewer than {least} are ready: {pods}"
+        assert len(pods) <= world.wanted + 1, f"more than {world.wanted} + 1 pods: {pods}"
+
+    world.check = check

@@ -1,0 +1,200 @@
+"""The objects an InferencePool makes: golden files, Kubernetes' own types, and what a template can not override."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aifactory.api import names
+from aifactory.serving import children
+from tests.unit.golden import assert_golden, assert_known_to_kubernetes, assert_restricted
+from tests.unit.serving.builders import SETTINGS, pool, version
+
+GOLDEN = Path(__file__).parent / "golden"
+OWN = pool(
+    drain={"preStopSeconds": 0, "timeoutSeconds": 5},
+    template={
+        "metadata": {"labels": {"team": "nlp"}, "annotations": {"note": "keep"}},
+        "spec": {
+            "nodeSelector": {"gpu": "h100"},
+            "containers": [
+                {
+                    "name": "triton",
+                    "image": "own/triton:1",
+                    "env": [{"name": "LOG", "value": "1"}],
+                    "resources": {"limits": {"nvidia.com/gpu": "1"}},
+                    "volumeMounts": [{"name": "cache", "mountPath": "/cache"}],
+                },
+                {"name": "side", "image": "side:1"},
+            ],
+            "initContainers": [{"name": "warm", "image": "warm:1"}],
+            "volumes": [{"name": "cache", "emptyDir": {}}],
+        },
+    },
+)
+BUCKET = version(4, uri="s3://bucket/tiny/4", secret="s3")
+
+
+def objects(owner: Any, model: Any) -> list[dict[str, Any]]:
+    revision = children.revision_of(owner, model, SETTINGS)
+    return [
+        children.service(owner),
+        children.config(owner, model, revision),
+        children.deployment(owner, model, SETTINGS, revision, 3),
+    ]
+
+
+CASES = {"plain": objects(pool(), version(1)), "own-settings": objects(OWN, BUCKET)}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_objects_are_the_golden_ones(case: str) -> None:
+    assert_golden(GOLDEN / f"{case}.yaml", CASES[case])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kubernetes_knows_every_field(case: str) -> None:
+    for body in CASES[case]:
+        assert_known_to_kubernetes(body)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_object_is_found_by_our_label_and_goes_with_its_pool(case: str) -> None:
+    for body in CASES[case]:
+        assert body["metadata"]["labels"][names.LABEL_MANAGED_BY] == names.LABEL_MANAGED_BY_VALUE
+        assert body["metadata"]["ownerReferences"][0]["kind"] == "InferencePool"
+
+
+def template(case: str) -> dict[str, Any]:
+    return CASES[case][2]["spec"]["template"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_pod_is_restricted(case: str) -> None:
+    spec = template(case)["spec"]
+    assert_restricted(spec)
+    assert spec["automountServiceAccountToken"] is False
+    for name in ("triton", "agent"):
+        found = next(c for c in (*spec["containers"], *spec["initContainers"]) if c["name"] == name)
+        assert found["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_service_and_deployment_select_the_pods(case: str) -> None:
+    service, _, deployment = CASES[case]
+    labels = template(case)["metadata"]["labels"].items()
+    assert service["spec"]["selector"].items() <= labels
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= labels
+    assert names.LABEL_REVISION in deployment["spec"]["selector"]["matchLabels"]
+    assert names.LABEL_REVISION not in service["spec"]["selector"], "every revision answers"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_mount_has_its_volume_and_every_port_its_name(case: str) -> None:
+    spec = template(case)["spec"]
+    volumes = [volume["name"] for volume in spec["volumes"]]
+    assert len(set(volumes)) == len(volumes)
+    for container in (*spec["containers"], *spec["initContainers"]):
+        assert {mount["name"] for mount in container.get("volumeMounts", ())} <= set(volumes)
+    triton = next(container for container in spec["containers"] if container["name"] == "triton")
+    ports = {port["name"] for port in triton["ports"]}
+    assert {port["targetPort"] for port in CASES[case][0]["spec"]["ports"]} <= ports
+    config = next(volume for volume in spec["volumes"] if volume["name"] == "aifactory-desired")
+    assert config["configMap"]["name"] == CASES[case][1]["metadata"]["name"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_readiness_is_the_agents_word_alone(case: str) -> None:
+    spec = template(case)["spec"]
+    agent = next(container for container in spec["initContainers"] if container["name"] == "agent")
+    assert agent["restartPolicy"] == "Always", "a native sidecar"
+    assert agent["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert all("readinessProbe" not in container for container in spec["containers"])
+
+
+def test_the_agent_is_told_all_about_the_model() -> None:
+    desired = json.loads(CASES["own-settings"][1]["data"]["desired.json"])
+    revision = CASES["own-settings"][1]["metadata"]["labels"][names.LABEL_REVISION]
+    assert desired == {
+        "pool": "chat",
+        "revision": revision,
+        "models": [
+            {
+                "name": "tiny",
+                "version": 4,
+                "uri": "s3://bucket/tiny/4",
+                "digest": f"sha256:{4:064}",
+                "format": "causal-lm",
+                "secret": "s3",
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("drain", "grace", "pre_stop"),
+    [
+        (None, 75, {"preStop": {"sleep": {"seconds": 15}}}),
+        ({"preStopSeconds": 3}, 63, {"preStop": {"sleep": {"seconds": 3}}}),
+        ({"preStopSeconds": 0, "timeoutSeconds": 9}, 9, None),
+    ],
+)
+def test_draining_takes_as_long_as_is_asked_for(drain: Any, grace: int, pre_stop: Any) -> None:
+    owner = pool(**({"drain": drain} if drain is not None else {}))
+    spec = objects(owner, version(1))[2]["spec"]["template"]["spec"]
+    assert spec["terminationGracePeriodSeconds"] == grace
+    assert spec["containers"][0].get("lifecycle") == pre_stop
+
+
+OURS = {names.LABEL_MANAGED_BY: "aifactory", names.LABEL_POOL: "chat", names.LABEL_ROLE: "serve"}
+
+
+@pytest.mark.parametrize("label", [*OURS, names.LABEL_REVISION])
+def test_a_template_can_not_override_our_labels(label: str) -> None:
+    owner = pool(template={"metadata": {"labels": {label: "theirs", "team": "a"}}})
+    _, _, deployment = objects(owner, version(1))
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert (
+        labels[label] == {**OURS, names.LABEL_REVISION: deployment["metadata"]["labels"][names.LABEL_REVISION]}[label]
+    )
+    assert labels["team"] == "a"
+
+
+def test_the_template_is_not_changed_in_place() -> None:
+    assert OWN.spec.template is not None
+    before = copy.deepcopy(OWN.spec.template.dump())
+    objects(OWN, version(1))
+    assert OWN.spec.template.dump() == before
+
+
+def revision(owner: Any, model: Any = None) -> str:
+    return children.revision_of(owner, model or version(1), SETTINGS)
+
+
+def test_replicas_and_the_way_of_wishing_do_not_make_a_revision() -> None:
+    same = [pool(), pool(replicas=7), pool(replicas=None), pool(wish={"name": "tiny", "version": 1})]
+    same.append(pool(drain={"preStopSeconds": 15, "timeoutSeconds": 60}))
+    assert len({revision(owner) for owner in same}) == 1
+
+
+def test_whatever_shapes_the_pods_makes_a_revision() -> None:
+    different = [
+        revision(pool()),
+        revision(pool(), version(2)),
+        revision(pool(), version(1, digest="sha256:b")),
+        revision(pool(), version(1, uri="pvc://other/tiny/1")),
+        revision(pool(), version(1, secret="s3")),
+        revision(pool(drain={"timeoutSeconds": 1})),
+        revision(pool(template={"spec": {"nodeSelector": {"a": "b"}}})),
+        revision(pool(template={"metadata": {"labels": {"a": "b"}}})),
+    ]
+    assert len(set(different)) == len(different)
+
+
+def test_what_becomes_known_about_a_version_later_makes_no_revision() -> None:
+    assert revision(pool(), version(1, message="3 files", reason="Verified")) == revision(pool())
+    assert revision(pool(), version(1, deleting=True)) == revision(pool())
