@@ -127,6 +127,33 @@ def test_a_killed_leader_is_succeeded_within_the_duration_and_two_seconds() -> N
         assert taken <= 15.0 + 2.0, f"{taken:.1f} s with seed {seed}"
 
 
+def test_a_renewal_counts_from_when_it_was_sent_not_from_its_late_answer() -> None:
+    """The others saw it when it was written: a leader that counts from the answer would stay too long."""
+
+    async def main() -> None:
+        api = MemoryApi()
+
+        class Late(Link):
+            async def _travel(self, direction: str) -> None:
+                if direction == "answer" and first.leading:
+                    await asyncio.sleep(8)
+                    self.cut = True
+                await super()._travel(direction)
+
+        first = replica(Late(api, random.Random(0)), "first")
+        second = replica(api, "second")
+        await first.acquire()
+        holding = asyncio.create_task(first.hold())
+        waiting = asyncio.create_task(second.acquire())
+        while not second.leading:
+            await asyncio.sleep(0.05)
+            assert not (first.leading and second.leading)
+        await waiting
+        await holding
+
+    run(main)
+
+
 def test_a_lease_given_up_says_so_and_forgets_the_address() -> None:
     async def main() -> None:
         api = MemoryApi()
