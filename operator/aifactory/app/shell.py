@@ -2,7 +2,8 @@
 
 Only `on.event` handlers are used, and the storages in which kopf would keep its own state on users' objects do nothing,
 so no annotation and no finalizer of ours can ever appear on them. One gap of kopf is closed here: a deletion during a
-broken watch is not reported, so the kinds are listed (metadata only) now and then, and what is gone is dropped.
+broken watch is not reported, so the kinds are listed (metadata only) after every list of kopf's and now and then, and
+what is gone is dropped: until then its children would be made again as often as the garbage collector removes them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -28,7 +29,9 @@ from aifactory.kube.store import Store
 logger = logging.getLogger(__name__)
 
 AUDIT_SECONDS = 300.0
-"""How long a deletion that kopf did not see may stay unnoticed."""
+"""How long a deletion that kopf did not see may stay unnoticed, when nothing tells that kopf's watch had broken."""
+LISTED_SECONDS = 2.0
+"""From the first object of a list of kopf's to an audit."""
 SYNC_POLL_SECONDS = 0.05
 LIST_PAGE = 500
 
@@ -65,6 +68,8 @@ class Watched:
     resource: Resource
     parse: Callable[[Mapping[str, Any]], Stored[Any]]
     store: Store[Any]
+    listed: asyncio.Event = field(default_factory=asyncio.Event)
+    """kopf has listed anew, so what it had not seen deleted is still in the store."""
 
 
 def registry(kinds: Collection[Watched], login: Callable[[], kopf.AiohttpSession]) -> kopf.OperatorRegistry:
@@ -91,6 +96,8 @@ def _watch(handlers: kopf.OperatorRegistry, kind: Watched) -> None:
 def take(kind: Watched, type_: str | None, body: Mapping[str, Any]) -> None:
     """Put one event into the store; `None` is the type of what was there before the watch began."""
     stored = kind.parse(body)
+    if type_ is None:
+        kind.listed.set()
     if type_ == "DELETED":
         kind.store.remove(stored)
     else:
@@ -136,17 +143,31 @@ async def wait_listed(api: Api, kinds: Collection[Watched], namespace: str | Non
 
 async def audit(api: Api, kinds: Collection[Watched], namespace: str | None) -> None:
     """For ever: drop objects whose deletion was not reported; ends when cancelled."""
-    while True:
-        await asyncio.sleep(AUDIT_SECONDS)
+    async with asyncio.TaskGroup() as group:
         for kind in kinds:
-            try:
-                listed, version = await _list(api, kind.resource, namespace)
-            except (KubeError, aiohttp.ClientError, msgspec.MsgspecError) as error:
-                logger.warning("looking for deleted %s failed, it is tried again: %s", kind.resource.plural, error)
-                continue
-            gone = kind.store.retain({entry.metadata.uid for entry in listed}, version)
-            if gone:
-                logger.warning("%d deleted %s had not been reported by the watch", gone, kind.resource.plural)
+            group.create_task(_audit(api, kind, namespace))
+
+
+async def _audit(api: Api, kind: Watched, namespace: str | None) -> None:
+    kind.listed.clear()
+    while True:
+        try:
+            async with asyncio.timeout(AUDIT_SECONDS):
+                await kind.listed.wait()
+                await asyncio.sleep(LISTED_SECONDS)
+        except TimeoutError:
+            pass
+        kind.listed.clear()
+        try:
+            listed, version = await _list(api, kind.resource, namespace)
+        except (KubeError, aiohttp.ClientError, msgspec.MsgspecError) as error:
+            logger.warning("looking for deleted %s failed, it is tried again: %s", kind.resource.plural, error)
+            await asyncio.sleep(LISTED_SECONDS)
+            kind.listed.set()
+            continue
+        gone = kind.store.retain({entry.metadata.uid for entry in listed}, version)
+        if gone:
+            logger.warning("%d deleted %s had not been reported by the watch", gone, kind.resource.plural)
 
 
 def _known(store: Store[Any], entry: PartialObject) -> bool:
