@@ -31,7 +31,7 @@ Scenario = Callable[[argparse.Namespace], Awaitable[dict[str, Any]]]
 
 
 def _scaled(options: argparse.Namespace, count: int) -> int:
-    return max(1, round(count * options.scale))
+    return max(1, round(count * float(options.scale)))
 
 
 SCENARIOS: dict[str, Scenario] = {

@@ -17,6 +17,7 @@ import gc
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -84,7 +85,7 @@ class Limit:
         """Until cancelled."""
         head = msgspec.json.decode(await self._client.request("GET", f"{PODS}?limit=1"), type=_Head)
         for name in self._jobs:
-            self._queue.put_nowait(lambda name=name: self._create_job(name))  # type: ignore[misc]
+            self._queue.put_nowait(partial(self._create_job, name))
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow(head.metadata.resource_version))
             for _ in range(IN_FLIGHT):
@@ -139,11 +140,13 @@ class Limit:
         elif phase == "Failed" and not state.failed:
             state.failed = True
             for other, uid in state.pods.items():
-                body = {"preconditions": {"uid": uid}}
-                self._queue.put_nowait(lambda p=f"{PODS}/{other}", b=body: self._client.request("DELETE", p, b))  # type: ignore[misc]
+                self._delete(f"{PODS}/{other}", {"preconditions": {"uid": uid}})
 
     def _post(self, path: str, body: bytes) -> None:
         self._queue.put_nowait(lambda: self._client.request("POST", path, body))
+
+    def _delete(self, path: str, body: object) -> None:
+        self._queue.put_nowait(lambda: self._client.request("DELETE", path, body))
 
     def _tell(self, name: str, body: bytes) -> None:
         self._queue.put_nowait(lambda: self._client.merge(f"{JOBS}/{name}/status", body))

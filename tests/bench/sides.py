@@ -72,6 +72,12 @@ class Side:
         self.process.check()
 
 
+async def _operator(plane: BenchPlane) -> Operator:
+    operator = Operator(plane)
+    await operator.ready()
+    return operator
+
+
 async def create_jobs(user: Client, load: Load) -> None:
     bodies = [job(name, load.nodes, short=load.short, gang=load.gang) for name in job_names(load.count)]
     await each(bodies, lambda body: user.request("POST", JOBS, body))
@@ -82,8 +88,7 @@ async def side(name: str, load: Load) -> AsyncIterator[Side]:
     """A fresh control plane with one side ready to go."""
     async with bench_plane() as plane:
         if name == "ours":
-            process: Process = Operator(plane)
-            await process.ready()  # type: ignore[attr-defined]
+            process: Process = await _operator(plane)
         else:
             arguments = ["--count", str(load.count), "--nodes", str(load.nodes)]
             arguments += ["--gang"] if load.gang else []
@@ -101,7 +106,8 @@ async def side(name: str, load: Load) -> AsyncIterator[Side]:
 @asynccontextmanager
 async def bench_plane() -> AsyncIterator[BenchPlane]:
     """A control plane with everything in place, removed at the end."""
-    with BenchPlane() as plane:
+    plane = BenchPlane()
+    with plane:
         await furnish(plane)
         yield plane
 
