@@ -59,6 +59,7 @@ def test_killed_while_a_pool_rolls(trained: Kubectl, operator: Kubectl) -> None:
         lambda seen: len(seen) == 1,
     )
     trained.run("delete", "ipool", "rolling")
+    trained.wait_condition("mver", "tiny-v9", "InUse", "False")
     trained.run("delete", "mver", "tiny-v9")
 
 

@@ -56,6 +56,7 @@ def test_a_version_change_loses_no_request(trained: Kubectl) -> None:
     )
     assert condition(found, "Ready")["status"] == "True"
     trained.run("delete", "ipool", "live")
+    trained.wait_condition("mver", "tiny-v2", "InUse", "False")
     trained.run("delete", "mver", "tiny-v2", "tiny-v3")
 
 

@@ -41,7 +41,9 @@ def plan_model_version(observed: Observed, now: datetime) -> Decision[ModelVersi
     draft = _Draft(observed, now)
     verified = find(version.status.conditions, ConditionType.VERIFIED)
     if verified is not None and verified.status == "True":
-        return Decision(draft.result(), removals=_removals(observed.verifiers))
+        # Who uses it is what the deletion guard goes by: it can not wait for company.
+        taken = version.status.used_by != observed.users
+        return Decision(draft.result(), removals=_removals(observed.verifiers), urgent=taken)
     if verified is not None and verified.status == "False" and verified.reason in set(map(str, PERMANENT)):
         return Decision(draft.result())
 
