@@ -44,6 +44,8 @@ class MemoryApi:
         """Later pages of a list are of later versions, as when a continue token has expired on the way."""
         self.stalled = False
         """Watches deliver nothing and do not end, as behind a load balancer that forgot the connection."""
+        self.lagging: set[Resource] = set()
+        """Resources whose watches are stalled while the others go on."""
         self.reject_watches_with: Exception | None = None
         self.transform: Callable[[bytes], list[bytes]] = lambda line: [line]
         """What becomes of each watch event on its way: nothing, itself, twice, garbage."""
@@ -134,7 +136,8 @@ class MemoryApi:
                 status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
                 yield [encode({"type": "ERROR", "object": status})]
                 return
-            if not self.stalled:
+            stalled = self.stalled or resource in self.lagging
+            if not stalled:
                 news = [entry for entry in self.history if entry[0] > seen and entry[1] == resource]
                 lines = [line for entry in news for line in self.transform(entry[3])]
                 if news:
@@ -146,7 +149,7 @@ class MemoryApi:
                 if lines:
                     yield lines
                     continue
-            await self._wait(min(ends, bookmark if not self.stalled else ends))
+            await self._wait(min(ends, ends if stalled else bookmark))
 
     async def create(self, resource: Resource, body: Mapping[str, Any]) -> bytes:
         name, namespace = body["metadata"]["name"], body["metadata"].get("namespace", "")

@@ -124,7 +124,7 @@ class Executor:
     async def _do(self, write: Write) -> None:
         match write:
             case Create():
-                self._take(write.resource, await self._create(write))
+                await self._create(write)
             case Apply():
                 raw = await self._api.apply(write.resource, write.body, field_manager=write.field_manager)
                 self._take(write.resource, raw)
@@ -135,19 +135,33 @@ class Executor:
             case JsonPatch():
                 await self._patch(write, "json")
 
-    async def _create(self, write: Create) -> bytes:
+    async def _create(self, write: Create) -> None:
         """Create, or accept what exists if it is ours. A stale view costs two calls here, never a second object."""
         try:
-            return await self._api.create(write.resource, write.body)
-        except AlreadyExists as error:
-            metadata = write.body["metadata"]
-            try:
-                raw = await self._api.get(write.resource, metadata.get("namespace", ""), metadata["name"])
-            except NotFound:
-                raise Conflict(409, "Conflict", f"{metadata['name']} was there and is gone: look again") from error
-            if write.shared or _controller(write.body) == _controller_of(raw) is not None:
-                return raw
-            raise
+            raw = await self._api.create(write.resource, write.body)
+        except AlreadyExists as taken:
+            raw = await self._existing(write, taken)
+            self._take(write.resource, raw)
+            metadata = _decode_identity(raw).metadata
+            store = self._stores.get(write.resource)
+            if store is not None and store.get(metadata.namespace, metadata.name) is None:
+                # Deleted since, or our watch does not show it: nothing would wake the key.
+                name = f"{write.resource.kind} {metadata.key}"
+                logger.warning("%s exists, but the watch does not show it; were its labels changed?", name)
+                raise Conflict(409, "Conflict", f"{name} exists, but the watch does not show it") from taken
+        else:
+            self._take(write.resource, raw)
+
+    async def _existing(self, write: Create, taken: AlreadyExists) -> bytes:
+        """The object that has the name, if it is ours; else raises `taken`."""
+        metadata = write.body["metadata"]
+        try:
+            raw = await self._api.get(write.resource, metadata.get("namespace", ""), metadata["name"])
+        except NotFound:
+            raise Conflict(409, "Conflict", f"{metadata['name']} was there and is gone: look again") from taken
+        if write.shared or _controller(write.body) == _controller_of(raw) is not None:
+            return raw
+        raise taken
 
     async def _delete(self, write: Delete) -> None:
         key = Key(write.namespace, write.name)

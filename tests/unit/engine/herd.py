@@ -43,6 +43,8 @@ class HerdKind:
     name: str = "herd"
     resource: Resource = HERDS
     urgent: bool = False
+    tells: bool = False
+    """Whether a full herd is worth an Event."""
     requeue_after: float | None = None
     poisoned: set[str] = field(default_factory=set)
     plans: list[Key] = field(default_factory=list)
@@ -72,7 +74,7 @@ class HerdKind:
             if found[name].metadata.deletion_timestamp is None
         )
         full = found.keys() == wanted
-        events = (Event("Normal", "Full", f"all {size} pods are there"),) if full and self.urgent else ()
+        events = (Event("Normal", "Full", f"all {size} pods are there"),) if full and self.tells else ()
         status = {"observedGeneration": metadata.generation, "pods": len(found), "full": full}
         return Plan((*creates, *deletes), status, self.urgent, self.requeue_after, events)
 
@@ -104,9 +106,10 @@ class Farm:
         self.kind = HerdKind(self.herds, self.pods)
         self.recorder = EventRecorder(api, controller="test.dev/herds", instance="test", clock=clock)
         rng = random.Random(seed)
+        self.executor = Executor(api, {HERDS: self.herds, PODS: self.pods})
         self.controller = Controller(
             self.kind,
-            Executor(api, {HERDS: self.herds, PODS: self.pods}),
+            self.executor,
             recorder=self.recorder,
             queue=WorkQueue("herd", backoff=Backoff(limit=60.0), rng=rng),
             workers=workers,

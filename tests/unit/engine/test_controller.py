@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aifactory.engine.plan import Delete
 from aifactory.kube.errors import (
     AlreadyExists,
     Conflict,
@@ -94,7 +95,7 @@ def test_an_urgent_status_is_written_at_once_and_its_event_after_it() -> None:
     async def main() -> None:
         api = MemoryApi()
         farm = Farm(api)
-        farm.kind.urgent = True
+        farm.kind.urgent = farm.kind.tells = True
         async with farm.running():
             api.put(HERDS, "ns", "a", spec={"size": 1})
             await until(lambda: any(kind == "Event" for _, kind, _ in api.calls), seconds=0.5, saw=lambda: api.calls)
@@ -104,6 +105,74 @@ def test_an_urgent_status_is_written_at_once_and_its_event_after_it() -> None:
             ]
             await asyncio.sleep(5)
             assert sum(kind == "Event" for _, kind, _ in api.writes()) == 1
+
+    run(main)
+
+
+def test_a_status_that_an_event_speaks_of_is_not_held_back() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        farm = Farm(api)
+        farm.kind.tells = True
+        async with farm.running():
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await until(lambda: any(kind == "Event" for _, kind, _ in api.calls), seconds=0.5, saw=lambda: api.calls)
+            assert farm.status("a")["full"] is True
+
+    run(main)
+
+
+def test_a_status_write_wakes_everybody_but_its_writer() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        farm = Farm(api)
+        farm.kind.urgent = True
+        told: list[str] = []
+        farm.herds.subscribe(lambda change: told.append(change.origin))
+        async with farm.running():
+            api.put(HERDS, "ns", "a", spec={"size": 0})
+            await settled(farm)
+            await asyncio.sleep(10)
+            assert told == ["", "herd"]
+            assert len(farm.kind.plans) == 1
+
+    run(main)
+
+
+def test_a_stale_view_deletes_nothing_newer() -> None:
+    """The pod that was seen is gone and its name taken by another: that one must live."""
+
+    async def main() -> None:
+        api = MemoryApi()
+        async with Farm(api).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await settled(farm)
+            (old,) = farm.pods.all()
+            api.stalled = True
+            api.drop(PODS, "ns", "a-0")
+            newer = api.put(PODS, "ns", "a-0")
+            outcome = await farm.executor.run([Delete(PODS, "ns", "a-0", old.metadata.uid)])
+            assert isinstance(outcome.passing, Conflict)
+            assert api.objects[PODS][Key("ns", "a-0")]["metadata"]["uid"] == newer["metadata"]["uid"]
+
+    run(main)
+
+
+def test_a_stale_view_overwrites_no_status() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        async with Farm(api, status_delay=0.0).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await settled(farm)
+            api.lagging = {HERDS}
+            api.put(HERDS, "ns", "a", status={"attempt": 7})  # somebody knows more than we do
+            before = len(api.calls)
+            api.drop(PODS, "ns", "a-0")  # and something happens from which our old view draws conclusions
+            await asyncio.sleep(30)
+            assert ("patch_status", "Herd", "a") in api.calls[before:]
+            assert farm.status("a") == {"attempt": 7}
+            api.lagging = set()
+            await settled(farm)
 
     run(main)
 
@@ -354,6 +423,27 @@ def test_any_course_of_edits_and_faults_ends_in_what_was_declared(seed: int) -> 
             assert len(api.writes()) == writes, api.writes()[writes:]
             # Nobody is left who waits: all keys are well.
             assert len(farm.controller.queue) == 0
+
+    run(main)
+
+
+def test_a_child_that_the_watch_does_not_show_is_looked_at_again() -> None:
+    """Its label was changed, so it left our view; without another look the herd would wait for ever."""
+
+    async def main() -> None:
+        api = MemoryApi()
+        async with Farm(api).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await settled(farm)
+            api.put(HERDS, "ns", "b", spec={"size": 0})
+            (child,) = farm.pods.all()
+            farm.pods.remove(child)
+            farm.pods.advance(str(api.version))
+            await asyncio.sleep(300)
+            looks = [call for call in api.calls if call == ("get", "Pod", "a-0")]
+            assert 3 <= len(looks) <= 40
+            api.drop(PODS, "ns", "a-0")
+            await settled(farm)
 
     run(main)
 
