@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-TRANSIENT_BASE_SECONDS = 1.0
-TRANSIENT_LIMIT_SECONDS = 60.0
-LASTING_BASE_SECONDS = 30.0
-"""A digest that does not match or a model that does not load seldom gets better by itself: ask rarely."""
-LASTING_LIMIT_SECONDS = 600.0
+from aifactory_agent.errors import TRANSIENT, Reason
+
+SOON_SECONDS, SOON_LIMIT_SECONDS = 1.0, 60.0
+SELDOM_SECONDS, SELDOM_LIMIT_SECONDS = 30.0, 600.0
+"""A digest that does not match or a model that does not load seldom gets better by itself."""
+
+_BY_A_PROCESS = frozenset({Reason.LOAD_FAILED, Reason.CONFIRM_FAILED})
 
 
-def next_try(transient: bool, attempts: int) -> float:
-    """Seconds to wait after the given number of failed attempts in a row: doubling from a base to a limit."""
-    base = TRANSIENT_BASE_SECONDS if transient else LASTING_BASE_SECONDS
-    limit = TRANSIENT_LIMIT_SECONDS if transient else LASTING_LIMIT_SECONDS
+def next_try(reason: Reason, attempts: int, answered_before: bool) -> float:
+    """Seconds to wait after a failure, doubling from a base to a limit.
+
+    Args:
+        attempts: failures in a row, this one included.
+        answered_before: the version has answered since it was fetched, so it is a good one.
+
+    A load or an answer can fail because a process was killed at the wrong moment. That is told from a bad model by one
+    more try at once; a model that was good before is brought back soon in any case.
+    """
+    by_accident = reason in _BY_A_PROCESS and (attempts == 1 or answered_before)
+    soon = reason in TRANSIENT or by_accident
+    base, limit = (SOON_SECONDS, SOON_LIMIT_SECONDS) if soon else (SELDOM_SECONDS, SELDOM_LIMIT_SECONDS)
     return float(min(limit, base * 2.0 ** min(attempts - 1, 16)))

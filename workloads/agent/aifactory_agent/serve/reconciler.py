@@ -300,9 +300,7 @@ class Reconciler:
         before = self._actual.failures.get(spec.key)
         attempts = before.attempts + 1 if before is not None and before.spec == spec else 1
         now = time.monotonic()
-        # A model that answered before and stopped (its process died) is brought back soon.
-        soon = error.transient or (error.reason is Reason.CONFIRM_FAILED and spec.key in self._ask_at)
-        wait = next_try(soon, attempts)
+        wait = next_try(error.reason, attempts, answered_before=spec.key in self._ask_at)
         failure = Failure(spec, error.reason, error.message, attempts, now + wait)
         self._actual = replace(self._actual, failures={**self._actual.failures, spec.key: failure})
         self._metrics.failed(spec.key, error.reason)
