@@ -137,7 +137,7 @@ def test_a_renewal_counts_from_when_it_was_sent_not_from_its_late_answer() -> No
         class Late(Link):
             async def _travel(self, direction: str) -> None:
                 if direction == "answer" and first.leading:
-                    await asyncio.sleep(8)
+                    await asyncio.sleep(7)
                     self.cut = True  # this one arrives, no other does
                     return
                 await super()._travel(direction)
