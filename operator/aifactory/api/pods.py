@@ -39,6 +39,15 @@ class VolumeMount(Model):
     """Path in the container."""
 
 
+class ContainerPort(Model):
+    """A port the container listens on."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra=PRESERVE)
+
+    container_port: Annotated[int, Field(ge=1, le=65_535)]
+    """Number of the port."""
+
+
 class Volume(Model):
     """A volume of the pod, of any of Kubernetes' types."""
 
@@ -95,6 +104,16 @@ class Container(Model):
         | None
     ) = None
     """Volumes in the container."""
+    ports: (
+        Annotated[
+            tuple[ContainerPort, ...],
+            Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        ]
+        | None
+    ) = None
+    """Ports the container listens on; those of Triton are added."""
+    lifecycle: FreeForm | None = None
+    """Hooks; a preStop hook of `triton` replaces the wait that drains its requests."""
     security_context: FreeForm | None = None
     """Security settings; what Pod Security `restricted` asks for is filled in where it is left out."""
 

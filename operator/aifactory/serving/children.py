@@ -160,6 +160,10 @@ def _triton(pool: InferencePool, theirs: Json, settings: Settings) -> Json:
         ours["lifecycle"] = {"preStop": {"sleep": {"seconds": pre_stop}}}
     merged = {**ours, **theirs}
     merged["env"] = merge_named(ours["env"], theirs.get("env", ()))
+    # The Service finds Triton by the names of its ports, and draining must outlive a postStart hook of the user.
+    merged["ports"] = merge_named(theirs.get("ports", ()), ours["ports"], key="containerPort")
+    if lifecycle := {**ours.get("lifecycle", {}), **theirs.get("lifecycle", {})}:
+        merged["lifecycle"] = lifecycle
     merged["volumeMounts"] = merge_named(theirs.get("volumeMounts", ()), ours["volumeMounts"], key="mountPath")
     return merged
 
