@@ -93,6 +93,7 @@ def assert_structural(schema: Json, path: str = "") -> None:
 
 def _assert_list_map(schema: Json, path: str) -> None:
     keys = schema.get("x-kubernetes-list-map-keys")
+    assert schema.get("x-kubernetes-list-type") in (None, "atomic", "map"), path
     assert (schema.get("x-kubernetes-list-type") == "map") == bool(keys), (
         f"{path}: a map list needs keys, no other does"
     )

@@ -164,6 +164,23 @@ def test_a_template_can_not_override_our_labels(label: str) -> None:
     assert labels["team"] == "a"
 
 
+def test_ports_and_hooks_of_the_template_come_beside_ours() -> None:
+    theirs = {
+        "name": "triton",
+        "ports": [{"containerPort": 8000, "name": "mine"}, {"containerPort": 9000, "name": "debug"}],
+        "lifecycle": {"postStart": {"sleep": {"seconds": 1}}},
+    }
+    owner = pool(template={"spec": {"containers": [theirs]}})
+    triton = objects(owner, version(1))[2]["spec"]["template"]["spec"]["containers"][0]
+    assert {port["name"]: port["containerPort"] for port in triton["ports"]} == {
+        "http": 8000,
+        "grpc": 8001,
+        "metrics": 8002,
+        "debug": 9000,
+    }
+    assert triton["lifecycle"] == {"postStart": {"sleep": {"seconds": 1}}, "preStop": {"sleep": {"seconds": 15}}}
+
+
 def test_the_template_is_not_changed_in_place() -> None:
     assert OWN.spec.template is not None
     before = copy.deepcopy(OWN.spec.template.dump())
