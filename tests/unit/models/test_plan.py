@@ -227,7 +227,8 @@ def test_users_of_a_ready_version_are_kept_up_to_date() -> None:
     world.answer(GOOD)
     world.settle()
     world.users = (Use(kind="InferencePool", name="chat"),)
-    world.settle()
+    assert world.step().urgent, "the guard against deletion reads the list"
+    assert not world.step().urgent
     assert world.status.in_use == 1
     assert conditions(world.status)["Ready"][0] == "True"
 

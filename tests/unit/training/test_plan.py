@@ -408,8 +408,11 @@ def test_what_is_observed_decides(name: str) -> None:
 def test_what_a_later_step_builds_on_is_written_at_once(name: str) -> None:
     decision = decide(CASES[name].observed)
     before = CASES[name].observed.job.status
-    if decision.status.attempt != before.attempt or decision.again_after == 0 or decision.notices:
-        assert decision.urgent
+    facts = {"Running", "Suspended", "Suspending", "Succeeded", "Failed"}
+    is_fact = decision.status.phase in facts and decision.status.phase != before.phase
+    is_ground = decision.status.attempt != before.attempt or decision.again_after == 0
+    assert decision.urgent == (is_fact or is_ground), "what is neither may wait for what changes next"
+    assert decision.urgent or not decision.notices
 
 
 @pytest.mark.parametrize("name", CASES)
