@@ -2,7 +2,7 @@
 
 `ApiError` and its subclasses are answers of the server and carry its own words; `Unreachable` means that there was no
 answer. Callers decide by type: `retryable` errors go away by waiting, the others need somebody to change something.
-Reasons: https://pkg.go.dev/k8s.io/apimachinery/pkg/apis/meta/v1#StatusReason
+Reasons: https://github.com/kubernetes/apimachinery/blob/master/pkg/apis/meta/v1/types.go (StatusReason)
 """
 
 from __future__ import annotations

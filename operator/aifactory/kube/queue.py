@@ -9,7 +9,7 @@ What always holds:
   steady traffic can not starve the others.
 
 The queue forgets everything when the process ends; what is due then is found again by the first list.
-Source of the rules: https://pkg.go.dev/k8s.io/client-go/util/workqueue
+Source of the rules: https://github.com/kubernetes/client-go/tree/master/util/workqueue
 """
 
 from __future__ import annotations
