@@ -322,7 +322,7 @@ ACTIONS = st.sampled_from(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.tuples(ACTIONS, st.integers(1, 4)), max_size=30), st.integers(1, 4))
 def test_whatever_is_wished_in_between_enough_pods_stay_ready(actions: list[tuple[str, int]], replicas: int) -> None:
     """Only what is not our doing (a pod that dies, a Deployment somebody deletes) may take ready pods away."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aifactory.api import names
@@ -285,6 +285,7 @@ values = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(st.dictionaries(keys, values, max_size=4), st.randoms())
 def test_the_template_hash_does_not_depend_on_the_order_of_keys(extra: dict[str, Any], random: Any) -> None:
     def shuffled(value: Any) -> Any:

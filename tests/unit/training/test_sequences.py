@@ -433,7 +433,7 @@ ACTIONS = st.sampled_from(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(ACTIONS, st.integers(0, 2), st.booleans()), max_size=25), st.booleans())
 def test_whatever_happens_the_job_comes_to_rest_and_tells_the_truth(
     actions: list[tuple[str, int, bool]], gangs: bool
