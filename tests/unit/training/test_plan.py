@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from aifactory.api.reasons import ConditionType
+from aifactory.api.reasons import ConditionType, Reason
 from aifactory.training.plan import plan_training
 from aifactory.training.state import GangView, Observed
+from aifactory.training.status import StatusDraft
 from tests.unit.training.builders import (
     NOW,
     OUTPUT,
@@ -413,6 +414,59 @@ def test_what_a_later_step_builds_on_is_written_at_once(name: str) -> None:
     is_ground = decision.status.attempt != before.attempt or decision.again_after == 0
     assert decision.urgent == (is_fact or is_ground), "what is neither may wait for what changes next"
     assert decision.urgent or not decision.notices
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_conditions_agree_with_the_phase(name: str) -> None:
+    status = decide(CASES[name].observed).status
+    found = conditions(status)
+    if not found:
+        return
+    assert found["Running"][0] == ("True" if status.phase == "Running" else "False")
+    assert ("Complete" in found) == (status.phase == "Succeeded")
+    assert ("Failed" in found) == (status.phase == "Failed")
+    assert (found.get("Suspended", ("", ""))[0] == "True") == (status.phase == "Suspended")
+    raised = status.attempt != CASES[name].observed.job.status.attempt
+    assert (found.get("Restarting", ("", ""))[0] == "True") == raised
+
+
+def test_all_conditions_of_the_two_ends() -> None:
+    restarting = [condition("Restarting"), condition("Running")]
+    done = job(nodes=1, status={"conditions": restarting})
+    assert conditions(decide(observe(done, pod(exit_code=0))).status) == {
+        "Complete": ("True", "Succeeded"),
+        "Ready": ("True", "Succeeded"),
+        "Reconciling": ("False", "Succeeded"),
+        "Restarting": ("False", "Succeeded"),
+        "Running": ("False", "Succeeded"),
+        "Stalled": ("False", "Succeeded"),
+    }
+    lost = job(nodes=1, status={"conditions": restarting})
+    assert conditions(decide(observe(lost, pod(exit_code=93))).status) == {
+        "Failed": ("True", "NoRestartRequested"),
+        "Ready": ("False", "NoRestartRequested"),
+        "Reconciling": ("False", "NoRestartRequested"),
+        "Restarting": ("False", "NoRestartRequested"),
+        "Running": ("False", "NoRestartRequested"),
+        "Stalled": ("True", "NoRestartRequested"),
+    }
+
+
+def test_what_the_api_server_refuses_is_told_in_its_words() -> None:
+    draft = StatusDraft(observe(TWO), (), NOW)
+    draft.rejected(Reason.POD_REJECTED, 'Pod train-0-0: unknown field "spec.x"')
+    status = draft.result()
+    assert conditions(status)["Stalled"] == ("True", "PodRejected")
+    assert (status.phase, message(status)) == ("Pending", 'Pod train-0-0: unknown field "spec.x"')
+
+
+def test_a_name_that_is_taken_is_waited_for() -> None:
+    draft = StatusDraft(observe(TWO), (), NOW)
+    draft.name_taken("Service train")
+    status = draft.result()
+    assert conditions(status)["Stalled"] == ("False", "NameConflict"), "it may be that of a job that is going"
+    assert conditions(status)["Reconciling"] == ("True", "NameConflict")
+    assert "Service train exists and does not belong to this job" in message(status)
 
 
 @pytest.mark.parametrize("name", CASES)
