@@ -24,7 +24,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend
 torch.set_num_threads(1)
 
 
-def wait_until(condition: Callable[[], Any], what: str, seen: Callable[[], Any], seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], Any], what: str, seen: Callable[[], Any], seconds: float = 120.0) -> None:
     """Wait for a condition; on time-out fail with what was seen."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -88,7 +88,7 @@ class Pod:
     def log(self, process: subprocess.Popen[str]) -> str:
         return (self.root / f"log-{self.processes.index(process)}").read_text(errors="replace")
 
-    def run(self, *command: str, expect: int | None = 0, seconds: float = 90.0, **env: str) -> str:
+    def run(self, *command: str, expect: int | None = 0, seconds: float = 180.0, **env: str) -> str:
         """Start, wait, check the exit code, and return what it printed."""
         process = self.start(*command, **env)
         try:

@@ -71,7 +71,7 @@ def test_a_dead_rank_ends_the_others_soon(pod: Pod) -> None:
         "    if step == 100 and world.rank == 1:\n        os.kill(os.getpid(), 9)\n"
     )
     process = pod.start(*TORCHRUN, script)
-    wait_until(lambda: process.poll() is not None, "the end of torchrun", lambda: pod.log(process), 60)
+    wait_until(lambda: process.poll() is not None, "the end of torchrun", lambda: pod.log(process))
     assert process.returncode == 1
     assert "exitcode  : -9" in pod.log(process)
 
@@ -85,7 +85,7 @@ def test_sigterm_to_the_launcher_saves_the_step_under_way(pod: Pod) -> None:
     wait_until(lambda: "under way" in pod.log(process), "the first steps", lambda: pod.log(process))
     assert pod.steps_saved() == []
     process.send_signal(signal.SIGTERM)
-    wait_until(lambda: process.poll() is not None, "the end of torchrun", lambda: pod.log(process), 25)
+    wait_until(lambda: process.poll() is not None, "the end of torchrun", lambda: pod.log(process))
     assert process.returncode != 0
     assert len(pod.steps_saved()) == 1
     assert pod.steps_saved()[0] > 50

@@ -23,7 +23,7 @@ def token(tmp_path: Path) -> Path:
 
 
 def arrived(receiver: Receiver, count: int) -> None:
-    wait_until(lambda: len(receiver.requests) >= count, f"{count} reports", lambda: receiver.requests, 10)
+    wait_until(lambda: len(receiver.requests) >= count, f"{count} reports", lambda: receiver.requests, 30)
 
 
 def test_a_report_carries_everything(receiver: Receiver, token: Path) -> None:
@@ -92,7 +92,7 @@ def test_redirects_in_a_circle_end(receiver: Receiver, caplog: pytest.LogCapture
     receiver.answers = [(307, {"Location": receiver.url})]
     reporter = Reporter(receiver.url)
     reporter.submit(Report(step=3))
-    wait_until(lambda: "redirects" in caplog.text, "the complaint", lambda: caplog.text, 10)
+    wait_until(lambda: "redirects" in caplog.text, "the complaint", lambda: caplog.text, 30)
     assert len(receiver.requests) == 4
 
 
@@ -181,7 +181,7 @@ def test_training_is_never_held_up(address: str, request: pytest.FixtureRequest)
 def test_a_wrong_address_is_only_logged(url: str, caplog: pytest.LogCaptureFixture) -> None:
     reporter = Reporter(url, interval=0.01)
     reporter.submit(Report(step=1))
-    wait_until(lambda: "progress is not reported" in caplog.text, "the complaint", lambda: caplog.text, 10)
+    wait_until(lambda: "progress is not reported" in caplog.text, "the complaint", lambda: caplog.text, 30)
 
 
 def test_speed_counts_the_last_seconds_only() -> None:
