@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 Observed = TypeVar("Observed")
 Result = Literal["success", "requeue", "requeue_after", "error"]
 
-WORKERS: Final = 16
+WORKERS: Final = 32
 STATUS_DELAY: Final = 1.8
 """Half-way states may be this old: a status is true within two seconds of every change, and few of them are written."""
 REFUSED_SECONDS: Final = 1.0
