@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from aifactory.kube.api import PatchType, Propagation
-from aifactory.kube.errors import Conflict, Gone, NotFound, ServerError, TooManyRequests, Unreachable
+from aifactory.kube.errors import ApiError, Conflict, Gone, NotFound, ServerError, TooManyRequests, Unreachable
 from aifactory.kube.resources import EVENTS, LEASES, PODGROUPS, PODS, Key, Resource
 from tests.sim.cluster import Body, Cluster, Commit, encode, labels_of
 
@@ -59,6 +59,8 @@ class Connection:
         self.calls = 0
         self.after_write: Callable[[], None] = lambda: None
         """Called when a write has been carried out and its answer is not back yet."""
+        self.refused: Callable[[Mapping[str, Any]], None] = lambda _: None
+        """Called with what the server refuses to create."""
         self._rng = rng
         self._epoch = 0
         self._watches: dict[int, Resource] = {}
@@ -192,7 +194,14 @@ class Connection:
         return lines
 
     async def create(self, resource: Resource, body: Mapping[str, Any]) -> bytes:
-        return await self._write(resource, lambda: encode(self.cluster.create(resource, body, self.actor)))
+        def carry_out() -> bytes:
+            try:
+                return encode(self.cluster.create(resource, body, self.actor))
+            except ApiError:
+                self.refused(body)
+                raise
+
+        return await self._write(resource, carry_out)
 
     async def apply(
         self, resource: Resource, body: Mapping[str, Any], *, field_manager: str, force: bool = True

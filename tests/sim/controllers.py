@@ -29,6 +29,7 @@ class GarbageCollector:
         self._cluster = cluster
         self._rng = rng
         self._alive: set[str] = set()
+        """UIDs of what exists and does not wait for its dependents to go."""
         cluster.hooks.append(self._see)
 
     def _see(self, commit: Commit) -> None:
@@ -36,7 +37,7 @@ class GarbageCollector:
         if commit.type == "ADDED":
             self._alive.add(uid)
             if owners := owner_uids(commit.body):
-                # An owner that is not there: the dependent was made from an old view.
+                # An owner that is not there or about to go: the dependent was made from an old view.
                 self._later(self._check, commit.resource, key_of(commit.body), uid, owners)
         elif commit.type == "DELETED":
             self._alive.discard(uid)
@@ -47,6 +48,7 @@ class GarbageCollector:
                 self._later(self._release_claims)
         elif "deletionTimestamp" in commit.body["metadata"]:
             if FOREGROUND in commit.body["metadata"]["finalizers"]:
+                self._alive.discard(uid)
                 self._later(self._collect, uid)
                 self._later(self._finish_foreground, uid)
             if commit.resource == PVCS:

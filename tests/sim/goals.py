@@ -18,6 +18,7 @@ from aifactory.app.stores import make_stores
 from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 from aifactory.engine.plan import Plan
 from aifactory.kube.events import EventRecorder
+from aifactory.kube.patch import merge_difference
 from aifactory.kube.resources import DEPLOYMENTS, PODS, Key
 from tests.sim.cluster import Body, encode, is_live, is_ready, labels_of, owner_uids
 from tests.sim.connection import Connection
@@ -114,6 +115,8 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
     pods = [pod for pod in world.cluster.all(PODS, **{names.LABEL_POOL: name}) if is_live(pod)]
     deployments = world.cluster.all(DEPLOYMENTS, **{names.LABEL_POOL: name})
     stable = (status.get("stable") or {}).get("modelVersion", "")
+    if not deployments and wanted and (target is None or stable) and "Available" in true:
+        yield f"{says}: Available without a deployment"
     if target is None:
         if "Ready" in true:
             yield f"{says}: Ready without a version to serve"
@@ -124,7 +127,13 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
     if not loads:
         if wanted and "Ready" in true:
             yield f"{says}: Ready with a version that does not load"
-        if stable and stable != target["metadata"]["name"] and len([p for p in pods if is_ready(p)]) != wanted:
+        # A stable revision whose deployment somebody deleted is gone for good if the template has changed since.
+        if (
+            deployments
+            and stable
+            and stable != target["metadata"]["name"]
+            and len([p for p in pods if is_ready(p)]) != wanted
+        ):
             yield f"{says}: {len(pods)} pods of the stable version, wanted {wanted}"
         return
     if len(deployments) != 1 or len(pods) != wanted or not all(map(is_ready, pods)):
@@ -195,7 +204,15 @@ def _differences(world: World) -> Iterable[str]:
             if plan.writes:
                 yield f"{kind.resource.kind} {key}: would write {plan.writes}"
             if plan.status is not None and plan.status != body.get("status"):
-                yield f"{kind.resource.kind} {key}: status {body.get('status')}, would be {plan.status}"
+                yield f"{kind.resource.kind} {key}: {_difference(body.get('status', {}), plan.status)}"
+
+
+def _difference(stands: Mapping[str, Any], would: Mapping[str, Any]) -> str:
+    def keyed(status: Mapping[str, Any]) -> dict[str, Any]:
+        return {**status, "conditions": {entry["type"]: entry for entry in status.get("conditions", ())}}
+
+    difference = merge_difference(keyed(stands), keyed(would))
+    return f"the status would change by {difference} from {merge_difference(keyed(would), keyed(stands))}"
 
 
 def _uses(pool: Body) -> set[str]:

@@ -150,13 +150,15 @@ class Invariants:
         if self._cluster.loop.now - self.disturbed[key] < CALM_SECONDS:
             return
         ready: Counter[str] = Counter()
+        known = 0
         for pod in self._cluster.all(PODS, **{names.LABEL_POOL: key.name}):
-            if is_ready(pod) and self._known(pod):
+            if is_ready(pod):
                 ready[labels_of(pod)[names.LABEL_REVISION]] += 1
+                known += self._known(pod)
         revision = labels_of(body)[names.LABEL_REVISION]
         left = min(ready[revision], 0 if commit.new is None else commit.new["spec"]["replicas"])
         kept = sum(ready.values()) - ready[revision] + left
-        wanted = min(pool["spec"].get("replicas", 1), sum(ready.values()))
+        wanted = min(pool["spec"].get("replicas", 1), known)
         if kept < wanted:
             what = "deleted" if commit.new is None else f"scaled to {commit.new['spec']['replicas']}"
             self._wrong(f"{meta['name']} was {what}, which leaves pool {key.name} {kept} of {wanted} ready pods")
@@ -190,6 +192,11 @@ class Invariants:
         """A fact about a pool that is not in the API server."""
         self._facts["InferencePool", pool] = self._cluster.loop.now
 
+    def note_refusal(self, child: Mapping[str, Any]) -> None:
+        """The API server's answer is a fact about whoever wanted the child."""
+        for concerned in _by_labels(child):
+            self._facts[concerned] = self._cluster.loop.now
+
     def note_everywhere(self) -> None:
         """A fault of the API server itself may concern anybody."""
         for resource in OURS:
@@ -215,17 +222,11 @@ def describe(commit: Commit) -> str:
 
 def _concerned(commit: Commit, *, status_only: bool) -> Iterable[tuple[str, Key]]:
     """The objects of ours whose status may depend on a change."""
-    body, labels = commit.body, labels_of(commit.body)
+    body = commit.body
     namespace = body["metadata"].get("namespace", "")
     if commit.resource in OURS and not status_only:
         yield commit.resource.kind, key_of(body)
-    for label, kind in (
-        (names.LABEL_JOB, "TrainingJob"),
-        (names.LABEL_POOL, "InferencePool"),
-        (names.LABEL_MODEL_VERSION, "ModelVersion"),
-    ):
-        if label in labels:
-            yield kind, Key(namespace, labels[label])
+    yield from _by_labels(body)
     if commit.resource == MODELVERSIONS:
         for pool in ("pool-a", "pool-b"):
             yield "InferencePool", Key(namespace, pool)
@@ -233,6 +234,18 @@ def _concerned(commit: Commit, *, status_only: bool) -> Iterable[tuple[str, Key]
         for model in (body.get("status", {}), (commit.old or {}).get("status", {})):
             for part in (*model.get("resolved", ()), model.get("stable") or {}, model.get("candidate") or {}):
                 yield "ModelVersion", Key(namespace, part.get("modelVersion", ""))
+
+
+def _by_labels(body: Mapping[str, Any]) -> Iterable[tuple[str, Key]]:
+    """Whom a child belongs to."""
+    labels = labels_of(body)
+    for label, kind in (
+        (names.LABEL_JOB, "TrainingJob"),
+        (names.LABEL_POOL, "InferencePool"),
+        (names.LABEL_MODEL_VERSION, "ModelVersion"),
+    ):
+        if label in labels:
+            yield kind, Key(body["metadata"].get("namespace", ""), labels[label])
 
 
 def _statuses(body: Mapping[str, Any]) -> dict[str, str]:

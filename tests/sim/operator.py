@@ -27,7 +27,7 @@ from aifactory.kube.resources import Key
 from tests.sim.connection import Connection
 from tests.support.faketime import FakeClock
 
-PROBE_SECONDS = 5.0
+PROBE_SECONDS = 10.0
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 

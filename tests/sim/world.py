@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from aifactory.kube.resources import PODS, PVCS, Key
+from aifactory.kube.resources import PODS, PVCS
 from tests.sim.cluster import Cluster
 from tests.sim.connection import Connection
 from tests.sim.controllers import DeploymentController, GarbageCollector
@@ -82,8 +82,15 @@ class World:
         assert not self.invariants.violations, self.tell("\n".join(self.invariants.violations))
 
     def tell(self, what: str) -> str:
-        """A message with what the operators did last."""
-        return "\n".join([what, "The operators' last changes:", *(line[:400] for line in self.invariants.journal)])
+        """A message with what there is and what the operators did last."""
+        pods = [
+            f"  {pod['metadata']['name']} {pod['status']['phase']} on {pod['spec'].get('nodeName')}"
+            + (" terminating" if "deletionTimestamp" in pod["metadata"] else "")
+            for pod in self.cluster.all(PODS)
+        ]
+        return "\n".join(
+            [what, "Pods:", *pods, "The operators' last changes:", *(line[:400] for line in self.invariants.journal)]
+        )
 
     # --- Operators ---
 
@@ -128,6 +135,7 @@ class World:
     def _process(self, number: int) -> SimProcess:
         self.starts += 1
         connection = Connection(self.cluster, self.rng, f"operator-{number}-{self.starts}")
+        connection.refused = self.invariants.note_refusal
         elect = self.replicas > 1
         process = SimProcess(
             connection, self.rng, self._load_error, self.invariants.note, elect=elect, gangs=self.gangs

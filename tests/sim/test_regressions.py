@@ -1,0 +1,147 @@
+"""Defects that the state machine found, each as the shortest story that showed it. Every test ends settled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from aifactory.api import names
+from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
+from aifactory.kube.resources import DEPLOYMENTS, PODS, PVCS
+from tests.sim import manifests
+from tests.sim.cluster import Body, is_ready, key_of, labels_of
+from tests.sim.machine import settle
+from tests.sim.world import World
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World(seed=1)
+    yield world
+    try:
+        settle(world)
+    finally:
+        world.close()
+
+
+def status(world: World, resource: object, name: str) -> Body:
+    found: Body = world.cluster.get(resource, manifests.NAMESPACE, name).get("status", {})  # type: ignore[arg-type]
+    return found
+
+
+def ready(world: World, pool: str = "pool-a") -> list[Body]:
+    return [pod for pod in world.cluster.all(PODS, **{names.LABEL_POOL: pool}) if is_ready(pod)]
+
+
+def version(world: World, model: str, number: int, quality: str = "good") -> None:
+    uri = f"pvc://models/{model}/{number}/{quality}"
+    if quality == "unloadable":
+        world.programs.unloadable.add(uri)
+    spec = manifests.version_spec(model, number, uri)
+    world.cluster.create(MODELVERSIONS, manifests.body(f"{model}-v{number}", spec), "user")
+
+
+def edit(world: World, resource: object, name: str, spec: Body) -> None:
+    world.cluster.patch(resource, manifests.key(name), {"spec": spec}, "user", resource_version=None)  # type: ignore[arg-type]
+
+
+def serving(world: World, replicas: int = 3) -> None:
+    """A pool that serves version 1 of gpt."""
+    version(world, "gpt", 1)
+    spec = manifests.pool_spec("gpt", version=1, replicas=replicas)
+    world.cluster.create(INFERENCEPOOLS, manifests.body("pool-a", spec), "user")
+    world.advance(60)
+    assert len(ready(world)) == replicas
+
+
+def test_a_rollout_that_is_called_off_costs_no_ready_pod(world: World) -> None:
+    """The candidate was deleted at once, though it carried most of the traffic by then."""
+    serving(world)
+    edit(world, INFERENCEPOOLS, "pool-a", manifests.pool_spec("gpt", version=1, replicas=3, image="triton:2"))
+    stable = status(world, INFERENCEPOOLS, "pool-a")["stable"]["revision"]
+    world.until(
+        lambda: "" if len([p for p in ready(world) if _revision(p) != stable]) >= 2 else "rolling", 120, step=0.1
+    )
+    edit(world, INFERENCEPOOLS, "pool-a", {"template": None})
+    for _ in range(600):
+        world.advance(0.1)
+        assert len(ready(world)) >= 3, world.tell("fewer ready pods than wanted")
+
+
+def test_a_start_that_is_called_off_keeps_what_is_ready(world: World) -> None:
+    """Pods of a revision that was not complete yet were deleted before the next one had any."""
+    version(world, "gpt", 1)
+    spec = manifests.pool_spec("gpt", version=1, replicas=3)
+    world.cluster.create(INFERENCEPOOLS, manifests.body("pool-a", spec), "user")
+    world.until(lambda: "" if len(ready(world)) >= 2 else "starting", 60, step=0.1)
+    world.advance(1.0)
+    edit(world, INFERENCEPOOLS, "pool-a", manifests.pool_spec("gpt", version=1, replicas=3, image="triton:2"))
+    for _ in range(300):
+        world.advance(0.1)
+        assert len(ready(world)) >= 2, world.tell("ready pods were taken away")
+
+
+def test_a_version_stays_in_use_while_a_pool_of_another_model_serves_it(world: World) -> None:
+    """Users were looked up by the model that the pool's spec names, which is not the one it still serves."""
+    serving(world, replicas=1)
+    edit(world, INFERENCEPOOLS, "pool-a", {"models": [{"name": "bert", "track": "Latest"}]})
+    world.advance(30)
+    assert ready(world), "what is served goes on while there is no version of bert"
+    assert status(world, MODELVERSIONS, "gpt-v1")["usedBy"] == [{"kind": "InferencePool", "name": "pool-a"}]
+
+
+def test_a_refusal_is_told_in_the_same_words_each_time(world: World) -> None:
+    """The words of whichever pod was refused first went into the status, so it changed for ever."""
+    spec = manifests.job_spec(count=3, invalid=True)
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", spec), "user")
+    world.advance(10)
+    conditions = {entry["type"]: entry for entry in status(world, TRAININGJOBS, "job-a")["conditions"]}
+    assert "Pod job-a-0-0" in conditions["Stalled"]["message"]
+
+
+def test_a_job_made_anew_does_not_train_in_the_workspace_of_the_deleted_one(world: World) -> None:
+    """Its pods mounted the old claim before that was gone, which kept it from going: a conflict for ever."""
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec()), "user")
+    world.advance(10)
+    world.cluster.delete(TRAININGJOBS, manifests.key("job-a"), "user")
+    made = world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec()), "user")
+    # The old pod is gone before the collector has come to the claim.
+    for pod in world.cluster.all(PODS):
+        world.cluster.purge(PODS, key_of(pod), "user")
+    world.until(
+        lambda: "" if status(world, TRAININGJOBS, "job-a").get("phase") == "Running" else "not running", 600, step=1.0
+    )
+    claim = world.cluster.get(PVCS, manifests.NAMESPACE, "job-a-workspace")
+    assert claim["metadata"]["ownerReferences"][0]["uid"] == made["metadata"]["uid"]
+    assert "deletionTimestamp" not in claim["metadata"]
+
+
+def test_a_stable_deployment_that_somebody_deletes_comes_back_while_a_bad_version_is_held_back(world: World) -> None:
+    """It was resized if it was there, and not made if it was not: the pool served nothing."""
+    serving(world, replicas=2)
+    version(world, "gpt", 2, "unloadable")
+    edit(world, INFERENCEPOOLS, "pool-a", {"models": [{"name": "gpt", "version": 2}]})
+    world.until(lambda: "" if status(world, INFERENCEPOOLS, "pool-a").get("phase") == "Degraded" else "rolling", 120)
+    for deployment in world.cluster.all(DEPLOYMENTS):
+        world.cluster.delete(DEPLOYMENTS, key_of(deployment), "user")
+    world.until(lambda: "" if len(ready(world)) == 2 else "no pods", 120)
+
+
+def test_a_deletion_that_kopf_misses_is_noticed_after_its_next_list(world: World) -> None:
+    """The children of the pool were made again as often as the garbage collector removed them, for five minutes."""
+    serving(world, replicas=1)
+    spec = manifests.pool_spec("gpt", version=1, replicas=0)
+    world.cluster.create(INFERENCEPOOLS, manifests.body("pool-b", spec), "user")
+    world.advance(10)
+    world.cluster.delete(INFERENCEPOOLS, manifests.key("pool-a"), "user")
+    world.cluster.compact()
+    world.do(world.processes[0].connection.cut)
+    world.advance(20)
+    before = world.invariants.writes["ADDED Service"]
+    world.advance(60)
+    assert world.invariants.writes["ADDED Service"] == before
+
+
+def _revision(pod: Body) -> str:
+    return labels_of(pod)[names.LABEL_REVISION]
