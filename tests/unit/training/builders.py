@@ -150,6 +150,8 @@ class World:
                 self.gangs.pop(gone.name, None)
         written = TrainingJobStatus.model_validate(decision.status.dump())
         assert written == decision.status, "what is written is what comes back"
+        if decision.notices or written.attempt != self.status.attempt:
+            assert decision.urgent, "facts that later steps build on are written at once"
         self.job = self.job.model_copy(update={"status": written})
         return decision
 

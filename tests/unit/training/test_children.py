@@ -110,6 +110,19 @@ def test_the_publisher_can_write_nowhere_but_to_the_store_and_tmp() -> None:
     assert "limits" not in container["resources"], "it must not ask for a GPU"
 
 
+def test_a_claim_of_the_user_is_used_and_not_made() -> None:
+    own = job(workspace={"claimName": "mine"}, output=OUTPUT)
+    assert not children.owns_workspace(own)
+    assert children.owns_workspace(job(workspace={"size": "1Gi"}))
+    for body in (children.pod(own, 0, 0, SETTINGS), children.publisher(own, 0, SETTINGS)):
+        claims = [
+            volume["persistentVolumeClaim"]["claimName"]
+            for volume in body["spec"]["volumes"]
+            if "persistentVolumeClaim" in volume
+        ]
+        assert claims[0] == "mine"
+
+
 def test_a_store_on_the_workspace_claim_is_mounted_once() -> None:
     own = job(output={**OUTPUT, "store": "pvc://train-workspace/models"})
     spec = children.publisher(own, 0, SETTINGS)["spec"]
