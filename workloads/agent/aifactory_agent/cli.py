@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--triton", default="localhost:8001", help="Triton's gRPC address, in this pod")
     serve.add_argument("--port", type=int, default=8081, help="port of /readyz, /healthz, /v1/status and /metrics")
     load_help = "a load that takes longer counts as failed"
-    serve.add_argument("--load-timeout-seconds", type=float, default=1800, help=load_help)
+    serve.add_argument("--load-timeout-seconds", type=float, default=600, help=load_help)
 
     for command in (publish, verify, serve):
         command.add_argument("--claims", type=Path, default=Mounts.claims, help="directory the claims are mounted in")

@@ -39,6 +39,9 @@ def test_ends_at_the_last_wish_whatever_is_killed(
         triton.start()
 
     def kill_worker() -> None:
+        # Not one that is only starting: Triton 2.51 would wait for it for ever (see the README's limits).
+        if any(model["state"] == "Loading" for model in agent.status()["models"]):
+            return
         for pid in triton.workers()[:1]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -84,7 +84,7 @@ class Triton:
             if error.status() in _GONE:
                 raise AgentError(Reason.LOAD_FAILED, f"Triton went away while it loaded model {name}") from error
             if error.status() == _LATE:
-                message = f"Triton has not loaded model {name} within {timeout_seconds:.0f} s"
+                message = f"Triton has not loaded {name} within {timeout_seconds:.0f} s; if it hangs, delete the pod"
                 raise AgentError(Reason.LOAD_FAILED, message) from error
             raise AgentError(Reason.LOAD_FAILED, _words(error)) from error
 
