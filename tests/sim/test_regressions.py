@@ -125,6 +125,7 @@ def test_a_stable_deployment_that_somebody_deletes_comes_back_while_a_bad_versio
     world.until(lambda: "" if status(world, INFERENCEPOOLS, "pool-a").get("phase") == "Degraded" else "rolling", 120)
     for deployment in world.cluster.all(DEPLOYMENTS):
         world.cluster.delete(DEPLOYMENTS, key_of(deployment), "user")
+    world.advance(10)  # the pods of the deleted one are gone
     world.until(lambda: "" if len(ready(world)) == 2 else "no pods", 120)
 
 
