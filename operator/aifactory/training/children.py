@@ -298,14 +298,15 @@ def _rendezvous(job: TrainingJob, index: int, attempt: int) -> dict[str, str]:
     """How the processes find each other: torchrun's PET_* (one per flag), or the plain variables."""
     name, count = job.metadata.name, job.spec.nodes.count
     first = "localhost" if count == 1 else f"{name}-0.{name}"
-    error_file = {"TORCHELASTIC_ERROR_FILE": "/dev/termination-log"}
     if job.spec.launcher == "none":
         return {
             "MASTER_ADDR": first,
             "MASTER_PORT": str(names.RENDEZVOUS_PORT),
             "WORLD_SIZE": str(count * resolve_processes(job.spec)),
             "NODE_RANK": str(index),
-            **error_file,
+            # `@record` of torch writes the exception there. Not under torchrun, whose agent removes the file first, which
+            # nobody may do to a pod's termination log; there the worker writes it itself, or the log's end is taken.
+            "TORCHELASTIC_ERROR_FILE": "/dev/termination-log",
         }
     return {
         "PET_NNODES": str(count),
@@ -315,7 +316,6 @@ def _rendezvous(job: TrainingJob, index: int, attempt: int) -> dict[str, str]:
         # The attempt is part of the id, so that a process never joins the store of an attempt that is ending.
         "PET_RDZV_ID": f"{job.metadata.uid}-{attempt}",
         "PET_MAX_RESTARTS": "0",
-        **error_file,
     }
 
 
