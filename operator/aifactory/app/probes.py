@@ -28,6 +28,8 @@ CONCURRENCY = 32
 MAX_SILENCE_SECONDS = 120.0
 
 REQUESTS = "nv_inference_request_success"
+PROBES = "aifactory_probe_requests"
+"""The agent's own questions, by which it finds out that a model answers; they are not traffic."""
 TOKENS = "aifactory_generated_tokens"
 
 PoolKey = tuple[str, str]
@@ -224,14 +226,16 @@ def _figure(value: float) -> str:
 
 
 def read_counters(text: str) -> tuple[float, float]:
-    """Successful requests and generated tokens, summed over models, from Triton's metrics page."""
+    """Successful requests of clients and generated tokens, summed over models, from Triton's metrics page."""
     requests = tokens = 0.0
     for family in text_string_to_metric_families(text):
         if family.name == REQUESTS:
             requests += sum(sample.value for sample in family.samples)
+        elif family.name == PROBES:
+            requests -= sum(sample.value for sample in family.samples if not sample.name.endswith("_created"))
         elif family.name == TOKENS:
             tokens += sum(sample.value for sample in family.samples if not sample.name.endswith("_created"))
-    return requests, tokens
+    return max(0.0, requests), tokens
 
 
 async def _text(session: aiohttp.ClientSession, url: str) -> str:
