@@ -33,7 +33,9 @@ from aifactory.kube import auth
 from aifactory.kube.api import Api
 from aifactory.kube.client import Client
 from aifactory.kube.clock import Clock, SystemClock
+from aifactory.kube.errors import KubeError
 from aifactory.kube.events import EventRecorder
+from aifactory.kube.fence import Fenced
 from aifactory.kube.lease import LeaderElection
 from aifactory.kube.resources import Key
 
@@ -41,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 10.0
 """Reconciles in progress get this long to end."""
+START_SECONDS = 50.0
+"""An API server that is away gets this long to come back; the chart's startup probe allows a little more."""
+START_RETRY_SECONDS = 2.0
 
 
 def main() -> int:
@@ -53,7 +58,7 @@ def main() -> int:
     gc.set_threshold(50_000, 20, 100)
     try:
         return asyncio.run(run(options))
-    except auth.AuthError as error:
+    except (auth.AuthError, KubeError) as error:
         print(f"aifactory-operator: {error}", file=sys.stderr)
         return 1
 
@@ -63,11 +68,29 @@ async def run(options: Options) -> int:
     provider = auth.SessionProvider(await auth.connect(), user_agent=f"aifactory-operator/{__version__}")
     api = Client(provider)
     try:
-        gangs = await wiring.gang_served(api, options.namespace)
+        gangs = await first_answer(api, options.namespace)
         return await KopfProcess(options, provider, api, gangs=gangs).run()
     finally:
         await api.close()
         await provider.close()
+
+
+async def first_answer(api: Api, namespace: str | None) -> bool:
+    """Whether gangs are served, asked again for a while: a start may fall into the very outage that ended the last run.
+
+    Raises:
+        KubeError: there is no answer, or one that waiting does not improve.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + START_SECONDS
+    while True:
+        try:
+            return await wiring.gang_served(api, namespace)
+        except KubeError as error:
+            if not error.retryable or loop.time() > deadline:
+                raise
+            logger.warning("the API server is asked again: %s", error)
+        await asyncio.sleep(START_RETRY_SECONDS)
 
 
 class Process:
@@ -91,10 +114,12 @@ class Process:
         self._stores = make_stores()
         self._kinds = wiring.watched(self._stores)
         self._informers = wiring.make_informers(api, self._stores, options.namespace, gangs=gangs, clock=clock, rng=rng)
-        self._recorder = EventRecorder(api, controller=names.MANAGED_BY, instance=options.identity, clock=clock)
+        self._election = LeaderElection(api, wiring.lease_config(options), clock=clock, rng=rng)
+        acting = Fenced(api, lambda: self._election.leading) if options.leader_elect else api
+        self._recorder = EventRecorder(acting, controller=names.MANAGED_BY, instance=options.identity, clock=clock)
         self._progress, self._serving = ProgressBook(), ServingBook()
         self._controllers = wiring.make_controllers(
-            api,
+            acting,
             self._stores,
             options,
             self._recorder,
@@ -108,7 +133,6 @@ class Process:
         self._stores.jobs.subscribe(
             lambda change: self._progress.forget(change.object.metadata.uid) if change.new is None else None
         )
-        self._election = LeaderElection(api, wiring.lease_config(options), clock=clock, rng=rng)
         self._leading = asyncio.Event()
         self._stop = asyncio.Event()
         self._shell_stop = asyncio.Event()
@@ -144,19 +168,24 @@ class Process:
         await asyncio.wait([stopping, *self._parts], return_when=asyncio.FIRST_COMPLETED)
         ended = [task for task in self._parts if task.done()]
         for task in ended:
-            words = "cancelled" if task.cancelled() else task.exception() or "returned"
+            words = "cancelled" if task.cancelled() else task.exception() or "it returned"
             logger.error("%s ended, so this process does: %s", task.get_name(), words)
 
         logger.info("stopping")
+        self._stop.set()
         self._health.ready = False
         await self._stop_acting()
-        self._shell_stop.set()
-        await asyncio.wait([shell_task], timeout=GRACE_SECONDS)
-        for task in (*self._parts, stopping):
+        others = [stopping, *(task for task in self._parts if task is not shell_task)]
+        for task in others:
             task.cancel()
-        await asyncio.gather(*self._parts, stopping, return_exceptions=True)
+        await asyncio.gather(*others, return_exceptions=True)
         if web is not None:
             await web.cleanup()
+        # kopf waits five seconds for tasks that it did not start, so it goes when there are none.
+        self._shell_stop.set()
+        await asyncio.wait([shell_task], timeout=GRACE_SECONDS)
+        shell_task.cancel()
+        await asyncio.gather(shell_task, return_exceptions=True)
         return 1 if ended else 0
 
     # --- Parts ---
@@ -184,7 +213,10 @@ class Process:
             work.append(asyncio.create_task(self._election.hold()))
         try:
             await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
-            if not self._stop.is_set():
+            if self._stop.is_set():
+                # An idle controller ends at once; the others finish what they are doing.
+                await asyncio.wait(work[: len(self._controllers.all())])
+            else:
                 # Another replica may lead from now on: not one more write.
                 self._leading.clear()
         finally:

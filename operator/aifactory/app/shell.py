@@ -129,16 +129,31 @@ async def wait_listed(api: Api, kinds: Collection[Watched], namespace: str | Non
 
     Raises:
         TimeoutError: kopf has not delivered them in time.
+        KubeError: the API server refuses to list them.
     """
-    async with asyncio.timeout(seconds):
-        for kind in kinds:
-            listed, _ = await _list(api, kind.resource, namespace)
-            while not all(_known(kind.store, entry) for entry in listed):
-                await asyncio.sleep(SYNC_POLL_SECONDS)
-                if all(_known(kind.store, entry) for entry in listed):
-                    break
-                # What was deleted meanwhile never comes: look again now and then.
-                listed, _ = await _list(api, kind.resource, namespace)
+    try:
+        async with asyncio.timeout(seconds):
+            for kind in kinds:
+                listed = await _list_patiently(api, kind, namespace)
+                while not all(_known(kind.store, entry) for entry in listed):
+                    await asyncio.sleep(SYNC_POLL_SECONDS)
+                    if all(_known(kind.store, entry) for entry in listed):
+                        break
+                    # What was deleted meanwhile never comes: look again now and then.
+                    listed = await _list_patiently(api, kind, namespace)
+    except TimeoutError:
+        raise TimeoutError(f"the custom resources could not all be read within {seconds:.0f} s") from None
+
+
+async def _list_patiently(api: Api, kind: Watched, namespace: str | None) -> list[PartialObject]:
+    while True:
+        try:
+            return (await _list(api, kind.resource, namespace))[0]
+        except KubeError as error:
+            if not error.retryable:
+                raise
+            logger.warning("%s are listed again: %s", kind.resource.plural, error)
+        await asyncio.sleep(LISTED_SECONDS)
 
 
 async def audit(api: Api, kinds: Collection[Watched], namespace: str | None) -> None:

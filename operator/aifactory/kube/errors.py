@@ -33,6 +33,10 @@ class Unreachable(KubeError):
         """Whether the request may have reached the server."""
 
 
+class NotLeading(KubeError):
+    """Nothing was sent: another replica may lead by now."""
+
+
 class ApiError(KubeError):
     """The server answered with a failure."""
 
