@@ -164,6 +164,11 @@ class World:
         self.events += [f"{notice.reason}: {notice.message}" for notice in decision.notices]
         written = InferencePoolStatus.model_validate(decision.status.dump())
         assert written == decision.status, "what is written is what comes back"
+        before, after = self.status.stable, written.stable
+        moved = (before.revision if before else "") != (after.revision if after else "")
+        assert decision.urgent or not moved, "who takes the traffic is what later steps build on"
+        flags = [conditions(written)[type_][0] for type_ in ("Ready", "Reconciling", "Stalled")]
+        assert flags.count("True") == 1, f"one of Ready, Reconciling and Stalled: {flags}"
         self.pool = self.pool.model_copy(update={"status": written})
         self._deploy()
         return decision

@@ -190,6 +190,7 @@ def test_a_start_that_waits_for_a_person_says_so_and_recovers(trouble: Any, reas
     world.settle()
     assert conditions(world.status)["Stalled"] == ("True", reason)
     assert world.status.phase == "Starting"
+    assert conditions(world.status)["Degraded"][0] == "False", "it never was any better"
     assert words in message(world.status)
     assert world.pods[1].name in message(world.status)
     world.pods[1].trouble = {}

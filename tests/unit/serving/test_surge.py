@@ -27,6 +27,7 @@ def test_a_rollout_step_by_step() -> None:
     world.settle()
     assert counts(world, 1, 2) == [(3, 3), (0, 1)], "one pod more, and nothing is taken away"
     assert (world.status.phase, world.status.version) == ("RollingOut", "1")
+    assert conditions(world.status)["Reconciling"] == ("True", "RollingOut")
     assert message(world.status) == "tiny-v2: 0 of 3 pods are ready"
     assert conditions(world.status)["Available"][0] == "True"
     assert conditions(world.status)["Degraded"][0] == "False"
@@ -42,6 +43,8 @@ def test_a_rollout_step_by_step() -> None:
     assert counts(world, 1, 2) == [(0, 0), (3, 3)]
     assert (world.status.phase, world.status.version) == ("Serving", "2")
     assert world.status.candidate is None
+    assert conditions(world.status)["Ready"] == ("True", "Serving")
+    assert conditions(world.status)["Degraded"][0] == "False"
     assert world.status.rollout is not None
     assert world.status.rollout.phase == "Complete"
     assert len(world.deployments) == len(world.configs) == 1
