@@ -128,9 +128,13 @@ class _Changes:
         self._sizes(sizes, kept={revision, self._stable})
 
     def restore(self, wanted: int) -> None:
-        """The stable revision gets all pods back, and is made again if somebody removed it."""
+        """The stable revision gets all pods back, and is made again if somebody removed it.
+
+        Before there was one, what has become ready goes on serving, and nothing is started.
+        """
         if not self._stable:
-            self._sizes({view.revision: 0 for view in self._observed.revisions}, kept=set())
+            sizes = self._share("", wanted)
+            self._sizes(sizes, kept=set())
             return
         sizes = self._share(self._stable, wanted)
         if (
