@@ -304,8 +304,9 @@ def _rendezvous(job: TrainingJob, index: int, attempt: int) -> dict[str, str]:
             "MASTER_PORT": str(names.RENDEZVOUS_PORT),
             "WORLD_SIZE": str(count * resolve_processes(job.spec)),
             "NODE_RANK": str(index),
-            # `@record` of torch writes the exception there. Not under torchrun, whose agent removes the file first, which
-            # nobody may do to a pod's termination log; there the worker writes it itself, or the log's end is taken.
+            # `@record` of torch writes the exception there. Not under torchrun, whose agent removes the file first,
+            # which nobody may do to a pod's termination log; there the worker writes it itself, or the log's end is
+            # taken.
             "TORCHELASTIC_ERROR_FILE": "/dev/termination-log",
         }
     return {
