@@ -273,6 +273,19 @@ def test_a_served_version_that_is_gone_goes_on() -> None:
     assert len(world.live()) == 3, "it can still be scaled"
 
 
+def test_what_became_ready_as_its_version_went_goes_on() -> None:
+    world = World(pool())
+    world.publish(1)
+    world.settle()
+    world.pods[0].ready = True
+    revision = world.revision(1)
+    del world.versions[1]
+    world.settle()
+    assert [(pod.revision, pod.ready) for pod in world.live()] == [(revision, True)], "and nothing is started"
+    assert world.status.phase == "Waiting"
+    assert conditions(world.status)["Available"][0] == "True"
+
+
 def test_a_lower_version_takes_over_when_the_highest_is_being_deleted() -> None:
     world = serving(2)
     world.publish(1)
