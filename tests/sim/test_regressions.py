@@ -82,6 +82,18 @@ def test_a_start_that_is_called_off_keeps_what_is_ready(world: World) -> None:
         assert len(ready(world)) >= 2, world.tell("ready pods were taken away")
 
 
+def test_what_became_ready_while_the_operator_was_away_serves_on_without_a_wanted_version(world: World) -> None:
+    """A revision that no operator had seen ready was deleted when the wish pointed to a version that is not there."""
+    version(world, "gpt", 1)
+    spec = manifests.pool_spec("gpt", version=1, replicas=2)
+    world.cluster.create(INFERENCEPOOLS, manifests.body("pool-a", spec), "user")
+    world.until(lambda: "" if world.cluster.all(DEPLOYMENTS) else "no deployment", 60, step=0.1)
+    world.kill(0, away=60.0)
+    edit(world, INFERENCEPOOLS, "pool-a", {"models": [{"name": "gpt", "version": 2}]})
+    world.advance(120)
+    assert len(ready(world)) == 2
+
+
 def test_a_version_stays_in_use_while_a_pool_of_another_model_serves_it(world: World) -> None:
     """Users were looked up by the model that the pool's spec names, which is not the one it still serves."""
     serving(world, replicas=1)
