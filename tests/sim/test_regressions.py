@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
 from aifactory.api import names
 from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
-from aifactory.kube.resources import DEPLOYMENTS, PODS, PVCS
+from aifactory.kube.errors import TooManyRequests
+from aifactory.kube.resources import DEPLOYMENTS, PODS, PVCS, Resource
 from tests.sim import manifests
 from tests.sim.cluster import Body, is_ready, key_of, labels_of
 from tests.sim.machine import settle
+from tests.sim.programs import SUCCESS
 from tests.sim.world import World
 
 
@@ -127,6 +130,24 @@ def test_a_job_made_anew_does_not_train_in_the_workspace_of_the_deleted_one(worl
     claim = world.cluster.get(PVCS, manifests.NAMESPACE, "job-a-workspace")
     assert claim["metadata"]["ownerReferences"][0]["uid"] == made["metadata"]["uid"]
     assert "deletionTimestamp" not in claim["metadata"]
+
+
+def test_the_model_claim_is_made_though_the_publisher_already_waits_for_it(world: World) -> None:
+    """Both were created at once, the claim failed for a moment and was not tried again: published never."""
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(model="gpt")), "user")
+    world.advance(10)
+    connection, create = world.processes[0].connection, world.processes[0].connection.create
+    refusals = iter([TooManyRequests(429, "TooManyRequests", "slow down")])
+
+    async def fail_once(resource: Resource, body: Mapping[str, Any]) -> bytes:
+        if resource == PVCS and (error := next(refusals, None)) is not None:
+            raise error
+        return await create(resource, body)
+
+    connection.create = fail_once  # type: ignore[method-assign]
+    for pod in world.cluster.all(PODS):
+        world.nodes.fail(pod, SUCCESS)
+    world.until(lambda: "" if status(world, TRAININGJOBS, "job-a")["phase"] == "Succeeded" else "publishing", 60)
 
 
 def test_a_stable_deployment_that_somebody_deletes_comes_back_while_a_bad_version_is_held_back(world: World) -> None:

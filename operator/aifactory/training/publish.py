@@ -50,20 +50,21 @@ def plan_publishing(
 
     number = draft.output.publish_attempt
     publisher = next((view for view in observed.publishers if view.number == number), None)
+    # Also while the publisher exists: it waits for the claim, which may have failed to be created beside it.
+    needs_claim = job.spec.output.store is None and not observed.model_claim_exists
+    claim = (children.model_claim(job, observed.settings),) if needs_claim else ()
     if publisher is None:
-        creates = [children.publisher(job, number, observed.settings)]
-        if job.spec.output.store is None and not observed.model_claim_exists:
-            creates.insert(0, children.model_claim(job, observed.settings))
+        body = children.publisher(job, number, observed.settings)
         draft.publishing("the publisher is being created")
         earlier = tuple(Removal("Pod", view.name, view.uid) for view in observed.publishers)
-        return Decision(draft.result(), creates=tuple(creates), removals=earlier)
+        return Decision(draft.result(), creates=(*claim, body), removals=earlier)
     if publisher.phase == "Succeeded":
         return _register(observed, current, publisher, draft, now)
     if publisher.phase == "Failed":
         return _publisher_failed(publisher, draft, now)
     trouble, message = problem(publisher) or (None, _message(publisher))
     draft.publishing(message, trouble)
-    return Decision(draft.result())
+    return Decision(draft.result(), creates=claim)
 
 
 def _register(
