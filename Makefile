@@ -94,8 +94,14 @@ images: cluster ## Build what changed of the operator, trainer, agent and server
 	@$(IMAGES) load
 
 .PHONY: run
-run: venv cluster ## Run the operator from this checkout against the local cluster (KUBECONFIG=... for another)
-	KUBECONFIG="$(or $(KUBECONFIG),$$($(CLUSTER) kubeconfig))" PYTHONPATH=operator $(BIN)/python -m aifactory.app $(ARGS)
+run: venv ## Run the operator from this checkout against the local cluster (KUBECONFIG=... for another; ARGS=... for options)
+	@$(if $(KUBECONFIG),,$(CLUSTER) up)
+	@export KUBECONFIG="$(or $(KUBECONFIG),$$($(CLUSTER) kubeconfig))" kubectl="$$($(CLUSTER) bin kubectl)"; \
+	"$$kubectl" apply --server-side --force-conflicts -f crds/ >/dev/null; \
+	"$$kubectl" create namespace aifactory-system --dry-run=client -o yaml | "$$kubectl" apply -f - >/dev/null; \
+	holder=$$("$$kubectl" -n aifactory-system get lease aifactory-operator -o 'jsonpath={.spec.holderIdentity}' 2>/dev/null || true); \
+	if [ -n "$$holder" ]; then echo "$$holder leads now; to take over at once: $$kubectl --kubeconfig $$KUBECONFIG -n aifactory-system scale deployment/aifactory-operator --replicas=0"; fi; \
+	PYTHONPATH=operator exec $(BIN)/python -m aifactory.app --lease-namespace=aifactory-system $(ARGS)
 
 ##  Plumbing
 
