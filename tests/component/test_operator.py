@@ -60,7 +60,8 @@ def test_the_life_of_a_job(ns: Kubectl, operator: Operator) -> None:
     answer = {"uri": "pvc://aifactory-models/life/0123", "digest": "sha256:" + "1" * 64, "format": "causal-lm"}
     pods.end(ns, "life-publish-0", 0, json.dumps({**answer, "metrics": {"heldOutBitsPerByte": 2.5}}), "publish")
     found = ns.wait_condition("tjob", "life", "Complete")
-    assert found["status"]["output"]["modelVersion"] == "life-v1"
+    output = found["status"]["output"]
+    assert (output["modelVersion"], output["uri"], output["digest"]) == ("life-v1", answer["uri"], answer["digest"])
     version = ns.get("mver", "life-v1")
     assert version["spec"]["digest"] == answer["digest"]
     assert version["spec"]["lineage"]["trainingJob"] == {"name": "life", "uid": found["metadata"]["uid"]}

@@ -131,6 +131,8 @@ class TrainingKind:
                 name=stored.metadata.name,
                 version=stored.model.spec.version,
                 job_uid=stored.metadata.labels.get(names.LABEL_JOB_UID, ""),
+                uri=stored.model.spec.source.uri,
+                digest=stored.model.spec.digest or "",
             )
             for stored in found
             if stored.model is not None

@@ -20,7 +20,7 @@ from aifactory.api.reasons import Reason
 from aifactory.api.trainingjob import OutputStatus, TrainingJobStatus
 from aifactory.engine.decision import Decision, Notice, Removal
 from aifactory.training import children
-from aifactory.training.state import Observed, PodView, PublishView
+from aifactory.training.state import Observed, PodView, PublishView, VersionView
 from aifactory.training.status import StatusDraft, problem
 
 MAX_PUBLISH_ATTEMPTS = 6
@@ -46,7 +46,7 @@ def plan_publishing(
 
     mine = next((v for v in observed.versions if v.job_uid == job.metadata.uid), None)
     if mine is not None:
-        return _completed(draft, mine.name)
+        return _completed(draft, mine)
 
     number = draft.output.publish_attempt
     publisher = next((view for view in observed.publishers if view.number == number), None)
@@ -83,16 +83,16 @@ def _register(
         return Decision(draft.result(), urgent=True, notices=(Notice("Warning", "PublishFailed", message),))
     version = max((view.version for view in observed.versions), default=0) + 1
     image = next((pod.image for pod in current if pod.index == 0), "")
-    draft.update(output=draft.output.model_copy(update={"uri": published["uri"], "digest": published["digest"]}))
     draft.publishing("the ModelVersion is being created")
     body = children.model_version(observed.job, version, published, image)
     # Another job may have taken the number at this moment: look again soon and take the next one.
     return Decision(draft.result(), creates=(body,), again_after=REGISTER_RETRY_SECONDS)
 
 
-def _completed(draft: StatusDraft, version: str) -> Decision[TrainingJobStatus]:
-    draft.update(output=draft.output.model_copy(update={"model_version": version}))
-    message = f"all pods succeeded; the result is ModelVersion {version}"
+def _completed(draft: StatusDraft, version: VersionView) -> Decision[TrainingJobStatus]:
+    found = {"model_version": version.name, "uri": version.uri, "digest": version.digest}
+    draft.update(output=draft.output.model_copy(update=found))
+    message = f"all pods succeeded; the result is ModelVersion {version.name}"
     draft.complete(message)
     return Decision(draft.result(), urgent=True, notices=(Notice("Normal", "Complete", message),))
 

@@ -101,6 +101,8 @@ class VersionView:
     name: str
     version: int
     job_uid: str
+    uri: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
