@@ -25,7 +25,7 @@ demo: venv ## From a clean clone to generated text: cluster, images, operator, o
 	$(BIN)/python -m demo $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)")
 
 .PHONY: test
-test: verify test-unit test-sim test-workloads test-component test-cluster ## Everything CI runs: verify, unit, workloads, component and cluster tests
+test: verify test-unit test-sim test-workloads test-component test-localcluster test-cluster ## Everything CI runs: verify, unit, workloads, component and cluster tests
 
 .PHONY: verify
 verify: venv ## Format, lint, types, layers, and generated files up to date (under a minute)
@@ -67,9 +67,17 @@ test-sim: venv ## The real planners and engine in a simulated cluster under faul
 test-component: venv ## The operator's parts against a real kube-apiserver and etcd
 	$(BIN)/pytest tests/component -q
 
+.PHONY: test-localcluster
+test-localcluster: venv cluster ## The local cluster heals after whatever ended its processes (it kills every pod in it)
+	$(BIN)/pytest tests/localcluster -q
+
 .PHONY: test-cluster
 test-cluster: venv cluster images ## The whole factory on a real cluster: containers, PyTorch, Triton, Helm
 	$(BIN)/pytest tests/cluster -q
+
+.PHONY: bench
+bench: venv ## Thousands of objects on fake nodes next to a bare client; fails when a figure leaves its range (ARGS=... for one)
+	$(BIN)/python -m tests.bench $(ARGS)
 
 ##  The local cluster (a development and test tool)
 
