@@ -207,21 +207,37 @@ class Process:
         await self._health.wait_ready()
         if self._options.leader_elect:
             await self._election.acquire()
-        self._leading.set()
-        work = [asyncio.create_task(controller.run()) for controller in self._controllers.all()]
+        work = [asyncio.create_task(self._act())]
         if self._options.leader_elect:
             work.append(asyncio.create_task(self._election.hold()))
         try:
             await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
             if self._stop.is_set():
-                # An idle controller ends at once; the others finish what they are doing.
-                await asyncio.wait(work[: len(self._controllers.all())])
+                # Reconciles in progress end.
+                await asyncio.wait(work[:1])
             else:
                 # Another replica may lead from now on: not one more write.
                 self._leading.clear()
+                if work[0].done():
+                    work[0].result()
         finally:
             for task in work:
                 task.cancel()
+
+    async def _act(self) -> None:
+        """As the leader: work, from a view that holds all that the leader before has done.
+
+        A watch may have been silent for a minute without anybody having noticed; a plan made from that would undo or do
+        again what was done since.
+        """
+        if self._options.leader_elect:
+            views = [informer.refresh() for informer in self._informers]
+            views += [shell.refresh(self._api, kind, self._options.namespace) for kind in self._kinds]
+            await asyncio.gather(*views)
+        self._leading.set()
+        async with asyncio.TaskGroup() as group:
+            for controller in self._controllers.all():
+                group.create_task(controller.run())
 
     # --- Inside ---
 
@@ -233,10 +249,9 @@ class Process:
 
     async def _stop_acting(self) -> None:
         """Let reconciles in progress end, then give the lease up."""
-        was_leading = self._leading.is_set()
         await asyncio.gather(*(controller.stop(GRACE_SECONDS) for controller in self._controllers.all()))
         self._leading.clear()
-        if was_leading and self._options.leader_elect:
+        if self._options.leader_elect:
             await self._election.release()
 
 

@@ -156,6 +156,23 @@ async def _list_patiently(api: Api, kind: Watched, namespace: str | None) -> lis
         await asyncio.sleep(LISTED_SECONDS)
 
 
+async def refresh(api: Api, kind: Watched, namespace: str | None) -> None:
+    """Bring a store to what the API server holds now, whatever kopf has not told yet. Raises KubeError."""
+    uids: set[str] = set()
+    token = version = ""
+    while True:
+        page = _decode_bodies(await api.list(kind.resource, namespace=namespace, limit=LIST_PAGE, continue_=token))
+        for body in page.items or ():
+            stored = kind.parse(body)
+            uids.add(stored.metadata.uid)
+            kind.store.put(stored)
+        version = version or page.metadata.resource_version
+        token = page.metadata.continue_
+        if not token:
+            break
+    kind.store.retain(uids, version)
+
+
 async def audit(api: Api, kinds: Collection[Watched], namespace: str | None) -> None:
     """For ever: drop objects whose deletion was not reported; ends when cancelled."""
     async with asyncio.TaskGroup() as group:
@@ -191,6 +208,7 @@ def _known(store: Store[Any], entry: PartialObject) -> bool:
 
 
 _decode = decoder(ObjectList[PartialObject])
+_decode_bodies = decoder(ObjectList[dict[str, Any]])
 
 
 async def _list(api: Api, resource: Resource, namespace: str | None) -> tuple[list[PartialObject], str]:

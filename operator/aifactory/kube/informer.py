@@ -132,6 +132,10 @@ class Informer(Generic[T]):
             except Exception as error:  # an informer that died would be a controller that stands still
                 await self._pause(error)
 
+    async def refresh(self) -> None:
+        """Bring the store to what the server holds now, whatever the watch has not told yet. Raises KubeError."""
+        await self._list()
+
     # --- List ---
 
     async def _list(self) -> None:
