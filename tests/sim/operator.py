@@ -31,7 +31,7 @@ PROBE_SECONDS = 10.0
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-def options(identity: str, *, elect: bool) -> Options:
+def options(identity: str, *, elect: bool, lease_seconds: float = 60.0) -> Options:
     """How the simulated process is started."""
     return Options(
         agent_image="aifactory/agent:1",
@@ -42,7 +42,7 @@ def options(identity: str, *, elect: bool) -> Options:
         model_claim_size="10Gi",
         model_claim_storage_class=None,
         lease_namespace="system",
-        lease_seconds=60.0,
+        lease_seconds=lease_seconds,
         leader_elect=elect,
         identity=identity,
         address="operator",
@@ -70,9 +70,11 @@ class SimProcess(Process):
         *,
         elect: bool,
         gangs: bool,
+        lease_seconds: float,
     ) -> None:
         clock: Clock = FakeClock()
-        super().__init__(options(connection.actor, elect=elect), connection, gangs=gangs, clock=clock, rng=rng)
+        chosen = options(connection.actor, elect=elect, lease_seconds=lease_seconds)
+        super().__init__(chosen, connection, gangs=gangs, clock=clock, rng=rng)
         self.connection = connection
         self._rng = rng
         self._load_error = load_error

@@ -14,8 +14,8 @@ from aifactory.kube.resources import DEPLOYMENTS, PODS, PVCS, Resource
 from tests.sim import manifests
 from tests.sim.cluster import Body, is_ready, key_of, labels_of
 from tests.sim.machine import settle
-from tests.sim.programs import SUCCESS
-from tests.sim.world import World
+from tests.sim.programs import SUCCESS, Exit
+from tests.sim.world import MODEL_STORE, World
 
 
 @pytest.fixture
@@ -175,6 +175,33 @@ def test_a_deletion_that_kopf_misses_is_noticed_after_its_next_list(world: World
     before = world.invariants.writes["ADDED Service"]
     world.advance(60)
     assert world.invariants.writes["ADDED Service"] == before
+
+
+def test_a_standby_whose_watches_had_fallen_silent_does_not_act_on_its_old_view() -> None:
+    """It saw attempt 1 without pods, took over when attempt 2 ran, and created the pods of attempt 1 beside it."""
+    world = World(seed=1, replicas=2, lease_seconds=15.0)
+    try:
+        world.advance(5)
+        leader = next(number for number, process in enumerate(world.processes) if process.leading)
+        spec = {**manifests.job_spec(count=2), "workspace": {"claimName": MODEL_STORE}}
+        world.cluster.create(TRAININGJOBS, manifests.body("job-a", spec), "user")
+        world.advance(20)
+        for attempt in (1, 2):
+            world.nodes.fail(world.cluster.all(PODS)[0], Exit(1, "Error", "ValueError: loss is nan"))
+            world.until(lambda: "pods are ending" if world.cluster.all(PODS) else "", 9, step=0.2)
+            if attempt == 1:
+                world.advance(1)
+                world.processes[1 - leader].connection.stall()
+            world.until(lambda: "" if len(world.cluster.all(PODS)) == 2 else "backing off", 60, step=0.2)
+            world.advance(5)
+        assert status(world, TRAININGJOBS, "job-a")["attempt"] == 2
+        world.kill(leader, away=300.0)
+        world.until(lambda: "" if world.processes[1 - leader].leading else "no leader", 40)
+        world.advance(30)
+        assert sorted(pod["metadata"]["name"] for pod in world.cluster.all(PODS)) == ["job-a-0-2", "job-a-1-2"]
+        settle(world)
+    finally:
+        world.close()
 
 
 def _revision(pod: Body) -> str:

@@ -32,9 +32,10 @@ class World:
         seed: of every choice the world makes by chance.
         replicas: operator processes; several elect a leader.
         gangs: the API server serves PodGroups.
+        lease_seconds: how long a silent leader keeps its lease; longer than usual, because renewals cost real time.
     """
 
-    def __init__(self, seed: int, *, replicas: int = 1, gangs: bool = True) -> None:
+    def __init__(self, seed: int, *, replicas: int = 1, gangs: bool = True, lease_seconds: float = 60.0) -> None:
         self.loop = FakeTimeLoop()
         self.loop.set_exception_handler(self._unhandled)
         self.rng = random.Random(seed)
@@ -46,6 +47,7 @@ class World:
         DeploymentController(self.cluster, self.rng)
         self.gangs = gangs
         self.replicas = replicas
+        self.lease_seconds = lease_seconds
         self.processes: list[SimProcess] = []
         self.starts = 0
         self.invariants.lag = lambda: max(process.connection.lag for process in self.processes)
@@ -138,7 +140,13 @@ class World:
         connection.refused = self.invariants.note_refusal
         elect = self.replicas > 1
         process = SimProcess(
-            connection, self.rng, self._load_error, self.invariants.note, elect=elect, gangs=self.gangs
+            connection,
+            self.rng,
+            self._load_error,
+            self.invariants.note,
+            elect=elect,
+            gangs=self.gangs,
+            lease_seconds=self.lease_seconds,
         )
         process.task.add_done_callback(lambda _: self._ended(number, process))
         return process
