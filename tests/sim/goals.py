@@ -120,7 +120,8 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
     if target is None:
         if "Ready" in true:
             yield f"{says}: Ready without a version to serve"
-        if len(pods) > wanted or not all(map(is_ready, pods)):
+        # A version that does not load may be the stable one: a pool of no pods has no way to find out.
+        if len(pods) > wanted or not all(is_ready(pod) or world.programs.load_error(pod) for pod in pods):
             yield f"{says}: {len(pods)} pods, which serve what was wanted before, of {wanted}"
         return
     loads = target["spec"]["source"]["uri"] not in world.programs.unloadable
