@@ -44,7 +44,8 @@ PAGE_SIZE: Final = 500
 WATCH_SECONDS: Final = 300
 SILENCE_SECONDS: Final = 90.0
 """The server sends a bookmark about every minute; a watch that is silent for longer is dead."""
-RETRY: Final = Backoff(base=0.1, limit=30.0, jitter=0.5)
+RETRY: Final = Backoff(base=0.1, limit=10.0, jitter=0.5)
+"""The limit decides how late the end of an outage is noticed."""
 
 
 class _Typed(msgspec.Struct, frozen=True, gc=False):
