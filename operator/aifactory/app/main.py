@@ -2,8 +2,8 @@
 
 Order matters at both ends. Start: informers and kopf fill the stores, and only when every store is complete and this
 process leads do workers start; a plan made from half a view would be wrong. End: workers finish what they are doing,
-the lease is given up so that a successor need not wait, and kopf ends last because it cancels what was started after
-it. A process that loses its lease, or any of its parts, stops acting and exits; its replacement starts clean.
+the lease is given up so that a successor need not wait, and kopf ends last. A process that loses its lease, or any of
+its parts, stops acting and exits; its replacement starts clean.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from aifactory.app.progress import ProgressBook, ProgressEndpoint
 from aifactory.app.review import ApiTokenReviewer
 from aifactory.app.stores import connect, make_stores
 from aifactory.app.web import Health, Servers, serve
+from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 from aifactory.kube import auth
 from aifactory.kube.api import Api
 from aifactory.kube.client import Client
 from aifactory.kube.clock import Clock, SystemClock
-from aifactory.kube.errors import KubeError
+from aifactory.kube.errors import KubeError, NotFound
 from aifactory.kube.events import EventRecorder
 from aifactory.kube.fence import Fenced
 from aifactory.kube.lease import LeaderElection
@@ -71,12 +72,28 @@ async def run(options: Options) -> int:
         gangs = await first_answer(api, options.namespace)
         return await KopfProcess(options, provider, api, gangs=gangs).run()
     finally:
+        await _end_tasks()
         await api.close()
         await provider.close()
 
 
+async def _end_tasks() -> None:
+    """End what kopf has left behind: its watchers may swallow one cancellation, and then run for ever."""
+    for _ in range(20):
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if not left:
+            return
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=0.1)
+    logger.warning("left running: %s", ", ".join(sorted(task.get_name() for task in left)))
+
+
 async def first_answer(api: Api, namespace: str | None) -> bool:
-    """Whether gangs are served, asked again for a while: a start may fall into the very outage that ended the last run.
+    """Wait until our kinds are served; returns whether gangs are.
+
+    A start may fall into the very outage that ended the last run, and CRDs may come after the operator. kopf must not
+    start before them: a kind that is not there then is never watched.
 
     Raises:
         KubeError: there is no answer, or one that waiting does not improve.
@@ -85,11 +102,18 @@ async def first_answer(api: Api, namespace: str | None) -> bool:
     deadline = loop.time() + START_SECONDS
     while True:
         try:
+            for resource in (TRAININGJOBS, MODELVERSIONS, INFERENCEPOOLS):
+                await api.list(resource, namespace=namespace, limit=1, metadata_only=True)
             return await wiring.gang_served(api, namespace)
+        except NotFound as error:
+            failure: KubeError = error
+            words = f"{resource} is not served by this cluster: apply the CRDs"
         except KubeError as error:
-            if not error.retryable or loop.time() > deadline:
-                raise
-            logger.warning("the API server is asked again: %s", error)
+            failure = error
+            words = f"the API server does not answer as it should: {error}"
+        if loop.time() > deadline or not (failure.retryable or isinstance(failure, NotFound)):
+            raise failure
+        logger.warning("%s; looking again", words)
         await asyncio.sleep(START_RETRY_SECONDS)
 
 
@@ -113,7 +137,7 @@ class Process:
         self._clock = clock
         self._stores = make_stores()
         self._kinds = wiring.watched(self._stores)
-        self._informers = wiring.make_informers(api, self._stores, options.namespace, gangs=gangs, clock=clock, rng=rng)
+        self._informers = wiring.make_informers(api, self._stores, options, gangs=gangs, clock=clock, rng=rng)
         self._election = LeaderElection(api, wiring.lease_config(options), clock=clock, rng=rng)
         acting = Fenced(api, lambda: self._election.leading) if options.leader_elect else api
         self._recorder = EventRecorder(acting, controller=names.MANAGED_BY, instance=options.identity, clock=clock)
@@ -161,7 +185,6 @@ class Process:
         self._start(self._health.run(), "health")
         self._start(self._fill(), "stores")
         self._start(self._lead(), "controllers")
-        # kopf cancels what was started after it when it ends, so it is started last.
         shell_task = self._start(self.shell(), "kopf")
 
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
@@ -181,7 +204,6 @@ class Process:
         await asyncio.gather(*others, return_exceptions=True)
         if web is not None:
             await web.cleanup()
-        # kopf waits five seconds for tasks that it did not start, so it goes when there are none.
         self._shell_stop.set()
         await asyncio.wait([shell_task], timeout=GRACE_SECONDS)
         shell_task.cancel()
@@ -281,22 +303,26 @@ class KopfProcess(Process):
             )
 
         started = asyncio.Event()
-        signals = asyncio.create_task(self._take_signals(started), name="signals")
         namespace = self._options.namespace
+        tasks = await kopf.spawn_tasks(
+            registry=shell.registry(self._kinds, login),
+            settings=shell.settings(silence=self._options.silence_seconds),
+            # kopf would make one from the user's name, which a container's user need not have.
+            identity=self._options.identity,  # type: ignore[arg-type] # a private NewType of str
+            standalone=True,
+            clusterwide=namespace is None,
+            namespaces=[namespace] if namespace is not None else [],
+            stop_flag=self._shell_stop,
+            ready_flag=started,
+        )
+        signals = asyncio.create_task(self._take_signals(started), name="signals")
         try:
-            await kopf.operator(
-                registry=shell.registry(self._kinds, login),
-                settings=shell.settings(),
-                # kopf would make one from the user's name, which a container's user need not have.
-                identity=self._options.identity,  # type: ignore[arg-type] # a private NewType of str
-                standalone=True,
-                clusterwide=namespace is None,
-                namespaces=[namespace] if namespace is not None else [],
-                stop_flag=self._shell_stop,
-                ready_flag=started,
-            )
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             signals.cancel()
+            self._shell_stop.set()
+            # When it ends, kopf waits five seconds for all tasks but these and cancels them: ours are not its own.
+            await kopf.run_tasks(tasks, ignored=asyncio.all_tasks())
 
     async def _take_signals(self, started: asyncio.Event) -> None:
         """Replace kopf's signal handlers by ours once they are set: kopf must not end first."""

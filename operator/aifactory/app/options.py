@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aifactory import __version__
+from aifactory.kube.informer import SILENCE_SECONDS
 
 DEFAULT_REGISTRY = "aifactory"
 
@@ -32,6 +33,8 @@ class Options:
     http_port: int
     progress_port: int
     log_level: str
+    silence_seconds: float = SILENCE_SECONDS
+    """A watch that says nothing for this long is taken for dead."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
@@ -60,6 +63,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--http-port", type=int, default=8080, help="port of /healthz, /readyz and /metrics")
     add("--progress-port", type=int, default=8082, help="port of the progress endpoint")
     add("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="how much is logged")
+    # Below a minute, the time between two bookmarks, healthy watches are renewed as well: for tests of dead ones.
+    add("--silence-seconds", type=float, default=SILENCE_SECONDS, help=argparse.SUPPRESS)
     found = parser.parse_args(arguments)
     if found.workers < 1:
         parser.error("--workers must be at least 1")
@@ -82,6 +87,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         http_port=found.http_port,
         progress_port=found.progress_port,
         log_level=found.log_level,
+        silence_seconds=found.silence_seconds,
     )
 
 

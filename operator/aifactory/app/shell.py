@@ -104,8 +104,8 @@ def take(kind: Watched, type_: str | None, body: Mapping[str, Any]) -> None:
         kind.store.put(stored, background=type_ is None)
 
 
-def settings(*, request_timeout: float = 30.0) -> kopf.OperatorSettings:
-    """kopf's settings, where its defaults do not fit."""
+def settings(*, request_timeout: float = 30.0, silence: float = 90.0) -> kopf.OperatorSettings:
+    """kopf's settings, where its defaults do not fit; a watch that is silent for `silence` seconds is begun again."""
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
     chosen.peering.standalone = True
@@ -117,8 +117,10 @@ def settings(*, request_timeout: float = 30.0) -> kopf.OperatorSettings:
     chosen.persistence.progress_storage = storage
     chosen.networking.request_timeout = request_timeout
     # A watcher that fails for longer than the sum ends the process; an API server may be away for an hour.
-    chosen.networking.error_backoffs = [1, 1, 2, 3, 5, 8, 13, 21, *[30] * 120]
+    # Of all waits the last decides how late the end of an outage is noticed, so it is short.
+    chosen.networking.error_backoffs = [1, 1, 2, 3, *[5] * 720]
     chosen.watching.server_timeout = 600
+    chosen.watching.inactivity_timeout = silence
     chosen.queueing.idle_timeout = 0.5
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     return chosen

@@ -56,12 +56,22 @@ def watched(stores: Stores) -> tuple[shell.Watched, ...]:
 
 
 def make_informers(
-    api: Api, stores: Stores, namespace: str | None, *, gangs: bool, clock: Clock, rng: random.Random
+    api: Api, stores: Stores, options: Options, *, gangs: bool, clock: Clock, rng: random.Random
 ) -> list[Informer[Any]]:
     """Informers for everything we make; what others make is not even received."""
 
     def informer(resource: Any, type_: Any, store: Any) -> Informer[Any]:
-        return Informer(api, resource, type_, store, namespace=namespace, label_selector=OURS, clock=clock, rng=rng)
+        return Informer(
+            api,
+            resource,
+            type_,
+            store,
+            namespace=options.namespace,
+            label_selector=OURS,
+            silence_seconds=options.silence_seconds,
+            clock=clock,
+            rng=rng,
+        )
 
     found = [
         informer(PODS, Pod, stores.pods),
