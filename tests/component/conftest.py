@@ -53,11 +53,11 @@ def ns(kubectl: Kubectl) -> Iterator[Kubectl]:
 class Operator:
     """One operator process."""
 
-    def __init__(self, kubeconfig: str, log: Path, *args: str) -> None:
+    def __init__(self, kubeconfig: str, log: Path, *args: str, **env: str) -> None:
         self.http_port, self.progress_port = free_port(), free_port()
         self.log = log
         ports = [f"--http-port={self.http_port}", f"--progress-port={self.progress_port}"]
-        environment = {**os.environ, "KUBECONFIG": kubeconfig, "PYTHONPATH": str(ROOT / "operator")}
+        environment = {**os.environ, "KUBECONFIG": kubeconfig, "PYTHONPATH": str(ROOT / "operator"), **env}
         with log.open("ab") as stream:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "aifactory.app", *ports, *args], env=environment, stderr=stream, stdout=stream

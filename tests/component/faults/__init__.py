@@ -1,0 +1,1 @@
+"""The real operator process against a real API server, with something wrong between them or with one of them."""
