@@ -47,7 +47,7 @@ def test_a_gang_that_does_not_fit_waits_as_one(ns: Kubectl) -> None:
     assert found["status"]["phase"] == "Pending"
     assert scheduled["reason"] == "Unschedulable"
     assert "3 pods must be placed together" in scheduled["message"]
-    assert "nvidia.com/gpu" in scheduled["message"]
+    assert "each asking for nvidia.com/gpu 4" in scheduled["message"]
     pods = ns.list("pods")
     assert len(pods) == 3
     assert not any(pod["spec"].get("nodeName") for pod in pods), "a gang is placed as a whole or not at all"

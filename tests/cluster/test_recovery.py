@@ -21,7 +21,7 @@ def test_a_killed_pod_costs_one_restart_and_no_checkpoint(ns: Kubectl) -> None:
     ns.run("delete", "pod", "phoenix-1-0", "--grace-period=0", "--force")
     found = ns.wait_condition("tjob", "phoenix", "Complete", seconds=300)
     status = found["status"]
-    assert status["restarts"]["total"] == 1
+    assert status["restarts"]["total"] == 1, status["lastFailure"]
     assert status["restarts"]["byCause"] == {"Disruption": 1}
     assert status["attempt"] == 1
     assert status["lastFailure"]["pod"] == "phoenix-1-0"

@@ -33,6 +33,13 @@ def resolve_processes(spec: TrainingJobSpec) -> int:
     return max(gpus, 1)
 
 
+def resources_asked(spec: TrainingJobSpec) -> str:
+    """What one trainer asks for, in words: `cpu 8, nvidia.com/gpu 4`; empty when it asks for nothing."""
+    resources = _trainer(spec.template.raw_spec()).get("resources", {})
+    asked = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+    return ", ".join(f"{name} {amount}" for name, amount in sorted(asked.items()))
+
+
 def wants_gang(spec: TrainingJobSpec, settings: Settings) -> bool:
     """Whether the pods are scheduled together: more than one, not opted out, and the cluster can."""
     opted_out = spec.scheduling is not None and spec.scheduling.gang == "none"

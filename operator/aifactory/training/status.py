@@ -223,9 +223,11 @@ class StatusDraft:
         words = next((pod.unschedulable for pod in current if pod.unschedulable), "")
         words = words or next((group.unschedulable for group in gangs if group.unschedulable), "")
         if words:
-            together = f"{count} pods must be placed together: " if gangs else ""
+            # A gang's words count pods and name no resource: say what each of them asks for.
+            wish = f"{count} pods{' must be placed together' if gangs else ''}, each asking for "
+            wish += children.resources_asked(self._observed.job.spec) or "no resources"
             advice = "free nodes or GPUs, or lower nodes.count or the trainer's resources"
-            self._conditions.set(ConditionType.SCHEDULED, False, Reason.UNSCHEDULABLE, f"{together}{words}; {advice}")
+            self._conditions.set(ConditionType.SCHEDULED, False, Reason.UNSCHEDULABLE, f"{wish}: {words}; {advice}")
         elif len(current) >= count and all(pod.node or not pod.live for pod in current):
             self._conditions.set(ConditionType.SCHEDULED, True, Reason.PODS_SCHEDULED)
 

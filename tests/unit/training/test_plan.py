@@ -156,7 +156,7 @@ CASES = {
         ),
         "Pending",
         "Unschedulable",
-        words="2 pods must be placed together: no place for 2 pods",
+        words="2 pods must be placed together, each asking for no resources: no place for 2 pods",
     ),
     "no image": Case(
         observe(TWO, pod(0, of=TWO, running=True), pod(1, of=TWO, **PULL)),
