@@ -53,6 +53,7 @@ def main() -> int:
     parser.add_argument("--idle-seconds", type=float, default=300.0, help="how long the steady scenario rests")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench", help="directory for the figures")
     parser.add_argument("--docs", action="store_true", help="write docs/performance.md from all figures kept so far")
+    parser.add_argument("--only-docs", action="store_true", help="measure nothing")
     options = parser.parse_args()
     unknown = [name for name in options.scenario if name not in SCENARIOS]
     if unknown:
@@ -60,17 +61,17 @@ def main() -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     kept = options.output / "results.json"
     results = json.loads(kept.read_text()) if kept.exists() else {"scenarios": {}}
-    names = options.scenario or list(SCENARIOS)
+    names = [] if options.only_docs else options.scenario or list(SCENARIOS)
     for name in names:
         results["machine"] = machine()
         print(f"{name} ... (load {results['machine']['load']})", flush=True)
         started = time.monotonic()
         results["scenarios"][name] = asyncio.run(_run(name, options))
-        results["scenarios"][name]["machineLoad"] = results["machine"]["load"]
+        results["scenarios"][name] |= {"machineLoad": results["machine"]["load"], "scale": options.scale}
         kept.write_text(json.dumps(results, indent=1))
         print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
         print(report.table(judge({name: results["scenarios"][name]})), flush=True)
-    if options.docs:
+    if options.docs or options.only_docs:
         ordered = {name: results["scenarios"][name] for name in SCENARIOS if name in results["scenarios"]}
         results["scenarios"] = ordered
         report.write_pages(results, judge(ordered), ROOT / "docs")

@@ -23,6 +23,8 @@ class Verdict:
     high: float
     more: bool
     value: float | None
+    scale: float = 1.0
+    """Share of the full number of objects that was measured."""
 
     @property
     def met(self) -> bool:
@@ -42,9 +44,9 @@ def judge(scenarios: Mapping[str, Any]) -> list[Verdict]:
         figures = scenarios.get(entry["scenario"])
         value = None if figures is None else float(_at(figures, entry["path"]))
         low, high = entry["range"]
-        found.append(
-            Verdict(entry["scenario"], entry["what"], entry["target"], low, high, entry.get("more", False), value)
-        )
+        scale = 1.0 if figures is None else float(figures.get("scale", 1.0))
+        more = entry.get("more", False)
+        found.append(Verdict(entry["scenario"], entry["what"], entry["target"], low, high, more, value, scale))
     return found
 
 
