@@ -190,6 +190,10 @@ class FaultProxy:
                     if stream.silent:
                         await asyncio.Future()  # until the client has had enough
                     await response.write(chunk)
+            except ClientError:
+                # The server's connection broke: so does ours, or the operator would take the stream for a quiet one.
+                if request.transport is not None:
+                    request.transport.abort()
             finally:
                 self._watches.discard(stream)
             return response
