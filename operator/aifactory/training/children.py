@@ -1,7 +1,7 @@
 """The objects of a TrainingJob, as the API server gets them.
 
 Names are deterministic, so a view that is behind can cause a call too many but never a second pod:
-pods `<job>-<index>-<attempt>` with host name `<job>-<index>`, headless Service `<job>`, PodGroup `<job>-<attempt>`,
+pods `<job>-<index>-<attempt>` (their host name too), headless Service `<job>`, PodGroup `<job>-<attempt>`,
 claim `<job>-workspace`, publisher `<job>-publish-<number>`, ModelVersion `<model>-v<version>`.
 """
 
@@ -175,7 +175,9 @@ def pod(job: TrainingJob, index: int, attempt: int, settings: Settings) -> Json:
     ]
     spec["volumes"] = merge_named(spec.get("volumes", ()), _volumes(job))
     spec["restartPolicy"] = "Never"
-    spec["hostname"] = f"{job.metadata.name}-{index}"
+    # The attempt is part of the host name: a resolver that still remembers the last attempt's address would send the
+    # workers to a pod that is gone, and torchrun gives up on it.
+    spec["hostname"] = metadata["name"]
     spec["subdomain"] = job.metadata.name
     if wants_gang(job.spec, settings):
         spec["schedulingGroup"] = {"podGroupName": gang_name(job.metadata.name, attempt)}
@@ -304,7 +306,7 @@ def _wired(job: TrainingJob, container: Json, index: int, attempt: int, settings
 def _rendezvous(job: TrainingJob, index: int, attempt: int) -> dict[str, str]:
     """How the processes find each other: torchrun's PET_* (one per flag), or the plain variables."""
     name, count = job.metadata.name, job.spec.nodes.count
-    first = "localhost" if count == 1 else f"{name}-0.{name}"
+    first = "localhost" if count == 1 else f"{pod_name(name, 0, attempt)}.{name}"
     if job.spec.launcher == "none":
         return {
             "MASTER_ADDR": first,
