@@ -25,7 +25,7 @@ demo: venv ## From a clean clone to generated text: cluster, images, operator, o
 	$(BIN)/python -m demo $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)")
 
 .PHONY: test
-test: verify test-unit test-sim test-workloads test-component test-localcluster test-cluster ## Everything CI runs: verify, unit, workloads, component and cluster tests
+test: verify test-unit test-workloads test-component test-cluster ## Everything CI runs: verify, unit, workloads, component and cluster tests
 
 .PHONY: verify
 verify: venv ## Format, lint, types, layers, and generated files up to date (under a minute)
@@ -65,7 +65,11 @@ test-sim: venv ## The real planners and engine in a simulated cluster under faul
 
 .PHONY: test-component
 test-component: venv ## The operator's parts against a real kube-apiserver and etcd
-	$(BIN)/pytest tests/component -q
+	$(BIN)/pytest tests/component -q --ignore=tests/component/faults --ignore=tests/component/test_fuzz.py
+
+.PHONY: test-faults
+test-faults: venv ## The operator on an API server that fails in many ways, and 10,000 generated objects (long; AIFACTORY_LONG=1 for longer)
+	$(BIN)/pytest tests/component/faults tests/component/test_fuzz.py -q
 
 .PHONY: test-localcluster
 test-localcluster: venv cluster ## The local cluster heals after whatever ended its processes (it kills every pod in it)
