@@ -94,7 +94,7 @@ def test_nothing_unobserved(operator: Operator, ns: Kubectl, control_plane: Cont
     print(figures.show(operator, time.monotonic() - started))
     assert "Traceback" not in operator.log.read_text(errors="replace"), operator.words()
     assert figures.fates["accepted"] > 0.15 * TOTAL, figures.fates
-    assert _late(operator.fetch("/metrics"), 1.0) == 0, "the event loop stood still for a second"
+    assert _late(operator.fetch("/metrics"), 5.0) == 0, "the event loop stood still for five seconds"
 
 
 async def _send(batch: list[tuple[str, Json]], plane: ControlPlane, namespace: str, figures: Figures) -> None:
