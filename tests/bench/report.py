@@ -27,6 +27,7 @@ def table(verdicts: list[Verdict]) -> str:
             continue
         sign = ">=" if verdict.more else "<="
         mark = "met" if verdict.met else ("not met" if verdict.in_range else "OUT OF RANGE")
+        mark += "" if verdict.scale == 1.0 else ", at that size"
         size = "" if verdict.scale == 1.0 else f" (run with {verdict.scale:.0%} of them)"
         rows.append((f"{verdict.what}{size}", f"{sign} {verdict.target:g}", f"{verdict.value:g}", mark))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -192,7 +193,7 @@ brings; without one, the operator writes one object more for each job.
 
 {sides}
 
-A job's status may wait up to a second for what else changes soon; that is part of *status behind pods*. On a machine
+Half-way states may wait 1.8 s for what else changes soon; that is part of *status behind pods*. On a machine
 this small both sides wait for the API server most of the time, and the status waits with them.
 
 {pictures}

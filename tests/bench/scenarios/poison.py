@@ -19,6 +19,7 @@ Json = dict[str, Any]
 
 PER_SECOND = 10.0
 POISON_PER_SECOND = 17.0
+HANDS = 4
 PATIENCE_SECONDS = 120.0
 
 
@@ -79,9 +80,14 @@ async def _poison(user: Client, stop: asyncio.Event) -> float:
     body["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = [{"name": "missing", "mountPath": "/x"}]
     await user.request("POST", JOBS, body)
     started = time.monotonic()
-    number = 0
-    while not stop.is_set():
-        number += 1
-        await user.merge(f"{JOBS}/poison", {"metadata": {"annotations": {"bench/number": str(number)}}})
-        await asyncio.sleep(max(0.0, started + number / POISON_PER_SECOND - time.monotonic()))
+
+    async def change(hand: int) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            await user.merge(f"{JOBS}/poison", {"metadata": {"annotations": {f"bench/hand-{hand}": str(number)}}})
+            await asyncio.sleep(max(0.0, started + number * HANDS / POISON_PER_SECOND - time.monotonic()))
+
+    # One hand alone would be as slow as the API server is to answer.
+    await asyncio.gather(*(change(hand) for hand in range(HANDS)))
     return time.monotonic() - started
