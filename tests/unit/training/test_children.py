@@ -169,7 +169,7 @@ def test_torchrun_is_told_where_to_meet() -> None:
     found = env(children.pod(GANG, 3, 2, SETTINGS))
     assert found["PET_NNODES"] == "4"
     assert found["PET_NPROC_PER_NODE"] == "2"
-    assert found["PET_RDZV_ENDPOINT"] == "gpt-0.gpt:29500"
+    assert found["PET_RDZV_ENDPOINT"] == "gpt-0-2.gpt:29500"
     assert found["PET_RDZV_ID"].endswith("-2"), "a stale store is never joined"
     assert found["AIFACTORY_ATTEMPT"] == "2"
     assert found["AIFACTORY_PROGRESS_URL"] == "http://operator:8080/v1/progress/ns/gpt"
@@ -182,7 +182,7 @@ def test_one_node_meets_itself() -> None:
 def test_without_a_launcher_the_plain_variables_are_set() -> None:
     found = env(children.pod(FULL, 1, 0, SETTINGS))
     assert {name: found[name] for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK")} == {
-        "MASTER_ADDR": "own-0.own",
+        "MASTER_ADDR": "own-0-0.own",
         "MASTER_PORT": "29500",
         "WORLD_SIZE": "6",
         "NODE_RANK": "1",
