@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -58,6 +59,8 @@ def main() -> int:
     unknown = [name for name in options.scenario if name not in SCENARIOS]
     if unknown:
         parser.error(f"no scenario named {', '.join(unknown)}; there are: {', '.join(SCENARIOS)}")
+    # SIGTERM ends a run as Ctrl-C does: control planes are taken down and their directories removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     options.output.mkdir(parents=True, exist_ok=True)
     kept = options.output / "results.json"
     results = json.loads(kept.read_text()) if kept.exists() else {"scenarios": {}}
