@@ -32,6 +32,7 @@ def changed(base: Json, path: str, value: Any) -> Json:
 
 
 TRAINER = "spec.template.spec.containers.0"
+OUTPUT = {"model": {"name": "m", "format": "causal-lm"}}
 
 REFUSED = [
     pytest.param(changed(JOB, "spec.nodez", 1), 'unknown field "spec.nodez"', id="a typo"),
@@ -46,7 +47,7 @@ REFUSED = [
         changed(JOB, "spec.workspace", {"claimName": "c", "size": "1Gi"}), "either claimName", id="two workspaces"
     ),
     pytest.param(
-        changed(JOB, "spec.output", {"model": {"name": "m", "format": "causal-lm"}, "store": "ftp://x"}),
+        changed(JOB, "spec.output", {**OUTPUT, "store": "ftp://x"}),
         "s3://bucket/prefix or pvc://claim/path",
         id="store",
     ),
@@ -56,6 +57,20 @@ REFUSED = [
     pytest.param(changed(VERSION, "spec.digest", "abc"), "64 hexadecimal digits", id="digest"),
     pytest.param(changed(VERSION, "spec.source.uri", "http://x"), "s3://bucket/path or pvc://claim/path", id="source"),
     pytest.param(changed(JOB, "metadata.name", "x" * 60), "52", id="long name"),
+    pytest.param(changed(VERSION, "metadata.name", "m-2"), "<spec.model>-v<spec.version>", id="version's name"),
+    pytest.param(changed(VERSION, "metadata.name", "m-v01"), "<spec.model>-v<spec.version>", id="leading zero"),
+    pytest.param(changed(VERSION, "spec.source.uri", "pvc://c/../x"), "must not contain '..'", id="source leaves"),
+    pytest.param(
+        changed(JOB, "spec.output", {**OUTPUT, "store": "s3://b/.."}), "must not contain '..'", id="store leaves"
+    ),
+    pytest.param(
+        changed(JOB, "spec.output", {**OUTPUT, "secretRef": {"name": "s"}}), "set output.store", id="no store"
+    ),
+    pytest.param(
+        changed(JOB, "spec.template.spec.volumes", [{"emptyDir": {}}]),
+        "volumes[0].name: Required",
+        id="nameless volume",
+    ),
 ]
 
 
@@ -69,6 +84,7 @@ IMMUTABLE = [
     pytest.param(
         changed(JOB, "spec.workspace", {"claimName": "a"}), "spec.workspace", {"claimName": "b"}, id="workspace"
     ),
+    pytest.param(changed(JOB, "spec.output", OUTPUT), "spec.output.model.name", "n", id="output"),
     pytest.param(VERSION, "spec.version", 2, id="ModelVersion"),
 ]
 
