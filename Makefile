@@ -11,8 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLUSTER := $(PYTHON) localcluster/cluster.py
 IMAGES := $(PYTHON) localcluster/images.py
-# A cluster of your own: make demo KUBECONFIG=~/.kube/config
+# A cluster of your own: make demo KUBECONFIG=~/.kube/config REGISTRY=registry.example.com/aifactory
 KUBECONFIG ?=
+REGISTRY ?=
 
 .PHONY: help
 help: ## Print every target with one line of help
@@ -21,8 +22,8 @@ help: ## Print every target with one line of help
 ##  Everyday
 
 .PHONY: demo
-demo: venv ## From a clean clone to generated text: cluster, images, operator, one YAML, tokens (KUBECONFIG=... uses your cluster)
-	$(BIN)/python -m demo $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)")
+demo: venv ## From a clean clone to generated text: cluster, images, operator, one YAML, tokens (KUBECONFIG=... REGISTRY=... use your cluster and images)
+	$(BIN)/python -m demo $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)") $(if $(REGISTRY),--registry "$(REGISTRY)")
 
 .PHONY: test
 test: verify test-unit test-workloads test-component test-cluster ## Everything CI runs: verify, unit, workloads, component and cluster tests
