@@ -37,7 +37,11 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A Kubernetes Event for people who read `kubectl describe`."""
+    """A Kubernetes Event for people who read `kubectl describe`.
+
+    Only for what the status does not show for good: a failure, a restart, a version that takes over or is taken back.
+    That something has ended well is in its conditions, and would cost a write for each object.
+    """
 
     type: EventType
     reason: str

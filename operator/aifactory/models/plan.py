@@ -57,8 +57,7 @@ def plan_model_version(observed: Observed, now: datetime) -> Decision[ModelVersi
     answer = _answer(verifier.message)
     if verifier.phase == "Succeeded" and isinstance(answer.get("digest"), str):
         draft.verified(answer)
-        notice = Notice("Normal", str(Reason.VERIFIED), f"digest {answer['digest']}")
-        return Decision(draft.result(), urgent=True, again_after=0, notices=(notice,))
+        return Decision(draft.result(), urgent=True, again_after=0)
     if verifier.phase in ("Succeeded", "Failed"):
         return _failed(verifier, answer, draft, now)
     draft.waiting(verifier)

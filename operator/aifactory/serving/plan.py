@@ -67,8 +67,7 @@ def _plan_steady(
     changes.service()
     changes.grow(target, revision, wanted)
     complete = draft.steady(revision, target)
-    notices = (Notice("Normal", str(Reason.SERVING), f"{target.name} is served by {wanted} pods"),) if complete else ()
-    return changes.decision(draft.result(), urgent=draft.stable_changed, notices=notices)
+    return changes.decision(draft.result(), urgent=complete or draft.stable_changed)
 
 
 def _plan_held_back(
@@ -90,11 +89,13 @@ def _plan_rollout(
         draft.failed(stable, revision, target, words)
         notice = Notice("Warning", str(Reason.MODEL_LOAD_FAILED), f"{target.name} is taken back: {words}")
         return Decision(draft.result(), urgent=True, again_after=0, notices=(notice,))
-    changes = _Changes(observed, stable)
+    candidate = _revision(observed.revisions, revision)
+    carries_all = (candidate.ready if candidate is not None else 0) >= wanted
+    # The status that says who is stable comes after the writes; if it is lost, the same is decided again.
+    changes = _Changes(observed, revision if carries_all else stable)
     changes.service()
     changes.grow(target, revision, wanted)
-    candidate = _revision(observed.revisions, revision)
-    if (candidate.ready if candidate is not None else 0) >= wanted:
+    if carries_all:
         draft.promoted(revision, target)
         notice = Notice("Normal", str(Reason.ROLLED_OUT), f"{target.name} takes all traffic")
         return changes.decision(draft.result(), urgent=True, again_after=0, notices=(notice,))

@@ -42,7 +42,7 @@ def plan_publishing(
     job = observed.job
     if job.spec.output is None:
         draft.complete("all pods succeeded; spec.output is not set, so nothing was published")
-        return Decision(draft.result(), urgent=True, notices=(Notice("Normal", "Complete", "all pods succeeded"),))
+        return Decision(draft.result(), urgent=True)
 
     mine = next((v for v in observed.versions if v.job_uid == job.metadata.uid), None)
     if mine is not None:
@@ -92,9 +92,8 @@ def _register(
 def _completed(draft: StatusDraft, version: VersionView) -> Decision[TrainingJobStatus]:
     found = {"model_version": version.name, "uri": version.uri, "digest": version.digest}
     draft.update(output=draft.output.model_copy(update=found))
-    message = f"all pods succeeded; the result is ModelVersion {version.name}"
-    draft.complete(message)
-    return Decision(draft.result(), urgent=True, notices=(Notice("Normal", "Complete", message),))
+    draft.complete(f"all pods succeeded; the result is ModelVersion {version.name}")
+    return Decision(draft.result(), urgent=True)
 
 
 def _publisher_failed(publisher: PublishView, draft: StatusDraft, now: datetime) -> Decision[TrainingJobStatus]:

@@ -35,7 +35,6 @@ def test_a_good_artifact_becomes_ready_and_leaves_no_pod() -> None:
     assert decision.urgent, "the pod is removed only after its answer is in status"
     assert decision.again_after == 0
     assert not decision.removals
-    assert [notice.message for notice in decision.notices] == [f"digest {DIGEST}"]
     world.settle()
     assert not world.verifiers
     assert conditions(world.status)["Ready"] == ("True", "Verified")
