@@ -141,7 +141,10 @@ class _Draft:
         elif verifier.waiting_reason in _CONFIG_PROBLEMS:
             self.stalled(Reason.CONTAINER_CONFIG_ERROR, words, known=False)
         elif verifier.unschedulable:
-            self.stalled(Reason.UNSCHEDULABLE, f"pod {verifier.name}: {verifier.unschedulable}", known=False)
+            # A node may become free or be added: that is waiting, for every kind of ours.
+            message = f"pod {verifier.name} has no node: {verifier.unschedulable}"
+            self._conditions.set(ConditionType.VERIFIED, None, Reason.UNSCHEDULABLE, message)
+            self._set(False, True, False, Reason.UNSCHEDULABLE, message)
         else:
             self.verifying(f"pod {verifier.name} reads the artifact")
 

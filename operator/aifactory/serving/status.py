@@ -183,7 +183,9 @@ class StatusDraft:
         elif (found := trouble.problem(pods, revision)) is not None:
             reason, message = found
             self._conditions.set(ConditionType.DEGRADED, self._ready > 0, reason, f"{loaded}; {message}")
-            self._kstatus(False, False, True, reason, f"{loaded}; {message}")
+            # A node may become free or be added: that is waiting, for every kind of ours.
+            waits = reason is Reason.UNSCHEDULABLE
+            self._kstatus(False, waits, not waits, reason, f"{loaded}; {message}")
             self._phase("Starting" if not was_complete else "Degraded", reason)
         elif self._ready >= self._wanted:
             # The way back from a change that was given up: pods of the other revision hold the traffic so long.
