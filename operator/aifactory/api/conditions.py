@@ -36,6 +36,12 @@ class ConditionSet:
             observed_generation=self._generation,
         )
 
+    def kstatus(self, true: ConditionType | None, reason: Reason, message: str) -> None:
+        """Ready, Reconciling and Stalled, of which one is true at most (kstatus); `None`: rests on request."""
+        self.set(ConditionType.READY, true is ConditionType.READY, reason, message)
+        for type_ in (ConditionType.RECONCILING, ConditionType.STALLED):
+            self.set(type_, true is type_, reason, message if true is type_ else "")
+
     def remove(self, type_: ConditionType) -> None:
         """Drop a condition about which nothing is known any more."""
         self._conditions.pop(type_, None)

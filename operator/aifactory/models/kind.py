@@ -12,12 +12,12 @@ from aifactory.engine.custom import Stored, invalid_plan
 from aifactory.engine.decision import to_plan
 from aifactory.engine.kinds import MODELVERSIONS
 from aifactory.engine.plan import Plan, Subject, WriteError
-from aifactory.kube import podstate
+from aifactory.engine.pods import task_pod
 from aifactory.kube.objects import Pod
 from aifactory.kube.resources import PODS, Key, Resource
 from aifactory.kube.store import Store
 from aifactory.models.plan import plan_model_version, plan_rejected
-from aifactory.models.state import Observed, Settings, VerifierView
+from aifactory.models.state import Observed, Settings
 
 RESOURCES: Mapping[str, Resource] = {PODS.kind: PODS}
 
@@ -65,7 +65,9 @@ class ModelKind:
             Observed(
                 version=version,
                 settings=self._settings,
-                verifiers=tuple(map(verifier_view, self._stores.pods.by("controller", version.metadata.uid))),
+                verifiers=tuple(
+                    task_pod(pod, "verify") for pod in self._stores.pods.by("controller", version.metadata.uid)
+                ),
                 users=self._users(version),
             ),
         )
@@ -101,23 +103,3 @@ def versions_of(pool: InferencePool) -> set[str]:
     found = {resolved.model_version for resolved in status.resolved}
     found |= {part.model_version for part in (status.stable, status.candidate) if part is not None}
     return found - {""}
-
-
-def verifier_view(pod: Pod) -> VerifierView:
-    """A verifier as planning sees it."""
-    meta = pod.metadata
-    end = podstate.ended(pod, "verify")
-    trouble = podstate.waiting(pod)
-    number = meta.name.rpartition("-")[2]
-    return VerifierView(
-        name=meta.name,
-        uid=meta.uid,
-        number=int(number) if number.isdecimal() else -1,
-        phase=pod.status.phase,
-        terminating=meta.deletion_timestamp is not None,
-        message=(end.message if end is not None else "") or pod.status.message,
-        finished_at=end.finished_at if end is not None else None,
-        waiting_reason=trouble.reason,
-        waiting_message=trouble.message,
-        unschedulable=podstate.unschedulable(pod),
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,19 +11,14 @@ from aifactory.api.conditions import ConditionSet, find, shorten
 from aifactory.api.modelversion import MAX_USERS, ModelVersionStatus
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.engine.decision import Decision, Notice, Removal
+from aifactory.engine.pods import TaskPod, needs_person, retry_seconds
 from aifactory.models import children
-from aifactory.models.state import Observed, VerifierView
+from aifactory.models.state import Observed
 
 PERMANENT = frozenset({Reason.DIGEST_MISMATCH, Reason.INVALID_ARTIFACT})
 """The spec is immutable, so these stay true until another version is made."""
 PASSING = frozenset({Reason.SOURCE_NOT_FOUND, Reason.ACCESS_DENIED, Reason.STORE_UNAVAILABLE, Reason.STORE_FULL})
 """These pass, or a person removes them: the artifact is read again."""
-
-RETRY_BASE_SECONDS = 10
-RETRY_MAX_SECONDS = 300
-
-_PULL_PROBLEMS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
-_CONFIG_PROBLEMS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
 
 def plan_model_version(observed: Observed, now: datetime) -> Decision[ModelVersionStatus] | None:
@@ -54,7 +48,7 @@ def plan_model_version(observed: Observed, now: datetime) -> Decision[ModelVersi
         leftovers = _removals(view for view in observed.verifiers if view.number != number)
         body = children.verifier(version, number, observed.settings)
         return Decision(draft.result(), creates=(body,), removals=leftovers)
-    answer = _answer(verifier.message)
+    answer = verifier.answer
     if verifier.phase == "Succeeded" and isinstance(answer.get("digest"), str):
         draft.verified(answer)
         return Decision(draft.result(), urgent=True, again_after=0)
@@ -71,9 +65,7 @@ def plan_rejected(observed: Observed, words: str, now: datetime) -> ModelVersion
     return draft.result()
 
 
-def _failed(
-    verifier: VerifierView, answer: dict[str, Any], draft: _Draft, now: datetime
-) -> Decision[ModelVersionStatus]:
+def _failed(verifier: TaskPod, answer: dict[str, Any], draft: _Draft, now: datetime) -> Decision[ModelVersionStatus]:
     """The answer is bad for good, or it is asked for again: a pod can also fail by itself (evicted, no answer)."""
     known = (reason for reason in PERMANENT | PASSING if reason == answer.get("reason"))
     reason = next(known, Reason.VERIFIER_FAILED)
@@ -90,20 +82,7 @@ def _failed(
     return Decision(draft.result(), urgent=True, again_after=0)
 
 
-def retry_seconds(number: int) -> int:
-    """Seconds between the failure of the verifier with this number and the next one."""
-    return int(min(RETRY_BASE_SECONDS * 2 ** min(number, 10), RETRY_MAX_SECONDS))
-
-
-def _answer(message: str) -> dict[str, Any]:
-    try:
-        answer = json.loads(message)
-    except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
-
-
-def _removals(verifiers: Iterable[VerifierView]) -> tuple[Removal, ...]:
+def _removals(verifiers: Iterable[TaskPod]) -> tuple[Removal, ...]:
     return tuple(Removal("Pod", view.name, view.uid) for view in verifiers if not view.terminating)
 
 
@@ -130,21 +109,18 @@ class _Draft:
         """It is being read. What an earlier reading found wrong stands until this one has ended."""
         verified = find(self._status.conditions, ConditionType.VERIFIED)
         if verified is None or verified.status != "False":
-            self._set(False, True, False, Reason.VERIFYING, message)
+            self._set(ConditionType.RECONCILING, Reason.VERIFYING, message)
             self._conditions.set(ConditionType.VERIFIED, None, Reason.VERIFYING, message)
 
-    def waiting(self, verifier: VerifierView) -> None:
+    def waiting(self, verifier: TaskPod) -> None:
         """The verifier has not ended yet."""
-        words = f"pod {verifier.name}: {verifier.waiting_message or verifier.waiting_reason}"
-        if verifier.waiting_reason in _PULL_PROBLEMS:
-            self.stalled(Reason.IMAGE_PULL_FAILED, words, known=False)
-        elif verifier.waiting_reason in _CONFIG_PROBLEMS:
-            self.stalled(Reason.CONTAINER_CONFIG_ERROR, words, known=False)
+        if (trouble := needs_person(verifier)) is not None:
+            self.stalled(*trouble, known=False)
         elif verifier.unschedulable:
             # A node may become free or be added: that is waiting, for every kind of ours.
             message = f"pod {verifier.name} has no node: {verifier.unschedulable}"
             self._conditions.set(ConditionType.VERIFIED, None, Reason.UNSCHEDULABLE, message)
-            self._set(False, True, False, Reason.UNSCHEDULABLE, message)
+            self._set(ConditionType.RECONCILING, Reason.UNSCHEDULABLE, message)
         else:
             self.verifying(f"pod {verifier.name} reads the artifact")
 
@@ -158,12 +134,12 @@ class _Draft:
         }
         message = f"{files} files, {human_size(size)}"
         self._conditions.set(ConditionType.VERIFIED, True, Reason.VERIFIED, message)
-        self._set(True, False, False, Reason.VERIFIED, message)
+        self._set(ConditionType.READY, Reason.VERIFIED, message)
 
     def stalled(self, reason: Reason, message: str, *, known: bool = True) -> None:
         """A person is needed; `known` tells that the artifact itself was found wanting."""
         self._conditions.set(ConditionType.VERIFIED, False if known else None, reason, message)
-        self._set(False, False, True, reason, message)
+        self._set(ConditionType.STALLED, reason, message)
 
     def wait_until(self, due: datetime) -> None:
         self._changes["next_verify_time"] = due
@@ -175,10 +151,8 @@ class _Draft:
         self._changes |= {"conditions": self._conditions.result(), "observed_generation": self._generation}
         return self._status.model_copy(update=self._changes)
 
-    def _set(self, ready: bool, reconciling: bool, stalled: bool, reason: Reason, message: str) -> None:
-        self._conditions.set(ConditionType.READY, ready, reason, message)
-        self._conditions.set(ConditionType.RECONCILING, reconciling, reason, message if reconciling else "")
-        self._conditions.set(ConditionType.STALLED, stalled, reason, message if stalled else "")
+    def _set(self, true: ConditionType, reason: Reason, message: str) -> None:
+        self._conditions.kstatus(true, reason, message)
         self._changes["reason"] = str(reason)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from aifactory.api.modelversion import ModelVersion, Use
+from aifactory.engine.pods import TaskPod
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,28 +17,12 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class VerifierView:
-    """One pod that checks the artifact."""
-
-    name: str
-    uid: str
-    number: int
-    phase: str
-    terminating: bool = False
-    message: str = ""
-    """What it wrote to its termination log."""
-    finished_at: datetime | None = None
-    waiting_reason: str = ""
-    waiting_message: str = ""
-    unschedulable: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Observed:
     """Everything one decision is made from."""
 
     version: ModelVersion
     settings: Settings
-    verifiers: tuple[VerifierView, ...] = ()
+    verifiers: tuple[TaskPod, ...] = ()
+    """Pods that check the artifact."""
     users: tuple[Use, ...] = ()
     """InferencePools that serve the version or are about to."""

@@ -64,7 +64,9 @@ class StatusDraft:
         self._available()
         self._conditions.set(ConditionType.DEGRADED, bool(stable), waiting.reason, waiting.message if stable else "")
         stalled = waiting.reason is Reason.MODEL_NOT_READY
-        self._kstatus(False, not stalled, stalled, waiting.reason, waiting.message)
+        self._conditions.kstatus(
+            ConditionType.STALLED if stalled else ConditionType.RECONCILING, waiting.reason, waiting.message
+        )
         self._phase("Waiting", waiting.reason)
 
     def steady(self, revision: str, target: VersionView) -> bool:
@@ -108,7 +110,7 @@ class StatusDraft:
         )
         self._available()
         self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLING_OUT)
-        self._kstatus(False, True, False, problem[0] if problem else Reason.ROLLING_OUT, message)
+        self._conditions.kstatus(ConditionType.RECONCILING, problem[0] if problem else Reason.ROLLING_OUT, message)
         self._phase("RollingOut", problem[0] if problem else Reason.ROLLING_OUT)
 
     def promoted(self, revision: str, target: VersionView) -> None:
@@ -122,7 +124,7 @@ class StatusDraft:
         self._available()
         self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLED_OUT)
         reason = Reason.SERVING if self._wanted else Reason.SCALED_TO_ZERO
-        self._kstatus(True, False, False, reason, self._serving_message(target))
+        self._conditions.kstatus(ConditionType.READY, reason, self._serving_message(target))
         self._phase("Serving" if self._wanted else "ScaledToZero", reason)
 
     def failed(self, stable: str, revision: str, target: VersionView, words: str) -> None:
@@ -145,7 +147,7 @@ class StatusDraft:
     def rejected(self, reason: Reason, message: str) -> None:
         """The API server refused an object of ours."""
         self._available()
-        self._kstatus(False, False, True, reason, message)
+        self._conditions.kstatus(ConditionType.STALLED, reason, message)
         self._phase("Rejected", reason)
 
     def result(self) -> InferencePoolStatus:
@@ -159,7 +161,7 @@ class StatusDraft:
         self._available()
         advice = f"{message}. Publish a version that loads, or pin the one that is served"
         self._conditions.set(ConditionType.DEGRADED, True, Reason.MODEL_LOAD_FAILED, advice)
-        self._kstatus(False, False, True, Reason.MODEL_LOAD_FAILED, advice)
+        self._conditions.kstatus(ConditionType.STALLED, Reason.MODEL_LOAD_FAILED, advice)
         self._phase("Degraded", Reason.MODEL_LOAD_FAILED)
 
     def _steady_conditions(self, revision: str, target: VersionView, complete: bool, was_complete: bool) -> None:
@@ -169,33 +171,34 @@ class StatusDraft:
         loaded = f"{target.name}: {ready} of {self._wanted} pods have it loaded"
         if complete and not self._wanted:
             self._conditions.set(ConditionType.DEGRADED, False, Reason.SCALED_TO_ZERO)
-            self._kstatus(True, False, False, Reason.SCALED_TO_ZERO, "spec.replicas is 0")
+            self._conditions.kstatus(ConditionType.READY, Reason.SCALED_TO_ZERO, "spec.replicas is 0")
             self._phase("ScaledToZero", Reason.SCALED_TO_ZERO)
         elif complete:
             self._conditions.set(ConditionType.DEGRADED, False, Reason.SERVING)
-            self._kstatus(True, False, False, Reason.SERVING, self._serving_message(target))
+            self._conditions.kstatus(ConditionType.READY, Reason.SERVING, self._serving_message(target))
             self._phase("Serving", Reason.SERVING)
         elif (words := trouble.load_error(pods, revision)) and not self._ready:
             message = f"{target.name} does not load: {words}. Publish a version that loads"
             self._conditions.set(ConditionType.DEGRADED, True, Reason.MODEL_LOAD_FAILED, message)
-            self._kstatus(False, False, True, Reason.MODEL_LOAD_FAILED, message)
+            self._conditions.kstatus(ConditionType.STALLED, Reason.MODEL_LOAD_FAILED, message)
             self._phase("Failed", Reason.MODEL_LOAD_FAILED)
         elif (found := trouble.problem(pods, revision)) is not None:
             reason, message = found
             self._conditions.set(ConditionType.DEGRADED, self._ready > 0, reason, f"{loaded}; {message}")
             # A node may become free or be added: that is waiting, for every kind of ours.
             waits = reason is Reason.UNSCHEDULABLE
-            self._kstatus(False, waits, not waits, reason, f"{loaded}; {message}")
+            true = ConditionType.RECONCILING if waits else ConditionType.STALLED
+            self._conditions.kstatus(true, reason, f"{loaded}; {message}")
             self._phase("Starting" if not was_complete else "Degraded", reason)
         elif self._ready >= self._wanted:
             # The way back from a change that was given up: pods of the other revision hold the traffic so long.
             self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLING_OUT)
-            self._kstatus(False, True, False, Reason.ROLLING_OUT, loaded)
+            self._conditions.kstatus(ConditionType.RECONCILING, Reason.ROLLING_OUT, loaded)
             self._phase("RollingOut", Reason.ROLLING_OUT)
         else:
             reason = Reason.PODS_NOT_READY if was_complete else Reason.STARTING
             self._conditions.set(ConditionType.DEGRADED, was_complete, reason, loaded if was_complete else "")
-            self._kstatus(False, True, False, reason, loaded)
+            self._conditions.kstatus(ConditionType.RECONCILING, reason, loaded)
             self._phase("Scaling" if was_complete else "Starting", reason)
 
     def _serving_message(self, target: VersionView) -> str:
@@ -227,11 +230,6 @@ class StatusDraft:
         self._conditions.set(
             ConditionType.AVAILABLE, up, Reason.SERVING if up else down, f"{self._ready} pods are ready"
         )
-
-    def _kstatus(self, ready: bool, reconciling: bool, stalled: bool, reason: Reason, message: str) -> None:
-        self._conditions.set(ConditionType.READY, ready, reason, message)
-        self._conditions.set(ConditionType.RECONCILING, reconciling, reason, message if reconciling else "")
-        self._conditions.set(ConditionType.STALLED, stalled, reason, message if stalled else "")
 
     def _phase(self, phase: str, reason: Reason) -> None:
         self._changes |= {"phase": phase, "reason": str(reason)}

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from aifactory.api.reasons import Reason
+from aifactory.engine.pods import needs_person
 from aifactory.serving.state import ServingPodView
 
 PASSING = frozenset({"DiskFull", "SourceNotFound", "StoreUnavailable", "TritonUnavailable"})
 """Reasons of the agent that may pass without another version; it tries again by itself (agent: errors.TRANSIENT)."""
-
-_PULL_PROBLEMS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
-_CONFIG_PROBLEMS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
 
 def load_error(pods: Iterable[ServingPodView], revision: str) -> str:
@@ -26,11 +24,8 @@ def load_error(pods: Iterable[ServingPodView], revision: str) -> str:
 def problem(pods: Iterable[ServingPodView], revision: str) -> tuple[Reason, str] | None:
     """A pod of the revision that waits for a person."""
     for pod in _of(pods, revision):
-        words = f"pod {pod.name}: {pod.waiting_message or pod.waiting_reason}"
-        if pod.waiting_reason in _PULL_PROBLEMS:
-            return Reason.IMAGE_PULL_FAILED, f"{words}; check the image name and the registry"
-        if pod.waiting_reason in _CONFIG_PROBLEMS:
-            return Reason.CONTAINER_CONFIG_ERROR, words
+        if (found := needs_person(pod)) is not None:
+            return found
         if pod.unschedulable:
             return Reason.UNSCHEDULABLE, f"pod {pod.name} has no node: {pod.unschedulable}; free nodes or GPUs"
         if pod.load_error:

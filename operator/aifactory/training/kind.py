@@ -15,6 +15,7 @@ from aifactory.engine.custom import Stored, invalid_plan
 from aifactory.engine.decision import to_plan
 from aifactory.engine.kinds import MODELVERSIONS, TRAININGJOBS
 from aifactory.engine.plan import Plan, Subject, WriteError
+from aifactory.engine.pods import task_pod
 from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
 from aifactory.kube.objects import Claim, Pod, PodGroup, Service, condition
@@ -22,7 +23,7 @@ from aifactory.kube.resources import PODGROUPS, PODS, PVCS, SERVICES, Key, Resou
 from aifactory.kube.store import Store
 from aifactory.training import children
 from aifactory.training.plan import plan_training
-from aifactory.training.state import GangView, Observed, PodView, ProgressReport, PublishView, Settings, VersionView
+from aifactory.training.state import GangView, Observed, PodView, ProgressReport, Settings, VersionView
 from aifactory.training.status import StatusDraft
 
 RESOURCES: Mapping[str, Resource] = {
@@ -106,7 +107,7 @@ class TrainingKind:
         pods, publishers = [], []
         for pod in stores.pods.by("controller", meta.uid):
             if pod.metadata.labels.get(names.LABEL_ROLE) == names.ROLE_PUBLISH:
-                publishers.append(publish_view(pod))
+                publishers.append(task_pod(pod, "publish"))
             else:
                 pods.append(pod_view(pod))
         return Observed(
@@ -164,22 +165,6 @@ def pod_view(pod: Pod) -> PodView:
         waiting_message=trouble.message,
         unschedulable=podstate.unschedulable(pod),
         image=(trainer.image_id or trainer.image) if trainer is not None else "",
-    )
-
-
-def publish_view(pod: Pod) -> PublishView:
-    """A publisher as planning sees it."""
-    end = podstate.ended(pod, "publish")
-    trouble = podstate.waiting(pod)
-    return PublishView(
-        name=pod.metadata.name,
-        uid=pod.metadata.uid,
-        number=_number(pod.metadata.name.rpartition("-")[2]),
-        phase=pod.status.phase,
-        message=(end.message if end is not None else "") or pod.status.message,
-        waiting_reason=trouble.reason,
-        waiting_message=trouble.message,
-        unschedulable=podstate.unschedulable(pod),
     )
 
 

@@ -9,9 +9,7 @@ credentials that are refused, are waited for as long as it takes, with the reaso
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timedelta
-from typing import Any
 
 from aifactory.api import names
 from aifactory.api.base import format_time
@@ -19,14 +17,13 @@ from aifactory.api.conditions import shorten
 from aifactory.api.reasons import Reason
 from aifactory.api.trainingjob import OutputStatus, TrainingJobStatus
 from aifactory.engine.decision import Decision, Notice, Removal
+from aifactory.engine.pods import TaskPod, needs_person, retry_seconds
 from aifactory.training import children
-from aifactory.training.state import Observed, PodView, PublishView, VersionView
-from aifactory.training.status import StatusDraft, problem
+from aifactory.training.state import Observed, PodView, VersionView
+from aifactory.training.status import StatusDraft
 
 MAX_PUBLISH_ATTEMPTS = 6
 """Publishers without a known reason to fail (evicted, crashed) before the job fails."""
-RETRY_BASE_SECONDS = 10
-RETRY_MAX_SECONDS = 300
 REGISTER_RETRY_SECONDS = 2.0
 
 _PERMANENT = frozenset({Reason.INVALID_ARTIFACT, Reason.SOURCE_NOT_FOUND, Reason.DIGEST_MISMATCH})
@@ -62,15 +59,15 @@ def plan_publishing(
         return _register(observed, current, publisher, draft, now)
     if publisher.phase == "Failed":
         return _publisher_failed(publisher, draft, now)
-    trouble, message = problem(publisher) or (None, _message(publisher))
+    trouble, message = needs_person(publisher) or (None, _message(publisher))
     draft.publishing(message, trouble)
     return Decision(draft.result(), creates=claim)
 
 
 def _register(
-    observed: Observed, current: tuple[PodView, ...], publisher: PublishView, draft: StatusDraft, now: datetime
+    observed: Observed, current: tuple[PodView, ...], publisher: TaskPod, draft: StatusDraft, now: datetime
 ) -> Decision[TrainingJobStatus]:
-    published = _answer(publisher.message)
+    published = publisher.answer
     if not (isinstance(published.get("uri"), str) and isinstance(published.get("digest"), str)):
         return _publisher_failed(publisher, draft, now)
     wanted = observed.job.spec.output.model.format if observed.job.spec.output is not None else ""
@@ -96,8 +93,8 @@ def _completed(draft: StatusDraft, version: VersionView) -> Decision[TrainingJob
     return Decision(draft.result(), urgent=True)
 
 
-def _publisher_failed(publisher: PublishView, draft: StatusDraft, now: datetime) -> Decision[TrainingJobStatus]:
-    answer, number = _answer(publisher.message), publisher.number
+def _publisher_failed(publisher: TaskPod, draft: StatusDraft, now: datetime) -> Decision[TrainingJobStatus]:
+    answer, number = publisher.answer, publisher.number
     words = str(answer.get("message") or publisher.message or f"see: kubectl logs {publisher.name}")
     mendable = next((reason for reason in _MENDABLE if reason == answer.get("reason")), None)
     if answer.get("reason") in _PERMANENT or (mendable is None and number + 1 >= MAX_PUBLISH_ATTEMPTS):
@@ -115,20 +112,7 @@ def _publisher_failed(publisher: PublishView, draft: StatusDraft, now: datetime)
     return Decision(draft.result(), urgent=True, again_after=0)
 
 
-def retry_seconds(number: int) -> int:
-    """Seconds between the failure of the publisher with this number and the next one."""
-    return int(min(RETRY_BASE_SECONDS * 2 ** min(number, 10), RETRY_MAX_SECONDS))
-
-
-def _answer(message: str) -> dict[str, Any]:
-    try:
-        answer = json.loads(message)
-    except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
-
-
-def _message(publisher: PublishView) -> str:
+def _message(publisher: TaskPod) -> str:
     if publisher.unschedulable:
         return f"pod {publisher.name} has no node: {publisher.unschedulable}"
     if publisher.waiting_message:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from aifactory.api.trainingjob import TrainingJob
+from aifactory.engine.pods import TaskPod
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +71,6 @@ class PodView:
 
 
 @dataclass(frozen=True, slots=True)
-class PublishView:
-    """One pod that publishes the result."""
-
-    name: str
-    uid: str
-    number: int
-    phase: str
-    message: str = ""
-    """What it wrote to its termination log."""
-    waiting_reason: str = ""
-    waiting_message: str = ""
-    unschedulable: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class GangView:
     """One PodGroup of the job."""
 
@@ -130,7 +116,8 @@ class Observed:
     job: TrainingJob
     settings: Settings
     pods: tuple[PodView, ...] = ()
-    publishers: tuple[PublishView, ...] = ()
+    publishers: tuple[TaskPod, ...] = ()
+    """Pods that publish the result."""
     gangs: tuple[GangView, ...] = ()
     versions: tuple[VersionView, ...] = ()
     service_exists: bool = False

@@ -12,12 +12,10 @@ from typing import Any
 from aifactory.api.conditions import ConditionSet, find
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import NodeCounts, OutputStatus, Restarts, TrainingJobStatus
+from aifactory.engine.pods import needs_person
 from aifactory.training import children
 from aifactory.training.progress import fold
-from aifactory.training.state import GangView, Observed, PodView, PublishView
-
-_PULL_PROBLEMS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
-_CONFIG_PROBLEMS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+from aifactory.training.state import GangView, Observed, PodView
 
 
 class StatusDraft:
@@ -71,7 +69,7 @@ class StatusDraft:
         if up >= count:
             self._all_ready(count)
         elif (
-            trouble := next(filter(None, map(problem, sorted(current, key=lambda pod: pod.index))), None)
+            trouble := next(filter(None, map(needs_person, sorted(current, key=lambda pod: pod.index))), None)
         ) is not None:
             reason, message = trouble
             self._not_running("Pending", reason, message, stalled=True)
@@ -116,7 +114,7 @@ class StatusDraft:
         self._conditions.set(ConditionType.SUSPENDED, True, Reason.SUSPENDED, message)
         self._conditions.set(ConditionType.RUNNING, False, Reason.SUSPENDED)
         self._conditions.remove(ConditionType.SCHEDULED)
-        self._kstatus(ready=False, reconciling=False, stalled=False, reason=Reason.SUSPENDED, message=message)
+        self._conditions.kstatus(None, Reason.SUSPENDED, message)
         self.update(phase="Suspended", reason=str(Reason.SUSPENDED))
 
     def publishing(self, message: str, trouble: Reason | None = None) -> None:
@@ -124,7 +122,7 @@ class StatusDraft:
         self._succeeded()
         reason, stalled = trouble or Reason.PUBLISHING, trouble is not None
         self._conditions.set(ConditionType.RUNNING, False, Reason.PUBLISHING)
-        self._kstatus(ready=False, reconciling=not stalled, stalled=stalled, reason=reason, message=message)
+        self._conditions.kstatus(ConditionType.STALLED if stalled else ConditionType.RECONCILING, reason, message)
         self.update(phase="Publishing", reason=str(reason))
 
     def complete(self, message: str) -> None:
@@ -133,7 +131,7 @@ class StatusDraft:
         self._succeeded()
         self._conditions.set(ConditionType.COMPLETE, True, Reason.SUCCEEDED, message)
         self._conditions.set(ConditionType.RUNNING, False, Reason.SUCCEEDED)
-        self._kstatus(ready=True, reconciling=False, stalled=False, reason=Reason.SUCCEEDED, message=message)
+        self._conditions.kstatus(ConditionType.READY, Reason.SUCCEEDED, message)
         self.update(phase="Succeeded", reason=str(Reason.SUCCEEDED), completion_time=self._now)
 
     def failed(self, reason: Reason, message: str) -> None:
@@ -143,7 +141,7 @@ class StatusDraft:
         self._conditions.set(ConditionType.FAILED, True, reason, message)
         self._conditions.set(ConditionType.RUNNING, False, reason)
         self._conditions.set(ConditionType.RESTARTING, False, reason)
-        self._kstatus(ready=False, reconciling=False, stalled=True, reason=reason, message=message)
+        self._conditions.kstatus(ConditionType.STALLED, reason, message)
         self.update(phase="Failed", reason=str(reason), completion_time=self._now)
 
     def rejected(self, reason: Reason, message: str) -> None:
@@ -208,14 +206,14 @@ class StatusDraft:
         message = f"{count} of {count} pods run"
         self._conditions.set(ConditionType.RUNNING, True, Reason.ALL_NODES_READY, message)
         self._conditions.set(ConditionType.RESTARTING, False, Reason.ALL_NODES_READY)
-        self._kstatus(ready=True, reconciling=False, stalled=False, reason=Reason.ALL_NODES_READY, message=message)
+        self._conditions.kstatus(ConditionType.READY, Reason.ALL_NODES_READY, message)
         self.update(phase="Running", reason=str(Reason.ALL_NODES_READY))
         if self._status.first_running_time is None:
             self.update(first_running_time=self._now)
 
     def _not_running(self, phase: str, reason: Reason, message: str, *, stalled: bool = False) -> None:
         self._conditions.set(ConditionType.RUNNING, False, reason, message)
-        self._kstatus(ready=False, reconciling=not stalled, stalled=stalled, reason=reason, message=message)
+        self._conditions.kstatus(ConditionType.STALLED if stalled else ConditionType.RECONCILING, reason, message)
         self.update(phase=phase, reason=str(reason))
 
     def _scheduled(self, current: tuple[PodView, ...], gangs: tuple[GangView, ...]) -> None:
@@ -231,22 +229,7 @@ class StatusDraft:
         elif len(current) >= count and all(pod.node or not pod.live for pod in current):
             self._conditions.set(ConditionType.SCHEDULED, True, Reason.PODS_SCHEDULED)
 
-    def _kstatus(self, *, ready: bool, reconciling: bool, stalled: bool, reason: Reason, message: str) -> None:
-        self._conditions.set(ConditionType.READY, ready, reason, message)
-        self._conditions.set(ConditionType.RECONCILING, reconciling, reason, message if reconciling else "")
-        self._conditions.set(ConditionType.STALLED, stalled, reason, message if stalled else "")
-
 
 def all_succeeded(nodes: NodeCounts | None) -> bool:
     """Whether it is recorded that every pod of the job succeeded."""
     return nodes is not None and 0 < nodes.desired <= nodes.succeeded
-
-
-def problem(pod: PodView | PublishView) -> tuple[Reason, str] | None:
-    """Why a pod waits for a person: an image that cannot be pulled, settings that cannot work."""
-    words = f"pod {pod.name}: {pod.waiting_message or pod.waiting_reason}"
-    if pod.waiting_reason in _PULL_PROBLEMS:
-        return Reason.IMAGE_PULL_FAILED, f"{words}; check the image name, the registry and imagePullSecrets"
-    if pod.waiting_reason in _CONFIG_PROBLEMS:
-        return Reason.CONTAINER_CONFIG_ERROR, words
-    return None

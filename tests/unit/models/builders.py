@@ -11,8 +11,9 @@ from aifactory.api.conditions import find
 from aifactory.api.modelversion import ModelVersion, ModelVersionStatus, Use
 from aifactory.api.reasons import ConditionType
 from aifactory.engine.decision import Decision
+from aifactory.engine.pods import TaskPod
 from aifactory.models.plan import plan_model_version
-from aifactory.models.state import Observed, Settings, VerifierView
+from aifactory.models.state import Observed, Settings
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SETTINGS = Settings(agent_image="aifactory/agent:1")
@@ -48,7 +49,7 @@ class World:
 
     version: ModelVersion
     now: datetime = NOW
-    verifiers: dict[str, VerifierView] = field(default_factory=dict)
+    verifiers: dict[str, TaskPod] = field(default_factory=dict)
     users: tuple[Use, ...] = ()
     made: list[str] = field(default_factory=list)
 
@@ -67,7 +68,7 @@ class World:
             name = body["metadata"]["name"]
             assert name not in self.verifiers
             self.made.append(name)
-            self.verifiers[name] = VerifierView(name, f"{name}-uid", int(name.rpartition("-")[2]), "Pending")
+            self.verifiers[name] = TaskPod(name, f"{name}-uid", int(name.rpartition("-")[2]), "Pending")
         for gone in decision.removals:
             assert self.verifiers.pop(gone.name).uid == gone.uid
         written = ModelVersionStatus.model_validate(decision.status.dump())

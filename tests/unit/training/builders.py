@@ -13,9 +13,10 @@ from aifactory.api.conditions import find
 from aifactory.api.reasons import ConditionType
 from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
 from aifactory.engine.decision import Decision
+from aifactory.engine.pods import TaskPod
 from aifactory.training import children
 from aifactory.training.plan import plan_training
-from aifactory.training.state import GangView, Observed, PodView, ProgressReport, PublishView, Settings, VersionView
+from aifactory.training.state import GangView, Observed, PodView, ProgressReport, Settings, VersionView
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 UID = "3b0c0f7e-job"
@@ -51,11 +52,11 @@ def pod(index: int = 0, attempt: int = 0, *, of: TrainingJob | None = None, **ch
     return replace(view, **changes)
 
 
-def publisher(number: int = 0, phase: str = "Running", answer: Any = None, **changes: Any) -> PublishView:
+def publisher(number: int = 0, phase: str = "Running", answer: Any = None, **changes: Any) -> TaskPod:
     """A publisher; `answer` is what it wrote to its termination log."""
     message = "" if answer is None else json.dumps(answer)
     name = children.publisher_name("train", number)
-    return replace(PublishView(name, f"{name}-uid", number, phase, message=message), **changes)
+    return replace(TaskPod(name, f"{name}-uid", number, phase, message=message), **changes)
 
 
 def observe(owner: TrainingJob, *pods: PodView, **changes: Any) -> Observed:
@@ -106,7 +107,7 @@ class World:
     settings: Settings = NO_GANGS
     now: datetime = NOW
     pods: dict[str, PodView] = field(default_factory=dict)
-    publishers: dict[str, PublishView] = field(default_factory=dict)
+    publishers: dict[str, TaskPod] = field(default_factory=dict)
     gangs: dict[str, GangView] = field(default_factory=dict)
     versions: dict[str, VersionView] = field(default_factory=dict)
     others: set[str] = field(default_factory=set)
@@ -202,7 +203,7 @@ class World:
         meta, kind = body["metadata"], body["kind"]
         name, labels, uid = meta["name"], meta["labels"], f"uid-{next(iter(self._uids))}"
         if kind == "Pod" and labels["aifactory.dev/role"] == "publish":
-            self.publishers[name] = PublishView(name, uid, int(name.rpartition("-")[2]), "Pending")
+            self.publishers[name] = TaskPod(name, uid, int(name.rpartition("-")[2]), "Pending")
         elif kind == "Pod":
             attempt, index = int(labels["aifactory.dev/attempt"]), int(labels["aifactory.dev/node-index"])
             # Until all pods of an attempt have been seen, one that is missing can not be told from one not yet made.
