@@ -81,8 +81,8 @@ test-cluster: venv cluster images ## The whole factory on a real cluster: contai
 	$(BIN)/pytest tests/cluster -q
 
 .PHONY: bench
-bench: venv ## Thousands of objects on fake nodes next to a bare client; fails when a figure leaves its range (ARGS=... for one)
-	$(BIN)/python -m tests.bench $(ARGS)
+bench: venv ## Thousands of objects on fake nodes next to a bare client; fails when a figure leaves its range (SCENARIO=... for one)
+	$(BIN)/python -m tests.bench $(SCENARIO) --docs $(ARGS)
 
 ##  The local cluster (a development and test tool)
 
