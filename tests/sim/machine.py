@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from aifactory.api import names
-from aifactory.app.shell import AUDIT_SECONDS
 from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 from aifactory.kube.resources import DEPLOYMENTS, PODS, SERVICES, Resource
 from tests.sim import goals, manifests
 from tests.sim.cluster import Body, is_live, key_of, labels_of
 from tests.sim.connection import FAULTS
 from tests.sim.nodes import NODES
+from tests.sim.operator import PROBE_SECONDS
 from tests.sim.programs import SUCCESS, Exit
 from tests.sim.world import World
 
@@ -338,10 +338,10 @@ def settle(world: World) -> None:
     """Faults stop: the declared state is reached, a fresh observer agrees, and nothing is written any more."""
     world.check()
     world.heal()
-    world.advance(AUDIT_SECONDS)  # until then an operator may not know of a deletion that it did not see
     for _ in range(RELAPSES):
         world.until(lambda: goals.missing(world), REACHED_SECONDS)
-        world.advance(5.0)  # a status that is not urgent may be a second late, and old views still have their effects
+        # A status that is not urgent may be late, old views still have their effects, and a probe may be due.
+        world.advance(PROBE_SECONDS + 5.0)
         if not (missing := goals.missing(world)):
             break
     assert not missing, f"was reached {RELAPSES} times and left again: {missing}"

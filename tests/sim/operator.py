@@ -138,6 +138,7 @@ async def watch_like_kopf(api: Api, kind: shell.Watched, rng: random.Random) -> 
     while True:
         try:
             listed = _decode(await api.list(kind.resource))
+            kind.listed.set()
             for body in listed["items"]:
                 shell.take(kind, None, body)
             version = listed["metadata"]["resourceVersion"]

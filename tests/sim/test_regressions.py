@@ -177,6 +177,15 @@ def test_a_deletion_that_kopf_misses_is_noticed_after_its_next_list(world: World
     assert world.invariants.writes["ADDED Service"] == before
 
 
+def test_the_deletion_of_the_last_object_of_a_kind_is_noticed_too(world: World) -> None:
+    """kopf's next list was empty, so no handler heard of it, and its version was believed to be used for minutes."""
+    serving(world, replicas=1)
+    world.cluster.delete(INFERENCEPOOLS, manifests.key("pool-a"), "user")
+    world.cluster.compact()
+    world.do(world.processes[0].connection.cut)
+    world.until(lambda: "" if not status(world, MODELVERSIONS, "gpt-v1")["usedBy"] else "still used", 10)
+
+
 def test_a_standby_whose_watches_had_fallen_silent_does_not_act_on_its_old_view() -> None:
     """It saw attempt 1 without pods, took over when attempt 2 ran, and created the pods of attempt 1 beside it."""
     world = World(seed=1, replicas=2, lease_seconds=15.0)

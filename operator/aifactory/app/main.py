@@ -299,7 +299,7 @@ class KopfProcess(Process):
             return kopf.AiohttpSession(
                 server=connection.server,
                 default_namespace=connection.namespace,
-                aiohttp_session=self._provider.session(),
+                aiohttp_session=self._provider.session(shell.notice_lists(self._kinds)),
             )
 
         started = asyncio.Event()

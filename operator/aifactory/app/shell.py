@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 AUDIT_SECONDS = 300.0
 """How long a deletion that kopf did not see may stay unnoticed, when nothing tells that kopf's watch had broken."""
 LISTED_SECONDS = 2.0
-"""From the first object of a list of kopf's to an audit."""
+"""From a list of kopf's to an audit."""
 SYNC_POLL_SECONDS = 0.05
 LIST_PAGE = 500
 
@@ -93,11 +93,23 @@ def _watch(handlers: kopf.OperatorRegistry, kind: Watched) -> None:
         take(kind, event["type"], event["object"])
 
 
+def notice_lists(kinds: Collection[Watched]) -> aiohttp.ClientMiddlewareType:
+    """What notices in kopf's own HTTP session that kopf lists a kind: of an empty list no handler hears."""
+
+    async def notice(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        response = await handler(request)
+        if request.method == "GET" and response.ok and "watch" not in request.url.query:
+            for kind in kinds:
+                if request.url.path.endswith(f"/{kind.resource.plural}"):
+                    kind.listed.set()
+        return response
+
+    return notice
+
+
 def take(kind: Watched, type_: str | None, body: Mapping[str, Any]) -> None:
     """Put one event into the store; `None` is the type of what was there before the watch began."""
     stored = kind.parse(body)
-    if type_ is None:
-        kind.listed.set()
     if type_ == "DELETED":
         kind.store.remove(stored)
     else:

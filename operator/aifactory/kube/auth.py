@@ -134,15 +134,20 @@ class SessionProvider:
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
 
-    def session(self) -> aiohttp.ClientSession:
-        """A new session; closing it leaves the pool to the others. Credentials are added to each request."""
+    def session(self, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
+        """A new session; closing it leaves the pool to the others. Credentials are added to each request.
+
+        `middlewares` surround each of its requests.
+        """
         if self._connector is None:
             self._connector = aiohttp.TCPConnector(limit=0, ssl=self.connection.tls or True, keepalive_timeout=60.0)
         return aiohttp.ClientSession(
             connector=self._connector,
             connector_owner=False,
             headers={hdrs.USER_AGENT: self._user_agent, hdrs.ACCEPT: "application/json"},
-            middlewares=(self._authenticate,) if self.connection.authorization is not None else (),
+            middlewares=(*middlewares, self._authenticate)
+            if self.connection.authorization is not None
+            else middlewares,
             proxy=self.connection.proxy,
         )
 

@@ -1,0 +1,158 @@
+"""kopf as the shell, with the real kopf: what it does not tell is found out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import kopf
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from aifactory.api.modelversion import ModelVersion
+from aifactory.app import shell
+from aifactory.engine import custom
+from aifactory.engine.custom import Stored
+from aifactory.engine.kinds import MODELVERSIONS
+from aifactory.kube.auth import Connection, SessionProvider
+from aifactory.kube.client import Client
+from aifactory.kube.resources import Resource
+from aifactory.kube.store import Store
+
+DEADLINE_SECONDS = 30.0
+SPEC = {"model": "gpt", "version": 1, "source": {"uri": "s3://models/gpt/1"}, "format": "causal-lm"}
+KIND = {"apiVersion": MODELVERSIONS.api_version, "kind": MODELVERSIONS.kind}
+
+
+def _discovery(*resources: Resource) -> dict[str, Any]:
+    """What kopf asks for before it watches anything, by path."""
+    groups = [
+        {"name": r.group, "versions": [{"version": r.version}], "preferredVersion": {"version": r.version}}
+        for r in resources
+        if r.group
+    ]
+    found: dict[str, Any] = {"/api": {"versions": ["v1"]}, "/apis": {"groups": groups}}
+    for r in resources:
+        served = {"name": r.plural, "singularName": "", "kind": r.kind, "namespaced": r.namespaced}
+        path = f"/apis/{r.api_version}" if r.group else f"/api/{r.version}"
+        found[path] = {"resources": [{**served, "verbs": ["list", "watch"]}]}
+    return found
+
+
+NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
+CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
+DISCOVERY = _discovery(NAMESPACES, CRDS, MODELVERSIONS)
+
+
+class Versions:
+    """An API server's ModelVersions: lists, and watches that say nothing until they expire."""
+
+    def __init__(self) -> None:
+        self.application = web.Application()
+        for path, answer in DISCOVERY.items():
+            self.application.router.add_get(path, _answer(answer))
+        self.application.router.add_get(f"/apis/{MODELVERSIONS.api_version}/{MODELVERSIONS.plural}", self._versions)
+        self.objects: list[dict[str, Any]] = []
+        self.version = 1
+        self.expiries: asyncio.Queue[None] = asyncio.Queue()
+        """Each ends one watch with 410."""
+
+    def add(self, name: str) -> None:
+        self.version += 1
+        metadata = {"name": name, "namespace": "team", "uid": name, "resourceVersion": str(self.version)}
+        self.objects.append({**KIND, "metadata": metadata, "spec": SPEC})
+
+    def delete_all(self) -> None:
+        self.version += 1
+        self.objects.clear()
+
+    async def _versions(self, request: web.Request) -> web.StreamResponse:
+        if "watch" not in request.query:
+            return web.json_response(
+                {"metadata": {"resourceVersion": str(self.version), "continue": ""}, "items": self.objects}
+            )
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await self.expiries.get()
+        gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}
+        await response.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
+        return response
+
+
+def _answer(body: Any) -> Any:
+    async def handler(_: web.Request) -> web.Response:
+        return web.json_response(body)
+
+    return handler
+
+
+@pytest.fixture
+async def versions() -> Versions:
+    return Versions()
+
+
+@pytest.fixture
+async def store(versions: Versions, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store[Stored[ModelVersion]]]:
+    """What kopf and the audits make of these versions."""
+    monkeypatch.setattr(shell, "LISTED_SECONDS", 0.0)
+    kind = shell.Watched(MODELVERSIONS, custom.parser(ModelVersion), Store())
+    async with TestServer(versions.application) as server:
+        connection = Connection(server=str(server.make_url("")).rstrip("/"), namespace="team")
+        provider = SessionProvider(connection, user_agent="test")
+        client = Client(provider)
+
+        def login() -> kopf.AiohttpSession:
+            session = provider.session(shell.notice_lists([kind]))
+            return kopf.AiohttpSession(server=connection.server, aiohttp_session=session)
+
+        stop, started = asyncio.Event(), asyncio.Event()
+        tasks = await kopf.spawn_tasks(
+            registry=shell.registry([kind], login),
+            settings=shell.settings(),
+            standalone=True,
+            clusterwide=True,
+            stop_flag=stop,
+            ready_flag=started,
+        )
+        audit = asyncio.create_task(shell.audit(client, [kind], None))
+        try:
+            yield kind.store
+        finally:
+            audit.cancel()
+            stop.set()
+            await kopf.run_tasks(tasks, ignored=asyncio.all_tasks())
+            await asyncio.gather(audit, return_exceptions=True)
+            await client.close()
+            await provider.close()
+
+
+async def holds(store: Store[Stored[ModelVersion]], count: int) -> None:
+    """Wait until the store has that many objects."""
+    changed = asyncio.Event()
+    store.subscribe(lambda _: changed.set())
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while len(store) != count:
+                changed.clear()
+                await changed.wait()
+    except TimeoutError:
+        pytest.fail(f"not within {DEADLINE_SECONDS:.0f} s: {count} objects; there are {store.keys()}")
+
+
+@pytest.mark.parametrize("left", [["gpt-v2"], []], ids=["others are left", "it was the last"])
+async def test_a_deletion_during_a_broken_watch_is_noticed_after_the_next_list(
+    versions: Versions, store: Store[Stored[ModelVersion]], left: list[str]
+) -> None:
+    """Of an empty list kopf tells no handler: the last object of a kind stayed in the store for up to five minutes."""
+    for name in ("gpt-v1", *left):
+        versions.add(name)
+    versions.expiries.put_nowait(None)  # kopf may have listed before they were there
+    await holds(store, 1 + len(left))
+    versions.delete_all()
+    for name in left:
+        versions.add(name)
+    versions.expiries.put_nowait(None)
+    await holds(store, len(left))
