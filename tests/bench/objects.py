@@ -93,11 +93,11 @@ def recipe(body: Json) -> Recipe:
         PodView(children.pod_name(parsed.metadata.name, index, 0), "uid", 0, index, wanted, "Running", "node", True)
         for index in range(count)
     )
-    running = plan_training(Observed(parsed, _SETTINGS, pods, service_exists=True), now)
+    running = plan_training(Observed(parsed, _SETTINGS, pods), now)
     assert running is not None
     later = parsed.model_copy(update={"status": running.status})
     ended = tuple(replace(pod, phase="Succeeded", running=False, exit_code=0) for pod in pods)
-    complete = plan_training(Observed(later, _SETTINGS, ended, service_exists=True), now)
+    complete = plan_training(Observed(later, _SETTINGS, ended), now)
     assert complete is not None
     return Recipe(
         job=msgspec.json.encode(body),

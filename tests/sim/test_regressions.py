@@ -10,7 +10,7 @@ import pytest
 from aifactory.api import names
 from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 from aifactory.kube.errors import TooManyRequests
-from aifactory.kube.resources import DEPLOYMENTS, PODS, PVCS, Resource
+from aifactory.kube.resources import DEPLOYMENTS, PODGROUPS, PODS, PVCS, Resource
 from tests.sim import manifests
 from tests.sim.cluster import Body, is_ready, key_of, labels_of
 from tests.sim.machine import settle
@@ -113,6 +113,26 @@ def test_a_refusal_is_told_in_the_same_words_each_time(world: World) -> None:
     world.advance(10)
     conditions = {entry["type"]: entry for entry in status(world, TRAININGJOBS, "job-a")["conditions"]}
     assert "Pod job-a-0-0" in conditions["Stalled"]["message"]
+
+
+def test_a_job_resized_before_it_has_pods_does_not_wait_for_a_gang_of_the_old_size(world: World) -> None:
+    """The PodGroup of three was made, the job was edited to two, and two pods waited for a third for ever."""
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=3)), "user")
+    world.until(lambda: "" if world.cluster.all(PODGROUPS) else "no gang", 10, step=0.001)
+    edit(world, TRAININGJOBS, "job-a", {"nodes": {"count": 2}})
+    world.advance(60)
+    assert status(world, TRAININGJOBS, "job-a")["phase"] == "Running", world.tell("not running")
+    assert [gang["spec"]["schedulingPolicy"]["gang"]["minCount"] for gang in world.cluster.all(PODGROUPS)] == [2]
+
+
+def test_gangs_of_earlier_attempts_go_also_when_their_pods_went_first(world: World) -> None:
+    """They were removed together with pods only: each drain or lost node left one for the rest of the job's life."""
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=2)), "user")
+    world.advance(20)
+    for pod in world.cluster.all(PODS):
+        world.cluster.purge(PODS, key_of(pod), "pod-gc")
+    world.advance(60)
+    assert [gang["metadata"]["name"] for gang in world.cluster.all(PODGROUPS)] == ["job-a-1"]
 
 
 def test_a_job_made_anew_does_not_train_in_the_workspace_of_the_deleted_one(world: World) -> None:

@@ -208,6 +208,18 @@ class Deployment(Struct, frozen=True, gc=False):
     status: DeploymentStatus = DeploymentStatus()
 
 
+class Gang(Struct, frozen=True, gc=False):
+    min_count: int = 0
+
+
+class SchedulingPolicy(Struct, frozen=True, gc=False):
+    gang: Gang = Gang()
+
+
+class PodGroupSpec(Struct, frozen=True, gc=False):
+    scheduling_policy: SchedulingPolicy = SchedulingPolicy()
+
+
 class PodGroupStatus(Struct, frozen=True, gc=False):
     conditions: tuple[Condition, ...] = ()
 
@@ -216,6 +228,7 @@ class PodGroup(Struct, frozen=True, gc=False):
     """A gang of scheduling.k8s.io."""
 
     metadata: Metadata
+    spec: PodGroupSpec = PodGroupSpec()
     status: PodGroupStatus = PodGroupStatus()
 
 

@@ -117,8 +117,8 @@ class TrainingKind:
             publishers=tuple(publishers),
             gangs=tuple(map(gang_view, stores.gangs.by("controller", meta.uid))),
             versions=self._versions(job),
-            service_exists=_owned(stores.services.get(meta.namespace, meta.name), meta.uid),
-            workspace_exists=_owned(stores.claims.get(meta.namespace, children.workspace_claim(job)), meta.uid),
+            service_uid=_own_uid(stores.services.get(meta.namespace, meta.name), meta.uid),
+            workspace_exists=bool(_own_uid(stores.claims.get(meta.namespace, children.workspace_claim(job)), meta.uid)),
             model_claim_exists=stores.claims.get(meta.namespace, names.MODEL_CLAIM) is not None,
             progress=self._progress(meta.uid),
         )
@@ -173,16 +173,19 @@ def gang_view(gang: PodGroup) -> GangView:
     scheduled = condition(gang.status.conditions, "PodGroupInitiallyScheduled")
     words = scheduled.message if scheduled is not None and scheduled.status == "False" else ""
     attempt = _number(gang.metadata.labels.get(names.LABEL_ATTEMPT))
-    return GangView(gang.metadata.name, gang.metadata.uid, attempt, words)
+    size = gang.spec.scheduling_policy.gang.min_count
+    terminating = gang.metadata.deletion_timestamp is not None
+    return GangView(gang.metadata.name, gang.metadata.uid, attempt, size, terminating, words)
 
 
 def _current(observed: Observed) -> tuple[PodView, ...]:
     return tuple(pod for pod in observed.pods if pod.attempt == observed.job.status.attempt)
 
 
-def _owned(found: Service | Claim | None, uid: str) -> bool:
+def _own_uid(found: Service | Claim | None, owner_uid: str) -> str:
+    """The UID of what was found, if it belongs to that owner; else empty."""
     owner = found.metadata.controller if found is not None else None
-    return owner is not None and owner.uid == uid
+    return found.metadata.uid if found is not None and owner is not None and owner.uid == owner_uid else ""
 
 
 def _is_model_claim(body: Mapping[str, Any]) -> bool:

@@ -85,7 +85,8 @@ def _plan_suspended(observed: Observed, draft: StatusDraft) -> Decision[Training
         removals = (*_removals(observed.pods), *_gang_removals(observed, upto=observed.job.status.attempt))
         return Decision(draft.result(), removals=removals, urgent=first)
     draft.suspended()
-    return Decision(draft.result(), urgent=True)
+    removals = _gang_removals(observed, upto=observed.job.status.attempt)
+    return Decision(draft.result(), removals=removals, urgent=True)
 
 
 def _was_suspended(status: TrainingJobStatus) -> bool:
@@ -156,8 +157,11 @@ def _plan_running(
     gang = children.wants_gang(job.spec, settings)
     if gang and not any(group.attempt == attempt for group in observed.gangs):
         creates.insert(0, children.gang(job, attempt))
-    if job.spec.nodes.count > 1 and not observed.service_exists:
+    if job.spec.nodes.count > 1 and not observed.service_uid:
         creates.insert(0, children.service(job))
+    removals = _gang_removals(observed, upto=attempt - 1)
+    if job.spec.nodes.count == 1 and observed.service_uid:
+        removals = (*removals, Removal("Service", job.metadata.name, observed.service_uid))
     draft.update(
         resolved=Resolved(
             nodes=job.spec.nodes.count,
@@ -170,7 +174,13 @@ def _plan_running(
     )
     draft.running(current, tuple(group for group in observed.gangs if group.attempt == attempt))
     # That the job runs is told at once; what changes on the way there may wait for the next change.
-    return Decision(draft.result(), creates=tuple(creates), urgent=draft.became_running, again_after=draft.due_after)
+    return Decision(
+        draft.result(),
+        creates=tuple(creates),
+        removals=removals,
+        urgent=draft.became_running,
+        again_after=draft.due_after,
+    )
 
 
 def _all_succeeded(observed: Observed, current: tuple[PodView, ...]) -> bool:
@@ -185,12 +195,13 @@ def _all_succeeded(observed: Observed, current: tuple[PodView, ...]) -> bool:
 
 
 def _changed(observed: Observed, current: tuple[PodView, ...]) -> tuple[Reason, str] | None:
-    """Whether the spec has moved on since the current pods were made."""
-    wanted = children.template_hash(observed.job.spec)
-    if all(pod.template_hash == wanted for pod in current):
+    """Whether the spec has moved on since the current pods, or the gang that waits for them, were made."""
+    spec, count = observed.job.spec, observed.job.spec.nodes.count
+    wanted, size = children.template_hash(spec), count if children.wants_gang(spec, observed.settings) else 0
+    gangs = (group for group in observed.gangs if group.attempt == observed.job.status.attempt)
+    if all(pod.template_hash == wanted for pod in current) and all(group.size == size for group in gangs):
         return None
     resolved = observed.job.status.resolved
-    count = observed.job.spec.nodes.count
     if resolved is not None and resolved.nodes not in (0, count):
         return Reason.RESIZED, f"spec.nodes.count changed from {resolved.nodes} to {count}"
     return Reason.TEMPLATE_CHANGED, "the pod settings in spec changed"
@@ -216,7 +227,8 @@ def _removals(pods: Iterable[PodView]) -> tuple[Removal, ...]:
 
 
 def _gang_removals(observed: Observed, upto: int) -> tuple[Removal, ...]:
-    return tuple(Removal("PodGroup", group.name, group.uid) for group in observed.gangs if group.attempt <= upto)
+    due = (group for group in observed.gangs if group.attempt <= upto and not group.terminating)
+    return tuple(Removal("PodGroup", group.name, group.uid) for group in due)
 
 
 def _seconds_until(time: datetime | None, now: datetime) -> float:

@@ -77,6 +77,10 @@ class GangView:
     name: str
     uid: str
     attempt: int
+    size: int
+    """Pods that it places together."""
+    terminating: bool = False
+    """Deleted; it stays until its pods are gone."""
     unschedulable: str = ""
 
 
@@ -120,7 +124,8 @@ class Observed:
     """Pods that publish the result."""
     gangs: tuple[GangView, ...] = ()
     versions: tuple[VersionView, ...] = ()
-    service_exists: bool = False
+    service_uid: str = ""
+    """UID of the headless Service; empty while there is none."""
     workspace_exists: bool = False
     model_claim_exists: bool = False
     progress: ProgressReport | None = None

@@ -60,8 +60,9 @@ def publisher(number: int = 0, phase: str = "Running", answer: Any = None, **cha
 
 
 def observe(owner: TrainingJob, *pods: PodView, **changes: Any) -> Observed:
-    """The job with these pods; its Service and claims exist unless told otherwise."""
-    exists = {"service_exists": True, "workspace_exists": True, "model_claim_exists": True}
+    """The job with these pods; what it needs of Service and claims exists unless told otherwise."""
+    service = "service" if owner.spec.nodes.count > 1 else ""
+    exists = {"service_uid": service, "workspace_exists": True, "model_claim_exists": True}
     return Observed(**{"job": owner, "settings": NO_GANGS, "pods": pods, **exists, **changes})
 
 
@@ -130,7 +131,7 @@ class World:
             publishers=tuple(self.publishers.values()),
             gangs=tuple(self.gangs.values()),
             versions=tuple(self.versions.values()),
-            service_exists=f"Service {self.job.metadata.name}" in self.others,
+            service_uid="service" if f"Service {self.job.metadata.name}" in self.others else "",
             workspace_exists=f"PersistentVolumeClaim {children.workspace_claim(self.job)}" in claims,
             model_claim_exists="PersistentVolumeClaim aifactory-models" in claims,
             progress=self.progress,
@@ -147,8 +148,10 @@ class World:
                 self.pods[gone.name] = replace(self.pods[gone.name], terminating=True)
             elif gone.kind == "Pod":
                 del self.publishers[gone.name]
-            else:
+            elif gone.kind == "PodGroup":
                 self.gangs.pop(gone.name, None)
+            else:
+                self.others.discard(f"{gone.kind} {gone.name}")
         written = TrainingJobStatus.model_validate(decision.status.dump())
         assert written == decision.status, "what is written is what comes back"
         if decision.notices or written.attempt != self.status.attempt:
@@ -213,7 +216,9 @@ class World:
             hash_ = labels[children.LABEL_TEMPLATE_HASH]
             self.pods[name] = PodView(name, uid, attempt, index, hash_, "Pending")
         elif kind == "PodGroup":
-            self.gangs[name] = GangView(name, uid, int(labels["aifactory.dev/attempt"]))
+            self.gangs[name] = GangView(
+                name, uid, int(labels["aifactory.dev/attempt"]), body["spec"]["schedulingPolicy"]["gang"]["minCount"]
+            )
         elif kind == "ModelVersion":
             assert name not in self.versions, f"{name} exists"
             self.versions[name] = VersionView(name, body["spec"]["version"], labels["aifactory.dev/job-uid"])

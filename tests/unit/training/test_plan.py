@@ -72,32 +72,32 @@ class Case:
 PODS = ("Pod train-0-0", "Pod train-1-0")
 CASES = {
     "first look": Case(
-        observe(TWO, service_exists=False, workspace_exists=False),
+        observe(TWO, service_uid="", workspace_exists=False),
         "Pending",
         "CreatingPods",
         creates=("PersistentVolumeClaim train-workspace", "Service train"),
         words="0 of 2 pods exist",
     ),
     "first look, gang": Case(
-        observe(TWO, settings=SETTINGS, service_exists=False, workspace_exists=False),
+        observe(TWO, settings=SETTINGS, service_uid="", workspace_exists=False),
         "Pending",
         "CreatingPods",
         creates=("PersistentVolumeClaim train-workspace", "PodGroup train-0", "Service train"),
     ),
     "first look, one node": Case(
-        observe(job(), settings=SETTINGS, service_exists=False, workspace_exists=False),
+        observe(job(), settings=SETTINGS, service_uid="", workspace_exists=False),
         "Pending",
         "CreatingPods",
         creates=("PersistentVolumeClaim train-workspace",),
     ),
     "the claim is ours": Case(
-        observe(TWO, settings=SETTINGS, service_exists=False),
+        observe(TWO, settings=SETTINGS, service_uid=""),
         "Pending",
         "CreatingPods",
         creates=(*PODS, "PodGroup train-0", "Service train"),
     ),
     "a claim of the user": Case(
-        observe(job(workspace={"claimName": "mine"}), service_exists=False, workspace_exists=False),
+        observe(job(workspace={"claimName": "mine"}), service_uid="", workspace_exists=False),
         "Pending",
         "CreatingPods",
         creates=("Pod train-0-0",),
@@ -108,8 +108,46 @@ CASES = {
     "partly created, one runs": Case(
         observe(TWO, pod(1, of=TWO, running=True)), "Pending", "CreatingPods", creates=("Pod train-0-0",)
     ),
+    "scaled down to one": Case(
+        observe(job(), pod(0, running=True), service_uid="service"),
+        "Running",
+        "AllNodesReady",
+        removes=("Service train",),
+        ready="True",
+        reconciling="False",
+    ),
+    "gangs of earlier attempts are left": Case(
+        observe(
+            two(attempt=2),
+            settings=SETTINGS,
+            gangs=(
+                GangView("train-0", "f", 0, 2, terminating=True),
+                GangView("train-1", "g", 1, 2),
+                GangView("train-2", "h", 2, 2),
+            ),
+        ),
+        "Pending",
+        "CreatingPods",
+        creates=("Pod train-0-2", "Pod train-1-2"),
+        removes=("PodGroup train-1",),
+        attempt=2,
+    ),
+    "resized before there are pods, the gang is there": Case(
+        observe(TWO, settings=SETTINGS, gangs=(GangView("train-0", "g", 0, 3),)),
+        "Restarting",
+        "TemplateChanged",
+        attempt=1,
+        again_after=0,
+    ),
+    "no gang any more before there are pods": Case(
+        observe(job(), settings=SETTINGS, gangs=(GangView("train-0", "g", 0, 2),)),
+        "Restarting",
+        "TemplateChanged",
+        attempt=1,
+        again_after=0,
+    ),
     "the Service is gone": Case(
-        observe(two(), pod(0, of=TWO, running=True), pod(1, of=TWO, running=True), service_exists=False),
+        observe(two(), pod(0, of=TWO, running=True), pod(1, of=TWO, running=True), service_uid=""),
         "Running",
         "AllNodesReady",
         creates=("Service train",),
@@ -152,7 +190,7 @@ CASES = {
             pod(0, of=TWO),
             pod(1, of=TWO),
             settings=SETTINGS,
-            gangs=(GangView("train-0", "g", 0, "no place for 2 pods"),),
+            gangs=(GangView("train-0", "g", 0, 2, unschedulable="no place for 2 pods"),),
         ),
         "Pending",
         "Unschedulable",
@@ -241,7 +279,7 @@ CASES = {
             two(attempt=1),
             pod(0, of=TWO, running=True),
             pod(1, of=TWO, running=True, terminating=True),
-            gangs=(GangView("train-0", "g", 0), GangView("train-1", "g", 1)),
+            gangs=(GangView("train-0", "g", 0, 2), GangView("train-1", "g", 1, 2)),
         ),
         "Restarting",
         "StoppingPods",
@@ -264,17 +302,24 @@ CASES = {
         attempt=1,
     ),
     "suspended from the start": Case(
-        observe(job(nodes=2, suspend=True), service_exists=False, workspace_exists=False),
+        observe(job(nodes=2, suspend=True), service_uid="", workspace_exists=False),
         "Suspended",
         "Suspended",
         reconciling="False",
+    ),
+    "suspended before there are pods, the gang is there": Case(
+        observe(job(nodes=2, suspend=True), gangs=(GangView("train-0", "g", 0, 2),)),
+        "Suspended",
+        "Suspended",
+        reconciling="False",
+        removes=("PodGroup train-0",),
     ),
     "suspended while it runs": Case(
         observe(
             job(nodes=2, suspend=True, status=SEEN),
             pod(0, of=TWO, running=True),
             pod(1, of=TWO, running=True),
-            gangs=(GangView("train-0", "g", 0),),
+            gangs=(GangView("train-0", "g", 0, 2),),
         ),
         "Suspending",
         "StoppingPods",
@@ -598,6 +643,8 @@ def test_an_event_is_a_warning_only_when_something_went_wrong() -> None:
         "more nodes",
         "fewer nodes",
         "another image",
+        "resized before there are pods, the gang is there",
+        "no gang any more before there are pods",
     }
 
 
