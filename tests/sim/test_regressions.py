@@ -135,6 +135,17 @@ def test_gangs_of_earlier_attempts_go_also_when_their_pods_went_first(world: Wor
     assert [gang["metadata"]["name"] for gang in world.cluster.all(PODGROUPS)] == ["job-a-1"]
 
 
+def test_the_last_report_of_a_job_whose_pods_are_refused_is_told_soon(world: World) -> None:
+    """Reports in quick succession are written together a little later, for which nobody came back after a refusal."""
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=2, invalid=True)), "user")
+    world.advance(200)  # by now the next try is more than a minute away
+    uid = world.cluster.get(TRAININGJOBS, manifests.NAMESPACE, "job-a")["metadata"]["uid"]
+    for step in (10, 20):
+        world.do(lambda step=step: world.processes[0].report(uid, manifests.NAMESPACE, "job-a", 0, step))
+        world.advance(3)
+    world.until(lambda: "" if status(world, TRAININGJOBS, "job-a")["progress"]["step"] == 20 else "old", 15)
+
+
 def test_a_job_made_anew_does_not_train_in_the_workspace_of_the_deleted_one(world: World) -> None:
     """Its pods mounted the old claim before that was gone, which kept it from going: a conflict for ever."""
     world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec()), "user")

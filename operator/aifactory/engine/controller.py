@@ -178,6 +178,8 @@ class Controller(Generic[Observed]):
         # 6. Come back when the plan says so.
         if outcome.refused:
             self.queue.add_rate_limited(key, at_least=REFUSED_SECONDS)
+            if plan.requeue_after is not None:
+                self.queue.add_after(key, plan.requeue_after)
             return "error"
         self.queue.forget(key)
         if plan.requeue_after is None:

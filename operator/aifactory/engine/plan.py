@@ -4,7 +4,8 @@ The engine's promises about a plan:
 1. Writes run at the same time, in no order, bounded across the controller.
 2. If one of them is refused for good (invalid, forbidden, the name belongs to somebody else), the kind's `on_error`
    answers with another plan whose status is written instead; its writes are not carried out, and the key is tried again
-   with growing delays. If one fails for a passing reason, the key is tried again and nothing else is done.
+   with growing delays, or when that plan is due. If one fails for a passing reason, the key is tried again and nothing
+   else is done.
 3. Then the status is written, if it differs from the object's: at once when `urgent`, else at most `status_delay` after
    it first differed, computed anew by then. It is written only on top of the resource version it was planned from.
 4. Events are sent only after the status they speak about is in the API server (at once, if it did not differ).

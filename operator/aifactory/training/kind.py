@@ -100,7 +100,7 @@ class TrainingKind:
             draft.name_taken(first.target)
         else:
             draft.rejected(Reason.POD_REJECTED, first.message)
-        return Plan(status=draft.result().dump())
+        return Plan(status=draft.result().dump(), requeue_after=draft.due_after)
 
     def _gather(self, job: TrainingJob) -> Observed:
         meta, stores = job.metadata, self._stores
