@@ -19,7 +19,7 @@ import msgspec
 
 from aifactory.api.base import format_time
 from aifactory.kube.errors import AlreadyExists, BadRequest, Conflict, Forbidden, NotFound
-from aifactory.kube.resources import NODES, PODS, PVCS, Key, Resource
+from aifactory.kube.resources import DEPLOYMENTS, NODES, PODS, PVCS, Key, Resource
 from tests.sim.patches import json_patch, merge_patch
 from tests.support.faketime import EPOCH, FakeTimeLoop
 
@@ -119,6 +119,8 @@ class Cluster:
             raise AlreadyExists(409, "AlreadyExists", f'{resource} "{key.name}" already exists')
         if resource == PODS:
             self._admit_pod(body)
+        elif resource == DEPLOYMENTS:
+            _check_fields(body["spec"]["template"]["spec"])
         self._uids += 1
         finalizers = [PVC_PROTECTION] if resource == PVCS else list(metadata.get("finalizers", ()))
         new = {
@@ -221,9 +223,7 @@ class Cluster:
         return known
 
     def _admit_pod(self, body: Mapping[str, Any]) -> None:
-        for container in body["spec"].get("containers", ()):
-            if "imagePullPolcy" in container:
-                raise BadRequest(400, "BadRequest", 'strict decoding error: unknown field "imagePullPolcy"')
+        _check_fields(body["spec"])
         if self.pod_quota_exhausted:
             raise Forbidden(403, "Forbidden", f'pods "{body["metadata"]["name"]}" is forbidden: exceeded quota')
 
@@ -260,6 +260,12 @@ class Cluster:
         for wake in tuple(self.watchers[resource]):
             wake()
         return new
+
+
+def _check_fields(pod_spec: Mapping[str, Any]) -> None:
+    """Strict decoding, as far as there are typos here."""
+    if any("imagePullPolcy" in container for container in pod_spec.get("containers", ())):
+        raise BadRequest(400, "BadRequest", 'strict decoding error: unknown field "imagePullPolcy"')
 
 
 def key_of(body: Mapping[str, Any]) -> Key:
