@@ -1,0 +1,95 @@
+"""From training to tokens through an S3 store: no volume holds the model."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import objects
+from tests.support.kubectl import Json, Kubectl, binary, condition
+from tests.support.waiting import wait_for
+
+ACCESS, SECRET = "factory", "factory-secret"
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket of a real S3 server; its objects are files in `folder`."""
+
+    endpoint: str
+    folder: Path
+
+    def secret(self, name: str, key: str = SECRET) -> Json:
+        """The Secret by which pods reach it."""
+        values = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": key, "AWS_ENDPOINT_URL": self.endpoint}
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name},
+            "stringData": {**values, "AWS_REGION": "us-east-1"},
+        }
+
+
+@pytest.fixture(scope="module")
+def bucket(cluster: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+    """Bucket `models` of a server that listens on the node's address."""
+    (node,) = cluster.list("nodes")
+    address = next(entry["address"] for entry in node["status"]["addresses"] if entry["type"] == "InternalIP")
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        port = probe.getsockname()[1]
+    data = tmp_path_factory.mktemp("s3")
+    (data / "models").mkdir()  # the server's back end takes a directory for a bucket
+    credentials = ["--access", ACCESS, "--secret", SECRET]
+    arguments = [binary("versitygw"), "--port", f"{address}:{port}", "--quiet", *credentials, "posix", str(data)]
+    server = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+    try:
+        wait_for("the S3 server listens", lambda: reachable(address, port), bool, seconds=30)
+        yield Bucket(f"http://{address}:{port}", data / "models")
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def reachable(address: str, port: int) -> bool:
+    """Whether something accepts connections there."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((address, port)) == 0
+
+
+def test_a_model_goes_through_an_object_store(ns: Kubectl, bucket: Bucket) -> None:
+    job = objects.training_job("stored", steps=20, nodes=1, output="stored")
+    job["spec"]["output"] |= {"store": "s3://models/team", "secretRef": {"name": "s3"}}
+    ns.apply(bucket.secret("s3"), job, objects.pool("stored", "stored"))
+    found = ns.wait_condition("ipool", "stored", "Ready", seconds=240)
+    assert found["status"]["models"][0]["servedVersion"] == 1
+
+    version = ns.get("mver", "stored-v1")
+    digest = version["status"]["resolvedDigest"]
+    where = f"team/stored/{digest.removeprefix('sha256:')[:16]}"
+    assert version["spec"]["source"] == {"uri": f"s3://models/{where}", "secretRef": {"name": "s3"}}
+    assert [path for path in (bucket.folder / where).rglob("*.safetensors") if path.stat().st_size], (
+        "it is in the bucket"
+    )
+
+
+def test_a_wrong_key_is_named_and_a_right_one_heals(ns: Kubectl, bucket: Bucket) -> None:
+    job = objects.training_job("locked", steps=5, nodes=1, output="locked")
+    job["spec"]["output"] |= {"store": "s3://models/team", "secretRef": {"name": "s3"}}
+    ns.apply(bucket.secret("s3", key="not-the-key"), job)
+    found = ns.wait_condition("tjob", "locked", "Stalled", seconds=240)
+    stalled = condition(found, "Stalled")
+    assert stalled["reason"] == "AccessDenied"
+    assert "s3://models/team" in stalled["message"]
+    assert "it is tried again at" in stalled["message"]
+    ns.apply(bucket.secret("s3"))
+    ns.wait_condition("tjob", "locked", "Complete", seconds=120)
+    ns.wait_condition("mver", "locked-v1", "Ready", seconds=60)
