@@ -124,6 +124,12 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         if len(pods) > wanted or not all(is_ready(pod) or world.programs.load_error(pod) for pod in pods):
             yield f"{says}: {len(pods)} pods, which serve what was wanted before, of {wanted}"
         return
+    if _invalid(spec):
+        if "Stalled" not in true or status.get("reason") != "PodRejected":
+            yield f"{says}: its pods are refused, which it should say"
+        if len(pods) > wanted:
+            yield f"{says}: {len(pods)} pods, which serve what was wanted before, of {wanted}"
+        return
     loads = target["spec"]["source"]["uri"] not in world.programs.unloadable
     if not loads:
         if wanted and "Ready" in true:
@@ -200,7 +206,7 @@ def _differences(world: World) -> Iterable[str]:
             observed = controller.kind.observe(key)
             plan: Plan = controller.kind.plan(observed, world.cluster.now())
             refused = bool(_invalid(body["spec"])) and "Suspended" not in _true(body.get("status", {}))
-            if refused and kind.resource == TRAININGJOBS:
+            if refused and kind.resource != MODELVERSIONS:
                 continue  # what it would say comes from the API server's refusal, which a plan alone does not have
             if plan.writes:
                 yield f"{kind.resource.kind} {key}: would write {plan.writes}"

@@ -152,6 +152,13 @@ class Machine(RuleBasedStateMachine):
             spec = manifests.pool_spec(model, version=version, replicas=replicas, image=image)
             self._edit(INFERENCEPOOLS, pool, spec)
 
+    @rule(name=st.sampled_from(POOLS), broken=st.booleans())
+    def break_pool(self, name: str, broken: bool) -> None:
+        """A typo that only the API server finds; what is served goes on."""
+        self.count("break pool" if broken else "mend pool")
+        if (pool := self._find(INFERENCEPOOLS, name)) is not None:
+            self._edit(INFERENCEPOOLS, pool, {"template": manifests.BROKEN_TEMPLATE if broken else None})
+
     @rule(name=st.sampled_from(POOLS), replicas=st.integers(0, 4))
     def scale_pool(self, name: str, replicas: int) -> None:
         self.count("scale pool")

@@ -11,6 +11,10 @@ Body = dict[str, Any]
 NAMESPACE = "team"
 
 
+BROKEN_TEMPLATE: Body = {"spec": {"containers": [{"name": "triton", "imagePullPolcy": "Always"}]}}
+"""For a pool: a typo that only the API server finds when it sees the Deployment."""
+
+
 def key(name: str) -> Key:
     return Key(NAMESPACE, name)
 

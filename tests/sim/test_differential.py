@@ -76,7 +76,7 @@ MISTAKES = [
     pytest.param(
         INFERENCEPOOLS,
         SERVING,
-        {**SERVING, "template": {"spec": {"containers": [{"name": "triton", "imagePullPolcy": "Always"}]}}},
+        {**SERVING, "template": manifests.BROKEN_TEMPLATE},
         "PodRejected",
         id="a typo in a pool's pods",
     ),
