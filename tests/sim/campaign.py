@@ -7,6 +7,7 @@ looks for a shorter way to the same failure (minutes).
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -31,6 +32,8 @@ class Report:
     """What a process has done."""
 
     steps: dict[str, int]
+    seeds: range
+    """Of its rounds."""
     cpu_seconds: float
     failure: str = ""
 
@@ -50,14 +53,15 @@ def shard(first_seed: int, steps: int) -> Report:
     """Rounds one after another, in this process."""
     logging.getLogger("aifactory").setLevel(logging.WARNING)
     logging.getLogger("aifactory").propagate = False
+    gc.set_threshold(50_000, 20, 100)  # as the operator does; a sixth of the time otherwise
     started = time.process_time()
-    round_seed = first_seed
-    while sum(Machine.steps.values()) < steps:
+    round_seed, failure = first_seed, ""
+    while not failure and sum(Machine.steps.values()) < steps:
         if failure := _round(round_seed):
             hint = f"AIFACTORY_SIM_SEED={round_seed} AIFACTORY_SIM_STEPS=1 .venv/bin/pytest tests/sim -k machine"
-            return Report(dict(Machine.steps), time.process_time() - started, f"{failure}\nTo repeat it: {hint}")
+            failure = f"{failure}\nTo repeat it: {hint}"
         round_seed += 1
-    return Report(dict(Machine.steps), time.process_time() - started)
+    return Report(dict(Machine.steps), range(first_seed, round_seed), time.process_time() - started, failure)
 
 
 def _round(round_seed: int) -> str:

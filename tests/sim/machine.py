@@ -29,7 +29,8 @@ JOBS, POOLS, MODELS = ("job-a", "job-b"), ("pool-a", "pool-b"), ("gpt", "bert")
 REACHED_SECONDS = 1800.0
 """Twice the longest wait there is: a queue's backoff of 300 s and a job's of 600 s."""
 RELAPSES = 4
-IDLE_SECONDS = 3600.0
+IDLE_SECONDS = 1200.0
+"""Three times the longest period there is: a watch of 360 s."""
 ELECTING_IDLE_SECONDS = 600.0
 """Where leases are renewed all the time a fake hour costs a real second."""
 MOMENTS = (0.0, 0.0, 0.005, 0.02, 0.1, 0.5, 2.0)
@@ -346,7 +347,7 @@ def settle(world: World) -> None:
     world.check()
     world.heal()
     for _ in range(RELAPSES):
-        world.until(lambda: goals.missing(world), REACHED_SECONDS)
+        world.until(lambda: _nobody_acts(world) or goals.missing(world), REACHED_SECONDS)
         # A status that is not urgent may be late, old views still have their effects, and a probe may be due.
         world.advance(PROBE_SECONDS + 5.0)
         if not (missing := goals.missing(world)):
@@ -358,6 +359,10 @@ def settle(world: World) -> None:
     world.advance(IDLE_SECONDS if world.replicas == 1 else ELECTING_IDLE_SECONDS)
     written = world.invariants.writes - before
     assert not written, world.tell(f"written though nothing happened: {dict(written)}")
+
+
+def _nobody_acts(world: World) -> str:
+    return "" if any(process.leading for process in world.processes) else "no operator leads"
 
 
 def wanted_steps() -> int:

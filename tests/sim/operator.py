@@ -84,7 +84,7 @@ class SimProcess(Process):
 
     @property
     def leading(self) -> bool:
-        return self._leading.is_set()
+        return self._leading.is_set() and not self.connection.dead
 
     @property
     def ended(self) -> bool:

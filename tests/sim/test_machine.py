@@ -23,8 +23,9 @@ def test_every_interleaving_converges(capsys: pytest.CaptureFixture[str]) -> Non
     for report in reports:
         steps.update(report.steps)
     cpu = sum(report.cpu_seconds for report in reports)
+    seeds = ", ".join(f"{report.seeds.start} to {report.seeds[-1]}" for report in reports)
     with capsys.disabled():
-        print(f"\nsim: {sum(steps.values())} steps from seed {seed}, {sum(steps.values()) / cpu:.0f} a CPU second")
+        print(f"\nsim: {sum(steps.values())} steps in {cpu:.0f} CPU seconds, seeds {seeds}")
     failures = [report.failure for report in reports if report.failure]
     assert not failures, "\n\n".join(failures)
     assert len(steps) >= 40 or sum(steps.values()) < 10_000, f"too few kinds of steps: {sorted(steps)}"

@@ -182,7 +182,8 @@ class World:
         logging.getLogger("aifactory").removeHandler(self._log)
         for task in (tasks := asyncio.all_tasks(self.loop)):
             task.cancel()
-        self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        if tasks:
+            self.loop.run_until_complete(asyncio.wait(tasks))
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
 
