@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--server-image", default=f"{DEFAULT_REGISTRY}/server:{__version__}", help="image with Triton")
     add("--progress-url", help="address of this operator as pods reach it; left out: this host and --progress-port")
     add("--namespace", help="watch one namespace; left out: all namespaces")
-    add("--workers", type=int, default=32, help="reconciles at the same time, per kind")
+    add("--workers", type=int, default=128, help="reconciles at the same time, per kind")
     add("--model-claim-size", default="10Gi", help="size of a namespace's model claim when we make it")
     add("--model-claim-storage-class", help="storage class of that claim; left out: the cluster's default")
     add("--lease-namespace", default="default", help="namespace of the leader's Lease")

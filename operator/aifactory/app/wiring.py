@@ -109,6 +109,7 @@ def make_controllers(
             DEPLOYMENTS: stores.deployments,
             PODGROUPS: stores.gangs,
         },
+        clock=clock,
     )
     training = TrainingKind(
         TrainingStores(stores.jobs, stores.pods, stores.services, stores.claims, stores.gangs, stores.versions),

@@ -30,9 +30,14 @@ logger = logging.getLogger(__name__)
 Observed = TypeVar("Observed")
 Result = Literal["success", "requeue", "requeue_after", "error"]
 
-WORKERS: Final = 32
+WORKERS: Final = 128
+"""More than writes can be under way: a worker that waits to write keeps no other key from being decided."""
 STATUS_DELAY: Final = 1.8
 """Half-way states may be this old: a status is true within two seconds of every change, and few of them are written."""
+SLOW_STATUS_DELAY: Final = 10.0
+SLOW_FACTOR: Final = 40.0
+"""Half-way states may be as old as this many writes take, up to `SLOW_STATUS_DELAY`: an API server that needs more than
+45 ms for a write has too much to do, and its work is spent better on pods and on states that stay."""
 REFUSED_SECONDS: Final = 1.0
 """First delay after a refusal: somebody has to change something, which is not done in milliseconds."""
 
@@ -46,8 +51,8 @@ class Controller(Generic[Observed]):
         recorder: where Events go; None sends none.
         queue: the keys; a fresh queue by default.
         workers: reconciles at once. More hides the API server's latency better and holds more calls open.
-        status_delay: seconds a status that is not urgent may wait for further differences. More means fewer writes and
-            an older status.
+        status_delay: seconds a status that is not urgent may wait for further differences, while the API server is
+            quick. More means fewer writes and an older status.
         clock: the time.
     """
 
@@ -196,7 +201,7 @@ class Controller(Generic[Observed]):
         # An Event is as good as a fact: what it speaks about must be readable when it arrives.
         if not (plan.urgent or plan.events):
             now = self._clock.monotonic()
-            left = self._differs_since.setdefault(key, now) + self._status_delay - now
+            left = self._differs_since.setdefault(key, now) + self._delay() - now
             if left > 0:
                 self._delayed.inc()
                 self.queue.add_after(key, left)
@@ -204,6 +209,10 @@ class Controller(Generic[Observed]):
         await self._executor.write_status(self.kind.resource, subject, status, origin=self.name)
         self._differs_since.pop(key, None)
         return True
+
+    def _delay(self) -> float:
+        slow = min(SLOW_FACTOR * self._executor.write_seconds, SLOW_STATUS_DELAY)
+        return max(self._status_delay, slow)
 
     def _end(self, key: Key) -> Result:
         """There is no such object: remember nothing about it."""

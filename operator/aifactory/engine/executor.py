@@ -15,8 +15,10 @@ from typing import Any, Final
 
 import msgspec
 
+from aifactory.engine.gate import Gate
 from aifactory.engine.plan import Apply, Create, Delete, JsonPatch, MergePatch, Subject, Write, WriteError
 from aifactory.kube.api import Api
+from aifactory.kube.clock import Clock, SystemClock
 from aifactory.kube.errors import AlreadyExists, ApiError, Conflict, KubeError, NotFound
 from aifactory.kube.objects import PartialObject
 from aifactory.kube.patch import merge_difference
@@ -29,6 +31,8 @@ MAX_IN_FLIGHT: Final = 32
 """Writes under way at once. More does not make an API server faster; it makes everybody else's calls slower."""
 MAX_PER_PLAN: Final = 24
 """Of those, how many one plan may have: a job of a thousand pods leaves room for the others."""
+STATUS_PATIENCE: Final = 2.0
+"""Seconds for which a status gives way to the writes it tells of, when not all can be under way."""
 
 
 class _Head(msgspec.Struct, frozen=True, gc=False):
@@ -55,12 +59,25 @@ class Executor:
         api: the API server.
         stores: where answers go, by resource; answers of other resources are dropped.
         max_in_flight: bound over everything this executor does.
+        clock: the time.
     """
 
-    def __init__(self, api: Api, stores: Mapping[Resource, Store[Any]], *, max_in_flight: int = MAX_IN_FLIGHT) -> None:
+    def __init__(
+        self,
+        api: Api,
+        stores: Mapping[Resource, Store[Any]],
+        *,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        clock: Clock | None = None,
+    ) -> None:
         self._api = api
         self._stores = stores
-        self._gate = asyncio.Semaphore(max_in_flight)
+        self._gate = Gate(max_in_flight, clock or SystemClock())
+
+    @property
+    def write_seconds(self) -> float:
+        """What a write takes at the moment."""
+        return self._gate.seconds
 
     async def run(self, writes: Sequence[Write]) -> Outcome:
         """Carry out all writes, also when some fail."""
@@ -84,7 +101,7 @@ class Executor:
             NotFound: it is gone.
             KubeError: anything else.
         """
-        async with self._gate:
+        async with self._gate.slot(STATUS_PATIENCE):
             raw = await self._api.patch_status(
                 resource,
                 subject.key.namespace,
@@ -113,7 +130,7 @@ class Executor:
 
     async def _one(self, write: Write) -> WriteError | KubeError | None:
         try:
-            async with self._gate:
+            async with self._gate.slot():
                 await self._do(write)
         except KubeError as error:
             if error.retryable or isinstance(error, Conflict) or not isinstance(error, ApiError):

@@ -158,6 +158,29 @@ def test_a_stale_view_deletes_nothing_newer() -> None:
     run(main)
 
 
+@pytest.mark.parametrize(("write_seconds", "low", "high"), [(0.01, 0.9, 2.0), (0.2, 4.0, 12.0)])
+def test_a_status_that_can_wait_waits_longer_when_the_api_server_has_too_much_to_do(
+    write_seconds: float, low: float, high: float
+) -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        loop, told = asyncio.get_running_loop(), []
+
+        async def before(verb: str, resource: Resource, name: str) -> None:
+            if verb == "patch_status":
+                told.append(loop.time())
+            elif verb == "create":
+                await asyncio.sleep(write_seconds)
+
+        api.before = before
+        async with Farm(api).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 60})
+            await settled(farm)
+            assert low < told[0] < high, told
+
+    run(main)
+
+
 def test_a_stale_view_overwrites_no_status() -> None:
     async def main() -> None:
         api = MemoryApi()
