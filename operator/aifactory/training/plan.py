@@ -118,7 +118,8 @@ def _plan_failure(
         message=failure.message,
     )
     draft.update(last_failure=last)
-    verdict = decide(job.spec.failure_policy, draft.restarts, failure.cause, now)
+    before = job.status.last_failure.time if job.status.last_failure is not None else None
+    verdict = decide(job.spec.failure_policy, draft.restarts, failure.cause, now, before)
     if isinstance(verdict, GiveUp):
         message = f"{verdict.explanation}; pod {failure.pod}: {failure.message}"
         draft.failed(verdict.reason, message)

@@ -1,7 +1,8 @@
 """Whether a failure restarts the job, and when: the failure policy as one pure function.
 
 Counted are failures of the program (exit codes, out of memory); they may happen `maxRestarts` times within
-`windowSeconds`. Disruptions are not the program's fault: they do not count and wait for nothing.
+`windowSeconds`. Disruptions are not the program's fault: they do not count, and only one that follows another failure
+closely waits, so that something that keeps deleting pods does not keep the job busy with starting.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ MAX_RESTARTS = 3
 WINDOW_SECONDS = 3600
 BACKOFF_BASE_SECONDS = 10
 BACKOFF_MAX_SECONDS = 600
+DISRUPTION_CLOSE_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +35,17 @@ class GiveUp:
     explanation: str
 
 
-def decide(policy: FailurePolicy | None, restarts: Restarts, cause: Reason, now: datetime) -> Restart | GiveUp:
-    """Restart or give up after a failure with this cause."""
+def decide(
+    policy: FailurePolicy | None, restarts: Restarts, cause: Reason, now: datetime, last: datetime | None = None
+) -> Restart | GiveUp:
+    """Restart or give up after a failure with this cause; `last` is when the job failed before."""
     policy = policy or FailurePolicy()
     if cause is Reason.NO_RESTART_REQUESTED:
         return GiveUp(cause, "the trainer exited with code 93, which asks for no restart")
     if cause is Reason.DISRUPTION:
-        return Restart(record(restarts, cause, counted_times=restarts.counted_times, next_attempt=None))
+        close = last is not None and now - last < timedelta(seconds=DISRUPTION_CLOSE_SECONDS)
+        pause = now + timedelta(seconds=backoff_seconds(policy, 0)) if close else None
+        return Restart(record(restarts, cause, counted_times=restarts.counted_times, next_attempt=pause))
     limit = MAX_RESTARTS if policy.max_restarts is None else policy.max_restarts
     window = WINDOW_SECONDS if policy.window_seconds is None else policy.window_seconds
     recent = tuple(time for time in restarts.counted_times if now - time < timedelta(seconds=window))

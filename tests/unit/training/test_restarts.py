@@ -62,6 +62,14 @@ def test_no_restart_is_allowed_when_none_is_wanted() -> None:
     assert "failurePolicy.maxRestarts is 0" in verdict.explanation
 
 
+@pytest.mark.parametrize(("seconds", "wait"), [(0, 10), (59, 10), (60, None), (3600, None)])
+def test_a_disruption_soon_after_another_failure_waits_once(seconds: int, wait: int | None) -> None:
+    last = NOW - timedelta(seconds=seconds)
+    restarts = restarts_of(decide(None, Restarts(), Reason.DISRUPTION, NOW, last))
+    assert restarts.counted == 0
+    assert restarts.next_attempt_time == (None if wait is None else NOW + timedelta(seconds=wait))
+
+
 def test_a_disruption_counts_nothing_and_waits_for_nothing() -> None:
     before = ago(30, 20, 10)
     restarts = restarts_of(decide(FailurePolicy(max_restarts=0), before, Reason.DISRUPTION, NOW))
