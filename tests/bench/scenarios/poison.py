@@ -1,4 +1,4 @@
-"""One poisoned job: its pods are refused, and it is changed so often that it is reconciled a thousand times a minute.
+"""One poisoned job: its pods are refused, and its Service flaps, so that it fails a thousand times a minute.
 
 Others arrive at a steady pace that leaves the machine air; measured is their time from create to pod, with and without.
 """
@@ -12,6 +12,7 @@ from typing import Any
 from tests.bench.client import Client
 from tests.bench.journal import Journal, percentile
 from tests.bench.objects import JOBS, job, job_of
+from tests.bench.plane import NAMESPACE, until
 from tests.bench.processes import Operator
 from tests.bench.sides import OPERATOR_AGENT, bench_plane
 
@@ -21,6 +22,7 @@ PER_SECOND = 10.0
 POISON_PER_SECOND = 17.0
 HANDS = 4
 PATIENCE_SECONDS = 120.0
+SERVICE = f"/api/v1/namespaces/{NAMESPACE}/services/poison"
 
 
 async def run(count: int) -> Json:
@@ -75,19 +77,28 @@ async def _arrivals(user: Client, journal: Journal, operator: Operator, prefix: 
 
 
 async def _poison(user: Client, stop: asyncio.Event) -> float:
-    """Create a job whose pod is refused, and change it for ever; returns for how long."""
-    body = job("poison", 1)
+    """Create a job whose pods are refused, and change its Service for ever; returns for how long."""
+    body = job("poison", 2)
     body["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = [{"name": "missing", "mountPath": "/x"}]
     await user.request("POST", JOBS, body)
+    await until(lambda: _missing(user), "the poisoned job has its Service")
     started = time.monotonic()
 
     async def change(hand: int) -> None:
         number = 0
         while not stop.is_set():
             number += 1
-            await user.merge(f"{JOBS}/poison", {"metadata": {"annotations": {f"bench/hand-{hand}": str(number)}}})
+            await user.merge(SERVICE, {"metadata": {"annotations": {f"bench/hand-{hand}": str(number)}}})
             await asyncio.sleep(max(0.0, started + number * HANDS / POISON_PER_SECOND - time.monotonic()))
 
     # One hand alone would be as slow as the API server is to answer.
     await asyncio.gather(*(change(hand) for hand in range(HANDS)))
     return time.monotonic() - started
+
+
+async def _missing(user: Client) -> str:
+    try:
+        await user.get(SERVICE)
+    except Exception as error:
+        return str(error)
+    return ""
