@@ -78,7 +78,7 @@ test-localcluster: venv cluster ## The local cluster heals after whatever ended 
 
 .PHONY: test-cluster
 test-cluster: venv cluster images ## The whole factory on a real cluster: containers, PyTorch, Triton, Helm
-	$(BIN)/pytest tests/cluster -q
+	$(BIN)/pytest tests/cluster -q --durations=8
 
 .PHONY: bench
 bench: venv ## Thousands of objects on fake nodes next to a bare client; fails when a figure leaves its range (SCENARIO=... for one)

@@ -67,32 +67,39 @@ def install(helm: Callable[..., str]) -> None:
     )
 
 
-@pytest.fixture
-def ns(cluster: Kubectl, operator: Kubectl) -> Iterator[Kubectl]:
-    """A namespace of the test's own; it must go away with everything in it."""
-    yield from namespace(cluster, f"t{next(_numbers)}-{os.getpid()}")
-
-
-def namespace(cluster: Kubectl, name: str) -> Iterator[Kubectl]:
-    """Make a namespace, and afterwards delete it and wait until nothing is left."""
-    cluster.run("create", "namespace", name)
-    # Every pod we make passes the strictest profile; a pod that does not is refused here.
-    cluster.run("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
-    within = cluster.within(name)
-    yield within
-    cluster.run("delete", "namespace", name, "--wait=false")
+@pytest.fixture(scope="session")
+def leaving(cluster: Kubectl) -> Iterator[list[str]]:
+    """Namespaces that are being deleted. Pods take their time to end, so all are waited for once, at the end."""
+    names: list[str] = []
+    yield names
     wait_for(
-        f"namespace {name} to be gone",
-        lambda: cluster.run("get", "namespace", name, "-o", "yaml", "--ignore-not-found").out,
-        lambda text: not text.strip(),
-        seconds=120,
+        "the tests' namespaces to be gone with everything in them",
+        lambda: {entry["metadata"]["name"]: entry["status"] for entry in cluster.list("namespaces")},
+        lambda found: not found.keys() & set(names),
+        seconds=180,
     )
 
 
+@pytest.fixture
+def ns(cluster: Kubectl, operator: Kubectl, leaving: list[str]) -> Iterator[Kubectl]:
+    """A namespace of the test's own; it must go away with everything in it."""
+    yield from namespace(cluster, f"t{next(_numbers)}-{os.getpid()}", leaving)
+
+
+def namespace(cluster: Kubectl, name: str, leaving: list[str]) -> Iterator[Kubectl]:
+    """Make a namespace, and afterwards have it deleted."""
+    cluster.run("create", "namespace", name)
+    # Every pod we make passes the strictest profile; a pod that does not is refused here.
+    cluster.run("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    yield cluster.within(name)
+    leaving.append(name)
+    cluster.run("delete", "namespace", name, "--wait=false")
+
+
 @pytest.fixture(scope="session")
-def trained(cluster: Kubectl, operator: Kubectl) -> Iterator[Kubectl]:
+def trained(cluster: Kubectl, operator: Kubectl, leaving: list[str]) -> Iterator[Kubectl]:
     """A namespace in which ModelVersion tiny-v1 is Ready, made by a short training run."""
-    for within in namespace(cluster, f"trained-{os.getpid()}"):
+    for within in namespace(cluster, f"trained-{os.getpid()}", leaving):
         within.apply(objects.training_job("tiny", steps=20, nodes=1, output="tiny"))
         within.wait_condition("tjob", "tiny", "Complete", seconds=180)
         within.wait_condition("mver", "tiny-v1", "Ready", seconds=60)
