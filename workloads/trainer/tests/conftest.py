@@ -19,7 +19,10 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0")
+TORCHRUN = (
+    *("-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"),
+    "--local-addr=127.0.0.1",  # else the machine's name has to resolve, which it need not on a bare one
+)
 
 torch.set_num_threads(1)
 
