@@ -20,9 +20,11 @@ from aifactory.kube.resources import EVENTS, LEASES, PODGROUPS, PODS, Key, Resou
 from tests.sim.cluster import Body, Cluster, Commit, encode, labels_of
 
 T = TypeVar("T")
-Fault = Literal["none", "429", "503", "500 done", "request lost", "answer lost", "409"]
+Fault = Literal["none", "429", "503", "500 done", "request lost", "answer lost", "409", "late"]
 
-FAULTS: tuple[Fault, ...] = ("429", "503", "500 done", "request lost", "answer lost", "409")
+FAULTS: tuple[Fault, ...] = ("429", "503", "500 done", "request lost", "answer lost", "409", "late")
+LATE_SECONDS = 10.0
+"""A change that its client has given up may be carried out for so long."""
 BOOKMARK_SECONDS = 60.0
 TIMEOUT_SECONDS = 5.0
 LATENCY = (0.0005, 0.02)
@@ -34,18 +36,23 @@ class Faults:
 
     calls: float = 0.0
     kinds: tuple[Fault, ...] = FAULTS
+    lease_away: bool = False
+    """The lease can be neither read nor written."""
     duplicates: float = 0.0
     """Watch events that come twice."""
     lag: dict[Resource, float] = field(default_factory=dict)
     """Seconds that watch events of a resource are late."""
     stalled: set[int] = field(default_factory=set)
     """Watches, by number, that deliver nothing and do not end."""
+    blurred_until: float = 0.0
+    """Until then old views and late writes still have their effects."""
 
     def clear(self) -> None:
+        """Everything is well from now on; a watch that fell silent stays so until its client gives it up."""
         self.calls = self.duplicates = 0.0
         self.kinds = FAULTS
+        self.lease_away = False
         self.lag.clear()
-        self.stalled.clear()
 
 
 class Connection:
@@ -61,6 +68,8 @@ class Connection:
         """Called when a write has been carried out and its answer is not back yet."""
         self.refused: Callable[[Mapping[str, Any]], None] = lambda _: None
         """Called with what the server refuses to create."""
+        self.careless: Callable[[str], None] = lambda _: None
+        """Called when a call could do harm, though it may not do so now."""
         self._rng = rng
         self._epoch = 0
         self._watches: dict[int, Resource] = {}
@@ -72,7 +81,8 @@ class Connection:
     @property
     def lag(self) -> float:
         """How far behind the watches may be, in seconds."""
-        if self.faults.stalled & self._watches.keys() or self.faults.calls:
+        blurred = self.cluster.loop.now < self.faults.blurred_until
+        if blurred or self.faults.calls or self.faults.stalled & self._watches.keys():
             return math.inf
         return max(self.faults.lag.values(), default=0.0)
 
@@ -92,6 +102,9 @@ class Connection:
     # --- Verbs ---
 
     async def get(self, resource: Resource, namespace: str, name: str) -> bytes:
+        if resource == LEASES and self.faults.lease_away:
+            await self._travel()
+            raise Unreachable("connection refused", sent=False)
         return await self._read(lambda: encode(self.cluster.get(resource, namespace, name)))
 
     async def list(
@@ -174,6 +187,8 @@ class Connection:
                     await sleeper.sleep_until(min(ends, bookmark, ends if due is None else due))
         finally:
             sleeper.close()
+            if number in self.faults.stalled:
+                self._blur(TIMEOUT_SECONDS)  # the others may have got further
             del self._watches[number], self._wakes[number]
 
     def _arrived(self, resource: Resource, seen: int, lag: float) -> tuple[list[Commit], float | None]:
@@ -201,7 +216,8 @@ class Connection:
                 self.refused(body)
                 raise
 
-        return await self._write(resource, carry_out)
+        # A late one is not simulated: nothing could keep a pod of an attempt that is over from being made.
+        return await self._write(resource, carry_out, may_be_late=False)
 
     async def apply(
         self, resource: Resource, body: Mapping[str, Any], *, field_manager: str, force: bool = True
@@ -253,6 +269,9 @@ class Connection:
         grace_seconds: int | None = None,
         propagation: Propagation = "Background",
     ) -> bytes:
+        if uid is None:
+            self.careless(f"{resource.kind} {name} is deleted without its UID: it may be a newer one")
+
         def carry_out() -> bytes:
             body, gone = self.cluster.delete(
                 resource, Key(namespace, name), self.actor, uid=uid, foreground=propagation == "Foreground"
@@ -274,11 +293,23 @@ class Connection:
             raise Unreachable("no answer")
         return result
 
-    async def _write(self, resource: Resource, carry_out: Callable[[], bytes], *, may_conflict: bool = False) -> bytes:
+    async def _write(
+        self,
+        resource: Resource,
+        carry_out: Callable[[], bytes],
+        *,
+        may_conflict: bool = False,
+        may_be_late: bool = True,
+    ) -> bytes:
         fault = self._fault() if resource not in (LEASES, EVENTS) else "none"
         self.calls += 1
         await self._travel()
-        self._refuse(fault)
+        self._refuse("request lost" if resource == LEASES and self.faults.lease_away else fault)
+        if fault == "late" and may_be_late:
+            self._blur(TIMEOUT_SECONDS + LATE_SECONDS)
+            self.cluster.loop.call_later(self._rng.uniform(0.0, LATE_SECONDS), _arrive, carry_out)
+            await asyncio.sleep(TIMEOUT_SECONDS)
+            raise Unreachable("no answer")
         if fault == "409" and may_conflict:
             raise Conflict(409, "Conflict", "the object has been modified")
         before = self.cluster.version
@@ -314,9 +345,20 @@ class Connection:
             case "request lost":
                 raise Unreachable("connection refused", sent=False)
 
+    def _blur(self, seconds: float) -> None:
+        self.faults.blurred_until = max(self.faults.blurred_until, self.cluster.loop.now + seconds)
+
     def wake(self) -> None:
         for wake in tuple(self._wakes.values()):
             wake()
+
+
+def _arrive(carry_out: Callable[[], bytes]) -> None:
+    """Nobody waits for the answer any more."""
+    try:
+        carry_out()
+    except ApiError:
+        pass
 
 
 class _Sleeper:

@@ -28,6 +28,7 @@ class GarbageCollector:
     def __init__(self, cluster: Cluster, rng: random.Random) -> None:
         self._cluster = cluster
         self._rng = rng
+        self._releasing = False
         self._alive: set[str] = set()
         """UIDs of what exists and does not wait for its dependents to go."""
         cluster.hooks.append(self._see)
@@ -45,14 +46,14 @@ class GarbageCollector:
             for owner in owner_uids(commit.body):
                 self._later(self._finish_foreground, owner)
             if commit.resource == PODS:
-                self._later(self._release_claims)
+                self._release_soon()
         elif "deletionTimestamp" in commit.body["metadata"]:
             if FOREGROUND in commit.body["metadata"]["finalizers"]:
                 self._alive.discard(uid)
                 self._later(self._collect, uid)
                 self._later(self._finish_foreground, uid)
             if commit.resource == PVCS:
-                self._later(self._release_claims)
+                self._release_soon()
 
     def _check(self, resource: Resource, key: Key, uid: str, owners: list[str]) -> None:
         found = self._cluster.objects[resource].get(key)
@@ -74,11 +75,17 @@ class GarbageCollector:
             if body["metadata"]["uid"] == owner:
                 self._cluster.drop_finalizer(resource, key, FOREGROUND, GARBAGE_COLLECTOR)
 
+    def _release_soon(self) -> None:
+        if not self._releasing:
+            self._releasing = True
+            self._later(self._release_claims)
+
     def _release_claims(self) -> None:
+        self._releasing = False
         for key, claim in list(self._cluster.objects[PVCS].items()):
             if "deletionTimestamp" in claim["metadata"]:
                 if any(_uses(pod, key) for pod in self._cluster.all(PODS)):
-                    self._later(self._release_claims)
+                    self._release_soon()
                 else:
                     self._cluster.drop_finalizer(PVCS, key, PVC_PROTECTION, GARBAGE_COLLECTOR)
 

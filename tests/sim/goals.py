@@ -19,7 +19,7 @@ from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 from aifactory.engine.plan import Plan
 from aifactory.kube.events import EventRecorder
 from aifactory.kube.patch import merge_difference
-from aifactory.kube.resources import DEPLOYMENTS, PODS, Key
+from aifactory.kube.resources import DEPLOYMENTS, PODGROUPS, PODS, SERVICES, Key
 from tests.sim.cluster import Body, encode, is_live, is_ready, labels_of, owner_uids
 from tests.sim.connection import Connection
 from tests.sim.manifests import NAMESPACE
@@ -86,6 +86,14 @@ def _job(world: World, job: Body) -> Iterable[str]:
         yield f"{says}: pods {indices} of {count}"
     if any(labels_of(pod)[names.LABEL_ATTEMPT] != attempt for pod in pods):
         yield f"{says}: pods of another attempt than {attempt}"
+    if count > 1 and not _has_service(world, job):
+        yield f"{says}: it has no Service"
+    gang = world.gangs and count > 1 and spec.get("scheduling", {}).get("gang") != "none"
+    gangs = world.cluster.all(PODGROUPS, **{names.LABEL_JOB_UID: job["metadata"]["uid"]})
+    if [group["metadata"]["name"] for group in gangs] != ([f"{name}-{attempt}"] if gang else []):
+        yield f"{says}: PodGroups {[group['metadata']['name'] for group in gangs]}"
+    if any(group["spec"]["schedulingPolicy"]["gang"]["minCount"] != count for group in gangs):
+        yield f"{says}: a PodGroup of another size than {count}"
     running = all(pod["status"]["phase"] in ("Running", "Succeeded") for pod in pods)
     if not running or "Running" not in true or "Ready" not in true:
         yield f"{says}: not running; True are {sorted(true)}"
@@ -109,6 +117,8 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
     says = f"pool {name}: {status.get('phase')} {status.get('reason')}"
     if status.get("observedGeneration") != pool["metadata"]["generation"]:
         yield f"{says}: generation not observed"
+    if not _has_service(world, pool):
+        yield f"{says}: it has no Service"
     true, wanted = _true(status), spec.get("replicas", 1)
     target = _target(world, spec["models"][0])
     # Evicted pods stay as Failed until somebody cleans up; they do not count.
@@ -134,6 +144,8 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
     if not loads:
         if wanted and "Ready" in true:
             yield f"{says}: Ready with a version that does not load"
+        if stable and stable != target["metadata"]["name"] and len(pods) > wanted:
+            yield f"{says}: {len(pods)} pods, wanted {wanted}: what failed is not taken back"
         # A stable revision whose deployment somebody deleted is gone for good if the template has changed since.
         if (
             deployments
@@ -220,6 +232,12 @@ def _difference(stands: Mapping[str, Any], would: Mapping[str, Any]) -> str:
 
     difference = merge_difference(keyed(stands), keyed(would))
     return f"the status would change by {difference} from {merge_difference(keyed(would), keyed(stands))}"
+
+
+def _has_service(world: World, body: Body) -> bool:
+    """A Service of its name, its own."""
+    found = world.cluster.find(SERVICES, body["metadata"]["namespace"], body["metadata"]["name"])
+    return found is not None and body["metadata"]["uid"] in owner_uids(found)
 
 
 def _uses(pool: Body) -> set[str]:

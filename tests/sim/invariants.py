@@ -44,6 +44,12 @@ class Invariants:
         """UID of each ready serving pod."""
         self._suspended: set[str] = set()
         """UIDs of jobs that somebody has suspended at least once."""
+        self._attempts: Counter[str] = Counter()
+        """The highest attempt that each job has told, by UID: a status may get lost."""
+        self._used: dict[str, int] = {}
+        """The last attempt of each job that has run or was stopped: it may get no more pods."""
+        self._done: set[tuple[str, str]] = set()
+        """Jobs' UIDs and node indices whose program has ended well by itself."""
         self._facts: dict[tuple[str, Key], float] = {}
         """When something last happened that concerns an object."""
         self._flips: dict[tuple[str, str], float] = {}
@@ -59,7 +65,7 @@ class Invariants:
         if commit.resource == PODS:
             self._pod(commit, ours)
         elif commit.resource == TRAININGJOBS and commit.new is not None:
-            self._job(commit)
+            self._job(commit, ours)
         elif commit.resource == MODELVERSIONS:
             self._version(commit, ours)
         elif commit.resource == DEPLOYMENTS and ours:
@@ -81,10 +87,15 @@ class Invariants:
                 self.disturb(Key(pod["metadata"]["namespace"], labels[names.LABEL_POOL]))
             if commit.new is not None and is_ready(commit.new):
                 self._ready_since.setdefault(pod["metadata"]["uid"], commit.time)
-        if not ours or labels.get(names.LABEL_ROLE) != names.ROLE_NODE:
+        if labels.get(names.LABEL_ROLE) != names.ROLE_NODE:
+            return
+        if commit.actor == "kubelet" and _ended_well(pod):
+            self._done.add((labels[names.LABEL_JOB_UID], labels[names.LABEL_NODE_INDEX]))
+        if not ours:
             return
         if commit.type == "ADDED":
             self._no_other_attempt_lives(pod)
+            self._pod_was_due(pod)
         else:
             self._deletion_was_due(pod)
 
@@ -93,7 +104,17 @@ class Invariants:
         same = {name: labels[name] for name in (names.LABEL_JOB_UID, names.LABEL_NODE_INDEX)}
         for other in self._cluster.all(PODS, **same):
             if other["metadata"]["name"] != pod["metadata"]["name"] and is_live(other):
-                self._wrong(f"pod {pod['metadata']['name']} was created while {other['metadata']['name']} lives")
+                self.wrong(f"pod {pod['metadata']['name']} was created while {other['metadata']['name']} lives")
+
+    def _pod_was_due(self, pod: Body) -> None:
+        labels, name = labels_of(pod), pod["metadata"]["name"]
+        if int(labels[names.LABEL_ATTEMPT]) <= self._used.get(labels[names.LABEL_JOB_UID], -1):
+            self.wrong(f"pod {name} was created though its attempt had run or was stopped before")
+        job = self._cluster.find(TRAININGJOBS, pod["metadata"]["namespace"], labels[names.LABEL_JOB])
+        if job is not None and job["metadata"]["uid"] == labels[names.LABEL_JOB_UID]:
+            until = (job.get("status", {}).get("restarts") or {}).get("nextAttemptTime", "")
+            if until > self._cluster.timestamp():
+                self.wrong(f"pod {name} was created before {until}")
 
     def _deletion_was_due(self, pod: Body) -> None:
         """A pod of the attempt that is on is only deleted for a suspension or after the end."""
@@ -101,26 +122,36 @@ class Invariants:
         job = self._cluster.find(TRAININGJOBS, pod["metadata"]["namespace"], labels[names.LABEL_JOB])
         if job is None or job["metadata"]["uid"] not in owner_uids(pod) or job["metadata"]["uid"] in self._suspended:
             return
-        current = job.get("status", {}).get("attempt", 0)
+        current = self._attempts[job["metadata"]["uid"]]
         if int(labels[names.LABEL_ATTEMPT]) >= current and not _finished(job):
-            self._wrong(f"pod {pod['metadata']['name']} of the current attempt {current} was deleted")
+            self.wrong(f"pod {pod['metadata']['name']} of the current attempt {current} was deleted")
 
     # --- Jobs and versions ---
 
-    def _job(self, commit: Commit) -> None:
+    def _job(self, commit: Commit, ours: bool) -> None:
         new, old = commit.body, commit.old or {}
         uid, name = new["metadata"]["uid"], new["metadata"]["name"]
         if new["spec"].get("suspend"):
             self._suspended.add(uid)
         now, before = new.get("status", {}), old.get("status", {})
+        self._attempts[uid] = max(self._attempts[uid], now.get("attempt", 0))
+        if not ours:
+            self._used.pop(uid, None)  # a lost status takes with it what it said of the attempt
+            return
+        if _conditions(new) & {"Running", "Suspended"}:
+            self._used[uid] = now.get("attempt", 0)
         if now.get("attempt", 0) < before.get("attempt", 0):
-            self._wrong(f"attempt of job {name} fell from {before['attempt']} to {now.get('attempt', 0)}")
+            self.wrong(f"attempt of job {name} fell from {before['attempt']} to {now.get('attempt', 0)}")
         if _finished(old) and _conditions(old) & {"Complete", "Failed"} != _conditions(new) & {"Complete", "Failed"}:
-            self._wrong(f"job {name} had ended and does not stay so")
+            self.wrong(f"job {name} had ended and does not stay so")
         if "Complete" in _conditions(new) - _conditions(old) and "output" in new["spec"]:
             versions = self._cluster.all(MODELVERSIONS, **{names.LABEL_JOB_UID: uid})
             if not versions:
-                self._wrong(f"job {name} is Complete and its ModelVersion does not exist")
+                self.wrong(f"job {name} is Complete and its ModelVersion does not exist")
+        if "Complete" in _conditions(new) - _conditions(old):
+            indices = (str(index) for index in range(now["nodes"]["desired"]))
+            if undone := [index for index in indices if (uid, index) not in self._done]:
+                self.wrong(f"job {name} is Complete and its nodes {undone} have never ended well by themselves")
 
     def _version(self, commit: Commit, ours: bool) -> None:
         if "Ready" in _conditions(commit.body):
@@ -129,7 +160,7 @@ class Invariants:
         if ours and commit.type == "ADDED" and job is not None:
             made = self._cluster.all(MODELVERSIONS, **{names.LABEL_JOB_UID: job})
             if len(made) > 1:
-                self._wrong(f"job {job} made {len(made)} versions: {[v['metadata']['name'] for v in made]}")
+                self.wrong(f"job {job} made {len(made)} versions: {[v['metadata']['name'] for v in made]}")
 
     # --- Pools ---
 
@@ -141,7 +172,7 @@ class Invariants:
                 MODELVERSIONS, meta["namespace"], meta["annotations"][names.LABEL_MODEL_VERSION]
             )
             if version is not None and version["metadata"]["uid"] not in self.verified:
-                self._wrong(f"deployment {meta['name']} serves {version['metadata']['name']}, which was never Ready")
+                self.wrong(f"deployment {meta['name']} serves {version['metadata']['name']}, which was never Ready")
             return
         pool = self._cluster.find(INFERENCEPOOLS, meta["namespace"], labels_of(body)[names.LABEL_POOL])
         if pool is None or pool["metadata"]["uid"] not in owner_uids(body):
@@ -161,7 +192,7 @@ class Invariants:
         wanted = min(pool["spec"].get("replicas", 1), known)
         if kept < wanted:
             what = "deleted" if commit.new is None else f"scaled to {commit.new['spec']['replicas']}"
-            self._wrong(f"{meta['name']} was {what}, which leaves pool {key.name} {kept} of {wanted} ready pods")
+            self.wrong(f"{meta['name']} was {what}, which leaves pool {key.name} {kept} of {wanted} ready pods")
 
     def _known(self, pod: Body) -> bool:
         """The pod is ready for long enough for its Deployment to say so, and for us to have heard it."""
@@ -180,7 +211,7 @@ class Invariants:
             if not ours or before.get(type_, status) == status:
                 continue
             if self._flips.get((uid, type_), 0.0) > horizon:
-                self._wrong(f"{kind} {key}: {type_} turned {status} though nothing had happened since it last changed")
+                self.wrong(f"{kind} {key}: {type_} turned {status} though nothing had happened since it last changed")
             self._flips[uid, type_] = commit.time
 
     def _note_facts(self, commit: Commit, ours: bool) -> None:
@@ -203,7 +234,7 @@ class Invariants:
             for key in self._cluster.objects[resource]:
                 self._facts[resource.kind, key] = self._cluster.loop.now
 
-    def _wrong(self, words: str) -> None:
+    def wrong(self, words: str) -> None:
         self.violations.append(f"[{self._cluster.loop.now:.2f} s] {words}")
 
 
@@ -246,6 +277,17 @@ def _by_labels(body: Mapping[str, Any]) -> Iterable[tuple[str, Key]]:
     ):
         if label in labels:
             yield kind, Key(body["metadata"].get("namespace", ""), labels[label])
+
+
+def _ended_well(pod: Body) -> bool:
+    """The main container has ended with 0, and not because the pod was told to end."""
+    ends = [entry["state"].get("terminated") for entry in pod["status"].get("containerStatuses", ())]
+    told = any(entry["type"] == "DisruptionTarget" for entry in pod["status"].get("conditions", ()))
+    return (
+        bool(ends)
+        and all(end is not None and end["exitCode"] == 0 for end in ends)
+        and not (told or "deletionTimestamp" in pod["metadata"])
+    )
 
 
 def _statuses(body: Mapping[str, Any]) -> dict[str, str]:

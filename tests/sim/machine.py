@@ -23,7 +23,7 @@ from tests.sim.connection import FAULTS
 from tests.sim.nodes import NODES
 from tests.sim.operator import PROBE_SECONDS
 from tests.sim.programs import SUCCESS, Exit
-from tests.sim.world import World
+from tests.sim.world import SQUATTER, World
 
 JOBS, POOLS, MODELS = ("job-a", "job-b"), ("pool-a", "pool-b"), ("gpt", "bert")
 REACHED_SECONDS = 1800.0
@@ -177,6 +177,35 @@ class Machine(RuleBasedStateMachine):
         self.world.cluster.delete(resource, key_of(body), "user", foreground=foreground)
 
     @rule(data=st.data())
+    def replace_object(self, data: st.DataObject) -> None:
+        """`kubectl replace --force`: another object of the same name, while the old one's children are still there."""
+        self.count("replace object")
+        resource, body = self._draw(data, TRAININGJOBS, INFERENCEPOOLS)
+        if body is None:
+            return
+        name = body["metadata"]["name"]
+        self.world.invariants.disturb(key_of(body))
+        self.world.cluster.delete(resource, key_of(body), "user")
+        if self._find(resource, name) is None:  # it was not waiting for its dependents
+            self._create(resource, name, body["spec"])
+
+    @rule(name=st.sampled_from([*JOBS, *POOLS]))
+    def take_name(self, name: str) -> None:
+        """Somebody else has a Service of a name that we need; a job or pool says so until it is gone."""
+        self.count("take name")
+        if self._find(SERVICES, name) is None:
+            self._create(SERVICES, name, {}, SQUATTER)
+
+    @rule(data=st.data())
+    def status_is_lost(self, data: st.DataObject) -> None:
+        """The object comes back from a backup, which holds no status."""
+        self.count("status is lost")
+        resource, body = self._draw(data, TRAININGJOBS, MODELVERSIONS, INFERENCEPOOLS)
+        if body is not None:
+            lost = dict.fromkeys(body.get("status", {}))
+            self.world.cluster.patch_status(resource, key_of(body), lost, "user")
+
+    @rule(data=st.data())
     @precondition(lambda self: self.last != "delete child")
     def delete_child(self, data: st.DataObject) -> None:
         """Somebody deletes what is not theirs."""
@@ -293,6 +322,13 @@ class Machine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 1))
     @precondition(lambda self: self.world.replicas > 1)
+    def lease_is_out_of_reach(self, number: int) -> None:
+        """A leader loses its lease and another one takes over, both alive."""
+        self.count("lease is out of reach")
+        self._process(number).connection.faults.lease_away = True
+
+    @rule(number=st.integers(0, 1))
+    @precondition(lambda self: self.world.replicas > 1)
     def operator_is_terminated(self, number: int) -> None:
         self.count("operator is terminated")
         self.world.terminate(number)
@@ -313,8 +349,10 @@ class Machine(RuleBasedStateMachine):
     def _find(self, resource: Resource, name: str) -> Body | None:
         return self.world.cluster.find(resource, manifests.NAMESPACE, name)
 
-    def _create(self, resource: Resource, name: str, spec: Body) -> None:
-        self.world.cluster.create(resource, manifests.body(name, spec), "user")
+    def _create(self, resource: Resource, name: str, spec: Body, labels: dict[str, str] | None = None) -> None:
+        body = manifests.body(name, spec)
+        body["metadata"]["labels"] = labels or {}
+        self.world.cluster.create(resource, body, "user")
 
     def _edit(self, resource: Resource, body: Body, spec: dict[str, Any]) -> None:
         self.world.cluster.patch(resource, key_of(body), {"spec": spec}, "user", resource_version=None)

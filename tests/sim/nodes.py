@@ -199,7 +199,10 @@ class Nodes:
         if pod is None:
             return
         if pod["status"]["phase"] == "Running" and self._rng.random() < 0.5:
-            self._end(pod, {"phase": "Failed"}, Exit(143, "Error", ""))
+            if self._rng.random() < 0.5:
+                self._end(pod, {"phase": "Failed"}, Exit(143, "Error", ""))
+            else:  # it wrote a checkpoint and ended as it was told to
+                self._end(pod, {"phase": "Succeeded"}, Exit(0, "Completed", ""))
         self._later(self._rng.uniform(0.0, 0.5), self._gone, key, uid)
 
     def _gone(self, key: Key, uid: str) -> None:

@@ -23,6 +23,7 @@ from aifactory.app.web import Health
 from aifactory.kube.api import Api
 from aifactory.kube.clock import Clock
 from aifactory.kube.errors import Gone, KubeError
+from aifactory.kube.informer import SILENCE_SECONDS
 from aifactory.kube.resources import Key
 from tests.sim.connection import Connection
 from tests.support.faketime import FakeClock
@@ -154,7 +155,7 @@ async def _follow(api: Api, kind: shell.Watched, version: str) -> str:
     """One watch to its end; returns the last version seen."""
     stream = api.watch(kind.resource, resource_version=version, timeout_seconds=600)
     async with aclosing(cast("Any", stream)) as batches:
-        async for batch in cast("Sequence[Sequence[bytes]]", batches):
+        while (batch := await _next(batches)) is not None:
             for line in batch:
                 event = _decode(line)
                 if event["type"] == "ERROR":
@@ -163,6 +164,14 @@ async def _follow(api: Api, kind: shell.Watched, version: str) -> str:
                 if event["type"] != "BOOKMARK":
                     shell.take(kind, event["type"], event["object"])
     return version
+
+
+async def _next(batches: Any) -> Sequence[bytes] | None:
+    try:
+        async with asyncio.timeout(SILENCE_SECONDS):
+            return cast("Sequence[bytes] | None", await anext(batches, None))
+    except TimeoutError:
+        return None
 
 
 def moment(seconds: float) -> datetime:

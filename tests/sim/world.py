@@ -11,8 +11,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from aifactory.kube.resources import PODS, PVCS
-from tests.sim.cluster import Cluster
+from aifactory.kube.resources import PODS, PVCS, SERVICES
+from tests.sim.cluster import Cluster, key_of
 from tests.sim.connection import Connection
 from tests.sim.controllers import DeploymentController, GarbageCollector
 from tests.sim.invariants import Invariants
@@ -23,6 +23,10 @@ from tests.support.faketime import FakeTimeLoop
 
 MODEL_STORE = "models"
 """The claim that hand-made versions lie in."""
+
+
+SQUATTER = {"squatter": "yes"}
+"""Labels of somebody else's objects that have names of ours."""
 
 
 class World:
@@ -127,6 +131,8 @@ class World:
         for node in list(self.nodes.lost):
             self.nodes.recover(node)
         self.nodes.make_room()
+        for squatter in self.cluster.all(SERVICES, **SQUATTER):
+            self.cluster.purge(SERVICES, key_of(squatter), "user")
         self.programs.store_away = False
         self.cluster.pod_quota_exhausted = False
         self.invariants.note_everywhere()
@@ -138,6 +144,7 @@ class World:
         self.starts += 1
         connection = Connection(self.cluster, self.rng, f"operator-{number}-{self.starts}")
         connection.refused = self.invariants.note_refusal
+        connection.careless = self.invariants.wrong
         elect = self.replicas > 1
         process = SimProcess(
             connection,
