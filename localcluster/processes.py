@@ -134,9 +134,12 @@ class Supervisor:
     def stop(self, name: str, grace: float = 10.0, kill: bool = False) -> None:
         """End it: asked first, unless ``kill``, and forced after ``grace`` seconds."""
         record = self.record(name)
-        if record is not None:
-            end({record.pid: record.ticks}, grace, kill)
         child = self._children.pop(name, None)
+        found = {record.pid: record.ticks} if record is not None else {}
+        if child is not None and (ticks := start_ticks(child.pid)) is not None:
+            found[child.pid] = ticks  # also if somebody removed its pid file
+        if found:
+            end(found, grace, kill)
         if child is not None:
             child.wait()
         (self._pids / f"{name}.json").unlink(missing_ok=True)

@@ -15,6 +15,7 @@ import pytest
 from localcluster import processes
 from localcluster.console import CannotRun
 from localcluster.processes import Program, Supervisor, start_ticks
+from tests.support.waiting import wait_for
 
 SLEEP = Program("sleeper", ("sleep", "300"))
 
@@ -82,9 +83,18 @@ def test_a_process_without_a_pid_file_is_found_by_its_mark(supervisor: Superviso
     supervisor.start(SLEEP)
     pid = _pid(supervisor)
     (supervisor.directory / "run" / "sleeper.json").unlink()
-    assert pid in supervisor.orphans()
+    # The kernel shows a program's environment a moment after the program was started.
+    wait_for("the mark to be seen", supervisor.orphans, lambda found: pid in found, seconds=20)
     assert pid not in Supervisor(supervisor.directory / "other").orphans()
     processes.end(supervisor.orphans(), kill=True)
+
+
+def test_a_child_without_a_pid_file_is_stopped_too(supervisor: Supervisor) -> None:
+    supervisor.start(SLEEP)
+    pid = _pid(supervisor)
+    (supervisor.directory / "run" / "sleeper.json").unlink()
+    supervisor.stop("sleeper", kill=True)
+    assert start_ticks(pid) is None
 
 
 def test_a_program_that_ends_early_is_reported_with_its_last_words(supervisor: Supervisor) -> None:
@@ -106,8 +116,8 @@ def test_programs_of_a_caller_that_is_killed_die_with_it(tmp_path: Path) -> None
     ticks = start_ticks(pid)
     assert ticks is not None
     # Until the program itself runs, the kernel may not have been asked yet.
-    while Path(f"/proc/{pid}/comm").read_text() != "sleep\n":
-        assert caller.poll() is None
+    name = Path(f"/proc/{pid}/comm")
+    wait_for("the program to run", name.read_text, lambda found: found == "sleep\n", seconds=20)
     caller.kill()
     caller.wait()
     caller.stdout.close()
