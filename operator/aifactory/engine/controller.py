@@ -34,10 +34,10 @@ WORKERS: Final = 128
 """More than writes can be under way: a worker that waits to write keeps no other key from being decided."""
 STATUS_DELAY: Final = 1.8
 """Half-way states may be this old: a status is true within two seconds of every change, and few of them are written."""
-SLOW_STATUS_DELAY: Final = 10.0
-SLOW_FACTOR: Final = 40.0
+SLOW_STATUS_DELAY: Final = 20.0
+SLOW_FACTOR: Final = 60.0
 """Half-way states may be as old as this many writes take, up to `SLOW_STATUS_DELAY`: an API server that needs more than
-45 ms for a write has too much to do, and its work is spent better on pods and on states that stay."""
+30 ms for a write has too much to do, and its work is spent better on pods and on states that stay."""
 REFUSED_SECONDS: Final = 1.0
 """First delay after a refusal: somebody has to change something, which is not done in milliseconds."""
 
@@ -198,17 +198,23 @@ class Controller(Generic[Observed]):
         if status is None or status == subject.status:
             self._differs_since.pop(key, None)
             return True
+        now = self._clock.monotonic()
+        since = self._differs_since.setdefault(key, now)
         # An Event is as good as a fact: what it speaks about must be readable when it arrives.
-        if not (plan.urgent or plan.events):
-            now = self._clock.monotonic()
-            left = self._differs_since.setdefault(key, now) + self._delay() - now
-            if left > 0:
-                self._delayed.inc()
-                self.queue.add_after(key, left)
-                return False
-        await self._executor.write_status(self.kind.resource, subject, status, origin=self.name)
-        self._differs_since.pop(key, None)
-        return True
+        if not (plan.urgent or plan.events) and (left := since + self._delay() - now) > 0:
+            self._delayed.inc()
+            self.queue.add_after(key, left)
+            return False
+
+        def outdated() -> bool:
+            """More has happened while the write waited for its turn: the key is queued, and one write tells it all."""
+            return self.queue.added_again(key) and self._clock.monotonic() < since + SLOW_STATUS_DELAY
+
+        resource = self.kind.resource
+        written = await self._executor.write_status(resource, subject, status, origin=self.name, outdated=outdated)
+        if written:
+            self._differs_since.pop(key, None)
+        return written
 
     def _delay(self) -> float:
         slow = min(SLOW_FACTOR * self._executor.write_seconds, SLOW_STATUS_DELAY)

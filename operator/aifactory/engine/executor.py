@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -92,16 +92,27 @@ class Executor:
         return Outcome(refused, passing)
 
     async def write_status(
-        self, resource: Resource, subject: Subject, status: Mapping[str, Any], *, origin: str
-    ) -> None:
+        self,
+        resource: Resource,
+        subject: Subject,
+        status: Mapping[str, Any],
+        *,
+        origin: str,
+        outdated: Callable[[], bool] = lambda: False,
+    ) -> bool:
         """Write the difference between the subject's status and `status`, on top of exactly what was observed.
+
+        Returns:
+            False, and nothing was written, if it had to wait and was `outdated` when its turn came.
 
         Raises:
             Conflict: the object has changed since.
             NotFound: it is gone.
             KubeError: anything else.
         """
-        async with self._gate.slot(STATUS_PATIENCE):
+        async with self._gate.slot(STATUS_PATIENCE, outdated) as wanted:
+            if not wanted:
+                return False
             raw = await self._api.patch_status(
                 resource,
                 subject.key.namespace,
@@ -110,6 +121,7 @@ class Executor:
                 resource_version=subject.resource_version,
             )
         self._take(resource, raw, origin=origin)
+        return True
 
     # --- Inside ---
 

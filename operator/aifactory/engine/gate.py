@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -42,17 +42,27 @@ class Gate:
         return float(self._mean * 0.5 ** ((self._clock.monotonic() - self._measured_at) / _HALF_LIFE_SECONDS))
 
     @asynccontextmanager
-    async def slot(self, patience: float = 0.0) -> AsyncIterator[None]:
-        """Have one of the places. `patience` is in seconds."""
+    async def slot(self, patience: float = 0.0, outdated: Callable[[], bool] = lambda: False) -> AsyncIterator[bool]:
+        """Have one of the places.
+
+        Args:
+            patience: seconds by which others may come later and go first.
+            outdated: asked after waiting whether there is still a reason to write; if not, False is given out.
+        """
+        waited = not self._free
         await self._enter(patience)
+        wanted = not (waited and outdated())
         started = self._clock.monotonic()
         try:
-            yield
+            yield wanted
         finally:
-            now = self._clock.monotonic()
-            before = self.seconds
-            self._mean, self._measured_at = before + _WEIGHT * (now - started - before), now
+            if wanted:
+                self._measure(self._clock.monotonic() - started)
             self._leave()
+
+    def _measure(self, seconds: float) -> None:
+        before = self.seconds
+        self._mean, self._measured_at = before + _WEIGHT * (seconds - before), self._clock.monotonic()
 
     async def _enter(self, patience: float) -> None:
         if self._free:

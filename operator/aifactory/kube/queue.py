@@ -84,6 +84,10 @@ class WorkQueue(Generic[K]):
         """Keys that could be handed out now."""
         return len(self._fresh) + len(self._background)
 
+    def added_again(self, key: K) -> bool:
+        """Whether a key that is worked on will be handed out again when that work is done."""
+        return key in self._again
+
     # --- Adding ---
 
     def add(self, key: K, *, background: bool = False) -> None:

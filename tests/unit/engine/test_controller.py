@@ -158,7 +158,36 @@ def test_a_stale_view_deletes_nothing_newer() -> None:
     run(main)
 
 
-@pytest.mark.parametrize(("write_seconds", "low", "high"), [(0.01, 0.9, 2.0), (0.2, 4.0, 12.0)])
+@pytest.mark.parametrize("urgent", [True, False])
+def test_a_status_that_is_outdated_when_its_turn_comes_is_written_once_as_it_is_then(urgent: bool) -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        busy = asyncio.Event()
+
+        async def before(verb: str, resource: Resource, name: str) -> None:
+            if verb == "create" and name.startswith("big"):
+                await busy.wait()
+
+        api.before = before
+        async with Farm(api, status_delay=0.0, workers=8).running() as farm:
+            farm.kind.urgent = urgent
+            for number in range(4):
+                api.put(HERDS, "ns", f"big{number}", spec={"size": 24})  # together they take every place
+            await asyncio.sleep(1.0)
+            api.put(HERDS, "ns", "a", spec={"size": 0})
+            await asyncio.sleep(1.0)
+            assert not farm.status("a"), "it waits for a place"
+            api.put(HERDS, "ns", "a", spec={"size": 0, "colour": "black"})
+            await asyncio.sleep(1.0)
+            busy.set()
+            await settled(farm)
+            assert farm.status("a")["observedGeneration"] == 2
+            assert api.writes().count(("patch_status", "Herd", "a")) == 1
+
+    run(main)
+
+
+@pytest.mark.parametrize(("write_seconds", "low", "high"), [(0.01, 0.9, 2.0), (0.2, 4.0, 15.0)])
 def test_a_status_that_can_wait_waits_longer_when_the_api_server_has_too_much_to_do(
     write_seconds: float, low: float, high: float
 ) -> None:

@@ -99,6 +99,26 @@ def test_it_knows_what_a_write_takes_and_forgets_it() -> None:
     run(main)
 
 
+def test_what_is_outdated_when_its_turn_comes_is_not_wanted_and_not_measured() -> None:
+    async def main() -> None:
+        gate = Gate(1, FakeClock())
+        async with gate.slot(0.0, lambda: True) as wanted:
+            assert wanted, "it did not have to wait, so nothing can have happened"
+        asked: list[bool] = []
+
+        async def write(outdated: bool) -> None:
+            async with gate.slot(0.0, lambda: outdated) as wanted:
+                asked.append(wanted)
+                await asyncio.sleep(0.1 if wanted else 0.0)
+
+        before = gate.seconds
+        await asyncio.gather(write(False), write(True), write(False))
+        assert asked == [True, False, True]
+        assert gate.seconds > before + 0.015, "two writes of 0.1 s count, the third that was none does not"
+
+    run(main)
+
+
 def test_a_write_that_fails_leaves_its_place() -> None:
     async def fails(gate: Gate) -> None:
         async with gate.slot():
