@@ -193,8 +193,10 @@ brings; without one, the operator writes one object more for each job.
 
 {sides}
 
-Half-way states may wait 1.8 s for what else changes soon; that is part of *status behind pods*. On a machine
-this small both sides wait for the API server most of the time, and the status waits with them.
+Half-way states may wait 1.8 s for what else changes soon, and longer while the API server takes more than 30 ms for a
+write (docs/architecture.md); that is part of *status behind pods*. On a machine this small both sides wait for the API
+server most of the time, and the status waits with them: a burst like this is the one case in which a status may be more
+than two seconds old.
 
 {pictures}
 
