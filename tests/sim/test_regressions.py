@@ -125,6 +125,19 @@ def test_a_job_resized_before_it_has_pods_does_not_wait_for_a_gang_of_the_old_si
     assert [gang["spec"]["schedulingPolicy"]["gang"]["minCount"] for gang in world.cluster.all(PODGROUPS)] == [2]
 
 
+def test_a_job_made_smaller_is_not_done_because_the_node_it_lost_was(world: World) -> None:
+    """One node of two had ended well, the job was edited to one: 1 of 1 done, said the status, and it was published."""
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=2, model="gpt")), "user")
+    world.advance(20)
+    world.nodes.fail(world.cluster.get(PODS, manifests.NAMESPACE, "job-a-1-0"), SUCCESS)
+    world.advance(5)
+    edit(world, TRAININGJOBS, "job-a", {"nodes": {"count": 1}})
+    world.advance(60)
+    found = status(world, TRAININGJOBS, "job-a")
+    assert (found["phase"], found["attempt"]) == ("Running", 1)
+    assert not world.cluster.all(MODELVERSIONS)
+
+
 def test_gangs_of_earlier_attempts_go_also_when_their_pods_went_first(world: World) -> None:
     """They were removed together with pods only: each drain or lost node left one for the rest of the job's life."""
     world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=2)), "user")

@@ -181,11 +181,13 @@ class StatusDraft:
             # A fact that stays, also when somebody cleans the pods up or changes nodes.count.
             self.update(nodes=self._status.nodes)
             return
+        count = self._observed.job.spec.nodes.count
         self._nodes(
-            desired=self._observed.job.spec.nodes.count,
+            desired=count,
             active=sum(1 for pod in current if pod.live),
             ready=sum(1 for pod in current if pod.running and not (pod.succeeded or pod.terminating)),
-            succeeded=sum(1 for pod in current if pod.succeeded),
+            # A job that was made smaller is not done because nodes that it no longer has are.
+            succeeded=sum(1 for pod in current if pod.succeeded and pod.index < count),
             failed=sum(1 for pod in current if pod.failed),
         )
 
