@@ -79,10 +79,15 @@ class Connection:
     # --- Faults from outside ---
 
     @property
+    def silent(self) -> bool:
+        """A watch tells nothing, and its client has not given it up yet."""
+        return bool(self.faults.stalled & self._watches.keys())
+
+    @property
     def lag(self) -> float:
         """How far behind the watches may be, in seconds."""
         blurred = self.cluster.loop.now < self.faults.blurred_until
-        if blurred or self.faults.calls or self.faults.stalled & self._watches.keys():
+        if blurred or self.faults.calls or self.silent:
             return math.inf
         return max(self.faults.lag.values(), default=0.0)
 

@@ -48,6 +48,8 @@ class Invariants:
         """The highest attempt that each job has told, by UID: a status may get lost."""
         self._used: dict[str, int] = {}
         """The last attempt of each job that has run or was stopped: it may get no more pods."""
+        self._ended: set[str] = set()
+        """UIDs of jobs that have been Complete or Failed."""
         self._done: set[tuple[str, str]] = set()
         """Jobs' UIDs and node indices whose program has ended well by itself."""
         self._facts: dict[tuple[str, Key], float] = {}
@@ -123,7 +125,7 @@ class Invariants:
         if job is None or job["metadata"]["uid"] not in owner_uids(pod) or job["metadata"]["uid"] in self._suspended:
             return
         current = self._attempts[job["metadata"]["uid"]]
-        if int(labels[names.LABEL_ATTEMPT]) >= current and not _finished(job):
+        if int(labels[names.LABEL_ATTEMPT]) >= current and job["metadata"]["uid"] not in self._ended:
             self.wrong(f"pod {pod['metadata']['name']} of the current attempt {current} was deleted")
 
     # --- Jobs and versions ---
@@ -134,6 +136,8 @@ class Invariants:
         if new["spec"].get("suspend"):
             self._suspended.add(uid)
         now, before = new.get("status", {}), old.get("status", {})
+        if _finished(new):
+            self._ended.add(uid)
         self._attempts[uid] = max(self._attempts[uid], now.get("attempt", 0))
         if not ours:
             self._used.pop(uid, None)  # a lost status takes with it what it said of the attempt

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+MAX_TURNS = 2_000
+"""More turns at one moment than anything needs that comes to an end."""
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -21,15 +23,26 @@ class StandsStill(Exception):
     """Nothing can run any more and no timer is set: the test waits for something that will not happen."""
 
 
+class Spins(Exception):
+    """Something runs again and again and no time passes: it would take a whole core in reality."""
+
+
 class _Selector(selectors.DefaultSelector):
     loop: FakeTimeLoop
+    turns = 0
+    """Turns of the loop since time last passed."""
 
     def select(self, timeout: float | None = None) -> Any:
         ready = super().select(0)
+        self.turns += 1
         if not ready:
             if timeout is None:
                 raise StandsStill
-            self.loop.now += max(timeout, 0.0)
+            if timeout > 0:
+                self.loop.now += timeout
+                self.turns = 0
+        if self.turns > MAX_TURNS:
+            raise Spins
         return ready
 
 
