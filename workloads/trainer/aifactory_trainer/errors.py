@@ -45,7 +45,11 @@ def record(message: str, *, stack: str = "", code: int = 1) -> None:
     document = _document(message, stack, code)
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if error_file:
-        _write(Path(error_file), document)
+        # torchrun reads it while it ends the others: it must find all of it or nothing.
+        path = Path(error_file)
+        staged = path.with_name(f".{path.name}.new")
+        if _write(staged, document):
+            staged.replace(path)
     log = _termination_log()
     if log is not None and not _has_text(log):
         _write(log, document)
@@ -117,8 +121,10 @@ def _has_text(path: Path) -> bool:
         return False
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str) -> bool:
     try:
         path.write_text(text)
     except OSError as problem:
         print(f"aifactory: {path} can not be written: {problem}", file=sys.stderr)
+        return False
+    return True
