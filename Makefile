@@ -26,7 +26,7 @@ demo: venv ## From a clean clone to generated text: cluster, images, operator, o
 	$(BIN)/python -m demo $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)") $(if $(REGISTRY),--registry "$(REGISTRY)")
 
 .PHONY: test
-test: verify test-unit test-sim test-workloads test-component test-cluster ## Everything CI runs: verify, unit, simulation, workloads, component and cluster tests
+test: verify test-unit test-sim test-workloads test-component test-localcluster test-cluster ## Everything CI runs: verify, unit, simulation, workloads, component, local cluster and cluster tests
 
 .PHONY: verify
 verify: venv ## Format, lint, types, layers, and generated files up to date (under a minute)
