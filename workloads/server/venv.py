@@ -7,6 +7,7 @@ very files that the images get. See `workloads/torch/venv.py`, whose rules hold 
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.util
 import sys
 from pathlib import Path
@@ -18,10 +19,20 @@ LOCK = HERE / "requirements-test.lock"
 
 def ensure() -> Path:
     """The Python of the test environment."""
+    _ensure_libpython()
     torch = _torch_venv()
     base = torch.ensure_runtime().parent.parent
     directory = torch.venv_path("serving-test", [torch.LOCK, LOCK])
     return Path(torch.ensure(directory, LOCK, compile_bytecode=True, packages_of=base))
+
+
+def _ensure_libpython() -> None:
+    """Triton's Python back end embeds the interpreter, as a library that a bare system does not have."""
+    if ctypes.util.find_library("python3.11") is None:
+        sys.path.insert(0, str(HERE.parent.parent))
+        from localcluster import debian
+
+        debian.ensure_packages(["libpython3.11"])
 
 
 def _torch_venv() -> ModuleType:
