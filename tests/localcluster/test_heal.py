@@ -96,7 +96,9 @@ def test_heals_when_some_were_killed_and_leaves_the_others(
     _up()
     _is_well(cluster, note)
     after = _pids(cluster)
-    assert {name for name in NAMES if after[name] != before[name]} == set(victims)
+    # Kubernetes' controllers may end by themselves when their API server goes.
+    led_along = {"kube-controller-manager", "kube-scheduler"} if "kube-apiserver" in victims else set()
+    assert set(victims) <= {name for name in NAMES if after[name] != before[name]} <= {*victims, *led_along}
 
 
 def test_a_stranger_with_a_recorded_process_id_is_left_alone(cluster: Cluster, note: str) -> None:
