@@ -74,6 +74,17 @@ class Farm:
             Informer(client, PODS, Pod, pods, namespace=namespace),
         )
         self.tasks: list[asyncio.Task[None]] = []
+        self.pods = pods
+
+    def view(self, herd: str) -> str:
+        """What it believes about a herd's pods, and when its informers last heard anything."""
+        known = {
+            pod.metadata.name: (pod.metadata.uid, pod.metadata.resource_version, pod.metadata.deletion_timestamp)
+            for pod in self.pods.all()
+            if pod.metadata.name.startswith(f"{herd}-")
+        }
+        silent = {str(informer.resource): round(informer.silent_seconds(), 1) for informer in self.informers}
+        return f"knows {known}, silent for {silent}, {len(self.controller.queue)} keys queued"
 
     async def start(self) -> None:
         self.tasks = [asyncio.create_task(informer.run()) for informer in self.informers]
@@ -126,7 +137,7 @@ def is_declared(herd: dict[str, Any], pods: set[str]) -> bool:
     )
 
 
-async def declared(client: Client, namespace: str, seconds: float = 90.0) -> None:
+async def declared(client: Client, namespace: str, farm: Farm, seconds: float = 90.0) -> None:
     """Wait until every herd is as its spec says."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
@@ -134,7 +145,9 @@ async def declared(client: Client, namespace: str, seconds: float = 90.0) -> Non
         wrong = {name: (herd, pods[name]) for name, herd in herds.items() if not is_declared(herd, pods[name])}
         if not wrong:
             return
-        assert asyncio.get_running_loop().time() < deadline, f"not as declared after {seconds} s: {wrong}"
+        assert asyncio.get_running_loop().time() < deadline, (
+            f"not as declared after {seconds} s: {[(wrong[name], farm.view(name)) for name in wrong]}"
+        )
         await asyncio.sleep(0.1)
 
 
@@ -162,7 +175,7 @@ async def test_crashes_on_both_sides_end_in_what_was_declared(
             except KubeError:
                 pass
 
-    await declared(client, namespace)
+    await declared(client, namespace, farm)
     # Nothing is due any more: when the last delayed status is out, nothing else is written.
     await eventually(lambda: not farm.controller._differs_since, lambda: farm.controller._differs_since)
     writes = counting.writes
