@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import Any
 
@@ -137,11 +138,25 @@ def is_declared(herd: dict[str, Any], pods: set[str]) -> bool:
     )
 
 
+async def collect_pods(client: Client, namespace: str) -> None:
+    """Play Kubernetes' pod garbage collector, which does not run here.
+
+    An API server deletes a pod that has no node in two steps; one that is killed in between leaves the pod ending for
+    ever, and it is the collector (podgc: unscheduled terminating pods) that removes it.
+    """
+    listed = msgspec.json.decode(await client.list(PODS, namespace=namespace), type=ObjectList[Pod])
+    for pod in listed.items or ():
+        if pod.metadata.deletion_timestamp is not None:
+            with contextlib.suppress(NotFound):
+                await client.delete(PODS, namespace, pod.metadata.name, uid=pod.metadata.uid, grace_seconds=0)
+
+
 async def declared(client: Client, namespace: str, farm: Farm, seconds: float = 90.0) -> None:
     """Wait until every herd is as its spec says."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
         herds, pods = await world(client, namespace)
+        await collect_pods(client, namespace)
         wrong = {name: (herd, pods[name]) for name, herd in herds.items() if not is_declared(herd, pods[name])}
         if not wrong:
             return
