@@ -71,6 +71,7 @@ def _round(round_seed: int) -> str:
         stateful_step_count=STEPS_PER_EXAMPLE,
         deadline=None,
         database=None,
+        report_multiple_bugs=False,
         phases=phases,
         suppress_health_check=list(HealthCheck),
     )
