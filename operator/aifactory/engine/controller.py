@@ -38,6 +38,8 @@ SLOW_STATUS_DELAY: Final = 20.0
 SLOW_FACTOR: Final = 60.0
 """Half-way states may be as old as this many writes take, up to `SLOW_STATUS_DELAY`: an API server that needs more than
 30 ms for a write has too much to do, and its work is spent better on pods and on states that stay."""
+EARLY_SECONDS: Final = 0.001
+"""A timer may run early by its clock's resolution: what it was set for is due all the same."""
 REFUSED_SECONDS: Final = 1.0
 """First delay after a refusal: somebody has to change something, which is not done in milliseconds."""
 
@@ -123,6 +125,9 @@ class Controller(Generic[Observed]):
                 self._seconds.observe(self._clock.monotonic() - started)
                 self._active.dec()
                 self.queue.done(key)
+            # Reconciles that write nothing wait for nothing: a thousand of them in a row, or one that is due again at
+            # once for ever, would hold up watches, the lease and everything else.
+            await asyncio.sleep(0)
 
     # --- One reconcile ---
 
@@ -201,7 +206,7 @@ class Controller(Generic[Observed]):
         now = self._clock.monotonic()
         since = self._differs_since.setdefault(key, now)
         # An Event is as good as a fact: what it speaks about must be readable when it arrives.
-        if not (plan.urgent or plan.events) and (left := since + self._delay() - now) > 0:
+        if not (plan.urgent or plan.events) and (left := since + self._delay() - now) > EARLY_SECONDS:
             self._delayed.inc()
             self.queue.add_after(key, left)
             return False

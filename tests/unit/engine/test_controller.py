@@ -91,6 +91,28 @@ def test_a_difference_that_disappears_is_not_written() -> None:
     run(main)
 
 
+def test_what_is_always_due_at_once_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that found a key each time it asked never gave the event loop away: the process stood still."""
+
+    async def main() -> None:
+        farm, plans = Farm(MemoryApi()), 0
+
+        def observe(key: Key) -> None:
+            nonlocal plans
+            plans += 1
+            if plans < 1000:
+                farm.controller.queue.add(key)
+
+        monkeypatch.setattr(farm.kind, "observe", observe)
+        async with farm.running():
+            farm.controller.queue.add(Key("ns", "a"))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert 0 < plans < 100
+
+    run(main)
+
+
 def test_an_urgent_status_is_written_at_once_and_its_event_after_it() -> None:
     async def main() -> None:
         api = MemoryApi()
