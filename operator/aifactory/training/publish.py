@@ -108,7 +108,7 @@ def _publisher_failed(publisher: TaskPod, draft: StatusDraft, now: datetime) -> 
         draft.publishing(message, mendable)
         return Decision(draft.result(), urgent=True, again_after=(due - now).total_seconds())
     draft.update(output=OutputStatus(publish_attempt=number + 1))
-    draft.publishing("the publisher is being created", mendable)
+    draft.publishing(f"pod {publisher.name}: {shorten(words, 800)}; it is being tried again", mendable)
     return Decision(draft.result(), urgent=True, again_after=0)
 
 
