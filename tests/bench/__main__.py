@@ -66,11 +66,11 @@ def main() -> int:
     results = json.loads(kept.read_text()) if kept.exists() else {"scenarios": {}}
     names = [] if options.only_docs else options.scenario or list(SCENARIOS)
     for name in names:
-        results["machine"] = machine()
-        print(f"{name} ... (load {results['machine']['load']})", flush=True)
+        results["machine"], taken = machine(), moment()
+        print(f"{name} ... (load {taken['load']})", flush=True)
         started = time.monotonic()
         results["scenarios"][name] = asyncio.run(_run(name, options))
-        results["scenarios"][name] |= {"machineLoad": results["machine"]["load"], "scale": options.scale}
+        results["scenarios"][name] |= {"taken": taken, "scale": options.scale}
         kept.write_text(json.dumps(results, indent=1))
         print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
         print(report.table(judge({name: results["scenarios"][name]})), flush=True)
@@ -91,23 +91,29 @@ async def _run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return await SCENARIOS[name](options)
 
 
-def machine() -> dict[str, Any]:
-    """Where and when this is measured."""
-    processors = Path("/proc/cpuinfo").read_text()
-    model = re.search(r"^model name\s*: (.+)$", processors, re.MULTILINE)
-    memory = re.search(r"^MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+def moment() -> dict[str, str]:
+    """When this is measured, of what, and how busy the machine is. Figures of several runs are kept side by side."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    versions = (ROOT / "localcluster" / "parts" / "kubernetes" / "go.mod").read_text()
-    kubernetes = re.search(r"k8s\.io/kubernetes (v[\d.]+)", versions)
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "commit": commit.strip() or "unknown",
+        "load": " ".join(Path("/proc/loadavg").read_text().split()[:3]),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Where this is measured."""
+    processors = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"^model name\s*: (.+)$", processors, re.MULTILINE)
+    memory = re.search(r"^MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    versions = (ROOT / "localcluster" / "parts" / "kubernetes" / "go.mod").read_text()
+    kubernetes = re.search(r"k8s\.io/kubernetes (v[\d.]+)", versions)
+    return {
         "cpus": os.cpu_count(),
         "model": model.group(1) if model else platform.machine(),
         "memory": round(int(memory.group(1)) / (1 << 20)) if memory else 0,
         "kubernetes": kubernetes.group(1) if kubernetes else "unknown",
         "python": platform.python_version(),
-        "load": " ".join(Path("/proc/loadavg").read_text().split()[:3]),
     }
 
 
