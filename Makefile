@@ -69,7 +69,7 @@ test-component: venv ## The operator's parts against a real kube-apiserver and e
 	$(BIN)/pytest tests/component -q --ignore=tests/component/faults --ignore=tests/component/test_fuzz.py
 
 .PHONY: test-faults
-test-faults: venv ## The operator on an API server that fails in many ways, and 10,000 generated objects (long; AIFACTORY_LONG=1 for longer)
+test-faults: venv ## The operator on an API server that fails in many ways, and 300 generated objects (AIFACTORY_LONG=1: outages of two minutes, 10,000 objects)
 	$(BIN)/pytest tests/component/faults tests/component/test_fuzz.py -q
 
 .PHONY: test-localcluster
