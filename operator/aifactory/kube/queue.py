@@ -4,7 +4,8 @@ What always holds:
 - A key is handed to one worker at a time. Added while it is worked on, it is queued again when that work is done.
 - A key that is queued already is not queued twice; it is looked at once, and sees everything that happened until then.
 - A key that was added is never lost: it is queued, worked on and marked to be queued again, or handed to a worker that
-  must call `done`. A timer only ever adds; it never replaces an earlier wake-up by a later one.
+  must call `done`. Of two timers of a key the earlier counts, and handing the key out ends it: whoever works on the key
+  sees everything and says anew when to look again.
 - Fresh keys go before background keys (those of a first list), but every 16th turn is a background key's, so that
   steady traffic can not starve the others.
 
@@ -27,6 +28,8 @@ from aifactory.kube import metrics
 K = TypeVar("K")
 
 BACKGROUND_TURN = 16
+HEAP_SLACK = 256
+"""Entries that count no more and may stay in the heap of timers, beside as many as count."""
 
 
 class ShutDown(Exception):
@@ -66,10 +69,11 @@ class WorkQueue(Generic[K]):
         """Keys added while worked on, with their background flag."""
         self._failures: dict[K, int] = {}
         self._due: dict[K, float] = {}
-        """When a waiting key is added. The heap may hold older, later entries of the same key; they are skipped."""
+        """When a waiting key is added. The heap may hold entries of it that count no more; they are skipped."""
         self._heap: list[tuple[float, int, K]] = []
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._getters: deque[asyncio.Future[None]] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._turn = 0
@@ -117,6 +121,9 @@ class WorkQueue(Generic[K]):
         if known is not None and known <= when:
             return
         self._due[key] = when
+        if len(self._heap) > 2 * len(self._due) + HEAP_SLACK:
+            self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
+            heapq.heapify(self._heap)
         heapq.heappush(self._heap, (when, next(self._order), key))
         self._arm()
 
@@ -148,6 +155,7 @@ class WorkQueue(Generic[K]):
                 raise ShutDown
             await self._wait(self._getters)
         key, since = self._pop()
+        self._due.pop(key, None)
         now = asyncio.get_running_loop().time()
         self._processing[key] = now
         self._depth.set(len(self))
@@ -230,10 +238,10 @@ class WorkQueue(Generic[K]):
         """Set the one timer to the earliest time a key is due."""
         when = self._heap[0][0]
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._timer_at <= when:
                 return
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_at(when, self._fire)
+        self._timer, self._timer_at = asyncio.get_running_loop().call_at(when, self._fire), when
 
     def _fire(self) -> None:
         self._timer = None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aifactory.kube.queue import BACKGROUND_TURN, Backoff, ShutDown, WorkQueue
+from aifactory.kube.queue import BACKGROUND_TURN, HEAP_SLACK, Backoff, ShutDown, WorkQueue
 from tests.support.faketime import run, until
 
 
@@ -78,6 +78,33 @@ def test_the_earliest_of_several_times_counts() -> None:
         return [first, loop.time()]
 
     assert run(main) == pytest.approx([2.0, 22.0])
+
+
+def test_a_key_that_is_handed_out_waits_for_no_timer_any_more() -> None:
+    async def main() -> list[float]:
+        queue = new_queue()
+        loop = asyncio.get_running_loop()
+        queue.add_after("a", 10.0)
+        queue.add("a")
+        await take(queue)
+        first = loop.time()
+        queue.add_after("a", 60.0)
+        await take(queue)
+        return [first, loop.time()]
+
+    assert run(main) == pytest.approx([0.0, 60.0])
+
+
+def test_timers_that_count_no_more_do_not_pile_up() -> None:
+    async def main() -> int:
+        queue = new_queue()
+        for number in range(10 * HEAP_SLACK):
+            queue.add("a")
+            await take(queue)
+            queue.add_after("a", 300.0 + number)
+        return len(queue._heap)
+
+    assert run(main) <= HEAP_SLACK + 3
 
 
 def test_delays_double_up_to_the_limit_and_start_anew_after_forget() -> None:

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aifactory.kube.queue import Backoff, WorkQueue
+from aifactory.kube.queue import HEAP_SLACK, Backoff, WorkQueue
 from tests.support.faketime import FakeTimeLoop
 
 KEYS = st.sampled_from("abcde")
@@ -19,7 +19,10 @@ SECONDS = st.sampled_from([0.0, 0.5, 1.0, 5.0, 300.0])
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """The model: a key is owed from the moment it is added until it is handed out after that moment."""
+    """The model: a key is owed from the moment it is added until it is handed out after that moment.
+
+    A timer is owed too, until it has fired or the key is handed out: whoever works on it says anew when to look again.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,6 +92,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert key not in self.working, "two workers on one key"
         assert key in self.owed, "a key that nobody added"
         self.owed.discard(key)
+        self.due.pop(key, None)
         self.working.add(key)
 
     @precondition(lambda self: self.working)
@@ -102,6 +106,10 @@ class QueueMachine(RuleBasedStateMachine):
     def hands_out_exactly_what_is_owed(self) -> None:
         self.settle()
         assert len(self.queue) == len(self.owed - self.working)
+
+    @invariant()
+    def keeps_no_timers_that_count_no_more(self) -> None:
+        assert len(self.queue._heap) <= 2 * len(self.due) + HEAP_SLACK + 1
 
     def teardown(self) -> None:
         """Everything that is owed or will be comes out, once."""
