@@ -19,11 +19,12 @@ import msgspec
 
 from aifactory.api.base import format_time
 from aifactory.kube.errors import AlreadyExists, BadRequest, Conflict, Forbidden, NotFound
-from aifactory.kube.resources import DEPLOYMENTS, NODES, PODS, PVCS, Key, Resource
+from aifactory.kube.resources import DEPLOYMENTS, PODS, PVCS, Key, Resource
 from tests.sim.patches import json_patch, merge_patch
 from tests.support.faketime import EPOCH, FakeTimeLoop
 
 Body = dict[str, Any]
+NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
 encode = msgspec.json.Encoder().encode
 
 REPLICASETS = Resource("apps", "v1", "replicasets", "ReplicaSet")

@@ -44,8 +44,6 @@ class Metadata(Struct, frozen=True, gc=False):
     generation: int = 0
     labels: dict[str, str] = {}
     owner_references: tuple[OwnerReference, ...] = ()
-    finalizers: tuple[str, ...] = ()
-    creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
 
     @property
@@ -94,7 +92,6 @@ class Condition(Struct, frozen=True, gc=False):
     status: str = "Unknown"
     reason: str = ""
     message: str = ""
-    last_transition_time: datetime | None = None
 
 
 def condition(conditions: tuple[Condition, ...], type_: str) -> Condition | None:
@@ -111,15 +108,13 @@ class Waiting(Struct, frozen=True, gc=False):
 
 
 class Running(Struct, frozen=True, gc=False):
-    started_at: datetime | None = None
+    """That it is there is all that counts."""
 
 
 class Terminated(Struct, frozen=True, gc=False):
     exit_code: int = 0
-    signal: int = 0
     reason: str = ""
     message: str = ""
-    started_at: datetime | None = None
     finished_at: datetime | None = None
 
 
@@ -133,32 +128,32 @@ class ContainerState(Struct, frozen=True, gc=False):
 
 class ContainerStatus(Struct, frozen=True, gc=False):
     name: str
-    ready: bool = False
-    restart_count: int = 0
     image: str = ""
     image_id: str = msgspec.field(default="", name="imageID")
     state: ContainerState = ContainerState()
-    last_state: ContainerState = ContainerState()
-
-
-class SchedulingGate(Struct, frozen=True, gc=False):
-    name: str
 
 
 class PodSpec(Struct, frozen=True, gc=False):
     node_name: str = ""
-    scheduling_gates: tuple[SchedulingGate, ...] = ()
+
+
+POD_CONDITIONS = frozenset({"Ready", "PodScheduled", "DisruptionTarget"})
 
 
 class PodStatus(Struct, frozen=True, gc=False):
+    """Of the conditions only those that are read are kept: the others change often, and mean nothing to us."""
+
     phase: str = "Pending"
     reason: str = ""
     message: str = ""
     pod_ip: str = msgspec.field(default="", name="podIP")
-    start_time: datetime | None = None
     conditions: tuple[Condition, ...] = ()
     container_statuses: tuple[ContainerStatus, ...] = ()
     init_container_statuses: tuple[ContainerStatus, ...] = ()
+
+    def __post_init__(self) -> None:
+        kept = tuple(entry for entry in self.conditions if entry.type in POD_CONDITIONS)
+        msgspec.structs.force_setattr(self, "conditions", kept)
 
 
 class Pod(Struct, frozen=True, gc=False):
@@ -177,29 +172,19 @@ class ConfigMap(Struct, frozen=True, gc=False):
     metadata: Metadata
 
 
-class ClaimStatus(Struct, frozen=True, gc=False):
-    phase: str = "Pending"
-
-
 class Claim(Struct, frozen=True, gc=False):
     """A PersistentVolumeClaim."""
 
     metadata: Metadata
-    status: ClaimStatus = ClaimStatus()
 
 
 class DeploymentSpec(Struct, frozen=True, gc=False):
     replicas: int = 1
-    paused: bool = False
 
 
 class DeploymentStatus(Struct, frozen=True, gc=False):
-    observed_generation: int = 0
     replicas: int = 0
     ready_replicas: int = 0
-    updated_replicas: int = 0
-    available_replicas: int = 0
-    conditions: tuple[Condition, ...] = ()
 
 
 class Deployment(Struct, frozen=True, gc=False):
@@ -230,35 +215,6 @@ class PodGroup(Struct, frozen=True, gc=False):
     metadata: Metadata
     spec: PodGroupSpec = PodGroupSpec()
     status: PodGroupStatus = PodGroupStatus()
-
-
-class Taint(Struct, frozen=True, gc=False):
-    key: str
-    effect: str
-    value: str = ""
-
-
-class NodeSpec(Struct, frozen=True, gc=False):
-    unschedulable: bool = False
-    taints: tuple[Taint, ...] = ()
-
-
-class NodeStatus(Struct, frozen=True, gc=False):
-    conditions: tuple[Condition, ...] = ()
-
-
-class Node(Struct, frozen=True, gc=False):
-    metadata: Metadata
-    spec: NodeSpec = NodeSpec()
-    status: NodeStatus = NodeStatus()
-
-
-class CustomObject(Struct, frozen=True, gc=False):
-    """A custom resource whose spec and status are left as they stand in JSON."""
-
-    metadata: AnnotatedMetadata
-    spec: dict[str, Any] = {}
-    status: dict[str, Any] = {}
 
 
 class PartialObject(Struct, frozen=True, gc=False):

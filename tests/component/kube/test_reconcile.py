@@ -17,13 +17,13 @@ from aifactory.kube.auth import SessionProvider
 from aifactory.kube.client import Client
 from aifactory.kube.errors import KubeError, NotFound
 from aifactory.kube.informer import Informer
-from aifactory.kube.objects import CustomObject, ObjectList, Pod, decoder
+from aifactory.kube.objects import ObjectList, Pod, decoder
 from aifactory.kube.resources import CRDS, PODS
 from aifactory.kube.store import Store, by_controller
 from localcluster.controlplane import ControlPlane
 from tests.component.kube.test_client import pod as pod_body
 from tests.component.kube.test_informer import eventually
-from tests.unit.engine.herd import HERDS, HerdKind, Seen
+from tests.unit.engine.herd import HERDS, CustomObject, HerdKind, Seen
 
 FREE_FORM = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 SCHEMA = {"openAPIV3Schema": {"type": "object", "properties": {"spec": FREE_FORM, "status": FREE_FORM}}}

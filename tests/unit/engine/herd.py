@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from aifactory.engine.controller import Controller
 from aifactory.engine.executor import Executor
 from aifactory.engine.plan import Create, Delete, Event, Plan, Subject, WriteError
 from aifactory.engine.wakeups import wake_owner
 from aifactory.kube.events import EventRecorder
 from aifactory.kube.informer import Informer
-from aifactory.kube.objects import CustomObject, Pod, decoder
+from aifactory.kube.objects import Metadata, Pod, Struct, decoder
 from aifactory.kube.queue import Backoff, WorkQueue
 from aifactory.kube.resources import PODS, Key, Resource
 from aifactory.kube.store import Store, by_controller
@@ -24,6 +26,14 @@ from tests.support.faketime import FakeClock
 from tests.unit.memory_api import MemoryApi
 
 HERDS = Resource("test.dev", "v1", "herds", "Herd")
+
+
+class CustomObject(Struct, frozen=True, gc=False):
+    """A herd, whose spec and status are left as they stand in JSON."""
+
+    metadata: Metadata
+    spec: dict[str, Any] = msgspec.field(default_factory=dict)
+    status: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True)

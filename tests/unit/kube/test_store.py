@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aifactory.kube.objects import Metadata, OwnerReference, Pod, same_but_version
+from aifactory.kube.objects import Metadata, OwnerReference, Pod, decoder, same_but_version
 from aifactory.kube.resources import Key
 from aifactory.kube.store import Change, Store, by_controller, by_label
 
@@ -73,6 +74,19 @@ def test_a_new_version_that_shows_nothing_new_is_kept_but_not_told() -> None:
     assert [found.metadata.resource_version for found in store.by("job", ("ns", "x"))] == ["6"]
     assert store.put(pod("a", 7, job="y"))
     assert store.remove(pod("a", 8))
+
+
+def test_a_condition_that_nobody_reads_is_no_news() -> None:
+    def reported(version: int, *conditions: tuple[str, str]) -> bytes:
+        told = [{"type": type_, "status": status, "lastTransitionTime": None} for type_, status in conditions]
+        metadata = {"name": "a", "uid": "u", "resourceVersion": str(version)}
+        return json.dumps({"metadata": metadata, "status": {"conditions": told}}).encode()
+
+    decode = decoder(Pod)
+    store: Store[Pod] = Store()
+    assert store.put(decode(reported(1, ("Ready", "False"))))
+    assert not store.put(decode(reported(2, ("Ready", "False"), ("ContainersReady", "True"))))
+    assert store.put(decode(reported(3, ("Ready", "True"), ("ContainersReady", "True"))))
 
 
 def test_an_object_that_left_the_label_selector_may_come_back() -> None:
