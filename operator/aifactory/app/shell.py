@@ -109,6 +109,8 @@ def notice_lists(kinds: Collection[Watched]) -> aiohttp.ClientMiddlewareType:
 
 def take(kind: Watched, type_: str | None, body: Mapping[str, Any]) -> None:
     """Put one event into the store; `None` is the type of what was there before the watch began."""
+    if type_ == "MODIFIED" and _is_echo(kind.store, body["metadata"]):
+        return  # of a write of ours, whose answer told everything; parsing is the dear part
     stored = kind.parse(body)
     if type_ == "DELETED":
         kind.store.remove(stored)
@@ -214,6 +216,11 @@ async def _audit(api: Api, kind: Watched, namespace: str | None) -> None:
         gone = kind.store.retain({entry.metadata.uid for entry in listed}, version)
         if gone:
             logger.warning("%d deleted %s had not been reported by the watch", gone, kind.resource.plural)
+
+
+def _is_echo(store: Store[Any], metadata: Mapping[str, Any]) -> bool:
+    known = store.get(metadata.get("namespace", ""), metadata["name"])
+    return known is not None and bool(known.metadata.resource_version == metadata.get("resourceVersion"))
 
 
 def _known(store: Store[Any], entry: PartialObject) -> bool:

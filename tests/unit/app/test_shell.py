@@ -156,3 +156,28 @@ async def test_a_deletion_during_a_broken_watch_is_noticed_after_the_next_list(
         versions.add(name)
     versions.expiries.put_nowait(None)
     await holds(store, len(left))
+
+
+def test_the_echo_of_a_write_whose_answer_is_known_is_not_parsed() -> None:
+    parse, parsed = custom.parser(ModelVersion), []
+
+    def counted(body: Any) -> Stored[ModelVersion]:
+        parsed.append(body["metadata"]["resourceVersion"])
+        return parse(body)
+
+    store: Store[Stored[ModelVersion]] = Store()
+    kind = shell.Watched(MODELVERSIONS, counted, store)
+
+    def body(version: int, phase: str) -> dict[str, Any]:
+        metadata = {"name": "gpt-v1", "namespace": "team", "uid": "u", "resourceVersion": str(version)}
+        return {**KIND, "metadata": metadata, "spec": SPEC, "status": {"phase": phase}}
+
+    shell.take(kind, "ADDED", body(1, "New"))
+    store.put(parse(body(2, "Answered")), origin="modelversion")
+    shell.take(kind, "MODIFIED", body(2, "Answered"))
+    assert parsed == ["1"]
+    shell.take(kind, "MODIFIED", body(3, "Changed"))
+    assert parsed == ["1", "3"]
+    found = store.get("team", "gpt-v1")
+    assert found is not None
+    assert found.status == {"phase": "Changed"}
