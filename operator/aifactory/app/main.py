@@ -14,7 +14,8 @@ import logging
 import random
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import kopf
@@ -117,6 +118,18 @@ async def first_answer(api: Api, namespace: str | None) -> bool:
         await asyncio.sleep(START_RETRY_SECONDS)
 
 
+async def _patiently(read: Callable[[], Awaitable[None]]) -> None:
+    """Read again while the API server is away: to end instead would cost a lease's time and a start."""
+    while True:
+        try:
+            return await read()
+        except KubeError as error:
+            if not error.retryable:
+                raise
+            logger.warning("the view of the leader before is read again: %s", error)
+        await asyncio.sleep(START_RETRY_SECONDS)
+
+
 class Process:
     """Everything that runs in one process, but for what delivers the custom resources and serves HTTP.
 
@@ -191,8 +204,10 @@ class Process:
         await asyncio.wait([stopping, *self._parts], return_when=asyncio.FIRST_COMPLETED)
         ended = [task for task in self._parts if task.done()]
         for task in ended:
-            words = "cancelled" if task.cancelled() else task.exception() or "it returned"
-            logger.error("%s ended, so this process does: %s", task.get_name(), words)
+            error = None if task.cancelled() else task.exception()
+            words = "cancelled" if task.cancelled() else error or "it returned"
+            unexpected = None if isinstance(error, (KubeError, TimeoutError)) else error
+            logger.error("%s ended, so this process does: %s", task.get_name(), words, exc_info=unexpected)
 
         logger.info("stopping")
         self._stop.set()
@@ -253,9 +268,10 @@ class Process:
         again what was done since.
         """
         if self._options.leader_elect:
-            views = [informer.refresh() for informer in self._informers]
-            views += [shell.refresh(self._api, kind, self._options.namespace) for kind in self._kinds]
-            await asyncio.gather(*views)
+            namespace = self._options.namespace
+            views = [informer.refresh for informer in self._informers]
+            views += [partial(shell.refresh, self._api, kind, namespace) for kind in self._kinds]
+            await asyncio.gather(*map(_patiently, views))
         self._leading.set()
         async with asyncio.TaskGroup() as group:
             for controller in self._controllers.all():
