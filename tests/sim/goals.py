@@ -140,17 +140,17 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         if len(pods) > wanted:
             yield f"{says}: {len(pods)} pods, which serve what was wanted before, of {wanted}"
         return
-    loads = target["spec"]["source"]["uri"] not in world.programs.unloadable
-    if not loads:
+    if not _loads(world, target["metadata"]["name"]):
         if wanted and "Ready" in true:
             yield f"{says}: Ready with a version that does not load"
         if stable and stable != target["metadata"]["name"] and len(pods) > wanted:
             yield f"{says}: {len(pods)} pods, wanted {wanted}: what failed is not taken back"
-        # A stable revision whose deployment somebody deleted is gone for good if the template has changed since.
+        # A stable revision whose deployment somebody deleted is gone for good if the template has changed since; and
+        # one that was made of a version while the pool had no pods may not load either.
         if (
             deployments
-            and stable
             and stable != target["metadata"]["name"]
+            and _loads(world, stable)
             and len([p for p in pods if is_ready(p)]) != wanted
         ):
             yield f"{says}: {len(pods)} pods of the stable version, wanted {wanted}"
@@ -159,6 +159,11 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         yield f"{says}: {len(deployments)} deployments, {len(pods)} pods, wanted {wanted}"
     if "Ready" not in true or stable != target["metadata"]["name"]:
         yield f"{says}: serves {stable}, not {target['metadata']['name']}; True are {sorted(true)}"
+
+
+def _loads(world: World, version: str) -> bool:
+    uris = [v["spec"]["source"]["uri"] for v in world.cluster.all(MODELVERSIONS) if v["metadata"]["name"] == version]
+    return bool(uris) and uris[0] not in world.programs.unloadable
 
 
 def _target(world: World, wish: Mapping[str, Any]) -> Body | None:
