@@ -36,7 +36,7 @@ def _scaled(options: argparse.Namespace, count: int) -> int:
 
 
 SCENARIOS: dict[str, Scenario] = {
-    "jobs-1": lambda o: jobs.run(Load(_scaled(o, 1000), 1)),
+    "jobs-1": lambda o: jobs.run(Load(_scaled(o, 1000), 1), pairs=3),
     "jobs-8": lambda o: jobs.run(Load(_scaled(o, 100), 8)),
     "gangs-8": lambda o: jobs.run(Load(_scaled(o, 100), 8, gang=True)),
     "restart": lambda o: restart.run(Load(_scaled(o, 20), 8, short=False)),

@@ -1,8 +1,9 @@
 """The limit: a program that writes for each job what the operator writes, and decides nothing.
 
 It knows in advance what to write, keeps 32 requests in flight, and takes from a watch only what it must know: when a
-job's pods run, when they have succeeded, when one failed, when they are gone. No controller can do the same writes
-sooner on the same machine by more than noise.
+job's pods run, when they have succeeded, when one failed, when they are gone. It plays the user as well, who creates
+jobs with 32 requests in flight of his own, as on the other side: a controller can not put off what users do. No
+controller can do the same writes sooner on the same machine by more than noise.
 
     python -m tests.bench.limit KUBECONFIG --count 1000 --nodes 1
 
@@ -17,13 +18,12 @@ import gc
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
 
-from tests.bench.client import IN_FLIGHT, Client
+from tests.bench.client import IN_FLIGHT, Client, each
 from tests.bench.objects import JOBS, PODS, Recipe, attempt_of, job, job_names, job_of, recipe
 
 AGENT = "aifactory-bench-limit"
@@ -84,12 +84,11 @@ class Limit:
     async def run(self) -> None:
         """Until cancelled."""
         head = msgspec.json.decode(await self._client.request("GET", f"{PODS}?limit=1"), type=_Head)
-        for name in self._jobs:
-            self._queue.put_nowait(partial(self._create_job, name))
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow(head.metadata.resource_version))
             for _ in range(IN_FLIGHT):
                 group.create_task(self._work())
+            group.create_task(each(self._jobs, self._create_job))
 
     async def _work(self) -> None:
         while True:
