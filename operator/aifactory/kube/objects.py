@@ -1,7 +1,7 @@
 """The fields of Kubernetes objects that this operator reads, and no others.
 
 Each struct is a window onto an object: what it does not name is skipped while decoding, which makes a watch event cost
-microseconds and a cached pod about two kilobytes. Nothing here is ever sent to the API server (that is what plain
+microseconds and a cached pod two and a half kilobytes. Nothing here is ever sent to the API server (that is what plain
 dictionaries are for), so a field that is missing here can not be lost there.
 
 All structs are frozen. `gc=False` is safe because nothing in them can form a cycle; it keeps ten thousand pods out of

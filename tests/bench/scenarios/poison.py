@@ -1,17 +1,21 @@
 """One poisoned job: its pods are refused, and its Service flaps, so that it fails a thousand times a minute.
 
-Others arrive at a steady pace that leaves the machine air; measured is their time from create to pod, with and without.
+Others arrive at a steady pace that leaves the machine air; measured is their time from create to pod, beside it and
+without it: then somebody else sends the same changes and the same refused pods, so that the API server has as much to
+do both times.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
-from tests.bench.client import Client
+from tests.bench.client import Client, RequestFailed
 from tests.bench.journal import Journal, percentile
-from tests.bench.objects import JOBS, job, job_of
+from tests.bench.objects import JOBS, PODS, Recipe, job, job_of, recipe
 from tests.bench.plane import NAMESPACE, until
 from tests.bench.processes import Operator
 from tests.bench.sides import OPERATOR_AGENT, bench_plane
@@ -19,10 +23,11 @@ from tests.bench.sides import OPERATOR_AGENT, bench_plane
 Json = dict[str, Any]
 
 PER_SECOND = 10.0
-POISON_PER_SECOND = 17.0
+CHANGES_PER_SECOND = 24.0
+NODES = 2
 HANDS = 4
 PATIENCE_SECONDS = 120.0
-SERVICE = f"/api/v1/namespaces/{NAMESPACE}/services/poison"
+SERVICES = f"/api/v1/namespaces/{NAMESPACE}/services"
 
 
 async def run(count: int) -> Json:
@@ -33,19 +38,19 @@ async def run(count: int) -> Json:
             async with Client(plane.service_account("user"), "aifactory-bench-user") as user:
                 journal = Journal(plane.audit_log)
                 await _arrivals(user, journal, operator, "warm", 20)
-                alone = await _arrivals(user, journal, operator, "alone", count)
+                async with _trouble(_Decoy(user)) as control:
+                    alone = await _arrivals(user, journal, operator, "alone", count)
                 known = journal.read()
-                stop = asyncio.Event()
-                poison = asyncio.create_task(_poison(user, stop))
-                beside = await _arrivals(user, journal, operator, "beside", count)
-                stop.set()
-                seconds = await poison
-                refused = list(journal.select("create", "pods", agent=OPERATOR_AGENT, since=known, ok=False))
+                async with _trouble(_Poison(user)) as poison:
+                    beside = await _arrivals(user, journal, operator, "beside", count)
+                refused = [write for write in journal.select("create", "pods", since=known, ok=False) if not write.ok]
+                reconciles = len([write for write in refused if write.agent == OPERATOR_AGENT]) / NODES
                 return {
                     "jobs": count,
                     "alone": alone,
                     "beside": beside,
-                    "failingReconcilesPerMinute": round(len([w for w in refused if not w.ok]) / seconds * 60),
+                    "changesPerMinute": {"alone": control.per_minute, "beside": poison.per_minute},
+                    "failingReconcilesPerMinute": round(reconciles / poison.seconds * 60),
                     "ratios": {
                         "p99": round(beside["p99"] / alone["p99"], 2),
                         "p50": round(beside["p50"] / alone["p50"], 2),
@@ -76,30 +81,86 @@ async def _arrivals(user: Client, journal: Journal, operator: Operator, prefix: 
     return {"p50": round(percentile(ms, 0.5), 1), "p99": round(percentile(ms, 0.99), 1), "max": round(max(ms), 1)}
 
 
-async def _poison(user: Client, stop: asyncio.Event) -> float:
-    """Create a job whose pods are refused, and change its Service for ever; returns for how long."""
-    body = job("poison", 2)
+class _Poison:
+    """A job whose pods are refused; each change of its Service has the operator try again."""
+
+    name = "poison"
+
+    def __init__(self, user: Client) -> None:
+        self._user = user
+        self._service = f"{SERVICES}/{self.name}"
+        self.changes = 0
+        self.seconds = 0.0
+
+    @property
+    def per_minute(self) -> int:
+        return round(self.changes / self.seconds * 60)
+
+    async def begin(self) -> None:
+        await self._user.request("POST", JOBS, _refused(self.name))
+        await until(self._missing, "the poisoned job has its Service")
+
+    async def change(self) -> None:
+        self.changes += 1
+        # A label: of an annotation the operator takes no notice.
+        await self._user.merge(self._service, {"metadata": {"labels": {"bench/change": str(self.changes)}}})
+
+    async def _missing(self) -> str:
+        try:
+            await self._user.get(self._service)
+        except RequestFailed as error:
+            return str(error)
+        return ""
+
+
+class _Decoy(_Poison):
+    """The same requests with no job behind them: what they cost the API server must not count against the operator."""
+
+    name = "decoy"
+
+    async def begin(self) -> None:
+        made = recipe(_refused(self.name)).children
+        self._pods = [body for path, body in made if path == PODS]
+        spec = {"clusterIP": "None", "selector": {"bench/none": "none"}}
+        await self._user.request("POST", SERVICES, {"metadata": {"name": self.name}, "spec": spec})
+
+    async def change(self) -> None:
+        await super().change()
+        await asyncio.gather(*map(self._refused_pod, self._pods))
+
+    async def _refused_pod(self, body: bytes) -> None:
+        try:
+            await self._user.request("POST", PODS, Recipe.with_uid(body, ""))
+        except RequestFailed as error:
+            if error.status != 422:
+                raise
+
+
+def _refused(name: str) -> Json:
+    body = job(name, NODES)
     body["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = [{"name": "missing", "mountPath": "/x"}]
-    await user.request("POST", JOBS, body)
-    await until(lambda: _missing(user), "the poisoned job has its Service")
+    return body
+
+
+@asynccontextmanager
+async def _trouble(source: _Poison) -> AsyncIterator[_Poison]:
+    """Change the Service at a steady rate for as long as the context lasts."""
+    await source.begin()
+    stop = asyncio.Event()
     started = time.monotonic()
 
-    async def change(hand: int) -> None:
+    async def hand() -> None:
         number = 0
         while not stop.is_set():
             number += 1
-            # A label: of an annotation the operator takes no notice.
-            await user.merge(SERVICE, {"metadata": {"labels": {f"bench/hand-{hand}": str(number)}}})
-            await asyncio.sleep(max(0.0, started + number * HANDS / POISON_PER_SECOND - time.monotonic()))
+            await source.change()
+            await asyncio.sleep(max(0.0, started + number * HANDS / CHANGES_PER_SECOND - time.monotonic()))
 
     # One hand alone would be as slow as the API server is to answer.
-    await asyncio.gather(*(change(hand) for hand in range(HANDS)))
-    return time.monotonic() - started
-
-
-async def _missing(user: Client) -> str:
+    hands = [asyncio.create_task(hand()) for _ in range(HANDS)]
     try:
-        await user.get(SERVICE)
-    except Exception as error:
-        return str(error)
-    return ""
+        yield source
+    finally:
+        stop.set()
+        await asyncio.gather(*hands)
+        source.seconds = time.monotonic() - started
