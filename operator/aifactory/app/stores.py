@@ -22,6 +22,7 @@ from aifactory.kube.objects import Claim, ConfigMap, Deployment, Pod, PodGroup, 
 from aifactory.kube.resources import Key
 from aifactory.kube.store import Store, by_controller
 from aifactory.models.kind import versions_of
+from aifactory.serving.kind import version_view
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +76,14 @@ def connect(stores: Stores, controllers: Controllers) -> None:
     stores.versions.subscribe(versions.wake)
     stores.pools.subscribe(pools.wake)
 
-    # A version concerns the pools that may want it and the job that made it.
-    stores.versions.subscribe(wake_by(pools.queue, lambda version: _pools_of(stores, version)))
+    # A version concerns the pools that may want it and the job that made it. What uses it by now is told in its status
+    # as well: if that woke the pools, each of a thousand would wake all others.
+    stores.versions.subscribe(
+        wake_by(pools.queue, lambda version: _pools_of(stores, version), view=_version_as_pools_see_it)
+    )
     stores.versions.subscribe(wake_by(jobs.queue, _job_of_version))
     # A pool concerns the versions it uses, and those it has just stopped using.
-    stores.pools.subscribe(wake_by(versions.queue, _versions_of_pool))
+    stores.pools.subscribe(wake_by(versions.queue, _versions_of_pool, view=lambda pool: tuple(_versions_of_pool(pool))))
 
     for controller, kind in ((jobs, "TrainingJob"), (versions, "ModelVersion"), (pools, "InferencePool")):
         owner = wake_owner(controller.queue, kind, names.GROUP)
@@ -98,6 +102,10 @@ def _pools_of(stores: Stores, version: Stored[ModelVersion]) -> Iterable[Key]:
 def _job_of_version(version: Stored[ModelVersion]) -> Iterable[Key]:
     job = version.metadata.labels.get(names.LABEL_JOB)
     return (Key(version.metadata.namespace, job),) if job else ()
+
+
+def _version_as_pools_see_it(stored: Stored[ModelVersion]) -> Any:
+    return None if stored.model is None else version_view(stored.model)
 
 
 def _versions_of_pool(pool: Stored[InferencePool]) -> Iterable[Key]:

@@ -32,11 +32,19 @@ def wake_owner(queue: WorkQueue[Key], kind: str, group: str) -> Listener[Any]:
     return listener
 
 
-def wake_by(queue: WorkQueue[Key], keys: Callable[[Any], Iterable[Key]]) -> Listener[Any]:
-    """A listener that wakes the keys `keys` finds for the object as it was and as it is."""
+def wake_by(
+    queue: WorkQueue[Key], keys: Callable[[Any], Iterable[Key]], *, view: Callable[[Any], Any] | None = None
+) -> Listener[Any]:
+    """A listener that wakes the keys `keys` finds for the object as it was and as it is.
+
+    With `view`, what those who are woken see of an object, a change that does not show in it wakes nobody.
+    """
 
     def listener(change: Change[Any]) -> None:
-        for obj in (change.old, change.new):
+        old, new = change.old, change.new
+        if view is not None and old is not None and new is not None and view(old) == view(new):
+            return
+        for obj in (old, new):
             if obj is not None:
                 for key in keys(obj):
                     queue.add(key, background=change.background)
