@@ -92,7 +92,7 @@ async def _run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return await SCENARIOS[name](options)
 
 
-def moment() -> dict[str, str]:
+def moment() -> dict[str, Any]:
     """When this is measured, of what, and how busy the machine is. Figures of several runs are kept side by side."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     return {

@@ -126,7 +126,7 @@ def _warning(scenarios: Json, cpus: int) -> str:
     if not busy:
         return ""
     return (
-        f"\n**Not a quiet machine.** Others used some of the {cpus} cores before {', '.join(busy)} began: counts stand\n"
+        f"\n**Not a quiet machine.** Others used some of the {cpus} cores before {', '.join(busy)}: counts stand\n"
         "as they are, ratios of CPU time roughly, and times and ratios of times say little. Run it again in quiet.\n"
     )
 
@@ -170,8 +170,8 @@ def _others(scenarios: Json) -> list[str]:
         alone, beside = poison["alone"], poison["beside"]
         found.append(
             f"**One poisoned job** with {poison['failingReconcilesPerMinute']} failing reconciles a minute: others got "
-            f"their pod {beside['p50']} ms (p50) and {beside['p99']} ms (p99) after their job was created, without it "
-            f"{alone['p50']} ms and {alone['p99']} ms."
+            f"their pod {beside['p50']} ms (p50) and {beside['p99']} ms (p99) after their job was created; with the "
+            f"same requests sent by somebody else and no such job {alone['p50']} ms and {alone['p99']} ms."
         )
     return found
 
