@@ -37,9 +37,10 @@ def _scaled(options: argparse.Namespace, count: int) -> int:
 
 
 SCENARIOS: dict[str, Scenario] = {
-    "jobs-1": lambda o: jobs.run(Load(_scaled(o, 1000), 1), pairs=3),
-    "jobs-8": lambda o: jobs.run(Load(_scaled(o, 100), 8)),
-    "gangs-8": lambda o: jobs.run(Load(_scaled(o, 100), 8, gang=True)),
+    "jobs-1": lambda o: jobs.run(Load(_scaled(o, 1000), 1), pairs=5),
+    "jobs-paced": lambda o: jobs.paced(Load(_scaled(o, 300), 1), per_second=10.0),
+    "jobs-8": lambda o: jobs.run(Load(_scaled(o, 100), 8), pairs=3),
+    "gangs-8": lambda o: jobs.run(Load(_scaled(o, 100), 8, gang=True), pairs=3),
     "restart": lambda o: restart.run(Load(_scaled(o, 20), 8, short=False)),
     "large": lambda o: restart.run(Load(1, _scaled(o, 1000), short=False)),
     "pools": lambda o: pools.run(_scaled(o, 500)),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import defaultdict
 from statistics import median
 from typing import Any
 
 from tests.bench.journal import Journal, by_agent, by_target, percentile
-from tests.bench.objects import job_of
+from tests.bench.objects import JOBS, job, job_names, job_of
 from tests.bench.sides import Load, Side, ours_metrics, side
 
 Json = dict[str, Any]
@@ -29,6 +31,25 @@ async def run(load: Load, pairs: int = 1) -> Json:
     return found
 
 
+async def paced(load: Load, per_second: float) -> Json:
+    """Ours alone, at a pace that leaves the machine air: how old the status is when nobody waits for the API server."""
+    async with side("ours", load) as at:
+        at.start_cpu()
+        started = time.monotonic()
+        for number, name in enumerate(job_names(load.count)):
+            await at.user.request("POST", JOBS, job(name, load.nodes, short=load.short))
+            await asyncio.sleep(max(0.0, started + (number + 1) / per_second - time.monotonic()))
+        found = await _finish(at)
+    lag = found["statusLagMs"]
+    return {
+        "jobs": load.count,
+        "nodes": load.nodes,
+        "perSecond": per_second,
+        "paced": found,
+        "statusLagSeconds": round(lag["max"] / 1000, 2),
+    }
+
+
 async def _pair(load: Load) -> Json:
     found: Json = {"jobs": load.count, "nodes": load.nodes, "gang": load.gang}
     for name in ("limit", "ours"):
@@ -46,6 +67,11 @@ async def _pair(load: Load) -> Json:
 
 async def _measure(at: Side) -> Json:
     await at.go()
+    return await _finish(at)
+
+
+async def _finish(at: Side) -> Json:
+    """Wait for the end of every job; the figures of all of them."""
     await at.journal.wait(
         lambda: _unfinished(at), "every job is Complete in its status", seconds=PATIENCE_SECONDS, alive=at.check
     )
