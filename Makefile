@@ -72,6 +72,12 @@ test-component: venv ## The operator's parts against a real kube-apiserver and e
 test-faults: venv ## The operator on an API server that fails in many ways, and 300 generated objects (AIFACTORY_LONG=1: outages of two minutes, 10,000 objects)
 	$(BIN)/pytest tests/component/faults tests/component/test_fuzz.py -q
 
+.PHONY: test-night
+test-night: ## For a night: a million simulated steps from a seed of its own, outages of two minutes, 10,000 generated objects
+	@export AIFACTORY_SIM_STEPS=$${AIFACTORY_SIM_STEPS:-1000000} AIFACTORY_SIM_SEED=$${AIFACTORY_SIM_SEED:-$$RANDOM}; \
+	echo "$$AIFACTORY_SIM_STEPS steps from seed $$AIFACTORY_SIM_SEED"; $(MAKE) --no-print-directory test-sim
+	AIFACTORY_LONG=1 $(MAKE) --no-print-directory test-faults
+
 .PHONY: test-localcluster
 test-localcluster: venv cluster ## The local cluster heals after whatever ended its processes (it kills every pod in it)
 	$(BIN)/pytest tests/localcluster -q
