@@ -206,8 +206,8 @@ class Process:
         for task in ended:
             error = None if task.cancelled() else task.exception()
             words = "cancelled" if task.cancelled() else error or "it returned"
-            unexpected = None if isinstance(error, (KubeError, TimeoutError)) else error
-            logger.error("%s ended, so this process does: %s", task.get_name(), words, exc_info=unexpected)
+            group = error if isinstance(error, BaseExceptionGroup) else None  # its words do not name the cause
+            logger.error("%s ended, so this process does: %s", task.get_name(), words, exc_info=group)
 
         logger.info("stopping")
         self._stop.set()
@@ -315,7 +315,7 @@ class KopfProcess(Process):
             return kopf.AiohttpSession(
                 server=connection.server,
                 default_namespace=connection.namespace,
-                aiohttp_session=self._provider.session(shell.notice_lists(self._kinds)),
+                aiohttp_session=self._provider.session(shell.notice_lists(self._kinds), shell.refused_is_away),
             )
 
         started = asyncio.Event()

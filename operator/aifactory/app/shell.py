@@ -107,6 +107,19 @@ def notice_lists(kinds: Collection[Watched]) -> aiohttp.ClientMiddlewareType:
     return notice
 
 
+async def refused_is_away(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Have kopf wait for a token that works as it waits for an API server that is away.
+
+    For a 401 kopf would log in again and close its session under its other requests, which may then end the process.
+    The token is read anew for each request (`auth.SessionProvider`), so there is nothing to log in to.
+    """
+    response = await handler(request)
+    if response.status == 401:
+        response.close()
+        raise aiohttp.ClientConnectionError("401 Unauthorized: is the token revoked or expired?")
+    return response
+
+
 def take(kind: Watched, type_: str | None, body: Mapping[str, Any]) -> None:
     """Put one event into the store; `None` is the type of what was there before the watch began."""
     if type_ == "MODIFIED" and _is_echo(kind.store, body["metadata"]):

@@ -59,6 +59,9 @@ class Versions:
         self.version = 1
         self.expiries: asyncio.Queue[None] = asyncio.Queue()
         """Each ends one watch with 410."""
+        self.refusals = 0
+        """So many of the next lists are answered with 401."""
+        self.logins = 0
 
     def add(self, name: str) -> None:
         self.version += 1
@@ -71,6 +74,9 @@ class Versions:
 
     async def _versions(self, request: web.Request) -> web.StreamResponse:
         if "watch" not in request.query:
+            if self.refusals:
+                self.refusals -= 1
+                return web.json_response({"kind": "Status", "code": 401, "reason": "Unauthorized"}, status=401)
             return web.json_response(
                 {"metadata": {"resourceVersion": str(self.version), "continue": ""}, "items": self.objects}
             )
@@ -105,7 +111,8 @@ async def store(versions: Versions, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         client = Client(provider)
 
         def login() -> kopf.AiohttpSession:
-            session = provider.session(shell.notice_lists([kind]))
+            versions.logins += 1
+            session = provider.session(shell.notice_lists([kind]), shell.refused_is_away)
             return kopf.AiohttpSession(server=connection.server, aiohttp_session=session)
 
         stop, started = asyncio.Event(), asyncio.Event()
@@ -156,6 +163,16 @@ async def test_a_deletion_during_a_broken_watch_is_noticed_after_the_next_list(
         versions.add(name)
     versions.expiries.put_nowait(None)
     await holds(store, len(left))
+
+
+async def test_a_token_that_is_refused_is_waited_for(versions: Versions, store: Store[Stored[ModelVersion]]) -> None:
+    """kopf's own answer to a 401, another login, closed its session under requests that were on their way."""
+    versions.add("gpt-v1")
+    versions.refusals = 2
+    versions.expiries.put_nowait(None)
+    await holds(store, 1)
+    assert versions.refusals == 0
+    assert versions.logins == 1
 
 
 def test_the_echo_of_a_write_whose_answer_is_known_is_not_parsed() -> None:
