@@ -36,7 +36,7 @@ def data_of(raw: bytes) -> dict[str, str]:
 async def test_create_get_and_delete(client: Client, namespace: str) -> None:
     created = decode_pod(await client.create(PODS, pod(namespace, "a")))
     assert created.status.phase == "Pending"
-    assert created.metadata.creation_timestamp is not None
+    assert created.metadata.uid
     assert decode_pod(await client.get(PODS, namespace, "a")).metadata.uid == created.metadata.uid
 
     with pytest.raises(AlreadyExists):
