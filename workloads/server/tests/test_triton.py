@@ -242,12 +242,12 @@ def test_requests_for_a_program_are_batched(triton: TritonProcess, program: TwoH
         _burst(triton, program, 64)
         requests, calls = (now - then for now, then in zip(counts(), before, strict=True))
         assert requests >= 64
-        return calls < requests
+        return calls < requests * 0.8
 
     def counts() -> list[float]:
         return [triton.metric(name, model="program") for name in ("nv_inference_count", "nv_inference_exec_count")]
 
-    wait_for("a burst of which some requests are computed together", computed_at_once, 30)
+    wait_for("a burst that is not computed one by one", computed_at_once, 30)
 
 
 def _burst(triton: TritonProcess, program: TwoHeads, count: int) -> None:
