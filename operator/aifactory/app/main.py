@@ -14,7 +14,7 @@ import logging
 import random
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
@@ -115,18 +115,6 @@ async def first_answer(api: Api, namespace: str | None) -> bool:
         if loop.time() > deadline or not (failure.retryable or isinstance(failure, NotFound)):
             raise failure
         logger.warning("%s; looking again", words)
-        await asyncio.sleep(START_RETRY_SECONDS)
-
-
-async def _patiently(read: Callable[[], Awaitable[None]]) -> None:
-    """Read again while the API server is away: to end instead would cost a lease's time and a start."""
-    while True:
-        try:
-            return await read()
-        except KubeError as error:
-            if not error.retryable:
-                raise
-            logger.warning("the view of the leader before is read again: %s", error)
         await asyncio.sleep(START_RETRY_SECONDS)
 
 
@@ -271,7 +259,8 @@ class Process:
             namespace = self._options.namespace
             views = [informer.refresh for informer in self._informers]
             views += [partial(shell.refresh, self._api, kind, namespace) for kind in self._kinds]
-            await asyncio.gather(*map(_patiently, views))
+            # To end instead while the API server is away would cost a lease's time and a start.
+            await asyncio.gather(*(shell.patiently("the view of the leader before", view) for view in views))
         self._leading.set()
         async with asyncio.TaskGroup() as group:
             for controller in self._controllers.all():

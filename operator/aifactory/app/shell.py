@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import aiohttp
 import kopf
@@ -27,6 +28,8 @@ from aifactory.kube.resources import Resource
 from aifactory.kube.store import Store
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 AUDIT_SECONDS = 300.0
 """How long a deletion that kopf did not see may stay unnoticed, when nothing tells that kopf's watch had broken."""
@@ -163,25 +166,27 @@ async def wait_listed(api: Api, kinds: Collection[Watched], namespace: str | Non
     try:
         async with asyncio.timeout(seconds):
             for kind in kinds:
-                listed = await _list_patiently(api, kind, namespace)
+                list_ = partial(_list, api, kind.resource, namespace)
+                listed, _ = await patiently(kind.resource.plural, list_)
                 while not all(_known(kind.store, entry) for entry in listed):
                     await asyncio.sleep(SYNC_POLL_SECONDS)
                     if all(_known(kind.store, entry) for entry in listed):
                         break
                     # What was deleted meanwhile never comes: look again now and then.
-                    listed = await _list_patiently(api, kind, namespace)
+                    listed, _ = await patiently(kind.resource.plural, list_)
     except TimeoutError:
         raise TimeoutError(f"the custom resources could not all be read within {seconds:.0f} s") from None
 
 
-async def _list_patiently(api: Api, kind: Watched, namespace: str | None) -> list[PartialObject]:
+async def patiently(what: str, read: Callable[[], Awaitable[T]]) -> T:
+    """Read until the API server answers. Raises KubeError for an answer that waiting does not improve."""
     while True:
         try:
-            return (await _list(api, kind.resource, namespace))[0]
+            return await read()
         except KubeError as error:
             if not error.retryable:
                 raise
-            logger.warning("%s are listed again: %s", kind.resource.plural, error)
+            logger.warning("%s: read again: %s", what, error)
         await asyncio.sleep(LISTED_SECONDS)
 
 

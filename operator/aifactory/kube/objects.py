@@ -86,7 +86,7 @@ class KubeObject(Protocol):
 
 
 class Condition(Struct, frozen=True, gc=False):
-    """A condition of a pod, node, deployment or pod group."""
+    """A condition of a pod or pod group."""
 
     type: str
     status: str = "Unknown"
@@ -137,7 +137,8 @@ class PodSpec(Struct, frozen=True, gc=False):
     node_name: str = ""
 
 
-POD_CONDITIONS = frozenset({"Ready", "PodScheduled", "DisruptionTarget"})
+READY, SCHEDULED, DISRUPTED = "Ready", "PodScheduled", "DisruptionTarget"
+POD_CONDITIONS = frozenset({READY, SCHEDULED, DISRUPTED})
 
 
 class PodStatus(Struct, frozen=True, gc=False):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aifactory.kube.objects import ContainerStatus, Pod, Terminated, condition
+from aifactory.kube.objects import DISRUPTED, READY, SCHEDULED, ContainerStatus, Pod, Terminated, condition
 
 _NORMAL_WAITING = frozenset({"", "ContainerCreating", "PodInitializing"})
 
@@ -33,7 +33,7 @@ def container(pod: Pod, name: str) -> ContainerStatus | None:
 
 def is_ready(pod: Pod) -> bool:
     """Kubernetes counts the pod as ready, and it is not ending."""
-    ready = condition(pod.status.conditions, "Ready")
+    ready = condition(pod.status.conditions, READY)
     return ready is not None and ready.status == "True" and pod.metadata.deletion_timestamp is None
 
 
@@ -60,7 +60,7 @@ def waiting(pod: Pod) -> Trouble:
 
 def unschedulable(pod: Pod) -> str:
     """The scheduler's words when it finds no node; empty while it has not tried or is not allowed to."""
-    scheduled = condition(pod.status.conditions, "PodScheduled")
+    scheduled = condition(pod.status.conditions, SCHEDULED)
     if scheduled is None or scheduled.status != "False" or scheduled.reason != "Unschedulable":
         return ""
     return scheduled.message or "no node fits"
@@ -68,7 +68,7 @@ def unschedulable(pod: Pod) -> str:
 
 def disruption(pod: Pod) -> str:
     """Kubernetes' words about an eviction, preemption or drain (KEP-3329); empty when there was none."""
-    target = condition(pod.status.conditions, "DisruptionTarget")
+    target = condition(pod.status.conditions, DISRUPTED)
     if target is None or target.status != "True":
         return ""
     return f"{target.reason}: {target.message}" if target.message else target.reason
