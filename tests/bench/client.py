@@ -9,6 +9,7 @@ import asyncio
 import base64
 import ssl
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from types import TracebackType
@@ -97,6 +98,14 @@ def _tls(config: Any) -> ssl.SSLContext:
         pair.flush()
         context.load_cert_chain(pair.name)
     return context
+
+
+async def at_pace(items: Iterable[T], work: Callable[[T], Awaitable[object]], per_second: float) -> None:
+    """Do `work` for one item after the other, and begin no more than so many a second."""
+    started = time.monotonic()
+    for number, item in enumerate(items, start=1):
+        await work(item)
+        await asyncio.sleep(max(0.0, started + number / per_second - time.monotonic()))
 
 
 async def each(items: Iterable[T], work: Callable[[T], Awaitable[object]], in_flight: int = IN_FLIGHT) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections import defaultdict
 from statistics import median
 from typing import Any
 
+from tests.bench.client import at_pace
 from tests.bench.journal import Journal, by_agent, by_target, percentile
 from tests.bench.objects import JOBS, job, job_names, job_of
 from tests.bench.sides import Load, Side, ours_metrics, side
@@ -35,10 +34,8 @@ async def paced(load: Load, per_second: float) -> Json:
     """Ours alone, at a pace that leaves the machine air: how old the status is when nobody waits for the API server."""
     async with side("ours", load) as at:
         at.start_cpu()
-        started = time.monotonic()
-        for number, name in enumerate(job_names(load.count)):
-            await at.user.request("POST", JOBS, job(name, load.nodes, short=load.short))
-            await asyncio.sleep(max(0.0, started + (number + 1) / per_second - time.monotonic()))
+        bodies = (job(name, load.nodes, short=load.short) for name in job_names(load.count))
+        await at_pace(bodies, lambda body: at.user.request("POST", JOBS, body), per_second)
         found = await _finish(at)
     lag = found["statusLagMs"]
     return {

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from tests.bench.client import Client, RequestFailed
+from tests.bench.client import Client, RequestFailed, at_pace
 from tests.bench.journal import Journal, percentile
 from tests.bench.objects import JOBS, PODS, Recipe, job, job_of, recipe
 from tests.bench.plane import NAMESPACE, until
@@ -63,10 +63,8 @@ async def run(count: int) -> Json:
 async def _arrivals(user: Client, journal: Journal, operator: Operator, prefix: str, count: int) -> Json:
     """Milliseconds from the answered create of a job to that of its pod."""
     known = journal.read()
-    started = time.monotonic()
-    for index in range(count):
-        await user.request("POST", JOBS, job(f"{prefix}-{index:04d}", 1))
-        await asyncio.sleep(max(0.0, started + (index + 1) / PER_SECOND - time.monotonic()))
+    bodies = (job(f"{prefix}-{index:04d}", 1) for index in range(count))
+    await at_pace(bodies, lambda body: user.request("POST", JOBS, body), PER_SECOND)
 
     def pods() -> dict[str, float]:
         found = journal.select("create", "pods", since=known)
