@@ -40,6 +40,7 @@ from aifactory.kube.events import EventRecorder
 from aifactory.kube.fence import Fenced
 from aifactory.kube.lease import LeaderElection
 from aifactory.kube.resources import Key
+from aifactory.kube.retry import Retrying
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class Process:
 
     Args:
         options: how to run.
-        api: the API server.
+        api: the API server; each call is sent once.
         gangs: the API server serves PodGroups.
         clock: the time.
         rng: source of jitter; a seeded one makes a simulated run repeatable.
@@ -134,13 +135,15 @@ class Process:
     ) -> None:
         clock, rng = clock or SystemClock(), rng or random.Random()
         self._options = options
-        self._api = api
+        self._api = patient = Retrying(api, rng=rng)
         self._clock = clock
         self._stores = make_stores()
         self._kinds = wiring.watched(self._stores)
-        self._informers = wiring.make_informers(api, self._stores, options, gangs=gangs, clock=clock, rng=rng)
-        self._election = LeaderElection(api, wiring.lease_config(options), clock=clock, rng=rng)
-        acting = Fenced(api, lambda: self._election.leading) if options.leader_elect else api
+        self._informers = wiring.make_informers(patient, self._stores, options, gangs=gangs, clock=clock, rng=rng)
+        self._election = LeaderElection(patient, wiring.lease_config(options), clock=clock, rng=rng)
+        # The fence is inside: whether we lead is asked before each try, not only before the first.
+        fenced = Fenced(api, lambda: self._election.leading)
+        acting = Retrying(fenced, rng=rng) if options.leader_elect else patient
         self._recorder = EventRecorder(acting, controller=names.MANAGED_BY, instance=options.identity, clock=clock)
         self._progress, self._serving = ProgressBook(), ServingBook()
         self._controllers = wiring.make_controllers(

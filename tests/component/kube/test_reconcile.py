@@ -55,10 +55,10 @@ class CountingClient(Client):
 
     writes = 0
 
-    async def _once(self, method: str, *args: Any) -> bytes:
+    async def _call(self, method: str, *args: Any, **options: Any) -> bytes:
         if method != "GET":
             self.writes += 1
-        return await super()._once(method, *args)
+        return await super()._call(method, *args, **options)
 
 
 class Farm:
