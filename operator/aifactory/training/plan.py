@@ -42,7 +42,8 @@ def plan_training(observed: Observed, now: datetime) -> Decision[TrainingJobStat
     attempt = job.status.attempt
     current = tuple(pod for pod in observed.pods if pod.attempt == attempt)
     stale = tuple(pod for pod in observed.pods if pod.attempt < attempt)
-    if (newest := max((pod.attempt for pod in observed.pods), default=0)) > attempt:
+    made = (*(pod.attempt for pod in observed.pods), *(gang.attempt for gang in observed.gangs))
+    if (newest := max(made, default=0)) > attempt:
         return _plan_behind(job.status, newest)
 
     draft = StatusDraft(observed, current, now)
@@ -69,7 +70,7 @@ def _plan_finished(observed: Observed) -> Decision[TrainingJobStatus] | None:
 
 
 def _plan_behind(status: TrainingJobStatus, newest: int) -> Decision[TrainingJobStatus]:
-    """Our view of the job is older than its pods: acting on it could remove what a newer view created.
+    """Our view of the job is older than its pods or gang: acting on it could remove what a newer view created.
 
     The attempt is all that is written. That fails while the view is behind, because a status is written only on top of
     the version it was planned from; it succeeds where the status was lost (restored from a backup, replaced by hand).
