@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from aifactory.api import names
+from aifactory.app.wiring import LEASE_NAME
 from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 from aifactory.kube.patch import merge_difference
 from aifactory.kube.resources import DEPLOYMENTS, EVENTS, LEASES, PODS, Key
@@ -232,6 +233,13 @@ class Invariants:
         for concerned in _by_labels(child):
             self._facts[concerned] = self._cluster.loop.now
 
+    def note_sending(self, actor: str, kind: str) -> None:
+        """A write leaves a process: nobody else may lead by now. What was sent before that may arrive later."""
+        lease = next((b for key, b in self._cluster.objects[LEASES].items() if key.name == LEASE_NAME), None)
+        holder = lease["spec"].get("holderIdentity") if lease is not None else None
+        if holder not in ("", None, actor):
+            self.wrong(f"{actor} writes {kind} though {holder} leads by now")
+
     def note_everywhere(self) -> None:
         """A fault of the API server itself may concern anybody."""
         for resource in OURS:
@@ -252,6 +260,8 @@ def describe(commit: Commit) -> str:
         part.pop("conditions", None)
     before, now = _statuses(commit.old), _statuses(commit.new)
     flips = {type_: status for type_, status in now.items() if before.get(type_) != status}
+    if not any(parts) and not flips:
+        flips = {type_: words for type_, words in _words(commit.new).items() if _words(commit.old).get(type_) != words}
     return f"{what} {' '.join(str(part) for part in (*parts, flips) if part)}"
 
 
@@ -296,6 +306,13 @@ def _ended_well(pod: Body) -> bool:
 
 def _statuses(body: Mapping[str, Any]) -> dict[str, str]:
     return {entry["type"]: entry["status"] for entry in body.get("status", {}).get("conditions", ())}
+
+
+def _words(body: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        entry["type"]: f"{entry.get('reason')}: {entry.get('message')}"
+        for entry in body.get("status", {}).get("conditions", ())
+    }
 
 
 def _conditions(body: Mapping[str, Any]) -> set[str]:

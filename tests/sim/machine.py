@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from aifactory.api import names
+from aifactory.engine.controller import SLOW_STATUS_DELAY
 from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 from aifactory.kube.resources import DEPLOYMENTS, PODS, SERVICES, Resource
 from tests.sim import goals, manifests
 from tests.sim.cluster import Body, is_live, key_of, labels_of
 from tests.sim.connection import FAULTS
 from tests.sim.nodes import NODES
-from tests.sim.operator import PROBE_SECONDS
 from tests.sim.programs import SUCCESS, Exit
 from tests.sim.world import SQUATTER, World
 
@@ -55,11 +55,15 @@ class Machine(RuleBasedStateMachine):
     last: str = ""
 
     @initialize(
-        seed=st.integers(0, 2**32), replicas=st.sampled_from([1, 1, 2]), gangs=st.booleans(), seconds=st.integers(0, 30)
+        seed=st.integers(0, 2**32),
+        replicas=st.sampled_from([1, 1, 2]),
+        lease=st.sampled_from([15.0, 60.0]),
+        gangs=st.booleans(),
+        seconds=st.integers(0, 30),
     )
-    def begin(self, seed: int, replicas: int, gangs: bool, seconds: int) -> None:
+    def begin(self, seed: int, replicas: int, lease: float, gangs: bool, seconds: int) -> None:
         """A factory at work: a job that makes a model, a version that was made by hand, and a pool for each."""
-        self.world = World(seed, replicas=replicas, gangs=gangs)
+        self.world = World(seed, replicas=replicas, gangs=gangs, lease_seconds=lease)
         self._create(TRAININGJOBS, "job-a", manifests.job_spec(count=2, model="gpt"))
         self._create(MODELVERSIONS, "bert-v1", manifests.version_spec("bert", 1, "pvc://models/bert/1/good"))
         self._create(INFERENCEPOOLS, "pool-a", manifests.pool_spec("gpt", replicas=2))
@@ -327,6 +331,28 @@ class Machine(RuleBasedStateMachine):
         self.count("lease is out of reach")
         self._process(number).connection.faults.lease_away = True
 
+    @rule(
+        moment=st.sampled_from(["now", "after a write", "after two writes", "between two tries"]),
+        seconds=st.sampled_from([1.0, 20.0, 70.0]),
+        wait=st.booleans(),
+    )
+    def operator_is_stopped(self, moment: str, seconds: float, wait: bool) -> None:
+        """Stopped in the middle of something and continued, as a paused machine: its timers are late."""
+        self.count(f"operator is stopped {moment}")
+        number = next((n for n, process in enumerate(self.world.processes) if process.leading), 0)
+        match moment:
+            case "now":
+                self.world.stop(number, seconds)
+            case "between two tries":
+                self.world.stop_between_tries(number, seconds)
+            case _:
+                self.world.stop_after_writes(number, 1 if moment == "after a write" else 2, seconds)
+        for pool in self.world.cluster.all(INFERENCEPOOLS)[:1]:  # something to write
+            self.world.invariants.disturb(key_of(pool))
+            self._edit(INFERENCEPOOLS, pool, {"replicas": 1 + pool["spec"].get("replicas", 1) % 3})
+        if wait:
+            self.world.advance(seconds + 1.0)
+
     @rule(number=st.integers(0, 1))
     @precondition(lambda self: self.world.replicas > 1)
     def operator_is_terminated(self, number: int) -> None:
@@ -387,7 +413,7 @@ def settle(world: World) -> None:
     for _ in range(RELAPSES):
         world.until(lambda: _unsettled(world), REACHED_SECONDS)
         # A status that is not urgent may be late, old views still have their effects, and a probe may be due.
-        world.advance(PROBE_SECONDS + 5.0)
+        world.advance(SLOW_STATUS_DELAY + 5.0)
         if not (unsettled := _unsettled(world)):
             break
     assert not unsettled, f"was reached {RELAPSES} times and left again: {unsettled}"

@@ -26,6 +26,7 @@ from aifactory.kube.errors import Gone, KubeError
 from aifactory.kube.informer import SILENCE_SECONDS
 from aifactory.kube.resources import Key
 from tests.sim.connection import Connection
+from tests.sim.stoppable import StoppableLoop
 from tests.support.faketime import FakeClock
 
 PROBE_SECONDS = 10.0
@@ -81,7 +82,8 @@ class SimProcess(Process):
         self._load_error = load_error
         self._on_news = on_news
         self._health = _Quiet(clock)
-        self.task: asyncio.Task[int] = asyncio.create_task(self.run(), name=connection.actor)
+        self.loop = StoppableLoop(connection.cluster.loop)
+        self.task: asyncio.Task[int] = self.loop.create_task(self.run(), name=connection.actor)
 
     @property
     def leading(self) -> bool:
@@ -94,6 +96,7 @@ class SimProcess(Process):
     def kill(self) -> None:
         """SIGKILL: not one more call, nothing is tidied up."""
         self.connection.dead = True
+        self.loop.continue_()  # to its end: a stopped process can be killed
         self.task.cancel()
         self._stop.set()
         for part in self._parts:
@@ -107,11 +110,11 @@ class SimProcess(Process):
 
     def report(self, job_uid: str, namespace: str, job: str, attempt: int, step: int) -> None:
         """A report of a training program arrives."""
-        if not self.leading:
+        if not self.leading or self.loop.stopped:
             return
         body = ReportBody(step=step, total_steps=1000, metrics={"loss": 2.5}, checkpoint=CheckpointBody(step=step // 2))
-        if self._progress.record(job_uid, attempt, body, self._clock.now()):
-            self._controllers.jobs.queue.add(Key(namespace, job))
+        if self._progress.record(job_uid, attempt, body, self.loop.within(self._clock.now)):
+            self.loop.within(lambda: self._controllers.jobs.queue.add(Key(namespace, job)))
 
     # --- Parts that are replaced ---
 
