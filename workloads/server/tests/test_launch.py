@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aifactory_agent.control import control_key
+from aifactory_contract.control import control_key
 from aifactory_server.backends import write_backends
 from aifactory_server.distribution import Distribution, find_triton
 from aifactory_server.launch import Settings, available_cpus, command, environment, remove_leftovers

@@ -122,23 +122,6 @@ def test_a_given_interface_is_respected(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
-        ({}, None),
-    ],
-)
-def test_the_cpu_limit_is_read_from_the_cgroup(tmp_path: Path, files: dict[str, str], cores: float | None) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert distributed.cpu_quota(tmp_path) == cores
-
-
-@pytest.mark.parametrize(
     ("env", "world", "quota", "threads"),
     [
         ({"OMP_NUM_THREADS": "5"}, 2, None, 5),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -14,19 +13,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from aifactory_trainer import export, export_causal_lm, export_torch
+from aifactory_contract import files
+from aifactory_contract.manifest import of_directory
+from aifactory_trainer import export_causal_lm, export_torch
 from aifactory_trainer.model import GPT, GPTConfig
 
 SMALL = GPTConfig(context=16, layers=1, heads=2, embedding=16)
 
 
 def digest(directory: Path) -> str:
-    """The digest of an artifact, as the factory defines it."""
-    lines = []
-    for path in sorted(directory.rglob("*"), key=lambda path: path.relative_to(directory).as_posix().encode()):
-        data = path.read_bytes()
-        lines.append(f"{path.relative_to(directory).as_posix()} {hashlib.sha256(data).hexdigest()} {len(data)}\n")
-    return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+    return of_directory(directory).digest
 
 
 def small_gpt() -> GPT:
@@ -75,7 +71,7 @@ def test_a_failed_export_leaves_the_older_output(tmp_path: Path, monkeypatch: py
     def full(_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "fsync", full)
+    monkeypatch.setattr(files, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         export_causal_lm(small_gpt(), {**SMALL.to_json(), "layers": 9}, output=tmp_path / "output")
     assert digest(tmp_path / "output") == before
@@ -85,7 +81,7 @@ def test_a_failed_export_leaves_the_older_output(tmp_path: Path, monkeypatch: py
 def test_killed_while_exporting_leaves_nothing_to_publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     child = os.fork()
     if child == 0:
-        monkeypatch.setattr(export, "fsync", lambda _path: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr(files, "fsync", lambda _path: os.kill(os.getpid(), signal.SIGKILL))
         export_causal_lm(small_gpt(), SMALL.to_json(), output=tmp_path / "output")
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb  # provided by Triton's worker process
 
+from aifactory_contract.formats import CAUSAL_LM, CONFIG
 from aifactory_server.causal_lm.config import read_config
 from aifactory_server.causal_lm.engine import Engine, Outcome, QueueFull
 from aifactory_server.causal_lm.network import Network, load_weights
-from aifactory_server.causal_lm.request import BadRequest, Request, read_request
+from aifactory_server.causal_lm.request import INPUTS, BadRequest, Request, read_request
 from aifactory_server.device import device_of, useful_threads
 from aifactory_server.metrics import TokenMeter
 
-_INPUTS = ("text_input", "max_tokens", "temperature", "seed", "stop", "stream")
 _DRAIN_SECONDS = 60.0
 _CANCEL_CHECK_SECONDS = 0.05
 SLOTS = int(os.environ.get("AIFACTORY_CAUSAL_LM_SLOTS", "16"))
@@ -40,8 +40,8 @@ class TritonPythonModel:
         """Load the version's files. An exception fails the load, and its text is what the operator reports."""
         folder = Path(args["model_repository"]) / args["model_version"]
         device = device_of(args)
-        config = read_config(folder / "config.json")
-        weights = load_weights(folder / "model.safetensors", config, device)
+        config = read_config(folder / CONFIG)
+        weights = load_weights(folder / CAUSAL_LM.weights, config, device)
         torch.set_num_threads(min(torch.get_num_threads(), useful_threads(weights.values())))
         network = Network(config, weights, SLOTS)
         network.read(0, [config.end_of_text])  # the first call is the slow one; not at a client's expense
@@ -107,7 +107,7 @@ class _Responses:
 
 
 def _values(request: Any) -> dict[str, list[Any]]:
-    tensors = {name: pb.get_input_tensor_by_name(request, name) for name in _INPUTS}
+    tensors = {name: pb.get_input_tensor_by_name(request, name) for name in INPUTS}
     return {name: list(tensor.as_numpy().flatten()) for name, tensor in tensors.items() if tensor is not None}
 
 
