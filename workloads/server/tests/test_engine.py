@@ -149,16 +149,16 @@ def test_a_failed_step_is_told_and_the_engine_goes_on(
     make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make(slots=2)
-    advance = engine._network.advance
+    decode = engine._network.decode
     broken = threading.Event()
 
     def once(tokens: list[int], lengths: list[int]) -> object:
         if not broken.is_set():
             broken.set()
             raise RuntimeError("out of memory")
-        return advance(tokens, lengths)
+        return decode(tokens, lengths)
 
-    monkeypatch.setattr(engine._network, "advance", once)
+    monkeypatch.setattr(engine._network, "decode", once)
     first, second = Watched([], "first"), Watched([], "second")
     engine.submit(ask(1), first)
     engine.start()

@@ -27,10 +27,6 @@ from aifactory_server.metrics import TokenMeter
 
 _DRAIN_SECONDS = 60.0
 _CANCEL_CHECK_SECONDS = 0.05
-SLOTS = int(os.environ.get("AIFACTORY_CAUSAL_LM_SLOTS", "16"))
-"""Sequences computed together; the cache has room for each at full context."""
-MAX_WAITING = int(os.environ.get("AIFACTORY_CAUSAL_LM_MAX_WAITING", "256"))
-"""Requests that wait for a slot; one more is refused with UNAVAILABLE, so that a client can turn to another pod."""
 
 
 class TritonPythonModel:
@@ -43,9 +39,12 @@ class TritonPythonModel:
         config = read_config(folder / CONFIG)
         weights = load_weights(folder / CAUSAL_LM.weights, config, device)
         torch.set_num_threads(min(torch.get_num_threads(), useful_threads(weights.values())))
-        network = Network(config, weights, SLOTS)
-        network.read(0, [config.end_of_text])  # the first call is the slow one; not at a client's expense
-        self._engine = Engine(network, MAX_WAITING, TokenMeter(pb, args))
+        # Sequences computed together; the cache has room for each at full context.
+        network = Network(config, weights, int(os.environ.get("AIFACTORY_CAUSAL_LM_SLOTS", "16")))
+        network.prefill(0, [config.end_of_text])  # the first call is the slow one; not at a client's expense
+        # One request more than may wait is refused with UNAVAILABLE, so that a client can turn to another pod.
+        max_waiting = int(os.environ.get("AIFACTORY_CAUSAL_LM_MAX_WAITING", "256"))
+        self._engine = Engine(network, max_waiting, TokenMeter(pb, args))
         self._engine.start()
 
     def execute(self, requests: list[Any]) -> None:
@@ -86,7 +85,7 @@ class _Responses:
     def done(self, outcome: Outcome) -> None:
         tensors = [
             _text("text_output", "".join(self._whole)),
-            _text("finish_reason", outcome.reason),
+            _text("finish_reason", outcome.finish_reason),
             _count("num_input_tokens", outcome.prompt_tokens),
             _count("num_output_tokens", outcome.generated_tokens),
         ]
