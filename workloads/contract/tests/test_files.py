@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from child import in_child
 
 from aifactory_contract import files
 from aifactory_contract.files import new_directory, write_atomically
@@ -99,24 +100,18 @@ def test_killed_at_any_call_something_whole_is_there(tmp_path: Path, call: str) 
 
 
 def killed_at(call: str, count: int, work: Callable[[], None]) -> int:
-    """Run in a forked process that is killed before the call after `count` ones; returns the signal, or 0."""
-    child = os.fork()
-    if child == 0:
+    """Work in a process that is killed before the call after `count` ones; returns the signal, or 0."""
+
+    def doomed() -> None:
         owner = files.shutil if call == "rmtree" else os
-        real = getattr(owner, call)
-        calls = 0
+        real, calls = getattr(owner, call), iter(range(count))
 
         def die(*arguments: object, **options: object) -> object:
-            nonlocal calls
-            if calls == count:
+            if next(calls, None) is None:
                 os.kill(os.getpid(), signal.SIGKILL)
-            calls += 1
             return real(*arguments, **options)
 
         setattr(owner, call, die)
-        try:
-            work()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        work()
+
+    return in_child(doomed)

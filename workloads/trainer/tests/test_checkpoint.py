@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from child import in_child
 
 from aifactory_contract import files
 from aifactory_trainer import checkpoint
@@ -38,18 +39,6 @@ def newest_step(store: CheckpointStore) -> int | None:
     assert read["step"] == found.step
     assert torch.equal(read["weights"], state(found.step)["weights"])
     return found.step
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Run in a forked process; returns the signal that ended it, or 0."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
 def test_what_was_saved_is_found_again(tmp_path: Path) -> None:
