@@ -11,6 +11,7 @@ import pytest
 
 from aifactory.api import names
 from aifactory.serving import children
+from aifactory_contract.desired import parse
 from tests.unit.golden import assert_golden, assert_known_to_kubernetes, assert_restricted
 from tests.unit.serving.builders import SETTINGS, pool, version
 
@@ -114,6 +115,14 @@ def test_readiness_is_the_agents_word_alone(case: str) -> None:
     assert agent["restartPolicy"] == "Always", "a native sidecar"
     assert agent["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert all("readinessProbe" not in container for container in spec["containers"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_written_for_the_agent_it_can_read(case: str) -> None:
+    config = CASES[case][1]
+    desired = parse(config["data"]["desired.json"])
+    assert desired.revision == config["metadata"]["labels"][names.LABEL_REVISION]
+    assert len(desired.models) == 1
 
 
 def test_the_agent_is_told_all_about_the_model() -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
-from aifactory_agent.artifacts.formats import format_of
-from aifactory_agent.artifacts.manifest import check_digest
-from aifactory_agent.artifacts.uri import ArtifactUri
-from aifactory_agent.errors import AgentError, Reason
+from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.formats import format_of
+from aifactory_contract.manifest import check_digest
+from aifactory_contract.names import check_model_name
+from aifactory_contract.uri import ArtifactUri
 
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _MAX_VERSION = 2**31 - 1
 
 
@@ -51,28 +50,25 @@ class Desired:
 
 
 def parse(text: str) -> Desired:
-    """Raises AgentError (InvalidDesired) with the place of the mistake."""
+    """Raises FactoryError (InvalidDesired) with the place of the mistake."""
     try:
         document = json.loads(text)
         models = tuple(_spec(item) for item in document["models"])
         revision = str(document.get("revision", ""))
-    except AgentError as error:
-        raise AgentError(Reason.INVALID_DESIRED, f"desired.json: {error.message}") from error
+    except FactoryError as error:
+        raise FactoryError(Reason.INVALID_DESIRED, f"desired.json: {error.message}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AgentError(Reason.INVALID_DESIRED, f"desired.json: {type(error).__name__}: {error}") from error
+        raise FactoryError(Reason.INVALID_DESIRED, f"desired.json: {type(error).__name__}: {error}") from error
     keys = [spec.key for spec in models]
     if len(set(keys)) != len(keys):
-        raise AgentError(Reason.INVALID_DESIRED, "desired.json: a model version is there twice")
+        raise FactoryError(Reason.INVALID_DESIRED, "desired.json: a model version is there twice")
     return Desired(revision, models)
 
 
 def _spec(item: dict[str, Any]) -> ModelSpec:
-    name, version = str(item["name"]), item["version"]
-    # The name becomes a directory below the repository: nothing but a plain name may get there.
-    if not _NAME.fullmatch(name) or ".." in name:
-        raise AgentError(Reason.INVALID_DESIRED, f"{name!r} is no model name: use a-z, 0-9, '-' and '.'")
+    name, version = check_model_name(str(item["name"])), item["version"]
     if not isinstance(version, int) or isinstance(version, bool) or not 0 < version <= _MAX_VERSION:
-        raise AgentError(Reason.INVALID_DESIRED, f"model {name}: version {version!r} is not a positive integer")
+        raise FactoryError(Reason.INVALID_DESIRED, f"model {name}: version {version!r} is not a positive integer")
     return ModelSpec(
         key=ModelKey(name, version),
         uri=ArtifactUri.parse(str(item["uri"])),

@@ -1,8 +1,7 @@
-"""What may be in an artifact and what may not, and how it is served."""
+"""What may be in an artifact and what may not."""
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import write_model, write_safetensors
 
-from aifactory_agent.artifacts import manifest
-from aifactory_agent.artifacts.formats import check_artifact
-from aifactory_agent.errors import AgentError, Reason
-from aifactory_agent.serve.desired import parse
-from aifactory_agent.serve.tritonconfig import serving_config
-
-from .conftest import write_model, write_safetensors
+from aifactory_contract import manifest
+from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.formats import check_artifact
 
 
 def check(folder: Path, expected: str | None = "causal-lm") -> dict[str, Any]:
@@ -25,7 +21,7 @@ def check(folder: Path, expected: str | None = "causal-lm") -> dict[str, Any]:
 
 
 def refused(folder: Path, words: str, expected: str | None = "causal-lm") -> None:
-    with pytest.raises(AgentError, match=words) as caught:
+    with pytest.raises(FactoryError, match=words) as caught:
         check(folder, expected)
     assert caught.value.reason is Reason.INVALID_ARTIFACT
 
@@ -87,61 +83,3 @@ def test_only_whole_safetensors_pass(tmp_path_factory: pytest.TempPathFactory, c
         check(folder)
     else:
         refused(folder, "not a whole safetensors file")
-
-
-TENSOR = {"name": "x", "dataType": "FP32", "dims": [64]}
-
-
-def test_torch_export_is_served_as_its_config_says() -> None:
-    config = serving_config(
-        "torch-export", {"inputs": [TENSOR], "outputs": [{**TENSOR, "name": "y"}], "maxBatchSize": 8}
-    )
-    text = config.render("m", [3, 1])
-    assert 'name: "x" data_type: TYPE_FP32 dims: [64]' in text
-    assert "versions: [1, 3]" in text
-    assert "max_batch_size: 8" in text
-    assert "dynamic_batching" in text
-    assert config.render("m", [2]) != text
-    assert serving_config("causal-lm", {}).identity != config.identity
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"inputs": []}, "inputs must be a list"),
-        ({"inputs": [{**TENSOR, "name": 'x" evil: "'}]}, "no tensor name"),
-        ({"inputs": [{**TENSOR, "dataType": "FLOAT"}]}, "dataType 'FLOAT'"),
-        ({"outputs": [{**TENSOR, "dims": [0]}]}, "dims must be positive"),
-        ({"maxBatchSize": -1}, "maxBatchSize -1"),
-    ],
-)
-def test_a_wrong_config_is_told_where(change: dict[str, Any], words: str) -> None:
-    good: dict[str, Any] = {"inputs": [TENSOR], "outputs": [TENSOR], "maxBatchSize": 4}
-    with pytest.raises(AgentError, match=words):
-        serving_config("torch-export", {**good, **change})
-
-
-GOOD = {"name": "gpt", "version": 3, "uri": "pvc://models/gpt/3", "digest": "sha256:" + "a" * 64, "format": "causal-lm"}
-
-
-def test_desired_is_read() -> None:
-    desired = parse(json.dumps({"pool": "p", "revision": "r", "models": [{**GOOD, "secret": None}]}))
-    assert desired.revision == "r"
-    assert str(desired.models[0].uri) == "pvc://models/gpt/3"
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"name": ".."}, {"name": "a/b"}, {"version": 0}, {"version": True}, {"uri": "http://x/y"}, {"digest": None},
-     {"digest": "sha256:1"}, {"format": "onnx"}, {"uri": "pvc://models/../x"}],
-)  # fmt: skip
-def test_a_wrong_desired_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(AgentError) as caught:
-        parse(json.dumps({"models": [{**GOOD, **change}]}))
-    assert caught.value.reason is Reason.INVALID_DESIRED
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"models": [3]}', '{"models": [{}]}'])
-def test_what_is_no_desired_is_refused(text: str) -> None:
-    with pytest.raises(AgentError, match=r"desired\.json"):
-        parse(text)

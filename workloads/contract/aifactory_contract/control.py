@@ -11,8 +11,10 @@ import secrets
 from pathlib import Path
 
 _FILE = "control-key"
-HEADER = "triton-grpc-protocol-aifactory-control"
-"""gRPC metadata that Triton wants for protocols restricted with the key `aifactory-control`."""
+RESTRICTION = "aifactory-control"
+"""What Triton is told to ask for before it takes a control call; the key is its value."""
+HEADER = f"triton-grpc-protocol-{RESTRICTION}"
+"""gRPC metadata in which Triton looks for it."""
 
 
 def control_key(repository: Path) -> str:

@@ -1,4 +1,4 @@
-"""The one error type of the agent: a reason from a closed list and a sentence that says what to do.
+"""The one error type of artifacts and serving: a reason from a closed list and a sentence that says what to do.
 
 Reasons reach users through the status of a ModelVersion, a TrainingJob or an InferencePool, so they are stable names;
 the sentence names the file or URI and the way out.
@@ -32,7 +32,7 @@ TRANSIENT = frozenset({Reason.STORE_UNAVAILABLE, Reason.SOURCE_NOT_FOUND, Reason
 """Reasons that may pass without anybody doing something: tried again soon. The others are tried again slowly."""
 
 
-class AgentError(Exception):
+class FactoryError(Exception):
     """An operation failed for a known reason.
 
     Args:
@@ -49,7 +49,3 @@ class AgentError(Exception):
     def transient(self) -> bool:
         """Whether the same call may succeed soon with nothing changed by a person."""
         return self.reason in TRANSIENT
-
-
-class Cancelled(Exception):
-    """The work was given up because nobody wants its result any more."""

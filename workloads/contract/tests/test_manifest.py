@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aifactory_agent.artifacts.manifest import FileEntry, Manifest, check_digest, check_path, of_directory
-from aifactory_agent.errors import AgentError, Reason
+from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.manifest import FileEntry, Manifest, check_digest, check_path, of_directory
 
 names = st.text(
     st.characters(codec="utf-8", exclude_categories=("C", "Z"), exclude_characters="/\\"), min_size=1, max_size=8
@@ -78,7 +78,7 @@ def test_a_known_digest(tmp_path: Path) -> None:
 def test_links_are_refused(tmp_path: Path) -> None:
     write(tmp_path, {"a": b"1"})
     (tmp_path / "b").symlink_to("/etc/hostname")
-    with pytest.raises(AgentError, match="b is a link") as caught:
+    with pytest.raises(FactoryError, match="b is a link") as caught:
         of_directory(tmp_path)
     assert caught.value.reason is Reason.INVALID_ARTIFACT
 
@@ -87,7 +87,7 @@ def test_links_are_refused(tmp_path: Path) -> None:
     "path", ["", ".", "/etc/x", "../x", "a/../b", "a//b", "./a", "a/", "a\nb 00 1", "a\\b", "x" * 2000]
 )
 def test_unsafe_paths_are_refused(path: str) -> None:
-    with pytest.raises(AgentError, match="unsafe path"):
+    with pytest.raises(FactoryError, match="unsafe path"):
         check_path(path)
 
 
@@ -95,14 +95,14 @@ def test_unsafe_paths_are_refused(path: str) -> None:
     "digest", ["", "sha256:", "sha256:" + "A" * 64, "md5:" + "a" * 64, "sha256:" + "a" * 64 + "\n"]
 )
 def test_what_is_no_digest_is_refused(digest: str) -> None:
-    with pytest.raises(AgentError, match="not a digest"):
+    with pytest.raises(FactoryError, match="not a digest"):
         check_digest(digest)
 
 
 def test_an_empty_or_missing_directory_is_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(AgentError) as caught:
+    with pytest.raises(FactoryError) as caught:
         of_directory(tmp_path)
     assert caught.value.reason is Reason.INVALID_ARTIFACT
-    with pytest.raises(AgentError) as caught:
+    with pytest.raises(FactoryError) as caught:
         of_directory(tmp_path / "missing")
     assert caught.value.reason is Reason.SOURCE_NOT_FOUND

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from typing import Any, BinaryIO
 
-from aifactory_agent.errors import AgentError, Reason
+from aifactory_contract.errors import FactoryError, Reason
 
 _MAX_METADATA_BYTES = 256 * 1024 * 1024
 
@@ -57,7 +57,7 @@ _PLAIN_NAMES = re.compile(r"[suzfi]\d+|L|true|false|oo|int_oo|zoo|nan|None|True|
 
 
 def check_pt2(stream: BinaryIO) -> None:
-    """Raises AgentError (InvalidArtifact) if the archive could make torch run anything but its own operators."""
+    """Raises FactoryError (InvalidArtifact) if the archive could make torch run anything but its own operators."""
     try:
         with zipfile.ZipFile(stream) as archive:
             entries = _entries(archive)
@@ -186,5 +186,5 @@ def _check_sample_inputs(raw: bytes) -> None:
             )
 
 
-def _refused(what: str) -> AgentError:
-    return AgentError(Reason.INVALID_ARTIFACT, f"model.pt2 is refused: {what}")
+def _refused(what: str) -> FactoryError:
+    return FactoryError(Reason.INVALID_ARTIFACT, f"model.pt2 is refused: {what}")

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
-from aifactory_agent.artifacts.manifest import check_path
-from aifactory_agent.errors import AgentError, Reason
+from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.manifest import check_path
 
 Scheme = Literal["pvc", "s3"]
 _FORM = re.compile(r"(pvc|s3)://([A-Za-z0-9][A-Za-z0-9.-]*)(?:/(.*))?")
@@ -23,11 +23,11 @@ class ArtifactUri:
 
     @classmethod
     def parse(cls, text: str) -> ArtifactUri:
-        """Raises AgentError (InvalidArtifact) for other schemes and unsafe paths."""
+        """Raises FactoryError (InvalidArtifact) for other schemes and unsafe paths."""
         match = _FORM.fullmatch(text)
         if match is None:
             message = f"{text!r} is no artifact URI: write pvc://<claim>/<path> or s3://<bucket>/<prefix>"
-            raise AgentError(Reason.INVALID_ARTIFACT, message)
+            raise FactoryError(Reason.INVALID_ARTIFACT, message)
         scheme, root, path = match.groups()
         path = (path or "").strip("/")
         if path:

@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from aifactory_agent.errors import AgentError, Reason
+from aifactory_contract.errors import FactoryError, Reason
 
 CHUNK = 8 * 1024 * 1024
 BOOKKEEPING = ".aifactory"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MAX_PATH = 1024
+
+Opener = Callable[[str], BinaryIO]
+"""Gives a seekable stream over a file of the artifact, by its path."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,14 @@ class Manifest:
 
     @classmethod
     def of(cls, files: Iterable[FileEntry]) -> Manifest:
-        """Sort the entries. Raises AgentError (InvalidArtifact) on unsafe or repeated paths and if there are none."""
+        """Sort the entries. Raises FactoryError (InvalidArtifact) on unsafe or repeated paths and if there are none."""
         ordered = tuple(sorted(files, key=lambda entry: os.fsencode(entry.path)))
         if not ordered:
-            raise AgentError(Reason.INVALID_ARTIFACT, "the artifact has no files")
+            raise FactoryError(Reason.INVALID_ARTIFACT, "the artifact has no files")
         for entry in ordered:
             check_path(entry.path)
         if len({entry.path for entry in ordered}) != len(ordered):
-            raise AgentError(Reason.INVALID_ARTIFACT, "the artifact has a path twice")
+            raise FactoryError(Reason.INVALID_ARTIFACT, "the artifact has a path twice")
         return cls(ordered)
 
     @property
@@ -66,20 +69,20 @@ class Manifest:
 
 
 def check_digest(digest: str) -> str:
-    """Return the digest if it is one. Raises AgentError (DigestMismatch) otherwise."""
+    """Return the digest if it is one. Raises FactoryError (DigestMismatch) otherwise."""
     if not _DIGEST.fullmatch(digest):
         message = f"{digest!r} is not a digest: write sha256: and 64 lower-case hex digits"
-        raise AgentError(Reason.DIGEST_MISMATCH, message)
+        raise FactoryError(Reason.DIGEST_MISMATCH, message)
     return digest
 
 
 def check_path(path: str) -> str:
-    """Return a path if it is a safe one: relative, normal, printable. Raises AgentError (InvalidArtifact) otherwise."""
+    """Return a path if it is a safe one: relative, normal, printable. Raises FactoryError (InvalidArtifact) if not."""
     pure = PurePosixPath(path)
     normal = bool(path) and not pure.is_absolute() and ".." not in pure.parts and str(pure) == path and path != "."
     # A line break would make two different sets of files look the same in the manifest.
     if not normal or not path.isprintable() or "\\" in path or len(path.encode()) > _MAX_PATH:
-        raise AgentError(Reason.INVALID_ARTIFACT, f"the artifact has an unsafe path: {path[:80]!r}; rename the file")
+        raise FactoryError(Reason.INVALID_ARTIFACT, f"the artifact has an unsafe path: {path[:80]!r}; rename the file")
     return path
 
 
@@ -91,11 +94,11 @@ def is_part(path: str) -> bool:
 def walk(root: Path) -> list[str]:
     """Relative paths of the files under a directory, bookkeeping left out.
 
-    Raises AgentError: SourceNotFound if there is no such directory, InvalidArtifact for links and special files, since
-    what they point to is not under the digest.
+    Raises FactoryError: SourceNotFound if there is no such directory, InvalidArtifact for links and special files,
+    since what they point to is not under the digest.
     """
     if not root.is_dir():
-        raise AgentError(Reason.SOURCE_NOT_FOUND, f"{root} is not a directory; is the path right and was it written?")
+        raise FactoryError(Reason.SOURCE_NOT_FOUND, f"{root} is not a directory; is the path right and was it written?")
     found: list[str] = []
     for folder, names, files in os.walk(root, followlinks=False):
         for name in [*names, *files]:
@@ -105,7 +108,7 @@ def walk(root: Path) -> list[str]:
                 continue
             if full.is_symlink() or not (full.is_dir() or full.is_file()):
                 message = f"{path} is a link or a special file; an artifact has regular files only, copy the file there"
-                raise AgentError(Reason.INVALID_ARTIFACT, message)
+                raise FactoryError(Reason.INVALID_ARTIFACT, message)
             if full.is_file():
                 found.append(check_path(path))
     return sorted(found)
@@ -127,10 +130,15 @@ def hash_stream(stream: BinaryIO, path: str, sink: Callable[[bytes], object] | N
     return FileEntry(path, sha.hexdigest(), size)
 
 
-def of_directory(root: Path) -> Manifest:
-    """Manifest of a local directory. Raises AgentError as `walk` and `Manifest.of` do."""
+def of_files(paths: Iterable[str], opener: Opener) -> Manifest:
+    """Manifest of files that are read to their end one by one. Raises FactoryError as `Manifest.of` does."""
     entries = []
-    for path in walk(root):
-        with open_regular(root / path) as stream:
+    for path in paths:
+        with opener(path) as stream:
             entries.append(hash_stream(stream, path))
     return Manifest.of(entries)
+
+
+def of_directory(root: Path) -> Manifest:
+    """Manifest of a local directory. Raises FactoryError as `walk` and `Manifest.of` do."""
+    return of_files(walk(root), lambda path: open_regular(root / path))

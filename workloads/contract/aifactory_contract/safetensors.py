@@ -11,13 +11,13 @@ import json
 from itertools import pairwise
 from typing import Any, BinaryIO
 
-from aifactory_agent.errors import AgentError, Reason
+from aifactory_contract.errors import FactoryError, Reason
 
 _MAX_HEADER = 100 * 1024 * 1024
 
 
 def check_safetensors(stream: BinaryIO) -> None:
-    """Raises AgentError (InvalidArtifact) if this is not a whole safetensors file."""
+    """Raises FactoryError (InvalidArtifact) if this is not a whole safetensors file."""
     header, data_bytes = _header(stream)
     spans: list[tuple[int, int]] = []
     for name, tensor in header.items():
@@ -53,6 +53,6 @@ def _header(stream: BinaryIO) -> tuple[dict[str, Any], int]:
     return header, end - 8 - length
 
 
-def _broken(what: str) -> AgentError:
+def _broken(what: str) -> FactoryError:
     message = f"model.safetensors is not a whole safetensors file: {what}; write it with safetensors' save_file"
-    return AgentError(Reason.INVALID_ARTIFACT, message)
+    return FactoryError(Reason.INVALID_ARTIFACT, message)
