@@ -138,13 +138,11 @@ class SimProcess(Process):
 
 
 async def watch_like_kopf(api: Api, kind: shell.Watched, rng: random.Random) -> None:
-    """List and watch one kind for ever."""
+    """List nothing (`shell.list_nothing`) and watch one kind for ever."""
     while True:
         try:
-            listed = _decode(await api.list(kind.resource))
+            listed = _decode(await api.list(kind.resource, field_selector=shell.NOTHING))
             kind.listed.set()
-            for body in listed["items"]:
-                shell.take(kind, None, body)
             version = listed["metadata"]["resourceVersion"]
             while True:
                 version = await _follow(api, kind, version)

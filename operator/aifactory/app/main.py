@@ -182,6 +182,8 @@ class Process:
     async def run(self) -> int:
         """Start the parts, wait for a signal or for the end of a part, and end in order; returns the exit code."""
         web = await self.serve()
+        if self._options.leader_elect:
+            await self._election.look()  # before anything is read: see `_act`
         for informer in self._informers:
             self._start(informer.run(), f"informer-{informer.resource.plural}")
         self._start(self._recorder.run(), "events")
@@ -221,7 +223,7 @@ class Process:
     async def _fill(self) -> None:
         """Wait until every store is complete, then look for unreported deletions for ever."""
         await asyncio.gather(*(informer.synced.wait() for informer in self._informers))
-        await shell.wait_listed(self._api, self._kinds, self._options.namespace)
+        await shell.fill(self._api, self._kinds, self._options.namespace)
         self.filled()
         logger.info("every store is complete: %d jobs, %d pods", len(self._stores.jobs), len(self._stores.pods))
         self._health.ready = True
@@ -256,9 +258,9 @@ class Process:
         """As the leader: work, from a view that holds all that the leader before has done.
 
         A watch may have been silent for a minute without anybody having noticed; a plan made from that would undo or do
-        again what was done since.
+        again what was done since. If nobody has led since before the first list began, there is nothing to catch up on.
         """
-        if self._options.leader_elect:
+        if self._options.leader_elect and not self._election.undisturbed:
             namespace = self._options.namespace
             views = [informer.refresh for informer in self._informers]
             views += [partial(shell.refresh, self._api, kind, namespace) for kind in self._kinds]
@@ -307,7 +309,7 @@ class KopfProcess(Process):
             return kopf.AiohttpSession(
                 server=connection.server,
                 default_namespace=connection.namespace,
-                aiohttp_session=self._provider.session(shell.notice_lists(self._kinds), shell.refused_is_away),
+                aiohttp_session=self._provider.session(shell.list_nothing(self._kinds), shell.refused_is_away),
             )
 
         started = asyncio.Event()

@@ -93,6 +93,9 @@ class LeaderElection:
         self._seen_at = float("-inf")
         self._leading = False
         self._renewed_at = float("-inf")
+        self._free_version = ""
+        """The lease's version when `look` found that nobody could be leading; empty if somebody could."""
+        self._undisturbed = False
         self._gauge = metrics.LEADER.labels(config.name)
         self._gauge.set(0)
 
@@ -100,6 +103,15 @@ class LeaderElection:
     def leading(self) -> bool:
         """Whether this replica leads now. It turns False by itself when the lease could not be renewed in time."""
         return self._leading and self._clock.monotonic() < self._renewed_at + self.config.renew_deadline
+
+    @property
+    def undisturbed(self) -> bool:
+        """Nobody has led between the `look` before and our taking the lease: a view that was read since is a leader's.
+
+        Every leader changes the lease when it takes it, gives it up or renews it, so one that was free and still is in
+        the same version when we take it (which the server checks) was nobody's in between.
+        """
+        return self._undisturbed
 
     @property
     def leader_address(self) -> str:
@@ -118,6 +130,16 @@ class LeaderElection:
             if self._leading:
                 await asyncio.shield(self.release())
             on_stopped()
+
+    async def look(self) -> None:
+        """Note whether the lease is free. Call it before the first view is read; see `undisturbed`.
+
+        A lease that its holder has let run out may be ours to take, but who held it may act a little longer: not free.
+        """
+        await self._look()
+        found = self._seen
+        if found is not None and found.spec.holder_identity in ("", None, self.config.identity):
+            self._free_version = found.metadata.resource_version
 
     async def acquire(self) -> None:
         """Wait until this replica leads."""
@@ -179,7 +201,10 @@ class LeaderElection:
                 self._observe(found)
                 if not self._may_take(found):
                     return False
-                return await self._write(found, started)
+                version = found.metadata.resource_version
+                taken = await self._write(found, started)
+                self._undisturbed = bool(version) and version == self._free_version
+                return taken
         except (Conflict, AlreadyExists):
             # Somebody else wrote: look again before the next attempt, else we would retry on an old version for ever.
             await self._look()
@@ -204,6 +229,8 @@ class LeaderElection:
         try:
             async with asyncio.timeout(self.config.retry):
                 self._observe(_decode(await self._api.get(LEASES, self.config.namespace, self.config.name)))
+        except NotFound:
+            pass  # nobody has led yet
         except (KubeError, TimeoutError) as error:
             logger.warning("lease: could not be read: %s", error)
 

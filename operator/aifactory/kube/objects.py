@@ -1,11 +1,12 @@
 """The fields of Kubernetes objects that this operator reads, and no others.
 
 Each struct is a window onto an object: what it does not name is skipped while decoding, which makes a watch event cost
-microseconds and a cached pod two and a half kilobytes. Nothing here is ever sent to the API server (that is what plain
-dictionaries are for), so a field that is missing here can not be lost there.
+microseconds and a cached pod one kilobyte. Nothing here is ever sent to the API server (that is what plain dictionaries
+are for), so a field that is missing here can not be lost there.
 
 All structs are frozen. `gc=False` is safe because nothing in them can form a cycle; it keeps ten thousand pods out of
-the garbage collector's sight. Times are aware `datetime`s in UTC.
+the garbage collector's sight. What many objects say in the same words (labels, owners, conditions, images) is kept
+once, see `sharing`. Times are aware `datetime`s in UTC.
 Shapes: https://kubernetes.io/docs/reference/kubernetes-api/
 """
 
@@ -18,8 +19,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from aifactory.kube.resources import Key
+from aifactory.kube.sharing import shared, shared_labels, shared_text
 
 T = TypeVar("T")
+
+_set = msgspec.structs.force_setattr
 
 
 class Struct(msgspec.Struct, frozen=True, gc=False, rename="camel", kw_only=True):
@@ -45,6 +49,13 @@ class Metadata(Struct, frozen=True, gc=False):
     labels: dict[str, str] = {}
     owner_references: tuple[OwnerReference, ...] = ()
     deletion_timestamp: datetime | None = None
+
+    def __post_init__(self) -> None:
+        _set(self, "namespace", shared_text(self.namespace))
+        if self.labels:
+            _set(self, "labels", shared_labels(self.labels))
+        if self.owner_references:
+            _set(self, "owner_references", shared(self.owner_references))
 
     @property
     def key(self) -> Key:
@@ -136,6 +147,9 @@ class ContainerStatus(Struct, frozen=True, gc=False):
 class PodSpec(Struct, frozen=True, gc=False):
     node_name: str = ""
 
+    def __post_init__(self) -> None:
+        _set(self, "node_name", shared_text(self.node_name))
+
 
 READY, SCHEDULED, DISRUPTED = "Ready", "PodScheduled", "DisruptionTarget"
 POD_CONDITIONS = frozenset({READY, SCHEDULED, DISRUPTED})
@@ -153,8 +167,25 @@ class PodStatus(Struct, frozen=True, gc=False):
     init_container_statuses: tuple[ContainerStatus, ...] = ()
 
     def __post_init__(self) -> None:
-        kept = tuple(entry for entry in self.conditions if entry.type in POD_CONDITIONS)
-        msgspec.structs.force_setattr(self, "conditions", kept)
+        _set(self, "phase", shared_text(self.phase))
+        if self.conditions:
+            kept = tuple(entry for entry in self.conditions if entry.type in POD_CONDITIONS)
+            _set(self, "conditions", shared(kept, _talkative(kept)))
+        if self.container_statuses:
+            _set(self, "container_statuses", shared(self.container_statuses, _ended(self.container_statuses)))
+        if self.init_container_statuses:
+            ended = _ended(self.init_container_statuses)
+            _set(self, "init_container_statuses", shared(self.init_container_statuses, ended))
+
+
+def _talkative(conditions: tuple[Condition, ...]) -> bool:
+    """Somebody's words are in it, which are seldom the same twice."""
+    return any(entry.message for entry in conditions)
+
+
+def _ended(containers: tuple[ContainerStatus, ...]) -> bool:
+    """A container has ended or waits: when and why is its own."""
+    return any(entry.state.running is None for entry in containers)
 
 
 class Pod(Struct, frozen=True, gc=False):

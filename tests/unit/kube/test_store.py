@@ -209,3 +209,35 @@ def test_any_interleaving_of_watch_lists_and_answers_ends_in_the_truth(seed: int
     for owner in "xy":
         expected = {name for name, obj in alive.items() if obj.metadata.owner_references[0].uid == owner}
         assert {found.metadata.name for found in store.by("owner", owner)} == expected
+
+
+def test_a_late_answer_does_not_bring_back_what_a_list_did_not_contain() -> None:
+    """A list is taken in piece by piece; answers to our own writes may come between any two of them."""
+    store: Store[Pod] = Store()
+    listed: set[str] = set()
+    store.put_listed(pod("kept", 7), listed)
+    store.apply_response(pod("created and deleted before the list", 15))
+    store.advance("20")
+    assert not store.apply_response(pod("later still", 16))
+    assert store.retain(listed, "20") == 1
+    assert [found.metadata.name for found in store.all()] == ["kept"]
+
+
+def test_what_a_list_repeats_is_noted_and_told_once() -> None:
+    store: Store[Pod] = Store()
+    view = View(store)
+    known = pod("a", 5)
+    store.put(known)
+    listed: set[str] = set()
+    store.put_listed(pod("a", 5), listed)
+    assert listed == {known.metadata.uid}
+    assert len(view.changes) == 1
+    assert store.retain(listed, "9") == 0
+
+
+def test_groups_are_the_values_of_an_index() -> None:
+    store: Store[Pod] = Store(indexes={"job": by_label("job")})
+    for name, job in (("a", "x"), ("b", "x"), ("c", "y")):
+        store.put(pod(name, 1, job=job))
+    found = {value: sorted(one.metadata.name for one in pods) for value, pods in store.groups("job")}
+    assert found == {("ns", "x"): ["a", "b"], ("ns", "y"): ["c"]}
