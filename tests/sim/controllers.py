@@ -161,6 +161,7 @@ class DeploymentController:
             "metadata": {
                 "name": name,
                 "namespace": meta["namespace"],
+                "labels": deployment["spec"]["template"]["metadata"]["labels"],
                 "ownerReferences": [{**owner, "controller": True}],
             }
         }

@@ -6,26 +6,21 @@ planners on empty stores that were filled a moment ago.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aifactory.api import names
 from aifactory.app import shell, wiring
-from aifactory.app.probes import ServingBook
-from aifactory.app.progress import ProgressBook
-from aifactory.app.stores import make_stores
-from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
-from aifactory.engine.plan import Plan
-from aifactory.kube.events import EventRecorder
+from aifactory.app.domains import make
+from aifactory.engine.cluster import Cluster
+from aifactory.engine.domain import Domain
 from aifactory.kube.patch import merge_difference
 from aifactory.kube.resources import DEPLOYMENTS, PODGROUPS, PODS, SERVICES, Key
+from aifactory.serving.domain import Serving
 from tests.sim.cluster import Body, encode, is_live, is_ready, labels_of, owner_uids
-from tests.sim.connection import Connection
-from tests.sim.manifests import NAMESPACE
 from tests.sim.operator import options
 from tests.sim.world import World
-from tests.support.faketime import FakeClock
+from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 
 PERMANENT = {"DigestMismatch", "InvalidArtifact"}
 
@@ -186,49 +181,35 @@ def differences_of_fresh_view(world: World) -> list[str]:
 
 
 def _differences(world: World) -> Iterable[str]:
-    stores, book = make_stores(), ServingBook()
-    kinds = wiring.watched(stores)
-    for kind in kinds:
+    served = {PODGROUPS} if world.gangs else set()
+    cluster = Cluster(make(options("observer", elect=False)), served)
+    for kind in wiring.watched(cluster):
         for body in world.cluster.all(kind.resource):
             shell.take(kind, None, body)
-    children = (
-        (wiring.PODS, stores.pods),
-        (wiring.SERVICES, stores.services),
-        (wiring.CONFIGMAPS, stores.configs),
-        (wiring.PVCS, stores.claims),
-        (wiring.DEPLOYMENTS, stores.deployments),
-        (wiring.PODGROUPS, stores.gangs),
-    )
-    for resource, store in children:
-        for body in world.cluster.all(resource, **{names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE}):
-            store.put_response(encode(body))
-    for pod in world.cluster.all(PODS):
-        book.set_error(pod["metadata"]["uid"], world.programs.load_error(pod))
-    clock, api = FakeClock(), Connection(world.cluster, random.Random(0), "observer")
-    recorder = EventRecorder(api, controller="observer", instance="observer", clock=clock)
-    controllers = wiring.make_controllers(
-        api,
-        stores,
-        options("observer", elect=False),
-        recorder,
-        ProgressBook(),
-        book,
-        gangs=world.gangs,
-        clock=clock,
-        rng=random.Random(0),
-    )
-    for controller, kind in zip(controllers.all(), kinds, strict=True):
-        for body in world.cluster.all(kind.resource):
-            key = Key(NAMESPACE, body["metadata"]["name"])
-            observed = controller.kind.observe(key)
-            plan: Plan = controller.kind.plan(observed, world.cluster.now())
-            refused = bool(_invalid(body["spec"])) and "Suspended" not in _true(body.get("status", {}))
-            if refused and kind.resource != MODELVERSIONS:
-                continue  # what it would say comes from the API server's refusal, which a plan alone does not have
-            if plan.writes:
-                yield f"{kind.resource.kind} {key}: would write {plan.writes}"
-            if plan.status is not None and plan.status != body.get("status"):
-                yield f"{kind.resource.kind} {key}: {_difference(body.get('status', {}), plan.status)}"
+    for child in cluster.children.values():
+        for body in world.cluster.all(child.resource, **{names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE}):
+            cluster.objects(child).put_response(encode(body))
+    for domain in cluster.domains:
+        if isinstance(domain, Serving):
+            for pod in world.cluster.all(PODS):
+                domain.book.set_error(pod["metadata"]["uid"], world.programs.load_error(pod))
+        for body in world.cluster.all(domain.resource):
+            yield from _difference_of(world, domain, cluster, body)
+
+
+def _difference_of(world: World, domain: Domain[Any, Any], cluster: Cluster, body: Body) -> Iterable[str]:
+    key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
+    stored = cluster.stored(domain.resource).get(*key)
+    assert stored is not None
+    assert stored.model is not None
+    plan = domain.plan(domain.gather(stored.model, cluster), world.cluster.now())
+    refused = bool(_invalid(body["spec"])) and "Suspended" not in _true(body.get("status", {}))
+    if plan is None or (refused and domain.resource != MODELVERSIONS):
+        return  # what it would say comes from the API server's refusal, which a plan alone does not have
+    if plan.writes:
+        yield f"{domain.resource.kind} {key}: would write {plan.writes}"
+    if plan.status.dump() != body.get("status"):
+        yield f"{domain.resource.kind} {key}: {_difference(body.get('status', {}), plan.status.dump())}"
 
 
 def _difference(stands: Mapping[str, Any], would: Mapping[str, Any]) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 
 from aifactory.api import names
 from aifactory.app.wiring import LEASE_NAME
-from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 from aifactory.kube.patch import merge_difference
 from aifactory.kube.resources import DEPLOYMENTS, EVENTS, LEASES, PODS, Key
 from tests.sim.cluster import Body, Cluster, Commit, is_live, is_ready, key_of, labels_of, owner_uids
+from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 
 OURS = (TRAININGJOBS, MODELVERSIONS, INFERENCEPOOLS)
 CALM_SECONDS = 30.0

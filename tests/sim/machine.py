@@ -16,7 +16,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from aifactory.api import names
 from aifactory.engine.controller import SLOW_STATUS_DELAY
-from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 from aifactory.kube.resources import DEPLOYMENTS, PODS, SERVICES, Resource
 from tests.sim import goals, manifests
 from tests.sim.cluster import Body, is_live, key_of, labels_of
@@ -24,6 +23,7 @@ from tests.sim.connection import FAULTS
 from tests.sim.nodes import NODES
 from tests.sim.programs import SUCCESS, Exit
 from tests.sim.world import SQUATTER, World
+from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 
 JOBS, POOLS, MODELS = ("job-a", "job-b"), ("pool-a", "pool-b"), ("gpt", "bert")
 REACHED_SECONDS = 1800.0

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from aifactory.api import names
-from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 from aifactory.kube.errors import TooManyRequests
 from aifactory.kube.resources import DEPLOYMENTS, PODGROUPS, PODS, PVCS, Resource
 from aifactory.kube.retry import MAX_ATTEMPTS
@@ -17,6 +16,7 @@ from tests.sim.cluster import Body, is_ready, key_of, labels_of
 from tests.sim.machine import settle
 from tests.sim.programs import SUCCESS, Exit
 from tests.sim.world import MODEL_STORE, World
+from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aifactory.api.base import ModelName
 from aifactory.api.modelversion import ModelVersionSpec
 from aifactory.api.trainingjob import OutputModel
-from aifactory.app import probes
+from aifactory.serving import probe as probes
 from aifactory_contract.formats import FORMATS
 from aifactory_contract.names import GENERATED_TOKENS, PROBE_REQUESTS, check_model_name
 

@@ -14,18 +14,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 import kopf
 import msgspec
 
 from aifactory.api import names
+from aifactory.app.options import Options
 from aifactory.engine.custom import Stored
 from aifactory.kube.api import Api
+from aifactory.kube.auth import SessionProvider
+from aifactory.kube.backoff import READ
 from aifactory.kube.errors import KubeError
 from aifactory.kube.informer import drop_missing
 from aifactory.kube.objects import ListMetadata, ObjectList, Struct, decoder
@@ -38,8 +42,6 @@ T = TypeVar("T")
 
 AUDIT_SECONDS = 300.0
 """How long a deletion that kopf did not see may stay unnoticed, when nothing tells that kopf's watch had broken."""
-AGAIN_SECONDS = 2.0
-"""Between two attempts to read."""
 LIST_PAGE = 1000
 SLICE = 100
 """Objects parsed without giving the event loop away: some ten milliseconds."""
@@ -81,6 +83,62 @@ class Watched:
     store: Store[Any]
     listed: asyncio.Event = field(default_factory=asyncio.Event)
     """kopf has listed, that is begun to watch anew: what happened before is still to be read (`refresh`)."""
+
+
+class Shell(Protocol):
+    """What brings the custom resources into the stores."""
+
+    async def run(self, kinds: Collection[Watched], stop: asyncio.Event, on_signal: Callable[[], None]) -> None:
+        """Deliver until `stop` is set; `on_signal` is called for SIGTERM and SIGINT."""
+
+
+class Kopf:
+    """kopf, in this process and on our own HTTP sessions."""
+
+    def __init__(self, provider: SessionProvider, options: Options) -> None:
+        self._provider = provider
+        self._options = options
+
+    async def run(self, kinds: Collection[Watched], stop: asyncio.Event, on_signal: Callable[[], None]) -> None:
+        """Deliver until `stop` is set, or until kopf ends by itself."""
+        connection = self._provider.connection
+
+        def login() -> kopf.AiohttpSession:
+            return kopf.AiohttpSession(
+                server=connection.server,
+                default_namespace=connection.namespace,
+                aiohttp_session=self._provider.session(list_nothing(kinds), refused_is_away),
+            )
+
+        started = asyncio.Event()
+        namespace = self._options.namespace
+        tasks = await kopf.spawn_tasks(
+            registry=registry(kinds, login),
+            settings=settings(silence=self._options.silence_seconds),
+            # kopf would make one from the user's name, which a container's user need not have.
+            identity=self._options.identity,  # type: ignore[arg-type] # a private NewType of str
+            standalone=True,
+            clusterwide=namespace is None,
+            namespaces=[namespace] if namespace is not None else [],
+            stop_flag=stop,
+            ready_flag=started,
+        )
+        signals = asyncio.create_task(_take_signals(started, on_signal), name="signals")
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            signals.cancel()
+            stop.set()
+            # When it ends, kopf waits five seconds for all tasks but these and cancels them: ours are not its own.
+            await kopf.run_tasks(tasks, ignored=asyncio.all_tasks())
+
+
+async def _take_signals(started: asyncio.Event, on_signal: Callable[[], None]) -> None:
+    """Replace kopf's signal handlers by ours once they are set: kopf must not end first."""
+    await started.wait()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
 
 
 def registry(kinds: Collection[Watched], login: Callable[[], kopf.AiohttpSession]) -> kopf.OperatorRegistry:
@@ -184,6 +242,7 @@ async def fill(api: Api, kinds: Collection[Watched], namespace: str | None) -> N
 
 async def patiently(what: str, read: Callable[[], Awaitable[T]]) -> T:
     """Read until the API server answers. Raises KubeError for an answer that waiting does not improve."""
+    failures = 0
     while True:
         try:
             return await read()
@@ -191,7 +250,8 @@ async def patiently(what: str, read: Callable[[], Awaitable[T]]) -> T:
             if not error.retryable:
                 raise
             logger.warning("%s: read again: %s", what, error)
-        await asyncio.sleep(AGAIN_SECONDS)
+        failures += 1
+        await asyncio.sleep(READ.delay(failures))
 
 
 async def refresh(api: Api, kind: Watched, namespace: str | None, *, background: bool = False) -> None:
@@ -242,7 +302,7 @@ async def _audit(api: Api, kind: Watched, namespace: str | None) -> None:
             await (refresh if anew else _drop_deleted)(api, kind, namespace)
         except (KubeError, aiohttp.ClientError, msgspec.MsgspecError) as error:
             logger.warning("%s could not be read again, it is tried again: %s", kind.resource.plural, error)
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(READ.delay(1))
             kind.listed.set()
 
 

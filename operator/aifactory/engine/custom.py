@@ -12,24 +12,35 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from aifactory.api.base import Condition, format_time
+from aifactory.api import names
+from aifactory.api.base import Condition, CustomResource, format_time
 from aifactory.api.reasons import ConditionType, Reason
-from aifactory.engine.plan import Plan, Subject
+from aifactory.engine.plan import Subject
 from aifactory.kube.objects import Metadata
-from aifactory.kube.resources import Key
+from aifactory.kube.resources import Key, Resource
 
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound=CustomResource)
 
 REMEMBERED: Final = 512
 """Objects that stay read, of all kinds together: about five megabytes."""
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 """The object once more, for `kubectl apply` alone."""
+
+
+def resource_of(model: type[CustomResource]) -> Resource:
+    """Where a kind of ours is served."""
+    return _resource(model.plural, model.__name__)
+
+
+@cache
+def _resource(plural: str, kind: str) -> Resource:
+    return Resource(names.GROUP, names.VERSION, plural, kind)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,8 +118,8 @@ def decoder(model: type[M]) -> Callable[[bytes], Stored[M]]:
     return lambda raw: parse(_unpack(raw))
 
 
-def invalid_plan(stored: Stored[Any], now: datetime) -> Plan:
-    """Tell the user that the object can not be read, and leave everything else as it is."""
+def invalid_status(stored: Stored[Any], now: datetime) -> dict[str, Any]:
+    """The status that tells the user that the object can not be read; everything else stays as it is."""
     message = f"the object does not fit this operator's API: {stored.error}; correct the field or update the CRDs"
     status = stored.status
     conditions = status.get("conditions", ())
@@ -123,8 +134,7 @@ def invalid_plan(stored: Stored[Any], now: datetime) -> Plan:
         last_transition_time=now,
         observed_generation=stored.metadata.generation,
     )
-    status |= {
+    return status | {
         "observedGeneration": stored.metadata.generation,
         "conditions": [*others, {**stalled.dump(), "lastTransitionTime": since}],
     }
-    return Plan(status=status)

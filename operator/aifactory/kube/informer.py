@@ -32,10 +32,10 @@ import msgspec
 
 from aifactory.kube import metrics
 from aifactory.kube.api import Api
+from aifactory.kube.backoff import WATCH
 from aifactory.kube.clock import Clock, SystemClock
 from aifactory.kube.errors import ApiError, Gone, KubeError, error_for
 from aifactory.kube.objects import KubeObject, ObjectList, PartialObject, Status, WatchEvent
-from aifactory.kube.queue import Backoff
 from aifactory.kube.resources import Resource
 from aifactory.kube.store import Store, version_number
 
@@ -50,8 +50,6 @@ SLICE: Final = 250
 WATCH_SECONDS: Final = 300
 SILENCE_SECONDS: Final = 90.0
 """The server sends a bookmark about every minute; a watch that is silent for longer is dead."""
-RETRY: Final = Backoff(base=0.1, limit=10.0, jitter=0.5)
-"""The limit decides how late the end of an outage is noticed."""
 
 
 class _Typed(msgspec.Struct, frozen=True, gc=False):
@@ -205,7 +203,7 @@ class Informer(Generic[T]):
                 self._well()
         if self._clock.monotonic() - started < 1.0:
             # A server that ends watches at once must not be asked again at once.
-            await asyncio.sleep(RETRY.delay(1, self._rng))
+            await asyncio.sleep(WATCH.delay(1, self._rng))
 
     async def _next(self, stream: AsyncIterator[Sequence[bytes]]) -> Sequence[bytes] | None:
         """What came next, or None when the watch has ended or is silent for too long."""
@@ -273,7 +271,7 @@ class Informer(Generic[T]):
         logger.info("watch of %s: version %s is gone, listing again", self.resource, self._version or "of the list")
         metrics.INFORMER_ERRORS.labels(str(self.resource), "Expired").inc()
         self._version = ""
-        await asyncio.sleep(RETRY.delay(self._expiries, self._rng))
+        await asyncio.sleep(WATCH.delay(self._expiries, self._rng))
 
     def _well(self) -> None:
         self._heard = self._clock.monotonic()
@@ -291,8 +289,8 @@ class Informer(Generic[T]):
             self._last_error = kind
             expected = isinstance(error, KubeError)
             logger.warning("watch of %s fails and is tried again: %s", self.resource, error, exc_info=not expected)
-        delay = RETRY.delay(self._failures, self._rng)
-        await asyncio.sleep(max(delay, min(getattr(error, "retry_after", None) or 0.0, RETRY.limit)))
+        delay = WATCH.delay(self._failures, self._rng)
+        await asyncio.sleep(max(delay, min(getattr(error, "retry_after", None) or 0.0, WATCH.limit)))
 
 
 async def put_listed(store: Store[T], objects: Iterable[T], listed: set[str], *, background: bool = False) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -79,7 +78,7 @@ class LeaderElection:
     """Takes part in an election.
 
     Use: `await election.acquire()`, then run `await election.hold()` beside the work, which returns when leadership is
-    lost; `await election.release()` at the end. Or `run`, which does the three.
+    lost; `await election.release()` at the end.
     """
 
     def __init__(
@@ -119,17 +118,6 @@ class LeaderElection:
         if self._seen is None or not self._seen.spec.holder_identity:
             return ""
         return self._seen.metadata.annotations.get(ADDRESS_ANNOTATION, "")
-
-    async def run(self, on_started: Callable[[], None], on_stopped: Callable[[], None]) -> None:
-        """Wait for leadership, hold it, and return when it is lost or this is cancelled; gives the lease up then."""
-        try:
-            await self.acquire()
-            on_started()
-            await self.hold()
-        finally:
-            if self._leading:
-                await asyncio.shield(self.release())
-            on_stopped()
 
     async def look(self) -> None:
         """Note whether the lease is free. Call it before the first view is read; see `undisturbed`.

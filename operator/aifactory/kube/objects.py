@@ -15,9 +15,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
+from zlib import crc32
 
 import msgspec
 
+from aifactory.api.names import FIELD_MANAGER
 from aifactory.kube.resources import Key
 from aifactory.kube.sharing import shared, shared_labels, shared_text
 
@@ -74,6 +76,42 @@ class AnnotatedMetadata(Metadata, frozen=True, gc=False):
     """`metadata` of kinds whose annotations are read."""
 
     annotations: dict[str, str] = {}
+
+
+class ManagedFields(Struct, frozen=True, gc=False):
+    """Who has set which fields, as server-side apply keeps it."""
+
+    manager: str = ""
+    subresource: str = ""
+    time: str = ""
+    fields_v1: msgspec.Raw = msgspec.field(default=msgspec.Raw(b""), name="fieldsV1")
+
+    @property
+    def meddles(self) -> bool:
+        """Somebody else has set something in the object's spec or data; `kubectl scale` counts, a status does not."""
+        if self.manager == FIELD_MANAGER or self.subresource not in ("", "scale"):
+            return False
+        fields = bytes(self.fields_v1)
+        return b'"f:spec"' in fields or b'"f:data"' in fields
+
+
+class AppliedMetadata(AnnotatedMetadata, frozen=True, gc=False):
+    """`metadata` of children that are kept as we want them; see `engine.apply`."""
+
+    managed_fields: tuple[ManagedFields, ...] = ()
+    edits: str = ""
+    """Stands for what others have set in spec or data; computed from `managed_fields`, which are not kept."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.managed_fields:
+            return
+        digest = 0
+        for entry in self.managed_fields:
+            if entry.meddles:
+                digest = crc32(b"%s %s %s" % (entry.manager.encode(), entry.time.encode(), entry.fields_v1), digest)
+        _set(self, "managed_fields", ())
+        _set(self, "edits", f"{digest:08x}" if digest else "")
 
 
 class HasIdentity(Protocol):
@@ -195,13 +233,13 @@ class Pod(Struct, frozen=True, gc=False):
 
 
 class Service(Struct, frozen=True, gc=False):
-    metadata: Metadata
+    metadata: AppliedMetadata
 
 
 class ConfigMap(Struct, frozen=True, gc=False):
     """Without its data: it is written, never read."""
 
-    metadata: Metadata
+    metadata: AppliedMetadata
 
 
 class Claim(Struct, frozen=True, gc=False):
@@ -220,9 +258,15 @@ class DeploymentStatus(Struct, frozen=True, gc=False):
 
 
 class Deployment(Struct, frozen=True, gc=False):
-    metadata: Metadata
+    metadata: AppliedMetadata
     spec: DeploymentSpec = DeploymentSpec()
     status: DeploymentStatus = DeploymentStatus()
+
+
+class ReplicaSet(Struct, frozen=True, gc=False):
+    """What stands between a Deployment and its pods."""
+
+    metadata: Metadata
 
 
 class Gang(Struct, frozen=True, gc=False):

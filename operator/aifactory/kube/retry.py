@@ -14,13 +14,11 @@ from typing import Any, Final
 
 from aifactory.kube import metrics
 from aifactory.kube.api import Api
+from aifactory.kube.backoff import REQUEST
 from aifactory.kube.errors import KubeError, TooManyRequests, Unreachable
 from aifactory.kube.resources import Resource
 
 MAX_ATTEMPTS: Final = 4
-MAX_RETRY_AFTER: Final = 30.0
-"""Longest wait between two attempts, whatever the server asks for: after it the caller's own backoff decides."""
-FIRST_DELAY: Final = 0.1
 
 
 class Retrying:
@@ -68,14 +66,10 @@ class Retrying:
             except KubeError as error:
                 if attempt >= MAX_ATTEMPTS or not _may_repeat(verb, error):
                     raise
-                delay = self._delay(attempt, error)
+                asked = min(error.retry_after or 0.0, REQUEST.limit)
+                delay = REQUEST.delay(attempt, self._rng, at_least=asked / 2 ** (attempt - 1))
             metrics.REQUEST_RETRIES.labels(verb).inc()
             await asyncio.sleep(delay)
-
-    def _delay(self, attempt: int, error: KubeError) -> float:
-        own = FIRST_DELAY * 2.0 ** (attempt - 1)
-        asked = min(error.retry_after or 0.0, MAX_RETRY_AFTER)
-        return max(own, asked) * (1.0 + 0.25 * self._rng.random())
 
 
 def _may_repeat(verb: str, error: KubeError) -> bool:

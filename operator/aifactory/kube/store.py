@@ -261,16 +261,10 @@ class Store(Generic[T]):
 
 
 def by_controller(obj: Any) -> Iterable[Hashable]:
-    """Index: the UID of the owner that manages the object. For objects with `Metadata`."""
+    """Index: namespace of the object and UID of the owner that manages it. For objects with `Metadata`.
+
+    An owner and what it owns lie in one namespace: a reference across namespaces means nothing.
+    https://kubernetes.io/docs/concepts/overview/working-with-objects/owners-dependents/
+    """
     owner = obj.metadata.controller
-    return (owner.uid,) if owner is not None else ()
-
-
-def by_label(label: str) -> Index[Any]:
-    """Index: namespace and value of a label. For objects with `Metadata`."""
-
-    def values(obj: Any) -> Iterable[Hashable]:
-        value = obj.metadata.labels.get(label)
-        return ((obj.metadata.namespace, value),) if value is not None else ()
-
-    return values
+    return ((obj.metadata.namespace, owner.uid),) if owner is not None else ()

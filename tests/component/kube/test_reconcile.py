@@ -10,44 +10,40 @@ from typing import Any
 import msgspec
 import pytest
 
+from aifactory.engine.cluster import Cluster
 from aifactory.engine.controller import Controller
 from aifactory.engine.executor import Executor
-from aifactory.engine.wakeups import wake_owner
 from aifactory.kube.auth import SessionProvider
 from aifactory.kube.client import Client
 from aifactory.kube.errors import KubeError, NotFound
-from aifactory.kube.informer import Informer
-from aifactory.kube.objects import ObjectList, Pod, decoder
+from aifactory.kube.objects import ObjectList, Pod
 from aifactory.kube.resources import CRDS, PODS
-from aifactory.kube.store import Store, by_controller
 from localcluster.controlplane import ControlPlane
-from tests.component.kube.test_client import pod as pod_body
 from tests.component.kube.test_informer import eventually
-from tests.unit.engine.herd import HERDS, CustomObject, HerdKind, Seen
+from tests.support.herd import Herds
+from tests.unit.engine.herd import HERDS, herd_informers
 
 FREE_FORM = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 SCHEMA = {"openAPIV3Schema": {"type": "object", "properties": {"spec": FREE_FORM, "status": FREE_FORM}}}
 CRD = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",
-    "metadata": {"name": "herds.test.dev"},
+    "metadata": {"name": str(HERDS)},
     "spec": {
-        "group": "test.dev",
+        "group": HERDS.group,
         "scope": "Namespaced",
-        "names": {"plural": "herds", "singular": "herd", "kind": "Herd"},
-        "versions": [{"name": "v1", "served": True, "storage": True, "subresources": {"status": {}}, "schema": SCHEMA}],
+        "names": {"plural": HERDS.plural, "singular": "herd", "kind": HERDS.kind},
+        "versions": [
+            {
+                "name": HERDS.version,
+                "served": True,
+                "storage": True,
+                "subresources": {"status": {}},
+                "schema": SCHEMA,
+            }
+        ],
     },
 }
-
-
-class RealPods(HerdKind):
-    """Herds whose pods a real API server accepts; they end at once."""
-
-    @staticmethod
-    def pod(observed: Seen, name: str) -> dict[str, Any]:
-        body = pod_body(observed.herd.metadata.namespace, name)
-        body["metadata"]["ownerReferences"] = HerdKind.pod(observed, name)["metadata"]["ownerReferences"]
-        return body
 
 
 class CountingClient(Client):
@@ -65,17 +61,13 @@ class Farm:
     """One controller process' worth of herds in one namespace."""
 
     def __init__(self, client: Client, namespace: str) -> None:
-        herds: Store[CustomObject] = Store(decoder(CustomObject))
-        pods: Store[Pod] = Store(decoder(Pod), indexes={"owner": by_controller})
-        self.controller = Controller(RealPods(herds, pods), Executor(client, {HERDS: herds, PODS: pods}))
-        herds.subscribe(self.controller.wake)
-        pods.subscribe(wake_owner(self.controller.queue, HERDS.kind, HERDS.group))
-        self.informers: tuple[Informer[Any], ...] = (
-            Informer(client, HERDS, CustomObject, herds, namespace=namespace),
-            Informer(client, PODS, Pod, pods, namespace=namespace),
-        )
+        kind = Herds()
+        cluster = Cluster([kind])
+        self.controller = Controller(kind, cluster, Executor(client, cluster.stores))
+        cluster.connect({HERDS: self.controller.queue.add})
+        self.informers = herd_informers(client, cluster, namespace=namespace)
         self.tasks: list[asyncio.Task[None]] = []
-        self.pods = pods
+        self.pods = cluster.stores[PODS]
 
     def view(self, herd: str) -> str:
         """What it believes about a herd's pods, and when its informers last heard anything."""

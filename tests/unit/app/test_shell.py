@@ -16,11 +16,12 @@ from aifactory.api.modelversion import ModelVersion
 from aifactory.app import shell
 from aifactory.engine import custom
 from aifactory.engine.custom import Stored
-from aifactory.engine.kinds import MODELVERSIONS
 from aifactory.kube.auth import Connection, SessionProvider
+from aifactory.kube.backoff import Backoff
 from aifactory.kube.client import Client
 from aifactory.kube.resources import Resource
 from aifactory.kube.store import Store
+from tests.support.kinds import MODELVERSIONS
 from tests.unit.memory_api import MemoryApi
 
 DEADLINE_SECONDS = 30.0
@@ -107,7 +108,7 @@ async def versions() -> Versions:
 @pytest.fixture
 async def store(versions: Versions, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store[Stored[ModelVersion]]]:
     """What kopf and the audits make of these versions."""
-    monkeypatch.setattr(shell, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(shell, "READ", Backoff(base=0.0, limit=0.0))
     kind = shell.Watched(MODELVERSIONS, custom.parser(ModelVersion), Store())
     async with TestServer(versions.application) as server:
         connection = Connection(server=str(server.make_url("")).rstrip("/"), namespace="team")

@@ -12,6 +12,7 @@ from aiohttp import web
 from aifactory.kube import retry
 from aifactory.kube.api import Api
 from aifactory.kube.auth import AuthError, Connection, SessionProvider
+from aifactory.kube.backoff import Backoff
 from aifactory.kube.client import Client
 from aifactory.kube.errors import (
     Conflict,
@@ -81,7 +82,7 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def client(server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(retry, "REQUEST", Backoff(base=0.001, limit=30.0))
     provider = SessionProvider(Connection(f"http://127.0.0.1:{server.port}", "default"), user_agent="test")
     found = Client(provider)
     yield Retrying(found)

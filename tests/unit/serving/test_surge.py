@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from aifactory.api.inferencepool import InferencePoolStatus
 from aifactory.serving.trouble import PASSING
 from aifactory_contract.errors import TRANSIENT
+from tests.unit.plans import removed
 from tests.unit.serving.builders import NOW, World, conditions, guard, message, pool, serving
 
 
@@ -157,8 +158,8 @@ def test_a_version_that_does_not_load_is_taken_back_and_not_tried_again() -> Non
     world = failing()
     decision = world.step()
     assert decision.urgent, "known before anything is removed"
-    assert not decision.removals
-    assert [notice.type for notice in decision.notices] == ["Warning"]
+    assert not removed(decision)
+    assert [event.type for event in decision.events] == ["Warning"]
     world.settle()
     assert counts(world, 1, 2) == [(2, 2), (0, 0)]
     found = conditions(world.status)
@@ -195,7 +196,7 @@ def test_a_newer_version_is_tried_after_a_failed_one() -> None:
     assert conditions(world.status)["Degraded"][0] == "False"
 
 
-def test_a_failed_version_is_tried_again_after_the_wish_has_changed() -> None:
+def test_a_failed_version_is_tried_requeue_after_the_wish_has_changed() -> None:
     world = failing()
     world.settle()
     world.pin(1)

@@ -1,4 +1,4 @@
-"""How many pods each revision gets: surge, one pod at a time, as a pure function.
+"""How many pods: those the pool wants, and those each revision gets (surge, one pod at a time).
 
 One revision grows: the wanted one, or the stable one where the wanted one was given up. The others hold the traffic
 until it does and give up one pod for each of its ready ones. So a change, also one in the middle of another or back,
@@ -9,6 +9,15 @@ and a revision that never becomes ready costs one pod and no request.
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+from aifactory.api.inferencepool import InferencePoolSpec
+
+DEFAULT_REPLICAS = 1
+
+
+def wanted(spec: InferencePoolSpec) -> int:
+    """Ready pods the pool shall have."""
+    return DEFAULT_REPLICAS if spec.replicas is None else spec.replicas
 
 
 def share(wanted: int, ready: Mapping[str, int], growing: str, stable: str) -> dict[str, int]:

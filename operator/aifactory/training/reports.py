@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from aifactory.engine.domain import Route
+from aifactory.kube.tokens import Reporter
 from aifactory.training.state import ProgressReport
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 64 * 1024
 TOKEN_CACHE_SECONDS = 300.0
 TOKEN_CACHE_SIZE = 20_000
 
@@ -49,28 +50,12 @@ class ReportBody(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Reporter:
-    """The pod behind a token."""
-
-    namespace: str
-    pod: str
-    uid: str
-
-
-@dataclass(frozen=True, slots=True)
 class ReportingPod:
     """What our store knows about a pod."""
 
     job_name: str
     job_uid: str
     attempt: int
-
-
-class TokenReviewer(Protocol):
-    """Asks the API server about a token."""
-
-    async def __call__(self, token: str) -> Reporter | None:
-        """The pod the token is bound to, or None when it is not valid for us."""
 
 
 class ProgressBook:
@@ -122,7 +107,7 @@ class ProgressEndpoint:
         self,
         *,
         book: ProgressBook,
-        review: TokenReviewer,
+        review: Callable[[str], Awaitable[Reporter | None]],
         find_pod: Callable[[Reporter], ReportingPod | None],
         wake: Callable[[str, str], None],
         leading: Callable[[], bool],
@@ -140,13 +125,12 @@ class ProgressEndpoint:
         self._monotonic = monotonic
         self._tokens: dict[str, tuple[float, Reporter]] = {}
 
-    def application(self) -> web.Application:
-        """The endpoint as a web application."""
-        application = web.Application(client_max_size=MAX_BODY_BYTES)
-        application.router.add_post("/v1/progress/{namespace}/{job}", self._handle)
-        return application
+    def route(self) -> Route:
+        """Where it is served."""
+        return Route("POST", "/v1/progress/{namespace}/{job}", self.handle)
 
-    async def _handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.Request) -> web.Response:
+        """Answer one report."""
         namespace, job = request.match_info["namespace"], request.match_info["job"]
         if not self._leading():
             return self._elsewhere(request)

@@ -9,14 +9,24 @@ from typing import Any
 import pytest
 
 from aifactory.api.reasons import Reason
+from aifactory.training.causes import Failure, classify
+from aifactory.training.detectors import first_failure
 from aifactory.training.errorfile import RootCause, root_cause
-from aifactory.training.failures import classify, first_failure
-from tests.unit.training.builders import NOW, pod
+from aifactory.training.state import PodView
+from tests.unit.training.builders import NOW, job, observe, pod
 
 ERROR_FILE = json.dumps(
     {"message": {"message": "ValueError: lr must be positive", "extraInfo": {"py_callstack": "..."}, "errorCode": 1}}
 )
 GIVE_UP = json.dumps({"message": {"message": "NoRestart: the data is broken", "extraInfo": {}, "errorCode": 93}})
+
+
+def failure_of(pods: list[PodView], missing: int | None = None) -> Failure | None:
+    """The failure that decides among these pods; they are all there are, or the one of index `missing` has gone."""
+    count = max([view.index for view in pods] + ([] if missing is None else [missing])) + 1
+    seen = {"nodes": count, "createdAttempt": 0} if missing is not None else {}
+    return first_failure(observe(job(nodes=count, status={"resolved": seen}), *pods), tuple(pods))
+
 
 CAUSES = [
     pytest.param({"exit_code": 1}, Reason.APPLICATION_ERROR, "exit code 1; see: kubectl logs train-0-0", id="silent"),
@@ -75,7 +85,7 @@ CAUSES = [
 
 @pytest.mark.parametrize(("changes", "cause", "words"), CAUSES)
 def test_the_cause_is_told_apart(changes: dict[str, Any], cause: Reason, words: str) -> None:
-    failure = first_failure([pod(**changes)], [])
+    failure = failure_of([pod(**changes)])
     assert failure is not None
     assert failure.cause is cause
     assert words in failure.message
@@ -86,20 +96,20 @@ def test_the_cause_is_told_apart(changes: dict[str, Any], cause: Reason, words: 
     "changes", [{}, {"running": True}, {"exit_code": 0}, {"phase": "Succeeded"}, {"running": True, "exit_code": 0}]
 )
 def test_what_is_well_is_no_failure(changes: dict[str, Any]) -> None:
-    assert first_failure([pod(**changes)], []) is None
+    assert failure_of([pod(**changes)]) is None
 
 
 def test_the_first_that_ended_decides() -> None:
     late = pod(0, exit_code=1, finished_at=NOW + timedelta(seconds=3))
     first = pod(1, exit_code=2, finished_at=NOW)
     unknown = pod(2, exit_code=3, finished_at=None)
-    failure = first_failure([late, first, unknown], [])
+    failure = failure_of([late, first, unknown])
     assert failure is not None
     assert (failure.index, failure.exit_code) == (1, 2)
 
 
 def test_of_two_at_the_same_moment_the_lower_index_decides() -> None:
-    failure = first_failure([pod(1, exit_code=1), pod(0, exit_code=1)], [])
+    failure = failure_of([pod(1, exit_code=1), pod(0, exit_code=1)])
     assert failure is not None
     assert failure.index == 0
 
@@ -107,13 +117,13 @@ def test_of_two_at_the_same_moment_the_lower_index_decides() -> None:
 def test_an_outside_cause_outranks_an_error_seen_with_it() -> None:
     """When a node is drained, the collectives of the others break and their programs fail first."""
     drained = pod(1, exit_code=143, disruption="EvictionByEvictionAPI: drained", finished_at=NOW + timedelta(seconds=9))
-    failure = first_failure([pod(0, exit_code=1), drained], [])
+    failure = failure_of([pod(0, exit_code=1), drained])
     assert failure is not None
     assert (failure.index, failure.cause) == (1, Reason.DISRUPTION)
 
 
 def test_a_pod_that_is_gone_outranks_errors_in_its_wake() -> None:
-    failure = first_failure([pod(0, exit_code=1)], [(1, "train-1-0")])
+    failure = failure_of([pod(0, exit_code=1)], missing=1)
     assert failure is not None
     assert (failure.pod, failure.cause) == ("train-1-0", Reason.DISRUPTION)
     assert failure.message == "it was deleted by somebody else"
@@ -123,13 +133,13 @@ def test_a_pod_that_is_gone_outranks_errors_in_its_wake() -> None:
 def test_a_wish_not_to_be_restarted_outranks_everything(code: dict[str, Any]) -> None:
     """Pods report their end by the second, so what follows from 93 can look as old as 93 itself."""
     others = [pod(0, exit_code=1), pod(1, exit_code=143, disruption="drained", finished_at=NOW - timedelta(seconds=1))]
-    failure = first_failure([*others, pod(2, **code)], [(3, "train-3-0")])
+    failure = failure_of([*others, pod(2, **code)], missing=3)
     assert failure is not None
     assert (failure.pod, failure.cause) == ("train-2-0", Reason.NO_RESTART_REQUESTED)
 
 
 def test_a_disrupted_pod_says_more_than_one_that_is_gone() -> None:
-    failure = first_failure([pod(1, exit_code=137, disruption="TaintManager: node lost")], [(0, "train-0-0")])
+    failure = failure_of([pod(1, exit_code=137, disruption="TaintManager: node lost")], missing=0)
     assert failure is not None
     assert failure.pod == "train-1-0"
 
@@ -176,15 +186,15 @@ Root Cause (first observed failure):
 WORDS = [
     pytest.param("", RootCause(), id="nothing"),
     pytest.param(" \n\n", RootCause(), id="white-space"),
-    pytest.param("no such option: --lr\n", RootCause(words="no such option: --lr"), id="last-line"),
-    pytest.param("it broke\n=======\n", RootCause(words="it broke"), id="a-ruler-says-nothing"),
+    pytest.param("no such option: --lr\n", RootCause(message="no such option: --lr"), id="last-line"),
+    pytest.param("it broke\n=======\n", RootCause(message="it broke"), id="a-ruler-says-nothing"),
     pytest.param(TRACEBACK, RootCause("ValueError", "ValueError: no such corpus"), id="traceback"),
     pytest.param(
         TRACEBACK + TORCHRUN, RootCause("ValueError", "ValueError: no such corpus"), id="torchrun-after-traceback"
     ),
     pytest.param(
         TORCHRUN,
-        RootCause(words="a process that torchrun started ended with exit code 2", exit_code=2),
+        RootCause(message="a process that torchrun started ended with exit code 2", exit_code=2),
         id="torchrun-alone",
     ),
     pytest.param(
@@ -204,11 +214,13 @@ WORDS = [
         RootCause("RuntimeError", "RuntimeError: CUDA error Compile with TORCH_USE_CUDA_DSA"),
         id="all-lines-of-an-error-file",
     ),
-    pytest.param('{"message": "plain"}', RootCause(words="plain"), id="one-level"),
-    pytest.param('{"message": {"message": 7}}', RootCause(words='{"message": {"message": 7}}'), id="not-text"),
-    pytest.param('{"other": 1}', RootCause(words='{"other": 1}'), id="other-json"),
-    pytest.param("[1, 2]", RootCause(words="[1, 2]"), id="a-list"),
-    pytest.param('{"message": {"message": "cut of', RootCause(words='{"message": {"message": "cut of'), id="cut-json"),
+    pytest.param('{"message": "plain"}', RootCause(message="plain"), id="one-level"),
+    pytest.param('{"message": {"message": 7}}', RootCause(message='{"message": {"message": 7}}'), id="not-text"),
+    pytest.param('{"other": 1}', RootCause(message='{"other": 1}'), id="other-json"),
+    pytest.param("[1, 2]", RootCause(message="[1, 2]"), id="a-list"),
+    pytest.param(
+        '{"message": {"message": "cut of', RootCause(message='{"message": {"message": "cut of'), id="cut-json"
+    ),
 ]
 
 

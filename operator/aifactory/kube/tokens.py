@@ -1,13 +1,12 @@
-"""Asking the API server whose token a report carries (TokenReview)."""
+"""Asking the API server which pod a token is bound to (TokenReview)."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import msgspec
 
-from aifactory.api import names
-from aifactory.app.progress import Reporter
 from aifactory.kube.api import Api
 from aifactory.kube.errors import KubeError
 from aifactory.kube.objects import Struct
@@ -18,6 +17,15 @@ logger = logging.getLogger(__name__)
 _ACCOUNT_PREFIX = "system:serviceaccount:"
 _POD_NAME = "authentication.kubernetes.io/pod-name"
 _POD_UID = "authentication.kubernetes.io/pod-uid"
+
+
+@dataclass(frozen=True, slots=True)
+class Reporter:
+    """The pod behind a token."""
+
+    namespace: str
+    pod: str
+    uid: str
 
 
 class _User(Struct, frozen=True, gc=False):
@@ -38,11 +46,12 @@ class _Review(Struct, frozen=True, gc=False):
 _decode = msgspec.json.Decoder(_Review).decode
 
 
-class ApiTokenReviewer:
-    """A `TokenReviewer` that asks the API server; tokens that are not bound to a pod are refused."""
+class TokenReviewer:
+    """Asks about tokens for one audience; those that are not bound to a pod are refused."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, audience: str) -> None:
         self._api = api
+        self._audience = audience
 
     async def __call__(self, token: str) -> Reporter | None:
         """The pod the token is bound to, or None."""
@@ -50,15 +59,15 @@ class ApiTokenReviewer:
             "apiVersion": TOKENREVIEWS.api_version,
             "kind": TOKENREVIEWS.kind,
             "metadata": {},
-            "spec": {"token": token, "audiences": [names.PROGRESS_AUDIENCE]},
+            "spec": {"token": token, "audiences": [self._audience]},
         }
         try:
             status = _decode(await self._api.create(TOKENREVIEWS, body)).status
         except KubeError as error:
-            logger.warning("a progress token could not be reviewed: %s", error)
+            logger.warning("a token could not be reviewed: %s", error)
             return None
         user = status.user
-        if not status.authenticated or names.PROGRESS_AUDIENCE not in status.audiences:
+        if not status.authenticated or self._audience not in status.audiences:
             return None
         pod, uid = user.extra.get(_POD_NAME, ()), user.extra.get(_POD_UID, ())
         if not pod or not uid or not user.username.startswith(_ACCOUNT_PREFIX):

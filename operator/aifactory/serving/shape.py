@@ -1,19 +1,21 @@
-"""The objects of an InferencePool, as the API server gets them.
+"""What a serving pod is: its template, and the hash by which pods of one revision are told from those of another.
 
-Names: Service `<pool>`; Deployment and ConfigMap `<pool>-<revision>`, where the revision is a hash of everything that
-shapes the pods. What a pod serves comes from its mounted ConfigMap, so a pod that restarts while operator and API
-server are away still comes up with the right model.
+The hash is over named parts of what users wrote and of what the installation chose, never over the rendered template:
+an operator that renders it differently changes no pod. A change that pods must not be without gets a new version of the
+shape; then, and when the installation's image changes, pools roll a few at a time (`traffic.waits_for_turn`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from aifactory.api import names
-from aifactory.api.inferencepool import InferencePool
-from aifactory.kube.podspec import Json, memory_volume, merge_named, owner_reference, restricted_pod
+from aifactory.api.inferencepool import InferencePool, RevisionStatus
+from aifactory.engine.apply import content_hash
+from aifactory.engine.podspec import Json, memory_volume, merge_named, restricted_pod
+from aifactory.serving import assignment
+from aifactory.serving.objects import child_name, metadata, selector
 from aifactory.serving.state import Settings, VersionView
 
 PRE_STOP_SECONDS = 15
@@ -26,99 +28,66 @@ _DESIRED_MOUNT = "/etc/aifactory/desired"
 _REPOSITORY = "/repository"
 
 
-def revision_of(pool: InferencePool, version: VersionView, settings: Settings) -> str:
-    """Hash of everything that shapes the pods, replicas aside."""
-    shape = [_model(version), _pod_template(pool, version, settings, revision="")]
-    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:_HASH_LENGTH]
-
-
-def child_name(pool: str, revision: str) -> str:
-    """Name of a revision's Deployment and ConfigMap."""
-    return f"{pool}-{revision}"
-
-
-def selector(pool: InferencePool) -> dict[str, str]:
-    """Labels that select the serving pods of every revision."""
-    return {names.LABEL_POOL: pool.metadata.name, names.LABEL_ROLE: names.ROLE_SERVE}
-
-
-def service(pool: InferencePool) -> Json:
-    """The address of the pool: every ready pod, whatever its revision."""
-    ports = [
-        {"name": "http", "port": names.TRITON_HTTP_PORT, "targetPort": "http", "appProtocol": "http"},
-        {"name": "grpc", "port": names.TRITON_GRPC_PORT, "targetPort": "grpc", "appProtocol": "kubernetes.io/h2c"},
-    ]
+def _v1(pool: InferencePool, image: str) -> Json:
+    template = pool.spec.template
     return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": _metadata(pool, pool.metadata.name, {}),
-        "spec": {"selector": selector(pool), "ports": ports},
+        "template": template.dump() if template is not None else {},
+        "drain": list(drain_seconds(pool)),
+        "image": image,
     }
 
 
-def config(pool: InferencePool, version: VersionView, revision: str) -> Json:
-    """What the agent of a revision's pods brings up."""
-    desired = {"pool": pool.metadata.name, "revision": revision, "models": [_model(version)]}
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": _metadata(pool, child_name(pool.metadata.name, revision), {names.LABEL_REVISION: revision}),
-        "immutable": True,
-        "data": {"desired.json": json.dumps(desired, indent=1, sort_keys=True)},
-    }
+SHAPES: Final[dict[str, Callable[[InferencePool, str], Json]]] = {"v1": _v1}
+"""What shapes a pod, by version. Earlier versions stay while pods of theirs may run."""
+CURRENT: Final = "v1"
 
 
-def deployment(pool: InferencePool, version: VersionView, settings: Settings, revision: str, replicas: int) -> Json:
+def image_of(pool: InferencePool, settings: Settings) -> str:
+    """Image of Triton: the template's own, or the installation's."""
+    own: Any = _template_container(pool, names.CONTAINER_TRITON).get("image")
+    return str(own or settings.server_image)
+
+
+def revision_of(pool: InferencePool, version: VersionView, image: str, shape: str = CURRENT) -> str:
+    """Name of the set of pods that are alike: `v1-` and a hash of everything that shapes them, replicas aside.
+
+    An empty string where the version of the shape is not known here.
+    """
+    shaped = SHAPES.get(shape)
+    if shaped is None:
+        return ""
+    parts = {"shape": shaped(pool, image), "assignment": assignment.parts(version)}
+    return f"{shape}-{content_hash(parts)[:_HASH_LENGTH]}"
+
+
+def is_outdated(stable: RevisionStatus, image: str) -> bool:
+    """Whether a revision would be made in another way today, though nobody has changed the pool."""
+    return bool(stable.revision) and (stable.image != image or shape_version(stable.revision) != CURRENT)
+
+
+def shape_version(revision: str) -> str:
+    """The version of the shape that a revision was made by."""
+    return revision.partition("-")[0]
+
+
+def deployment(
+    pool: InferencePool, version: VersionView, settings: Settings, revision: str, image: str, replicas: int
+) -> Json:
     """A revision's pods."""
     labels = {names.LABEL_REVISION: revision}
-    metadata = _metadata(pool, child_name(pool.metadata.name, revision), labels)
-    metadata["annotations"] = {ANNOTATION_MODEL_VERSION: version.name, ANNOTATION_VERSION: str(version.version)}
+    meta = metadata(pool, child_name(pool.metadata.name, revision), labels)
+    meta["annotations"] = {ANNOTATION_MODEL_VERSION: version.name, ANNOTATION_VERSION: str(version.version)}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": metadata,
+        "metadata": meta,
         "spec": {
             "replicas": replicas,
             "revisionHistoryLimit": 0,
             "selector": {"matchLabels": {**selector(pool), **labels}},
-            "template": _pod_template(pool, version, settings, revision),
+            "template": _pod_template(pool, version, settings, revision, image),
         },
     }
-
-
-def _model(version: VersionView) -> Json:
-    return {
-        "name": version.model,
-        "version": version.version,
-        "uri": version.uri,
-        "digest": version.digest,
-        "format": version.format,
-        "secret": version.secret,
-    }
-
-
-def _pod_template(pool: InferencePool, version: VersionView, settings: Settings, revision: str) -> Json:
-    template = pool.spec.template
-    spec: Json = template.raw_spec() if template is not None else {}
-    meta = template.metadata if template is not None else None
-    user_labels = dict(meta.labels or {}) if meta is not None else {}
-    labels = {key: value for key, value in user_labels.items() if not key.startswith(names.RESERVED_LABEL_PREFIX)}
-    labels |= {names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE, **selector(pool)}
-    if revision:
-        labels[names.LABEL_REVISION] = revision
-
-    theirs = {container["name"]: container for container in spec.get("containers", ())}
-    triton = _triton(pool, theirs.pop(names.CONTAINER_TRITON, {}), settings)
-    spec["containers"] = [triton, *theirs.values()]
-    spec["initContainers"] = [_agent(version, settings), *spec.get("initContainers", ())]
-    volumes = _volumes(version, child_name(pool.metadata.name, revision) if revision else "")
-    spec["volumes"] = merge_named(spec.get("volumes", ()), volumes)
-    pre_stop, timeout = drain_seconds(pool)
-    spec["terminationGracePeriodSeconds"] = pre_stop + timeout
-    metadata: Json = {"labels": labels}
-    if meta is not None and meta.annotations:
-        metadata["annotations"] = dict(meta.annotations)
-    return {"metadata": metadata, "spec": restricted_pod(spec, names.RUN_AS_UID)}
 
 
 def drain_seconds(pool: InferencePool) -> tuple[int, int]:
@@ -129,11 +98,38 @@ def drain_seconds(pool: InferencePool) -> tuple[int, int]:
     return pre_stop, timeout
 
 
-def _triton(pool: InferencePool, theirs: Json, settings: Settings) -> Json:
+def _template_container(pool: InferencePool, name: str) -> Json:
+    spec = pool.spec.template.raw_spec() if pool.spec.template is not None else {}
+    return next((dict(container) for container in spec.get("containers", ()) if container["name"] == name), {})
+
+
+def _pod_template(pool: InferencePool, version: VersionView, settings: Settings, revision: str, image: str) -> Json:
+    template = pool.spec.template
+    spec: Json = template.raw_spec() if template is not None else {}
+    meta = template.metadata if template is not None else None
+    user_labels = dict(meta.labels or {}) if meta is not None else {}
+    labels = {key: value for key, value in user_labels.items() if not key.startswith(names.RESERVED_LABEL_PREFIX)}
+    labels |= {names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE, **selector(pool), names.LABEL_REVISION: revision}
+
+    theirs = {container["name"]: container for container in spec.get("containers", ())}
+    triton = _triton(pool, theirs.pop(names.CONTAINER_TRITON, {}), image)
+    spec["containers"] = [triton, *theirs.values()]
+    spec["initContainers"] = [_agent(version, settings), *spec.get("initContainers", ())]
+    volumes = _volumes(version, child_name(pool.metadata.name, revision))
+    spec["volumes"] = merge_named(spec.get("volumes", ()), volumes)
+    pre_stop, timeout = drain_seconds(pool)
+    spec["terminationGracePeriodSeconds"] = pre_stop + timeout
+    pod: Json = {"labels": labels}
+    if meta is not None and meta.annotations:
+        pod["annotations"] = dict(meta.annotations)
+    return {"metadata": pod, "spec": restricted_pod(spec, names.RUN_AS_UID)}
+
+
+def _triton(pool: InferencePool, theirs: Json, image: str) -> Json:
     pre_stop, timeout = drain_seconds(pool)
     ours: Json = {
         "name": names.CONTAINER_TRITON,
-        "image": settings.server_image,
+        "image": image,
         "env": [{"name": "AIFACTORY_EXIT_TIMEOUT_SECONDS", "value": str(timeout)}],
         "ports": [
             {"name": "http", "containerPort": names.TRITON_HTTP_PORT},
@@ -174,7 +170,7 @@ def _agent(version: VersionView, settings: Settings) -> Json:
         {"name": "aifactory-desired", "mountPath": _DESIRED_MOUNT, "readOnly": True},
         {"name": "aifactory-agent-tmp", "mountPath": "/tmp"},
     ]
-    if (claim := _claim(version)) is not None:
+    if (claim := version.claim) is not None:
         mounts.append({"name": "aifactory-models", "mountPath": f"{names.CLAIMS_MOUNT}/{claim}", "readOnly": True})
     if version.secret is not None:
         path = f"{names.SECRETS_MOUNT}/{version.secret}"
@@ -208,29 +204,9 @@ def _volumes(version: VersionView, config_name: str) -> list[Json]:
         {"name": "aifactory-agent-tmp", "emptyDir": {}},
         memory_volume("aifactory-shm"),
     ]
-    if (claim := _claim(version)) is not None:
+    if (claim := version.claim) is not None:
         source = {"claimName": claim, "readOnly": True}
         volumes.append({"name": "aifactory-models", "persistentVolumeClaim": source})
     if version.secret is not None:
         volumes.append({"name": "aifactory-secret", "secret": {"secretName": version.secret}})
     return volumes
-
-
-def _claim(version: VersionView) -> str | None:
-    if not version.uri.startswith("pvc://"):
-        return None
-    return version.uri.removeprefix("pvc://").partition("/")[0]
-
-
-def _metadata(pool: InferencePool, name: str, labels: dict[str, str]) -> dict[str, Any]:
-    """Metadata of a child: an allow-list of labels, never a copy of the pool's (Argo CD prunes copies)."""
-    return {
-        "name": name,
-        "namespace": pool.metadata.namespace,
-        "labels": {
-            names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE,
-            names.LABEL_POOL: pool.metadata.name,
-            **labels,
-        },
-        "ownerReferences": [owner_reference(names.API_VERSION, "InferencePool", pool.metadata.name, pool.metadata.uid)],
-    }

@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from aifactory.app.progress import ProgressBook, ProgressEndpoint, Reporter, ReportingPod
+from aifactory.kube.tokens import Reporter
+from aifactory.training.reports import ProgressBook, ProgressEndpoint, ReportingPod
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 POD = Reporter(namespace="ns", pod="job-0-0", uid="pod-uid")
@@ -43,9 +45,14 @@ class Setting:
             monotonic=lambda: self.time,
         )
 
+    def application(self) -> web.Application:
+        application, route = web.Application(), self.endpoint().route()
+        application.router.add_route(route.method, route.path, route.handler)
+        return application
+
     async def post(self, body: Any, *, token: str = "good", job: str = "job", times: int = 1) -> tuple[int, str, str]:
         """Status, text and Location of the last answer."""
-        async with TestClient(TestServer(self.endpoint().application())) as client:
+        async with TestClient(TestServer(self.application())) as client:
             for _ in range(times):
                 answer = await client.post(
                     f"/v1/progress/ns/{job}",

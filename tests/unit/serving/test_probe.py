@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aifactory.api.inferencepool import Throughput
-from aifactory.app.probes import Counters, ServingBook, rates, read_counters
+from aifactory.serving.probe import Counters, ServingBook, rates, read_counters
 
 PAGE = """\
 # HELP nv_inference_request_success Number of successful inference requests

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aifactory.serving.rollout import share
+from aifactory.serving.scaling import share
 
 
 @pytest.mark.parametrize(

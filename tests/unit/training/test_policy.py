@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aifactory.api.reasons import Reason
 from aifactory.api.trainingjob import Backoff, FailurePolicy, Restarts
-from aifactory.training.restarts import GiveUp, Restart, backoff_seconds, decide
+from aifactory.training.policy import GiveUp, Restart, backoff_seconds, decide
 from tests.unit.training.builders import NOW
 
 

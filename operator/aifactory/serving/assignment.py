@@ -1,12 +1,20 @@
-"""Which ModelVersion a pool's wish means now."""
+"""What a pod serves: which ModelVersion the pool's wish means now, and how the pod is told.
+
+The assignment of a revision is its ConfigMap, mounted into its pods, so that a pod that restarts while operator and API
+server are away still comes up with the right model.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from aifactory.api.inferencepool import PoolModel
+from aifactory.api import names
+from aifactory.api.inferencepool import InferencePool, PoolModel
 from aifactory.api.reasons import Reason
+from aifactory.engine.podspec import Json
+from aifactory.serving.objects import child_name, metadata
 from aifactory.serving.state import VersionView
 
 
@@ -56,3 +64,26 @@ def _pinned(name: str, version: int, known: list[VersionView]) -> VersionView | 
 
 def _why(view: VersionView) -> str:
     return f"{view.reason}: {view.message}" if view.message else view.reason or "it has not been checked yet"
+
+
+def parts(version: VersionView) -> Json:
+    """What of a version makes a difference to a pod that serves it."""
+    return {
+        "name": version.model,
+        "version": version.version,
+        "uri": version.uri,
+        "digest": version.digest,
+        "format": version.format,
+        "secret": version.secret,
+    }
+
+
+def config(pool: InferencePool, version: VersionView, revision: str) -> Json:
+    """What the agents of a revision's pods bring up."""
+    desired = {"pool": pool.metadata.name, "revision": revision, "models": [parts(version)]}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(pool, child_name(pool.metadata.name, revision), {names.LABEL_REVISION: revision}),
+        "data": {"desired.json": json.dumps(desired, indent=1, sort_keys=True)},
+    }

@@ -8,7 +8,7 @@ import pytest
 
 from aifactory.api.inferencepool import PoolModel
 from aifactory.api.reasons import Reason
-from aifactory.serving.resolve import Waiting, resolve
+from aifactory.serving.assignment import Waiting, resolve
 from tests.unit.serving.builders import version
 
 LATEST = PoolModel(name="tiny", track="Latest")
