@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -56,8 +56,9 @@ def parse(kinds: Sequence[type[Domain[Any, Any]]], arguments: Sequence[str] | No
     add = parser.add_argument
     of_domains = {entry.name: entry for kind in kinds for entry in fields(kind.settings_class)}
     for name, entry in of_domains.items():
-        parse_text, text = entry.metadata["parse"], "" if entry.metadata["parse"] else entry.default
-        add(f"--{name.replace('_', '-')}", type=parse_text or type(text), default=text, help=entry.metadata["help"])
+        read = entry.metadata["parse"]
+        kind, default = (_told(read), "") if read is not None else (type(entry.default), entry.default)
+        add(f"--{name.replace('_', '-')}", type=kind, default=default, help=entry.metadata["help"])
     add("--namespace", help="watch one namespace; left out: all namespaces")
     add("--workers", type=int, default=128, help="reconciles at the same time, per kind")
     add("--lease-namespace", default="default", help="namespace of the leader's Lease")
@@ -85,6 +86,18 @@ def parse(kinds: Sequence[type[Domain[Any, Any]]], arguments: Sequence[str] | No
         domains=settings,
         **found,
     )
+
+
+def _told(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Have a mistake told in its own words: of a ValueError argparse says only that there was one."""
+
+    def checked(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return checked
 
 
 def _own_address() -> str:
