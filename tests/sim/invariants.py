@@ -105,7 +105,7 @@ class Invariants:
     def _no_other_attempt_lives(self, pod: Body) -> None:
         labels = labels_of(pod)
         same = {name: labels[name] for name in (names.LABEL_JOB_UID, names.LABEL_NODE_INDEX)}
-        for other in self._cluster.all(PODS, **same):
+        for other in self._cluster.all(PODS, pod["metadata"]["namespace"], **same):
             if other["metadata"]["name"] != pod["metadata"]["name"] and is_live(other):
                 self.wrong(f"pod {pod['metadata']['name']} was created while {other['metadata']['name']} lives")
 
@@ -150,7 +150,7 @@ class Invariants:
         if _finished(old) and _conditions(old) & {"Complete", "Failed"} != _conditions(new) & {"Complete", "Failed"}:
             self.wrong(f"job {name} had ended and does not stay so")
         if "Complete" in _conditions(new) - _conditions(old) and "output" in new["spec"]:
-            versions = self._cluster.all(MODELVERSIONS, **{names.LABEL_JOB_UID: uid})
+            versions = self._cluster.all(MODELVERSIONS, new["metadata"]["namespace"], **{names.LABEL_JOB_UID: uid})
             if not versions:
                 self.wrong(f"job {name} is Complete and its ModelVersion does not exist")
         if "Complete" in _conditions(new) - _conditions(old):
@@ -187,7 +187,7 @@ class Invariants:
             return
         ready: Counter[str] = Counter()
         known = 0
-        for pod in self._cluster.all(PODS, **{names.LABEL_POOL: key.name}):
+        for pod in self._cluster.all(PODS, key.namespace, **{names.LABEL_POOL: key.name}):
             if is_ready(pod):
                 ready[labels_of(pod)[names.LABEL_REVISION]] += 1
                 known += self._known(pod)
@@ -252,7 +252,7 @@ class Invariants:
 
 def describe(commit: Commit) -> str:
     """One line about a change: what became different in status and spec."""
-    what = f"{commit.type} {commit.resource.kind} {commit.body['metadata']['name']}"
+    what = f"{commit.type} {commit.resource.kind} {key_of(commit.body)}"
     if commit.old is None or commit.new is None:
         return what
     parts = [merge_difference(commit.old.get(part, {}), commit.new.get(part, {})) for part in ("spec", "status")]
