@@ -16,7 +16,7 @@ from aifactory.app.probes import ServingBook
 from aifactory.app.progress import ProgressBook
 from aifactory.app.stores import make_stores
 from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
-from aifactory.engine.plan import Plan
+from aifactory.engine.plan import Delete, Plan
 from aifactory.kube.events import EventRecorder
 from aifactory.kube.patch import merge_difference
 from aifactory.kube.resources import DEPLOYMENTS, PODGROUPS, PODS, SERVICES
@@ -227,6 +227,8 @@ def _differences(world: World) -> Iterable[str]:
             plan: Plan = controller.kind.plan(observed, world.cluster.now())
             refused = bool(_invalid(body["spec"])) and "Suspended" not in _true(body.get("status", {}))
             if refused and kind.resource != MODELVERSIONS:
+                if due := [write for write in plan.writes if isinstance(write, Delete)]:
+                    yield f"{kind.resource.kind} {key}: would write {due}"
                 continue  # what it would say comes from the API server's refusal, which a plan alone does not have
             if plan.writes:
                 yield f"{kind.resource.kind} {key}: would write {plan.writes}"

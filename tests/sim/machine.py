@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from aifactory.api import names
 from aifactory.engine.controller import SLOW_STATUS_DELAY
 from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
-from aifactory.kube.resources import DEPLOYMENTS, PODS, SERVICES, Key, Resource
-from tests.sim import goals, manifests
+from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, PODGROUPS, PODS, PVCS, SERVICES, Key, Resource
+from tests.sim import goals, manifests, strangers
 from tests.sim.cluster import Body, is_live, key_of, labels_of
 from tests.sim.connection import FAULTS
 from tests.sim.nodes import NODES
@@ -37,6 +37,15 @@ ELECTING_IDLE_SECONDS = 600.0
 """Where leases are renewed all the time a fake hour costs a real second."""
 MOMENTS = (0.0, 0.0, 0.005, 0.02, 0.1, 0.5, 2.0)
 """Seconds between two steps: from the same moment to the next state of everything."""
+
+CHILDREN = (SERVICES, CONFIGMAPS, DEPLOYMENTS, PODGROUPS, PVCS)
+
+# Known defects of the operator. What would show them is left out until they are mended; each has a story that is
+# expected to fail in test_known_defects.py.
+FOREIGN_CHILDREN = False
+"""Children are found by their owner's UID alone, so an object in another namespace is taken for one."""
+POSING_PODS_THAT_LIE = False
+"""Whatever has the labels of a serving pod is taken for one, so anybody's pod can end a rollout."""
 
 EXITS = (
     SUCCESS,
@@ -211,6 +220,26 @@ class Machine(RuleBasedStateMachine):
         self.count("take name")
         if self._find(SERVICES, key) is None:
             self._create(SERVICES, key, {}, SQUATTER)
+
+    @rule(data=st.data(), how=st.sampled_from(["copy abroad", "task abroad", "pose", "pose broken"]))
+    def stranger(self, data: st.DataObject, how: str) -> None:
+        """Somebody makes objects that look like ours."""
+        if (how.endswith("abroad") and not FOREIGN_CHILDREN) or (how == "pose broken" and not POSING_PODS_THAT_LIE):
+            return
+        self.count(f"stranger: {how}")
+        if how == "task abroad":
+            _, owner = self._draw(data, TRAININGJOBS, MODELVERSIONS)
+            if owner is not None:
+                strangers.task_abroad(self.world.cluster, owner, _another(owner["metadata"]["namespace"]))
+            return
+        resource, child = self._draw(data, PODS, *(CHILDREN if how == "copy abroad" else ()))
+        if child is None or strangers.is_stranger(child) or "ownerReferences" not in child["metadata"]:
+            return
+        name = child["metadata"]["name"]
+        if how == "copy abroad":
+            strangers.copy_abroad(self.world.cluster, resource, child, _another(child["metadata"]["namespace"]), name)
+        else:
+            strangers.pose(self.world.cluster, child, f"posing-{name}", broken=how == "pose broken")
 
     @rule(data=st.data())
     def status_is_lost(self, data: st.DataObject) -> None:
@@ -413,6 +442,10 @@ class Machine(RuleBasedStateMachine):
     def _disturb_pool_of(self, body: Body) -> None:
         if pool := labels_of(body).get(names.LABEL_POOL):
             self.world.invariants.disturb(Key(body["metadata"]["namespace"], pool))
+
+
+def _another(namespace: str) -> str:
+    return manifests.OTHER if namespace == manifests.NAMESPACE else manifests.NAMESPACE
 
 
 def settle(world: World) -> None:

@@ -21,6 +21,7 @@ from tests.sim.manifests import NAMESPACE, OTHER
 from tests.sim.nodes import Nodes
 from tests.sim.operator import SimProcess
 from tests.sim.programs import Programs
+from tests.sim.strangers import HOSTILE
 from tests.support.faketime import FakeTimeLoop
 
 MODEL_STORE = "models"
@@ -178,6 +179,9 @@ class World:
         self.nodes.make_room()
         for squatter in self.cluster.all(SERVICES, **SQUATTER):
             self.cluster.purge(SERVICES, key_of(squatter), "user")
+        for resource in list(self.cluster.objects):
+            for stranger in self.cluster.all(resource, **HOSTILE):
+                self.cluster.purge(resource, key_of(stranger), "user")
         self.programs.store_away = False
         self.cluster.pod_quota_exhausted = False
         self.invariants.note_everywhere()
