@@ -23,7 +23,6 @@ from yarl import URL
 IN_FLIGHT = 32
 """Requests at a time: more does not make an API server on a few cores faster."""
 JSON = {"Content-Type": "application/json"}
-APPLY = {"Content-Type": "application/apply-patch+yaml"}
 MERGE = {"Content-Type": "application/merge-patch+json"}
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from tests.bench.client import APPLY, IN_FLIGHT, Client, each
+from tests.bench.client import IN_FLIGHT, Client, each
 from tests.bench.objects import JOBS, PODS, Recipe, attempt_of, job, job_names, job_of, recipe
 
 AGENT = "aifactory-bench-limit"
@@ -98,9 +98,8 @@ class Limit:
         state = self._jobs[name]
         answer = await self._client.request("POST", JOBS, state.recipe.job)
         state.uid = msgspec.json.decode(answer, type=_Created).metadata.uid
-        for method, path, body in state.recipe.children:
-            complete = Recipe.with_uid(body, state.uid)
-            self._post(path, complete) if method == "POST" else self._apply(path, complete)
+        for path, body in state.recipe.children:
+            self._post(path, Recipe.with_uid(body, state.uid))
 
     async def _follow(self, version: str) -> None:
         selector = quote("app.kubernetes.io/managed-by=aifactory", safe="")
@@ -144,9 +143,6 @@ class Limit:
 
     def _post(self, path: str, body: bytes) -> None:
         self._queue.put_nowait(lambda: self._client.request("POST", path, body))
-
-    def _apply(self, path: str, body: bytes) -> None:
-        self._queue.put_nowait(lambda: self._client.request("PATCH", path, body, APPLY))
 
     def _delete(self, path: str, body: object) -> None:
         self._queue.put_nowait(lambda: self._client.request("DELETE", path, body))

@@ -12,9 +12,8 @@ from typing import Any
 
 import msgspec
 
-from aifactory.api.names import FIELD_MANAGER
 from aifactory.api.trainingjob import TrainingJob
-from aifactory.engine.plan import Apply, Create
+from aifactory.engine.plan import Create
 from aifactory.kube.resources import PODGROUPS, SERVICES
 from aifactory.kube.resources import PODS as POD_RESOURCE
 from aifactory.training import children
@@ -73,8 +72,8 @@ class Recipe:
     """Everything the limit writes for one job, as bytes in which only the job's UID is missing."""
 
     job: bytes
-    children: tuple[tuple[str, str, bytes], ...]
-    """Method, path and body; PATCH is a server-side apply."""
+    children: tuple[tuple[str, bytes], ...]
+    """Path and body."""
     running: bytes
     complete: bytes
     second_attempt: tuple[bytes, ...]
@@ -106,18 +105,15 @@ def recipe(body: Json) -> Recipe:
     assert complete is not None
     return Recipe(
         job=msgspec.json.encode(body),
-        children=tuple(_call(write) for write in created.writes if isinstance(write, (Apply, Create))),
+        children=tuple(
+            (_RESOURCES[write.kind].collection(NAMESPACE), _bytes(write.body))
+            for write in created.writes
+            if isinstance(write, Create)
+        ),
         running=_bytes({"status": running.status.dump()}),
         complete=_bytes({"status": complete.status.dump()}),
         second_attempt=tuple(_bytes(children.pod(parsed, index, 1, _SETTINGS, gang=gang)) for index in range(count)),
     )
-
-
-def _call(write: Apply | Create) -> tuple[str, str, bytes]:
-    resource = _RESOURCES[write.kind]
-    if isinstance(write, Create):
-        return "POST", resource.collection(NAMESPACE), _bytes(write.body)
-    return "PATCH", f"{resource.path(NAMESPACE, write.name)}?fieldManager={FIELD_MANAGER}", _bytes(write.body)
 
 
 def _bytes(body: Any) -> bytes:

@@ -96,8 +96,9 @@ class Cluster:
             raise NotFound(404, "NotFound", f'{resource} "{name}" not found')
         return found
 
-    def all(self, resource: Resource, **labels: str) -> list[Body]:
-        return [body for body in self.objects[resource].values() if _has(body, labels)]
+    def all(self, resource: Resource, namespace: str | None = None, **labels: str) -> list[Body]:
+        objects = self.objects[resource].items()
+        return [body for key, body in objects if namespace in (None, key.namespace) and _has(body, labels)]
 
     def since(self, resource: Resource, version: int) -> list[Commit]:
         """What happened after a version."""

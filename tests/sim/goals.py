@@ -14,10 +14,11 @@ from aifactory.app import shell, wiring
 from aifactory.app.domains import make
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Domain
+from aifactory.engine.plan import Delete
 from aifactory.kube.patch import merge_difference
-from aifactory.kube.resources import DEPLOYMENTS, PODGROUPS, PODS, SERVICES, Key
+from aifactory.kube.resources import DEPLOYMENTS, PODGROUPS, PODS, SERVICES
 from aifactory.serving.domain import Serving
-from tests.sim.cluster import Body, encode, is_live, is_ready, labels_of, owner_uids
+from tests.sim.cluster import Body, encode, is_live, is_ready, key_of, labels_of, owner_uids
 from tests.sim.operator import options
 from tests.sim.world import World
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
@@ -42,21 +43,23 @@ def _wrongs(world: World) -> Iterable[str]:
 
 
 def _orphans(world: World) -> Iterable[str]:
-    alive = {body["metadata"]["uid"] for found in world.cluster.objects.values() for body in found.values()}
-    for found in world.cluster.objects.values():
-        for key, body in found.items():
-            if "deletionTimestamp" in body["metadata"]:
-                yield f"{body['kind']} {key} is still being deleted"
-            if any(uid not in alive for uid in owner_uids(body)):
-                yield f"{body['kind']} {key} has lost its owner"
+    everything = [(key, body) for found in world.cluster.objects.values() for key, body in found.items()]
+    alive = {(key.namespace, body["metadata"]["uid"]) for key, body in everything}
+    for key, body in everything:
+        if "deletionTimestamp" in body["metadata"]:
+            yield f"{body['kind']} {key} is still being deleted"
+        if any((key.namespace, uid) not in alive for uid in owner_uids(body)):
+            yield f"{body['kind']} {key} has lost its owner"
 
 
 def _job(world: World, job: Body) -> Iterable[str]:
-    name, status, spec = job["metadata"]["name"], job.get("status", {}), job["spec"]
-    says = f"job {name}: {status.get('phase')} {status.get('reason')}"
+    (namespace, name), status, spec = key_of(job), job.get("status", {}), job["spec"]
+    says = f"job {namespace}/{name}: {status.get('phase')} {status.get('reason')}"
     if status.get("observedGeneration") != job["metadata"]["generation"]:
         yield f"{says}: generation {job['metadata']['generation']} not observed"
-    pods = [p for p in world.cluster.all(PODS, **{names.LABEL_JOB_UID: job["metadata"]["uid"]}) if _trains(p)]
+    pods = [
+        p for p in world.cluster.all(PODS, namespace, **{names.LABEL_JOB_UID: job["metadata"]["uid"]}) if _trains(p)
+    ]
     live = [pod for pod in pods if is_live(pod)]
     true = _true(status)
     if true & {"Complete", "Failed"}:
@@ -84,7 +87,7 @@ def _job(world: World, job: Body) -> Iterable[str]:
     if count > 1 and not _has_service(world, job):
         yield f"{says}: it has no Service"
     gang = world.gangs and count > 1 and spec.get("scheduling", {}).get("gang") != "none"
-    gangs = world.cluster.all(PODGROUPS, **{names.LABEL_JOB_UID: job["metadata"]["uid"]})
+    gangs = world.cluster.all(PODGROUPS, namespace, **{names.LABEL_JOB_UID: job["metadata"]["uid"]})
     if [group["metadata"]["name"] for group in gangs] != ([f"{name}-{attempt}"] if gang else []):
         yield f"{says}: PodGroups {[group['metadata']['name'] for group in gangs]}"
     if any(group["spec"]["schedulingPolicy"]["gang"]["minCount"] != count for group in gangs):
@@ -95,30 +98,32 @@ def _job(world: World, job: Body) -> Iterable[str]:
 
 
 def _version(world: World, version: Body) -> Iterable[str]:
-    name, status = version["metadata"]["name"], version.get("status", {})
+    (namespace, name), status = key_of(version), version.get("status", {})
+    says = f"version {namespace}/{name}"
     true = _true(status)
     bad = world.programs.bad_artifacts.get(version["spec"]["source"]["uri"])
     if "Ready" not in true and not (bad and "Stalled" in true and status["reason"] == bad):
-        yield f"version {name}: {status.get('reason')}, True are {sorted(true)}"
-    if "Ready" in true and world.cluster.all(PODS, **{names.LABEL_MODEL_VERSION: name}):
-        yield f"version {name} is Ready and a verifier is left"
-    users = sorted(pool["metadata"]["name"] for pool in world.cluster.all(INFERENCEPOOLS) if name in _uses(pool))
+        yield f"{says}: {status.get('reason')}, True are {sorted(true)}"
+    if "Ready" in true and world.cluster.all(PODS, namespace, **{names.LABEL_MODEL_VERSION: name}):
+        yield f"{says} is Ready and a verifier is left"
+    pools = world.cluster.all(INFERENCEPOOLS, namespace)
+    users = sorted(pool["metadata"]["name"] for pool in pools if name in _uses(pool))
     if [use["name"] for use in status.get("usedBy", ())] != users:
-        yield f"version {name}: used by {users}, status says {status.get('usedBy')}"
+        yield f"{says}: used by {users}, status says {status.get('usedBy')}"
 
 
 def _pool(world: World, pool: Body) -> Iterable[str]:
-    name, status, spec = pool["metadata"]["name"], pool.get("status", {}), pool["spec"]
-    says = f"pool {name}: {status.get('phase')} {status.get('reason')}"
+    (namespace, name), status, spec = key_of(pool), pool.get("status", {}), pool["spec"]
+    says = f"pool {namespace}/{name}: {status.get('phase')} {status.get('reason')}"
     if status.get("observedGeneration") != pool["metadata"]["generation"]:
         yield f"{says}: generation not observed"
     if not _has_service(world, pool):
         yield f"{says}: it has no Service"
     true, wanted = _true(status), spec.get("replicas", 1)
-    target = _target(world, spec["models"][0])
+    target = _target(world, namespace, spec["models"][0])
     # Evicted pods stay as Failed until somebody cleans up; they do not count.
-    pods = [pod for pod in world.cluster.all(PODS, **{names.LABEL_POOL: name}) if is_live(pod)]
-    deployments = world.cluster.all(DEPLOYMENTS, **{names.LABEL_POOL: name})
+    pods = [pod for pod in world.cluster.all(PODS, namespace, **{names.LABEL_POOL: name}) if is_live(pod)]
+    deployments = world.cluster.all(DEPLOYMENTS, namespace, **{names.LABEL_POOL: name})
     stable = (status.get("stable") or {}).get("modelVersion", "")
     if not deployments and wanted and (target is None or stable) and "Available" in true:
         yield f"{says}: Available without a deployment"
@@ -135,7 +140,7 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         if len(pods) > wanted:
             yield f"{says}: {len(pods)} pods, which serve what was wanted before, of {wanted}"
         return
-    if not _loads(world, target["metadata"]["name"]):
+    if not _loads(world, namespace, target["metadata"]["name"]):
         if wanted and "Ready" in true:
             yield f"{says}: Ready with a version that does not load"
         if stable and stable != target["metadata"]["name"] and len(pods) > wanted:
@@ -145,7 +150,7 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         if (
             deployments
             and stable != target["metadata"]["name"]
-            and _loads(world, stable)
+            and _loads(world, namespace, stable)
             and len([p for p in pods if is_ready(p)]) != wanted
         ):
             yield f"{says}: {len(pods)} pods of the stable version, wanted {wanted}"
@@ -156,15 +161,15 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         yield f"{says}: serves {stable}, not {target['metadata']['name']}; True are {sorted(true)}"
 
 
-def _loads(world: World, version: str) -> bool:
-    uris = [v["spec"]["source"]["uri"] for v in world.cluster.all(MODELVERSIONS) if v["metadata"]["name"] == version]
-    return bool(uris) and uris[0] not in world.programs.unloadable
+def _loads(world: World, namespace: str, name: str) -> bool:
+    version = world.cluster.find(MODELVERSIONS, namespace, name)
+    return version is not None and version["spec"]["source"]["uri"] not in world.programs.unloadable
 
 
-def _target(world: World, wish: Mapping[str, Any]) -> Body | None:
+def _target(world: World, namespace: str, wish: Mapping[str, Any]) -> Body | None:
     versions = [
         version
-        for version in world.cluster.all(MODELVERSIONS)
+        for version in world.cluster.all(MODELVERSIONS, namespace)
         if version["spec"]["model"] == wish["name"]
         and "Ready" in _true(version.get("status", {}))
         and wish.get("version") in (None, version["spec"]["version"])
@@ -198,13 +203,17 @@ def _differences(world: World) -> Iterable[str]:
 
 
 def _difference_of(world: World, domain: Domain[Any, Any], cluster: Cluster, body: Body) -> Iterable[str]:
-    key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
+    key = key_of(body)
     stored = cluster.stored(domain.resource).get(*key)
     assert stored is not None
     assert stored.model is not None
     plan = domain.plan(domain.gather(stored.model, cluster), world.cluster.now())
     refused = bool(_invalid(body["spec"])) and "Suspended" not in _true(body.get("status", {}))
-    if plan is None or (refused and domain.resource != MODELVERSIONS):
+    if plan is None:
+        return
+    if refused and domain.resource != MODELVERSIONS:
+        if due := [write for write in plan.writes if isinstance(write, Delete)]:
+            yield f"{domain.resource.kind} {key}: would write {due}"
         return  # what it would say comes from the API server's refusal, which a plan alone does not have
     if plan.writes:
         yield f"{domain.resource.kind} {key}: would write {plan.writes}"

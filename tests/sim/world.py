@@ -17,9 +17,11 @@ from tests.sim.cluster import Cluster, key_of
 from tests.sim.connection import Connection
 from tests.sim.controllers import DeploymentController, GarbageCollector
 from tests.sim.invariants import Invariants
+from tests.sim.manifests import NAMESPACE, OTHER
 from tests.sim.nodes import Nodes
 from tests.sim.operator import SimProcess
 from tests.sim.programs import Programs
+from tests.sim.strangers import HOSTILE
 from tests.support.faketime import FakeTimeLoop
 
 MODEL_STORE = "models"
@@ -62,7 +64,8 @@ class World:
         self.invariants.lag = lambda: max(map(_lag, self.processes))
         self._log = _ErrorLog(self.invariants.violations)
         self._closing = False
-        self.cluster.create(PVCS, {"metadata": {"name": MODEL_STORE, "namespace": "team"}}, "user")
+        for namespace in (NAMESPACE, OTHER):
+            self.cluster.create(PVCS, {"metadata": {"name": MODEL_STORE, "namespace": namespace}}, "user")
         logging.getLogger("aifactory").addHandler(self._log)
         for _ in range(replicas):
             self.do(self._start)
@@ -95,7 +98,7 @@ class World:
     def tell(self, what: str) -> str:
         """A message with what there is and what the operators did last."""
         pods = [
-            f"  {pod['metadata']['name']} {pod['status']['phase']} on {pod['spec'].get('nodeName')}"
+            f"  {key_of(pod)} {pod['status']['phase']} on {pod['spec'].get('nodeName')}"
             + (" terminating" if "deletionTimestamp" in pod["metadata"] else "")
             for pod in self.cluster.all(PODS)
         ]
@@ -176,6 +179,9 @@ class World:
         self.nodes.make_room()
         for squatter in self.cluster.all(SERVICES, **SQUATTER):
             self.cluster.purge(SERVICES, key_of(squatter), "user")
+        for resource in list(self.cluster.objects):
+            for stranger in self.cluster.all(resource, **HOSTILE):
+                self.cluster.purge(resource, key_of(stranger), "user")
         self.programs.store_away = False
         self.cluster.pod_quota_exhausted = False
         self.invariants.note_everywhere()

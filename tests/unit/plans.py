@@ -9,8 +9,8 @@ from aifactory.engine.plan import Apply, Create, Delete, Patch, Plan
 
 
 def bodies(plan: Plan[Any]) -> list[Mapping[str, Any]]:
-    """Everything the plan creates, or applies though it does not exist."""
-    return [write.body for write in plan.writes if isinstance(write, Create | Apply) and not getattr(write, "uid", "")]
+    """Everything the plan creates."""
+    return [write.body for write in plan.writes if isinstance(write, Create)]
 
 
 def created(plan: Plan[Any]) -> list[str]:
@@ -30,4 +30,4 @@ def patches(plan: Plan[Any]) -> list[Patch]:
 
 def repairs(plan: Plan[Any]) -> list[Apply]:
     """What exists and is applied again."""
-    return [write for write in plan.writes if isinstance(write, Apply) and write.uid]
+    return [write for write in plan.writes if isinstance(write, Apply)]

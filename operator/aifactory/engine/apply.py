@@ -5,6 +5,9 @@ else does. It also names what others have changed in the object's spec or data (
 `metadata.managedFields`): their change differs from the one in the stamp, so the object is applied again and drift is
 repaired; what they have added beside our fields stays, and is in the stamp from then on. Nothing is remembered here.
 
+What is missing is created, not applied: applying would merge our fields into an object of that name that somebody else
+has made. So a field that a later release sends no more stays on what an earlier one has made.
+
 Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/
 """
 
@@ -17,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aifactory.api import names
-from aifactory.engine.plan import Apply, Create
+from aifactory.engine.plan import Apply, Create, Write
 from aifactory.kube.objects import AppliedMetadata
 
 _HASH_LENGTH = 12
@@ -52,20 +55,16 @@ def applied(found: Found) -> Applied:
 
 
 def create(body: Mapping[str, Any]) -> Create:
-    """Make a child that `repair` looks after: refused with the field's name if a user's template in it is wrong.
-
-    The API server answers a server-side apply of a field it does not know with 500, which would pass for its own fault.
-    """
+    """Make a child that `repair` looks after."""
     return Create(_stamped(body, f"{_AS_MADE}."))
 
 
-def ensure(body: Mapping[str, Any], found: Applied | None) -> tuple[Apply, ...]:
+def ensure(body: Mapping[str, Any], found: Applied | None) -> tuple[Write, ...]:
     """Bring a child to `body`: made if missing, applied again if we would send something else or others meddled."""
-    edits = found.edits if found is not None else ""
-    stamp = f"{content_hash(body)}.{edits}"
-    if found is not None and found.stamp == stamp:
-        return ()
-    return (Apply(_stamped(body, stamp), uid=found.uid if found is not None else ""),)
+    if found is None:
+        return (Create(_stamped(body, f"{content_hash(body)}.")),)
+    stamp = f"{content_hash(body)}.{found.edits}"
+    return () if found.stamp == stamp else (Apply(_stamped(body, stamp), uid=found.uid),)
 
 
 def repair(body: Mapping[str, Any], found: Applied) -> tuple[Apply, ...]:

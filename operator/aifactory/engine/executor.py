@@ -158,7 +158,7 @@ class Executor:
             case Create():
                 await self._create(resource, namespace, write)
             case Apply():
-                await self._apply(resource, namespace, write)
+                await self._apply(resource, write)
             case Delete():
                 await self._delete(resource, Key(namespace, write.name), write.uid)
             case Patch():
@@ -180,38 +180,20 @@ class Executor:
         else:
             self._take(resource, raw)
 
-    async def _existing(
-        self, resource: Resource, namespace: str, write: Create | Apply, taken: AlreadyExists | Conflict
-    ) -> bytes:
-        """The object that has the name, if it is ours.
-
-        Raises:
-            AlreadyExists: it is somebody else's.
-            Conflict: it has gone meanwhile.
-        """
+    async def _existing(self, resource: Resource, namespace: str, write: Create, taken: AlreadyExists) -> bytes:
+        """The object that has the name, if it is ours; else raises `taken`."""
         try:
             raw = await self._api.get(resource, namespace, write.name)
         except NotFound:
             raise Conflict(409, "Conflict", f"{write.name} was there and is gone: look again") from taken
-        shared = isinstance(write, Create) and write.shared
-        if shared or _controller(write.body) == _controller_of(raw) is not None:
+        if write.shared or _controller(write.body) == _controller_of(raw) is not None:
             return raw
-        raise AlreadyExists(409, "AlreadyExists", taken.message) from taken
+        raise taken
 
-    async def _apply(self, resource: Resource, namespace: str, write: Apply) -> None:
-        """Apply, over whoever has changed the object if it is the one that was seen; else only if it does not exist."""
-        body = write.body
-        if write.uid:
-            # The server compares it: an object that was made anew under the name is somebody else's, or not seen yet.
-            body = {**body, "metadata": {**body["metadata"], "uid": write.uid}}
-        try:
-            raw = await self._api.apply(resource, body, field_manager=FIELD_MANAGER, force=bool(write.uid))
-        except Conflict as conflict:
-            if write.uid:
-                raise
-            # Made by us from a newer view, and changed since; or somebody else's.
-            raw = await self._existing(resource, namespace, write, conflict)
-        self._take(resource, raw)
+    async def _apply(self, resource: Resource, write: Apply) -> None:
+        # The server compares the UID: an object made anew under the name is a conflict, and so is none at all.
+        body = {**write.body, "metadata": {**write.body["metadata"], "uid": write.uid}}
+        self._take(resource, await self._api.apply(resource, body, field_manager=FIELD_MANAGER))
 
     async def _delete(self, resource: Resource, key: Key, uid: str) -> None:
         store = self._stores[resource]

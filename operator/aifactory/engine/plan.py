@@ -50,14 +50,10 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Server-side apply: the fields in `body` are ours, those we had sent before and left out now go.
-
-    Without `uid` the object is made, and is a conflict if somebody else has one of that name; with it, exactly that
-    incarnation is brought back to what `body` says, whoever has changed it.
-    """
+    """Server-side apply: the fields in `body` are ours, whoever has changed them; of exactly the incarnation seen."""
 
     body: Mapping[str, Any]
-    uid: str = ""
+    uid: str
 
     @property
     def kind(self) -> str:

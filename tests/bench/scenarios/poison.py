@@ -118,7 +118,7 @@ class _Decoy(_Poison):
 
     async def begin(self) -> None:
         made = recipe(_refused(self.name)).children
-        self._pods = [body for _, path, body in made if path == PODS]
+        self._pods = [body for path, body in made if path == PODS]
         spec = {"clusterIP": "None", "selector": {"bench/none": "none"}}
         await self._user.request("POST", SERVICES, {"metadata": {"name": self.name}, "spec": spec})
 

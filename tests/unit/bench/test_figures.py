@@ -64,7 +64,7 @@ def test_pod_names_are_taken_apart_from_the_end() -> None:
 
 def test_the_limit_writes_what_the_operator_would() -> None:
     found = recipe(job("job-0001", 2, gang=True))
-    kinds = [json.loads(body)["kind"] for _, _, body in found.children]
+    kinds = [json.loads(body)["kind"] for _, body in found.children]
     assert sorted(kinds) == ["Pod", "Pod", "PodGroup", "Service"]
     statuses = [
         TrainingJobStatus.model_validate(json.loads(body)["status"]) for body in (found.running, found.complete)

@@ -11,6 +11,7 @@ import pytest
 from aifactory.api import names
 from aifactory.engine import apply
 from aifactory.engine.apply import Applied
+from aifactory.engine.plan import Apply, Create
 from aifactory.kube.objects import AppliedMetadata, Service, decoder
 
 BODY = {"kind": "Service", "metadata": {"name": "a", "annotations": {"theirs": "kept"}}, "spec": {"port": 1}}
@@ -38,7 +39,7 @@ def entry(manager: str, fields: Any = None, **more: Any) -> dict[str, Any]:
 
 def test_what_is_missing_is_made_and_what_stands_is_left_alone() -> None:
     (write,) = apply.ensure(BODY, None)
-    assert write.uid == ""
+    assert isinstance(write, Create)
     assert write.body["metadata"]["annotations"]["theirs"] == "kept"
     assert BODY["metadata"]["annotations"] == {"theirs": "kept"}, "the body is not changed in place"  # type: ignore[index]
     found = after(write, entry(names.FIELD_MANAGER))
@@ -50,6 +51,7 @@ def test_an_operator_that_would_send_something_else_does() -> None:
     (write,) = apply.ensure(BODY, None)
     newer = {**BODY, "spec": {"port": 2}}
     (again,) = apply.ensure(newer, after(write))
+    assert isinstance(again, Apply)
     assert (again.uid, again.body["spec"]) == ("u", {"port": 2})
     assert apply.ensure(newer, after(again)) == ()
 
@@ -98,5 +100,6 @@ def test_managed_fields_are_not_kept() -> None:
 
 def test_a_stamp_of_an_earlier_release_is_replaced() -> None:
     (write,) = apply.ensure(BODY, stands())
+    assert isinstance(write, Apply)
     assert write.uid == "u"
     assert apply.repair(BODY, replace(stands(), stamp="")) == (), "nothing is known about it, and nobody has meddled"
