@@ -3,9 +3,9 @@
 Each mutant replaces one node of the syntax tree and is told by what a reader sees: the function it is in and the
 statement before and after. That is also its name in `accepted.toml`, so it survives edits elsewhere in the file.
 
-Not changed, because no test of behaviour should notice: docstrings, annotations, decorators; logging, metrics and the
-words of exceptions; named numbers other than 0 and 1 (constants, defaults, fields): how long a queue may get is a
-choice, and that its bound is kept shows where the bound is used.
+Not changed, because no test of behaviour should notice: docstrings, annotations, decorators, options of classes;
+logging, metrics and the words of exceptions; named numbers other than 0 and 1 (constants, defaults, fields): how long a
+queue may get is a choice, and that its bound is kept shows where the bound is used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-QUIET: Final = re.compile(r"(logger|log|metrics)\.|self\._(depth|adds|retries|waited|worked)\.|_(requests|seconds)\(")
+QUIET: Final = re.compile(
+    r"(logger|metrics)\."
+    r"|self\._(\w*gauge|depth|adds|retries|waited|worked|objects|counters|errors|seconds|active|delayed)(\[.*\])?"
+    r"\.(set|inc|dec|observe)\("
+    r"|_(requests|seconds)\("
+)
 """Statements that only tell people what happens."""
 
 _OPERATORS: Final[dict[type[ast.AST], type[ast.AST]]] = {
@@ -62,6 +67,7 @@ _NAMES: Final = {
 """Functions and methods with a sibling that takes the same arguments."""
 LONG, AROUND = 120, 40
 """A statement longer than this is shown by what differs and so many characters around it."""
+_DECLARED: Final = ("annotation", "returns", "decorator_list", "type_comment")
 _JUMPS: Final = (ast.Return, ast.Raise, ast.Break, ast.Continue)
 
 
@@ -140,7 +146,7 @@ def _edits(tree: ast.Module) -> Iterator[_Edit]:
 
 def _walk(parent: ast.AST, statement: ast.stmt, where: str, always: bool) -> Iterator[_Edit]:
     for field, value in ast.iter_fields(parent):
-        if field in ("annotation", "returns", "decorator_list", "type_comment"):
+        if field in _DECLARED or (isinstance(parent, ast.ClassDef) and field == "keywords"):
             continue
         for index, node in enumerate(value if isinstance(value, list) else [value]):
             if not isinstance(node, ast.AST):
