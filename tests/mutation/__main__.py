@@ -21,7 +21,7 @@ from tests.mutation.mutants import Mutant, mutants
 from tests.mutation.runner import PACKAGE, ROOT, Baseline
 
 HOME = ROOT / "build/mutation"
-ACCEPTED = Path(__file__).with_name("accepted.toml")
+LIST = Path(__file__).with_name("accepted.toml")
 PACKAGES = ("kube", "engine", "training", "models", "serving")
 WITHOUT = ("kube/metrics", "kube/api", "engine/kind")
 """Declarations only."""
@@ -44,7 +44,30 @@ class Result:
 
     @property
     def name(self) -> tuple[str, str]:
+        """What a mutant is known by."""
         return self.where, self.change
+
+
+class Accepted:
+    """The survivors that are listed with a reason."""
+
+    def __init__(self) -> None:
+        self._entries = [
+            (module, self._pattern(entry.get("where", "*")), self._pattern(entry["change"]), entry["reason"])
+            for module, entries in tomllib.loads(LIST.read_text()).items()
+            for entry in entries
+        ]
+
+    @staticmethod
+    def _pattern(text: str) -> re.Pattern[str]:
+        return re.compile(".*".join(map(re.escape, text.split("*"))), re.DOTALL)
+
+    def reason(self, module: str, mutant: Mutant | Result) -> str:
+        """Why a mutant may survive; empty when it is not listed."""
+        for known, where, change, reason in self._entries:
+            if known == module and where.fullmatch(mutant.where) and change.fullmatch(mutant.change):
+                return str(reason)
+        return ""
 
 
 class Book:
@@ -58,6 +81,11 @@ class Book:
                 old.unlink()
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         self.results = {result.name: result for result in (Result(**json.loads(line)) for line in lines)}
+
+    def by(self, mutant: Mutant) -> str:
+        """What noticed a mutant; empty when nothing did, or it was not tried."""
+        known = self.results.get((mutant.where, mutant.change))
+        return known.by if known is not None else ""
 
     def add(self, result: Result) -> None:
         self.results[result.name] = result
@@ -88,30 +116,29 @@ def tests_state() -> str:
 class Stages:
     """The tests a mutant has to pass, one stage after another: its unit folder, the other unit tests, the simulator."""
 
-    def __init__(self, state: str, steps: int, jobs: int) -> None:
-        self._state, self._steps, self._jobs = state, steps, jobs
+    def __init__(self, accepted: Accepted, state: str, steps: int, jobs: int) -> None:
+        self._accepted, self._state, self._steps, self._jobs = accepted, state, steps, jobs
         self._baselines: dict[str, Baseline] = {}
 
     def check(self, module: str, book: Book, *, quick: bool) -> None:
-        """Try every mutant of a module that has no result that still counts."""
-        source = (PACKAGE / f"{module}.py").read_text()
-        left = [
-            mutant
-            for mutant in mutants(source)
-            if (known := book.results.get((mutant.where, mutant.change))) is None
-            or (not known.by and (known.tests != self._state or (not quick and known.stage != "sim")))
-        ]
-        for stage in self._names(module, quick):
-            left = self._run(stage, module, left, book)
+        """Try every mutant of a module that has no result that still counts.
 
-    def _names(self, module: str, quick: bool) -> list[str]:
-        own = f"tests/unit/{module.partition('/')[0]}"
-        return [own] if quick else [own, "tests/unit", *(["sim"] if self._steps else [])]
+        Of those that are listed as accepted only the first stage asks again, which is cheap.
+        """
+        stages = [f"tests/unit/{module.partition('/')[0]}", "tests/unit", *(["sim"] if self._steps else [])]
+        left = [mutant for mutant in mutants((PACKAGE / f"{module}.py").read_text()) if not book.by(mutant)]
+        for number, stage in enumerate(stages[: 1 if quick else None]):
+            self._run(stage, module, [m for m in left if self._passed(m, book, stages) < number], book)
+            left = [mutant for mutant in left if not book.by(mutant) and not self._accepted.reason(module, mutant)]
 
-    def _run(self, stage: str, module: str, left: list[Mutant], book: Book) -> list[Mutant]:
-        """Returns what survived."""
+    def _passed(self, mutant: Mutant, book: Book, stages: list[str]) -> int:
+        """The number of the last stage that a mutant has survived with the tests as they are; -1 for none."""
+        known = book.results.get((mutant.where, mutant.change))
+        return stages.index(known.stage) if known is not None and known.tests == self._state else -1
+
+    def _run(self, stage: str, module: str, left: list[Mutant], book: Book) -> None:
         if not left:
-            return []
+            return
         if stage != "sim" and stage not in self._baselines:
             paths = [stage]
             if stage == "tests/unit":  # what the first stage ran needs no second time
@@ -120,23 +147,22 @@ class Stages:
             self._baselines[stage] = runner.measure(paths, HOME / f"measure.{os.getpid()}")
         running: dict[Mutant, runner.Child] = {}
         try:
-            survived = self._loop(stage, module, left, book, running)
+            self._loop(stage, module, left, book, running)
         finally:
             for child in running.values():
                 child.kill()
-        print(f"  {module}: {len(survived)} of {len(left)} survive {stage}", flush=True)
-        return sorted(survived, key=lambda mutant: mutant.number)
+        survived = sum(not book.by(mutant) for mutant in left)
+        print(f"  {module}: {survived} of {len(left)} survive {stage}", flush=True)
 
     def _loop(
         self, stage: str, module: str, left: list[Mutant], book: Book, running: dict[Mutant, runner.Child]
-    ) -> list[Mutant]:
-        waiting, survived = left[::-1], []
+    ) -> None:
+        waiting = left[::-1]
         while waiting or running:
             if waiting and len(running) < self._jobs:
                 mutant = waiting.pop()
                 child = self._start(stage, module, mutant)
                 if child is None:
-                    survived.append(mutant)
                     book.add(self._result(mutant, "", stage))
                 else:
                     running[mutant] = child
@@ -147,10 +173,7 @@ class Stages:
                     continue
                 del running[mutant]
                 book.add(self._result(mutant, "" if outcome.ok else outcome.by, stage))
-                if outcome.ok:
-                    survived.append(mutant)
             time.sleep(0.01)
-        return survived
 
     def _start(self, stage: str, module: str, mutant: Mutant) -> runner.Child | None:
         output = HOME / f"output.{mutant.number % self._jobs}"
@@ -182,14 +205,14 @@ def main() -> int:
     chosen = modules(args.modules)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     runner.warm_up()
-    stages = Stages(tests_state(), args.steps, args.jobs)
-    accepted = _accepted()
+    accepted, state = Accepted(), tests_state()
+    stages = Stages(accepted, state, args.steps, args.jobs)
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     unlisted = []
     package = ""
     for module in chosen:
         if module.partition("/")[0] != package:
-            stages = Stages(tests_state(), args.steps, args.jobs)  # each package has other tests of its own
+            stages = Stages(accepted, state, args.steps, args.jobs)  # each package has other tests of its own
             package = module.partition("/")[0]
         source = (PACKAGE / f"{module}.py").read_text()
         book = Book(module, source)
@@ -201,7 +224,7 @@ def main() -> int:
             counts[key][0] += killed
             counts[key][1] += len(results)
         survivors = [result for result in results if not result.by]
-        reasons = [(result, _reason(accepted, module, result)) for result in survivors]
+        reasons = [(result, accepted.reason(module, result)) for result in survivors]
         _print_module(module, killed, len(results), reasons)
         unlisted += [result for result, reason in reasons if not reason]
     below = _print_packages(counts)
@@ -228,26 +251,6 @@ def _print_packages(counts: dict[str, list[int]]) -> bool:
             below |= killed < WANTED * total
             print(f"{name}: {killed} of {total} killed ({killed / total:.1%}; wanted {WANTED:.0%})")
     return below
-
-
-def _accepted() -> list[tuple[str, re.Pattern[str], re.Pattern[str], str]]:
-    found = tomllib.loads(ACCEPTED.read_text())
-    return [
-        (module, _pattern(entry.get("where", "*")), _pattern(entry["change"]), entry["reason"])
-        for module, entries in found.items()
-        for entry in entries
-    ]
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    return re.compile(".*".join(map(re.escape, text.split("*"))), re.DOTALL)
-
-
-def _reason(accepted: list[tuple[str, re.Pattern[str], re.Pattern[str], str]], module: str, result: Result) -> str:
-    for known, where, change, reason in accepted:
-        if known == module and where.fullmatch(result.where) and change.fullmatch(result.change):
-            return reason
-    return ""
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ LIBRARIES = (
     "aiohttp.web",
     "coverage",
     "kopf",
+    "kubernetes.aio.config",
     "msgspec",
     "prometheus_client",
     "pydantic",
