@@ -233,7 +233,8 @@ def _constants(parent: ast.AST, field: str, node: ast.Constant, at_import: bool)
         if value in (0, 1) or not (at_import or isinstance(parent, ast.arguments)):
             new = value + 1
     elif isinstance(value, str) and not isinstance(parent, ast.FormattedValue):
-        new = f"{value}XX" if value.strip(" ,:;.") else None
+        is_type = isinstance(parent, ast.Call) and ast.unparse(parent.func) == "cast"
+        new = f"{value}XX" if value.strip(" ,:;.") and not is_type else None
     elif isinstance(value, bytes):
         new = value + b"XX"
     if new is not None:

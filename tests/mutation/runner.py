@@ -201,7 +201,7 @@ def start_simulation(steps: int, module: str, mutant: Mutant | None, output: Pat
             tell("tests/sim campaign")
         return 1 if failure else 0
 
-    return start(child, output, cpu_seconds=30 + steps / 20)
+    return start(child, output, cpu_seconds=20 + steps / 50)
 
 
 @dataclass

@@ -146,6 +146,15 @@ async def test_a_kubeconfig_without_credentials(no_environment: None, tmp_path: 
     assert connection.tls == Tls(None)
 
 
+async def test_a_server_below_a_path(no_environment: None, tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", cluster={"server": "https://one.test/clusters/X//"})
+    assert (await from_kubeconfig(path)).server == "https://one.test/clusters/X"
+
+
+def test_kubelets_put_the_service_account_there() -> None:
+    assert str(auth_module.SERVICE_ACCOUNT) == "/var/run/secrets/kubernetes.io/serviceaccount"
+
+
 async def test_a_context_without_tls_and_namespace(no_environment: None, tmp_path: Path) -> None:
     connection = await from_kubeconfig(kubeconfig(tmp_path / "config"), "two")
     assert (connection.server, connection.namespace, connection.tls) == ("http://two.test", "default", None)
@@ -336,6 +345,16 @@ async def test_requests_that_start_together_read_the_token_once(providers: Provi
     assert server.headers == ["Bearer 1"] * 5
 
 
+async def test_a_token_that_is_taken_away_leaves_the_refusal_as_it_is(providers: Providers, server: Server) -> None:
+    server.accepts = {"Bearer other"}
+    clock = Clock()
+    provider = providers(Credentials(["Bearer 1", None]), clock=clock)
+    await provider._current(0.0)
+    clock.time += 1.0
+    assert await get(provider, server) == [401]
+    assert server.headers == ["Bearer 1"]
+
+
 async def test_a_plugin_that_has_no_token_sends_none(providers: Providers, server: Server) -> None:
     server.accepts = {"Bearer other"}
     clock = Clock()
@@ -404,6 +423,24 @@ async def test_a_session_that_is_closed_leaves_the_pool_to_the_others(providers:
     await provider.close()
     assert second.closed
     assert await get(provider, server) == [200], "a new pool is made when it is needed"
+
+
+@pytest.mark.parametrize("tls", [ssl.create_default_context(), None])
+async def test_the_pool_trusts_whom_the_connection_trusts_and_has_no_bound(
+    providers: Providers, tls: ssl.SSLContext | None
+) -> None:
+    async with providers(tls=tls).session() as session:
+        connector: Any = session.connector
+        assert connector._ssl is (tls or True), "True: as the machine trusts"
+        assert connector.limit == 0, "a watch holds its connection, and there are many"
+
+
+async def test_it_needs_no_clock_of_its_own(server: Server) -> None:
+    provider = SessionProvider(
+        Connection(server.url, "default", authorization=Credentials(["Bearer 1"])), user_agent="t"
+    )
+    assert await get(provider, server) == [200]
+    await provider.close()
 
 
 async def test_a_proxy_is_asked_for_the_server(providers: Providers, server: Server) -> None:

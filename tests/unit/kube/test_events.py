@@ -227,3 +227,16 @@ def test_a_note_is_cut_to_what_the_api_server_takes(message: str, note: str) -> 
     found = run(main)
     assert found == note
     assert len(found.encode()) <= NOTE_LIMIT
+
+
+def test_it_needs_no_clock_of_its_own() -> None:
+    async def main() -> str:
+        api = MemoryApi()
+        recorder = EventRecorder(api, controller="c", instance="i")
+        async with sending(recorder):
+            tell(recorder)
+            tell(recorder)
+        (event,) = sent(api)
+        return str(event["eventTime"])
+
+    assert run(main) > "2026"

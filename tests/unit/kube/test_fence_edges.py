@@ -57,3 +57,12 @@ async def test_a_call_is_passed_on_as_it_is(
             await outcome(getattr(second, verb)(*args, **options))
     else:
         assert (await outcome(getattr(second, verb)(*args, **options)))[0] == verb
+
+
+async def test_what_is_not_said_is_passed_on_as_the_usual() -> None:
+    leading: Any = Fenced(Spy(), lambda: True)  # type: ignore[arg-type]
+    assert (await leading.patch(DEPLOYMENTS, "n", "a", BODY))[2] == {"type": "merge", "resource_version": None}
+    assert (await leading.patch_status(DEPLOYMENTS, "n", "a", BODY))[2] == {"resource_version": None}
+    said = (await leading.delete(DEPLOYMENTS, "n", "a"))[2]
+    assert said["uid"] is None
+    assert said.get("propagation", "Background") == "Background"

@@ -14,10 +14,10 @@ import pytest
 
 from aifactory.kube.errors import Forbidden, Gone, ServerError, TooManyRequests, Unreachable
 from aifactory.kube.informer import PAGE_SIZE, SILENCE_SECONDS, WATCH_SECONDS, Informer
-from aifactory.kube.objects import Pod
+from aifactory.kube.objects import Metadata, Pod
 from aifactory.kube.resources import PODS, Key
 from aifactory.kube.store import Change, Store
-from tests.support.faketime import FakeClock, run
+from tests.support.faketime import FakeClock, run, until
 
 Line = bytes | Exception | float
 """What a watch delivers: a line, a failure, or silence of so many seconds."""
@@ -190,7 +190,7 @@ def test_a_refresh_brings_the_store_to_what_the_server_holds() -> None:
 # --- Watches ---
 
 
-def test_each_kind_of_event() -> None:
+def test_each_kind_of_event(caplog: pytest.LogCaptureFixture) -> None:
     lines = [
         line("ADDED", pod("new", 8)),
         line("MODIFIED", pod("a", 9, phase="Running")),
@@ -204,7 +204,9 @@ def test_each_kind_of_event() -> None:
     assert found is not None
     assert found.status.phase == "Running"
     assert play.script.versions() == ["7", "30"]
-    assert not play.store.apply_response(Pod(metadata=found.metadata)), "everything up to 30 has been seen"
+    late = Metadata(name="late", namespace="ns", uid="late-uid", resource_version="30")
+    assert not play.store.apply_response(Pod(metadata=late)), "everything up to 30 has been seen"
+    assert "skipped" not in caplog.text
 
 
 def test_a_bookmark_with_a_name_brings_no_object() -> None:
@@ -282,6 +284,28 @@ def test_waits_double_up_to_ten_seconds_and_start_anew_after_a_success() -> None
     assert gaps == [0.1, 0.1, 0.2], "the bookmark was a success, so the failure after it is the first"
 
 
+def test_waits_are_spread_by_up_to_a_half() -> None:
+    class FullJitter(random.Random):
+        def random(self) -> float:
+            return 1.0
+
+    script = Script([Unreachable("away"), page(7)])
+    Play(script, rng=FullJitter())
+    assert script.times("list") == pytest.approx([0.0, 0.15])
+
+
+def test_it_needs_no_clock_and_no_dice_of_its_own() -> None:
+    async def main() -> None:
+        script = Script([page(7)], [[bookmark(8)]])
+        informer = Informer(script, PODS, Pod, Store())  # type: ignore[arg-type]
+        task = asyncio.create_task(informer.run())
+        await until(lambda: script.versions() == ["7", "8"])
+        assert 0.0 <= informer.silent_seconds() < 60.0
+        task.cancel()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(("asked", "waited"), [(7.0, 7.0), (0.01, 0.1), (None, 0.1), (3600.0, 10.0)])
 def test_a_server_that_says_how_long_to_wait_is_obeyed_within_reason(asked: float | None, waited: float) -> None:
     """A list that is answered 429 would else be asked for again after 0.1 s, by every informer."""
@@ -326,16 +350,22 @@ def test_each_kind_of_failure_is_told_once_and_that_it_is_over_too(caplog: pytes
         Unreachable("away"),
         Unreachable("still away"),
         ServerError(500, "", "etcd"),
-        Unreachable("away once more"),
+        ServerError(503, "", "busy"),
+        Forbidden(403, "Forbidden", "no"),
+        ServerError(503, "ServiceUnavailable", "busy again"),
         RuntimeError("a mistake of ours"),
+        Unreachable("away once more"),
     ]
     Play(Script([*failures, page(7)], [[Unreachable("later")]]))
     told = [record for record in caplog.records if record.name == "aifactory.kube.informer"]
     assert [(record.getMessage().rpartition(": ")[2], bool(record.exc_info)) for record in told] == [
         ("away", False),
         ("etcd", False),
-        ("away once more", False),
+        ("busy", False),
+        ("no", False),
+        ("busy again", False),
         ("a mistake of ours", True),
+        ("away once more", False),
         ("watch of pods works again", False),
         ("later", False),
     ]
