@@ -79,6 +79,10 @@ test-night: ## For a night: a million simulated steps from a seed of its own, ou
 	echo "$$AIFACTORY_SIM_STEPS steps from seed $$AIFACTORY_SIM_SEED"; $(MAKE) --no-print-directory test-sim
 	AIFACTORY_LONG=1 $(MAKE) --no-print-directory test-faults
 
+.PHONY: mutate
+mutate: venv ## For a night: thousands of small mistakes made in the code, each of which a test must notice (MODULE=kube or MODULE=kube/queue for some; JOBS=2)
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.mutation $(MODULE) --jobs $(or $(JOBS),1) $(ARGS)
+
 .PHONY: test-localcluster
 test-localcluster: venv cluster ## The local cluster heals after whatever ended its processes (it kills every pod in it)
 	$(BIN)/pytest tests/localcluster -q

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from aifactory.api.modelversion import ModelVersion
 from aifactory.engine import custom
 from aifactory.kube.resources import Key
 
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+READY = {
+    "type": "Ready",
+    "status": "False",
+    "reason": "Any",
+    "message": "",
+    "lastTransitionTime": "2025-01-01T00:00:00Z",
+}
 SPEC = {"model": "gpt", "version": 1, "source": {"uri": "s3://models/gpt/1"}, "format": "causal-lm"}
 
 
@@ -51,3 +60,49 @@ def test_what_does_not_fit_is_kept_with_the_reason() -> None:
         assert stored.error.startswith("spec")
         assert stored.metadata.name == "gpt-v1"
         assert stored.status["phase"] == "New"
+
+
+def test_an_object_without_a_status_has_an_empty_one() -> None:
+    without = {key: value for key, value in body().items() if key != "status"}
+    assert custom.parser(ModelVersion)(without).status == {}
+    assert custom.parser(ModelVersion)(body(status=None)).status == {}
+
+
+def invalid(*conditions: dict[str, Any], **status: Any) -> dict[str, Any]:
+    """The status of a version whose number is a word."""
+    before = {**status, "conditions": list(conditions)} if conditions else status
+    stored = custom.parser(ModelVersion)(body(spec={**SPEC, "version": "many"}, status=before))
+    return custom.invalid_status(stored, NOW)
+
+
+def test_the_user_is_told_which_field_does_not_fit_and_the_rest_stays() -> None:
+    status = invalid(READY, phase="Running", observedGeneration=2)
+    assert (status["phase"], status["observedGeneration"]) == ("Running", 3)
+    ready, stalled = status["conditions"]
+    assert ready == READY
+    message = stalled.pop("message")
+    assert message.startswith("the object does not fit this operator's API: spec.version: ")
+    assert message.endswith("; correct the field or update the CRDs")
+    assert stalled == {
+        "type": "Stalled",
+        "status": "True",
+        "reason": "InvalidSpec",
+        "lastTransitionTime": "2026-01-02T03:04:05Z",
+        "observedGeneration": 3,
+    }
+
+
+def test_since_when_it_can_not_be_read_stays_until_it_could() -> None:
+    old = {"type": "Stalled", "reason": "Any", "message": "", "lastTransitionTime": "2025-01-01T00:00:00Z"}
+
+    def since(status: str) -> tuple[str, int]:
+        conditions = invalid({**old, "status": status}, READY)["conditions"]
+        (found,) = [entry for entry in conditions if entry["type"] == "Stalled"]
+        return found["lastTransitionTime"], len(conditions)
+
+    assert since("True") == ("2025-01-01T00:00:00Z", 2)
+    assert since("False") == ("2026-01-02T03:04:05Z", 2)
+
+
+def test_an_object_that_never_had_a_status_gets_one() -> None:
+    assert [entry["type"] for entry in invalid()["conditions"]] == ["Stalled"]
