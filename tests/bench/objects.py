@@ -28,7 +28,7 @@ VERSIONS = f"{API}/namespaces/{NAMESPACE}/modelversions"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 
 _UID = "00000000-0000-4000-8000-000000000000"
-_SETTINGS = Settings(agent_image="agent", progress_url="http://operator:8082", gang_served=True)
+SETTINGS = Settings(agent_image="agent", progress_url="http://operator:8082", gang_served=True)
 
 
 def job(name: str, nodes: int, *, short: bool = True, gang: bool = False) -> Json:
@@ -86,18 +86,18 @@ def recipe(body: Json) -> Recipe:
     meta = {**body["metadata"], "uid": _UID, "generation": 1, "resourceVersion": "1"}
     parsed = TrainingJob.model_validate({**body, "metadata": meta})
     count = parsed.spec.nodes.count
-    created = plan_training(Observed(parsed, _SETTINGS), now)
+    created = plan_training(Observed(parsed, SETTINGS), now)
     assert created is not None
     wanted = next(c["metadata"]["labels"] for c in created.creates if c["kind"] == "Pod")[children.LABEL_TEMPLATE_HASH]
     pods = tuple(
         PodView(children.pod_name(parsed.metadata.name, index, 0), "uid", 0, index, wanted, "Running", "node", True)
         for index in range(count)
     )
-    running = plan_training(Observed(parsed, _SETTINGS, pods), now)
+    running = plan_training(Observed(parsed, SETTINGS, pods), now)
     assert running is not None
     later = parsed.model_copy(update={"status": running.status})
     ended = tuple(replace(pod, phase="Succeeded", running=False, exit_code=0) for pod in pods)
-    complete = plan_training(Observed(later, _SETTINGS, ended), now)
+    complete = plan_training(Observed(later, SETTINGS, ended), now)
     assert complete is not None
     return Recipe(
         job=msgspec.json.encode(body),
@@ -106,7 +106,7 @@ def recipe(body: Json) -> Recipe:
         ),
         running=_bytes({"status": running.status.dump()}),
         complete=_bytes({"status": complete.status.dump()}),
-        second_attempt=tuple(_bytes(children.pod(parsed, index, 1, _SETTINGS)) for index in range(count)),
+        second_attempt=tuple(_bytes(children.pod(parsed, index, 1, SETTINGS)) for index in range(count)),
     )
 
 
