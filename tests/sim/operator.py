@@ -111,7 +111,8 @@ class SimProcess(Process):
             return
         body = ReportBody(step=step, total_steps=1000, metrics={"loss": 2.5}, checkpoint=CheckpointBody(step=step // 2))
         if self._progress.record(job_uid, attempt, body, self._clock.now()):
-            self._controllers.jobs.queue.add(Key(namespace, job))
+            after = self._progress.wake_after(job_uid, self._clock.monotonic())
+            self._controllers.jobs.queue.add_after(Key(namespace, job), after)
 
     # --- Parts that are replaced ---
 

@@ -351,7 +351,7 @@ class KopfProcess(Process):
             book=self._progress,
             review=ApiTokenReviewer(self._api),
             find_pod=lambda reporter: wiring.reporting_pod(self._stores, reporter),
-            wake=lambda namespace, job: self._controllers.jobs.queue.add(Key(namespace, job)),
+            wake=lambda namespace, job, after: self._controllers.jobs.queue.add_after(Key(namespace, job), after),
             leading=self._leading.is_set,
             leader_address=lambda: self._election.leader_address,
             now=self._clock.now,

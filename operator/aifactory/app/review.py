@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-
 import msgspec
 
 from aifactory.api import names
 from aifactory.app.progress import Reporter
 from aifactory.kube.api import Api
-from aifactory.kube.errors import KubeError
 from aifactory.kube.objects import Struct
 from aifactory.kube.resources import TOKENREVIEWS
-
-logger = logging.getLogger(__name__)
 
 _ACCOUNT_PREFIX = "system:serviceaccount:"
 _POD_NAME = "authentication.kubernetes.io/pod-name"
@@ -45,18 +40,14 @@ class ApiTokenReviewer:
         self._api = api
 
     async def __call__(self, token: str) -> Reporter | None:
-        """The pod the token is bound to, or None."""
+        """The pod the token is bound to, or None. Raises KubeError when there is no answer."""
         body = {
             "apiVersion": TOKENREVIEWS.api_version,
             "kind": TOKENREVIEWS.kind,
             "metadata": {},
             "spec": {"token": token, "audiences": [names.PROGRESS_AUDIENCE]},
         }
-        try:
-            status = _decode(await self._api.create(TOKENREVIEWS, body)).status
-        except KubeError as error:
-            logger.warning("a progress token could not be reviewed: %s", error)
-            return None
+        status = _decode(await self._api.create(TOKENREVIEWS, body)).status
         user = status.user
         if not status.authenticated or names.PROGRESS_AUDIENCE not in status.audiences:
             return None
