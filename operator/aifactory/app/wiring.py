@@ -178,14 +178,24 @@ def serving_pods(stores: Stores) -> list[ServingPod]:
         ServingPod(
             uid=pod.metadata.uid,
             address=pod.status.pod_ip,
-            pool=(pod.metadata.namespace, pod.metadata.labels.get(names.LABEL_POOL, "")),
+            pool=(pod.metadata.namespace, pod.metadata.labels[names.LABEL_POOL]),
             ready=podstate.is_ready(pod),
         )
-        for pod in stores.pods.all()
-        if pod.metadata.labels.get(names.LABEL_ROLE) == names.ROLE_SERVE
-        and pod.status.pod_ip
-        and pod.metadata.deletion_timestamp is None
+        for _, pods in stores.pods.groups("pool")
+        for pod in pods
+        if pod.status.pod_ip and pod.metadata.deletion_timestamp is None and _is_of_its_pool(stores, pod)
     ]
+
+
+def _is_of_its_pool(stores: Stores, pod: Pod) -> bool:
+    """A label anybody can write; what asks to be asked must belong to a Deployment that we made for that pool."""
+    meta = pod.metadata
+    owner, pool = meta.controller, meta.labels.get(names.LABEL_POOL)
+    if owner is None or owner.kind != "ReplicaSet" or not pool:
+        return False
+    # A ReplicaSet is named after its Deployment and a hash of the template.
+    deployment = stores.deployments.get(meta.namespace, owner.name.rpartition("-")[0])
+    return deployment is not None and deployment.metadata.labels.get(names.LABEL_POOL) == pool
 
 
 def throughput(book: ServingBook, key: Key) -> Throughput | None:
