@@ -144,7 +144,7 @@ class ServingProbe:
         self._wake = wake
         self._monotonic = monotonic
         self._asked: dict[str, float] = {}
-        """When each pod was asked last."""
+        """Begin of the round in which each pod was asked last."""
         self._silent: dict[str, _Silence] = {}
         self._windows: dict[PoolKey, _PoolWindow] = {}
         self._latest: dict[str, Counters] = {}
@@ -213,6 +213,7 @@ class ServingProbe:
                 if now > started + INTERVAL_SECONDS:
                     return
                 await asyncio.sleep(max(0.0, started + number * step - now))
+                self._asked[pod.uid] = started
                 await self._ask(session, pod)
 
         async with asyncio.TaskGroup() as group:
@@ -220,7 +221,6 @@ class ServingProbe:
                 group.create_task(work())
 
     async def _ask(self, session: aiohttp.ClientSession, pod: ServingPod) -> None:
-        self._asked[pod.uid] = self._monotonic()
         host = f"[{pod.address}]" if ":" in pod.address else pod.address
         try:
             if pod.ready:

@@ -184,6 +184,15 @@ def test_many_ready_pods_are_asked_less_often_and_those_that_are_not_ready_are_n
     run(main)
 
 
+def test_a_few_pods_are_asked_every_five_seconds_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World(monkeypatch, [*map(ready, range(100))])
+        await world.rounds(100)
+        assert set(Counter(name for _, name in world.asked).values()) == {20}
+
+    run(main)
+
+
 def test_a_pod_that_does_not_answer_is_asked_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         world = World(monkeypatch, [ready(0), ready(1)])
