@@ -24,7 +24,7 @@ from typing import Any
 
 from tests.bench import report
 from tests.bench.plane import ROOT
-from tests.bench.scenarios import jobs, poison, pools, restart, steady
+from tests.bench.scenarios import jobs, poison, pools, probes, reports, restart, scale, start, steady
 from tests.bench.sides import Load
 from tests.bench.verdict import judge
 
@@ -45,6 +45,11 @@ SCENARIOS: dict[str, Scenario] = {
     "large": lambda o: restart.run(Load(1, _scaled(o, 1000), short=False)),
     "pools": lambda o: pools.run(_scaled(o, 500)),
     "steady": lambda o: steady.run(Load(_scaled(o, 1000), 8, short=False), o.idle_seconds),
+    "reports": lambda o: reports.run(Load(_scaled(o, 1000), 8, short=False)),
+    "probes": lambda o: probes.run(_scaled(o, 1000), 10),
+    "busy-pools": lambda o: probes.busy(_scaled(o, 500)),
+    "start-4000": lambda o: start.run(_scaled(o, 4000)),
+    "scale-100k": lambda o: scale.run(Load(_scaled(o, 10_000), 10, short=False)),
     "poison": lambda o: poison.run(_scaled(o, 300)),
 }
 

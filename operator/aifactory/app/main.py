@@ -175,7 +175,7 @@ class Process:
             domain: Outside(
                 api=patient,
                 cluster=self.cluster,
-                wake=self.controllers[domain.resource].queue.add,
+                wake=self.controllers[domain.resource].queue.add_after,
                 leading=self.leading,
                 leader_address=lambda: self._election.leader_address,
                 clock=clock,
@@ -287,14 +287,17 @@ class Process:
         again what was done since. If nobody has led since before the first list began, there is nothing to catch up on.
         """
         if self._options.leader_elect and not self._election.undisturbed:
-            namespace = self._options.namespace
-            views = [informer.refresh for informer in self._informers]
-            views += [partial(shell.refresh, self._api, kind, namespace) for kind in self._kinds]
-            # To end instead while the API server is away would cost a lease's time and a start.
-            await asyncio.gather(*(shell.patiently("the view of the leader before", view) for view in views))
+            await self.read_again()
         async with asyncio.TaskGroup() as group:
             for controller in self.controllers.values():
                 group.create_task(controller.run())
+
+    async def read_again(self) -> None:
+        """Bring every store to what the API server holds now."""
+        views = [informer.refresh for informer in self._informers]
+        views += [partial(shell.refresh, self._api, kind, self._options.namespace) for kind in self._kinds]
+        # To end instead while the API server is away would cost a lease's time and a start.
+        await asyncio.gather(*(shell.patiently("the view of the leader before", view) for view in views))
 
     # --- Inside ---
 

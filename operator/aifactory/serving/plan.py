@@ -161,8 +161,9 @@ class _Writes:
         config = next((view.child for view in self._observed.configs if view.revision == revision), None)
         self._writes += apply.ensure(assignment.config(pool, version, revision), config)
         found = self._observed.find(revision)
-        body = shape.deployment(pool, version, settings, revision, image, replicas)
-        self._writes += [apply.create(body)] if found is None else apply.repair(body, found.child)
+        if found is None or apply.is_meddled_with(found.child):
+            body = shape.deployment(pool, version, settings, revision, image, replicas)
+            self._writes.append(apply.create(body) if found is None else apply.repair(body, found.child))
 
     def _resize(self, sizes: Mapping[str, int], kept: set[str]) -> None:
         """Each revision gets its number; one with none that is not kept goes, its pods drain on their way out."""
