@@ -9,9 +9,10 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from aifactory.engine.domain import Domain
 from aifactory.kube.resources import PODS, PVCS, SERVICES
 from tests.sim.cluster import Cluster, key_of
 from tests.sim.connection import Connection
@@ -19,7 +20,7 @@ from tests.sim.controllers import DeploymentController, GarbageCollector
 from tests.sim.invariants import Invariants
 from tests.sim.manifests import NAMESPACE, OTHER
 from tests.sim.nodes import Nodes
-from tests.sim.operator import SimProcess
+from tests.sim.operator import SIM_DOMAINS, SimProcess
 from tests.sim.programs import Programs
 from tests.sim.strangers import HOSTILE
 from tests.support.faketime import FakeTimeLoop
@@ -44,9 +45,19 @@ class World:
         replicas: operator processes; several elect a leader.
         gangs: the API server serves PodGroups.
         lease_seconds: how long a silent leader keeps its lease; longer than usual, because renewals cost real time.
+        kinds: what the operators reconcile.
     """
 
-    def __init__(self, seed: int, *, replicas: int = 1, gangs: bool = True, lease_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        replicas: int = 1,
+        gangs: bool = True,
+        lease_seconds: float = 60.0,
+        kinds: Sequence[type[Domain[Any, Any]]] = SIM_DOMAINS,
+    ) -> None:
+        self.kinds = kinds
         self.loop = FakeTimeLoop()
         self.loop.set_exception_handler(self._unhandled)
         self.rng = random.Random(seed)
@@ -204,6 +215,7 @@ class World:
             elect=elect,
             gangs=self.gangs,
             lease_seconds=self.lease_seconds,
+            kinds=self.kinds,
         )
         process.task.add_done_callback(lambda _: self._ended(number, process))
         return process

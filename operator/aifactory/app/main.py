@@ -48,22 +48,22 @@ START_SECONDS = 50.0
 """An API server that is away gets this long to come back; the chart's startup probe allows a little more."""
 
 
-def main() -> int:
+def main(domains: Sequence[type[Domain[Any, Any]]] = kinds.DOMAINS) -> int:
     """Run until SIGTERM or SIGINT (0) or until something is lost that only a fresh start mends (1)."""
-    options = cli.parse(kinds.DOMAINS)
+    options = cli.parse(domains)
     logging.basicConfig(
         level=options.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
     # Thousands of long-lived objects: the default thresholds spend a third of the CPU on looking at them again.
     gc.set_threshold(50_000, 20, 100)
     try:
-        return asyncio.run(run(options))
+        return asyncio.run(run(options, domains))
     except (auth.AuthError, KubeError) as error:
         print(f"aifactory-operator: {error}", file=sys.stderr)
         return 1
 
 
-async def run(options: Options, domains: Sequence[type[Domain[Any, Any]]] = kinds.DOMAINS) -> int:
+async def run(options: Options, domains: Sequence[type[Domain[Any, Any]]]) -> int:
     """One process; returns the exit code."""
     provider = auth.SessionProvider(await auth.connect(), user_agent=f"aifactory-operator/{__version__}")
     api = Client(provider)
