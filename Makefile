@@ -9,6 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKLOADS := workloads/contract:workloads/agent:workloads/server:workloads/trainer
 CLUSTER := $(PYTHON) localcluster/cluster.py
 IMAGES := $(PYTHON) localcluster/images.py
 # A cluster of your own: make demo KUBECONFIG=~/.kube/config REGISTRY=registry.example.com/aifactory
@@ -33,7 +34,7 @@ verify: venv ## Format, lint, types, layers, and generated files up to date (und
 	$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy --no-error-summary
-	PYTHONPATH=operator $(BIN)/lint-imports --no-cache
+	PYTHONPATH=operator:$(WORKLOADS) $(BIN)/lint-imports --no-cache
 	PYTHONPATH=operator $(BIN)/python docs/generate.py --check
 
 .PHONY: format

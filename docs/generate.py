@@ -1,7 +1,7 @@
 """Writes every generated file, or with --check fails when one is out of date.
 
-Generated: `crds/`, the chart's copies of them, `docs/reasons.md`, `docs/values.md`. Run by `make generate` and, with
---check, by `make verify`.
+Generated: `crds/`, the chart's copies of them and its RBAC rules, `docs/reasons.md`, `docs/values.md`. Run by
+`make generate` and, with --check, by `make verify`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import yaml
 
 from aifactory.api import crd
 from aifactory.api.reasons import Reason
+from aifactory.app import wiring
+from aifactory.app.domains import DOMAINS
 
 ROOT = Path(__file__).resolve().parent.parent
 KEEP = {"helm.sh/resource-policy": "keep"}
@@ -28,9 +30,22 @@ def generated() -> dict[Path, str]:
         kept = crd.render(definition)
         kept["metadata"]["annotations"] = KEEP
         files[ROOT / "charts/aifactory/crds-generated" / name] = crd.to_yaml(kept)
+    files[ROOT / "charts/aifactory/templates/_rules.tpl"] = rbac_rules()
     files[ROOT / "docs/reasons.md"] = reasons_page()
     files[ROOT / "docs/values.md"] = values_page()
     return files
+
+
+def rbac_rules() -> str:
+    """The rules of the operator's Role, from what the domains declare."""
+    lines = [
+        "{{/* Generated from the domains' declarations by `make generate`. Do not edit. */}}",
+        '{{- define "aifactory.rules" -}}',
+    ]
+    for rule in wiring.rbac_rules(DOMAINS):
+        groups, resources, verbs = (", ".join(rule[part]) or '""' for part in ("apiGroups", "resources", "verbs"))
+        lines += [f"- apiGroups: [{groups}]", f"  resources: [{resources}]", f"  verbs: [{verbs}]"]
+    return "\n".join([*lines, "{{- end -}}"]) + "\n"
 
 
 def reasons_page() -> str:

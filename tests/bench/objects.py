@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 
 from aifactory.api.trainingjob import TrainingJob
+from aifactory.engine.plan import Create
+from aifactory.kube.resources import PODGROUPS, SERVICES
+from aifactory.kube.resources import PODS as POD_RESOURCE
 from aifactory.training import children
-from aifactory.training.kind import RESOURCES
 from aifactory.training.plan import plan_training
 from aifactory.training.state import Observed, PodView, Settings
 from tests.bench.plane import CLAIM, NAMESPACE
@@ -28,7 +30,8 @@ VERSIONS = f"{API}/namespaces/{NAMESPACE}/modelversions"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 
 _UID = "00000000-0000-4000-8000-000000000000"
-_SETTINGS = Settings(agent_image="agent", progress_url="http://operator:8082", gang_served=True)
+_SETTINGS = Settings(agent_image="agent", progress_url="http://operator:8082")
+_RESOURCES = {resource.kind: resource for resource in (POD_RESOURCE, SERVICES, PODGROUPS)}
 
 
 def job(name: str, nodes: int, *, short: bool = True, gang: bool = False) -> Json:
@@ -86,27 +89,30 @@ def recipe(body: Json) -> Recipe:
     meta = {**body["metadata"], "uid": _UID, "generation": 1, "resourceVersion": "1"}
     parsed = TrainingJob.model_validate({**body, "metadata": meta})
     count = parsed.spec.nodes.count
-    created = plan_training(Observed(parsed, _SETTINGS), now)
+    created = plan_training(Observed(parsed, _SETTINGS, gangs_served=True), now)
     assert created is not None
-    wanted = next(c["metadata"]["labels"] for c in created.creates if c["kind"] == "Pod")[children.LABEL_TEMPLATE_HASH]
+    gang = any(write.kind == PODGROUPS.kind for write in created.writes)
+    wanted = children.template_hash(parsed.spec)
     pods = tuple(
         PodView(children.pod_name(parsed.metadata.name, index, 0), "uid", 0, index, wanted, "Running", "node", True)
         for index in range(count)
     )
-    running = plan_training(Observed(parsed, _SETTINGS, pods), now)
+    running = plan_training(Observed(parsed, _SETTINGS, pods, gangs_served=True), now)
     assert running is not None
     later = parsed.model_copy(update={"status": running.status})
     ended = tuple(replace(pod, phase="Succeeded", running=False, exit_code=0) for pod in pods)
-    complete = plan_training(Observed(later, _SETTINGS, ended), now)
+    complete = plan_training(Observed(later, _SETTINGS, ended, gangs_served=True), now)
     assert complete is not None
     return Recipe(
         job=msgspec.json.encode(body),
         children=tuple(
-            (RESOURCES[str(child["kind"])].collection(NAMESPACE), _bytes(child)) for child in created.creates
+            (_RESOURCES[write.kind].collection(NAMESPACE), _bytes(write.body))
+            for write in created.writes
+            if isinstance(write, Create)
         ),
         running=_bytes({"status": running.status.dump()}),
         complete=_bytes({"status": complete.status.dump()}),
-        second_attempt=tuple(_bytes(children.pod(parsed, index, 1, _SETTINGS)) for index in range(count)),
+        second_attempt=tuple(_bytes(children.pod(parsed, index, 1, _SETTINGS, gang=gang)) for index in range(count)),
     )
 
 

@@ -21,13 +21,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 from aifactory.kube.auth import SessionProvider, from_kubeconfig
 from aifactory.kube.client import Client
 from aifactory.kube.errors import ApiError
 from localcluster.controlplane import ControlPlane
 from tests.component import schemas
 from tests.component.conftest import Operator
+from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 from tests.support.kubectl import Json, Kubectl
 
 TOTAL = int(os.environ.get("AIFACTORY_FUZZ") or (10_000 if os.environ.get("AIFACTORY_LONG") == "1" else 300))

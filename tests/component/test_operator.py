@@ -214,7 +214,7 @@ def _deployment(ns: Kubectl, pool: str, count: int) -> str:
 
 def _set_ready(ns: Kubectl, deployment: str) -> None:
     """The model is loaded in the Deployment's pod; the real Deployment controller makes and counts it."""
-    revision = deployment.rpartition("-")[2]
+    revision = deployment.partition("-")[2]  # the pool's name holds no hyphen
     found = wait_for(
         f"a pod of {deployment}",
         lambda: ns.list("pods", f"aifactory.dev/revision={revision}"),

@@ -20,6 +20,7 @@ import msgspec
 from aifactory.api.base import format_time
 from aifactory.kube.errors import AlreadyExists, BadRequest, Conflict, Forbidden, NotFound
 from aifactory.kube.resources import DEPLOYMENTS, PODS, PVCS, Key, Resource
+from tests.sim import ownership
 from tests.sim.patches import json_patch, merge_patch
 from tests.support.faketime import EPOCH, FakeTimeLoop
 
@@ -95,8 +96,9 @@ class Cluster:
             raise NotFound(404, "NotFound", f'{resource} "{name}" not found')
         return found
 
-    def all(self, resource: Resource, **labels: str) -> list[Body]:
-        return [body for body in self.objects[resource].values() if _has(body, labels)]
+    def all(self, resource: Resource, namespace: str | None = None, **labels: str) -> list[Body]:
+        objects = self.objects[resource].items()
+        return [body for key, body in objects if namespace in (None, key.namespace) and _has(body, labels)]
 
     def since(self, resource: Resource, version: int) -> list[Commit]:
         """What happened after a version."""
@@ -153,6 +155,34 @@ class Cluster:
             changed = json_patch(known, patch)
             changed["status"] = known.get("status", {})
         return self._change(resource, known, changed, actor)
+
+    def apply(
+        self, resource: Resource, body: Mapping[str, Any], actor: str, *, field_manager: str, force: bool = True
+    ) -> Body:
+        """Server-side apply: creates what is not there; one that changes nothing makes no new version."""
+        metadata = body["metadata"]
+        known = self.objects[resource].get(Key(metadata.get("namespace", ""), metadata["name"]))
+        if "managedFields" in metadata:
+            raise BadRequest(400, "BadRequest", "metadata.managedFields must be nil")
+        if known is None:
+            owners: ownership.Owners = {}
+            ownership.apply({}, owners, body, field_manager, force=force)
+            entries = ownership.write(owners, (), resource.api_version, self.timestamp())
+            return self.create(resource, {**body, "metadata": {**metadata, "managedFields": entries}}, actor)
+        for name in ("uid", "resourceVersion"):
+            if metadata.get(name) not in (None, known["metadata"][name]):
+                raise Conflict(409, "Conflict", f"{name} in the body ({metadata[name]}) does not match")
+        if resource == DEPLOYMENTS:
+            _check_fields(body["spec"]["template"]["spec"])
+        before = known["metadata"].get("managedFields", ())
+        owners = ownership.read(before)
+        try:
+            changed = ownership.apply(known, owners, body, field_manager, force=force)
+        except ownership.Taken as taken:
+            raise Conflict(409, "Conflict", f"Apply failed with conflicts: {taken}") from taken
+        entries = ownership.write(owners, before, resource.api_version, self.timestamp())
+        changed = {**changed, "metadata": {**changed["metadata"], "managedFields": entries}}
+        return self._change(resource, known, changed, actor, followed=False)
 
     def patch_status(
         self,
@@ -228,14 +258,18 @@ class Cluster:
         if self.pod_quota_exhausted:
             raise Forbidden(403, "Forbidden", f'pods "{body["metadata"]["name"]}" is forbidden: exceeded quota')
 
-    def _change(self, resource: Resource, known: Body, changed: Body, actor: str) -> Body:
-        """Store a change; one that changes nothing makes no new version."""
+    def _change(self, resource: Resource, known: Body, changed: Body, actor: str, *, followed: bool = True) -> Body:
+        """Store a change; one that changes nothing makes no new version. `followed`: note whose the fields are now."""
         if {**changed, "metadata": {**changed["metadata"], "resourceVersion": ""}} == {
             **known,
             "metadata": {**known["metadata"], "resourceVersion": ""},
         }:
             return known
         metadata = {**changed["metadata"], "uid": known["metadata"]["uid"]}
+        if followed and (before := known["metadata"].get("managedFields")):
+            owners = ownership.read(before)
+            ownership.update(known, changed, owners, actor)
+            metadata["managedFields"] = ownership.write(owners, before, resource.api_version, self.timestamp())
         if changed.get("spec") != known.get("spec"):
             metadata["generation"] = known["metadata"]["generation"] + 1
         return self._commit(resource, "MODIFIED", known, {**changed, "metadata": metadata}, actor)

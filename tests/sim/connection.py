@@ -1,8 +1,9 @@
 """One process's connection to the API server: the `Api` protocol with latency, faults and a kill switch.
 
-A call travels to the server, is carried out there in one moment, and its answer travels back; a fault may end it at
-any of these. What a process can not know in reality it can not know here: a call whose answer was lost looks the same
-whether it was carried out or not.
+Each call is sent once: sending again is the process's own business. It travels to the server, is carried out there in
+one moment, and its answer travels back; a fault may end it at any of these. What a process can not know in reality it
+can not know here: a call whose answer was lost looks the same whether it was carried out or not. What is under way goes
+on while the process is stopped; the answer waits for it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from aifactory.kube.api import PatchType, Propagation
@@ -66,10 +68,14 @@ class Connection:
         self.calls = 0
         self.after_write: Callable[[], None] = lambda: None
         """Called when a write has been carried out and its answer is not back yet."""
+        self.after_refusal: Callable[[], None] = lambda: None
+        """Called when a write was refused for a moment and the answer is not back yet."""
         self.refused: Callable[[Mapping[str, Any]], None] = lambda _: None
         """Called with what the server refuses to create."""
         self.careless: Callable[[str], None] = lambda _: None
         """Called when a call could do harm, though it may not do so now."""
+        self.sending: Callable[[str], None] = lambda _: None
+        """Called when a write leaves the process."""
         self._rng = rng
         self._epoch = 0
         self._watches: dict[int, Resource] = {}
@@ -108,7 +114,7 @@ class Connection:
 
     async def get(self, resource: Resource, namespace: str, name: str) -> bytes:
         if resource == LEASES and self.faults.lease_away:
-            await self._travel()
+            await self._over(self._travel())
             raise Unreachable("connection refused", sent=False)
         return await self._read(lambda: encode(self.cluster.get(resource, namespace, name)))
 
@@ -193,7 +199,7 @@ class Connection:
         finally:
             sleeper.close()
             if number in self.faults.stalled:
-                self._blur(TIMEOUT_SECONDS)  # the others may have got further
+                self.blur(TIMEOUT_SECONDS)  # the others may have got further
             del self._watches[number], self._wakes[number]
 
     def _arrived(self, resource: Resource, seen: int, lag: float) -> tuple[list[Commit], float | None]:
@@ -227,7 +233,14 @@ class Connection:
     async def apply(
         self, resource: Resource, body: Mapping[str, Any], *, field_manager: str, force: bool = True
     ) -> bytes:
-        raise NotImplementedError("the simulated server knows no server-side apply: nothing of ours uses it yet")
+        def carry_out() -> bytes:
+            try:
+                return encode(self.cluster.apply(resource, body, self.actor, field_manager=field_manager, force=force))
+            except ApiError:
+                self.refused(body)
+                raise
+
+        return await self._write(resource, carry_out)
 
     async def patch(
         self,
@@ -288,7 +301,20 @@ class Connection:
 
     # --- One call ---
 
+    async def _over(self, request: Coroutine[Any, Any, T]) -> T:
+        """A request is on its way, and carried out, whether its process runs or is stopped; the answer waits for it."""
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        task = self.cluster.loop.create_task(request)
+        task.add_done_callback(partial(_hand_over, answer))
+        try:
+            return await answer
+        finally:
+            task.cancel()
+
     async def _read(self, carry_out: Callable[[], T]) -> T:
+        return await self._over(self._one_read(carry_out))
+
+    async def _one_read(self, carry_out: Callable[[], T]) -> T:
         fault = self._fault()
         await self._travel()
         self._refuse(fault)
@@ -306,12 +332,21 @@ class Connection:
         may_conflict: bool = False,
         may_be_late: bool = True,
     ) -> bytes:
+        if resource != LEASES:
+            self.sending(resource.kind)
+        return await self._over(self._one_write(resource, carry_out, may_conflict, may_be_late))
+
+    async def _one_write(
+        self, resource: Resource, carry_out: Callable[[], bytes], may_conflict: bool, may_be_late: bool
+    ) -> bytes:
         fault = self._fault() if resource not in (LEASES, EVENTS) else "none"
         self.calls += 1
         await self._travel()
+        if fault in ("429", "503"):
+            self.after_refusal()
         self._refuse("request lost" if resource == LEASES and self.faults.lease_away else fault)
         if fault == "late" and may_be_late:
-            self._blur(TIMEOUT_SECONDS + LATE_SECONDS)
+            self.blur(TIMEOUT_SECONDS + LATE_SECONDS)
             self.cluster.loop.call_later(self._rng.uniform(0.0, LATE_SECONDS), _arrive, carry_out)
             await asyncio.sleep(TIMEOUT_SECONDS)
             raise Unreachable("no answer")
@@ -350,12 +385,21 @@ class Connection:
             case "request lost":
                 raise Unreachable("connection refused", sent=False)
 
-    def _blur(self, seconds: float) -> None:
+    def blur(self, seconds: float) -> None:
         self.faults.blurred_until = max(self.faults.blurred_until, self.cluster.loop.now + seconds)
 
     def wake(self) -> None:
         for wake in tuple(self._wakes.values()):
             wake()
+
+
+def _hand_over(answer: asyncio.Future[T], task: asyncio.Task[T]) -> None:
+    if task.cancelled() or answer.done():
+        return
+    if (error := task.exception()) is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(task.result())
 
 
 def _arrive(carry_out: Callable[[], bytes]) -> None:
@@ -370,7 +414,6 @@ class _Sleeper:
     """Waits for a change of a resource or for a moment, without a task."""
 
     def __init__(self, cluster: Cluster, resource: Resource) -> None:
-        self._loop = cluster.loop
         self._list = cluster.watchers[resource]
         self._list.append(self.wake)
         self._future: asyncio.Future[None] | None = None
@@ -383,8 +426,9 @@ class _Sleeper:
 
     async def sleep_until(self, moment: float) -> None:
         if not self._news:
-            self._future = self._loop.create_future()
-            timer = self._loop.call_at(moment, self.wake)
+            loop = asyncio.get_running_loop()
+            self._future = loop.create_future()
+            timer = loop.call_at(moment, self.wake)
             try:
                 await self._future
             finally:

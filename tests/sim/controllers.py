@@ -21,6 +21,9 @@ from tests.sim.cluster import (
 
 DEPLOYMENT_CONTROLLER, GARBAGE_COLLECTOR = "deployment-controller", "garbage-collector"
 
+SECONDS, ABROAD_SECONDS = (0.02, 1.5), (5.0, 40.0)
+"""Until the garbage collector comes; until it knows that an owner is in another namespace, where none can be."""
+
 
 class GarbageCollector:
     """Deletes what has lost its owner, after a while, and lifts the finalizers that wait for somebody."""
@@ -29,47 +32,52 @@ class GarbageCollector:
         self._cluster = cluster
         self._rng = rng
         self._releasing = False
-        self._alive: set[str] = set()
-        """UIDs of what exists and does not wait for its dependents to go."""
+        self._alive: set[tuple[str, str]] = set()
+        """Namespace and UID of what exists and does not wait for its dependents to go."""
         cluster.hooks.append(self._see)
 
     def _see(self, commit: Commit) -> None:
-        uid = commit.body["metadata"]["uid"]
+        namespace, uid = key_of(commit.body).namespace, commit.body["metadata"]["uid"]
         if commit.type == "ADDED":
-            self._alive.add(uid)
+            self._alive.add((namespace, uid))
             if owners := owner_uids(commit.body):
-                # An owner that is not there or about to go: the dependent was made from an old view.
-                self._later(self._check, commit.resource, key_of(commit.body), uid, owners)
+                # An owner that is not there or about to go: the dependent was made from an old view. One that is in
+                # another namespace is not there either, which takes longer to find out.
+                abroad = any(uid_ in owners and namespace_ != namespace for namespace_, uid_ in self._alive)
+                seconds = self._rng.uniform(*(ABROAD_SECONDS if abroad else SECONDS))
+                self._cluster.loop.call_later(seconds, self._check, commit.resource, key_of(commit.body), uid, owners)
         elif commit.type == "DELETED":
-            self._alive.discard(uid)
-            self._later(self._collect, uid)
+            self._alive.discard((namespace, uid))
+            self._later(self._collect, namespace, uid)
             for owner in owner_uids(commit.body):
-                self._later(self._finish_foreground, owner)
+                self._later(self._finish_foreground, namespace, owner)
             if commit.resource == PODS:
                 self._release_soon()
         elif "deletionTimestamp" in commit.body["metadata"]:
             if FOREGROUND in commit.body["metadata"]["finalizers"]:
-                self._alive.discard(uid)
-                self._later(self._collect, uid)
-                self._later(self._finish_foreground, uid)
+                self._alive.discard((namespace, uid))
+                self._later(self._collect, namespace, uid)
+                self._later(self._finish_foreground, namespace, uid)
             if commit.resource == PVCS:
                 self._release_soon()
 
     def _check(self, resource: Resource, key: Key, uid: str, owners: list[str]) -> None:
         found = self._cluster.objects[resource].get(key)
-        if found is not None and found["metadata"]["uid"] == uid and not any(o in self._alive for o in owners):
+        alive = any((key.namespace, owner) in self._alive for owner in owners)
+        if found is not None and found["metadata"]["uid"] == uid and not alive:
             self._cluster.delete(resource, key, GARBAGE_COLLECTOR)
 
-    def _collect(self, owner: str) -> None:
+    def _collect(self, namespace: str, owner: str) -> None:
         for resource, objects in list(self._cluster.objects.items()):
             for key, body in list(objects.items()):
-                if owner in owner_uids(body):
+                owners = owner_uids(body) if key.namespace == namespace else []
+                if owner in owners and not any((namespace, other) in self._alive for other in owners):
                     self._cluster.delete(resource, key, GARBAGE_COLLECTOR)
 
-    def _finish_foreground(self, owner: str) -> None:
+    def _finish_foreground(self, namespace: str, owner: str) -> None:
         """An owner that waits for its dependents goes when the last one has gone."""
         everything = [(r, k, b) for r, objects in self._cluster.objects.items() for k, b in objects.items()]
-        if any(owner in owner_uids(body) for _, _, body in everything):
+        if any(owner in owner_uids(body) and key.namespace == namespace for _, key, body in everything):
             return
         for resource, key, body in everything:
             if body["metadata"]["uid"] == owner:
@@ -90,7 +98,7 @@ class GarbageCollector:
                     self._cluster.drop_finalizer(PVCS, key, PVC_PROTECTION, GARBAGE_COLLECTOR)
 
     def _later(self, what: Any, *arguments: Any) -> None:
-        self._cluster.loop.call_later(self._rng.uniform(0.02, 1.5), what, *arguments)
+        self._cluster.loop.call_later(self._rng.uniform(*SECONDS), what, *arguments)
 
 
 class DeploymentController:
@@ -122,7 +130,7 @@ class DeploymentController:
         if deployment is None or "deletionTimestamp" in deployment["metadata"]:
             return
         replica_set = self._replica_set(deployment)
-        pods = [p for p in self._cluster.all(PODS) if replica_set["metadata"]["uid"] in owner_uids(p)]
+        pods = [p for p in self._cluster.all(PODS) if _controls(replica_set["metadata"]["uid"], p)]
         active = [pod for pod in pods if is_live(pod) and "deletionTimestamp" not in pod["metadata"]]
         wanted = deployment["spec"].get("replicas", 1)
         for _ in range(wanted - len(active)):
@@ -136,7 +144,7 @@ class DeploymentController:
 
     def _report(self, key: Key, replica_set: str) -> None:
         """Count again: what was done a moment ago shows."""
-        pods = [p for p in self._cluster.all(PODS) if replica_set in owner_uids(p)]
+        pods = [p for p in self._cluster.all(PODS) if _controls(replica_set, p)]
         active = [pod for pod in pods if is_live(pod) and "deletionTimestamp" not in pod["metadata"]]
         ready = sum(1 for pod in active if is_ready(pod))
         status = {
@@ -161,6 +169,7 @@ class DeploymentController:
             "metadata": {
                 "name": name,
                 "namespace": meta["namespace"],
+                "labels": deployment["spec"]["template"]["metadata"]["labels"],
                 "ownerReferences": [{**owner, "controller": True}],
             }
         }
@@ -186,6 +195,10 @@ class DeploymentController:
             self._cluster.create(PODS, body, DEPLOYMENT_CONTROLLER)
         else:
             self._cluster.loop.call_later(1.0, self._soon, key_of(deployment))
+
+
+def _controls(uid: str, body: Body) -> bool:
+    return any(owner["uid"] == uid and owner.get("controller") for owner in body["metadata"].get("ownerReferences", ()))
 
 
 def _uses(pod: Body, claim: Key) -> bool:

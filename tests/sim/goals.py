@@ -6,26 +6,22 @@ planners on empty stores that were filled a moment ago.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aifactory.api import names
 from aifactory.app import shell, wiring
-from aifactory.app.probes import ServingBook
-from aifactory.app.progress import ProgressBook
-from aifactory.app.stores import make_stores
-from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
-from aifactory.engine.plan import Plan
-from aifactory.kube.events import EventRecorder
+from aifactory.app.domains import make
+from aifactory.engine.cluster import Cluster
+from aifactory.engine.domain import Domain
+from aifactory.engine.plan import Delete
 from aifactory.kube.patch import merge_difference
-from aifactory.kube.resources import DEPLOYMENTS, PODGROUPS, PODS, SERVICES, Key
-from tests.sim.cluster import Body, encode, is_live, is_ready, labels_of, owner_uids
-from tests.sim.connection import Connection
-from tests.sim.manifests import NAMESPACE
+from aifactory.kube.resources import DEPLOYMENTS, PODGROUPS, PODS, SERVICES
+from aifactory.serving.domain import Serving
+from tests.sim.cluster import Body, encode, is_live, is_ready, key_of, labels_of, owner_uids
 from tests.sim.operator import options
 from tests.sim.world import World
-from tests.support.faketime import FakeClock
+from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 
 PERMANENT = {"DigestMismatch", "InvalidArtifact"}
 
@@ -47,21 +43,23 @@ def _wrongs(world: World) -> Iterable[str]:
 
 
 def _orphans(world: World) -> Iterable[str]:
-    alive = {body["metadata"]["uid"] for found in world.cluster.objects.values() for body in found.values()}
-    for found in world.cluster.objects.values():
-        for key, body in found.items():
-            if "deletionTimestamp" in body["metadata"]:
-                yield f"{body['kind']} {key} is still being deleted"
-            if any(uid not in alive for uid in owner_uids(body)):
-                yield f"{body['kind']} {key} has lost its owner"
+    everything = [(key, body) for found in world.cluster.objects.values() for key, body in found.items()]
+    alive = {(key.namespace, body["metadata"]["uid"]) for key, body in everything}
+    for key, body in everything:
+        if "deletionTimestamp" in body["metadata"]:
+            yield f"{body['kind']} {key} is still being deleted"
+        if any((key.namespace, uid) not in alive for uid in owner_uids(body)):
+            yield f"{body['kind']} {key} has lost its owner"
 
 
 def _job(world: World, job: Body) -> Iterable[str]:
-    name, status, spec = job["metadata"]["name"], job.get("status", {}), job["spec"]
-    says = f"job {name}: {status.get('phase')} {status.get('reason')}"
+    (namespace, name), status, spec = key_of(job), job.get("status", {}), job["spec"]
+    says = f"job {namespace}/{name}: {status.get('phase')} {status.get('reason')}"
     if status.get("observedGeneration") != job["metadata"]["generation"]:
         yield f"{says}: generation {job['metadata']['generation']} not observed"
-    pods = [p for p in world.cluster.all(PODS, **{names.LABEL_JOB_UID: job["metadata"]["uid"]}) if _trains(p)]
+    pods = [
+        p for p in world.cluster.all(PODS, namespace, **{names.LABEL_JOB_UID: job["metadata"]["uid"]}) if _trains(p)
+    ]
     live = [pod for pod in pods if is_live(pod)]
     true = _true(status)
     if true & {"Complete", "Failed"}:
@@ -89,7 +87,7 @@ def _job(world: World, job: Body) -> Iterable[str]:
     if count > 1 and not _has_service(world, job):
         yield f"{says}: it has no Service"
     gang = world.gangs and count > 1 and spec.get("scheduling", {}).get("gang") != "none"
-    gangs = world.cluster.all(PODGROUPS, **{names.LABEL_JOB_UID: job["metadata"]["uid"]})
+    gangs = world.cluster.all(PODGROUPS, namespace, **{names.LABEL_JOB_UID: job["metadata"]["uid"]})
     if [group["metadata"]["name"] for group in gangs] != ([f"{name}-{attempt}"] if gang else []):
         yield f"{says}: PodGroups {[group['metadata']['name'] for group in gangs]}"
     if any(group["spec"]["schedulingPolicy"]["gang"]["minCount"] != count for group in gangs):
@@ -100,30 +98,32 @@ def _job(world: World, job: Body) -> Iterable[str]:
 
 
 def _version(world: World, version: Body) -> Iterable[str]:
-    name, status = version["metadata"]["name"], version.get("status", {})
+    (namespace, name), status = key_of(version), version.get("status", {})
+    says = f"version {namespace}/{name}"
     true = _true(status)
     bad = world.programs.bad_artifacts.get(version["spec"]["source"]["uri"])
     if "Ready" not in true and not (bad and "Stalled" in true and status["reason"] == bad):
-        yield f"version {name}: {status.get('reason')}, True are {sorted(true)}"
-    if "Ready" in true and world.cluster.all(PODS, **{names.LABEL_MODEL_VERSION: name}):
-        yield f"version {name} is Ready and a verifier is left"
-    users = sorted(pool["metadata"]["name"] for pool in world.cluster.all(INFERENCEPOOLS) if name in _uses(pool))
+        yield f"{says}: {status.get('reason')}, True are {sorted(true)}"
+    if "Ready" in true and world.cluster.all(PODS, namespace, **{names.LABEL_MODEL_VERSION: name}):
+        yield f"{says} is Ready and a verifier is left"
+    pools = world.cluster.all(INFERENCEPOOLS, namespace)
+    users = sorted(pool["metadata"]["name"] for pool in pools if name in _uses(pool))
     if [use["name"] for use in status.get("usedBy", ())] != users:
-        yield f"version {name}: used by {users}, status says {status.get('usedBy')}"
+        yield f"{says}: used by {users}, status says {status.get('usedBy')}"
 
 
 def _pool(world: World, pool: Body) -> Iterable[str]:
-    name, status, spec = pool["metadata"]["name"], pool.get("status", {}), pool["spec"]
-    says = f"pool {name}: {status.get('phase')} {status.get('reason')}"
+    (namespace, name), status, spec = key_of(pool), pool.get("status", {}), pool["spec"]
+    says = f"pool {namespace}/{name}: {status.get('phase')} {status.get('reason')}"
     if status.get("observedGeneration") != pool["metadata"]["generation"]:
         yield f"{says}: generation not observed"
     if not _has_service(world, pool):
         yield f"{says}: it has no Service"
     true, wanted = _true(status), spec.get("replicas", 1)
-    target = _target(world, spec["models"][0])
+    target = _target(world, namespace, spec["models"][0])
     # Evicted pods stay as Failed until somebody cleans up; they do not count.
-    pods = [pod for pod in world.cluster.all(PODS, **{names.LABEL_POOL: name}) if is_live(pod)]
-    deployments = world.cluster.all(DEPLOYMENTS, **{names.LABEL_POOL: name})
+    pods = [pod for pod in world.cluster.all(PODS, namespace, **{names.LABEL_POOL: name}) if is_live(pod)]
+    deployments = world.cluster.all(DEPLOYMENTS, namespace, **{names.LABEL_POOL: name})
     stable = (status.get("stable") or {}).get("modelVersion", "")
     if not deployments and wanted and (target is None or stable) and "Available" in true:
         yield f"{says}: Available without a deployment"
@@ -140,7 +140,7 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         if len(pods) > wanted:
             yield f"{says}: {len(pods)} pods, which serve what was wanted before, of {wanted}"
         return
-    if not _loads(world, target["metadata"]["name"]):
+    if not _loads(world, namespace, target["metadata"]["name"]):
         if wanted and "Ready" in true:
             yield f"{says}: Ready with a version that does not load"
         if stable and stable != target["metadata"]["name"] and len(pods) > wanted:
@@ -150,7 +150,7 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         if (
             deployments
             and stable != target["metadata"]["name"]
-            and _loads(world, stable)
+            and _loads(world, namespace, stable)
             and len([p for p in pods if is_ready(p)]) != wanted
         ):
             yield f"{says}: {len(pods)} pods of the stable version, wanted {wanted}"
@@ -161,15 +161,15 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         yield f"{says}: serves {stable}, not {target['metadata']['name']}; True are {sorted(true)}"
 
 
-def _loads(world: World, version: str) -> bool:
-    uris = [v["spec"]["source"]["uri"] for v in world.cluster.all(MODELVERSIONS) if v["metadata"]["name"] == version]
-    return bool(uris) and uris[0] not in world.programs.unloadable
+def _loads(world: World, namespace: str, name: str) -> bool:
+    version = world.cluster.find(MODELVERSIONS, namespace, name)
+    return version is not None and version["spec"]["source"]["uri"] not in world.programs.unloadable
 
 
-def _target(world: World, wish: Mapping[str, Any]) -> Body | None:
+def _target(world: World, namespace: str, wish: Mapping[str, Any]) -> Body | None:
     versions = [
         version
-        for version in world.cluster.all(MODELVERSIONS)
+        for version in world.cluster.all(MODELVERSIONS, namespace)
         if version["spec"]["model"] == wish["name"]
         and "Ready" in _true(version.get("status", {}))
         and wish.get("version") in (None, version["spec"]["version"])
@@ -186,49 +186,39 @@ def differences_of_fresh_view(world: World) -> list[str]:
 
 
 def _differences(world: World) -> Iterable[str]:
-    stores, book = make_stores(), ServingBook()
-    kinds = wiring.watched(stores)
-    for kind in kinds:
+    served = {PODGROUPS} if world.gangs else set()
+    cluster = Cluster(make(options("observer", elect=False)), served)
+    for kind in wiring.watched(cluster):
         for body in world.cluster.all(kind.resource):
             shell.take(kind, None, body)
-    children = (
-        (wiring.PODS, stores.pods),
-        (wiring.SERVICES, stores.services),
-        (wiring.CONFIGMAPS, stores.configs),
-        (wiring.PVCS, stores.claims),
-        (wiring.DEPLOYMENTS, stores.deployments),
-        (wiring.PODGROUPS, stores.gangs),
-    )
-    for resource, store in children:
-        for body in world.cluster.all(resource, **{names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE}):
-            store.put_response(encode(body))
-    for pod in world.cluster.all(PODS):
-        book.set_error(pod["metadata"]["uid"], world.programs.load_error(pod))
-    clock, api = FakeClock(), Connection(world.cluster, random.Random(0), "observer")
-    recorder = EventRecorder(api, controller="observer", instance="observer", clock=clock)
-    controllers = wiring.make_controllers(
-        api,
-        stores,
-        options("observer", elect=False),
-        recorder,
-        ProgressBook(),
-        book,
-        gangs=world.gangs,
-        clock=clock,
-        rng=random.Random(0),
-    )
-    for controller, kind in zip(controllers.all(), kinds, strict=True):
-        for body in world.cluster.all(kind.resource):
-            key = Key(NAMESPACE, body["metadata"]["name"])
-            observed = controller.kind.observe(key)
-            plan: Plan = controller.kind.plan(observed, world.cluster.now())
-            refused = bool(_invalid(body["spec"])) and "Suspended" not in _true(body.get("status", {}))
-            if refused and kind.resource != MODELVERSIONS:
-                continue  # what it would say comes from the API server's refusal, which a plan alone does not have
-            if plan.writes:
-                yield f"{kind.resource.kind} {key}: would write {plan.writes}"
-            if plan.status is not None and plan.status != body.get("status"):
-                yield f"{kind.resource.kind} {key}: {_difference(body.get('status', {}), plan.status)}"
+    for child in cluster.children.values():
+        for body in world.cluster.all(child.resource, **{names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE}):
+            cluster.objects(child).put_response(encode(body))
+    for domain in cluster.domains:
+        if isinstance(domain, Serving):
+            for pod in world.cluster.all(PODS):
+                domain.book.set_error(pod["metadata"]["uid"], world.programs.load_error(pod))
+        for body in world.cluster.all(domain.resource):
+            yield from _difference_of(world, domain, cluster, body)
+
+
+def _difference_of(world: World, domain: Domain[Any, Any], cluster: Cluster, body: Body) -> Iterable[str]:
+    key = key_of(body)
+    stored = cluster.stored(domain.resource).get(*key)
+    assert stored is not None
+    assert stored.model is not None
+    plan = domain.plan(domain.gather(stored.model, cluster), world.cluster.now())
+    refused = bool(_invalid(body["spec"])) and "Suspended" not in _true(body.get("status", {}))
+    if plan is None:
+        return
+    if refused and domain.resource != MODELVERSIONS:
+        if due := [write for write in plan.writes if isinstance(write, Delete)]:
+            yield f"{domain.resource.kind} {key}: would write {due}"
+        return  # what it would say comes from the API server's refusal, which a plan alone does not have
+    if plan.writes:
+        yield f"{domain.resource.kind} {key}: would write {plan.writes}"
+    if plan.status.dump() != body.get("status"):
+        yield f"{domain.resource.kind} {key}: {_difference(body.get('status', {}), plan.status.dump())}"
 
 
 def _difference(stands: Mapping[str, Any], would: Mapping[str, Any]) -> str:

@@ -6,15 +6,18 @@ reconcile loop, which turns failures into retries.
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from aifactory.api import names
-from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
+from aifactory.app.wiring import LEASE_NAME
 from aifactory.kube.patch import merge_difference
 from aifactory.kube.resources import DEPLOYMENTS, EVENTS, LEASES, PODS, Key
 from tests.sim.cluster import Body, Cluster, Commit, is_live, is_ready, key_of, labels_of, owner_uids
+from tests.sim.strangers import is_stranger
+from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 
 OURS = (TRAININGJOBS, MODELVERSIONS, INFERENCEPOOLS)
 CALM_SECONDS = 30.0
@@ -52,6 +55,10 @@ class Invariants:
         """UIDs of jobs that have been Complete or Failed."""
         self._done: set[tuple[str, str]] = set()
         """Jobs' UIDs and node indices whose program has ended well by itself."""
+        self._checked: set[str] = set()
+        """UIDs of versions that a verifier of their own has found good."""
+        self._published: set[tuple[str, str]] = set()
+        """UIDs of jobs and what publishers of their own have said they published."""
         self._facts: dict[tuple[str, Key], float] = {}
         """When something last happened that concerns an object."""
         self._flips: dict[tuple[str, str], float] = {}
@@ -64,6 +71,10 @@ class Invariants:
             self.writes[f"{commit.type} {commit.resource.kind}"] += 1
             self.journal.append(f"[{commit.time:.2f} s] {commit.actor} {describe(commit)}")
         self._note_facts(commit, ours)
+        if ours and commit.old is not None and (is_stranger(commit.old) or "squatter" in labels_of(commit.old)):
+            self.wrong(f"{describe(commit)}: it is not ours")
+        if commit.resource == PODS and is_stranger(commit.body):
+            return  # whatever becomes of it
         if commit.resource == PODS:
             self._pod(commit, ours)
         elif commit.resource == TRAININGJOBS and commit.new is not None:
@@ -89,6 +100,8 @@ class Invariants:
                 self.disturb(Key(pod["metadata"]["namespace"], labels[names.LABEL_POOL]))
             if commit.new is not None and is_ready(commit.new):
                 self._ready_since.setdefault(pod["metadata"]["uid"], commit.time)
+        if commit.actor == "kubelet" and labels.get(names.LABEL_ROLE) in (names.ROLE_PUBLISH, names.ROLE_VERIFY):
+            self._task(pod)
         if labels.get(names.LABEL_ROLE) != names.ROLE_NODE:
             return
         if commit.actor == "kubelet" and _ended_well(pod):
@@ -101,11 +114,23 @@ class Invariants:
         else:
             self._deletion_was_due(pod)
 
+    def _task(self, pod: Body) -> None:
+        """A publisher or verifier; what it has found out is true even if it is told to end at that moment."""
+        for entry in pod["status"].get("containerStatuses", ()):
+            end = entry["state"].get("terminated")
+            if end is None or end["exitCode"] or not end["message"]:
+                continue
+            if labels_of(pod)[names.LABEL_ROLE] == names.ROLE_VERIFY:
+                self._checked.update(owner_uids(pod))
+            else:
+                uri = json.loads(end["message"])["uri"]
+                self._published.update((owner, uri) for owner in owner_uids(pod))
+
     def _no_other_attempt_lives(self, pod: Body) -> None:
         labels = labels_of(pod)
         same = {name: labels[name] for name in (names.LABEL_JOB_UID, names.LABEL_NODE_INDEX)}
-        for other in self._cluster.all(PODS, **same):
-            if other["metadata"]["name"] != pod["metadata"]["name"] and is_live(other):
+        for other in self._cluster.all(PODS, pod["metadata"]["namespace"], **same):
+            if other["metadata"]["name"] != pod["metadata"]["name"] and is_live(other) and not is_stranger(other):
                 self.wrong(f"pod {pod['metadata']['name']} was created while {other['metadata']['name']} lives")
 
     def _pod_was_due(self, pod: Body) -> None:
@@ -149,7 +174,7 @@ class Invariants:
         if _finished(old) and _conditions(old) & {"Complete", "Failed"} != _conditions(new) & {"Complete", "Failed"}:
             self.wrong(f"job {name} had ended and does not stay so")
         if "Complete" in _conditions(new) - _conditions(old) and "output" in new["spec"]:
-            versions = self._cluster.all(MODELVERSIONS, **{names.LABEL_JOB_UID: uid})
+            versions = self._cluster.all(MODELVERSIONS, new["metadata"]["namespace"], **{names.LABEL_JOB_UID: uid})
             if not versions:
                 self.wrong(f"job {name} is Complete and its ModelVersion does not exist")
         if "Complete" in _conditions(new) - _conditions(old):
@@ -158,10 +183,15 @@ class Invariants:
                 self.wrong(f"job {name} is Complete and its nodes {undone} have never ended well by themselves")
 
     def _version(self, commit: Commit, ours: bool) -> None:
+        meta = commit.body["metadata"]
         if "Ready" in _conditions(commit.body):
-            self.verified.add(commit.body["metadata"]["uid"])
+            self.verified.add(meta["uid"])
+            if ours and meta["uid"] not in self._checked:
+                self.wrong(f"version {key_of(commit.body)} is Ready and no verifier of its own has found it good")
         job = labels_of(commit.body).get(names.LABEL_JOB_UID)
         if ours and commit.type == "ADDED" and job is not None:
+            if (job, commit.body["spec"]["source"]["uri"]) not in self._published:
+                self.wrong(f"version {key_of(commit.body)} is not what a publisher of job {job} has published")
             made = self._cluster.all(MODELVERSIONS, **{names.LABEL_JOB_UID: job})
             if len(made) > 1:
                 self.wrong(f"job {job} made {len(made)} versions: {[v['metadata']['name'] for v in made]}")
@@ -186,8 +216,8 @@ class Invariants:
             return
         ready: Counter[str] = Counter()
         known = 0
-        for pod in self._cluster.all(PODS, **{names.LABEL_POOL: key.name}):
-            if is_ready(pod):
+        for pod in self._cluster.all(PODS, key.namespace, **{names.LABEL_POOL: key.name}):
+            if is_ready(pod) and not is_stranger(pod):
                 ready[labels_of(pod)[names.LABEL_REVISION]] += 1
                 known += self._known(pod)
         revision = labels_of(body)[names.LABEL_REVISION]
@@ -232,6 +262,13 @@ class Invariants:
         for concerned in _by_labels(child):
             self._facts[concerned] = self._cluster.loop.now
 
+    def note_sending(self, actor: str, kind: str) -> None:
+        """A write leaves a process: nobody else may lead by now. What was sent before that may arrive later."""
+        lease = next((b for key, b in self._cluster.objects[LEASES].items() if key.name == LEASE_NAME), None)
+        holder = lease["spec"].get("holderIdentity") if lease is not None else None
+        if holder not in ("", None, actor):
+            self.wrong(f"{actor} writes {kind} though {holder} leads by now")
+
     def note_everywhere(self) -> None:
         """A fault of the API server itself may concern anybody."""
         for resource in OURS:
@@ -244,7 +281,7 @@ class Invariants:
 
 def describe(commit: Commit) -> str:
     """One line about a change: what became different in status and spec."""
-    what = f"{commit.type} {commit.resource.kind} {commit.body['metadata']['name']}"
+    what = f"{commit.type} {commit.resource.kind} {key_of(commit.body)}"
     if commit.old is None or commit.new is None:
         return what
     parts = [merge_difference(commit.old.get(part, {}), commit.new.get(part, {})) for part in ("spec", "status")]
@@ -252,6 +289,8 @@ def describe(commit: Commit) -> str:
         part.pop("conditions", None)
     before, now = _statuses(commit.old), _statuses(commit.new)
     flips = {type_: status for type_, status in now.items() if before.get(type_) != status}
+    if not any(parts) and not flips:
+        flips = {type_: words for type_, words in _words(commit.new).items() if _words(commit.old).get(type_) != words}
     return f"{what} {' '.join(str(part) for part in (*parts, flips) if part)}"
 
 
@@ -296,6 +335,13 @@ def _ended_well(pod: Body) -> bool:
 
 def _statuses(body: Mapping[str, Any]) -> dict[str, str]:
     return {entry["type"]: entry["status"] for entry in body.get("status", {}).get("conditions", ())}
+
+
+def _words(body: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        entry["type"]: f"{entry.get('reason')}: {entry.get('message')}"
+        for entry in body.get("status", {}).get("conditions", ())
+    }
 
 
 def _conditions(body: Mapping[str, Any]) -> set[str]:

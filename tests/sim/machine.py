@@ -15,17 +15,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from aifactory.api import names
-from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
-from aifactory.kube.resources import DEPLOYMENTS, PODS, SERVICES, Resource
-from tests.sim import goals, manifests
+from aifactory.engine.controller import SLOW_STATUS_DELAY
+from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, PODGROUPS, PODS, PVCS, SERVICES, Key, Resource
+from tests.sim import goals, manifests, strangers
 from tests.sim.cluster import Body, is_live, key_of, labels_of
 from tests.sim.connection import FAULTS
 from tests.sim.nodes import NODES
-from tests.sim.operator import PROBE_SECONDS
 from tests.sim.programs import SUCCESS, Exit
 from tests.sim.world import SQUATTER, World
+from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 
-JOBS, POOLS, MODELS = ("job-a", "job-b"), ("pool-a", "pool-b"), ("gpt", "bert")
+JOBS = (manifests.key("job-a"), manifests.key("job-b"), manifests.key("job-a", manifests.OTHER))
+POOLS = (manifests.key("pool-a"), manifests.key("pool-b"), manifests.key("pool-a", manifests.OTHER))
+MODELS = ("gpt", "bert")
 REACHED_SECONDS = 1800.0
 """Twice the longest wait there is: a queue's backoff of 300 s and a job's of 600 s."""
 RELAPSES = 4
@@ -35,6 +37,15 @@ ELECTING_IDLE_SECONDS = 600.0
 """Where leases are renewed all the time a fake hour costs a real second."""
 MOMENTS = (0.0, 0.0, 0.005, 0.02, 0.1, 0.5, 2.0)
 """Seconds between two steps: from the same moment to the next state of everything."""
+
+CHILDREN = (SERVICES, CONFIGMAPS, DEPLOYMENTS, PODGROUPS, PVCS)
+
+# Known defects of the operator. What would show them is left out until they are mended; each has a story that is
+# expected to fail in test_known_defects.py.
+FOREIGN_CHILDREN = True
+"""Children are found by their owner's UID alone, so an object in another namespace is taken for one."""
+POSING_PODS_THAT_LIE = True
+"""Whatever has the labels of a serving pod is taken for one, so anybody's pod can end a rollout."""
 
 EXITS = (
     SUCCESS,
@@ -55,15 +66,28 @@ class Machine(RuleBasedStateMachine):
     last: str = ""
 
     @initialize(
-        seed=st.integers(0, 2**32), replicas=st.sampled_from([1, 1, 2]), gangs=st.booleans(), seconds=st.integers(0, 30)
+        seed=st.integers(0, 2**32),
+        replicas=st.sampled_from([1, 1, 2]),
+        lease=st.sampled_from([15.0, 60.0]),
+        gangs=st.booleans(),
+        two=st.booleans(),
+        seconds=st.integers(0, 30),
     )
-    def begin(self, seed: int, replicas: int, gangs: bool, seconds: int) -> None:
-        """A factory at work: a job that makes a model, a version that was made by hand, and a pool for each."""
-        self.world = World(seed, replicas=replicas, gangs=gangs)
-        self._create(TRAININGJOBS, "job-a", manifests.job_spec(count=2, model="gpt"))
-        self._create(MODELVERSIONS, "bert-v1", manifests.version_spec("bert", 1, "pvc://models/bert/1/good"))
-        self._create(INFERENCEPOOLS, "pool-a", manifests.pool_spec("gpt", replicas=2))
-        self._create(INFERENCEPOOLS, "pool-b", manifests.pool_spec("bert", replicas=2))
+    def begin(self, seed: int, replicas: int, lease: float, gangs: bool, two: bool, seconds: int) -> None:
+        """A factory at work: a job that makes a model, a version that was made by hand, and a pool for each.
+
+        With `two` namespaces, the other one has a job, a version and a pool of the same names.
+        """
+        self.world = World(seed, replicas=replicas, gangs=gangs, lease_seconds=lease)
+        bert = manifests.version_spec("bert", 1, "pvc://models/bert/1/good")
+        self._create(TRAININGJOBS, JOBS[0], manifests.job_spec(count=2, model="gpt"))
+        self._create(MODELVERSIONS, manifests.key("bert-v1"), bert)
+        self._create(INFERENCEPOOLS, POOLS[0], manifests.pool_spec("gpt", replicas=2))
+        self._create(INFERENCEPOOLS, POOLS[1], manifests.pool_spec("bert", replicas=2))
+        if two:
+            self._create(TRAININGJOBS, JOBS[2], manifests.job_spec(count=2, model="bert"))
+            self._create(MODELVERSIONS, manifests.key("bert-v1", manifests.OTHER), bert)
+            self._create(INFERENCEPOOLS, POOLS[2], manifests.pool_spec("bert", replicas=1))
         self.world.advance(seconds)
 
     def count(self, rule_: str) -> None:
@@ -81,20 +105,20 @@ class Machine(RuleBasedStateMachine):
 
     # --- Users ---
 
-    @rule(name=st.sampled_from(JOBS), count=st.sampled_from([1, 1, 2, 3]), model=st.sampled_from(["", *MODELS]))
-    def create_job(self, name: str, count: int, model: str) -> None:
+    @rule(key=st.sampled_from(JOBS), count=st.sampled_from([1, 1, 2, 3]), model=st.sampled_from(["", *MODELS]))
+    def create_job(self, key: Key, count: int, model: str) -> None:
         self.count("create job")
-        if self._find(TRAININGJOBS, name) is None:
-            self._create(TRAININGJOBS, name, manifests.job_spec(count=count, model=model))
+        if self._find(TRAININGJOBS, key) is None:
+            self._create(TRAININGJOBS, key, manifests.job_spec(count=count, model=model))
 
     @rule(
-        name=st.sampled_from(JOBS),
+        key=st.sampled_from(JOBS),
         edit=st.sampled_from(["resize", "image", "suspend", "resume", "break", "mend", "solo"]),
         number=st.integers(1, 3),
     )
-    def edit_job(self, name: str, edit: str, number: int) -> None:
+    def edit_job(self, key: Key, edit: str, number: int) -> None:
         self.count(f"edit job: {edit}")
-        job = self._find(TRAININGJOBS, name)
+        job = self._find(TRAININGJOBS, key)
         if job is None:
             return
         trainer = job["spec"]["template"]["spec"]["containers"][0]
@@ -113,57 +137,58 @@ class Machine(RuleBasedStateMachine):
                 self._edit(TRAININGJOBS, job, {"scheduling": {"gang": "none" if number == 1 else "auto"}})
 
     @rule(
+        namespace=st.sampled_from([manifests.NAMESPACE, manifests.NAMESPACE, manifests.OTHER]),
         model=st.sampled_from(MODELS),
         version=st.integers(1, 4),
         quality=st.sampled_from(["good", "good", "bad", "unloadable"]),
     )
-    def create_version(self, model: str, version: int, quality: str) -> None:
+    def create_version(self, namespace: str, model: str, version: int, quality: str) -> None:
         self.count("create version")
-        name, uri = f"{model}-v{version}", f"pvc://models/{model}/{version}/{quality}"
+        key, uri = Key(namespace, f"{model}-v{version}"), f"pvc://models/{model}/{version}/{quality}"
         if quality == "bad":
             self.world.programs.bad_artifacts[uri] = "DigestMismatch"
         if quality == "unloadable":
             self.world.programs.unloadable.add(uri)
-        if self._find(MODELVERSIONS, name) is None:
-            self._create(MODELVERSIONS, name, manifests.version_spec(model, version, uri))
+        if self._find(MODELVERSIONS, key) is None:
+            self._create(MODELVERSIONS, key, manifests.version_spec(model, version, uri))
 
     @rule(
-        name=st.sampled_from(POOLS),
+        key=st.sampled_from(POOLS),
         model=st.sampled_from(MODELS),
         version=st.integers(0, 4),
         replicas=st.integers(0, 3),
     )
-    def create_or_change_pool(self, name: str, model: str, version: int, replicas: int) -> None:
+    def create_or_change_pool(self, key: Key, model: str, version: int, replicas: int) -> None:
         self.count("create or change pool")
         spec = manifests.pool_spec(model, version=version, replicas=replicas)
-        pool = self._find(INFERENCEPOOLS, name)
+        pool = self._find(INFERENCEPOOLS, key)
         if pool is None:
-            self._create(INFERENCEPOOLS, name, spec)
+            self._create(INFERENCEPOOLS, key, spec)
         else:
             self.world.invariants.disturb(key_of(pool))
             self._edit(INFERENCEPOOLS, pool, spec)
 
-    @rule(name=st.sampled_from(POOLS), version=st.integers(0, 4), image=st.sampled_from(["", "triton:1", "triton:2"]))
-    def roll_pool(self, name: str, version: int, image: str) -> None:
+    @rule(key=st.sampled_from(POOLS), version=st.integers(0, 4), image=st.sampled_from(["", "triton:1", "triton:2"]))
+    def roll_pool(self, key: Key, version: int, image: str) -> None:
         """The wish changes, the number of pods does not: not one ready pod may be missing."""
         self.count("roll pool")
-        pool = self._find(INFERENCEPOOLS, name)
+        pool = self._find(INFERENCEPOOLS, key)
         if pool is not None:
             model, replicas = pool["spec"]["models"][0]["name"], pool["spec"].get("replicas", 1)
             spec = manifests.pool_spec(model, version=version, replicas=replicas, image=image)
             self._edit(INFERENCEPOOLS, pool, spec)
 
-    @rule(name=st.sampled_from(POOLS), broken=st.booleans())
-    def break_pool(self, name: str, broken: bool) -> None:
+    @rule(key=st.sampled_from(POOLS), broken=st.booleans())
+    def break_pool(self, key: Key, broken: bool) -> None:
         """A typo that only the API server finds; what is served goes on."""
         self.count("break pool" if broken else "mend pool")
-        if (pool := self._find(INFERENCEPOOLS, name)) is not None:
+        if (pool := self._find(INFERENCEPOOLS, key)) is not None:
             self._edit(INFERENCEPOOLS, pool, {"template": manifests.BROKEN_TEMPLATE if broken else None})
 
-    @rule(name=st.sampled_from(POOLS), replicas=st.integers(0, 4))
-    def scale_pool(self, name: str, replicas: int) -> None:
+    @rule(key=st.sampled_from(POOLS), replicas=st.integers(0, 4))
+    def scale_pool(self, key: Key, replicas: int) -> None:
         self.count("scale pool")
-        pool = self._find(INFERENCEPOOLS, name)
+        pool = self._find(INFERENCEPOOLS, key)
         if pool is not None:
             self.world.invariants.disturb(key_of(pool))
             self._edit(INFERENCEPOOLS, pool, {"replicas": replicas})
@@ -183,18 +208,38 @@ class Machine(RuleBasedStateMachine):
         resource, body = self._draw(data, TRAININGJOBS, INFERENCEPOOLS)
         if body is None:
             return
-        name = body["metadata"]["name"]
-        self.world.invariants.disturb(key_of(body))
-        self.world.cluster.delete(resource, key_of(body), "user")
-        if self._find(resource, name) is None:  # it was not waiting for its dependents
-            self._create(resource, name, body["spec"])
+        key = key_of(body)
+        self.world.invariants.disturb(key)
+        self.world.cluster.delete(resource, key, "user")
+        if self._find(resource, key) is None:  # it was not waiting for its dependents
+            self._create(resource, key, body["spec"])
 
-    @rule(name=st.sampled_from([*JOBS, *POOLS]))
-    def take_name(self, name: str) -> None:
+    @rule(key=st.sampled_from([*JOBS, *POOLS]))
+    def take_name(self, key: Key) -> None:
         """Somebody else has a Service of a name that we need; a job or pool says so until it is gone."""
         self.count("take name")
-        if self._find(SERVICES, name) is None:
-            self._create(SERVICES, name, {}, SQUATTER)
+        if self._find(SERVICES, key) is None:
+            self._create(SERVICES, key, {}, SQUATTER)
+
+    @rule(data=st.data(), how=st.sampled_from(["copy abroad", "task abroad", "pose", "pose broken"]))
+    def stranger(self, data: st.DataObject, how: str) -> None:
+        """Somebody makes objects that look like ours."""
+        if (how.endswith("abroad") and not FOREIGN_CHILDREN) or (how == "pose broken" and not POSING_PODS_THAT_LIE):
+            return
+        self.count(f"stranger: {how}")
+        if how == "task abroad":
+            _, owner = self._draw(data, TRAININGJOBS, MODELVERSIONS)
+            if owner is not None:
+                strangers.task_abroad(self.world.cluster, owner, _another(owner["metadata"]["namespace"]))
+            return
+        resource, child = self._draw(data, PODS, *(CHILDREN if how == "copy abroad" else ()))
+        if child is None or strangers.is_stranger(child) or "ownerReferences" not in child["metadata"]:
+            return
+        name = child["metadata"]["name"]
+        if how == "copy abroad":
+            strangers.copy_abroad(self.world.cluster, resource, child, _another(child["metadata"]["namespace"]), name)
+        else:
+            strangers.pose(self.world.cluster, child, f"posing-{name}", broken=how == "pose broken")
 
     @rule(data=st.data())
     def status_is_lost(self, data: st.DataObject) -> None:
@@ -223,22 +268,21 @@ class Machine(RuleBasedStateMachine):
         if (pod := self._draw_pod(data, names.ROLE_NODE)) is not None:
             self.world.nodes.fail(pod, exit_)
 
-    @rule(name=st.sampled_from(JOBS))
-    def job_succeeds(self, name: str) -> None:
+    @rule(key=st.sampled_from(JOBS))
+    def job_succeeds(self, key: Key) -> None:
         self.count("job succeeds")
-        for pod in self.world.cluster.all(PODS, **{names.LABEL_JOB: name, names.LABEL_ROLE: names.ROLE_NODE}):
+        labels = {names.LABEL_JOB: key.name, names.LABEL_ROLE: names.ROLE_NODE}
+        for pod in self.world.cluster.all(PODS, key.namespace, **labels):
             self.world.nodes.fail(pod, SUCCESS)
 
-    @rule(name=st.sampled_from(JOBS), step=st.integers(1, 1000))
-    def progress(self, name: str, step: int) -> None:
+    @rule(key=st.sampled_from(JOBS), step=st.integers(1, 1000))
+    def progress(self, key: Key, step: int) -> None:
         self.count("progress")
-        job = self._find(TRAININGJOBS, name)
+        job = self._find(TRAININGJOBS, key)
         if job is not None:
-            attempt = job.get("status", {}).get("attempt", 0)
+            uid, attempt = job["metadata"]["uid"], job.get("status", {}).get("attempt", 0)
             for process in self.world.processes:
-                self.world.do(
-                    lambda p=process: p.report(job["metadata"]["uid"], manifests.NAMESPACE, name, attempt, step)
-                )
+                self.world.do(lambda p=process: p.report(uid, *key, attempt, step))
 
     @rule(data=st.data(), how=st.sampled_from(["drain", "pressure", "force"]))
     def pod_is_evicted(self, data: st.DataObject, how: str) -> None:
@@ -327,6 +371,28 @@ class Machine(RuleBasedStateMachine):
         self.count("lease is out of reach")
         self._process(number).connection.faults.lease_away = True
 
+    @rule(
+        moment=st.sampled_from(["now", "after a write", "after two writes", "between two tries"]),
+        seconds=st.sampled_from([1.0, 20.0, 70.0]),
+        wait=st.booleans(),
+    )
+    def operator_is_stopped(self, moment: str, seconds: float, wait: bool) -> None:
+        """Stopped in the middle of something and continued, as a paused machine: its timers are late."""
+        self.count(f"operator is stopped {moment}")
+        number = next((n for n, process in enumerate(self.world.processes) if process.leading), 0)
+        match moment:
+            case "now":
+                self.world.stop(number, seconds)
+            case "between two tries":
+                self.world.stop_between_tries(number, seconds)
+            case _:
+                self.world.stop_after_writes(number, 1 if moment == "after a write" else 2, seconds)
+        for pool in self.world.cluster.all(INFERENCEPOOLS)[:1]:  # something to write
+            self.world.invariants.disturb(key_of(pool))
+            self._edit(INFERENCEPOOLS, pool, {"replicas": 1 + pool["spec"].get("replicas", 1) % 3})
+        if wait:
+            self.world.advance(seconds + 1.0)
+
     @rule(number=st.integers(0, 1))
     @precondition(lambda self: self.world.replicas > 1)
     def operator_is_terminated(self, number: int) -> None:
@@ -346,11 +412,11 @@ class Machine(RuleBasedStateMachine):
 
     # --- Small things ---
 
-    def _find(self, resource: Resource, name: str) -> Body | None:
-        return self.world.cluster.find(resource, manifests.NAMESPACE, name)
+    def _find(self, resource: Resource, key: Key) -> Body | None:
+        return self.world.cluster.find(resource, *key)
 
-    def _create(self, resource: Resource, name: str, spec: Body, labels: dict[str, str] | None = None) -> None:
-        body = manifests.body(name, spec)
+    def _create(self, resource: Resource, key: Key, spec: Body, labels: dict[str, str] | None = None) -> None:
+        body = manifests.body(key.name, spec, key.namespace)
         body["metadata"]["labels"] = labels or {}
         self.world.cluster.create(resource, body, "user")
 
@@ -365,9 +431,7 @@ class Machine(RuleBasedStateMachine):
 
     def _draw(self, data: st.DataObject, *resources: Resource, **labels: str) -> tuple[Resource, Body | None]:
         """One of the objects there are, by name: that is what a failure prints."""
-        found = {
-            f"{r.kind} {b['metadata']['name']}": (r, b) for r in resources for b in self.world.cluster.all(r, **labels)
-        }
+        found = {f"{r.kind} {key_of(b)}": (r, b) for r in resources for b in self.world.cluster.all(r, **labels)}
         if not found:
             return resources[0], None
         return found[data.draw(st.sampled_from(list(found)), label="object")]
@@ -377,7 +441,11 @@ class Machine(RuleBasedStateMachine):
 
     def _disturb_pool_of(self, body: Body) -> None:
         if pool := labels_of(body).get(names.LABEL_POOL):
-            self.world.invariants.disturb(manifests.key(pool))
+            self.world.invariants.disturb(Key(body["metadata"]["namespace"], pool))
+
+
+def _another(namespace: str) -> str:
+    return manifests.OTHER if namespace == manifests.NAMESPACE else manifests.NAMESPACE
 
 
 def settle(world: World) -> None:
@@ -387,7 +455,7 @@ def settle(world: World) -> None:
     for _ in range(RELAPSES):
         world.until(lambda: _unsettled(world), REACHED_SECONDS)
         # A status that is not urgent may be late, old views still have their effects, and a probe may be due.
-        world.advance(PROBE_SECONDS + 5.0)
+        world.advance(SLOW_STATUS_DELAY + 5.0)
         if not (unsettled := _unsettled(world)):
             break
     assert not unsettled, f"was reached {RELAPSES} times and left again: {unsettled}"

@@ -8,15 +8,16 @@ from aifactory.kube.resources import Key
 
 Body = dict[str, Any]
 
-NAMESPACE = "team"
+NAMESPACE, OTHER = "team", "other"
+"""Objects of the same names live in both."""
 
 
 BROKEN_TEMPLATE: Body = {"spec": {"containers": [{"name": "triton", "imagePullPolcy": "Always"}]}}
 """For a pool: a typo that only the API server finds when it sees the Deployment."""
 
 
-def key(name: str) -> Key:
-    return Key(NAMESPACE, name)
+def key(name: str, namespace: str = NAMESPACE) -> Key:
+    return Key(namespace, name)
 
 
 def job_spec(
@@ -55,5 +56,5 @@ def pool_spec(model: str, *, version: int = 0, replicas: int = 1, image: str = "
     return spec
 
 
-def body(name: str, spec: Body) -> Body:
-    return {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
+def body(name: str, spec: Body, namespace: str = NAMESPACE) -> Body:
+    return {"metadata": {"name": name, "namespace": namespace}, "spec": spec}

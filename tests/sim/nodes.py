@@ -16,7 +16,7 @@ from tests.sim.cluster import Body, Cluster, Commit, is_live, key_of
 from tests.sim.programs import Exit, Programs
 
 KUBELET, SCHEDULER, NODE_CONTROLLER = "kubelet", "scheduler", "node-controller"
-SLOTS = 12
+SLOTS = 24
 NODES = ("node-a", "node-b", "node-c")
 LOST_SECONDS = 10.0
 """How long a node must be silent before its pods are given up (five minutes in reality)."""
@@ -116,7 +116,8 @@ class Nodes:
         if not group.startswith("-"):
             found = self._cluster.find(PODGROUPS, namespace, group)
             least = found["spec"]["schedulingPolicy"]["gang"]["minCount"] if found else 10**9
-            placed = [p for p in self._cluster.all(PODS) if self._group(p) == group and "nodeName" in p["spec"]]
+            others = self._cluster.all(PODS, namespace)
+            placed = [p for p in others if self._group(p) == group and "nodeName" in p["spec"]]
             if len(pods) + len(placed) < least:
                 return
         free = [node for node in NODES if node not in self.lost for _ in range(SLOTS - self._used(node))]

@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import msgspec
 
-from aifactory.app import shell, wiring
+from aifactory.app import domains, shell
+from aifactory.app.domains import DOMAINS
 from aifactory.app.main import Process
 from aifactory.app.options import Options
-from aifactory.app.progress import CheckpointBody, ReportBody
 from aifactory.app.web import Health
+from aifactory.engine.domain import Domain, Outside
 from aifactory.kube.api import Api
 from aifactory.kube.clock import Clock
 from aifactory.kube.errors import Gone, KubeError
 from aifactory.kube.informer import SILENCE_SECONDS
-from aifactory.kube.resources import Key
+from aifactory.kube.resources import PODGROUPS, Key
+from aifactory.kube.retry import Retrying
+from aifactory.serving.domain import Serving
+from aifactory.training.domain import Training
+from aifactory.training.reports import CheckpointBody, ReportBody
 from tests.sim.connection import Connection
+from tests.sim.stoppable import StoppableLoop
 from tests.support.faketime import FakeClock
 
 PROBE_SECONDS = 10.0
@@ -35,21 +41,12 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 def options(identity: str, *, elect: bool, lease_seconds: float = 60.0) -> Options:
     """How the simulated process is started."""
     return Options(
-        agent_image="aifactory/agent:1",
-        server_image="aifactory/server:1",
-        progress_url="http://operator:8082",
-        namespace=None,
+        identity=identity,
+        address="operator",
         workers=4,
-        model_claim_size="10Gi",
-        model_claim_storage_class=None,
         lease_namespace="system",
         lease_seconds=lease_seconds,
         leader_elect=elect,
-        identity=identity,
-        address="operator",
-        http_port=8080,
-        progress_port=8082,
-        log_level="INFO",
     )
 
 
@@ -59,8 +56,50 @@ class _Quiet(Health):
         await asyncio.Future()
 
 
-class SimProcess(Process):
-    """One run of the operator."""
+class SimServing(Serving):
+    """InferencePool, with a probe that looks at the world instead of asking over HTTP.
+
+    `load_error` and `on_news` are set by the process: what a pod would say, and whom to tell that it is new.
+    """
+
+    load_error: Callable[[str], str] = staticmethod(lambda _: "")
+    on_news: Callable[[Key], None] = staticmethod(lambda _: None)
+
+    def probes(self, outside: Outside) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
+        async def look() -> None:
+            while True:
+                await asyncio.sleep(PROBE_SECONDS)
+                pods = self.asked_pods(outside.cluster) if outside.leading() else []
+                self.book.retain((pod.uid for pod in pods), (pod.pool for pod in pods))
+                for pod in pods:
+                    if not pod.ready and self.book.set_error(pod.uid, self.load_error(pod.uid)):
+                        self.on_news(Key(*pod.pool))
+                        outside.wake(Key(*pod.pool))
+
+        return (look,)
+
+
+SIM_DOMAINS: tuple[type[Domain[Any, Any]], ...] = tuple(SimServing if kind is Serving else kind for kind in DOMAINS)
+
+
+class LikeKopf:
+    """Delivers the custom resources as kopf does."""
+
+    def __init__(self, api: Api, rng: random.Random) -> None:
+        self._api = api
+        self._rng = rng
+
+    async def run(self, kinds: Collection[shell.Watched], stop: asyncio.Event, on_signal: Callable[[], None]) -> None:
+        tasks = [asyncio.create_task(watch_like_kopf(self._api, kind, self._rng)) for kind in kinds]
+        try:
+            await stop.wait()
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+class SimProcess:
+    """One run of the operator: the real `Process` on a simulated connection."""
 
     def __init__(
         self,
@@ -72,20 +111,33 @@ class SimProcess(Process):
         elect: bool,
         gangs: bool,
         lease_seconds: float,
+        kinds: Sequence[type[Domain[Any, Any]]] = SIM_DOMAINS,
     ) -> None:
         clock: Clock = FakeClock()
         chosen = options(connection.actor, elect=elect, lease_seconds=lease_seconds)
-        super().__init__(chosen, connection, gangs=gangs, clock=clock, rng=rng)
+        made = domains.make(chosen, kinds)
         self.connection = connection
-        self._rng = rng
-        self._load_error = load_error
-        self._on_news = on_news
-        self._health = _Quiet(clock)
-        self.task: asyncio.Task[int] = asyncio.create_task(self.run(), name=connection.actor)
+        self.process = Process(
+            chosen,
+            connection,
+            made,
+            {PODGROUPS} if gangs else (),
+            LikeKopf(Retrying(connection, rng=rng), rng),
+            health=_Quiet(clock),
+            clock=clock,
+            rng=rng,
+        )
+        self._clock = clock
+        self._training = next((domain for domain in made if isinstance(domain, Training)), None)
+        for domain in made:
+            if isinstance(domain, SimServing):
+                domain.load_error, domain.on_news = load_error, on_news
+        self.loop = StoppableLoop(connection.cluster.loop)
+        self.task: asyncio.Task[int] = self.loop.create_task(self.process.run(), name=connection.actor)
 
     @property
     def leading(self) -> bool:
-        return self._leading.is_set() and not self.connection.dead
+        return not self.connection.dead and self.loop.within(self.process.leading)
 
     @property
     def ended(self) -> bool:
@@ -94,54 +146,30 @@ class SimProcess(Process):
     def kill(self) -> None:
         """SIGKILL: not one more call, nothing is tidied up."""
         self.connection.dead = True
+        self.loop.continue_()  # to its end: a stopped process can be killed
         self.task.cancel()
-        self._stop.set()
-        for part in self._parts:
-            part.cancel()
-        for controller in self._controllers.all():
-            controller.queue.shut_down()
+        self.process.kill()
 
     def terminate(self) -> None:
         """SIGTERM."""
-        self._stop.set()
+        self.process.stop()
 
     def report(self, job_uid: str, namespace: str, job: str, attempt: int, step: int) -> None:
         """A report of a training program arrives."""
-        if not self.leading:
+        if self._training is None or not self.leading or self.loop.stopped:
             return
         body = ReportBody(step=step, total_steps=1000, metrics={"loss": 2.5}, checkpoint=CheckpointBody(step=step // 2))
-        if self._progress.record(job_uid, attempt, body, self._clock.now()):
-            self._controllers.jobs.queue.add(Key(namespace, job))
-
-    # --- Parts that are replaced ---
-
-    async def shell(self) -> None:
-        tasks = [asyncio.create_task(watch_like_kopf(self._api, kind, self._rng)) for kind in self._kinds]
-        try:
-            await self._shell_stop.wait()
-        finally:
-            for task in tasks:
-                task.cancel()
-
-    async def probe(self) -> None:
-        while True:
-            await asyncio.sleep(PROBE_SECONDS)
-            pods = wiring.serving_pods(self._stores) if self.leading else []
-            self._serving.retain((pod.uid for pod in pods), (pod.pool for pod in pods))
-            for pod in pods:
-                if not pod.ready and self._serving.set_error(pod.uid, self._load_error(pod.uid)):
-                    self._on_news(Key(*pod.pool))
-                    self._controllers.pools.queue.add(Key(*pod.pool))
+        if self._training.book.record(job_uid, attempt, body, self.loop.within(self._clock.now)):
+            queue = self.process.controllers[self._training.resource].queue
+            self.loop.within(lambda: queue.add(Key(namespace, job)))
 
 
 async def watch_like_kopf(api: Api, kind: shell.Watched, rng: random.Random) -> None:
-    """List and watch one kind for ever."""
+    """List nothing (`shell.list_nothing`) and watch one kind for ever."""
     while True:
         try:
-            listed = _decode(await api.list(kind.resource))
+            listed = _decode(await api.list(kind.resource, field_selector=shell.NOTHING))
             kind.listed.set()
-            for body in listed["items"]:
-                shell.take(kind, None, body)
             version = listed["metadata"]["resourceVersion"]
             while True:
                 version = await _follow(api, kind, version)

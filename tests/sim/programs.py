@@ -48,6 +48,9 @@ class Programs:
 
     def started(self, pod: Body, end: Callable[[float, Exit], None]) -> None:
         """A pod's containers run; `end` has the main one end after some seconds."""
+        if answer := pod["metadata"].get("annotations", {}).get("stranger/answer"):
+            end(0.1, Exit(0, "Completed", answer))
+            return
         arguments = pod["spec"]["containers"][0].get("args", [])
         match labels_of(pod).get(names.LABEL_ROLE):
             case names.ROLE_PUBLISH:
@@ -63,11 +66,9 @@ class Programs:
 
     def load_error(self, pod: Body) -> str:
         """The agent's words about a model that does not load."""
-        return (
-            "LoadFailed: the model has no such layer"
-            if self._served.get(pod["metadata"]["uid"]) in self.unloadable
-            else ""
-        )
+        lies = "stranger/broken" in pod["metadata"].get("annotations", {})
+        broken = lies or self._served.get(pod["metadata"]["uid"]) in self.unloadable
+        return "LoadFailed: the model has no such layer" if broken else ""
 
     def _publish(self, arguments: list[str]) -> Exit:
         if self.store_away:

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 from aifactory.kube.resources import Resource
 from tests.sim import goals, manifests
 from tests.sim.machine import REACHED_SECONDS
 from tests.sim.operator import PROBE_SECONDS
 from tests.sim.views import difference, identities, view
 from tests.sim.world import World
+from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 
 Spec = dict[str, Any]
 

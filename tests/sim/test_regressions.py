@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from aifactory.api import names
-from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 from aifactory.kube.errors import TooManyRequests
 from aifactory.kube.resources import DEPLOYMENTS, PODGROUPS, PODS, PVCS, Resource
+from aifactory.kube.retry import MAX_ATTEMPTS
 from tests.sim import manifests
 from tests.sim.cluster import Body, is_ready, key_of, labels_of
 from tests.sim.machine import settle
 from tests.sim.programs import SUCCESS, Exit
 from tests.sim.world import MODEL_STORE, World
+from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 
 
 @pytest.fixture
@@ -148,6 +149,21 @@ def test_gangs_of_earlier_attempts_go_also_when_their_pods_went_first(world: Wor
     assert [gang["metadata"]["name"] for gang in world.cluster.all(PODGROUPS)] == ["job-a-1"]
 
 
+def test_a_gang_that_waited_for_refused_pods_is_not_left_over_when_the_status_is_lost(world: World) -> None:
+    """The job began anew at attempt 0, for which nothing looked for gangs of later attempts."""
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=2)), "user")
+    world.advance(20)
+    world.cluster.pod_quota_exhausted = True
+    world.cluster.purge(PODS, manifests.key("job-a-0-0"), "user")
+    world.advance(20)
+    assert [gang["metadata"]["name"] for gang in world.cluster.all(PODGROUPS)] == ["job-a-1"]
+    lost = dict.fromkeys(status(world, TRAININGJOBS, "job-a"))
+    world.cluster.patch_status(TRAININGJOBS, manifests.key("job-a"), lost, "user")
+    world.cluster.pod_quota_exhausted = False
+    world.advance(60)
+    assert [gang["metadata"]["name"] for gang in world.cluster.all(PODGROUPS)] == ["job-a-1"]
+
+
 def test_the_last_report_of_a_job_whose_pods_are_refused_is_told_soon(world: World) -> None:
     """Reports in quick succession are written together a little later, for which nobody came back after a refusal."""
     world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=2, invalid=True)), "user")
@@ -181,7 +197,7 @@ def test_the_model_claim_is_made_though_the_publisher_already_waits_for_it(world
     world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(model="gpt")), "user")
     world.advance(10)
     connection, create = world.processes[0].connection, world.processes[0].connection.create
-    refusals = iter([TooManyRequests(429, "TooManyRequests", "slow down")])
+    refusals = iter([TooManyRequests(429, "TooManyRequests", "slow down")] * MAX_ATTEMPTS)
 
     async def fail_once(resource: Resource, body: Mapping[str, Any]) -> bytes:
         if resource == PVCS and (error := next(refusals, None)) is not None:
@@ -252,6 +268,29 @@ def test_a_standby_whose_watches_had_fallen_silent_does_not_act_on_its_old_view(
         world.until(lambda: "" if world.processes[1 - leader].leading else "no leader", 40)
         world.advance(30)
         assert sorted(pod["metadata"]["name"] for pod in world.cluster.all(PODS)) == ["job-a-0-2", "job-a-1-2"]
+        settle(world)
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("moment", ["between two tries", "after a write"])
+def test_a_leader_that_was_stopped_writes_nothing_once_another_one_leads(moment: str) -> None:
+    """Answers and the timers of retries came before the timer of the lease: the write was sent (again)."""
+    world = World(seed=1, replicas=2, lease_seconds=15.0)
+    try:
+        world.advance(5)
+        leader = next(number for number, process in enumerate(world.processes) if process.leading)
+        world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec()), "user")
+        world.advance(20)
+        if moment == "between two tries":
+            world.stop_between_tries(leader, 40.0)
+        else:  # the pod is deleted, and that is told at once
+            world.stop_after_writes(leader, 1, 40.0)
+        edit(world, TRAININGJOBS, "job-a", {"suspend": True})
+        world.until(lambda: "" if world.processes[leader].loop.stopped else "nothing to write", 5, step=0.01)
+        world.until(lambda: "" if world.processes[1 - leader].leading else "no leader", 30)
+        world.advance(30)
+        assert not world.processes[leader].leading
         settle(world)
     finally:
         world.close()

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from aifactory.api import names
-from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, PODGROUPS, PODS, PVCS, SERVICES
 from tests.sim.cluster import Body, labels_of
 from tests.sim.world import World
+from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 
 CHILDREN = (PODS, SERVICES, CONFIGMAPS, PVCS, DEPLOYMENTS, PODGROUPS)
 RECORDS = {

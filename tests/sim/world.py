@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -16,15 +17,21 @@ from tests.sim.cluster import Cluster, key_of
 from tests.sim.connection import Connection
 from tests.sim.controllers import DeploymentController, GarbageCollector
 from tests.sim.invariants import Invariants
+from tests.sim.manifests import NAMESPACE, OTHER
 from tests.sim.nodes import Nodes
 from tests.sim.operator import SimProcess
 from tests.sim.programs import Programs
+from tests.sim.strangers import HOSTILE
 from tests.support.faketime import FakeTimeLoop
 
 MODEL_STORE = "models"
 """The claim that hand-made versions lie in."""
 
 
+BETWEEN_TRIES_SECONDS = 0.05
+"""After a refusal the answer has come by now, and it is not yet time for the next try."""
+CATCHING_UP_SECONDS = 10.0
+"""For so long a process that was stopped may still do what it would have done before."""
 SQUATTER = {"squatter": "yes"}
 """Labels of somebody else's objects that have names of ours."""
 
@@ -54,10 +61,11 @@ class World:
         self.lease_seconds = lease_seconds
         self.processes: list[SimProcess] = []
         self.starts = 0
-        self.invariants.lag = lambda: max(process.connection.lag for process in self.processes)
+        self.invariants.lag = lambda: max(map(_lag, self.processes))
         self._log = _ErrorLog(self.invariants.violations)
         self._closing = False
-        self.cluster.create(PVCS, {"metadata": {"name": MODEL_STORE, "namespace": "team"}}, "user")
+        for namespace in (NAMESPACE, OTHER):
+            self.cluster.create(PVCS, {"metadata": {"name": MODEL_STORE, "namespace": namespace}}, "user")
         logging.getLogger("aifactory").addHandler(self._log)
         for _ in range(replicas):
             self.do(self._start)
@@ -90,7 +98,7 @@ class World:
     def tell(self, what: str) -> str:
         """A message with what there is and what the operators did last."""
         pods = [
-            f"  {pod['metadata']['name']} {pod['status']['phase']} on {pod['spec'].get('nodeName')}"
+            f"  {key_of(pod)} {pod['status']['phase']} on {pod['spec'].get('nodeName')}"
             + (" terminating" if "deletionTimestamp" in pod["metadata"] else "")
             for pod in self.cluster.all(PODS)
         ]
@@ -108,16 +116,53 @@ class World:
     def crash_after_writes(self, number: int, writes: int) -> None:
         """An operator process is killed the moment its n-th write from now has been carried out."""
         process = self.processes[number]
+
+        def crash() -> None:
+            process.kill()
+            self._come_back(number, 2.0)
+
+        self._after_writes(number, writes, crash)
+
+    def stop(self, number: int, seconds: float) -> None:
+        """An operator process does nothing for a while, and does not know of it."""
+        process = self.processes[number]
+        process.loop.stop_for_a_while()
+        self.loop.call_later(seconds, self._continue, process)
+
+    def stop_after_writes(self, number: int, writes: int, seconds: float) -> None:
+        """As `stop`, the moment its n-th write from now has been carried out; the answer waits for it."""
+        self._after_writes(number, writes, lambda: self.stop(number, seconds))
+
+    def stop_between_tries(self, number: int, seconds: float) -> None:
+        """As `stop`, when the API server has just refused a write for a moment: it would be sent again soon."""
+        process = self.processes[number]
+        before, process.connection.faults.calls = process.connection.faults.calls, 1.0
+        process.connection.faults.kinds = ("429", "503")
+
+        def stop() -> None:
+            process.connection.after_refusal = lambda: None
+            process.connection.faults.calls = before
+            self.loop.call_later(BETWEEN_TRIES_SECONDS, self.stop, number, seconds)
+
+        process.connection.after_refusal = stop
+
+    def _after_writes(self, number: int, writes: int, what: Callable[[], None]) -> None:
+        process = self.processes[number]
         left = writes
 
         def count() -> None:
             nonlocal left
             left -= 1
             if left == 0 and self.processes[number] is process:
-                process.kill()
-                self._come_back(number, 2.0)
+                what()
 
         process.connection.after_write = count
+
+    @staticmethod
+    def _continue(process: SimProcess) -> None:
+        if process.loop.stopped:
+            process.connection.blur(CATCHING_UP_SECONDS)
+            process.loop.continue_()
 
     def terminate(self, number: int) -> None:
         """An operator process gets SIGTERM; another one is started when it has ended."""
@@ -126,13 +171,17 @@ class World:
     def heal(self) -> None:
         """Faults stop; nodes, stores and quota are well."""
         for process in self.processes:
+            self.do(lambda process=process: self._continue(process))
             process.connection.heal()
-            process.connection.after_write = lambda: None
+            process.connection.after_write = process.connection.after_refusal = lambda: None
         for node in list(self.nodes.lost):
             self.nodes.recover(node)
         self.nodes.make_room()
         for squatter in self.cluster.all(SERVICES, **SQUATTER):
             self.cluster.purge(SERVICES, key_of(squatter), "user")
+        for resource in list(self.cluster.objects):
+            for stranger in self.cluster.all(resource, **HOSTILE):
+                self.cluster.purge(resource, key_of(stranger), "user")
         self.programs.store_away = False
         self.cluster.pod_quota_exhausted = False
         self.invariants.note_everywhere()
@@ -145,6 +194,7 @@ class World:
         connection = Connection(self.cluster, self.rng, f"operator-{number}-{self.starts}")
         connection.refused = self.invariants.note_refusal
         connection.careless = self.invariants.wrong
+        connection.sending = lambda kind: self.invariants.note_sending(connection.actor, kind)
         elect = self.replicas > 1
         process = SimProcess(
             connection,
@@ -187,7 +237,8 @@ class World:
         for process in self.processes:
             self.do(process.kill)
         logging.getLogger("aifactory").removeHandler(self._log)
-        for task in (tasks := asyncio.all_tasks(self.loop)):
+        loops = [self.loop, *(process.loop for process in self.processes)]
+        for task in (tasks := [task for loop in loops for task in asyncio.all_tasks(loop)]):
             task.cancel()
         if tasks:
             self.loop.run_until_complete(asyncio.wait(tasks))
@@ -196,6 +247,10 @@ class World:
 
     def _unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.invariants.violations.append(f"{context['message']}: {context.get('exception')!r}")
+
+
+def _lag(process: SimProcess) -> float:
+    return math.inf if process.loop.stopped else process.connection.lag
 
 
 class _ErrorLog(logging.Handler):

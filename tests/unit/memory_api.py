@@ -163,7 +163,9 @@ class MemoryApi:
     ) -> bytes:
         name, namespace = body["metadata"]["name"], body["metadata"].get("namespace", "")
         await self._call("apply", resource, name)
-        known = self.objects[resource].get(Key(namespace, name))
+        known, uid = self.objects[resource].get(Key(namespace, name)), body["metadata"].get("uid")
+        if uid not in (None, known["metadata"]["uid"] if known is not None else None):
+            raise Conflict(409, "Conflict", "the UID in the request does not match")
         if known is None:
             return encode(self._insert(resource, copy.deepcopy(dict(body))))
         return encode(self._change(resource, known, merge(known, body)))

@@ -8,7 +8,7 @@ field stays absent.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic.alias_generators import to_camel
@@ -90,6 +90,26 @@ class ObjectMeta(Model):
     deletion_timestamp: datetime | None = None
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+
+
+class Status(Model):
+    """What is true about an object. Under construction its fields are set one by one, so it is not frozen."""
+
+    model_config = ConfigDict(frozen=False)
+
+    observed_generation: int = 0
+    reason: str = ""
+    """Reason of the condition that explains the object best, for `kubectl get`."""
+    conditions: Conditions = ()
+
+
+class CustomResource(Model):
+    """One kind of ours."""
+
+    plural: ClassVar[str]
+    """As in its path on the API server."""
+
+    metadata: Annotated[ObjectMeta, Field(exclude=True)]
 
 
 class SecretRef(Model):

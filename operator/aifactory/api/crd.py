@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
 
 from aifactory.api import names
+from aifactory.api.base import CustomResource
 from aifactory.api.inferencepool import InferencePool
 from aifactory.api.modelversion import ModelVersion
 from aifactory.api.schema import structural_schema
@@ -42,8 +42,7 @@ class Column:
 class KindDefinition:
     """One kind: its model and how it is shown."""
 
-    model: type[BaseModel]
-    plural: str
+    model: type[CustomResource]
     short: str
     columns: tuple[Column, ...]
     scale: dict[str, str] | None = None
@@ -53,6 +52,11 @@ class KindDefinition:
     def kind(self) -> str:
         """The kind's name."""
         return self.model.__name__
+
+    @property
+    def plural(self) -> str:
+        """As in its path on the API server."""
+        return self.model.plural
 
     @property
     def crd_name(self) -> str:
@@ -70,7 +74,6 @@ _SCALE_SELECTOR = ".status.selector"
 KINDS = (
     KindDefinition(
         TrainingJob,
-        plural="trainingjobs",
         short="tjob",
         columns=(
             Column("Phase", ".status.phase"),
@@ -93,7 +96,6 @@ KINDS = (
     ),
     KindDefinition(
         ModelVersion,
-        plural="modelversions",
         short="mver",
         columns=(
             Column("Model", ".spec.model"),
@@ -111,7 +113,6 @@ KINDS = (
     ),
     KindDefinition(
         InferencePool,
-        plural="inferencepools",
         short="ipool",
         columns=(
             Column("Ready", _condition("Ready", "status")),

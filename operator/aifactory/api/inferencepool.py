@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from aifactory.api.base import Conditions, Model, ModelName, ObjectMeta
+from aifactory.api.base import CustomResource, Model, ModelName, Status
 from aifactory.api.pods import PodTemplate
 from aifactory.api.rules import rule
 
@@ -75,6 +75,8 @@ class RevisionStatus(Model):
     revision: str = ""
     model_version: str = ""
     version: int | None = None
+    image: str = ""
+    """Image of Triton. When an upgrade of the installation brings another one, pools change over a few at a time."""
     replicas: int = 0
     ready_replicas: int = 0
 
@@ -98,13 +100,10 @@ class Throughput(Model):
     tokens_per_second: str = "0"
 
 
-class InferencePoolStatus(Model):
+class InferencePoolStatus(Status):
     """What is true about the pool."""
 
-    observed_generation: int = 0
     phase: str = ""
-    reason: str = ""
-    conditions: Conditions = ()
     replicas: int = 0
     ready_replicas: int = 0
     summary: str = ""
@@ -123,9 +122,10 @@ class InferencePoolStatus(Model):
     throughput: Throughput | None = None
 
 
-class InferencePool(Model):
+class InferencePool(CustomResource):
     """Triton pods behind one Service that serve a model version and change it without losing a request."""
 
-    metadata: Annotated[ObjectMeta, Field(exclude=True)]
+    plural: ClassVar[str] = "inferencepools"
+
     spec: InferencePoolSpec
     status: InferencePoolStatus = InferencePoolStatus()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from aifactory.api.base import Conditions, Model, ModelName, ObjectMeta, SecretRef, Time
+from aifactory.api.base import CustomResource, Model, ModelName, SecretRef, Status, Time
 from aifactory.api.rules import no_parent_paths, rule
 from aifactory.api.trainingjob import Metric
 
@@ -105,12 +105,9 @@ class Use(Model):
     name: str
 
 
-class ModelVersionStatus(Model):
+class ModelVersionStatus(Status):
     """What is true about the version."""
 
-    observed_generation: int = 0
-    reason: str = ""
-    conditions: Conditions = ()
     resolved_digest: str = ""
     size_bytes: int | None = None
     size: str = ""
@@ -125,8 +122,10 @@ class ModelVersionStatus(Model):
     """After a failure that may pass: the artifact is read again at this time."""
 
 
-class ModelVersion(Model):
+class ModelVersion(CustomResource):
     """One immutable version of a model; it is fetched and checked before a pool may serve it."""
+
+    plural: ClassVar[str] = "modelversions"
 
     # Names are unique in a namespace, and so are versions of a model by this.
     model_config = ConfigDict(
@@ -142,6 +141,10 @@ class ModelVersion(Model):
         }
     )
 
-    metadata: Annotated[ObjectMeta, Field(exclude=True)]
     spec: ModelVersionSpec
     status: ModelVersionStatus = ModelVersionStatus()
+
+
+def model_of(version: ModelVersion) -> tuple[tuple[str, str], ...]:
+    """Index: namespace and model of a version."""
+    return ((version.metadata.namespace, version.spec.model),)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from aifactory import __version__
+
 GROUP: Final = "aifactory.dev"
 VERSION: Final = "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
@@ -30,6 +32,8 @@ ROLE_PUBLISH: Final = "publish"
 ROLE_VERIFY: Final = "verify"
 ROLE_SERVE: Final = "serve"
 
+ANNOTATION_APPLIED: Final = f"{GROUP}/applied"
+"""On children that are kept as we want them: what we sent last, see `engine.apply`."""
 ANNOTATION_ALLOW_DELETE: Final = f"{GROUP}/allow-delete-in-use"
 """Set to "true" on a ModelVersion to delete it although a pool serves it."""
 
@@ -76,3 +80,8 @@ RESERVED_ENV: Final = (
     "WORLD_SIZE",
 )
 """Environment variables of the `trainer` container that we set; a template that sets one is rejected."""
+
+
+def image(name: str) -> str:
+    """One of our images as it is called where no registry is named."""
+    return f"aifactory/{name}:{__version__}"

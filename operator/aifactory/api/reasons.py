@@ -58,10 +58,15 @@ class Reason(StrEnum):
     NO_RESTART_REQUESTED = "NoRestartRequested", "The trainer exited with code 93, which asks for no restart."
     IMAGE_PULL_FAILED = "ImagePullFailed", "A node cannot pull the image; the runtime's own words are in the message."
     CONTAINER_CONFIG_ERROR = "ContainerConfigError", "A container cannot be created from its settings."
+    VOLUME_NOT_MOUNTED = (
+        "VolumeNotMounted",
+        "A volume, Secret or claim of a pod can not be mounted; the kubelet's own words are in the message.",
+    )
     POD_REJECTED = "PodRejected", "The API server refused an object of ours; its own words are in the message."
     NAME_CONFLICT = "NameConflict", "An object with a name we need belongs to somebody else; the message names both."
     PUBLISHING = "Publishing", "All pods succeeded and the result is being published."
     PUBLISH_FAILED = "PublishFailed", "The result could not be published; the publisher's own words are in the message."
+    PUBLISHER_FAILED = "PublisherFailed", "The pod that publishes failed without an answer; another one is made."
     SUCCEEDED = "Succeeded", "All pods succeeded and the result, if any, is registered as a ModelVersion."
     INVALID_SPEC = "InvalidSpec", "The stored object does not fit this operator's API; the message names the field."
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, WithJsonSchema
 
 from aifactory.api import names
-from aifactory.api.base import Conditions, Model, ModelName, ObjectMeta, ObjectName, Quantity, SecretRef, Time
+from aifactory.api.base import CustomResource, Model, ModelName, ObjectName, Quantity, SecretRef, Status, Time
 from aifactory.api.pods import PodTemplate
 from aifactory.api.rules import immutable, no_parent_paths, rule
 
@@ -343,14 +343,10 @@ class OutputStatus(Model):
     """After a failed try: the next publisher is not created before this."""
 
 
-class TrainingJobStatus(Model):
+class TrainingJobStatus(Status):
     """What is true about the job."""
 
-    observed_generation: int = 0
     phase: str = ""
-    reason: str = ""
-    """Reason of the condition that explains the phase best, for `kubectl get -o wide`."""
-    conditions: Conditions = ()
     start_time: Time | None = None
     first_running_time: Time | None = None
     completion_time: Time | None = None
@@ -367,9 +363,10 @@ class TrainingJobStatus(Model):
     output: OutputStatus | None = None
 
 
-class TrainingJob(Model):
+class TrainingJob(CustomResource):
     """PyTorch pods that train together, restart together from a checkpoint, and publish a ModelVersion."""
 
-    metadata: Annotated[ObjectMeta, Field(exclude=True)]
+    plural: ClassVar[str] = "trainingjobs"
+
     spec: TrainingJobSpec
     status: TrainingJobStatus = TrainingJobStatus()

@@ -12,34 +12,33 @@ import asyncio
 import gc
 import logging
 import random
-import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-import kopf
-
 from aifactory import __version__
 from aifactory.api import names
+from aifactory.app import domains as kinds
 from aifactory.app import options as cli
 from aifactory.app import shell, wiring
 from aifactory.app.options import Options
-from aifactory.app.probes import ServingBook, ServingProbe
-from aifactory.app.progress import ProgressBook, ProgressEndpoint
-from aifactory.app.review import ApiTokenReviewer
-from aifactory.app.stores import connect, make_stores
 from aifactory.app.web import Health, Servers, serve
-from aifactory.engine.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
+from aifactory.engine.cluster import Cluster
+from aifactory.engine.domain import Domain, Outside
+from aifactory.engine.podevents import PodEvents
 from aifactory.kube import auth
 from aifactory.kube.api import Api
+from aifactory.kube.backoff import READ
 from aifactory.kube.client import Client
 from aifactory.kube.clock import Clock, SystemClock
 from aifactory.kube.errors import KubeError, NotFound
 from aifactory.kube.events import EventRecorder
 from aifactory.kube.fence import Fenced
 from aifactory.kube.lease import LeaderElection
-from aifactory.kube.resources import Key
+from aifactory.kube.objects import Pod
+from aifactory.kube.resources import PODS, Resource
+from aifactory.kube.retry import Retrying
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +46,11 @@ GRACE_SECONDS = 10.0
 """Reconciles in progress get this long to end."""
 START_SECONDS = 50.0
 """An API server that is away gets this long to come back; the chart's startup probe allows a little more."""
-START_RETRY_SECONDS = 2.0
 
 
 def main() -> int:
     """Run until SIGTERM or SIGINT (0) or until something is lost that only a fresh start mends (1)."""
-    options = cli.parse()
+    options = cli.parse(kinds.DOMAINS)
     logging.basicConfig(
         level=options.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
@@ -65,17 +63,25 @@ def main() -> int:
         return 1
 
 
-async def run(options: Options) -> int:
+async def run(options: Options, domains: Sequence[type[Domain[Any, Any]]] = kinds.DOMAINS) -> int:
     """One process; returns the exit code."""
     provider = auth.SessionProvider(await auth.connect(), user_agent=f"aifactory-operator/{__version__}")
     api = Client(provider)
     try:
-        gangs = await first_answer(api, options.namespace)
-        return await KopfProcess(options, provider, api, gangs=gangs).run()
+        made = kinds.make(options, domains)
+        served = await first_answer(api, made, options.namespace)
+        deliver = shell.Kopf(provider, options)
+        return await Process(options, api, made, served, deliver, serve_http=True, on_complete=freeze_garbage).run()
     finally:
         await _end_tasks()
         await api.close()
         await provider.close()
+
+
+def freeze_garbage() -> None:
+    """What is here now stays: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _end_tasks() -> None:
@@ -90,8 +96,8 @@ async def _end_tasks() -> None:
     logger.warning("left running: %s", ", ".join(sorted(task.get_name() for task in left)))
 
 
-async def first_answer(api: Api, namespace: str | None) -> bool:
-    """Wait until our kinds are served; returns whether gangs are.
+async def first_answer(api: Api, domains: Sequence[Domain[Any, Any]], namespace: str | None) -> set[Resource]:
+    """Wait until our kinds are served; returns the optional resources that are.
 
     A start may fall into the very outage that ended the last run, and CRDs may come after the operator. kopf must not
     start before them: a kind that is not there then is never watched.
@@ -100,102 +106,128 @@ async def first_answer(api: Api, namespace: str | None) -> bool:
         KubeError: there is no answer, or one that waiting does not improve.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + START_SECONDS
+    deadline, failures = loop.time() + START_SECONDS, 0
     while True:
         try:
-            for resource in (TRAININGJOBS, MODELVERSIONS, INFERENCEPOOLS):
+            for resource in (domain.resource for domain in domains):
                 await api.list(resource, namespace=namespace, limit=1, metadata_only=True)
-            return await wiring.gang_served(api, namespace)
+            return await wiring.served(api, domains, namespace)
         except NotFound as error:
             failure: KubeError = error
-            words = f"{resource} is not served by this cluster: apply the CRDs"
+            message = f"{resource} is not served by this cluster: apply the CRDs"
         except KubeError as error:
             failure = error
-            words = f"the API server does not answer as it should: {error}"
+            message = f"the API server does not answer as it should: {error}"
         if loop.time() > deadline or not (failure.retryable or isinstance(failure, NotFound)):
             raise failure
-        logger.warning("%s; looking again", words)
-        await asyncio.sleep(START_RETRY_SECONDS)
+        logger.warning("%s; looking again", message)
+        failures += 1
+        await asyncio.sleep(READ.delay(failures))
 
 
 class Process:
-    """Everything that runs in one process, but for what delivers the custom resources and serves HTTP.
+    """Everything that runs in one process.
 
     Args:
         options: how to run.
-        api: the API server.
-        gangs: the API server serves PodGroups.
+        api: the API server; each call is sent once.
+        domains: what is reconciled.
+        served: the optional resources that the API server serves.
+        deliver: brings the custom resources into the stores.
+        serve_http: open the ports.
+        on_complete: called once when every store is complete for the first time.
+        health: how the process judges itself.
         clock: the time.
         rng: source of jitter; a seeded one makes a simulated run repeatable.
     """
 
     def __init__(
-        self, options: Options, api: Api, *, gangs: bool, clock: Clock | None = None, rng: random.Random | None = None
+        self,
+        options: Options,
+        api: Api,
+        domains: Sequence[Domain[Any, Any]],
+        served: Collection[Resource],
+        deliver: shell.Shell,
+        *,
+        serve_http: bool = False,
+        on_complete: Callable[[], None] = lambda: None,
+        health: Health | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         clock, rng = clock or SystemClock(), rng or random.Random()
         self._options = options
-        self._api = api
-        self._clock = clock
-        self._stores = make_stores()
-        self._kinds = wiring.watched(self._stores)
-        self._informers = wiring.make_informers(api, self._stores, options, gangs=gangs, clock=clock, rng=rng)
-        self._election = LeaderElection(api, wiring.lease_config(options), clock=clock, rng=rng)
-        acting = Fenced(api, lambda: self._election.leading) if options.leader_elect else api
+        self._api = patient = Retrying(api, rng=rng)
+        self._deliver = deliver
+        self._serve_http = serve_http
+        self._on_complete = on_complete
+        self.cluster = Cluster(domains, served)
+        self._kinds = wiring.watched(self.cluster)
+        self._informers = wiring.make_informers(patient, self.cluster, options, clock=clock, rng=rng)
+        self._election = LeaderElection(patient, wiring.lease_config(options), clock=clock, rng=rng)
+        # The fence is inside: whether we lead is asked before each try, not only before the first.
+        acting = Retrying(Fenced(api, self.leading), rng=rng)
         self._recorder = EventRecorder(acting, controller=names.MANAGED_BY, instance=options.identity, clock=clock)
-        self._progress, self._serving = ProgressBook(), ServingBook()
-        self._controllers = wiring.make_controllers(
-            acting,
-            self._stores,
-            options,
-            self._recorder,
-            self._progress,
-            self._serving,
-            gangs=gangs,
-            clock=clock,
-            rng=rng,
-        )
-        connect(self._stores, self._controllers)
-        self._stores.jobs.subscribe(
-            lambda change: self._progress.forget(change.object.metadata.uid) if change.new is None else None
-        )
-        self._leading = asyncio.Event()
+        self.controllers = wiring.make_controllers(acting, self.cluster, options, self._recorder, clock=clock, rng=rng)
+        self._pod_events = PodEvents(patient, pods=self._pods, wake=self._wake_owner, clock=clock)
+        self.cluster.explain = self._pod_events.of
+        self._outsides = {
+            domain: Outside(
+                api=patient,
+                cluster=self.cluster,
+                wake=self.controllers[domain.resource].queue.add,
+                leading=self.leading,
+                leader_address=lambda: self._election.leader_address,
+                clock=clock,
+            )
+            for domain in self.cluster.domains
+        }
         self._stop = asyncio.Event()
         self._shell_stop = asyncio.Event()
-        self._health = Health(clock)
+        self._health = health or Health(clock)
         self._parts: list[asyncio.Task[Any]] = []
 
-    async def serve(self) -> Servers | None:
-        """Start serving HTTP."""
-        return None
+    def leading(self) -> bool:
+        """Whether this replica may act now: the one truth that writes, probes and routes go by."""
+        return self._election.leading or not self._options.leader_elect
 
-    async def shell(self) -> None:
-        """Deliver the custom resources to the stores until `_shell_stop` is set."""
-        raise NotImplementedError
+    def stop(self) -> None:
+        """End in order, as after SIGTERM."""
+        self._stop.set()
 
-    async def probe(self) -> None:
-        """Bring in facts that live outside the API server, for ever."""
-        raise NotImplementedError
+    def kill(self) -> None:
+        """End at once, as after SIGKILL, inside a process that goes on: for simulations."""
+        self._stop.set()
+        for part in self._parts:
+            part.cancel()
+        for controller in self.controllers.values():
+            controller.queue.shut_down()
 
     async def run(self) -> int:
         """Start the parts, wait for a signal or for the end of a part, and end in order; returns the exit code."""
-        web = await self.serve()
+        web = await self._serve() if self._serve_http else None
+        if self._options.leader_elect:
+            await self._election.look()  # before anything is read: see `_act`
         for informer in self._informers:
             self._start(informer.run(), f"informer-{informer.resource.plural}")
         self._start(self._recorder.run(), "events")
-        self._start(self.probe(), "probe")
+        self._start(self._pod_events.run(), "pod-events")
+        for domain, outside in self._outsides.items():
+            for probe in domain.probes(outside):
+                self._start(probe(), f"{domain.name}-probe")
         self._start(self._health.run(), "health")
         self._start(self._fill(), "stores")
         self._start(self._lead(), "controllers")
-        shell_task = self._start(self.shell(), "kopf")
+        shell_task = self._start(self._deliver.run(self._kinds, self._shell_stop, self.stop), "shell")
 
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
         await asyncio.wait([stopping, *self._parts], return_when=asyncio.FIRST_COMPLETED)
         ended = [task for task in self._parts if task.done()]
         for task in ended:
             error = None if task.cancelled() else task.exception()
-            words = "cancelled" if task.cancelled() else error or "it returned"
+            message = "cancelled" if task.cancelled() else error or "it returned"
             group = error if isinstance(error, BaseExceptionGroup) else None  # its words do not name the cause
-            logger.error("%s ended, so this process does: %s", task.get_name(), words, exc_info=group)
+            logger.error("%s ended, so this process does: %s", task.get_name(), message, exc_info=group)
 
         logger.info("stopping")
         self._stop.set()
@@ -215,17 +247,19 @@ class Process:
 
     # --- Parts ---
 
+    async def _serve(self) -> Servers:
+        routes = [route for domain, outside in self._outsides.items() for route in domain.routes(outside)]
+        return await serve(self._options, self._health, routes)
+
     async def _fill(self) -> None:
         """Wait until every store is complete, then look for unreported deletions for ever."""
         await asyncio.gather(*(informer.synced.wait() for informer in self._informers))
-        await shell.wait_listed(self._api, self._kinds, self._options.namespace)
-        self.filled()
-        logger.info("every store is complete: %d jobs, %d pods", len(self._stores.jobs), len(self._stores.pods))
+        await shell.fill(self._api, self._kinds, self._options.namespace)
+        self._on_complete()
+        counts = ", ".join(f"{len(store)} {resource.plural}" for resource, store in self.cluster.stores.items())
+        logger.info("every store is complete: %s", counts)
         self._health.ready = True
         await shell.audit(self._api, self._kinds, self._options.namespace)
-
-    def filled(self) -> None:
-        """Every store is complete for the first time."""
 
     async def _lead(self) -> None:
         """Once every store is complete and this process leads: work. Ends when leadership is lost."""
@@ -240,11 +274,8 @@ class Process:
             if self._stop.is_set():
                 # Reconciles in progress end.
                 await asyncio.wait(work[:1])
-            else:
-                # Another replica may lead from now on: not one more write.
-                self._leading.clear()
-                if work[0].done():
-                    work[0].result()
+            elif work[0].done():
+                work[0].result()
         finally:
             for task in work:
                 task.cancel()
@@ -253,17 +284,16 @@ class Process:
         """As the leader: work, from a view that holds all that the leader before has done.
 
         A watch may have been silent for a minute without anybody having noticed; a plan made from that would undo or do
-        again what was done since.
+        again what was done since. If nobody has led since before the first list began, there is nothing to catch up on.
         """
-        if self._options.leader_elect:
+        if self._options.leader_elect and not self._election.undisturbed:
             namespace = self._options.namespace
             views = [informer.refresh for informer in self._informers]
             views += [partial(shell.refresh, self._api, kind, namespace) for kind in self._kinds]
             # To end instead while the API server is away would cost a lease's time and a start.
             await asyncio.gather(*(shell.patiently("the view of the leader before", view) for view in views))
-        self._leading.set()
         async with asyncio.TaskGroup() as group:
-            for controller in self._controllers.all():
+            for controller in self.controllers.values():
                 group.create_task(controller.run())
 
     # --- Inside ---
@@ -274,84 +304,16 @@ class Process:
         self._parts.append(task)
         return task
 
+    def _pods(self) -> list[Pod]:
+        """Pods about whose start somebody should be told."""
+        return self.cluster.stores[PODS].all() if self.leading() and PODS in self.cluster.children else []
+
+    def _wake_owner(self, pod: Pod) -> None:
+        if (owner := self.cluster.owner(pod.metadata)) is not None:
+            self.controllers[owner[0]].queue.add(owner[1])
+
     async def _stop_acting(self) -> None:
         """Let reconciles in progress end, then give the lease up."""
-        await asyncio.gather(*(controller.stop(GRACE_SECONDS) for controller in self._controllers.all()))
-        self._leading.clear()
+        await asyncio.gather(*(controller.stop(GRACE_SECONDS) for controller in self.controllers.values()))
         if self._options.leader_elect:
             await self._election.release()
-
-
-class KopfProcess(Process):
-    """The process as it runs: kopf delivers the custom resources, aiohttp serves."""
-
-    def __init__(self, options: Options, provider: auth.SessionProvider, api: Client, *, gangs: bool) -> None:
-        super().__init__(options, api, gangs=gangs)
-        self._provider = provider
-
-    async def serve(self) -> Servers:
-        return await serve(self._options, self._health, self._endpoint())
-
-    def filled(self) -> None:
-        # What is here now stays: the garbage collector need not look at it again.
-        gc.collect()
-        gc.freeze()
-
-    async def shell(self) -> None:
-        connection = self._provider.connection
-
-        def login() -> kopf.AiohttpSession:
-            return kopf.AiohttpSession(
-                server=connection.server,
-                default_namespace=connection.namespace,
-                aiohttp_session=self._provider.session(shell.notice_lists(self._kinds), shell.refused_is_away),
-            )
-
-        started = asyncio.Event()
-        namespace = self._options.namespace
-        tasks = await kopf.spawn_tasks(
-            registry=shell.registry(self._kinds, login),
-            settings=shell.settings(silence=self._options.silence_seconds),
-            # kopf would make one from the user's name, which a container's user need not have.
-            identity=self._options.identity,  # type: ignore[arg-type] # a private NewType of str
-            standalone=True,
-            clusterwide=namespace is None,
-            namespaces=[namespace] if namespace is not None else [],
-            stop_flag=self._shell_stop,
-            ready_flag=started,
-        )
-        signals = asyncio.create_task(self._take_signals(started), name="signals")
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            signals.cancel()
-            self._shell_stop.set()
-            # When it ends, kopf waits five seconds for all tasks but these and cancels them: ours are not its own.
-            await kopf.run_tasks(tasks, ignored=asyncio.all_tasks())
-
-    async def _take_signals(self, started: asyncio.Event) -> None:
-        """Replace kopf's signal handlers by ours once they are set: kopf must not end first."""
-        await started.wait()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-
-    async def probe(self) -> None:
-        await ServingProbe(
-            book=self._serving,
-            pods=lambda: wiring.serving_pods(self._stores) if self._leading.is_set() else [],
-            wake=lambda pool: self._controllers.pools.queue.add(Key(*pool)),
-            monotonic=self._clock.monotonic,
-        ).run()
-
-    def _endpoint(self) -> ProgressEndpoint:
-        return ProgressEndpoint(
-            book=self._progress,
-            review=ApiTokenReviewer(self._api),
-            find_pod=lambda reporter: wiring.reporting_pod(self._stores, reporter),
-            wake=lambda namespace, job: self._controllers.jobs.queue.add(Key(namespace, job)),
-            leading=self._leading.is_set,
-            leader_address=lambda: self._election.leader_address,
-            now=self._clock.now,
-            monotonic=self._clock.monotonic,
-        )

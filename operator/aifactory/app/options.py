@@ -1,57 +1,66 @@
-"""Command-line options, each documented once: the help text is the reference."""
+"""Command-line options, each documented once: the help text is the reference.
+
+Beside those of the process there are those of the domains: every field of their settings is one.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from aifactory import __version__
+from aifactory.engine.domain import Domain
 from aifactory.kube.informer import SILENCE_SECONDS
-
-DEFAULT_REGISTRY = "aifactory"
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """How one operator process runs."""
 
-    agent_image: str
-    server_image: str
-    progress_url: str
-    namespace: str | None
-    workers: int
-    model_claim_size: str
-    model_claim_storage_class: str | None
-    lease_namespace: str
-    lease_seconds: float
-    leader_elect: bool
     identity: str
     address: str
-    http_port: int
-    progress_port: int
-    log_level: str
+    namespace: str | None = None
+    workers: int = 128
+    lease_namespace: str = "default"
+    lease_seconds: float = 15.0
+    leader_elect: bool = True
+    http_port: int = 8080
+    progress_port: int = 8082
+    log_level: str = "INFO"
     silence_seconds: float = SILENCE_SECONDS
     """A watch that says nothing for this long is taken for dead."""
+    domains: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the domains by the names of their fields; what is left out has its default."""
+
+    def settings_of(self, kind: type[Domain[Any, Any]]) -> Any:
+        """What the installation says about one domain."""
+        wanted = {entry.name for entry in fields(kind.settings_class)}
+        return kind.settings_class(**{name: value for name, value in self.domains.items() if name in wanted})
 
 
-def parse(arguments: Sequence[str] | None = None) -> Options:
-    """Read the command line; exits with 2 and a message on a mistake."""
+def parse(kinds: Sequence[type[Domain[Any, Any]]], arguments: Sequence[str] | None = None) -> Options:
+    """Read the command line; exits with 2 and a message on a mistake.
+
+    Args:
+        kinds: the domains whose settings are options too.
+        arguments: the command line, by default the process's own.
+    """
     parser = argparse.ArgumentParser(
         prog="aifactory-operator",
         description="Reconciles TrainingJob, ModelVersion and InferencePool objects.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--agent-image", default=f"{DEFAULT_REGISTRY}/agent:{__version__}", help="image that publishes, checks, loads")
-    add("--server-image", default=f"{DEFAULT_REGISTRY}/server:{__version__}", help="image with Triton")
-    add("--progress-url", help="address of this operator as pods reach it; left out: this host and --progress-port")
+    of_domains = {entry.name: entry for kind in kinds for entry in fields(kind.settings_class)}
+    for name, entry in of_domains.items():
+        read = entry.metadata["parse"]
+        kind, default = (_told(read), "") if read is not None else (type(entry.default), entry.default)
+        add(f"--{name.replace('_', '-')}", type=kind, default=default, help=entry.metadata["help"])
     add("--namespace", help="watch one namespace; left out: all namespaces")
     add("--workers", type=int, default=128, help="reconciles at the same time, per kind")
-    add("--model-claim-size", default="10Gi", help="size of a namespace's model claim when we make it")
-    add("--model-claim-storage-class", help="storage class of that claim; left out: the cluster's default")
     add("--lease-namespace", default="default", help="namespace of the leader's Lease")
     add("--lease-seconds", type=float, default=15.0, help="how long a silent leader keeps its lease")
     add(
@@ -65,30 +74,30 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="how much is logged")
     # Below a minute, the time between two bookmarks, healthy watches are renewed as well: for tests of dead ones.
     add("--silence-seconds", type=float, default=SILENCE_SECONDS, help=argparse.SUPPRESS)
-    found = parser.parse_args(arguments)
-    if found.workers < 1:
+    found = vars(parser.parse_args(arguments))
+    if found["workers"] < 1:
         parser.error("--workers must be at least 1")
-    if found.lease_seconds < 3:
+    if found["lease_seconds"] < 3:
         parser.error("--lease-seconds must be at least 3: renewals need time")
-    address = os.environ.get("POD_IP") or _own_address()
+    settings = {name: found.pop(name) for name in of_domains}
     return Options(
-        agent_image=found.agent_image,
-        server_image=found.server_image,
-        progress_url=(found.progress_url or f"http://{address}:{found.progress_port}").rstrip("/"),
-        namespace=found.namespace,
-        workers=found.workers,
-        model_claim_size=found.model_claim_size,
-        model_claim_storage_class=found.model_claim_storage_class,
-        lease_namespace=found.lease_namespace,
-        lease_seconds=found.lease_seconds,
-        leader_elect=found.leader_elect,
         identity=os.environ.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
-        address=address,
-        http_port=found.http_port,
-        progress_port=found.progress_port,
-        log_level=found.log_level,
-        silence_seconds=found.silence_seconds,
+        address=os.environ.get("POD_IP") or _own_address(),
+        domains=settings,
+        **found,
     )
+
+
+def _told(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Have a mistake told in its own words: of a ValueError argparse says only that there was one."""
+
+    def checked(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return checked
 
 
 def _own_address() -> str:

@@ -1,29 +1,38 @@
 """kopf as the shell: it watches our three kinds and hands every event to a store. It decides and writes nothing.
 
 Only `on.event` handlers are used, and the storages in which kopf would keep its own state on users' objects do nothing,
-so no annotation and no finalizer of ours can ever appear on them. One gap of kopf is closed here: a deletion during a
-broken watch is not reported, so the kinds are listed (metadata only) after every list of kopf's and now and then, and
-what is gone is dropped: until then its children would be made again as often as the garbage collector removes them.
+so no annotation and no finalizer of ours can ever appear on them.
+
+kopf watches, we list. A list of kopf's would take a millisecond of CPU an object, and it does not tell what was deleted
+while a watch was broken: children of such an object would be made again as often as the garbage collector removes them.
+So kopf's lists are made to find nothing (`list_nothing`): they only say from which version kopf watches on. After each
+of them the kind is listed by us (`refresh`), page by page; what that list holds, and what kopf's watch tells from then
+on, is everything. Now and then what is gone is looked for besides, should a broken watch have gone unnoticed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 import kopf
 import msgspec
 
 from aifactory.api import names
+from aifactory.app.options import Options
 from aifactory.engine.custom import Stored
 from aifactory.kube.api import Api
+from aifactory.kube.auth import SessionProvider
+from aifactory.kube.backoff import READ
 from aifactory.kube.errors import KubeError
-from aifactory.kube.objects import ObjectList, PartialObject, decoder
+from aifactory.kube.informer import drop_missing
+from aifactory.kube.objects import ListMetadata, ObjectList, Struct, decoder
 from aifactory.kube.resources import Resource
 from aifactory.kube.store import Store
 
@@ -33,10 +42,11 @@ T = TypeVar("T")
 
 AUDIT_SECONDS = 300.0
 """How long a deletion that kopf did not see may stay unnoticed, when nothing tells that kopf's watch had broken."""
-LISTED_SECONDS = 2.0
-"""From a list of kopf's to an audit."""
-SYNC_POLL_SECONDS = 0.05
-LIST_PAGE = 500
+LIST_PAGE = 1000
+SLICE = 100
+"""Objects parsed without giving the event loop away: some ten milliseconds."""
+NOTHING = "metadata.name=-"
+"""A field selector that no object can match: a name begins with a letter or a digit."""
 
 
 class NoStorage(kopf.DiffBaseStorage, kopf.ProgressStorage):
@@ -72,7 +82,63 @@ class Watched:
     parse: Callable[[Mapping[str, Any]], Stored[Any]]
     store: Store[Any]
     listed: asyncio.Event = field(default_factory=asyncio.Event)
-    """kopf has listed anew, so what it had not seen deleted is still in the store."""
+    """kopf has listed, that is begun to watch anew: what happened before is still to be read (`refresh`)."""
+
+
+class Shell(Protocol):
+    """What brings the custom resources into the stores."""
+
+    async def run(self, kinds: Collection[Watched], stop: asyncio.Event, on_signal: Callable[[], None]) -> None:
+        """Deliver until `stop` is set; `on_signal` is called for SIGTERM and SIGINT."""
+
+
+class Kopf:
+    """kopf, in this process and on our own HTTP sessions."""
+
+    def __init__(self, provider: SessionProvider, options: Options) -> None:
+        self._provider = provider
+        self._options = options
+
+    async def run(self, kinds: Collection[Watched], stop: asyncio.Event, on_signal: Callable[[], None]) -> None:
+        """Deliver until `stop` is set, or until kopf ends by itself."""
+        connection = self._provider.connection
+
+        def login() -> kopf.AiohttpSession:
+            return kopf.AiohttpSession(
+                server=connection.server,
+                default_namespace=connection.namespace,
+                aiohttp_session=self._provider.session(list_nothing(kinds), refused_is_away),
+            )
+
+        started = asyncio.Event()
+        namespace = self._options.namespace
+        tasks = await kopf.spawn_tasks(
+            registry=registry(kinds, login),
+            settings=settings(silence=self._options.silence_seconds),
+            # kopf would make one from the user's name, which a container's user need not have.
+            identity=self._options.identity,  # type: ignore[arg-type] # a private NewType of str
+            standalone=True,
+            clusterwide=namespace is None,
+            namespaces=[namespace] if namespace is not None else [],
+            stop_flag=stop,
+            ready_flag=started,
+        )
+        signals = asyncio.create_task(_take_signals(started, on_signal), name="signals")
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            signals.cancel()
+            stop.set()
+            # When it ends, kopf waits five seconds for all tasks but these and cancels them: ours are not its own.
+            await kopf.run_tasks(tasks, ignored=asyncio.all_tasks())
+
+
+async def _take_signals(started: asyncio.Event, on_signal: Callable[[], None]) -> None:
+    """Replace kopf's signal handlers by ours once they are set: kopf must not end first."""
+    await started.wait()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
 
 
 def registry(kinds: Collection[Watched], login: Callable[[], kopf.AiohttpSession]) -> kopf.OperatorRegistry:
@@ -96,18 +162,21 @@ def _watch(handlers: kopf.OperatorRegistry, kind: Watched) -> None:
         take(kind, event["type"], event["object"])
 
 
-def notice_lists(kinds: Collection[Watched]) -> aiohttp.ClientMiddlewareType:
-    """What notices in kopf's own HTTP session that kopf lists a kind: of an empty list no handler hears."""
+def list_nothing(kinds: Collection[Watched]) -> aiohttp.ClientMiddlewareType:
+    """What makes kopf's own lists of a kind find nothing, and notices them."""
+    by_plural = {kind.resource.plural: kind for kind in kinds}
 
-    async def notice(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    async def narrow(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        kind = by_plural.get(request.url.name) if request.method == "GET" else None
+        if kind is None or "watch" in request.url.query:
+            return await handler(request)
+        request.url = request.url.update_query(fieldSelector=NOTHING)
         response = await handler(request)
-        if request.method == "GET" and response.ok and "watch" not in request.url.query:
-            for kind in kinds:
-                if request.url.path.endswith(f"/{kind.resource.plural}"):
-                    kind.listed.set()
+        if response.ok:
+            kind.listed.set()
         return response
 
-    return notice
+    return narrow
 
 
 async def refused_is_away(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -125,8 +194,8 @@ async def refused_is_away(request: aiohttp.ClientRequest, handler: aiohttp.Clien
 
 def take(kind: Watched, type_: str | None, body: Mapping[str, Any]) -> None:
     """Put one event into the store; `None` is the type of what was there before the watch began."""
-    if type_ == "MODIFIED" and _is_echo(kind.store, body["metadata"]):
-        return  # of a write of ours, whose answer told everything; parsing is the dear part
+    if type_ != "DELETED" and _is_known(kind.store, body["metadata"]):
+        return  # the echo of a write of ours, whose answer told everything; parsing is the dear part
     stored = kind.parse(body)
     if type_ == "DELETED":
         kind.store.remove(stored)
@@ -156,30 +225,24 @@ def settings(*, request_timeout: float = 30.0, silence: float = 90.0) -> kopf.Op
     return chosen
 
 
-async def wait_listed(api: Api, kinds: Collection[Watched], namespace: str | None, seconds: float = 120.0) -> None:
-    """Wait until the stores know every object that exists now: a plan made from half a list would be wrong.
+async def fill(api: Api, kinds: Collection[Watched], namespace: str | None) -> None:
+    """Fill the stores for the first time; returns when they know every object that exists.
+
+    kopf must have begun to watch before we list, or what happens in between would be told by neither.
 
     Raises:
-        TimeoutError: kopf has not delivered them in time.
         KubeError: the API server refuses to list them.
     """
-    try:
-        async with asyncio.timeout(seconds):
-            for kind in kinds:
-                list_ = partial(_list, api, kind.resource, namespace)
-                listed, _ = await patiently(kind.resource.plural, list_)
-                while not all(_known(kind.store, entry) for entry in listed):
-                    await asyncio.sleep(SYNC_POLL_SECONDS)
-                    if all(_known(kind.store, entry) for entry in listed):
-                        break
-                    # What was deleted meanwhile never comes: look again now and then.
-                    listed, _ = await patiently(kind.resource.plural, list_)
-    except TimeoutError:
-        raise TimeoutError(f"the custom resources could not all be read within {seconds:.0f} s") from None
+    for kind in kinds:
+        await kind.listed.wait()
+        kind.listed.clear()
+        read = partial(refresh, api, kind, namespace, background=True)
+        await patiently(kind.resource.plural, read)
 
 
 async def patiently(what: str, read: Callable[[], Awaitable[T]]) -> T:
     """Read until the API server answers. Raises KubeError for an answer that waiting does not improve."""
+    failures = 0
     while True:
         try:
             return await read()
@@ -187,77 +250,98 @@ async def patiently(what: str, read: Callable[[], Awaitable[T]]) -> T:
             if not error.retryable:
                 raise
             logger.warning("%s: read again: %s", what, error)
-        await asyncio.sleep(LISTED_SECONDS)
+        failures += 1
+        await asyncio.sleep(READ.delay(failures))
 
 
-async def refresh(api: Api, kind: Watched, namespace: str | None) -> None:
+async def refresh(api: Api, kind: Watched, namespace: str | None, *, background: bool = False) -> None:
     """Bring a store to what the API server holds now, whatever kopf has not told yet. Raises KubeError."""
-    uids: set[str] = set()
+    listed: set[str] = set()
     token = version = ""
     while True:
-        page = _decode_bodies(await api.list(kind.resource, namespace=namespace, limit=LIST_PAGE, continue_=token))
-        for body in page.items or ():
-            stored = kind.parse(body)
-            uids.add(stored.metadata.uid)
-            kind.store.put(stored)
-        version = version or page.metadata.resource_version
-        token = page.metadata.continue_
+        raw = await api.list(kind.resource, namespace=namespace, limit=LIST_PAGE, continue_=token)
+        read = await _take_page(kind, raw, listed, background=background)
+        version, token = version or read.resource_version, read.continue_
         if not token:
             break
-    kind.store.retain(uids, version)
+    _tell_gone(kind, await drop_missing(kind.store, listed, version))
+
+
+async def _take_page(kind: Watched, raw: bytes, listed: set[str], *, background: bool) -> ListMetadata:
+    """Take in one page of a list; what is known in this very version is not even parsed."""
+    page = _decode_page(raw)
+    for number, item in enumerate(page.items or (), start=1):
+        identity = _decode_object(item).metadata
+        known = kind.store.get(identity.namespace, identity.name)
+        if known is not None and known.metadata.resource_version == identity.resource_version:
+            listed.add(known.metadata.uid)
+        else:
+            kind.store.put_listed(kind.parse(_decode_body(item)), listed, background=background)
+        if number % SLICE == 0:
+            await asyncio.sleep(0)
+    return page.metadata
 
 
 async def audit(api: Api, kinds: Collection[Watched], namespace: str | None) -> None:
-    """For ever: drop objects whose deletion was not reported; ends when cancelled."""
+    """For ever: read a kind again whenever kopf's watch began anew, and look for deletions; ends when cancelled."""
     async with asyncio.TaskGroup() as group:
         for kind in kinds:
             group.create_task(_audit(api, kind, namespace))
 
 
 async def _audit(api: Api, kind: Watched, namespace: str | None) -> None:
-    kind.listed.clear()
     while True:
         try:
             async with asyncio.timeout(AUDIT_SECONDS):
                 await kind.listed.wait()
-                await asyncio.sleep(LISTED_SECONDS)
         except TimeoutError:
             pass
+        anew = kind.listed.is_set()
         kind.listed.clear()
         try:
-            listed, version = await _list(api, kind.resource, namespace)
+            await (refresh if anew else _drop_deleted)(api, kind, namespace)
         except (KubeError, aiohttp.ClientError, msgspec.MsgspecError) as error:
-            logger.warning("looking for deleted %s failed, it is tried again: %s", kind.resource.plural, error)
-            await asyncio.sleep(LISTED_SECONDS)
+            logger.warning("%s could not be read again, it is tried again: %s", kind.resource.plural, error)
+            await asyncio.sleep(READ.delay(1))
             kind.listed.set()
-            continue
-        gone = kind.store.retain({entry.metadata.uid for entry in listed}, version)
-        if gone:
-            logger.warning("%d deleted %s had not been reported by the watch", gone, kind.resource.plural)
 
 
-def _is_echo(store: Store[Any], metadata: Mapping[str, Any]) -> bool:
+async def _drop_deleted(api: Api, kind: Watched, namespace: str | None) -> None:
+    """List metadata only, and drop what is no longer there."""
+    listed: set[str] = set()
+    token = version = ""
+    while True:
+        raw = await api.list(kind.resource, namespace=namespace, limit=LIST_PAGE, continue_=token, metadata_only=True)
+        page = _decode_identities(raw)
+        listed |= {entry.metadata.uid for entry in page.items or ()}
+        version, token = version or page.metadata.resource_version, page.metadata.continue_
+        if not token:
+            break
+    _tell_gone(kind, kind.store.retain(listed, version))
+
+
+def _tell_gone(kind: Watched, gone: int) -> None:
+    if gone:
+        logger.warning("%d deleted %s had not been reported by the watch", gone, kind.resource.plural)
+
+
+def _is_known(store: Store[Any], metadata: Mapping[str, Any]) -> bool:
     known = store.get(metadata.get("namespace", ""), metadata["name"])
     return known is not None and bool(known.metadata.resource_version == metadata.get("resourceVersion"))
 
 
-def _known(store: Store[Any], entry: PartialObject) -> bool:
-    found = store.get(entry.metadata.namespace, entry.metadata.name)
-    return found is not None and found.metadata.uid == entry.metadata.uid
+class _Identity(Struct, frozen=True, gc=False):
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
 
 
-_decode = decoder(ObjectList[PartialObject])
-_decode_bodies = decoder(ObjectList[dict[str, Any]])
+class _Object(Struct, frozen=True, gc=False):
+    metadata: _Identity
 
 
-async def _list(api: Api, resource: Resource, namespace: str | None) -> tuple[list[PartialObject], str]:
-    entries: list[PartialObject] = []
-    token = version = ""
-    while True:
-        raw = await api.list(resource, namespace=namespace, limit=LIST_PAGE, continue_=token, metadata_only=True)
-        page = _decode(raw)
-        entries += page.items or ()
-        version = version or page.metadata.resource_version
-        token = page.metadata.continue_
-        if not token:
-            return entries, version
+_decode_page = decoder(ObjectList[msgspec.Raw])
+_decode_identities = decoder(ObjectList[_Object])
+_decode_object = decoder(_Object)
+_decode_body = decoder(dict[str, Any])

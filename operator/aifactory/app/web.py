@@ -1,18 +1,21 @@
-"""What is served over HTTP: /healthz, /readyz and /metrics on one port, progress reports on another."""
+"""What is served over HTTP: /healthz, /readyz and /metrics on one port, what pods reach on another."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from aifactory.app.options import Options
-from aifactory.app.progress import ProgressEndpoint
+from aifactory.engine.domain import Route
 from aifactory.kube import metrics
 from aifactory.kube.clock import Clock
 
 TICK_SECONDS = 0.5
+MAX_BODY_BYTES = 64 * 1024
+"""Longest body that a pod may send."""
 STUCK_SECONDS = 30.0
 """An event loop that has not turned for this long will not turn again."""
 
@@ -66,8 +69,8 @@ class Servers:
             await runner.cleanup()
 
 
-async def serve(options: Options, health: Health, endpoint: ProgressEndpoint) -> Servers:
-    """Start both servers.
+async def serve(options: Options, health: Health, routes: Iterable[Route]) -> Servers:
+    """Start both servers; `routes` are what pods can reach.
 
     Raises:
         OSError: a port is taken.
@@ -86,8 +89,11 @@ async def serve(options: Options, health: Health, endpoint: ProgressEndpoint) ->
     own.router.add_get("/healthz", healthz)
     own.router.add_get("/readyz", readyz)
     own.router.add_get("/metrics", metrics_page)
+    for_pods = web.Application(client_max_size=MAX_BODY_BYTES)
+    for route in routes:
+        for_pods.router.add_route(route.method, route.path, route.handler)
     runners = []
-    for application, port in ((own, options.http_port), (endpoint.application(), options.progress_port)):
+    for application, port in ((own, options.http_port), (for_pods, options.progress_port)):
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, port=port).start()

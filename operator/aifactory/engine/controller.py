@@ -2,7 +2,7 @@
 
 Read `Controller._reconcile` first; the rest of the file is what surrounds it. What always holds:
 - An object is reconciled by one worker at a time; the queue sees to it.
-- Whatever happens in one reconcile, the key ends up well, queued, or waiting for a timer, and the worker goes on.
+- Whatever happens in one reconcile, the key ends up settled, queued, or waiting for a timer, and the worker goes on.
 - A status is written only on top of the version it was planned from: an old view can not overwrite a newer status.
 - Nothing is kept between reconciles but when a status first differed, and losing that only means writing sooner.
 """
@@ -10,13 +10,18 @@ Read `Controller._reconcile` first; the rest of the file is what surrounds it. W
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Generic, Literal, TypeVar
 
+from aifactory.api.base import CustomResource
+from aifactory.engine.cluster import Cluster
+from aifactory.engine.custom import Stored, invalid_status
+from aifactory.engine.domain import Domain
 from aifactory.engine.executor import Executor
-from aifactory.engine.kind import Kind
-from aifactory.engine.plan import Plan, Subject
+from aifactory.engine.plan import Event, Plan, Subject, Write
 from aifactory.kube import metrics
 from aifactory.kube.clock import Clock, SystemClock
 from aifactory.kube.errors import Conflict, KubeError, NotFound
@@ -27,6 +32,7 @@ from aifactory.kube.store import Change
 
 logger = logging.getLogger(__name__)
 
+M = TypeVar("M", bound=CustomResource)
 Observed = TypeVar("Observed")
 Result = Literal["success", "requeue", "requeue_after", "error"]
 
@@ -44,11 +50,24 @@ REFUSED_SECONDS: Final = 1.0
 """First delay after a refusal: somebody has to change something, which is not done in milliseconds."""
 
 
-class Controller(Generic[Observed]):
+@dataclass(frozen=True, slots=True)
+class _Decision(Generic[Observed]):
+    """A plan as it is carried out: with its status in JSON, and with what it was made from."""
+
+    observed: Observed | None
+    writes: tuple[Write, ...] = ()
+    status: Mapping[str, Any] | None = None
+    urgent: bool = False
+    requeue_after: float | None = None
+    events: tuple[Event, ...] = ()
+
+
+class Controller(Generic[M, Observed]):
     """Reconciles the objects of one kind.
 
     Args:
-        kind: how to look and decide.
+        domain: how to look and decide.
+        cluster: what is known.
         executor: how to write; shared by all controllers.
         recorder: where Events go; None sends none.
         queue: the keys; a fresh queue by default.
@@ -60,7 +79,8 @@ class Controller(Generic[Observed]):
 
     def __init__(
         self,
-        kind: Kind[Observed],
+        domain: Domain[M, Observed],
+        cluster: Cluster,
         executor: Executor,
         *,
         recorder: EventRecorder | None = None,
@@ -69,9 +89,11 @@ class Controller(Generic[Observed]):
         status_delay: float = STATUS_DELAY,
         clock: Clock | None = None,
     ) -> None:
-        self.kind = kind
-        self.name = kind.name
-        self.queue: WorkQueue[Key] = WorkQueue(kind.name) if queue is None else queue
+        self.domain = domain
+        self.name = domain.name
+        self.queue: WorkQueue[Key] = WorkQueue(domain.name) if queue is None else queue
+        self._cluster = cluster
+        self._store = cluster.stored(domain.resource)
         self._executor = executor
         self._recorder = recorder
         self._workers = workers
@@ -87,6 +109,7 @@ class Controller(Generic[Observed]):
         self._active = metrics.ACTIVE_WORKERS.labels(self.name)
         self._delayed = metrics.STATUS_WRITES_DELAYED.labels(self.name)
         metrics.MAX_WORKERS.labels(self.name).set(workers)
+        self._store.subscribe(self._wake)
 
     # --- Running ---
 
@@ -105,8 +128,8 @@ class Controller(Generic[Observed]):
         except TimeoutError:
             logger.warning("%s: some reconciles did not end within %.0f s", self.name, grace)
 
-    def wake(self, change: Change[Any]) -> None:
-        """Listener for the store of the controller's own kind: every change but those it wrote itself."""
+    def _wake(self, change: Change[Any]) -> None:
+        """Every change of an object of the kind, but those it wrote itself."""
         if change.origin != self.name:
             metadata = change.object.metadata
             self.queue.add(Key(metadata.namespace, metadata.name), background=change.background)
@@ -143,70 +166,75 @@ class Controller(Generic[Observed]):
             self.queue.add_rate_limited(key)
             return "requeue"
         except KubeError as error:
-            return self._unwell(key, logging.WARNING, str(error), stack=False)
+            return self._failed(key, logging.WARNING, str(error), stack=False)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             # Not we were cancelled but something we waited for: a failure like any other.
-            return self._unwell(key, logging.ERROR, "cancelled from inside", stack=True)
+            return self._failed(key, logging.ERROR, "cancelled from inside", stack=True)
         except Exception as error:
-            return self._unwell(key, logging.ERROR, f"{type(error).__name__}: {error}", stack=True)
+            return self._failed(key, logging.ERROR, f"{type(error).__name__}: {error}", stack=True)
 
     async def _reconcile(self, key: Key) -> Result:
-        # 1. Look. Nothing is awaited between here and the plan, so it is made from one moment's view.
-        observed = self.kind.observe(key)
-        if observed is None:
+        # 1. Look and decide. Nothing is awaited here, so the plan is made from one moment's view.
+        stored = self._store.get(*key)
+        if stored is None:
             return self._end(key)
+        decision = self._decide(stored, self._clock.now())
 
-        # 2. Decide.
-        plan = self.kind.plan(observed, self._clock.now())
-
-        # 3. Write what belongs to the object. If that fails for a while, look again later; what is refused for good
+        # 2. Write what belongs to the object. If that fails for a while, look again later; what is refused for good
         #    becomes a status in the API server's own words.
-        outcome = await self._executor.run(plan.writes)
-        if outcome.refused:
+        outcome = await self._executor.run(key.namespace, decision.writes)
+        if outcome.refused and decision.observed is not None:
             for refused in outcome.refused:
                 metrics.REFUSED_WRITES.labels(self.name, refused.error.reason).inc()
-            answer = self.kind.on_error(observed, outcome.refused, self._clock.now())
-            plan = dataclasses.replace(answer, writes=())
+            answer = self.domain.refused(decision.observed, outcome.refused, self._clock.now())
+            decision = _decision(decision.observed, answer)
         elif outcome.passing is not None:
             raise outcome.passing
 
-        # 4. Write the status, now or with what else changes soon.
-        subject = self.kind.subject(observed)
-        settled = await self._write_status(subject, plan)
+        # 3. Write the status, now or with what else changes soon.
+        subject = stored.subject
+        settled = await self._write_status(subject, decision)
 
-        # 5. Tell people, now that the status they will look at is there.
+        # 4. Tell people, now that the status they will look at is there.
         if settled and self._recorder is not None:
-            regarding = Regarding(self.kind.resource, subject.key, subject.uid)
-            for event in plan.events:
+            regarding = Regarding(self.domain.resource, subject.key, subject.uid)
+            for event in decision.events:
                 self._recorder.record(
                     regarding, type_=event.type, reason=event.reason, message=event.message, action=event.action
                 )
 
-        # 6. Come back when the plan says so.
+        # 5. Come back when the plan says so.
         if outcome.refused:
             self.queue.add_rate_limited(key, at_least=REFUSED_SECONDS)
-            if plan.requeue_after is not None:
-                self.queue.add_after(key, plan.requeue_after)
+            if decision.requeue_after is not None:
+                self.queue.add_after(key, decision.requeue_after)
             return "error"
         self.queue.forget(key)
-        if plan.requeue_after is None:
+        if decision.requeue_after is None:
             return "success"
-        self.queue.add_after(key, plan.requeue_after)
-        return "requeue_after" if plan.requeue_after > 0 else "requeue"
+        self.queue.add_after(key, decision.requeue_after)
+        return "requeue_after" if decision.requeue_after > 0 else "requeue"
 
-    async def _write_status(self, subject: Subject, plan: Plan) -> bool:
+    def _decide(self, stored: Stored[M], now: datetime) -> _Decision[Observed]:
+        if stored.model is None:
+            return _Decision(None, status=invalid_status(stored, now))
+        observed = self.domain.gather(stored.model, self._cluster)
+        plan = self.domain.plan(observed, now)
+        return _Decision(observed) if plan is None else _decision(observed, plan)
+
+    async def _write_status(self, subject: Subject, decision: _Decision[Observed]) -> bool:
         """Write the status if it differs and its time has come; returns whether the object's status is the plan's."""
-        key, status = subject.key, plan.status
+        key, status = subject.key, decision.status
         if status is None or status == subject.status:
             self._differs_since.pop(key, None)
             return True
         now = self._clock.monotonic()
         since = self._differs_since.setdefault(key, now)
         # An Event is as good as a fact: what it speaks about must be readable when it arrives.
-        if not (plan.urgent or plan.events) and (left := since + self._delay() - now) > EARLY_SECONDS:
+        if not (decision.urgent or decision.events) and (left := since + self._delay() - now) > EARLY_SECONDS:
             self._delayed.inc()
             self.queue.add_after(key, left)
             return False
@@ -215,8 +243,9 @@ class Controller(Generic[Observed]):
             """More has happened while the write waited for its turn: the key is queued, and one write tells it all."""
             return self.queue.added_again(key) and self._clock.monotonic() < since + SLOW_STATUS_DELAY
 
-        resource = self.kind.resource
-        written = await self._executor.write_status(resource, subject, status, origin=self.name, outdated=outdated)
+        written = await self._executor.write_status(
+            self.domain.resource, subject, status, origin=self.name, outdated=outdated
+        )
         if written:
             self._differs_since.pop(key, None)
         return written
@@ -231,12 +260,16 @@ class Controller(Generic[Observed]):
         self._differs_since.pop(key, None)
         return "success"
 
-    def _unwell(self, key: Key, level: int, words: str, *, stack: bool) -> Result:
+    def _failed(self, key: Key, level: int, message: str, *, stack: bool) -> Result:
         """Try again later, and say why, but not each of a thousand times."""
         delay = self.queue.add_rate_limited(key)
         self._errors.inc()
         failures = self.queue.failures(key)
         if failures & (failures - 1) == 0:
             text = "%s %s: %s; failed %d times so far, tried again in %.1f s"
-            logger.log(level, text, self.name, key, words, failures, delay, exc_info=stack)
+            logger.log(level, text, self.name, key, message, failures, delay, exc_info=stack)
         return "error"
+
+
+def _decision(observed: Observed, plan: Plan[Any]) -> _Decision[Observed]:
+    return _Decision(observed, plan.writes, plan.status.dump(), plan.urgent, plan.requeue_after, plan.events)

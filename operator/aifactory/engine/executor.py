@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import msgspec
 
+from aifactory.api.names import FIELD_MANAGER
 from aifactory.engine.gate import Gate
-from aifactory.engine.plan import Apply, Create, Delete, JsonPatch, MergePatch, Subject, Write, WriteError
+from aifactory.engine.plan import Apply, Create, Delete, Patch, Subject, Write, WriteError
 from aifactory.kube.api import Api
 from aifactory.kube.clock import Clock, SystemClock
 from aifactory.kube.errors import AlreadyExists, ApiError, Conflict, KubeError, NotFound
@@ -57,7 +58,7 @@ class Executor:
 
     Args:
         api: the API server.
-        stores: where answers go, by resource; answers of other resources are dropped.
+        stores: where answers go, by resource. Plans name kinds; these are the kinds that they may name.
         max_in_flight: bound over everything this executor does.
         clock: the time.
     """
@@ -72,6 +73,7 @@ class Executor:
     ) -> None:
         self._api = api
         self._stores = stores
+        self._resources = {resource.kind: resource for resource in stores}
         self._gate = Gate(max_in_flight, clock or SystemClock())
 
     @property
@@ -79,14 +81,14 @@ class Executor:
         """What a write takes at the moment."""
         return self._gate.seconds
 
-    async def run(self, writes: Sequence[Write]) -> Outcome:
-        """Carry out all writes, also when some fail."""
+    async def run(self, namespace: str, writes: Sequence[Write]) -> Outcome:
+        """Carry out all writes in a namespace, also when some fail."""
         if not writes:
             return _NOTHING_WRONG
         if len(writes) == 1:
-            failures = [await self._one(writes[0])]
+            failures = [await self._one(namespace, writes[0])]
         else:
-            failures = await self._many(writes)
+            failures = await self._many(namespace, writes)
         refused = tuple(failure for failure in failures if isinstance(failure, WriteError))
         passing = next((failure for failure in failures if isinstance(failure, KubeError)), None)
         return Outcome(refused, passing)
@@ -125,7 +127,7 @@ class Executor:
 
     # --- Inside ---
 
-    async def _many(self, writes: Sequence[Write]) -> list[WriteError | KubeError | None]:
+    async def _many(self, namespace: str, writes: Sequence[Write]) -> list[WriteError | KubeError | None]:
         """A few tasks take the writes one after another: a thousand writes need no thousand tasks."""
         failures: list[WriteError | KubeError | None] = [None] * len(writes)
         remaining = iter(enumerate(writes))
@@ -133,107 +135,89 @@ class Executor:
         async def work() -> None:
             for number, write in remaining:
                 # In the order of the plan, not of the answers: the first one's words go into a status.
-                failures[number] = await self._one(write)
+                failures[number] = await self._one(namespace, write)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(len(writes), MAX_PER_PLAN)):
                 group.create_task(work())
         return failures
 
-    async def _one(self, write: Write) -> WriteError | KubeError | None:
+    async def _one(self, namespace: str, write: Write) -> WriteError | KubeError | None:
         try:
             async with self._gate.slot():
-                await self._do(write)
+                await self._do(namespace, write)
         except KubeError as error:
             if error.retryable or isinstance(error, Conflict) or not isinstance(error, ApiError):
                 return error
             return WriteError(write, error)
         return None
 
-    async def _do(self, write: Write) -> None:
+    async def _do(self, namespace: str, write: Write) -> None:
+        resource = self._resources[write.kind]
         match write:
             case Create():
-                await self._create(write)
+                await self._create(resource, namespace, write)
             case Apply():
-                raw = await self._api.apply(write.resource, write.body, field_manager=write.field_manager)
-                self._take(write.resource, raw)
+                await self._apply(resource, write)
             case Delete():
-                await self._delete(write)
-            case MergePatch():
-                await self._patch(write, "merge")
-            case JsonPatch():
-                await self._patch(write, "json")
+                await self._delete(resource, Key(namespace, write.name), write.uid)
+            case Patch():
+                await self._patch(resource, namespace, write)
 
-    async def _create(self, write: Create) -> None:
+    async def _create(self, resource: Resource, namespace: str, write: Create) -> None:
         """Create, or accept what exists if it is ours. A stale view costs two calls here, never a second object."""
         try:
-            raw = await self._api.create(write.resource, write.body)
+            raw = await self._api.create(resource, write.body)
         except AlreadyExists as taken:
-            raw = await self._existing(write, taken)
-            self._take(write.resource, raw)
+            raw = await self._existing(resource, namespace, write, taken)
+            self._take(resource, raw)
             metadata = _decode_identity(raw).metadata
-            store = self._stores.get(write.resource)
-            if store is not None and store.get(metadata.namespace, metadata.name) is None:
+            if self._stores[resource].get(metadata.namespace, metadata.name) is None:
                 # Deleted since, or our watch does not show it: nothing would wake the key.
-                name = f"{write.resource.kind} {metadata.key}"
+                name = f"{write.kind} {metadata.key}"
                 logger.warning("%s exists, but the watch does not show it; were its labels changed?", name)
                 raise Conflict(409, "Conflict", f"{name} exists, but the watch does not show it") from taken
         else:
-            self._take(write.resource, raw)
+            self._take(resource, raw)
 
-    async def _existing(self, write: Create, taken: AlreadyExists) -> bytes:
+    async def _existing(self, resource: Resource, namespace: str, write: Create, taken: AlreadyExists) -> bytes:
         """The object that has the name, if it is ours; else raises `taken`."""
-        metadata = write.body["metadata"]
         try:
-            raw = await self._api.get(write.resource, metadata.get("namespace", ""), metadata["name"])
+            raw = await self._api.get(resource, namespace, write.name)
         except NotFound:
-            raise Conflict(409, "Conflict", f"{metadata['name']} was there and is gone: look again") from taken
+            raise Conflict(409, "Conflict", f"{write.name} was there and is gone: look again") from taken
         if write.shared or _controller(write.body) == _controller_of(raw) is not None:
             return raw
         raise taken
 
-    async def _delete(self, write: Delete) -> None:
-        key = Key(write.namespace, write.name)
-        store = self._stores.get(write.resource)
-        known = store.get(*key) if store is not None else None
+    async def _apply(self, resource: Resource, write: Apply) -> None:
+        # The server compares the UID: an object made anew under the name is a conflict, and so is none at all.
+        body = {**write.body, "metadata": {**write.body["metadata"], "uid": write.uid}}
+        self._take(resource, await self._api.apply(resource, body, field_manager=FIELD_MANAGER))
+
+    async def _delete(self, resource: Resource, key: Key, uid: str) -> None:
+        store = self._stores[resource]
+        known = store.get(*key)
         try:
-            raw = await self._api.delete(
-                write.resource,
-                write.namespace,
-                write.name,
-                uid=write.uid,
-                grace_seconds=write.grace_seconds,
-                propagation=write.propagation,
-            )
-            if _decode_head(raw).kind == write.resource.kind:
-                self._take(write.resource, raw)
+            raw = await self._api.delete(resource, key.namespace, key.name, uid=uid)
+            if _decode_head(raw).kind == resource.kind:
+                self._take(resource, raw)
                 return
         except NotFound:
             pass
         # It is gone; whoever asked has seen `known`, and nothing up to its version can come back.
-        if store is not None and known is not None:
-            store.delete(key, write.uid, known.metadata.resource_version)
+        if known is not None:
+            store.delete(key, uid, known.metadata.resource_version)
 
-    async def _patch(self, write: MergePatch | JsonPatch, type_: Any) -> None:
+    async def _patch(self, resource: Resource, namespace: str, write: Patch) -> None:
         try:
-            raw = await self._api.patch(
-                write.resource,
-                write.namespace,
-                write.name,
-                write.patch,
-                type=type_,
-                resource_version=write.resource_version,
-            )
+            self._take(resource, await self._api.patch(resource, namespace, write.name, write.body))
         except NotFound:
             return
-        self._take(write.resource, raw)
 
     def _take(self, resource: Resource, raw: bytes, *, origin: str = "") -> None:
-        store = self._stores.get(resource)
-        if store is None:
-            return
         try:
-            store.put_response(raw, origin=origin)
+            self._stores[resource].put_response(raw, origin=origin)
         except Exception:
             # The write was done; the watch will bring the object, or report that it can not be understood.
             logger.exception("the answer to a write of %s could not be read", resource)

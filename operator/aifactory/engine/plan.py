@@ -1,8 +1,9 @@
-"""What a planner asks for: writes, at most one status, Events, and when to look again. Values only.
+"""What a planner asks for: writes, at most one status, Events, and when to look again. Values only, the same for all.
 
-The engine's promises about a plan:
-1. Writes run at the same time, in no order, bounded across the controller.
-2. If one of them is refused for good (invalid, forbidden, the name belongs to somebody else), the kind's `on_error`
+Objects are named by their kind; the executor knows where each kind is served. Everything lies in the namespace of the
+reconciled object. The engine's promises about a plan:
+1. Writes run at the same time, in no order, bounded across the process.
+2. If one of them is refused for good (invalid, forbidden, the name belongs to somebody else), the domain's `refused`
    answers with another plan whose status is written instead; its writes are not carried out, and the key is tried again
    with growing delays, or when that plan is due. If one fails for a passing reason, the key is tried again and nothing
    else is done.
@@ -16,76 +17,83 @@ The engine's promises about a plan:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
-from aifactory.kube.api import Propagation
+from aifactory.api.base import Model
 from aifactory.kube.errors import ApiError
-from aifactory.kube.resources import Key, Resource
+from aifactory.kube.resources import Key
 
 EventType = Literal["Normal", "Warning"]
+StatusModel = TypeVar("StatusModel", bound=Model)
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
     """Create an object. One that exists already is fine if it has the same controller as `body`."""
 
-    resource: Resource
     body: Mapping[str, Any]
     shared: bool = False
     """An object that exists already is fine whoever made it (a claim that several objects use)."""
 
+    @property
+    def kind(self) -> str:
+        """As in the body."""
+        return str(self.body["kind"])
+
+    @property
+    def name(self) -> str:
+        """As in the body."""
+        return str(self.body["metadata"]["name"])
+
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Server-side apply, forced: the fields in `body` are ours."""
+    """Server-side apply: the fields in `body` are ours, whoever has changed them; of exactly the incarnation seen."""
 
-    resource: Resource
     body: Mapping[str, Any]
-    field_manager: str = "aifactory-operator"
+    uid: str
+
+    @property
+    def kind(self) -> str:
+        """As in the body."""
+        return str(self.body["kind"])
+
+    @property
+    def name(self) -> str:
+        """As in the body."""
+        return str(self.body["metadata"]["name"])
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """Merge `body` (RFC 7396) into an object of ours. One that is gone is fine."""
+
+    kind: str
+    name: str
+    body: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
     """Delete exactly the incarnation that was seen. One that is gone already is fine."""
 
-    resource: Resource
-    namespace: str
+    kind: str
     name: str
     uid: str
-    grace_seconds: int | None = None
-    propagation: Propagation = "Background"
 
 
-@dataclass(frozen=True, slots=True)
-class MergePatch:
-    """Merge `patch` into an object; with `resource_version` only if it has not changed since. Gone is fine."""
-
-    resource: Resource
-    namespace: str
-    name: str
-    patch: Mapping[str, Any]
-    resource_version: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class JsonPatch:
-    """Apply a list of RFC 6902 operations; with `resource_version` only if it has not changed since. Gone is fine."""
-
-    resource: Resource
-    namespace: str
-    name: str
-    patch: Sequence[Mapping[str, Any]]
-    resource_version: str | None = None
-
-
-Write: TypeAlias = Create | Apply | Delete | MergePatch | JsonPatch
+Write: TypeAlias = Create | Apply | Patch | Delete
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A Kubernetes Event about the reconciled object."""
+    """A Kubernetes Event about the reconciled object, for people who read `kubectl describe`.
+
+    Only for what the status does not show for good: a failure, a restart, a version that takes over or is taken back.
+    That something has ended well is in its conditions, and would cost a write for each object.
+    """
 
     type: EventType
     reason: str
@@ -95,12 +103,12 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Generic[StatusModel]):
     """What to do about one object now."""
 
+    status: StatusModel
+    """The whole status as it should stand; written only if it differs."""
     writes: tuple[Write, ...] = ()
-    status: Mapping[str, Any] | None = None
-    """The whole status as it should stand in JSON; None leaves it alone."""
     urgent: bool = False
     """The status is a fact that later steps build on, or an end: write it at once."""
     requeue_after: float | None = None
@@ -118,10 +126,7 @@ class WriteError:
     @property
     def target(self) -> str:
         """Kind and name, for a message: `Pod train-0-0`."""
-        write = self.write
-        if isinstance(write, (Create, Apply)):
-            return f"{write.resource.kind} {write.body.get('metadata', {}).get('name', '')}"
-        return f"{write.resource.kind} {write.name}"
+        return f"{self.write.kind} {self.write.name}"
 
     @property
     def message(self) -> str:

@@ -1,14 +1,13 @@
 """The API server's verbs over HTTP: `api.Api` on one shared aiohttp session.
 
-What always holds: every failure is a `KubeError`; a call is sent again only if the server can not have carried it out
-or if doing it twice changes nothing; a call ends after a bounded time. What it does not do: decode objects, cache,
-limit the rate (the API server's priority and fairness does that, and its 429 is obeyed).
+What always holds: every failure is a `KubeError`; a call is sent once and ends after a bounded time. What it does not
+do: send again (`retry.Retrying` does), decode objects, cache, limit the rate (the API server's priority and fairness
+does that, and its 429 is obeyed).
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import cache
@@ -23,7 +22,7 @@ from yarl import URL
 from aifactory.kube import metrics
 from aifactory.kube.api import PatchType, Propagation
 from aifactory.kube.auth import AuthError, SessionProvider
-from aifactory.kube.errors import KubeError, TooManyRequests, Unreachable, error_from_response
+from aifactory.kube.errors import KubeError, Unreachable, error_from_response
 from aifactory.kube.resources import Resource
 
 JSON: Final = {"Content-Type": "application/json"}
@@ -35,10 +34,6 @@ PATCH_HEADERS: Final = {
 STRICT: Final = "fieldValidation=Strict"
 METADATA_ONLY: Final = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
 
-MAX_ATTEMPTS: Final = 4
-MAX_RETRY_AFTER: Final = 30.0
-"""Longest wait between two attempts, whatever the server asks for: after it the caller's own backoff decides."""
-FIRST_DELAY: Final = 0.1
 WATCH_GRACE_SECONDS: Final = 30
 """The server ends a watch after up to its `timeoutSeconds`; a client that waits longer by this finds a dead server."""
 
@@ -61,16 +56,14 @@ class Client:
 
     Args:
         provider: gives the session; closed by its owner, not here.
-        timeout: seconds a single attempt may take, watches aside.
-        rng: source of jitter.
+        timeout: seconds a call may take, watches aside.
     """
 
-    def __init__(self, provider: SessionProvider, *, timeout: float = 30.0, rng: random.Random | None = None) -> None:
+    def __init__(self, provider: SessionProvider, *, timeout: float = 30.0) -> None:
         self._session = provider.session()
         self._server = provider.connection.server
         self._server_name = provider.connection.server_name
         self._timeout = aiohttp.ClientTimeout(total=timeout, connect=10.0)
-        self._rng = rng or random.Random()
 
     async def close(self) -> None:
         """Close the session; calls in flight fail."""
@@ -200,25 +193,9 @@ class Client:
         headers: Mapping[str, str] | None = None,
         verb: str = "",
     ) -> bytes:
-        """Send a request until there is an answer that waiting would not improve, at most MAX_ATTEMPTS times."""
         verb = verb or method
         data = None if body is None else msgspec.json.encode(body)
         url = self._url(path, query)
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return await self._once(method, verb, url, data, headers)
-            except KubeError as error:
-                if attempt >= MAX_ATTEMPTS or not _may_repeat(method, error):
-                    raise
-                delay = self._delay(attempt, error)
-            metrics.REQUEST_RETRIES.labels(verb).inc()
-            await asyncio.sleep(delay)
-
-    async def _once(
-        self, method: str, verb: str, url: URL, data: bytes | None, headers: Mapping[str, str] | None
-    ) -> bytes:
         loop = asyncio.get_running_loop()
         started = loop.time()
         code = "<error>"
@@ -226,11 +203,11 @@ class Client:
             async with self._session.request(
                 method, url, data=data, headers=headers, timeout=self._timeout, server_hostname=self._server_name
             ) as response:
-                body = await response.read()
+                answer = await response.read()
                 code = str(response.status)
                 if response.status >= 300:
-                    raise error_from_response(response.status, body, response.headers.get("Retry-After"))
-                return body
+                    raise error_from_response(response.status, answer, response.headers.get("Retry-After"))
+                return answer
         except _NO_ANSWER as error:
             sent = not isinstance(error, (aiohttp.ClientConnectorError, AuthError))
             raise Unreachable(f"{method} {url.path}: {_words(error)}", sent=sent) from error
@@ -238,27 +215,9 @@ class Client:
             _requests(verb, code).inc()
             _seconds(verb).observe(loop.time() - started)
 
-    def _delay(self, attempt: int, error: KubeError) -> float:
-        own = FIRST_DELAY * 2.0 ** (attempt - 1)
-        asked = min(error.retry_after or 0.0, MAX_RETRY_AFTER)
-        return max(own, asked) * (1.0 + 0.25 * self._rng.random())
-
     def _url(self, path: str, query: str) -> URL:
         # Encoded here and marked so: aiohttp's own quoting would cost as much as the rest of a request.
         return URL(f"{self._server}{path}?{query}" if query else f"{self._server}{path}", encoded=True)
-
-
-def _may_repeat(method: str, error: KubeError) -> bool:
-    """Whether sending the same request again is safe and may help.
-
-    A create is not repeated when the first may have been carried out: its second answer would be AlreadyExists, which
-    the caller could not tell from a stranger's object.
-    """
-    if not error.retryable:
-        return False
-    if isinstance(error, TooManyRequests) or (isinstance(error, Unreachable) and not error.sent):
-        return True
-    return method != "POST"
 
 
 def _conditional(body: Any, resource_version: str) -> Any:

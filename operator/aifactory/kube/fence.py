@@ -2,8 +2,9 @@
 
 Losing a lease is noticed by a timer, and a process that was stopped for a while (a paused machine, a debugger) may get
 to its writes before it gets to its timers. So whether this replica still leads is asked again at the moment of each
-write. It is the holder's own clock that answers, and it gives up before anybody else may start. What was sent before
-that moment can not be called back; resource versions, UIDs and fixed names keep it harmless.
+write, and of each further try of it: the fence stands behind `retry.Retrying`. It is the holder's own clock that
+answers, and it gives up before anybody else may start. What was sent before that moment can not be called back;
+resource versions, UIDs and fixed names keep it harmless.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -79,7 +78,7 @@ class LeaderElection:
     """Takes part in an election.
 
     Use: `await election.acquire()`, then run `await election.hold()` beside the work, which returns when leadership is
-    lost; `await election.release()` at the end. Or `run`, which does the three.
+    lost; `await election.release()` at the end.
     """
 
     def __init__(
@@ -93,6 +92,9 @@ class LeaderElection:
         self._seen_at = float("-inf")
         self._leading = False
         self._renewed_at = float("-inf")
+        self._free_version = ""
+        """The lease's version when `look` found that nobody could be leading; empty if somebody could."""
+        self._undisturbed = False
         self._gauge = metrics.LEADER.labels(config.name)
         self._gauge.set(0)
 
@@ -102,22 +104,30 @@ class LeaderElection:
         return self._leading and self._clock.monotonic() < self._renewed_at + self.config.renew_deadline
 
     @property
+    def undisturbed(self) -> bool:
+        """Nobody has led between the `look` before and our taking the lease: a view that was read since is a leader's.
+
+        Every leader changes the lease when it takes it, gives it up or renews it, so one that was free and still is in
+        the same version when we take it (which the server checks) was nobody's in between.
+        """
+        return self._undisturbed
+
+    @property
     def leader_address(self) -> str:
         """Address of the leader as last seen, ours included; "" when there is none or it is unknown."""
         if self._seen is None or not self._seen.spec.holder_identity:
             return ""
         return self._seen.metadata.annotations.get(ADDRESS_ANNOTATION, "")
 
-    async def run(self, on_started: Callable[[], None], on_stopped: Callable[[], None]) -> None:
-        """Wait for leadership, hold it, and return when it is lost or this is cancelled; gives the lease up then."""
-        try:
-            await self.acquire()
-            on_started()
-            await self.hold()
-        finally:
-            if self._leading:
-                await asyncio.shield(self.release())
-            on_stopped()
+    async def look(self) -> None:
+        """Note whether the lease is free. Call it before the first view is read; see `undisturbed`.
+
+        A lease that its holder has let run out may be ours to take, but who held it may act a little longer: not free.
+        """
+        await self._look()
+        found = self._seen
+        if found is not None and found.spec.holder_identity in ("", None, self.config.identity):
+            self._free_version = found.metadata.resource_version
 
     async def acquire(self) -> None:
         """Wait until this replica leads."""
@@ -179,7 +189,10 @@ class LeaderElection:
                 self._observe(found)
                 if not self._may_take(found):
                     return False
-                return await self._write(found, started)
+                version = found.metadata.resource_version
+                taken = await self._write(found, started)
+                self._undisturbed = bool(version) and version == self._free_version
+                return taken
         except (Conflict, AlreadyExists):
             # Somebody else wrote: look again before the next attempt, else we would retry on an old version for ever.
             await self._look()
@@ -204,6 +217,8 @@ class LeaderElection:
         try:
             async with asyncio.timeout(self.config.retry):
                 self._observe(_decode(await self._api.get(LEASES, self.config.namespace, self.config.name)))
+        except NotFound:
+            pass  # nobody has led yet
         except (KubeError, TimeoutError) as error:
             logger.warning("lease: could not be read: %s", error)
 

@@ -1,11 +1,12 @@
 """The fields of Kubernetes objects that this operator reads, and no others.
 
 Each struct is a window onto an object: what it does not name is skipped while decoding, which makes a watch event cost
-microseconds and a cached pod two and a half kilobytes. Nothing here is ever sent to the API server (that is what plain
-dictionaries are for), so a field that is missing here can not be lost there.
+microseconds and a cached pod one kilobyte. Nothing here is ever sent to the API server (that is what plain dictionaries
+are for), so a field that is missing here can not be lost there.
 
 All structs are frozen. `gc=False` is safe because nothing in them can form a cycle; it keeps ten thousand pods out of
-the garbage collector's sight. Times are aware `datetime`s in UTC.
+the garbage collector's sight. What many objects say in the same words (labels, owners, conditions, images) is kept
+once, see `sharing`. Times are aware `datetime`s in UTC.
 Shapes: https://kubernetes.io/docs/reference/kubernetes-api/
 """
 
@@ -14,12 +15,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
+from zlib import crc32
 
 import msgspec
 
+from aifactory.api.names import FIELD_MANAGER
 from aifactory.kube.resources import Key
+from aifactory.kube.sharing import shared, shared_labels, shared_text
 
 T = TypeVar("T")
+
+_set = msgspec.structs.force_setattr
 
 
 class Struct(msgspec.Struct, frozen=True, gc=False, rename="camel", kw_only=True):
@@ -46,6 +52,13 @@ class Metadata(Struct, frozen=True, gc=False):
     owner_references: tuple[OwnerReference, ...] = ()
     deletion_timestamp: datetime | None = None
 
+    def __post_init__(self) -> None:
+        _set(self, "namespace", shared_text(self.namespace))
+        if self.labels:
+            _set(self, "labels", shared_labels(self.labels))
+        if self.owner_references:
+            _set(self, "owner_references", shared(self.owner_references))
+
     @property
     def key(self) -> Key:
         return Key(self.namespace, self.name)
@@ -63,6 +76,42 @@ class AnnotatedMetadata(Metadata, frozen=True, gc=False):
     """`metadata` of kinds whose annotations are read."""
 
     annotations: dict[str, str] = {}
+
+
+class ManagedFields(Struct, frozen=True, gc=False):
+    """Who has set which fields, as server-side apply keeps it."""
+
+    manager: str = ""
+    subresource: str = ""
+    time: str = ""
+    fields_v1: msgspec.Raw = msgspec.field(default=msgspec.Raw(b""), name="fieldsV1")
+
+    @property
+    def meddles(self) -> bool:
+        """Somebody else has set something in the object's spec or data; `kubectl scale` counts, a status does not."""
+        if self.manager == FIELD_MANAGER or self.subresource not in ("", "scale"):
+            return False
+        fields = bytes(self.fields_v1)
+        return b'"f:spec"' in fields or b'"f:data"' in fields
+
+
+class AppliedMetadata(AnnotatedMetadata, frozen=True, gc=False):
+    """`metadata` of children that are kept as we want them; see `engine.apply`."""
+
+    managed_fields: tuple[ManagedFields, ...] = ()
+    edits: str = ""
+    """Stands for what others have set in spec or data; computed from `managed_fields`, which are not kept."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.managed_fields:
+            return
+        digest = 0
+        for entry in self.managed_fields:
+            if entry.meddles:
+                digest = crc32(b"%s %s %s" % (entry.manager.encode(), entry.time.encode(), entry.fields_v1), digest)
+        _set(self, "managed_fields", ())
+        _set(self, "edits", f"{digest:08x}" if digest else "")
 
 
 class HasIdentity(Protocol):
@@ -136,6 +185,9 @@ class ContainerStatus(Struct, frozen=True, gc=False):
 class PodSpec(Struct, frozen=True, gc=False):
     node_name: str = ""
 
+    def __post_init__(self) -> None:
+        _set(self, "node_name", shared_text(self.node_name))
+
 
 READY, SCHEDULED, DISRUPTED = "Ready", "PodScheduled", "DisruptionTarget"
 POD_CONDITIONS = frozenset({READY, SCHEDULED, DISRUPTED})
@@ -153,8 +205,25 @@ class PodStatus(Struct, frozen=True, gc=False):
     init_container_statuses: tuple[ContainerStatus, ...] = ()
 
     def __post_init__(self) -> None:
-        kept = tuple(entry for entry in self.conditions if entry.type in POD_CONDITIONS)
-        msgspec.structs.force_setattr(self, "conditions", kept)
+        _set(self, "phase", shared_text(self.phase))
+        if self.conditions:
+            kept = tuple(entry for entry in self.conditions if entry.type in POD_CONDITIONS)
+            _set(self, "conditions", shared(kept, _talkative(kept)))
+        if self.container_statuses:
+            _set(self, "container_statuses", shared(self.container_statuses, _ended(self.container_statuses)))
+        if self.init_container_statuses:
+            ended = _ended(self.init_container_statuses)
+            _set(self, "init_container_statuses", shared(self.init_container_statuses, ended))
+
+
+def _talkative(conditions: tuple[Condition, ...]) -> bool:
+    """Somebody's words are in it, which are seldom the same twice."""
+    return any(entry.message for entry in conditions)
+
+
+def _ended(containers: tuple[ContainerStatus, ...]) -> bool:
+    """A container has ended or waits: when and why is its own."""
+    return any(entry.state.running is None for entry in containers)
 
 
 class Pod(Struct, frozen=True, gc=False):
@@ -164,13 +233,13 @@ class Pod(Struct, frozen=True, gc=False):
 
 
 class Service(Struct, frozen=True, gc=False):
-    metadata: Metadata
+    metadata: AppliedMetadata
 
 
 class ConfigMap(Struct, frozen=True, gc=False):
     """Without its data: it is written, never read."""
 
-    metadata: Metadata
+    metadata: AppliedMetadata
 
 
 class Claim(Struct, frozen=True, gc=False):
@@ -189,9 +258,15 @@ class DeploymentStatus(Struct, frozen=True, gc=False):
 
 
 class Deployment(Struct, frozen=True, gc=False):
-    metadata: Metadata
+    metadata: AppliedMetadata
     spec: DeploymentSpec = DeploymentSpec()
     status: DeploymentStatus = DeploymentStatus()
+
+
+class ReplicaSet(Struct, frozen=True, gc=False):
+    """What stands between a Deployment and its pods."""
+
+    metadata: Metadata
 
 
 class Gang(Struct, frozen=True, gc=False):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from aifactory.kube.objects import DISRUPTED, READY, SCHEDULED, ContainerStatus, Pod, Terminated, condition
 
 _NORMAL_WAITING = frozenset({"", "ContainerCreating", "PodInitializing"})
+DISRUPTIONS = frozenset({"Evicted", "Preempting", "NodeShutdown", "Terminated", "NodeAffinity", "NodeLost"})
+"""`pod.status.reason` values with which a kubelet or a controller ends a pod from outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,9 @@ class Trouble:
 
     reason: str = ""
     message: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.reason)
 
 
 NO_TROUBLE = Trouble()
@@ -56,6 +61,14 @@ def waiting(pod: Pod) -> Trouble:
         if state is not None and state.reason not in _NORMAL_WAITING:
             return Trouble(state.reason, state.message)
     return NO_TROUBLE
+
+
+def is_starting(pod: Pod) -> bool:
+    """It has a node, no container of it has begun, and its status does not say why: only the kubelet's Events do."""
+    if pod.status.phase != "Pending" or not pod.spec.node_name or pod.metadata.deletion_timestamp is not None:
+        return False
+    statuses = (*pod.status.init_container_statuses, *pod.status.container_statuses)
+    return not any(status.state.running or status.state.terminated for status in statuses) and not waiting(pod)
 
 
 def unschedulable(pod: Pod) -> str:

@@ -20,10 +20,10 @@ import heapq
 import itertools
 import random
 from collections import OrderedDict, deque
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from aifactory.kube import metrics
+from aifactory.kube.backoff import RECONCILE, Backoff
 
 K = TypeVar("K")
 
@@ -36,20 +36,6 @@ class ShutDown(Exception):
     """The queue gives out no more keys."""
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Delays that double from `base` to `limit` seconds, each spread by up to `jitter` of itself."""
-
-    base: float = 0.005
-    limit: float = 300.0
-    jitter: float = 0.2
-
-    def delay(self, failures: int, rng: random.Random, *, at_least: float = 0.0) -> float:
-        """Seconds to wait after this many failures (1 for the first), starting at no less than `at_least`."""
-        delay = min(max(self.base, at_least) * 2.0 ** min(failures - 1, 64), self.limit)
-        return delay * (1.0 + self.jitter * rng.random())
-
-
 class WorkQueue(Generic[K]):
     """A queue of keys.
 
@@ -59,8 +45,8 @@ class WorkQueue(Generic[K]):
         rng: source of jitter; a seeded one makes a run repeatable.
     """
 
-    def __init__(self, name: str, *, backoff: Backoff | None = None, rng: random.Random | None = None) -> None:
-        self._backoff = backoff or Backoff()
+    def __init__(self, name: str, *, backoff: Backoff = RECONCILE, rng: random.Random | None = None) -> None:
+        self._backoff = backoff
         self._rng = rng or random.Random()
         self._fresh: OrderedDict[K, float] = OrderedDict()
         self._background: OrderedDict[K, float] = OrderedDict()
@@ -139,7 +125,7 @@ class WorkQueue(Generic[K]):
         return delay
 
     def forget(self, key: K) -> None:
-        """The key is well: its next failure is its first."""
+        """The key is settled: its next failure is its first."""
         self._failures.pop(key, None)
 
     def failures(self, key: K) -> int:

@@ -12,6 +12,10 @@ What always holds:
   echo of a write that arrives by the watch is no change any more, nor is what the stored view does not show. Wake-ups
   hang on this: a source that changes the store can not forget to wake somebody.
 
+A long list is taken in piece by piece: its objects with `put_listed`, then `advance` to its version, so that from then
+on a late answer to an older write can not bring back what the list did not contain, and then what is `missing` goes.
+Between the pieces the store holds newer views beside older ones, as it does between two events of a watch.
+
 A store does no I/O and knows nothing about who reads it. It must be used from one thread (the event loop's).
 """
 
@@ -19,7 +23,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -109,6 +113,11 @@ class Store(Generic[T]):
         """The key of every object."""
         return list(self._objects)
 
+    def groups(self, index: str) -> Iterator[tuple[Hashable, Collection[T]]]:
+        """Every value of an index with the objects found under it. The store must not change meanwhile."""
+        for value, found in self._indexes[index][1].items():
+            yield value, found.values()
+
     def subscribe(self, listener: Listener[T]) -> None:
         """Call `listener` after every change from now on. It must be quick and must not write to the store."""
         self._listeners.append(listener)
@@ -175,23 +184,33 @@ class Store(Generic[T]):
         """
         listed: set[str] = set()
         for obj in objects:
-            listed.add(obj.metadata.uid)
-            self.put(obj, background=background)
-        self.retain(listed, resource_version)
+            self.put_listed(obj, listed, background=background)
         self.advance(resource_version)
+        self.retain(listed, resource_version)
+
+    def put_listed(self, obj: T, listed: set[str], *, background: bool = False) -> None:
+        """Take in one object of a list and note its UID in `listed`, as the string that is kept anyway."""
+        self.put(obj, background=background)
+        metadata = obj.metadata
+        known = self._objects.get(Key(metadata.namespace, metadata.name))
+        same = known is not None and known.metadata.uid == metadata.uid
+        listed.add(known.metadata.uid if same and known is not None else metadata.uid)
 
     def retain(self, uids: Iterable[str], resource_version: str) -> int:
         """Drop what a list read at `resource_version` did not contain; returns how many objects that were."""
-        listed = uids if isinstance(uids, (set, frozenset)) else set(uids)
-        horizon = version_number(resource_version)
-        missing = [
-            (key, obj.metadata.uid)
-            for key, obj in self._objects.items()
-            if obj.metadata.uid not in listed and version_number(obj.metadata.resource_version) <= horizon
-        ]
+        missing = self.missing(uids if isinstance(uids, (set, frozenset)) else set(uids), resource_version)
         for key, uid in missing:
             self.delete(key, uid, resource_version)
         return len(missing)
+
+    def missing(self, uids: Set[str], resource_version: str) -> list[tuple[Key, str]]:
+        """Key and UID of what is known and was not in a list read at `resource_version`, newer objects aside."""
+        horizon = version_number(resource_version)
+        return [
+            (key, obj.metadata.uid)
+            for key, obj in self._objects.items()
+            if obj.metadata.uid not in uids and version_number(obj.metadata.resource_version) <= horizon
+        ]
 
     def advance(self, resource_version: str) -> None:
         """Everything up to this version has been taken in (an ordered watch or a list got this far)."""
@@ -242,16 +261,10 @@ class Store(Generic[T]):
 
 
 def by_controller(obj: Any) -> Iterable[Hashable]:
-    """Index: the UID of the owner that manages the object. For objects with `Metadata`."""
+    """Index: namespace of the object and UID of the owner that manages it. For objects with `Metadata`.
+
+    An owner and what it owns lie in one namespace: a reference across namespaces means nothing.
+    https://kubernetes.io/docs/concepts/overview/working-with-objects/owners-dependents/
+    """
     owner = obj.metadata.controller
-    return (owner.uid,) if owner is not None else ()
-
-
-def by_label(label: str) -> Index[Any]:
-    """Index: namespace and value of a label. For objects with `Metadata`."""
-
-    def values(obj: Any) -> Iterable[Hashable]:
-        value = obj.metadata.labels.get(label)
-        return ((obj.metadata.namespace, value),) if value is not None else ()
-
-    return values
+    return ((obj.metadata.namespace, owner.uid),) if owner is not None else ()

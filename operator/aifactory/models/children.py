@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from aifactory.api import names
 from aifactory.api.modelversion import ModelVersion
-from aifactory.kube.podspec import Json, owner_reference, restricted_pod
-from aifactory.models.state import Settings
+from aifactory.engine.podspec import Json, owner_reference
+from aifactory.engine.taskpods import TaskSettings, build
 
 
 def verifier_name(version: str, number: int) -> str:
@@ -13,14 +13,14 @@ def verifier_name(version: str, number: int) -> str:
     return f"{version}-verify-{number}"
 
 
-def verifier(version: ModelVersion, number: int, settings: Settings) -> Json:
+def verifier(version: ModelVersion, number: int, settings: TaskSettings) -> Json:
     """A pod that reads every byte of the artifact and writes digest and size to its termination log."""
     spec, meta = version.spec, version.metadata
     args = ["verify", "--uri", spec.source.uri, "--format", spec.format]
     if spec.digest is not None:
         args += ["--digest", spec.digest]
-    volumes: list[Json] = [{"name": "tmp", "emptyDir": {}}]
-    mounts: list[Json] = [{"name": "tmp", "mountPath": "/tmp"}]
+    volumes: list[Json] = []
+    mounts: list[Json] = []
     if spec.source.uri.startswith("pvc://"):
         claim = spec.source.uri.removeprefix("pvc://").partition("/")[0]
         volumes.append({"name": "artifact", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
@@ -30,19 +30,9 @@ def verifier(version: ModelVersion, number: int, settings: Settings) -> Json:
         args += ["--secret", secret]
         volumes.append({"name": "secret", "secret": {"secretName": secret}})
         mounts.append({"name": "secret", "mountPath": f"{names.SECRETS_MOUNT}/{secret}", "readOnly": True})
-    container: Json = {
-        "name": "verify",
-        "image": settings.agent_image,
-        "args": args,
-        "volumeMounts": mounts,
-        "securityContext": {"readOnlyRootFilesystem": True},
-        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
-    }
-    pod_spec: Json = {"restartPolicy": "Never", "containers": [container], "volumes": volumes}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
+    return build(
+        settings.task_pods.of(meta.namespace),
+        metadata={
             "name": verifier_name(meta.name, number),
             "namespace": meta.namespace,
             "labels": {
@@ -53,5 +43,6 @@ def verifier(version: ModelVersion, number: int, settings: Settings) -> Json:
             },
             "ownerReferences": [owner_reference(names.API_VERSION, "ModelVersion", meta.name, meta.uid)],
         },
-        "spec": restricted_pod(pod_spec, names.RUN_AS_UID),
-    }
+        container={"name": "verify", "image": settings.agent_image, "args": args, "volumeMounts": mounts},
+        volumes=volumes,
+    )

@@ -5,15 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aifactory.api.modelversion import ModelVersion, Use
-from aifactory.engine.pods import TaskPod
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the installation decides."""
-
-    agent_image: str
-    """Image with `aifactory-agent`: reads and checks artifacts."""
+from aifactory.engine.taskpods import TaskSettings
+from aifactory.engine.tasks import TaskPod
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +14,7 @@ class Observed:
     """Everything one decision is made from."""
 
     version: ModelVersion
-    settings: Settings
+    settings: TaskSettings
     verifiers: tuple[TaskPod, ...] = ()
     """Pods that check the artifact."""
     users: tuple[Use, ...] = ()

@@ -6,23 +6,21 @@ reads a clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 from aifactory.api.inferencepool import InferencePoolStatus
 from aifactory.api.reasons import Reason
-from aifactory.engine.decision import Decision, Notice, Patch, Removal
-from aifactory.serving import children, trouble
-from aifactory.serving.resolve import Waiting, resolve
-from aifactory.serving.rollout import share
-from aifactory.serving.state import Observed, RevisionView, VersionView
+from aifactory.engine import apply
+from aifactory.engine.plan import Delete, Event, Patch, Plan, Write
+from aifactory.serving import assignment, scaling, shape, traffic, trouble
+from aifactory.serving.assignment import Waiting
+from aifactory.serving.state import Observed, VersionView
 from aifactory.serving.status import StatusDraft
+from aifactory.serving.traffic import Course
 
-DEFAULT_REPLICAS = 1
 
-
-def plan_pool(observed: Observed, now: datetime) -> Decision[InferencePoolStatus] | None:
+def plan_pool(observed: Observed, now: datetime) -> Plan[InferencePoolStatus] | None:
     """What to do about one pool now; None when it is being deleted.
 
     Args:
@@ -32,101 +30,114 @@ def plan_pool(observed: Observed, now: datetime) -> Decision[InferencePoolStatus
     pool = observed.pool
     if pool.metadata.deletion_timestamp is not None:
         return None
-    wanted = DEFAULT_REPLICAS if pool.spec.replicas is None else pool.spec.replicas
+    wanted = scaling.wanted(pool.spec)
     draft = StatusDraft(observed, wanted, now)
-    stable = pool.status.stable.revision if pool.status.stable is not None else ""
-    target = resolve(pool.spec.models[0], observed.versions)
+    stable = traffic.stable_revision(pool.status)
+    target = assignment.resolve(pool.spec.models[0], observed.versions)
     if isinstance(target, Waiting):
         return _plan_waiting(observed, target, stable, wanted, draft)
 
-    revision = children.revision_of(pool, target, observed.settings)
+    revision, image = _wanted_revision(observed, target)
     draft.resolved(target)
-    if stable in ("", revision):
-        return _plan_steady(observed, target, revision, wanted, draft)
-    if pool.status.rollout is not None and pool.status.rollout.failed_revision == revision:
-        return _plan_held_back(observed, stable, revision, wanted, draft)
-    return _plan_rollout(observed, target, stable, revision, wanted, draft)
+    match traffic.course(pool.status, revision):
+        case Course.STEADY:
+            return _plan_steady(observed, target, revision, image, wanted, draft)
+        case Course.HELD_BACK:
+            return _plan_held_back(observed, stable, revision, wanted, draft)
+        case Course.ROLL_OUT:
+            return _plan_rollout(observed, target, stable, revision, image, wanted, draft)
+
+
+def _wanted_revision(observed: Observed, target: VersionView) -> tuple[str, str]:
+    """The revision to be served and its image of Triton.
+
+    A pool that only an upgrade of the installation would change stays as it is until it is its turn.
+    """
+    pool, stable = observed.pool, observed.pool.status.stable
+    image = shape.image_of(pool, observed.settings)
+    if stable is not None and shape.is_outdated(stable, image) and not observed.may_upgrade:
+        as_made = shape.revision_of(pool, target, stable.image, shape.shape_version(stable.revision))
+        if as_made == stable.revision:
+            return stable.revision, stable.image
+    return shape.revision_of(pool, target, image), image
 
 
 def _plan_waiting(
     observed: Observed, waiting: Waiting, stable: str, wanted: int, draft: StatusDraft
-) -> Decision[InferencePoolStatus]:
+) -> Plan[InferencePoolStatus]:
     """Nothing new can be served; what is served goes on."""
-    changes = _Changes(observed, stable)
-    changes.service()
-    changes.restore(wanted)
+    writes = _Writes(observed, stable)
+    writes.service()
+    writes.restore(wanted)
     draft.waiting(waiting, stable)
-    return changes.decision(draft.result())
+    return Plan(draft.result(), writes.all())
 
 
 def _plan_steady(
-    observed: Observed, target: VersionView, revision: str, wanted: int, draft: StatusDraft
-) -> Decision[InferencePoolStatus]:
+    observed: Observed, target: VersionView, revision: str, image: str, wanted: int, draft: StatusDraft
+) -> Plan[InferencePoolStatus]:
     """One revision, for now or for good."""
-    changes = _Changes(observed, revision)
-    changes.service()
-    changes.grow(target, revision, wanted)
-    complete = draft.steady(revision, target)
-    return changes.decision(draft.result(), urgent=complete or draft.stable_changed)
+    writes = _Writes(observed, revision)
+    writes.service()
+    writes.grow(target, revision, image, wanted)
+    complete = draft.steady(revision, image, target)
+    return Plan(draft.result(), writes.all(), urgent=complete or draft.stable_changed)
 
 
 def _plan_held_back(
     observed: Observed, stable: str, failed: str, wanted: int, draft: StatusDraft
-) -> Decision[InferencePoolStatus]:
+) -> Plan[InferencePoolStatus]:
     """The wanted revision has failed: the stable one keeps all traffic, and it is not tried again."""
-    changes = _Changes(observed, stable)
-    changes.service()
-    changes.restore(wanted)
+    writes = _Writes(observed, stable)
+    writes.service()
+    writes.restore(wanted)
     draft.held_back(stable, failed)
-    return changes.decision(draft.result())
+    return Plan(draft.result(), writes.all())
 
 
 def _plan_rollout(
-    observed: Observed, target: VersionView, stable: str, revision: str, wanted: int, draft: StatusDraft
-) -> Decision[InferencePoolStatus]:
+    observed: Observed, target: VersionView, stable: str, revision: str, image: str, wanted: int, draft: StatusDraft
+) -> Plan[InferencePoolStatus]:
     """The candidate comes up beside the stable revision and takes over pod by pod."""
-    if words := trouble.load_error(observed.pods, revision):
-        draft.failed(stable, revision, target, words)
-        notice = Notice("Warning", str(Reason.MODEL_LOAD_FAILED), f"{target.name} is taken back: {words}")
-        return Decision(draft.result(), urgent=True, again_after=0, notices=(notice,))
-    candidate = _revision(observed.revisions, revision)
+    if error := trouble.load_error(observed.pods, revision):
+        draft.failed(stable, revision, target, error)
+        event = Event("Warning", str(Reason.MODEL_LOAD_FAILED), f"{target.name} is taken back: {error}")
+        return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
+    candidate = observed.find(revision)
     carries_all = (candidate.ready if candidate is not None else 0) >= wanted
     # The status that says who is stable comes after the writes; if it is lost, the same is decided again.
-    changes = _Changes(observed, revision if carries_all else stable)
-    changes.service()
-    changes.grow(target, revision, wanted)
+    writes = _Writes(observed, revision if carries_all else stable)
+    writes.service()
+    writes.grow(target, revision, image, wanted)
     if carries_all:
-        draft.promoted(revision, target)
-        notice = Notice("Normal", str(Reason.ROLLED_OUT), f"{target.name} takes all traffic")
-        return changes.decision(draft.result(), urgent=True, again_after=0, notices=(notice,))
-    draft.rolling(stable, revision, target)
-    return changes.decision(draft.result())
+        draft.promoted(revision, image, target)
+        event = Event("Normal", str(Reason.ROLLED_OUT), f"{target.name} takes all traffic")
+        return Plan(draft.result(), writes.all(), urgent=True, requeue_after=0, events=(event,))
+    draft.rolling(stable, revision, image, target)
+    return Plan(draft.result(), writes.all())
 
 
-def _revision(revisions: Iterable[RevisionView], revision: str) -> RevisionView | None:
-    return next((view for view in revisions if view.revision == revision), None)
-
-
-class _Changes:
-    """Collects what has to be created, resized and removed, around the revision that takes the traffic."""
+class _Writes:
+    """Collects what has to be made, put right, resized and removed, around the revision that takes the traffic."""
 
     def __init__(self, observed: Observed, stable: str) -> None:
         self._observed = observed
         self._stable = stable
-        self._creates: list[Mapping[str, Any]] = []
-        self._patches: list[Patch] = []
-        self._removals: list[Removal] = []
+        self._writes: list[Write] = []
+
+    def all(self) -> tuple[Write, ...]:
+        """All of it."""
+        return tuple(self._writes)
 
     def service(self) -> None:
-        """The Service exists."""
-        if not self._observed.service_exists:
-            self._creates.append(children.service(self._observed.pool))
+        """The Service exists as it should."""
+        self._writes += apply.ensure(traffic.service(self._observed.pool), self._observed.service)
 
-    def grow(self, version: VersionView, revision: str, wanted: int) -> None:
+    def grow(self, version: VersionView, revision: str, image: str, wanted: int) -> None:
         """The revision exists and gets all pods, one by one where others hold the traffic."""
         sizes = self._share(revision, wanted)
-        self._ensure(version, revision, sizes[revision])
-        self._sizes(sizes, kept={revision, self._stable})
+        self._ensure(version, revision, image, sizes[revision])
+        self._resize(sizes, kept={revision, self._stable})
 
     def restore(self, wanted: int) -> None:
         """The stable revision gets all pods back, and is made again if somebody removed it.
@@ -134,29 +145,26 @@ class _Changes:
         Before there was one, what has become ready goes on serving, and nothing is started.
         """
         if not self._stable:
-            sizes = self._share("", wanted)
-            self._sizes(sizes, kept=set())
+            self._resize(self._share("", wanted), kept=set())
             return
         sizes = self._share(self._stable, wanted)
-        if (
-            _revision(self._observed.revisions, self._stable) is None
-            and (version := self._stable_version()) is not None
-        ):
-            self._ensure(version, self._stable, sizes[self._stable])
-        self._sizes(sizes, kept={self._stable})
+        if (found := self._stable_version()) is not None:
+            self._ensure(*found, sizes[self._stable])
+        self._resize(sizes, kept={self._stable})
 
     def _share(self, growing: str, wanted: int) -> dict[str, int]:
         ready = {view.revision: view.ready for view in self._observed.revisions if not view.terminating}
-        return share(wanted, ready, growing, self._stable)
+        return scaling.share(wanted, ready, growing, self._stable)
 
-    def _ensure(self, version: VersionView, revision: str, replicas: int) -> None:
-        pool = self._observed.pool
-        if all(view.revision != revision for view in self._observed.configs):
-            self._creates.append(children.config(pool, version, revision))
-        if _revision(self._observed.revisions, revision) is None:
-            self._creates.append(children.deployment(pool, version, self._observed.settings, revision, replicas))
+    def _ensure(self, version: VersionView, revision: str, image: str, replicas: int) -> None:
+        pool, settings = self._observed.pool, self._observed.settings
+        config = next((view.child for view in self._observed.configs if view.revision == revision), None)
+        self._writes += apply.ensure(assignment.config(pool, version, revision), config)
+        found = self._observed.find(revision)
+        body = shape.deployment(pool, version, settings, revision, image, replicas)
+        self._writes += [apply.create(body)] if found is None else apply.repair(body, found.child)
 
-    def _sizes(self, sizes: Mapping[str, int], kept: set[str]) -> None:
+    def _resize(self, sizes: Mapping[str, int], kept: set[str]) -> None:
         """Each revision gets its number; one with none that is not kept goes, its pods drain on their way out."""
         for view in self._observed.revisions:
             if view.terminating:
@@ -164,37 +172,20 @@ class _Changes:
             size = sizes[view.revision]
             if size or view.revision in kept:
                 if view.wanted != size:
-                    self._patches.append(Patch("Deployment", view.name, {"spec": {"replicas": size}}))
+                    self._writes.append(Patch("Deployment", view.child.name, {"spec": {"replicas": size}}))
             else:
-                self._removals.append(Removal("Deployment", view.name, view.uid))
+                self._writes.append(Delete("Deployment", view.child.name, view.child.uid))
         for config in self._observed.configs:
             if config.revision not in kept and not sizes.get(config.revision):
-                self._removals.append(Removal("ConfigMap", config.name, config.uid))
+                self._writes.append(Delete("ConfigMap", config.child.name, config.child.uid))
 
-    def _stable_version(self) -> VersionView | None:
-        """The version the stable revision serves, if its pods would still be made in the same way."""
-        pool, settings = self._observed.pool, self._observed.settings
-        name = pool.status.stable.model_version if pool.status.stable is not None else ""
-        found = next((view for view in self._observed.versions if view.name == name), None)
-        if found is None or children.revision_of(pool, found, settings) != self._stable:
+    def _stable_version(self) -> tuple[VersionView, str, str] | None:
+        """The version, name and image of the stable revision, if its pods would still be made in the same way."""
+        pool, stable = self._observed.pool, self._observed.pool.status.stable
+        if stable is None:
             return None
-        return found
-
-    def decision(
-        self,
-        status: InferencePoolStatus,
-        *,
-        urgent: bool = False,
-        again_after: float | None = None,
-        notices: tuple[Notice, ...] = (),
-    ) -> Decision[InferencePoolStatus]:
-        """All of it."""
-        return Decision(
-            status=status,
-            creates=tuple(self._creates),
-            patches=tuple(self._patches),
-            removals=tuple(self._removals),
-            urgent=urgent,
-            again_after=again_after,
-            notices=notices,
-        )
+        found = next((view for view in self._observed.versions if view.name == stable.model_version), None)
+        made_by = shape.shape_version(stable.revision)
+        if found is None or shape.revision_of(pool, found, stable.image, made_by) != self._stable:
+            return None
+        return found, stable.revision, stable.image

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool, Throughput
+from aifactory.engine.apply import Applied
+from aifactory.engine.domain import option
+from aifactory.engine.taskpods import AGENT_HELP
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the installation decides."""
 
-    server_image: str
-    """Image with Triton and the back ends."""
-    agent_image: str
-    """Image with `aifactory-agent`."""
+    server_image: str = option(names.image("server"), "image with Triton and the back ends")
+    agent_image: str = option(names.image("agent"), AGENT_HELP)
+    max_concurrent_rollouts: int = option(
+        2, "pools that change their pods at the same time because the installation was upgraded"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,11 @@ class VersionView:
     reason: str = ""
     message: str = ""
     deleting: bool = False
+
+    @property
+    def claim(self) -> str | None:
+        """The claim that the artifact lies in, if it lies in one."""
+        return self.uri.removeprefix("pvc://").partition("/")[0] if self.uri.startswith("pvc://") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +63,7 @@ class ServingPodView:
 class RevisionView:
     """One revision's Deployment."""
 
-    name: str
-    uid: str
+    child: Applied
     revision: str
     wanted: int
     """`spec.replicas`."""
@@ -67,8 +76,7 @@ class RevisionView:
 class ConfigView:
     """One revision's ConfigMap."""
 
-    name: str
-    uid: str
+    child: Applied
     revision: str
 
 
@@ -82,5 +90,12 @@ class Observed:
     revisions: tuple[RevisionView, ...] = ()
     configs: tuple[ConfigView, ...] = ()
     pods: tuple[ServingPodView, ...] = ()
-    service_exists: bool = False
+    service: Applied | None = None
+    """The pool's own Service."""
     throughput: Throughput | None = None
+    may_upgrade: bool = True
+    """It is the pool's turn to change its pods because the installation was upgraded."""
+
+    def find(self, revision: str) -> RevisionView | None:
+        """The revision, if it exists."""
+        return next((view for view in self.revisions if view.revision == revision), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from aifactory.api import names
 from aifactory.api.conditions import ConditionSet
@@ -15,51 +14,50 @@ from aifactory.api.inferencepool import (
     Throughput,
 )
 from aifactory.api.reasons import ConditionType, Reason
-from aifactory.serving import children, trouble
-from aifactory.serving.resolve import Waiting
-from aifactory.serving.state import Observed, RevisionView, VersionView
+from aifactory.serving import traffic, trouble
+from aifactory.serving.assignment import Waiting
+from aifactory.serving.objects import selector
+from aifactory.serving.state import Observed, VersionView
 
 
 class StatusDraft:
-    """Collects changes to a pool's status; `result()` is the status to be written if it differs."""
+    """Starts from the status as it stands; `result()` is the one to be written if it differs."""
 
     def __init__(self, observed: Observed, wanted: int, now: datetime) -> None:
         pool = observed.pool
         self._observed = observed
         self._wanted = wanted
-        self._status = pool.status
+        self._before = pool.status
+        self._status = pool.status.model_copy()
         self._conditions = ConditionSet(pool.status.conditions, pool.metadata.generation, now.replace(microsecond=0))
-        ready = sum(view.ready for view in observed.revisions)
-        self._ready = ready
-        self._changes: dict[str, Any] = {
-            "observed_generation": pool.metadata.generation,
-            "replicas": sum(view.replicas for view in observed.revisions),
-            "ready_replicas": ready,
-            "summary": f"{ready}/{wanted}",
-            "selector": ",".join(f"{key}={value}" for key, value in sorted(children.selector(pool).items())),
-            "url": f"http://{pool.metadata.name}.{pool.metadata.namespace}.svc:{names.TRITON_HTTP_PORT}",
-        }
+        self._ready = sum(view.ready for view in observed.revisions)
+        status = self._status
+        status.observed_generation = pool.metadata.generation
+        status.replicas = sum(view.replicas for view in observed.revisions)
+        status.ready_replicas = self._ready
+        status.summary = f"{self._ready}/{wanted}"
+        status.selector = ",".join(f"{key}={value}" for key, value in sorted(selector(pool).items()))
+        status.url = f"http://{pool.metadata.name}.{pool.metadata.namespace}.svc:{names.TRITON_HTTP_PORT}"
         if observed.throughput is not None:
-            self._changes["throughput"] = observed.throughput
-        elif not ready and pool.status.throughput is not None:
-            self._changes["throughput"] = Throughput()
+            status.throughput = observed.throughput
+        elif not self._ready and pool.status.throughput is not None:
+            status.throughput = Throughput()
 
     @property
     def stable_changed(self) -> bool:
         """Which revision takes the traffic has changed: what a rollout builds on."""
-        before, after = self._status.stable, self._changes.get("stable", self._status.stable)
-        return (before.revision if before is not None else "") != (after.revision if after is not None else "")
+        return traffic.stable_revision(self._before) != traffic.stable_revision(self._status)
 
     def resolved(self, target: VersionView) -> None:
         """What the wish means now."""
         model = ResolvedModel(name=target.model, version=target.version, model_version=target.name)
-        self._changes["resolved"] = (model,)
+        self._status.resolved = (model,)
 
     def waiting(self, waiting: Waiting, stable: str) -> None:
         """No version that fits is Ready; what is served, if anything, goes on."""
-        self._changes |= {"resolved": (), "candidate": None}
-        if self._status.rollout is not None and self._status.rollout.phase == "Progressing":
-            self._changes["rollout"] = None
+        self._status.resolved, self._status.candidate = (), None
+        if self._before.rollout is not None and self._before.rollout.phase == "Progressing":
+            self._status.rollout = None
         self._stable(stable)
         self._available()
         self._conditions.set(ConditionType.DEGRADED, bool(stable), waiting.reason, waiting.message if stable else "")
@@ -69,43 +67,41 @@ class StatusDraft:
         )
         self._phase("Waiting", waiting.reason)
 
-    def steady(self, revision: str, target: VersionView) -> bool:
+    def steady(self, revision: str, image: str, target: VersionView) -> bool:
         """One revision; returns whether it has just become complete.
 
         It takes the traffic from its first ready pod on: a change after that must not take it away at once.
         """
-        view = _find(self._observed.revisions, revision)
+        view = self._observed.find(revision)
         ready = view.ready if view is not None else 0
-        complete = view is not None and ready >= self._wanted and self._observed.service_exists
-        was_stable = self._status.stable is not None and self._status.stable.revision == revision
-        before = self._status.rollout
+        complete = view is not None and ready >= self._wanted and self._observed.service is not None
+        was_stable = traffic.stable_revision(self._before) == revision
+        before = self._before.rollout
         was_complete = before is not None and before.phase == "Complete" and before.revision == revision
-        self._changes["candidate"] = None
+        self._status.candidate = None
         if complete or ready or was_stable:
-            self._changes["stable"] = self._revision(revision, target)
-            self._changes["version"] = str(target.version)
+            self._status.stable = self._revision(revision, image, target)
+            self._status.version = str(target.version)
         if complete and not was_complete:
-            self._changes["rollout"] = RolloutStatus(phase="Complete", revision=revision)
+            self._status.rollout = RolloutStatus(phase="Complete", revision=revision)
         elif before is not None and before.revision != revision:
             # The wish has returned to what is served; a revision that failed may be tried again after another change.
-            self._changes["rollout"] = RolloutStatus(
-                phase="Progressing", revision=revision, reason=str(Reason.ROLLING_OUT)
-            )
+            self._status.rollout = RolloutStatus(phase="Progressing", revision=revision, reason=str(Reason.ROLLING_OUT))
         self._available()
         self._steady_conditions(revision, target, complete, was_complete)
         return complete and not was_complete
 
-    def rolling(self, stable: str, revision: str, target: VersionView) -> None:
+    def rolling(self, stable: str, revision: str, image: str, target: VersionView) -> None:
         """The candidate comes up."""
         self._stable(stable)
-        view = _find(self._observed.revisions, revision)
+        view = self._observed.find(revision)
         ready = view.ready if view is not None else 0
-        self._changes["candidate"] = self._revision(revision, target)
+        self._status.candidate = self._revision(revision, image, target)
         message = f"{target.name}: {ready} of {self._wanted} pods are ready"
         problem = trouble.problem(self._observed.pods, revision)
         if problem is not None:
             message = f"{message}; {problem[1]}"
-        self._changes["rollout"] = RolloutStatus(
+        self._status.rollout = RolloutStatus(
             phase="Progressing", revision=revision, reason=str(Reason.ROLLING_OUT), message=message
         )
         self._available()
@@ -113,14 +109,11 @@ class StatusDraft:
         self._conditions.kstatus(ConditionType.RECONCILING, problem[0] if problem else Reason.ROLLING_OUT, message)
         self._phase("RollingOut", problem[0] if problem else Reason.ROLLING_OUT)
 
-    def promoted(self, revision: str, target: VersionView) -> None:
+    def promoted(self, revision: str, image: str, target: VersionView) -> None:
         """The candidate carries everything."""
-        self._changes |= {
-            "stable": self._revision(revision, target),
-            "candidate": None,
-            "version": str(target.version),
-            "rollout": RolloutStatus(phase="Complete", revision=revision, reason=str(Reason.ROLLED_OUT)),
-        }
+        self._status.stable, self._status.candidate = self._revision(revision, image, target), None
+        self._status.version = str(target.version)
+        self._status.rollout = RolloutStatus(phase="Complete", revision=revision, reason=str(Reason.ROLLED_OUT))
         self._available()
         self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLED_OUT)
         reason = Reason.SERVING if self._wanted else Reason.SCALED_TO_ZERO
@@ -130,7 +123,7 @@ class StatusDraft:
     def failed(self, stable: str, revision: str, target: VersionView, words: str) -> None:
         """The candidate cannot load: it is taken back before it ever had traffic."""
         message = f"{target.name} was taken back, it does not load: {words}"
-        self._changes["rollout"] = RolloutStatus(
+        self._status.rollout = RolloutStatus(
             phase="Failed",
             revision=revision,
             failed_revision=revision,
@@ -141,10 +134,10 @@ class StatusDraft:
 
     def held_back(self, stable: str, failed: str) -> None:
         """The wanted revision has failed before."""
-        rollout = self._status.rollout
+        rollout = self._before.rollout
         self._degraded(stable, rollout.message if rollout is not None else f"revision {failed} failed")
 
-    def rejected(self, reason: Reason, message: str) -> None:
+    def refused(self, reason: Reason, message: str) -> None:
         """The API server refused an object of ours."""
         self._available()
         self._conditions.kstatus(ConditionType.STALLED, reason, message)
@@ -152,12 +145,12 @@ class StatusDraft:
 
     def result(self) -> InferencePoolStatus:
         """The status to be written if it differs from the one that stands."""
-        self._changes["conditions"] = self._conditions.result()
-        return self._status.model_copy(update=self._changes)
+        self._status.conditions = self._conditions.result()
+        return self._status
 
     def _degraded(self, stable: str, message: str) -> None:
         self._stable(stable)
-        self._changes["candidate"] = None
+        self._status.candidate = None
         self._available()
         advice = f"{message}. Publish a version that loads, or pin the one that is served"
         self._conditions.set(ConditionType.DEGRADED, True, Reason.MODEL_LOAD_FAILED, advice)
@@ -165,7 +158,7 @@ class StatusDraft:
         self._phase("Degraded", Reason.MODEL_LOAD_FAILED)
 
     def _steady_conditions(self, revision: str, target: VersionView, complete: bool, was_complete: bool) -> None:
-        view = _find(self._observed.revisions, revision)
+        view = self._observed.find(revision)
         ready = view.ready if view is not None else 0
         pods = self._observed.pods
         loaded = f"{target.name}: {ready} of {self._wanted} pods have it loaded"
@@ -206,34 +199,30 @@ class StatusDraft:
 
     def _stable(self, revision: str) -> None:
         """Keep the stable revision, with its numbers brought up to date."""
-        previous = self._status.stable
-        if not revision or previous is None:
+        if not revision or self._before.stable is None:
             return
-        view = _find(self._observed.revisions, revision)
-        update = {"replicas": view.replicas if view else 0, "ready_replicas": view.ready if view else 0}
-        self._changes["stable"] = previous.model_copy(update=update)
+        view = self._observed.find(revision)
+        numbers = {"replicas": view.replicas if view else 0, "ready_replicas": view.ready if view else 0}
+        self._status.stable = self._before.stable.model_copy(update=numbers)
 
-    def _revision(self, revision: str, target: VersionView) -> RevisionStatus:
-        view = _find(self._observed.revisions, revision)
+    def _revision(self, revision: str, image: str, target: VersionView) -> RevisionStatus:
+        view = self._observed.find(revision)
         return RevisionStatus(
             revision=revision,
             model_version=target.name,
             version=target.version,
+            image=image,
             replicas=view.replicas if view is not None else 0,
             ready_replicas=view.ready if view is not None else 0,
         )
 
     def _available(self) -> None:
         """At least one pod answers."""
-        up = self._ready > 0 and self._observed.service_exists
+        up = self._ready > 0 and self._observed.service is not None
         down = Reason.PODS_NOT_READY if self._wanted else Reason.SCALED_TO_ZERO
         self._conditions.set(
             ConditionType.AVAILABLE, up, Reason.SERVING if up else down, f"{self._ready} pods are ready"
         )
 
     def _phase(self, phase: str, reason: Reason) -> None:
-        self._changes |= {"phase": phase, "reason": str(reason)}
-
-
-def _find(revisions: tuple[RevisionView, ...], revision: str) -> RevisionView | None:
-    return next((view for view in revisions if view.revision == revision), None)
+        self._status.phase, self._status.reason = phase, str(reason)

@@ -7,13 +7,14 @@ claim `<job>-workspace`, publisher `<job>-publish-<number>`, ModelVersion `<mode
 
 from __future__ import annotations
 
-import hashlib
-import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from aifactory.api import names
 from aifactory.api.trainingjob import TrainingJob, TrainingJobSpec
-from aifactory.kube.podspec import Json, memory_volume, merge_named, owner_reference, restricted_pod
+from aifactory.engine.apply import content_hash
+from aifactory.engine.podspec import Json, memory_volume, merge_named, owner_reference, restricted_pod
+from aifactory.engine.taskpods import build
 from aifactory.training.state import Settings
 
 LABEL_TEMPLATE_HASH = f"{names.GROUP}/template-hash"
@@ -40,25 +41,36 @@ def resources_asked(spec: TrainingJobSpec) -> str:
     return ", ".join(f"{name} {amount}" for name, amount in sorted(asked.items()))
 
 
-def wants_gang(spec: TrainingJobSpec, settings: Settings) -> bool:
-    """Whether the pods are scheduled together: more than one, not opted out, and the cluster can."""
-    opted_out = spec.scheduling is not None and spec.scheduling.gang == "none"
-    return spec.nodes.count > 1 and settings.gang_served and not opted_out
+def _v1(spec: TrainingJobSpec) -> Json:
+    return {
+        "template": spec.template.dump(),
+        "nodes": spec.nodes.count,
+        "procPerNode": spec.proc_per_node or "auto",
+        "launcher": spec.launcher or "torchrun",
+        "gang": (spec.scheduling.gang if spec.scheduling is not None else None) or "auto",
+    }
 
 
-def template_hash(spec: TrainingJobSpec) -> str:
-    """Hash of everything in the spec that shapes the pods; pods with another hash belong to an older spec.
+SHAPES: Final[dict[str, Callable[[TrainingJobSpec], Json]]] = {"v1": _v1}
+"""What of a spec shapes the pods, by version. Earlier versions stay while pods of theirs may run."""
+CURRENT_SHAPE: Final = "v1"
 
-    Of the spec alone: a new operator or API server must not restart the training that runs.
+
+def template_hash(spec: TrainingJobSpec, version: str = CURRENT_SHAPE) -> str:
+    """`v1-` and a hash of everything in the spec that shapes the pods; pods with another belong to an older spec.
+
+    Of named parts of the spec alone: a new operator or API server must not restart the training that runs.
     """
-    shape = [
-        spec.template.dump(),
-        spec.nodes.count,
-        resolve_processes(spec),
-        spec.launcher or "torchrun",
-        (spec.scheduling.gang if spec.scheduling is not None else None) or "auto",
-    ]
-    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:_HASH_LENGTH]
+    return f"{version}-{content_hash(SHAPES[version](spec))[:_HASH_LENGTH]}"
+
+
+def is_of(hash_: str, spec: TrainingJobSpec) -> bool:
+    """Whether a pod with this hash is of this spec, by the rules of the operator that made it.
+
+    A version that is not known here (made by a newer operator, before a downgrade) says nothing, and restarts nothing.
+    """
+    version = hash_.partition("-")[0]
+    return version not in SHAPES or hash_ == template_hash(spec, version)
 
 
 def pod_name(job: str, index: int, attempt: int) -> str:
@@ -126,7 +138,7 @@ def model_claim(job: TrainingJob, settings: Settings) -> Json:
         "accessModes": ["ReadWriteMany"],
         "resources": {"requests": {"storage": settings.model_claim_size}},
     }
-    if settings.model_claim_storage_class is not None:
+    if settings.model_claim_storage_class:
         spec["storageClassName"] = settings.model_claim_storage_class
     metadata = {
         "name": names.MODEL_CLAIM,
@@ -149,8 +161,8 @@ def gang(job: TrainingJob, attempt: int) -> Json:
     )
 
 
-def pod(job: TrainingJob, index: int, attempt: int, settings: Settings) -> Json:
-    """One training pod: the user's template, wired."""
+def pod(job: TrainingJob, index: int, attempt: int, settings: Settings, *, gang: bool) -> Json:
+    """One training pod: the user's template, wired; `gang` says that it is placed together with the others."""
     spec = job.spec.template.raw_spec()
     meta = job.spec.template.metadata
     labels = {
@@ -179,7 +191,7 @@ def pod(job: TrainingJob, index: int, attempt: int, settings: Settings) -> Json:
     # workers to a pod that is gone, and torchrun gives up on it.
     spec["hostname"] = metadata["name"]
     spec["subdomain"] = job.metadata.name
-    if wants_gang(job.spec, settings):
+    if gang:
         spec["schedulingGroup"] = {"podGroupName": gang_name(job.metadata.name, attempt)}
     return _object("v1", "Pod", metadata, spec=restricted_pod(spec, names.RUN_AS_UID))
 
@@ -191,14 +203,8 @@ def publisher(job: TrainingJob, number: int, settings: Settings) -> Json:
         raise ValueError(f"TrainingJob {job.metadata.name} has no output")
     store = output.store or f"pvc://{names.MODEL_CLAIM}"
     args = ["publish", "--from", f"{_PUBLISH_MOUNT}/output", "--store", store, "--model", output.model.name]
-    mounts = [
-        {"name": "workspace", "mountPath": _PUBLISH_MOUNT, "readOnly": True},
-        {"name": "tmp", "mountPath": "/tmp"},
-    ]
-    volumes: list[Json] = [
-        {"name": "workspace", "persistentVolumeClaim": {"claimName": workspace_claim(job)}},
-        {"name": "tmp", "emptyDir": {}},
-    ]
+    mounts: list[Json] = [{"name": "workspace", "mountPath": _PUBLISH_MOUNT, "readOnly": True}]
+    volumes: list[Json] = [{"name": "workspace", "persistentVolumeClaim": {"claimName": workspace_claim(job)}}]
     if store.startswith("pvc://"):
         claim = store.removeprefix("pvc://").partition("/")[0]
         if claim == workspace_claim(job):
@@ -212,17 +218,13 @@ def publisher(job: TrainingJob, number: int, settings: Settings) -> Json:
         mounts.append(
             {"name": "secret", "mountPath": f"{names.SECRETS_MOUNT}/{output.secret_ref.name}", "readOnly": True}
         )
-    container: Json = {
-        "name": "publish",
-        "image": settings.agent_image,
-        "args": args,
-        "volumeMounts": mounts,
-        "securityContext": {"readOnlyRootFilesystem": True},
-        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
-    }
-    metadata = _metadata(job, publisher_name(job.metadata.name, number), {names.LABEL_ROLE: names.ROLE_PUBLISH})
-    spec: Json = {"restartPolicy": "Never", "containers": [container], "volumes": volumes}
-    return _object("v1", "Pod", metadata, spec=restricted_pod(spec, names.RUN_AS_UID))
+    return build(
+        settings.task_pods.of(job.metadata.namespace),
+        metadata=_metadata(job, publisher_name(job.metadata.name, number), {names.LABEL_ROLE: names.ROLE_PUBLISH}),
+        container={"name": "publish", "image": settings.agent_image, "args": args, "volumeMounts": mounts},
+        volumes=volumes,
+        like=job.spec.template.raw_spec(),
+    )
 
 
 def model_version(job: TrainingJob, version: int, published: dict[str, Any], image: str) -> Json:

@@ -25,7 +25,7 @@ class RootCause:
 
     name: str = ""
     """Name of the exception."""
-    words: str = ""
+    message: str = ""
     exit_code: int | None = None
     """Exit code of the process that failed; torchrun, which is the container's process, always ends with 1."""
 
@@ -34,7 +34,7 @@ def root_cause(text: str) -> RootCause:
     """The root cause in a termination message.
 
     >>> root_cause('{"message": {"message": "ValueError: lr must be positive", "extraInfo": {"py_callstack": "..."}}}')
-    RootCause(name='ValueError', words='ValueError: lr must be positive', exit_code=None)
+    RootCause(name='ValueError', message='ValueError: lr must be positive', exit_code=None)
     """
     try:
         document: Any = json.loads(text)
@@ -47,9 +47,9 @@ def root_cause(text: str) -> RootCause:
         document = document["message"]
     if not isinstance(document, str):
         return _from_log(text)
-    words = " ".join(document.split())
-    name, colon, _ = words.partition(":")
-    return RootCause(name if colon and name.isidentifier() else "", words, code)
+    message = " ".join(document.split())
+    name, colon, _ = message.partition(":")
+    return RootCause(name if colon and name.isidentifier() else "", message, code)
 
 
 def _from_log(text: str) -> RootCause:
@@ -64,8 +64,10 @@ def _from_log(text: str) -> RootCause:
             return RootCause(name, line)
     codes = [int(match[1]) for match in map(_TORCHRUN_EXIT.match, lines) if match]
     if codes:
-        return RootCause(words=f"a process that torchrun started ended with exit code {codes[-1]}", exit_code=codes[-1])
-    return RootCause(words=lines[-1])
+        return RootCause(
+            message=f"a process that torchrun started ended with exit code {codes[-1]}", exit_code=codes[-1]
+        )
+    return RootCause(message=lines[-1])
 
 
 def _exception(line: str) -> str:

@@ -5,22 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from aifactory.api.trainingjob import TrainingJob
-from aifactory.engine.pods import TaskPod
+from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
+from aifactory.engine.apply import Applied
+from aifactory.engine.domain import option
+from aifactory.engine.taskpods import TaskSettings
+from aifactory.engine.tasks import TaskPod
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(TaskSettings):
     """What the installation decides, not the user's object."""
 
-    agent_image: str
-    """Image with `aifactory-agent`: publishes results."""
-    progress_url: str
-    """Base address of the operator's progress endpoint as pods reach it."""
-    gang_served: bool
-    """The API server serves PodGroup of scheduling.k8s.io/v1beta1."""
-    model_claim_size: str = "10Gi"
-    model_claim_storage_class: str | None = None
+    progress_url: str = option("", "address of this operator as pods reach it; left out: this process's own")
+    model_claim_size: str = option("10Gi", "size of a namespace's model claim when we make it")
+    model_claim_storage_class: str = option("", "storage class of that claim; left out: the cluster's default")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +122,22 @@ class Observed:
     """Pods that publish the result."""
     gangs: tuple[GangView, ...] = ()
     versions: tuple[VersionView, ...] = ()
-    service_uid: str = ""
-    """UID of the headless Service; empty while there is none."""
+    service: Applied | None = None
+    """The job's own headless Service."""
+    gangs_served: bool = False
+    """The API server serves PodGroup of scheduling.k8s.io/v1beta1."""
     workspace_exists: bool = False
     model_claim_exists: bool = False
     progress: ProgressReport | None = None
+
+    @property
+    def wants_gang(self) -> bool:
+        """Whether the pods are scheduled together: more than one, not opted out, and the cluster can."""
+        spec = self.job.spec
+        opted_out = spec.scheduling is not None and spec.scheduling.gang == "none"
+        return spec.nodes.count > 1 and self.gangs_served and not opted_out
+
+
+def created_attempt(status: TrainingJobStatus) -> int:
+    """The last attempt whose pods were all created."""
+    return status.resolved.created_attempt if status.resolved is not None else -1

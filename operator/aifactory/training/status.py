@@ -11,7 +11,14 @@ from typing import Any
 
 from aifactory.api.conditions import ConditionSet, find
 from aifactory.api.reasons import ConditionType, Reason
-from aifactory.api.trainingjob import NodeCounts, OutputStatus, Restarts, TrainingJobStatus
+from aifactory.api.trainingjob import (
+    LastFailure,
+    NodeCounts,
+    OutputStatus,
+    Resolved,
+    Restarts,
+    TrainingJobStatus,
+)
 from aifactory.engine.pods import needs_person
 from aifactory.training import children
 from aifactory.training.progress import fold
@@ -19,45 +26,46 @@ from aifactory.training.state import GangView, Observed, PodView
 
 
 class StatusDraft:
-    """Collects changes to a job's status; `result()` is the status to be written if it differs."""
+    """Starts from the status as it stands; `result()` is the one to be written if it differs."""
 
     def __init__(self, observed: Observed, current: tuple[PodView, ...], now: datetime) -> None:
         job = observed.job
         self._observed = observed
         self._now = now.replace(microsecond=0)
-        self._status = job.status
+        self._before = job.status
+        self._status = job.status.model_copy()
         self._conditions = ConditionSet(job.status.conditions, job.metadata.generation, self._now)
-        self._changes: dict[str, Any] = {}
         self._forced = False
         self._count(current)
         folded = fold(job.status, observed.progress, now, force=False)
         self.due_after = folded.due_after
         self.became_running = False
         """The job was on its way and now all of its pods run."""
-        self._changes["restarts"] = folded.restarts
-        self.update(progress=folded.progress, checkpoint=folded.checkpoint)
-
-    @property
-    def restarts(self) -> Restarts:
+        self.restarts: Restarts = folded.restarts
         """Restarts so far, with what this draft has added."""
-        restarts: Restarts = self._changes["restarts"]
-        return restarts
+        self._status.progress, self._status.checkpoint = folded.progress, folded.checkpoint
 
     @property
     def output(self) -> OutputStatus:
         """The output so far."""
-        output: OutputStatus | None = self._changes.get("output", self._status.output)
-        return output or OutputStatus()
+        return self._status.output or OutputStatus()
 
     @property
     def attempt(self) -> int:
         """The attempt as this draft has it."""
-        attempt: int = self._changes.get("attempt", self._status.attempt)
-        return attempt
+        return self._status.attempt
 
-    def update(self, **changes: Any) -> None:
-        """Set status fields."""
-        self._changes.update(changes)
+    def resolved(self, values: Resolved) -> None:
+        """What the operator chose for the current attempt."""
+        self._status.resolved = values
+
+    def last_failure(self, failure: LastFailure) -> None:
+        """The pod that decides."""
+        self._status.last_failure = failure
+
+    def published(self, **changes: Any) -> None:
+        """What has become of the output so far; keywords are fields of `OutputStatus`."""
+        self._status.output = self.output.model_copy(update=changes)
 
     def running(self, current: tuple[PodView, ...], gangs: tuple[GangView, ...]) -> None:
         """Pods of the current attempt exist or are being created; none has failed."""
@@ -65,7 +73,7 @@ class StatusDraft:
         up = sum(1 for pod in current if pod.running or pod.succeeded)
         self._scheduled(current, gangs)
         if current and self._status.start_time is None:
-            self.update(start_time=self._now)
+            self._status.start_time = self._now
         if up >= count:
             self._all_ready(count)
         elif (
@@ -94,8 +102,8 @@ class StatusDraft:
 
     def next_attempt(self, cause: Reason, why: str) -> None:
         """All pods are replaced."""
-        self._write_now()
-        self.update(attempt=self._status.attempt + 1)
+        self._forced = True
+        self._status.attempt += 1
         self._conditions.remove(ConditionType.SCHEDULED)
         self._conditions.set(ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED)
         self._conditions.set(ConditionType.RESTARTING, True, cause, why)
@@ -109,42 +117,45 @@ class StatusDraft:
 
     def suspended(self) -> None:
         """No pod is left, on request."""
-        self._write_now()
+        self._forced = True
         message = "spec.suspend is true; set it to false to go on from the last checkpoint"
         self._conditions.set(ConditionType.SUSPENDED, True, Reason.SUSPENDED, message)
         self._conditions.set(ConditionType.RUNNING, False, Reason.SUSPENDED)
         self._conditions.remove(ConditionType.SCHEDULED)
         self._conditions.kstatus(None, Reason.SUSPENDED, message)
-        self.update(phase="Suspended", reason=str(Reason.SUSPENDED))
+        self._phase("Suspended", Reason.SUSPENDED)
 
-    def publishing(self, message: str, trouble: Reason | None = None) -> None:
+    def publishing(self, message: str, trouble: Reason | None = None, *, stalled: bool = False) -> None:
         """All pods succeeded; the result is on its way to the store, or held up by something a person can mend."""
         self._succeeded()
-        reason, stalled = trouble or Reason.PUBLISHING, trouble is not None
+        reason = trouble or Reason.PUBLISHING
         self._conditions.set(ConditionType.RUNNING, False, Reason.PUBLISHING)
         self._conditions.kstatus(ConditionType.STALLED if stalled else ConditionType.RECONCILING, reason, message)
-        self.update(phase="Publishing", reason=str(reason))
+        self._phase("Publishing", reason)
 
     def complete(self, message: str) -> None:
         """Done."""
-        self._write_now()
+        self._forced = True
         self._succeeded()
         self._conditions.set(ConditionType.COMPLETE, True, Reason.SUCCEEDED, message)
         self._conditions.set(ConditionType.RUNNING, False, Reason.SUCCEEDED)
         self._conditions.kstatus(ConditionType.READY, Reason.SUCCEEDED, message)
-        self.update(phase="Succeeded", reason=str(Reason.SUCCEEDED), completion_time=self._now)
+        self._status.completion_time = self._now
+        self._phase("Succeeded", Reason.SUCCEEDED)
 
     def failed(self, reason: Reason, message: str) -> None:
         """The end, badly. What still runs is removed."""
-        self._write_now()
-        self._nodes(active=0, ready=0)
+        self._forced = True
+        nodes = self._status.nodes or NodeCounts()
+        self._status.nodes = _summed(nodes.model_copy(update={"active": 0, "ready": 0}))
         self._conditions.set(ConditionType.FAILED, True, reason, message)
         self._conditions.set(ConditionType.RUNNING, False, reason)
         self._conditions.set(ConditionType.RESTARTING, False, reason)
         self._conditions.kstatus(ConditionType.STALLED, reason, message)
-        self.update(phase="Failed", reason=str(reason), completion_time=self._now)
+        self._status.completion_time = self._now
+        self._phase("Failed", reason)
 
-    def rejected(self, reason: Reason, message: str) -> None:
+    def refused(self, reason: Reason, message: str) -> None:
         """The API server refused an object of ours."""
         self._not_running("Pending", reason, message, stalled=True)
 
@@ -158,65 +169,59 @@ class StatusDraft:
 
     def result(self) -> TrainingJobStatus:
         """The status to be written if it differs from the one that stands."""
-        job = self._observed.job
-        self._changes["conditions"] = self._conditions.result()
-        self._changes["observed_generation"] = job.metadata.generation
-        self._changes["selector"] = ",".join(f"{key}={value}" for key, value in sorted(children.selector(job).items()))
-        draft = self._status.model_copy(update=self._changes)
-        if self._forced or draft != self._status:
+        job, status = self._observed.job, self._status
+        status.restarts = self.restarts
+        status.conditions = self._conditions.result()
+        status.observed_generation = job.metadata.generation
+        status.selector = ",".join(f"{key}={value}" for key, value in sorted(children.selector(job).items()))
+        if self._forced or status != self._before:
             # The status is written anyway, so the newest figures ride along.
-            folded = fold(self._status, self._observed.progress, self._now, force=True)
-            newer: dict[str, Any] = {"progress": folded.progress, "checkpoint": folded.checkpoint}
+            folded = fold(self._before, self._observed.progress, self._now, force=True)
+            status.progress, status.checkpoint = folded.progress, folded.checkpoint
             lost = folded.restarts.lost_steps
-            newer["restarts"] = self.restarts.model_copy(update={"lost_steps": lost})
-            return draft.model_copy(update=newer)
-        return draft
-
-    def _write_now(self) -> None:
-        self._forced = True
+            status.restarts = self.restarts.model_copy(update={"lost_steps": lost})
+        return status
 
     def _count(self, current: tuple[PodView, ...]) -> None:
-        self.update(replicas=len(current))
-        if all_succeeded(self._status.nodes):
+        self._status.replicas = len(current)
+        if all_succeeded(self._before.nodes):
             # A fact that stays, also when somebody cleans the pods up or changes nodes.count.
-            self.update(nodes=self._status.nodes)
             return
         count = self._observed.job.spec.nodes.count
-        self._nodes(
-            desired=count,
-            active=sum(1 for pod in current if pod.live),
-            ready=sum(1 for pod in current if pod.running and not (pod.succeeded or pod.terminating)),
-            # A job that was made smaller is not done because nodes that it no longer has are.
-            succeeded=sum(1 for pod in current if pod.succeeded and pod.index < count),
-            failed=sum(1 for pod in current if pod.failed),
+        self._status.nodes = _summed(
+            NodeCounts(
+                desired=count,
+                active=sum(1 for pod in current if pod.live),
+                ready=sum(1 for pod in current if pod.running and not (pod.succeeded or pod.terminating)),
+                # A job that was made smaller is not done because nodes that it no longer has are.
+                succeeded=sum(1 for pod in current if pod.succeeded and pod.index < count),
+                failed=sum(1 for pod in current if pod.failed),
+            )
         )
 
-    def _nodes(self, **counts: int) -> None:
-        before: NodeCounts = self._changes.get("nodes") or NodeCounts()
-        nodes = before.model_copy(update=counts)
-        summary = f"{nodes.ready + nodes.succeeded}/{nodes.desired}"
-        self.update(nodes=nodes.model_copy(update={"summary": summary}))
-
     def _succeeded(self) -> None:
-        if not all_succeeded(self._status.nodes):
+        if not all_succeeded(self._before.nodes):
             count = self._observed.job.spec.nodes.count
-            self._nodes(desired=count, active=0, ready=0, succeeded=count, failed=0)
+            self._status.nodes = _summed(NodeCounts(desired=count, succeeded=count))
         self._conditions.set(ConditionType.RESTARTING, False, Reason.SUCCEEDED)
 
     def _all_ready(self, count: int) -> None:
-        self.became_running = self._status.phase != "Running"
+        self.became_running = self._before.phase != "Running"
         message = f"{count} of {count} pods run"
         self._conditions.set(ConditionType.RUNNING, True, Reason.ALL_NODES_READY, message)
         self._conditions.set(ConditionType.RESTARTING, False, Reason.ALL_NODES_READY)
         self._conditions.kstatus(ConditionType.READY, Reason.ALL_NODES_READY, message)
-        self.update(phase="Running", reason=str(Reason.ALL_NODES_READY))
+        self._phase("Running", Reason.ALL_NODES_READY)
         if self._status.first_running_time is None:
-            self.update(first_running_time=self._now)
+            self._status.first_running_time = self._now
 
     def _not_running(self, phase: str, reason: Reason, message: str, *, stalled: bool = False) -> None:
         self._conditions.set(ConditionType.RUNNING, False, reason, message)
         self._conditions.kstatus(ConditionType.STALLED if stalled else ConditionType.RECONCILING, reason, message)
-        self.update(phase=phase, reason=str(reason))
+        self._phase(phase, reason)
+
+    def _phase(self, phase: str, reason: Reason) -> None:
+        self._status.phase, self._status.reason = phase, str(reason)
 
     def _scheduled(self, current: tuple[PodView, ...], gangs: tuple[GangView, ...]) -> None:
         count = self._observed.job.spec.nodes.count
@@ -230,6 +235,10 @@ class StatusDraft:
             self._conditions.set(ConditionType.SCHEDULED, False, Reason.UNSCHEDULABLE, f"{wish}: {words}; {advice}")
         elif len(current) >= count and all(pod.node or not pod.live for pod in current):
             self._conditions.set(ConditionType.SCHEDULED, True, Reason.PODS_SCHEDULED)
+
+
+def _summed(nodes: NodeCounts) -> NodeCounts:
+    return nodes.model_copy(update={"summary": f"{nodes.ready + nodes.succeeded}/{nodes.desired}"})
 
 
 def all_succeeded(nodes: NodeCounts | None) -> bool:

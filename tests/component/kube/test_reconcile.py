@@ -10,44 +10,42 @@ from typing import Any
 import msgspec
 import pytest
 
+from aifactory.engine.cluster import Cluster
 from aifactory.engine.controller import Controller
 from aifactory.engine.executor import Executor
-from aifactory.engine.wakeups import wake_owner
+from aifactory.kube.api import Api
 from aifactory.kube.auth import SessionProvider
 from aifactory.kube.client import Client
 from aifactory.kube.errors import KubeError, NotFound
-from aifactory.kube.informer import Informer
-from aifactory.kube.objects import ObjectList, Pod, decoder
+from aifactory.kube.objects import ObjectList, Pod
 from aifactory.kube.resources import CRDS, PODS
-from aifactory.kube.store import Store, by_controller
+from aifactory.kube.retry import Retrying
 from localcluster.controlplane import ControlPlane
-from tests.component.kube.test_client import pod as pod_body
 from tests.component.kube.test_informer import eventually
-from tests.unit.engine.herd import HERDS, CustomObject, HerdKind, Seen
+from tests.support.herd import Herds
+from tests.unit.engine.herd import HERDS, herd_informers
 
 FREE_FORM = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 SCHEMA = {"openAPIV3Schema": {"type": "object", "properties": {"spec": FREE_FORM, "status": FREE_FORM}}}
 CRD = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",
-    "metadata": {"name": "herds.test.dev"},
+    "metadata": {"name": str(HERDS)},
     "spec": {
-        "group": "test.dev",
+        "group": HERDS.group,
         "scope": "Namespaced",
-        "names": {"plural": "herds", "singular": "herd", "kind": "Herd"},
-        "versions": [{"name": "v1", "served": True, "storage": True, "subresources": {"status": {}}, "schema": SCHEMA}],
+        "names": {"plural": HERDS.plural, "singular": "herd", "kind": HERDS.kind},
+        "versions": [
+            {
+                "name": HERDS.version,
+                "served": True,
+                "storage": True,
+                "subresources": {"status": {}},
+                "schema": SCHEMA,
+            }
+        ],
     },
 }
-
-
-class RealPods(HerdKind):
-    """Herds whose pods a real API server accepts; they end at once."""
-
-    @staticmethod
-    def pod(observed: Seen, name: str) -> dict[str, Any]:
-        body = pod_body(observed.herd.metadata.namespace, name)
-        body["metadata"]["ownerReferences"] = HerdKind.pod(observed, name)["metadata"]["ownerReferences"]
-        return body
 
 
 class CountingClient(Client):
@@ -55,27 +53,23 @@ class CountingClient(Client):
 
     writes = 0
 
-    async def _once(self, method: str, *args: Any) -> bytes:
+    async def _call(self, method: str, *args: Any, **options: Any) -> bytes:
         if method != "GET":
             self.writes += 1
-        return await super()._once(method, *args)
+        return await super()._call(method, *args, **options)
 
 
 class Farm:
     """One controller process' worth of herds in one namespace."""
 
-    def __init__(self, client: Client, namespace: str) -> None:
-        herds: Store[CustomObject] = Store(decoder(CustomObject))
-        pods: Store[Pod] = Store(decoder(Pod), indexes={"owner": by_controller})
-        self.controller = Controller(RealPods(herds, pods), Executor(client, {HERDS: herds, PODS: pods}))
-        herds.subscribe(self.controller.wake)
-        pods.subscribe(wake_owner(self.controller.queue, HERDS.kind, HERDS.group))
-        self.informers: tuple[Informer[Any], ...] = (
-            Informer(client, HERDS, CustomObject, herds, namespace=namespace),
-            Informer(client, PODS, Pod, pods, namespace=namespace),
-        )
+    def __init__(self, client: Api, namespace: str) -> None:
+        kind = Herds()
+        cluster = Cluster([kind])
+        self.controller = Controller(kind, cluster, Executor(client, cluster.stores))
+        cluster.connect({HERDS: self.controller.queue.add})
+        self.informers = herd_informers(client, cluster, namespace=namespace)
         self.tasks: list[asyncio.Task[None]] = []
-        self.pods = pods
+        self.pods = cluster.stores[PODS]
 
     def view(self, herd: str) -> str:
         """What it believes about a herd's pods, and when its informers last heard anything."""
@@ -99,12 +93,12 @@ class Farm:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-async def put(client: Client, namespace: str, name: str, size: int) -> None:
+async def put(client: Api, namespace: str, name: str, size: int) -> None:
     body = {"apiVersion": HERDS.api_version, "kind": HERDS.kind, "metadata": {"name": name, "namespace": namespace}}
     await client.apply(HERDS, {**body, "spec": {"size": size}}, field_manager="user")
 
 
-async def world(client: Client, namespace: str) -> tuple[dict[str, Any], dict[str, set[str]]]:
+async def world(client: Api, namespace: str) -> tuple[dict[str, Any], dict[str, set[str]]]:
     """Every herd's size and status, and every herd's pods."""
     raw = await client.list(HERDS, namespace=namespace)
     herds = msgspec.json.decode(raw)["items"]
@@ -117,7 +111,7 @@ async def world(client: Client, namespace: str) -> tuple[dict[str, Any], dict[st
     return {herd["metadata"]["name"]: herd for herd in herds}, found
 
 
-async def served(client: Client) -> None:
+async def served(client: Api) -> None:
     """Wait until the API server serves herds."""
     async with asyncio.timeout(30):
         while True:
@@ -138,7 +132,7 @@ def is_declared(herd: dict[str, Any], pods: set[str]) -> bool:
     )
 
 
-async def collect_pods(client: Client, namespace: str) -> None:
+async def collect_pods(client: Api, namespace: str) -> None:
     """Play Kubernetes' pod garbage collector, which does not run here.
 
     An API server deletes a pod that has no node in two steps; one that is killed in between leaves the pod ending for
@@ -151,7 +145,7 @@ async def collect_pods(client: Client, namespace: str) -> None:
                 await client.delete(PODS, namespace, pod.metadata.name, uid=pod.metadata.uid, grace_seconds=0)
 
 
-async def declared(client: Client, namespace: str, farm: Farm, seconds: float = 90.0) -> None:
+async def declared(client: Api, namespace: str, farm: Farm, seconds: float = 90.0) -> None:
     """Wait until every herd is as its spec says."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
@@ -170,27 +164,28 @@ async def declared(client: Client, namespace: str, farm: Farm, seconds: float = 
 async def test_crashes_on_both_sides_end_in_what_was_declared(
     client: Client, provider: SessionProvider, namespace: str, control_plane: ControlPlane, seed: int
 ) -> None:
-    await client.apply(CRDS, CRD, field_manager="test")
-    await served(client)
+    user = Retrying(client)
+    await user.apply(CRDS, CRD, field_manager="test")
+    await served(user)
     rng = random.Random(seed)
     counting = CountingClient(provider)
-    farm = Farm(counting, namespace)
+    farm = Farm(Retrying(counting), namespace)
     await farm.start()
     for step in range(60):
-        await put(client, namespace, f"h{rng.randrange(12)}", rng.randrange(5))
+        await put(user, namespace, f"h{rng.randrange(12)}", rng.randrange(5))
         if step == 20:
             control_plane.restart_apiserver(kill=True)
         if step in (30, 45):
             await farm.crash()
-            farm = Farm(counting, namespace)
+            farm = Farm(Retrying(counting), namespace)
             await farm.start()
         if rng.random() < 0.2:
             try:
-                await client.delete(PODS, namespace, f"h{rng.randrange(12)}-{rng.randrange(5)}", grace_seconds=0)
+                await user.delete(PODS, namespace, f"h{rng.randrange(12)}-{rng.randrange(5)}", grace_seconds=0)
             except KubeError:
                 pass
 
-    await declared(client, namespace, farm)
+    await declared(user, namespace, farm)
     # Nothing is due any more: when the last delayed status is out, nothing else is written.
     await eventually(lambda: not farm.controller._differs_since, lambda: farm.controller._differs_since)
     writes = counting.writes

@@ -16,11 +16,13 @@ from aifactory.api.modelversion import ModelVersion
 from aifactory.app import shell
 from aifactory.engine import custom
 from aifactory.engine.custom import Stored
-from aifactory.engine.kinds import MODELVERSIONS
 from aifactory.kube.auth import Connection, SessionProvider
+from aifactory.kube.backoff import Backoff
 from aifactory.kube.client import Client
 from aifactory.kube.resources import Resource
 from aifactory.kube.store import Store
+from tests.support.kinds import MODELVERSIONS
+from tests.unit.memory_api import MemoryApi
 
 DEADLINE_SECONDS = 30.0
 SPEC = {"model": "gpt", "version": 1, "source": {"uri": "s3://models/gpt/1"}, "format": "causal-lm"}
@@ -78,7 +80,10 @@ class Versions:
                 self.refusals -= 1
                 return web.json_response({"kind": "Status", "code": 401, "reason": "Unauthorized"}, status=401)
             return web.json_response(
-                {"metadata": {"resourceVersion": str(self.version), "continue": ""}, "items": self.objects}
+                {
+                    "metadata": {"resourceVersion": str(self.version), "continue": ""},
+                    "items": [] if request.query.get("fieldSelector") == shell.NOTHING else self.objects,
+                }
             )
         response = web.StreamResponse()
         await response.prepare(request)
@@ -103,7 +108,7 @@ async def versions() -> Versions:
 @pytest.fixture
 async def store(versions: Versions, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store[Stored[ModelVersion]]]:
     """What kopf and the audits make of these versions."""
-    monkeypatch.setattr(shell, "LISTED_SECONDS", 0.0)
+    monkeypatch.setattr(shell, "READ", Backoff(base=0.0, limit=0.0))
     kind = shell.Watched(MODELVERSIONS, custom.parser(ModelVersion), Store())
     async with TestServer(versions.application) as server:
         connection = Connection(server=str(server.make_url("")).rstrip("/"), namespace="team")
@@ -112,7 +117,7 @@ async def store(versions: Versions, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
 
         def login() -> kopf.AiohttpSession:
             versions.logins += 1
-            session = provider.session(shell.notice_lists([kind]), shell.refused_is_away)
+            session = provider.session(shell.list_nothing([kind]), shell.refused_is_away)
             return kopf.AiohttpSession(server=connection.server, aiohttp_session=session)
 
         stop, started = asyncio.Event(), asyncio.Event()
@@ -198,3 +203,40 @@ def test_the_echo_of_a_write_whose_answer_is_known_is_not_parsed() -> None:
     found = store.get("team", "gpt-v1")
     assert found is not None
     assert found.status == {"phase": "Changed"}
+
+
+async def test_stores_are_filled_by_one_list_of_our_own() -> None:
+    """A list after each pause of 50 ms took 504 pages for 4,000 objects."""
+    api = MemoryApi()
+    for number in range(shell.LIST_PAGE + 1):
+        api.put(MODELVERSIONS, "team", f"gpt-v{number:04d}", spec=SPEC)
+    changes: list[bool] = []
+    kind = shell.Watched(MODELVERSIONS, custom.parser(ModelVersion), Store())
+    kind.store.subscribe(lambda change: changes.append(change.background))
+    filling = asyncio.create_task(shell.fill(api, [kind], None))
+    await asyncio.sleep(0.05)
+    assert not api.calls, "what happens before kopf watches would be told by nobody"
+    kind.listed.set()
+    await filling
+    assert len(kind.store) == len(changes) == shell.LIST_PAGE + 1
+    assert all(changes), "what was there before need not be looked at before what happens now"
+    assert [call[0] for call in api.calls] == ["list", "list"]
+
+
+async def test_a_list_parses_only_what_is_new_and_drops_what_is_gone() -> None:
+    api, parse, parsed = MemoryApi(), custom.parser(ModelVersion), []
+
+    def counted(body: Any) -> Stored[ModelVersion]:
+        parsed.append(body["metadata"]["name"])
+        return parse(body)
+
+    kind = shell.Watched(MODELVERSIONS, counted, Store())
+    for name in ("kept", "changed", "deleted"):
+        api.put(MODELVERSIONS, "team", name, spec=SPEC)
+    await shell.refresh(api, kind, None)
+    parsed.clear()
+    api.put(MODELVERSIONS, "team", "changed", spec={**SPEC, "version": 2})
+    api.drop(MODELVERSIONS, "team", "deleted")
+    await shell.refresh(api, kind, None)
+    assert parsed == ["changed"]
+    assert sorted(found.metadata.name for found in kind.store.all()) == ["changed", "kept"]

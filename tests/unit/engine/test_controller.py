@@ -97,13 +97,13 @@ def test_what_is_always_due_at_once_holds_up_nobody_else(monkeypatch: pytest.Mon
     async def main() -> None:
         farm, plans = Farm(MemoryApi()), 0
 
-        def observe(key: Key) -> None:
+        def get(namespace: str, name: str) -> None:
             nonlocal plans
             plans += 1
             if plans < 1000:
-                farm.controller.queue.add(key)
+                farm.controller.queue.add(Key(namespace, name))
 
-        monkeypatch.setattr(farm.kind, "observe", observe)
+        monkeypatch.setattr(farm.herds, "get", get)
         async with farm.running():
             farm.controller.queue.add(Key("ns", "a"))
             for _ in range(20):
@@ -173,7 +173,7 @@ def test_a_stale_view_deletes_nothing_newer() -> None:
             api.stalled = True
             api.drop(PODS, "ns", "a-0")
             newer = api.put(PODS, "ns", "a-0")
-            outcome = await farm.executor.run([Delete(PODS, "ns", "a-0", old.metadata.uid)])
+            outcome = await farm.executor.run("ns", [Delete("Pod", "a-0", old.metadata.uid)])
             assert isinstance(outcome.passing, Conflict)
             assert api.objects[PODS][Key("ns", "a-0")]["metadata"]["uid"] == newer["metadata"]["uid"]
 

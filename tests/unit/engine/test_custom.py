@@ -1,14 +1,12 @@
-"""A custom resource in a store, and what its status says when it can not be read."""
+"""Custom resources are kept as JSON and read when they are planned."""
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
-from aifactory.api.base import Model, ObjectMeta
-from aifactory.engine.custom import Stored, decoder, invalid_plan, parser
-from aifactory.engine.plan import Plan
+from aifactory.api.modelversion import ModelVersion
+from aifactory.engine import custom
 from aifactory.kube.resources import Key
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -19,66 +17,71 @@ READY = {
     "message": "",
     "lastTransitionTime": "2025-01-01T00:00:00Z",
 }
+SPEC = {"model": "gpt", "version": 1, "source": {"uri": "s3://models/gpt/1"}, "format": "causal-lm"}
 
 
-class HerdSpec(Model):
-    size: int
+def body(version: int = 1, **changes: Any) -> dict[str, Any]:
+    metadata = {"name": "gpt-v1", "namespace": "team", "uid": "u", "resourceVersion": str(version), "generation": 3}
+    metadata |= {"labels": {"team": "a"}, "managedFields": [{"manager": "kubectl"}]}
+    metadata |= {"annotations": {custom.LAST_APPLIED: "{}", "aifactory.dev/allow-delete-in-use": "true"}}
+    return {"metadata": metadata, "spec": SPEC, "status": {"phase": "New", "unknown": [1]}, **changes}
 
 
-class Herd(Model):
-    metadata: ObjectMeta
-    spec: HerdSpec
-
-
-def body(size: Any, status: Any = None) -> dict[str, Any]:
-    metadata = {"name": "a", "namespace": "ns", "uid": "u", "resourceVersion": "7", "generation": 3}
-    return {"metadata": metadata, "spec": {"size": size}, **({} if status is None else {"status": status})}
-
-
-def test_an_object_is_kept_with_its_status_as_it_stands() -> None:
-    status = {"phase": "Running", "unknown": {"to": ["us"]}}
-    stored = decoder(Herd)(json.dumps(body(4, status)).encode())
-    assert stored.model is not None
-    assert stored.model.spec.size == 4
+def test_what_was_put_in_comes_out() -> None:
+    stored = custom.parser(ModelVersion)(body())
+    assert stored.subject.key == Key("team", "gpt-v1")
+    assert stored.status == {"phase": "New", "unknown": [1]}
+    model = stored.model
+    assert model is not None
+    assert (model.spec.model, model.metadata.generation, model.metadata.labels) == ("gpt", 3, {"team": "a"})
+    assert model.metadata.annotations == {"aifactory.dev/allow-delete-in-use": "true"}
     assert stored.error == ""
-    assert stored.status == status
-    assert stored.metadata == stored.model.metadata
-    subject = stored.subject
-    assert (subject.key, subject.uid, subject.resource_version) == (Key("ns", "a"), "u", "7")
-    assert subject.status == status
+    assert stored.model is model, "it is read once"
+
+
+def test_what_only_other_tools_read_is_not_kept() -> None:
+    stored = custom.parser(ModelVersion)(body())
+    assert b"managedFields" not in stored.body
+    assert b"last-applied" not in stored.body
+
+
+def test_two_versions_of_an_object_are_not_taken_for_each_other() -> None:
+    parse = custom.parser(ModelVersion)
+    old, new = parse(body(1)), parse(body(2, spec={**SPEC, "version": 2}))
+    assert old.model is not None
+    assert new.model is not None
+    assert (old.model.spec.version, new.model.spec.version) == (1, 2)
+
+
+def test_what_does_not_fit_is_kept_with_the_reason() -> None:
+    for wrong in (body(spec={**SPEC, "version": "x"}), {key: value for key, value in body().items() if key != "spec"}):
+        stored = custom.parser(ModelVersion)(wrong)
+        assert stored.model is None
+        assert stored.error.startswith("spec")
+        assert stored.metadata.name == "gpt-v1"
+        assert stored.status["phase"] == "New"
 
 
 def test_an_object_without_a_status_has_an_empty_one() -> None:
-    assert parser(Herd)(body(4)).status == {}
-    assert parser(Herd)({**body(4), "status": None}).status == {}
+    without = {key: value for key, value in body().items() if key != "status"}
+    assert custom.parser(ModelVersion)(without).status == {}
+    assert custom.parser(ModelVersion)(body(status=None)).status == {}
 
 
-def test_an_object_that_does_not_fit_is_kept_with_the_reason() -> None:
-    stored = parser(Herd)(body("many", {"phase": "Running"}))
-    assert stored.model is None
-    assert stored.error.startswith("spec.size: ")
-    assert "integer" in stored.error
-    assert stored.status == {"phase": "Running"}
-    assert (stored.metadata.name, stored.metadata.generation, stored.metadata.resource_version) == ("a", 3, "7")
-
-
-def invalid(*conditions: dict[str, Any], **status: Any) -> Plan:
-    stored: Stored[Herd] = parser(Herd)(
-        body("many", {**status, "conditions": list(conditions)} if conditions else status)
-    )
-    return invalid_plan(stored, NOW)
+def invalid(*conditions: dict[str, Any], **status: Any) -> dict[str, Any]:
+    """The status of a version whose number is a word."""
+    before = {**status, "conditions": list(conditions)} if conditions else status
+    stored = custom.parser(ModelVersion)(body(spec={**SPEC, "version": "many"}, status=before))
+    return custom.invalid_status(stored, NOW)
 
 
 def test_the_user_is_told_which_field_does_not_fit_and_the_rest_stays() -> None:
-    plan = invalid(READY, phase="Running", observedGeneration=2)
-    assert (plan.writes, plan.events, plan.requeue_after) == ((), (), None)
-    status = plan.status
-    assert status is not None
+    status = invalid(READY, phase="Running", observedGeneration=2)
     assert (status["phase"], status["observedGeneration"]) == ("Running", 3)
     ready, stalled = status["conditions"]
     assert ready == READY
     message = stalled.pop("message")
-    assert message.startswith("the object does not fit this operator's API: spec.size: ")
+    assert message.startswith("the object does not fit this operator's API: spec.version: ")
     assert message.endswith("; correct the field or update the CRDs")
     assert stalled == {
         "type": "Stalled",
@@ -93,9 +96,7 @@ def test_since_when_it_can_not_be_read_stays_until_it_could() -> None:
     old = {"type": "Stalled", "reason": "Any", "message": "", "lastTransitionTime": "2025-01-01T00:00:00Z"}
 
     def since(status: str) -> tuple[str, int]:
-        plan = invalid({**old, "status": status}, READY)
-        assert plan.status is not None
-        conditions = plan.status["conditions"]
+        conditions = invalid({**old, "status": status}, READY)["conditions"]
         (found,) = [entry for entry in conditions if entry["type"] == "Stalled"]
         return found["lastTransitionTime"], len(conditions)
 
@@ -104,6 +105,4 @@ def test_since_when_it_can_not_be_read_stays_until_it_could() -> None:
 
 
 def test_an_object_that_never_had_a_status_gets_one() -> None:
-    plan = invalid()
-    assert plan.status is not None
-    assert [entry["type"] for entry in plan.status["conditions"]] == ["Stalled"]
+    assert [entry["type"] for entry in invalid()["conditions"]] == ["Stalled"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aifactory.engine.executor import MAX_PER_PLAN, STATUS_PATIENCE, Executor, Outcome
-from aifactory.engine.plan import Create, Delete, MergePatch, Subject
+from aifactory.engine.plan import Apply, Create, Delete, Patch, Subject
 from aifactory.kube.errors import (
     AlreadyExists,
     Conflict,
@@ -22,7 +22,7 @@ from aifactory.kube.errors import (
     Unreachable,
 )
 from aifactory.kube.objects import Pod, decoder
-from aifactory.kube.resources import PODS, SERVICES, Key, Resource
+from aifactory.kube.resources import PODS, Key, Resource
 from aifactory.kube.store import Change, Store
 from tests.support.faketime import FakeClock, run
 from tests.unit.memory_api import MemoryApi, encode
@@ -31,11 +31,12 @@ OWNER = {"apiVersion": "test.dev/v1", "kind": "Herd", "name": "h", "uid": "h-uid
 
 
 def body(name: str, *owners: dict[str, Any]) -> dict[str, Any]:
-    return {"metadata": {"name": name, "namespace": "ns", "ownerReferences": list(owners)}}
+    metadata = {"name": name, "namespace": "ns", "ownerReferences": list(owners)}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
 
 
 class Yard:
-    """An executor, its server and its store of pods; services are written and not watched."""
+    """An executor, its server and its store of pods."""
 
     def __init__(self, **options: Any) -> None:
         self.api = MemoryApi()
@@ -69,7 +70,7 @@ class Yard:
 def test_nothing_to_write_is_no_call() -> None:
     async def main() -> None:
         yard = Yard()
-        assert await yard.executor.run([]) == Outcome((), None)
+        assert await yard.executor.run("ns", []) == Outcome((), None)
         assert yard.api.calls == []
 
     run(main)
@@ -79,8 +80,8 @@ def test_nothing_to_write_is_no_call() -> None:
 def test_every_write_is_carried_out_and_its_answer_is_known_at_once(count: int) -> None:
     async def main() -> None:
         yard = Yard()
-        writes = [Create(PODS, body(f"p{number}", OWNER)) for number in range(count)]
-        assert await yard.executor.run(writes) == Outcome((), None)
+        writes = [Create(body(f"p{number}", OWNER)) for number in range(count)]
+        assert await yard.executor.run("ns", writes) == Outcome((), None)
         assert len(yard.api.writes()) == len(yard.names) == count
         assert all(change.origin == "" for change in yard.changes)
 
@@ -101,8 +102,8 @@ def test_refusals_are_told_in_the_order_of_the_plan_and_the_other_writes_are_don
                 raise ServerError(500, "", "passing")
 
         yard.api.before = before
-        writes = [Create(PODS, body(name, OWNER)) for name in ("bad-1", "fine", "busy", "bad-2")]
-        outcome = await yard.executor.run(writes)
+        writes = [Create(body(name, OWNER)) for name in ("bad-1", "fine", "busy", "bad-2")]
+        outcome = await yard.executor.run("ns", writes)
         assert [error.message for error in outcome.refused] == ["Pod bad-1: first", "Pod bad-2: second"]
         assert [error.write for error in outcome.refused] == [writes[0], writes[3]]
         assert isinstance(outcome.passing, ServerError)
@@ -124,11 +125,13 @@ def test_one_plan_leaves_room_for_others_and_all_together_have_a_bound() -> None
             inside -= 1
 
         yard.api.before = before
-        plans = [[Create(PODS, body(f"p{plan}-{number}", OWNER)) for number in range(40)] for plan in range(2)]
-        await yard.executor.run(plans[0])
+        plans = [[Create(body(f"p{plan}-{number}", OWNER)) for number in range(40)] for plan in range(2)]
+        await yard.executor.run("ns", plans[0])
         assert most == MAX_PER_PLAN
         assert asyncio.get_running_loop().time() == 2.0
-        await asyncio.gather(yard.executor.run(plans[1]), yard.executor.run([Create(PODS, body("one", OWNER))] * 12))
+        await asyncio.gather(
+            yard.executor.run("ns", plans[1]), yard.executor.run("ns", [Create(body("one", OWNER))] * 12)
+        )
         assert most == 30
 
     run(main)
@@ -154,8 +157,8 @@ def test_what_passes_and_what_is_a_refusal(error: KubeError, passes: bool) -> No
     async def main() -> None:
         yard = Yard()
         yard.api.failures["create"].append(error)
-        write = Create(PODS, body("a", OWNER))
-        outcome = await yard.executor.run([write])
+        write = Create(body("a", OWNER))
+        outcome = await yard.executor.run("ns", [write])
         assert (outcome.passing is error) is passes
         assert [(found.write, found.error) for found in outcome.refused] == ([] if passes else [(write, error)])
 
@@ -170,7 +173,7 @@ def test_what_exists_already_and_is_ours_is_taken() -> None:
         yard = Yard()
         other = {**OWNER, "uid": "other", "controller": False}
         yard.put("a", ownerReferences=[other, OWNER])
-        assert await yard.executor.run([Create(PODS, body("a", OWNER))]) == Outcome((), None)
+        assert await yard.executor.run("ns", [Create(body("a", OWNER))]) == Outcome((), None)
 
     run(main)
 
@@ -188,7 +191,7 @@ def test_what_belongs_to_somebody_else_is_a_refusal_unless_it_is_shared(
         yard = Yard()
         yard.put("a", ownerReferences=owners)
         before = yard.raw("a")
-        outcome = await yard.executor.run([Create(PODS, body("a", OWNER), shared=shared)])
+        outcome = await yard.executor.run("ns", [Create(body("a", OWNER), shared=shared)])
         assert [type(found.error) for found in outcome.refused] == ([] if shared else [AlreadyExists])
         assert outcome.passing is None
         assert yard.raw("a") == before
@@ -200,7 +203,7 @@ def test_an_object_of_nobody_is_not_ours_because_we_name_no_owner_either() -> No
     async def main() -> None:
         yard = Yard()
         yard.put("a")
-        outcome = await yard.executor.run([Create(PODS, body("a"))])
+        outcome = await yard.executor.run("ns", [Create(body("a"))])
         assert [type(found.error) for found in outcome.refused] == [AlreadyExists]
 
     run(main)
@@ -210,7 +213,7 @@ def test_what_exists_and_was_not_known_yet_is_known_then() -> None:
     async def main() -> None:
         yard = Yard()
         yard.api.put(PODS, "ns", "a", metadata={"name": "a", "namespace": "ns", "ownerReferences": [OWNER]})
-        assert await yard.executor.run([Create(PODS, body("a", OWNER))]) == Outcome((), None)
+        assert await yard.executor.run("ns", [Create(body("a", OWNER))]) == Outcome((), None)
         assert yard.names == ["a"]
 
     run(main)
@@ -221,7 +224,7 @@ def test_what_exists_and_the_watch_does_not_show_is_looked_at_again(caplog: pyte
         yard = Yard()
         yard.api.put(PODS, "ns", "a", metadata={"name": "a", "namespace": "ns", "ownerReferences": [OWNER]})
         yard.store.advance("1000")
-        outcome = await yard.executor.run([Create(PODS, body("a", OWNER))])
+        outcome = await yard.executor.run("ns", [Create(body("a", OWNER))])
         assert isinstance(outcome.passing, Conflict)
         assert outcome.passing.status == 409
         assert outcome.passing.message == "Pod ns/a exists, but the watch does not show it"
@@ -234,22 +237,9 @@ def test_what_was_there_and_is_gone_is_looked_at_again() -> None:
     async def main() -> None:
         yard = Yard()
         yard.api.failures["create"].append(AlreadyExists(409, "AlreadyExists", "taken"))
-        outcome = await yard.executor.run([Create(PODS, body("a", OWNER))])
+        outcome = await yard.executor.run("ns", [Create(body("a", OWNER))])
         assert isinstance(outcome.passing, Conflict)
         assert outcome.passing.message == "a was there and is gone: look again"
-
-    run(main)
-
-
-def test_a_resource_that_nobody_watches_is_written_all_the_same() -> None:
-    async def main() -> None:
-        yard = Yard()
-        for _ in range(2):
-            assert await yard.executor.run([Create(SERVICES, body("s", OWNER))]) == Outcome((), None)
-        uid = yard.api.objects[SERVICES][Key("ns", "s")]["metadata"]["uid"]
-        assert await yard.executor.run([Delete(SERVICES, "ns", "s", uid)]) == Outcome((), None)
-        assert await yard.executor.run([Delete(SERVICES, "ns", "s", uid)]) == Outcome((), None)
-        assert not yard.api.objects[SERVICES]
 
     run(main)
 
@@ -257,8 +247,8 @@ def test_a_resource_that_nobody_watches_is_written_all_the_same() -> None:
 def test_an_answer_that_can_not_be_read_does_not_undo_the_write(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         yard = Yard()
-        write = Create(PODS, {**body("a", OWNER), "status": {"phase": 7}})
-        assert await yard.executor.run([write]) == Outcome((), None)
+        write = Create({**body("a", OWNER), "status": {"phase": 7}})
+        assert await yard.executor.run("ns", [write]) == Outcome((), None)
         assert yard.names == []
 
     run(main)
@@ -273,7 +263,7 @@ def test_a_deletion_is_known_at_once_and_nothing_late_brings_the_object_back() -
         yard = Yard()
         uid = yard.put("a")
         (seen,) = yard.store.all()
-        assert await yard.executor.run([Delete(PODS, "ns", "a", uid)]) == Outcome((), None)
+        assert await yard.executor.run("ns", [Delete("Pod", "a", uid)]) == Outcome((), None)
         assert yard.names == []
         assert yard.changes[-1].new is None
         assert not yard.store.put(seen)
@@ -288,9 +278,9 @@ def test_what_is_gone_already_is_deleted_and_known_to_be() -> None:
         yard = Yard()
         uid = yard.put("a")
         yard.api.drop(PODS, "ns", "a")
-        assert await yard.executor.run([Delete(PODS, "ns", "a", uid)]) == Outcome((), None)
+        assert await yard.executor.run("ns", [Delete("Pod", "a", uid)]) == Outcome((), None)
         assert yard.names == []
-        assert await yard.executor.run([Delete(PODS, "ns", "a", uid)]) == Outcome((), None)
+        assert await yard.executor.run("ns", [Delete("Pod", "a", uid)]) == Outcome((), None)
 
     run(main)
 
@@ -299,7 +289,7 @@ def test_an_object_that_ends_slowly_is_kept_as_ending() -> None:
     async def main() -> None:
         yard = Yard()
         uid = yard.put("a", finalizers=["test.dev/wait"])
-        assert await yard.executor.run([Delete(PODS, "ns", "a", uid)]) == Outcome((), None)
+        assert await yard.executor.run("ns", [Delete("Pod", "a", uid)]) == Outcome((), None)
         (found,) = yard.store.all()
         assert found.metadata.deletion_timestamp is not None
 
@@ -310,7 +300,7 @@ def test_only_the_incarnation_that_was_seen_is_deleted() -> None:
     async def main() -> None:
         yard = Yard()
         yard.put("a")
-        outcome = await yard.executor.run([Delete(PODS, "ns", "a", "another-uid")])
+        outcome = await yard.executor.run("ns", [Delete("Pod", "a", "another-uid")])
         assert isinstance(outcome.passing, Conflict)
         assert yard.names == ["a"]
         assert Key("ns", "a") in yard.api.objects[PODS]
@@ -325,14 +315,27 @@ def test_a_patch_is_merged_and_what_is_gone_needs_none() -> None:
     async def main() -> None:
         yard = Yard()
         yard.put("a")
-        write = MergePatch(PODS, "ns", "a", {"metadata": {"labels": {"l": "1"}}})
-        assert await yard.executor.run([write]) == Outcome((), None)
+        write = Patch("Pod", "a", {"metadata": {"labels": {"l": "1"}}})
+        assert await yard.executor.run("ns", [write]) == Outcome((), None)
         (found,) = yard.store.all()
         assert found.metadata.labels == {"l": "1"}
-        stale = MergePatch(PODS, "ns", "a", {"metadata": {"labels": {"l": "2"}}}, resource_version="1")
-        assert isinstance((await yard.executor.run([stale])).passing, Conflict)
         yard.api.drop(PODS, "ns", "a")
-        assert await yard.executor.run([write]) == Outcome((), None)
+        assert await yard.executor.run("ns", [write]) == Outcome((), None)
+
+    run(main)
+
+
+def test_exactly_the_incarnation_that_was_seen_is_applied() -> None:
+    async def main() -> None:
+        yard = Yard()
+        uid = yard.put("a")
+        wanted = {**body("a", OWNER), "spec": {"nodeName": "n"}}
+        assert await yard.executor.run("ns", [Apply(wanted, uid)]) == Outcome((), None)
+        assert yard.store.all()[0].spec.node_name == "n"
+        assert isinstance((await yard.executor.run("ns", [Apply(wanted, "another")])).passing, Conflict)
+        yard.api.drop(PODS, "ns", "a")
+        assert isinstance((await yard.executor.run("ns", [Apply(wanted, uid)])).passing, Conflict)
+        assert not yard.api.objects[PODS], "what is gone is not made again"
 
     run(main)
 
@@ -374,7 +377,7 @@ def test_a_status_gives_way_to_writes_for_two_seconds_and_may_be_outdated_by_the
 
         async def create(name: str, after: float) -> None:
             await asyncio.sleep(after)
-            await yard.executor.run([Create(PODS, body(name, OWNER))])
+            await yard.executor.run("ns", [Create(body(name, OWNER))])
 
         async def status(outdated: bool) -> bool:
             await asyncio.sleep(0.1)
@@ -406,7 +409,7 @@ def test_it_knows_what_a_write_takes() -> None:
             await asyncio.sleep(1)
 
         yard.api.before = before
-        await yard.executor.run([Create(PODS, body("a", OWNER))])
+        await yard.executor.run("ns", [Create(body("a", OWNER))])
         assert yard.executor.write_seconds > 0.05
 
     run(main)
@@ -420,7 +423,7 @@ def test_a_cancelled_run_is_cancelled() -> None:
             await asyncio.sleep(60)
 
         yard.api.before = before
-        running = asyncio.create_task(yard.executor.run([Create(PODS, body(name, OWNER)) for name in ("a", "b", "c")]))
+        running = asyncio.create_task(yard.executor.run("ns", [Create(body(name, OWNER)) for name in ("a", "b", "c")]))
         await asyncio.sleep(1)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):

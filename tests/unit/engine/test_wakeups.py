@@ -2,117 +2,148 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
 
-from aifactory.engine.wakeups import wake_by, wake_owner
+from aifactory.engine import custom
+from aifactory.engine.cluster import Cluster
+from aifactory.engine.domain import Watch
 from aifactory.kube.objects import Metadata, OwnerReference, Pod, PodStatus
-from aifactory.kube.queue import WorkQueue
-from aifactory.kube.resources import Key
-from aifactory.kube.store import Change, Listener
-from tests.support.faketime import run
+from aifactory.kube.resources import PODS, Key
+from tests.support.herd import HERDS, Herd, Herds
 
-GROUP = "test.dev"
+GROUP = HERDS.group
 
 
 def pod(
     owner: str = "",
     *,
     kind: str = "Herd",
-    api_version: str = f"{GROUP}/v1",
+    api_version: str = f"{GROUP}/v1alpha1",
     controller: bool = True,
     phase: str = "Pending",
     namespace: str = "ns",
 ) -> Pod:
     reference = OwnerReference(kind=kind, name=owner, uid="u", api_version=api_version, controller=controller)
     owners = (reference,) if owner else ()
-    metadata = Metadata(name="p", namespace=namespace, owner_references=owners)
+    metadata = Metadata(name="p", namespace=namespace, uid="p", owner_references=owners)
     return Pod(metadata=metadata, status=PodStatus(phase=phase))
 
 
-def woken(listener: Any, *changes: Change[Pod]) -> list[str]:
-    """Keys in the order they are handed out, after a fresh one that was added last."""
-
-    async def main() -> list[str]:
-        queue: WorkQueue[Key] = WorkQueue("test", rng=random.Random(0))
-        listen: Listener[Pod] = listener(queue)
-        for change in changes:
-            listen(change)
-        queue.add(Key("", "fresh"))
-        found = []
-        while len(queue):
-            key = await queue.get()
-            queue.done(key)
-            found.append(str(key))
-        return found
-
-    return run(main)
+def herd(size: int, version: int) -> dict[str, Any]:
+    metadata = {"name": "h", "namespace": "ns", "uid": "h", "resourceVersion": str(version)}
+    return {"metadata": metadata, "spec": {"size": size}}
 
 
-def owner(queue: WorkQueue[Key]) -> Listener[Any]:
-    return wake_owner(queue, "Herd", GROUP)
+class Listening:
+    """A cluster of herds, and who was woken how."""
+
+    def __init__(self, kind: Herds) -> None:
+        self.woken: list[tuple[str, bool]] = []
+        self.cluster = Cluster([kind])
+        self.cluster.connect({HERDS: lambda key, *, background: self.woken.append((str(key), background))})
+
+    def pod_changes(self, *views: Pod | None) -> list[str]:
+        """Keys woken by a pod that is seen in these ways, one after another; None for its deletion."""
+        store = self.cluster.stores[PODS]
+        for version, found in enumerate(views, start=1):
+            self.woken.clear()
+            if found is None:
+                store.delete(store.keys()[0], "p", str(version))
+            else:
+                metadata = found.metadata
+                store.put(
+                    Pod(
+                        metadata=Metadata(
+                            name=metadata.name,
+                            namespace=metadata.namespace,
+                            uid=metadata.uid,
+                            resource_version=str(version),
+                            owner_references=metadata.owner_references,
+                        ),
+                        status=found.status,
+                    )
+                )
+        return [key for key, _ in self.woken]
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "keys"),
+    ("views", "keys"),
     [
-        (None, pod("a"), ["ns/a"]),
-        (pod("a"), None, ["ns/a"]),
-        (pod("a"), pod("a", phase="Running"), ["ns/a"]),
-        (pod("a"), pod("b"), ["ns/a", "ns/b"]),
-        (pod("a"), pod(), ["ns/a"]),
-        (pod(), pod("b"), ["ns/b"]),
-        (None, pod("a", namespace="other"), ["other/a"]),
-        (None, pod(), []),
-        (None, pod("a", kind="Flock"), []),
-        (None, pod("a", api_version="other.dev/v1"), []),
-        (None, pod("a", api_version="v1"), []),
-        (None, pod("a", api_version=f"{GROUP}/v2"), ["ns/a"]),
-        (None, pod("a", controller=False), []),
+        ([pod("a")], ["ns/a"]),
+        ([pod("a"), None], ["ns/a"]),
+        ([pod("a"), pod("a", phase="Running")], ["ns/a"]),
+        ([pod("a"), pod("b")], ["ns/a", "ns/b"]),
+        ([pod("a"), pod()], ["ns/a"]),
+        ([pod(), pod("b")], ["ns/b"]),
+        ([pod("a", namespace="other")], ["other/a"]),
+        ([pod()], []),
+        ([pod("a", kind="Flock")], []),
+        ([pod("a", api_version="other.dev/v1")], []),
+        ([pod("a", api_version="v1")], []),
+        ([pod("a", api_version=f"{GROUP}/v2")], ["ns/a"]),
+        ([pod("a", controller=False)], []),
     ],
 )
-def test_the_owner_that_controls_a_child_is_woken(old: Pod | None, new: Pod | None, keys: list[str]) -> None:
-    assert woken(owner, Change(old, new)) == [*keys, "fresh"]
+def test_the_owner_that_controls_a_child_is_woken(views: list[Pod | None], keys: list[str]) -> None:
+    assert Listening(Herds()).pod_changes(*views) == keys
 
 
 def test_a_first_list_wakes_in_the_background() -> None:
-    assert woken(owner, Change(None, pod("a"), background=True)) == ["fresh", "ns/a"]
-    assert woken(phases, Change(None, pod(), background=True)) == ["fresh", "Pending/1", "Pending/2"]
+    found = Listening(Herds())
+    found.cluster.stores[PODS].put(pod("a"), background=True)
+    assert found.woken == [("ns/a", True)]
 
 
-def phases(queue: WorkQueue[Key]) -> Listener[Any]:
-    def keys(found: Pod) -> Iterable[Key]:
-        return [Key(found.status.phase, "1"), Key(found.status.phase, "2")]
+class Neighbours(Herds):
+    """Herds that concern others by their size."""
 
-    return wake_by(queue, keys)
+    view: Callable[[Herd], Any] | None = None
 
+    def watches(self) -> Sequence[Watch[Any]]:
+        return (Watch(Herd, self._keys, view=self.view),)
 
-@pytest.mark.parametrize(
-    ("old", "new", "keys"),
-    [
-        (None, pod(), ["Pending/1", "Pending/2"]),
-        (pod(), None, ["Pending/1", "Pending/2"]),
-        (pod(), pod(phase="Running"), ["Pending/1", "Pending/2", "Running/1", "Running/2"]),
-    ],
-)
-def test_whoever_the_old_or_the_new_object_concerns_is_woken(old: Pod | None, new: Pod | None, keys: list[str]) -> None:
-    assert woken(phases, Change(old, new)) == [*keys, "fresh"]
+    def _keys(self, found: Herd, cluster: Cluster) -> Iterable[Key]:
+        assert isinstance(cluster, Cluster)
+        return [Key(str(found.spec.size), "1"), Key(str(found.spec.size), "2")]
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "keys"),
-    [
-        (pod("a"), pod("b"), []),
-        (pod("a"), pod("a", phase="Running"), ["x/y"]),
-        (None, pod("a"), ["x/y"]),
-        (pod("a"), None, ["x/y"]),
-    ],
-)
-def test_what_those_who_are_woken_do_not_see_wakes_nobody(old: Pod | None, new: Pod | None, keys: list[str]) -> None:
-    def seen(queue: WorkQueue[Key]) -> Listener[Any]:
-        return wake_by(queue, lambda _: [Key("x", "y")], view=lambda found: found.status.phase)
+def put(found: Listening, body: dict[str, Any], *, background: bool = False) -> list[tuple[str, bool]]:
+    found.woken.clear()
+    found.cluster.stored(HERDS).put(custom.parser(Herd)(body), background=background)
+    return list(found.woken)
 
-    assert woken(seen, Change(old, new)) == [*keys, "fresh"]
+
+def test_whoever_the_old_or_the_new_object_concerns_is_woken() -> None:
+    found = Listening(Neighbours())
+    assert put(found, herd(1, 1), background=True) == [("1/1", True), ("1/2", True)]
+    assert [key for key, _ in put(found, herd(2, 2))] == ["1/1", "1/2", "2/1", "2/2"]
+    found.woken.clear()
+    found.cluster.stored(HERDS).delete(Key("ns", "h"), "h", "3")
+    assert [key for key, _ in found.woken] == ["2/1", "2/2"]
+
+
+def test_what_those_who_are_woken_do_not_see_wakes_nobody() -> None:
+    kind = Neighbours()
+    kind.view = lambda found: found.spec.size > 1
+    found = Listening(kind)
+    assert put(found, herd(0, 1)), "that it is there is news"
+    assert put(found, herd(1, 2)) == []
+    assert put(found, herd(2, 3))
+    assert put(found, {**herd(2, 4), "spec": {"size": "many"}}), "it can not be read any more"
+
+
+def test_who_is_gone_is_forgotten() -> None:
+    class Remembering(Herds):
+        forgotten: list[str] = []  # noqa: RUF012 # of this class alone
+
+        def gone(self, uid: str) -> None:
+            self.forgotten.append(uid)
+
+    found = Listening(Remembering())
+    put(found, herd(1, 1))
+    assert Remembering.forgotten == []
+    found.cluster.stored(HERDS).delete(Key("ns", "h"), "h", "2")
+    assert Remembering.forgotten == ["h"]

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 import pytest
 from aiohttp import web
 
-from aifactory.kube import client as client_module
+from aifactory.kube import retry
+from aifactory.kube.api import Api
 from aifactory.kube.auth import AuthError, Connection, SessionProvider
-from aifactory.kube.client import MAX_ATTEMPTS, Client
+from aifactory.kube.backoff import Backoff
+from aifactory.kube.client import Client
 from aifactory.kube.errors import (
     Conflict,
     Forbidden,
@@ -26,6 +28,7 @@ from aifactory.kube.errors import (
     error_from_response,
 )
 from aifactory.kube.resources import PODS
+from aifactory.kube.retry import MAX_ATTEMPTS, Retrying
 
 POD = {"metadata": {"name": "a", "namespace": "ns"}}
 
@@ -78,38 +81,36 @@ async def server() -> AsyncIterator[Server]:
 
 
 @pytest.fixture
-async def client(server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Client]:
-    monkeypatch.setattr(client_module, "FIRST_DELAY", 0.001)
+async def client(server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
+    monkeypatch.setattr(retry, "REQUEST", Backoff(base=0.001, limit=30.0))
     provider = SessionProvider(Connection(f"http://127.0.0.1:{server.port}", "default"), user_agent="test")
     found = Client(provider)
-    yield found
+    yield Retrying(found)
     await found.close()
     await provider.close()
 
 
 @pytest.mark.parametrize("code", [429, 500, 502, 503, 504])
-async def test_a_passing_failure_is_asked_again(client: Client, server: Server, code: int) -> None:
+async def test_a_passing_failure_is_asked_again(client: Api, server: Server, code: int) -> None:
     server.answers = [status(code), status(code), fine]
     assert json.loads(await client.get(PODS, "ns", "a")) == {"kind": "Pod"}
     assert len(server.requests) == 3
 
 
-async def test_asking_again_has_an_end(client: Client, server: Server) -> None:
+async def test_asking_again_has_an_end(client: Api, server: Server) -> None:
     server.answers = [status(503)]
     with pytest.raises(ServerError, match="words"):
         await client.patch(PODS, "ns", "a", {})
     assert len(server.requests) == MAX_ATTEMPTS
 
 
-async def test_the_server_says_how_long_to_wait(
-    client: Client, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_server_says_how_long_to_wait(client: Api, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr(client_module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(retry.asyncio, "sleep", sleep)
     server.answers = [status(429, Retry_After="7"), status(429, Retry_After="100000"), fine]
     await client.get(PODS, "ns", "a")
     assert 7.0 <= waits[0] <= 7.0 * 1.25
@@ -125,16 +126,14 @@ async def test_the_server_says_how_long_to_wait(
         (422, "Invalid", Invalid),
     ],
 )
-async def test_a_refusal_is_final(
-    client: Client, server: Server, code: int, reason: str, error: type[KubeError]
-) -> None:
+async def test_a_refusal_is_final(client: Api, server: Server, code: int, reason: str, error: type[KubeError]) -> None:
     server.answers = [status(code, reason)]
     with pytest.raises(error, match="words"):
         await client.get(PODS, "ns", "a")
     assert len(server.requests) == 1
 
 
-async def test_a_create_is_repeated_only_if_it_can_not_have_been_done(client: Client, server: Server) -> None:
+async def test_a_create_is_repeated_only_if_it_can_not_have_been_done(client: Api, server: Server) -> None:
     server.answers = [status(429), fine]
     await client.create(PODS, POD)
     assert len(server.requests) == 2
@@ -152,7 +151,7 @@ async def test_a_create_is_repeated_only_if_it_can_not_have_been_done(client: Cl
     assert len(server.requests) == 1
 
 
-async def test_a_delete_whose_answer_was_lost_is_sent_again(client: Client, server: Server) -> None:
+async def test_a_delete_whose_answer_was_lost_is_sent_again(client: Api, server: Server) -> None:
     server.answers = [hang_up, fine]
     await client.delete(PODS, "ns", "a", uid="u")
     assert len(server.requests) >= 2
@@ -182,7 +181,7 @@ async def test_credentials_that_can_not_be_read_are_a_failure_that_passes(server
         await provider.close()
 
 
-async def test_a_watch_puts_lines_together_wherever_the_network_cuts_them(client: Client, server: Server) -> None:
+async def test_a_watch_puts_lines_together_wherever_the_network_cuts_them(client: Api, server: Server) -> None:
     lines = [b'{"type":"ADDED","object":{"n":%d}}' % number for number in range(50)]
     stream = b"\n".join(lines) + b"\n"
 
@@ -199,7 +198,7 @@ async def test_a_watch_puts_lines_together_wherever_the_network_cuts_them(client
     assert server.requests[0].query["allowWatchBookmarks"] == "true"
 
 
-async def test_a_watch_that_breaks_off_is_unreachable(client: Client, server: Server) -> None:
+async def test_a_watch_that_breaks_off_is_unreachable(client: Api, server: Server) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -216,7 +215,7 @@ async def test_a_watch_that_breaks_off_is_unreachable(client: Client, server: Se
     assert seen == [b'{"type":"ADDED"}']
 
 
-async def test_selectors_are_sent_encoded(client: Client, server: Server) -> None:
+async def test_selectors_are_sent_encoded(client: Api, server: Server) -> None:
     server.answers = [fine]
     await client.list(PODS, namespace="ns", label_selector="a=b,c in (d, e)", limit=5, continue_="x/y=")
     assert dict(server.requests[0].query) == {"labelSelector": "a=b,c in (d, e)", "limit": "5", "continue": "x/y="}

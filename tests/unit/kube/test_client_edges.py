@@ -13,10 +13,14 @@ import pytest
 from aiohttp import web
 
 from aifactory.kube import client as client_module
+from aifactory.kube import retry
+from aifactory.kube.api import Api
 from aifactory.kube.auth import Connection, SessionProvider
-from aifactory.kube.client import FIRST_DELAY, MAX_ATTEMPTS, Client
+from aifactory.kube.backoff import REQUEST
+from aifactory.kube.client import Client
 from aifactory.kube.errors import NotFound, ServerError, Unauthorized, Unreachable
 from aifactory.kube.resources import PODS
+from aifactory.kube.retry import MAX_ATTEMPTS, Retrying
 
 POD = {"metadata": {"name": "a", "namespace": "ns"}}
 
@@ -39,7 +43,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         found.append(seconds)
 
-    monkeypatch.setattr(client_module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(retry.asyncio, "sleep", sleep)
     return found
 
 
@@ -96,13 +100,13 @@ async def silent() -> AsyncIterator[Silent]:
 
 
 @pytest.fixture
-async def clients() -> AsyncIterator[Callable[..., Client]]:
+async def clients() -> AsyncIterator[Callable[..., Api]]:
     made: list[tuple[Client, SessionProvider]] = []
 
-    def make(url: str, **options: Any) -> Client:
+    def make(url: str, *, rng: random.Random | None = None, **options: Any) -> Api:
         provider = SessionProvider(Connection(url, "default"), user_agent="test")
         made.append((Client(provider, **options), provider))
-        return made[-1][0]
+        return Retrying(made[-1][0], rng=rng)
 
     yield make
     for client, provider in made:
@@ -110,7 +114,7 @@ async def clients() -> AsyncIterator[Callable[..., Client]]:
         await provider.close()
 
 
-Clients = Callable[..., Client]
+Clients = Callable[..., Api]
 
 
 def always(status: int, **headers: str) -> Callable[[int], Awaitable[web.StreamResponse]]:
@@ -127,7 +131,7 @@ async def test_waits_double_and_are_spread_by_up_to_a_quarter(
     client = clients(await serve(always(503)), rng=rng)
     with pytest.raises(ServerError):
         await client.get(PODS, "ns", "a")
-    assert waits == pytest.approx([FIRST_DELAY * factor * 2**n for n in range(MAX_ATTEMPTS - 1)])
+    assert waits == pytest.approx([REQUEST.base * factor * 2**n for n in range(MAX_ATTEMPTS - 1)])
 
 
 async def test_a_server_that_asks_for_less_than_the_usual_wait_does_not_get_it(
@@ -136,7 +140,7 @@ async def test_a_server_that_asks_for_less_than_the_usual_wait_does_not_get_it(
     client = clients(await serve(always(429, Retry_After="0")), rng=NoJitter())
     with pytest.raises(Exception, match="429"):
         await client.get(PODS, "ns", "a")
-    assert waits == pytest.approx([FIRST_DELAY * 2**n for n in range(MAX_ATTEMPTS - 1)])
+    assert waits == pytest.approx([REQUEST.base * 2**n for n in range(MAX_ATTEMPTS - 1)])
 
 
 async def test_a_create_that_found_no_server_is_sent_again(clients: Clients, waits: list[float]) -> None:
@@ -187,9 +191,11 @@ async def test_a_watch_of_what_is_not_there_is_refused(serve: Serve, clients: Cl
         await anext(aiter(client.watch(PODS, resource_version="1")))
 
 
-async def test_a_client_that_is_closed_sends_nothing(serve: Serve, clients: Clients) -> None:
-    client = clients(await serve(always(200)))
+async def test_a_client_that_is_closed_sends_nothing(serve: Serve) -> None:
+    provider = SessionProvider(Connection(await serve(always(200)), "default"), user_agent="test")
+    client = Client(provider)
     assert await client.get(PODS, "ns", "a") == b""
     await client.close()
     with pytest.raises(RuntimeError, match="closed"):
         await client.get(PODS, "ns", "a")
+    await provider.close()

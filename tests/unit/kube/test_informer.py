@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aifactory.kube.errors import Forbidden, Gone, ServerError, TooManyRequests, Unreachable
-from aifactory.kube.informer import Informer
+from aifactory.kube.informer import PAGE_SIZE, Informer
 from aifactory.kube.objects import Pod
 from aifactory.kube.resources import PODS, Key, Resource
 from aifactory.kube.store import Change, Store
@@ -98,11 +98,11 @@ def test_lists_once_and_then_only_watches() -> None:
 def test_pages_of_a_long_list_are_put_together() -> None:
     async def main() -> None:
         api = MemoryApi()
-        for number in range(1201):
+        for number in range(2 * PAGE_SIZE + 1):
             api.put(PODS, "ns", f"p{number:04}")
         async with watched(api) as seen:
             await seen.informer.synced.wait()
-            assert len(seen.store) == 1201
+            assert len(seen.store) == 2 * PAGE_SIZE + 1
             assert lists(api) == 3
 
     run(main)
@@ -112,7 +112,7 @@ def test_what_changed_between_two_pages_is_not_missed() -> None:
     async def main() -> None:
         api = MemoryApi()
         api.inconsistent_pages = True
-        for number in range(700):
+        for number in range(PAGE_SIZE + 200):
             api.put(PODS, "ns", f"p{number:04}")
 
         async def change(verb: str, resource: Resource, name: str) -> None:

@@ -73,7 +73,8 @@ def replica(api: Any, name: str, seed: int = 0) -> LeaderElection:
 async def take_part(election: LeaderElection) -> None:
     """As a process that is started again each time it loses."""
     while True:
-        await election.run(lambda: None, lambda: None)
+        await election.acquire()
+        await election.hold()
 
 
 @given(seed=st.integers(0, 2**32), replicas=st.integers(2, 4))
@@ -190,3 +191,76 @@ def test_an_idle_leader_only_renews() -> None:
 def test_impatience_that_could_make_two_leaders_is_refused() -> None:
     with pytest.raises(ValueError, match="two replicas could lead"):
         LeaseConfig("ns", "operator", identity="a", duration=10.0, renew_deadline=10.0)
+
+
+def test_a_lease_that_nobody_took_since_the_look_makes_an_undisturbed_leader() -> None:
+    """Given up by the leader before, then taken in the very version that was seen: nobody has led in between."""
+
+    async def main() -> None:
+        api = MemoryApi()
+        before = replica(api, "before")
+        await before.acquire()
+        await before.release()
+        successor = replica(api, "successor")
+        await successor.look()
+        await successor.acquire()
+        assert successor.undisturbed
+        again = replica(api, "successor")  # the same pod, its container was started again
+        await again.look()
+        await again.acquire()
+        assert again.undisturbed
+
+    run(main)
+
+
+def test_whoever_may_have_missed_a_leader_is_disturbed() -> None:
+    """Free when looked at and free when taken is not enough: somebody led between the two."""
+
+    async def led_between(api: MemoryApi) -> None:
+        other = replica(api, "other")
+        await other.acquire()
+        await other.release()
+
+    async def main(held: bool, between: bool, looked: bool) -> bool:
+        api = MemoryApi()
+        first = replica(api, "first")
+        await first.acquire()
+        if not held:
+            await first.release()
+        successor = replica(api, "successor")
+        if looked:
+            await successor.look()
+        if held:
+            await first.release()
+        if between:
+            await led_between(api)
+        await successor.acquire()
+        return successor.undisturbed
+
+    found: dict[tuple[bool, bool, bool], bool] = {}
+    for case in [
+        (False, False, True),
+        (True, False, True),
+        (False, True, True),
+        (True, True, True),
+        (False, False, False),
+    ]:
+
+        async def one(case: tuple[bool, bool, bool] = case) -> None:
+            found[case] = await main(*case)
+
+        run(one)
+    assert [case for case, undisturbed in found.items() if undisturbed] == [(False, False, True)]
+
+
+def test_a_leader_that_fell_silent_may_have_acted_until_its_lease_ran_out() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        await replica(api, "silent").acquire()
+        successor = replica(api, "successor")
+        await successor.look()
+        await successor.acquire()
+        assert successor.leading
+        assert not successor.undisturbed
+
+    run(main)

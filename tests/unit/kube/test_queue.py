@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aifactory.kube.queue import BACKGROUND_TURN, HEAP_SLACK, Backoff, ShutDown, WorkQueue
+from aifactory.kube.backoff import Backoff
+from aifactory.kube.queue import BACKGROUND_TURN, HEAP_SLACK, ShutDown, WorkQueue
 from tests.support.faketime import run, until
 
 

@@ -11,7 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aifactory.kube.queue import HEAP_SLACK, Backoff, WorkQueue
+from aifactory.kube.backoff import Backoff
+from aifactory.kube.queue import HEAP_SLACK, WorkQueue
 from tests.support.faketime import FakeTimeLoop
 
 KEYS = st.sampled_from("abcde")
@@ -27,7 +28,7 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = FakeTimeLoop()
-        self.queue: WorkQueue[str] = WorkQueue("model", backoff=Backoff(limit=60.0), rng=random.Random(1))
+        self.queue: WorkQueue[str] = WorkQueue("model", backoff=Backoff(base=0.005, limit=60.0), rng=random.Random(1))
         self.owed: set[str] = set()
         self.working: set[str] = set()
         self.due: dict[str, float] = {}

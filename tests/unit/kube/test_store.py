@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aifactory.kube.objects import Metadata, OwnerReference, Pod, decoder, same_but_version
 from aifactory.kube.resources import Key
-from aifactory.kube.store import Change, Store, by_controller, by_label
+from aifactory.kube.store import Change, Store, by_controller
 
 
 def pod(name: str, version: int, uid: str = "", owner: str = "", **labels: str) -> Pod:
@@ -46,6 +46,12 @@ class View:
             self.objects[key] = change.new
 
 
+def by_job(obj: Pod) -> tuple[str, ...]:
+    """Index: the value of a label, if there is one."""
+    value = obj.metadata.labels.get("job")
+    return () if value is None else (value,)
+
+
 def test_an_older_event_changes_nothing() -> None:
     store: Store[Pod] = Store()
     view = View(store)
@@ -66,12 +72,12 @@ def test_the_deleted_does_not_come_back_but_the_recreated_does() -> None:
 
 
 def test_a_new_version_that_shows_nothing_new_is_kept_but_not_told() -> None:
-    store: Store[Pod] = Store(indexes={"job": by_label("job")})
+    store: Store[Pod] = Store(indexes={"job": by_job})
     view = View(store)
     store.put(pod("a", 5, job="x"))
     assert not store.put(pod("a", 6, job="x"))
     assert len(view.changes) == 1
-    assert [found.metadata.resource_version for found in store.by("job", ("ns", "x"))] == ["6"]
+    assert [found.metadata.resource_version for found in store.by("job", "x")] == ["6"]
     assert store.put(pod("a", 7, job="y"))
     assert store.remove(pod("a", 8))
 
@@ -122,15 +128,15 @@ def test_a_list_does_not_delete_what_is_newer_than_itself() -> None:
 
 
 def test_indexes_follow_every_change() -> None:
-    store: Store[Pod] = Store(indexes={"owner": by_controller, "job": by_label("job")})
+    store: Store[Pod] = Store(indexes={"owner": by_controller, "job": by_job})
     store.put(pod("a", 1, owner="j1", job="x"))
     store.put(pod("b", 2, owner="j1", job="x"))
     store.put(pod("b", 3, owner="j2", job="y"))
-    assert [found.metadata.name for found in store.by("owner", "j1")] == ["a"]
-    assert [found.metadata.name for found in store.by("job", ("ns", "y"))] == ["b"]
+    assert [found.metadata.name for found in store.by("owner", ("ns", "j1"))] == ["a"]
+    assert [found.metadata.name for found in store.by("job", "y")] == ["b"]
     store.remove(pod("a", 4))
-    assert store.by("owner", "j1") == []
-    assert store.by("owner", "nobody") == []
+    assert store.by("owner", ("ns", "j1")) == []
+    assert store.by("owner", ("ns", "nobody")) == []
 
 
 def test_one_failing_listener_does_not_silence_the_others() -> None:
@@ -208,4 +214,36 @@ def test_any_interleaving_of_watch_lists_and_answers_ends_in_the_truth(seed: int
     assert all(same_but_version(view.objects[key], obj) for key, obj in truth.items())
     for owner in "xy":
         expected = {name for name, obj in alive.items() if obj.metadata.owner_references[0].uid == owner}
-        assert {found.metadata.name for found in store.by("owner", owner)} == expected
+        assert {found.metadata.name for found in store.by("owner", ("ns", owner))} == expected
+
+
+def test_a_late_answer_does_not_bring_back_what_a_list_did_not_contain() -> None:
+    """A list is taken in piece by piece; answers to our own writes may come between any two of them."""
+    store: Store[Pod] = Store()
+    listed: set[str] = set()
+    store.put_listed(pod("kept", 7), listed)
+    store.apply_response(pod("created and deleted before the list", 15))
+    store.advance("20")
+    assert not store.apply_response(pod("later still", 16))
+    assert store.retain(listed, "20") == 1
+    assert [found.metadata.name for found in store.all()] == ["kept"]
+
+
+def test_what_a_list_repeats_is_noted_and_told_once() -> None:
+    store: Store[Pod] = Store()
+    view = View(store)
+    known = pod("a", 5)
+    store.put(known)
+    listed: set[str] = set()
+    store.put_listed(pod("a", 5), listed)
+    assert listed == {known.metadata.uid}
+    assert len(view.changes) == 1
+    assert store.retain(listed, "9") == 0
+
+
+def test_groups_are_the_values_of_an_index() -> None:
+    store: Store[Pod] = Store(indexes={"job": by_job})
+    for name, job in (("a", "x"), ("b", "x"), ("c", "y")):
+        store.put(pod(name, 1, job=job))
+    found = {value: sorted(one.metadata.name for one in pods) for value, pods in store.groups("job")}
+    assert found == {"x": ["a", "b"], "y": ["c"]}

@@ -10,7 +10,13 @@ import pytest
 from aifactory.kube import store as store_module
 from aifactory.kube.objects import Metadata, OwnerReference, Pod, PodStatus, decoder
 from aifactory.kube.resources import Key
-from aifactory.kube.store import Change, Store, by_label, version_number
+from aifactory.kube.store import Change, Store, version_number
+
+
+def by_job(obj: Pod) -> tuple[str, ...]:
+    """Index: the value of a label, if there is one."""
+    value = obj.metadata.labels.get("job")
+    return () if value is None else (value,)
 
 
 def pod(
@@ -105,12 +111,12 @@ def test_an_old_deletion_does_not_shorten_what_is_remembered() -> None:
 
 
 def test_an_incarnation_that_was_replaced_does_not_come_back() -> None:
-    store: Store[Pod] = Store(indexes={"job": by_label("job")})
+    store: Store[Pod] = Store(indexes={"job": by_job})
     store.put(pod("a", 5, "one", job="x"))
     changes = told(store)
     assert store.put(pod("a", 9, "two", job="y"), background=True)
     assert [(change.new is None, change.background) for change in changes] == [(True, True), (False, True)]
-    assert store.by("job", ("ns", "x")) == []
+    assert store.by("job", "x") == []
     assert not store.put(pod("a", 9, "one"))
     found = store.get("ns", "a")
     assert found is not None
@@ -252,17 +258,6 @@ def test_an_object_is_indexed_by_the_owner_that_controls_it() -> None:
     assert metadata.controller == owners[1]
     assert metadata.key == Key("ns", "a")
     assert Metadata(name="b", owner_references=owners[:1]).controller is None
-
-
-def test_labels_are_indexed_with_their_namespace() -> None:
-    store: Store[Pod] = Store(indexes={"job": by_label("job")})
-    store.put(pod("a", 1, job="x"))
-    store.put(pod("b", 2, namespace="other", job="x"))
-    store.put(pod("c", 3))
-    store.put(pod("d", 4, job=""))
-    assert [found.metadata.name for found in store.by("job", ("ns", "x"))] == ["a"]
-    assert [found.metadata.name for found in store.by("job", ("other", "x"))] == ["b"]
-    assert [found.metadata.name for found in store.by("job", ("ns", ""))] == ["d"]
 
 
 def test_a_subscriber_hears_of_a_change_after_it_was_taken_in() -> None:

@@ -10,13 +10,15 @@ from typing import Any
 from aifactory.api.conditions import find
 from aifactory.api.modelversion import ModelVersion, ModelVersionStatus, Use
 from aifactory.api.reasons import ConditionType
-from aifactory.engine.decision import Decision
-from aifactory.engine.pods import TaskPod
+from aifactory.engine.plan import Delete, Plan
+from aifactory.engine.taskpods import TaskSettings
+from aifactory.engine.tasks import TaskPod
 from aifactory.models.plan import plan_model_version
-from aifactory.models.state import Observed, Settings
+from aifactory.models.state import Observed
+from tests.unit.plans import bodies
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-SETTINGS = Settings(agent_image="aifactory/agent:1")
+SETTINGS = TaskSettings(agent_image="aifactory/agent:1")
 DIGEST = f"sha256:{'a' * 64}"
 GOOD = {"uri": "pvc://models/tiny/1", "digest": DIGEST, "files": 2, "sizeBytes": 1_400_000, "format": "causal-lm"}
 
@@ -60,29 +62,29 @@ class World:
     def observed(self) -> Observed:
         return Observed(self.version, SETTINGS, tuple(self.verifiers.values()), self.users)
 
-    def step(self) -> Decision[ModelVersionStatus]:
+    def step(self) -> Plan[ModelVersionStatus]:
         """Decide once and let it come true. The status takes the way through JSON, as in the API server."""
         decision = plan_model_version(self.observed(), self.now)
         assert decision is not None
-        for body in decision.creates:
+        for body in bodies(decision):
             name = body["metadata"]["name"]
             assert name not in self.verifiers
             self.made.append(name)
-            self.verifiers[name] = TaskPod(name, f"{name}-uid", int(name.rpartition("-")[2]), "Pending")
-        for gone in decision.removals:
+            self.verifiers[name] = TaskPod(name, f"{name}-uid", int(name.rpartition("-")[2]))
+        for gone in (write for write in decision.writes if isinstance(write, Delete)):
             assert self.verifiers.pop(gone.name).uid == gone.uid
         written = ModelVersionStatus.model_validate(decision.status.dump())
         assert written == decision.status, "what is written is what comes back"
         self.version = self.version.model_copy(update={"status": written})
         return decision
 
-    def settle(self) -> Decision[ModelVersionStatus]:
+    def settle(self) -> Plan[ModelVersionStatus]:
         """Decide until nothing is left to do now; returns the last decision, which changed nothing."""
         for _ in range(20):
             before = self.observed()
             decision = self.step()
-            if not decision.creates and not decision.removals and self.observed() == before:
-                assert decision.again_after != 0, "it asks to be called at once and changes nothing"
+            if not decision.writes and self.observed() == before:
+                assert decision.requeue_after != 0, "it asks to be called at once and changes nothing"
                 return decision
         raise AssertionError("no end after 20 steps")
 
@@ -91,10 +93,11 @@ class World:
         (name,) = self.verifiers
         self.verifiers[name] = replace(self.verifiers[name], **changes)
 
-    def answer(self, answer: Any, phase: str = "Succeeded", **changes: Any) -> None:
+    def answer(self, answer: Any, exit_code: int | None = 0, **changes: Any) -> None:
         """The verifier ends."""
         message_ = answer if isinstance(answer, str) else json.dumps(answer)
-        self.verifier(phase=phase, message=message_, **{"finished_at": self.now, **changes})
+        ended = {"ended": True, "exit_code": exit_code, "message": message_}
+        self.verifier(**{"finished_at": self.now, **ended, **changes})
 
     def wait(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)

@@ -10,9 +10,11 @@ import pytest
 
 from aifactory.api.modelversion import MAX_USERS, Use
 from aifactory.api.reasons import ConditionType
-from aifactory.models.plan import human_size, plan_model_version, plan_rejected
+from aifactory.models.plan import plan_model_version, plan_refused
 from aifactory.models.state import Observed
+from aifactory.models.status import human_size
 from tests.unit.models.builders import DIGEST, GOOD, NOW, SETTINGS, World, conditions, message, version
+from tests.unit.plans import created, removed
 
 
 def test_a_good_artifact_becomes_ready_and_leaves_no_pod() -> None:
@@ -26,15 +28,14 @@ def test_a_good_artifact_becomes_ready_and_leaves_no_pod() -> None:
         "Stalled": ("False", "Verifying"),
         "Verified": ("Unknown", "Verifying"),
     }
-    world.verifier(phase="Running")
     world.settle()
     assert message(world.status) == "pod tiny-v1-verify-0 reads the artifact"
 
     world.answer(GOOD)
     decision = world.step()
     assert decision.urgent, "the pod is removed only after its answer is in status"
-    assert decision.again_after == 0
-    assert not decision.removals
+    assert decision.requeue_after == 0
+    assert not removed(decision)
     world.settle()
     assert not world.verifiers
     assert conditions(world.status)["Ready"] == ("True", "Verified")
@@ -44,22 +45,22 @@ def test_a_good_artifact_becomes_ready_and_leaves_no_pod() -> None:
     assert (status.resolved_digest, status.size_bytes, status.size, status.files) == (DIGEST, 1_400_000, "1.34MiB", 2)
     assert (message(status), status.reason) == ("2 files, 1.34MiB", "Verified")
     world.wait(1e6)
-    assert not world.settle().creates, "it is never read again"
+    assert not created(world.settle()), "it is never read again"
 
 
 @pytest.mark.parametrize("reason", ["DigestMismatch", "InvalidArtifact"])
 def test_a_bad_artifact_is_the_end(reason: str) -> None:
     world = World(version())
     world.settle()
-    world.answer({"reason": reason, "message": "config.json is not there"}, "Failed")
+    world.answer({"reason": reason, "message": "config.json is not there"}, 1)
     decision = world.step()
     assert decision.urgent
-    assert [(notice.type, notice.reason) for notice in decision.notices] == [("Warning", reason)]
+    assert [(event.type, event.reason) for event in decision.events] == [("Warning", reason)]
     assert conditions(world.status)["Stalled"] == ("True", reason)
     assert conditions(world.status)["Verified"] == ("False", reason)
-    assert message(world.status) == "config.json is not there"
+    assert message(world.status) == "pod tiny-v1-verify-0: config.json is not there"
     world.wait(1e6)
-    assert world.settle().again_after is None
+    assert world.settle().requeue_after is None
     assert world.made == ["tiny-v1-verify-0"]
     assert set(world.verifiers) == {"tiny-v1-verify-0"}, "it is kept for its log"
     world.verifiers.clear()
@@ -78,14 +79,14 @@ def test_what_may_pass_is_tried_again_more_and_more_slowly(reason: str) -> None:
     waits = []
     for number in range(len(WAITS)):
         assert set(world.verifiers) == {f"tiny-v1-verify-{number}"}, "the pod before is gone"
-        world.answer({"reason": reason, "message": "no answer"}, "Failed")
-        again = world.settle().again_after
+        world.answer({"reason": reason, "message": "no answer"}, 1)
+        again = world.settle().requeue_after
         assert again is not None
         waits.append(again)
         assert conditions(world.status)["Stalled"] == ("True", reason)
         assert "no answer; it is tried again at 2026-01-01T1" in message(world.status)
         world.wait(again - 1)
-        assert world.settle().again_after == 1
+        assert world.settle().requeue_after == 1
         world.wait(1)
         world.settle()
         assert conditions(world.status)["Stalled"] == ("True", reason), "it stands until the next answer"
@@ -98,24 +99,24 @@ def test_what_may_pass_is_tried_again_more_and_more_slowly(reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "phase", "words"),
+    ("answer", "code", "words"),
     [
-        ("", "Failed", "see: kubectl logs tiny-v1-verify-0"),
-        ("", "Succeeded", "see: kubectl logs tiny-v1-verify-0"),
-        ("Killed", "Failed", "Killed"),
-        ("{not json", "Succeeded", "{not json"),
-        ("[]", "Succeeded", "[]"),
-        ({"digest": 7}, "Succeeded", '{"digest": 7}'),
-        ({"reason": "Serving", "message": "odd"}, "Failed", "odd"),
+        ("", 1, "see: kubectl logs tiny-v1-verify-0"),
+        ("", 0, "see: kubectl logs tiny-v1-verify-0"),
+        ("Killed", 1, "Killed"),
+        ("{not json", 0, "{not json"),
+        ("[]", 0, "[]"),
+        ({"digest": 7}, 0, '{"digest": 7}'),
+        ({"reason": "Serving", "message": "odd"}, 1, "odd"),
     ],
 )
-def test_a_verifier_without_a_proper_answer_is_tried_again(answer: Any, phase: str, words: str) -> None:
+def test_a_verifier_without_a_proper_answer_is_tried_again(answer: Any, code: int, words: str) -> None:
     world = World(version())
     world.settle()
-    world.answer(answer, phase)
-    assert world.settle().again_after == 10
+    world.answer(answer, code)
+    assert world.settle().requeue_after == 10
     assert conditions(world.status)["Stalled"] == ("True", "VerifierFailed")
-    assert message(world.status).startswith(words)
+    assert message(world.status).startswith(f"pod tiny-v1-verify-0: {words}")
     world.wait(10)
     world.settle()
     assert world.made == ["tiny-v1-verify-0", "tiny-v1-verify-1"]
@@ -125,7 +126,7 @@ def test_a_verifier_that_never_ran_is_tried_again() -> None:
     """Evicted before its container started: there is no time at which it ended."""
     world = World(version())
     world.settle()
-    world.answer("The node had condition: [DiskPressure].", "Failed", finished_at=None)
+    world.answer("The node had condition: [DiskPressure].", None, finished_at=None)
     for _ in range(5):
         world.settle()
         world.wait(2)
@@ -136,7 +137,7 @@ def test_a_verifier_that_never_ran_is_tried_again() -> None:
 def test_the_wait_begins_when_the_verifier_ended() -> None:
     world = World(version())
     world.settle()
-    world.answer("", "Failed", finished_at=NOW - timedelta(seconds=60))
+    world.answer("", None, finished_at=NOW - timedelta(seconds=60))
     world.settle()
     assert world.made == ["tiny-v1-verify-0", "tiny-v1-verify-1"], "the operator was away for a minute"
 
@@ -167,7 +168,7 @@ def test_a_pod_that_waits_for_a_person_says_so_and_recovers(changes: dict[str, s
     assert conditions(world.status)[kind] == ("True", reason)
     assert conditions(world.status)["Verified"] == ("Unknown", reason), "nothing is known about the artifact"
     assert message(world.status).startswith(words)
-    world.verifier(phase="Running", waiting_reason="", waiting_message="", unschedulable="")
+    world.verifier(waiting_reason="", waiting_message="", unschedulable="")
     world.settle()
     assert conditions(world.status)["Stalled"][0] == "False"
     assert conditions(world.status)["Reconciling"] == ("True", "Verifying")
@@ -190,12 +191,12 @@ def test_a_verifier_that_is_going_is_not_removed_twice() -> None:
     world.answer(GOOD)
     world.step()
     world.verifier(terminating=True)
-    assert not world.step().removals
+    assert not removed(world.step())
 
 
 def test_a_refused_verifier_is_told_in_the_api_servers_words_and_forgotten_when_it_is_accepted() -> None:
     world = World(version())
-    status = plan_rejected(world.observed(), "Pod tiny-v1-verify-0: exceeded quota", NOW)
+    status = plan_refused(world.observed(), "Pod tiny-v1-verify-0: exceeded quota", NOW).status
     assert conditions(status)["Stalled"] == ("True", "PodRejected")
     assert conditions(status)["Verified"][0] == "Unknown"
     assert message(status) == "Pod tiny-v1-verify-0: exceeded quota"
@@ -268,6 +269,6 @@ def test_sizes_are_for_people(size: int, text: str) -> None:
 def test_times_have_whole_seconds() -> None:
     world = World(version(), now=NOW + timedelta(microseconds=123456))
     world.settle()
-    world.answer("", "Failed", finished_at=None)
+    world.answer("", None, finished_at=None)
     world.settle()
     assert replace(world.observed()).version.status.next_verify_time == NOW + timedelta(seconds=10)

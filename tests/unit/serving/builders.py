@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,10 +12,12 @@ from aifactory.api import names
 from aifactory.api.conditions import find
 from aifactory.api.inferencepool import InferencePool, InferencePoolStatus, Throughput
 from aifactory.api.reasons import ConditionType
-from aifactory.engine.decision import Decision
-from aifactory.serving.children import revision_of
+from aifactory.engine.apply import Applied
+from aifactory.engine.plan import Delete, Plan
 from aifactory.serving.plan import plan_pool
+from aifactory.serving.shape import image_of, revision_of
 from aifactory.serving.state import ConfigView, Observed, RevisionView, ServingPodView, Settings, VersionView
+from tests.unit.plans import bodies, patches, repairs
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SETTINGS = Settings(server_image="aifactory/server:1", agent_image="aifactory/agent:1")
@@ -76,8 +78,7 @@ class Pod:
 class Deployment:
     """A revision's Deployment."""
 
-    name: str
-    uid: str
+    child: Applied
     revision: str
     wanted: int
 
@@ -91,7 +92,9 @@ class World:
     deployments: dict[str, Deployment] = field(default_factory=dict)
     configs: dict[str, ConfigView] = field(default_factory=dict)
     pods: list[Pod] = field(default_factory=list)
-    service: bool = False
+    service: Applied | None = None
+    settings: Settings = SETTINGS
+    may_upgrade: bool = True
     throughput: Throughput | None = None
     now: datetime = NOW
     events: list[str] = field(default_factory=list)
@@ -108,7 +111,7 @@ class World:
 
     def revision(self, number: int) -> str:
         """The revision in which the pool would serve that version."""
-        return revision_of(self.pool, self.versions[number], SETTINGS)
+        return revision_of(self.pool, self.versions[number], image_of(self.pool, self.settings))
 
     def publish(self, number: int, **changes: Any) -> None:
         """A ModelVersion comes or changes."""
@@ -128,8 +131,7 @@ class World:
             pods = [pod for pod in self.live() if pod.revision == deployment.revision]
             revisions.append(
                 RevisionView(
-                    deployment.name,
-                    deployment.uid,
+                    deployment.child,
                     deployment.revision,
                     deployment.wanted,
                     replicas=len(pods),
@@ -138,30 +140,33 @@ class World:
             )
         return Observed(
             pool=self.pool,
-            settings=SETTINGS,
+            settings=self.settings,
+            may_upgrade=self.may_upgrade,
             versions=tuple(self.versions.values()),
             revisions=tuple(revisions),
             configs=tuple(self.configs.values()),
             pods=tuple(
                 ServingPodView(pod.name, pod.revision, pod.ready, pod.terminating, **pod.trouble) for pod in self.pods
             ),
-            service_exists=self.service,
+            service=self.service,
             throughput=self.throughput,
         )
 
-    def step(self) -> Decision[InferencePoolStatus]:
+    def step(self) -> Plan[InferencePoolStatus]:
         """Decide once and let it come true. The status takes the way through JSON, as in the API server."""
         decision = plan_pool(self.observed(), self.now)
         assert decision is not None
-        for body in decision.creates:
+        for body in bodies(decision):
             self._create(dict(body))
-        for patch in decision.patches:
+        for again in repairs(decision):
+            self._apply(dict(again.body), again.uid)
+        for patch in patches(decision):
             assert patch.kind == "Deployment"
             self.deployments[patch.name].wanted = patch.body["spec"]["replicas"]
-        for gone in decision.removals:
+        for gone in (write for write in decision.writes if isinstance(write, Delete)):
             owner: dict[str, Any] = self.deployments if gone.kind == "Deployment" else self.configs
-            assert owner.pop(gone.name).uid == gone.uid
-        self.events += [f"{notice.reason}: {notice.message}" for notice in decision.notices]
+            assert owner.pop(gone.name).child.uid == gone.uid
+        self.events += [f"{event.reason}: {event.message}" for event in decision.events]
         written = InferencePoolStatus.model_validate(decision.status.dump())
         assert written == decision.status, "what is written is what comes back"
         before, after = self.status.stable, written.stable
@@ -173,14 +178,14 @@ class World:
         self._deploy()
         return decision
 
-    def settle(self) -> Decision[InferencePoolStatus]:
+    def settle(self) -> Plan[InferencePoolStatus]:
         """Decide until nothing is left to do now; returns the last decision, which changed nothing."""
         for _ in range(60):
             before = self.observed()
             decision = self.step()
             if self.observed() == before:
-                assert not decision.creates + decision.patches + decision.removals
-                assert decision.again_after != 0, "it asks to be called at once and changes nothing"
+                assert not decision.writes
+                assert decision.requeue_after != 0, "it asks to be called at once and changes nothing"
                 return decision
         raise AssertionError(f"no end after 60 steps: {self.status}")
 
@@ -217,16 +222,31 @@ class World:
 
     def _create(self, body: dict[str, Any]) -> None:
         name, kind, labels = body["metadata"]["name"], body["kind"], body["metadata"]["labels"]
-        uid = f"uid-{next(self._numbers)}"
+        child = Applied(name, f"uid-{next(self._numbers)}", body["metadata"]["annotations"][names.ANNOTATION_APPLIED])
         if kind == "Service":
-            assert not self.service
-            self.service = True
+            assert self.service is None
+            self.service = child
         elif kind == "ConfigMap":
             assert name not in self.configs
-            self.configs[name] = ConfigView(name, uid, labels[names.LABEL_REVISION])
+            self.configs[name] = ConfigView(child, labels[names.LABEL_REVISION])
         else:
             assert name not in self.deployments
-            self.deployments[name] = Deployment(name, uid, labels[names.LABEL_REVISION], body["spec"]["replicas"])
+            self.deployments[name] = Deployment(child, labels[names.LABEL_REVISION], body["spec"]["replicas"])
+
+    def _apply(self, body: dict[str, Any], uid: str) -> None:
+        """What exists is applied again."""
+        name, kind = body["metadata"]["name"], body["kind"]
+        stamp = body["metadata"]["annotations"][names.ANNOTATION_APPLIED]
+        if kind == "Service":
+            assert self.service is not None
+            assert self.service.uid == uid
+            self.service = replace(self.service, stamp=stamp)
+        elif kind == "ConfigMap":
+            view = self.configs[name]
+            self.configs[name] = replace(view, child=replace(view.child, stamp=stamp))
+        else:
+            found = self.deployments[name]
+            found.child, found.wanted = replace(found.child, stamp=stamp), body["spec"]["replicas"]
 
     def _deploy(self) -> None:
         """The Deployment controllers: pods that are not ready go first."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aifactory.api import names
-from aifactory.serving import children
+from aifactory.serving import assignment, shape, traffic
+from aifactory.serving.state import Settings
+from aifactory_contract.desired import parse
 from tests.unit.golden import assert_golden, assert_known_to_kubernetes, assert_restricted
 from tests.unit.serving.builders import SETTINGS, pool, version
 
@@ -40,11 +43,12 @@ BUCKET = version(4, uri="s3://bucket/tiny/4", secret="s3")
 
 
 def objects(owner: Any, model: Any) -> list[dict[str, Any]]:
-    revision = children.revision_of(owner, model, SETTINGS)
+    image = shape.image_of(owner, SETTINGS)
+    revision = shape.revision_of(owner, model, image)
     return [
-        children.service(owner),
-        children.config(owner, model, revision),
-        children.deployment(owner, model, SETTINGS, revision, 3),
+        traffic.service(owner),
+        assignment.config(owner, model, revision),
+        shape.deployment(owner, model, SETTINGS, revision, image, 3),
     ]
 
 
@@ -114,6 +118,14 @@ def test_readiness_is_the_agents_word_alone(case: str) -> None:
     assert agent["restartPolicy"] == "Always", "a native sidecar"
     assert agent["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert all("readinessProbe" not in container for container in spec["containers"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_written_for_the_agent_it_can_read(case: str) -> None:
+    config = CASES[case][1]
+    desired = parse(config["data"]["desired.json"])
+    assert desired.revision == config["metadata"]["labels"][names.LABEL_REVISION]
+    assert len(desired.models) == 1
 
 
 def test_the_agent_is_told_all_about_the_model() -> None:
@@ -188,8 +200,8 @@ def test_the_template_is_not_changed_in_place() -> None:
     assert OWN.spec.template.dump() == before
 
 
-def revision(owner: Any, model: Any = None) -> str:
-    return children.revision_of(owner, model or version(1), SETTINGS)
+def revision(owner: Any, model: Any = None, settings: Settings = SETTINGS) -> str:
+    return shape.revision_of(owner, model or version(1), shape.image_of(owner, settings))
 
 
 def test_replicas_and_the_way_of_wishing_do_not_make_a_revision() -> None:
@@ -208,6 +220,7 @@ def test_whatever_shapes_the_pods_makes_a_revision() -> None:
         revision(pool(drain={"timeoutSeconds": 1})),
         revision(pool(template={"spec": {"nodeSelector": {"a": "b"}}})),
         revision(pool(template={"metadata": {"labels": {"a": "b"}}})),
+        revision(pool(), settings=replace(SETTINGS, server_image="aifactory/server:2")),
     ]
     assert len(set(different)) == len(different)
 
@@ -215,3 +228,17 @@ def test_whatever_shapes_the_pods_makes_a_revision() -> None:
 def test_what_becomes_known_about_a_version_later_makes_no_revision() -> None:
     assert revision(pool(), version(1, message="3 files", reason="Verified")) == revision(pool())
     assert revision(pool(), version(1, deleting=True)) == revision(pool())
+
+
+def test_an_agent_of_another_release_makes_no_revision() -> None:
+    """An upgrade that changes nothing a user wrote, nor Triton's image, must not roll a pool."""
+    assert revision(pool(), settings=replace(SETTINGS, agent_image="aifactory/agent:2")) == revision(pool())
+
+
+def test_a_pool_with_an_image_of_its_own_is_none_of_the_installations_business() -> None:
+    newer = replace(SETTINGS, server_image="aifactory/server:2")
+    assert revision(OWN, settings=newer) == revision(OWN)
+
+
+def test_a_shape_of_a_version_that_is_not_known_here_has_no_name() -> None:
+    assert shape.revision_of(pool(), version(1), "image", "v0") == ""

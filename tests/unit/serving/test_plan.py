@@ -11,6 +11,7 @@ from aifactory.api.reasons import ConditionType, Reason
 from aifactory.serving.plan import plan_pool
 from aifactory.serving.state import Observed
 from aifactory.serving.status import StatusDraft
+from tests.unit.plans import created
 from tests.unit.serving.builders import NOW, SETTINGS, World, conditions, message, pool, serving, version
 
 
@@ -82,7 +83,7 @@ def test_a_pinned_version_does_not_follow() -> None:
     world.publish(2)
     decision = world.settle()
     assert world.status.version == "1"
-    assert not decision.creates
+    assert not created(decision)
 
 
 def test_replicas_default_to_one() -> None:
@@ -240,7 +241,7 @@ def test_words_of_pods_that_are_going_are_not_heard() -> None:
 
 def test_what_somebody_removed_is_made_again() -> None:
     world = serving()
-    world.service = False
+    world.service = None
     world.configs.clear()
     world.deployments.clear()
     world.roll_out()
@@ -302,7 +303,7 @@ def test_a_pool_that_is_being_deleted_is_left_alone() -> None:
 def test_a_refused_object_is_told_in_the_api_servers_words() -> None:
     world = serving()
     draft = StatusDraft(world.observed(), 2, NOW)
-    draft.rejected(Reason.POD_REJECTED, "Deployment chat-x: exceeded quota")
+    draft.refused(Reason.POD_REJECTED, "Deployment chat-x: exceeded quota")
     status = draft.result()
     assert conditions(status)["Stalled"] == ("True", "PodRejected")
     assert conditions(status)["Available"][0] == "True"

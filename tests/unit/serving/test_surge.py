@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +10,8 @@ from hypothesis import strategies as st
 
 from aifactory.api.inferencepool import InferencePoolStatus
 from aifactory.serving.trouble import PASSING
+from aifactory_contract.errors import TRANSIENT
+from tests.unit.plans import removed
 from tests.unit.serving.builders import NOW, World, conditions, guard, message, pool, serving
 
 
@@ -158,8 +158,8 @@ def test_a_version_that_does_not_load_is_taken_back_and_not_tried_again() -> Non
     world = failing()
     decision = world.step()
     assert decision.urgent, "known before anything is removed"
-    assert not decision.removals
-    assert [notice.type for notice in decision.notices] == ["Warning"]
+    assert not removed(decision)
+    assert [event.type for event in decision.events] == ["Warning"]
     world.settle()
     assert counts(world, 1, 2) == [(2, 2), (0, 0)]
     found = conditions(world.status)
@@ -196,7 +196,7 @@ def test_a_newer_version_is_tried_after_a_failed_one() -> None:
     assert conditions(world.status)["Degraded"][0] == "False"
 
 
-def test_a_failed_version_is_tried_again_after_the_wish_has_changed() -> None:
+def test_a_failed_version_is_tried_requeue_after_the_wish_has_changed() -> None:
     world = failing()
     world.settle()
     world.pin(1)
@@ -245,21 +245,7 @@ def test_a_load_error_that_may_pass_only_delays_a_rollout(reason: str) -> None:
 
 
 def test_reasons_that_may_pass_are_those_of_the_agent() -> None:
-    source = Path(__file__).resolve().parents[3] / "workloads/agent/aifactory_agent/errors.py"
-    tree = ast.parse(source.read_text())
-    reasons = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Reason")
-    values = {
-        node.targets[0].id: node.value.value  # type: ignore[attr-defined]
-        for node in reasons.body
-        if isinstance(node, ast.Assign)
-    }
-    transient = next(
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and node.targets[0].id == "TRANSIENT"  # type: ignore[attr-defined]
-    )
-    named = {node.attr for node in ast.walk(transient) if isinstance(node, ast.Attribute)}
-    assert {values[name] for name in named} == PASSING
+    assert {str(reason) for reason in TRANSIENT} == PASSING
 
 
 @pytest.mark.parametrize(

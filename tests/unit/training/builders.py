@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from aifactory.api import names
 from aifactory.api.conditions import find
 from aifactory.api.reasons import ConditionType
 from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
-from aifactory.engine.decision import Decision
-from aifactory.engine.pods import TaskPod
+from aifactory.engine.apply import Applied, ensure
+from aifactory.engine.plan import Delete, Plan
+from aifactory.engine.tasks import TaskPod
 from aifactory.training import children
 from aifactory.training.plan import plan_training
 from aifactory.training.state import GangView, Observed, PodView, ProgressReport, Settings, VersionView
+from tests.unit.plans import bodies, repairs
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 UID = "3b0c0f7e-job"
-SETTINGS = Settings(agent_image="aifactory/agent:1", progress_url="http://operator:8080", gang_served=True)
-NO_GANGS = replace(SETTINGS, gang_served=False)
+SETTINGS = Settings(agent_image="aifactory/agent:1", progress_url="http://operator:8080")
+GANGS = {"gangs_served": True}
+"""The API server serves PodGroups."""
+SERVICE = Applied("train", "service")
 OUTPUT = {"model": {"name": "tiny", "format": "causal-lm"}}
 PUBLISHED = {"uri": "pvc://aifactory-models/tiny/0123456789abcdef", "digest": f"sha256:{'0' * 64}", "files": 2}
 
@@ -52,18 +57,26 @@ def pod(index: int = 0, attempt: int = 0, *, of: TrainingJob | None = None, **ch
     return replace(view, **changes)
 
 
-def publisher(number: int = 0, phase: str = "Running", answer: Any = None, **changes: Any) -> TaskPod:
-    """A publisher; `answer` is what it wrote to its termination log."""
+def publisher(number: int = 0, exit_code: int | None = None, answer: Any = None, **changes: Any) -> TaskPod:
+    """A publisher; with an exit code it has ended, and `answer` is what it wrote to its termination log."""
     message = "" if answer is None else json.dumps(answer)
     name = children.publisher_name("train", number)
-    return replace(TaskPod(name, f"{name}-uid", number, phase, message=message), **changes)
+    pod = TaskPod(name, f"{name}-uid", number, exit_code is not None, exit_code, message=message)
+    return replace(pod, **changes)
 
 
 def observe(owner: TrainingJob, *pods: PodView, **changes: Any) -> Observed:
     """The job with these pods; what it needs of Service and claims exists unless told otherwise."""
-    service = "service" if owner.spec.nodes.count > 1 else ""
-    exists = {"service_uid": service, "workspace_exists": True, "model_claim_exists": True}
-    return Observed(**{"job": owner, "settings": NO_GANGS, "pods": pods, **exists, **changes})
+    service = stamped(children.service(owner)) if owner.spec.nodes.count > 1 else None
+    exists = {"service": service, "workspace_exists": True, "model_claim_exists": True}
+    return Observed(**{"job": owner, "settings": SETTINGS, "pods": pods, **exists, **changes})
+
+
+def stamped(body: Mapping[str, Any]) -> Applied:
+    """A child as it stands when nobody has touched it since we applied it."""
+    (write,) = ensure(body, None)
+    meta = write.body["metadata"]
+    return Applied(meta["name"], f"{meta['name']}-uid", meta["annotations"][names.ANNOTATION_APPLIED])
 
 
 def report(step: int, *, attempt: int = 0, at: datetime = NOW, **changes: Any) -> ProgressReport:
@@ -71,8 +84,8 @@ def report(step: int, *, attempt: int = 0, at: datetime = NOW, **changes: Any) -
     return ProgressReport(attempt=attempt, time=at, step=step, **changes)
 
 
-def decide(observed: Observed, now: datetime = NOW) -> Decision[TrainingJobStatus]:
-    """The decision; there must be one."""
+def decide(observed: Observed, now: datetime = NOW) -> Plan[TrainingJobStatus]:
+    """The plan; there must be one."""
     decision = plan_training(observed, now)
     assert decision is not None
     return decision
@@ -90,32 +103,24 @@ def message(status: TrainingJobStatus, type_: ConditionType = ConditionType.READ
     return found.message
 
 
-def created(decision: Decision[Any]) -> list[str]:
-    """`Kind name` of everything the decision creates."""
-    return [f"{body['kind']} {body['metadata']['name']}" for body in decision.creates]
-
-
-def removed(decision: Decision[Any]) -> list[str]:
-    """`Kind name` of everything the decision removes."""
-    return [f"{gone.kind} {gone.name}" for gone in decision.removals]
-
-
 @dataclass
 class World:
     """A cluster of dictionaries: it carries out decisions as the engine does and never forgets a name it has seen."""
 
     job: TrainingJob
-    settings: Settings = NO_GANGS
+    settings: Settings = SETTINGS
+    gangs_served: bool = False
     now: datetime = NOW
     pods: dict[str, PodView] = field(default_factory=dict)
     publishers: dict[str, TaskPod] = field(default_factory=dict)
     gangs: dict[str, GangView] = field(default_factory=dict)
     versions: dict[str, VersionView] = field(default_factory=dict)
+    service: Applied | None = None
     others: set[str] = field(default_factory=set)
     progress: ProgressReport | None = None
     used: set[str] = field(default_factory=set)
     """Names of all training pods there ever were."""
-    log: list[Decision[TrainingJobStatus]] = field(default_factory=list)
+    log: list[Plan[TrainingJobStatus]] = field(default_factory=list)
     _uids: Iterable[int] = field(default_factory=itertools.count)
 
     @property
@@ -131,19 +136,26 @@ class World:
             publishers=tuple(self.publishers.values()),
             gangs=tuple(self.gangs.values()),
             versions=tuple(self.versions.values()),
-            service_uid="service" if f"Service {self.job.metadata.name}" in self.others else "",
+            service=self.service,
+            gangs_served=self.gangs_served,
             workspace_exists=f"PersistentVolumeClaim {children.workspace_claim(self.job)}" in claims,
             model_claim_exists="PersistentVolumeClaim aifactory-models" in claims,
             progress=self.progress,
         )
 
-    def step(self) -> Decision[TrainingJobStatus]:
+    def step(self) -> Plan[TrainingJobStatus]:
         """Decide once and let it come true. The status takes the way through JSON, as in the API server."""
         decision = decide(self.observed(), self.now)
         self.log.append(decision)
-        for body in decision.creates:
+        for body in bodies(decision):
             self._create(dict(body))
-        for gone in decision.removals:
+        for again in repairs(decision):
+            assert self.service is not None
+            assert (again.kind, again.uid) == ("Service", self.service.uid)
+            self.service = replace(self.service, stamp=again.body["metadata"]["annotations"][names.ANNOTATION_APPLIED])
+        for gone in decision.writes:
+            if not isinstance(gone, Delete):
+                continue
             if gone.kind == "Pod" and gone.name in self.pods:
                 self.pods[gone.name] = replace(self.pods[gone.name], terminating=True)
             elif gone.kind == "Pod":
@@ -151,10 +163,11 @@ class World:
             elif gone.kind == "PodGroup":
                 self.gangs.pop(gone.name, None)
             else:
-                self.others.discard(f"{gone.kind} {gone.name}")
+                assert gone.kind == "Service"
+                self.service = None
         written = TrainingJobStatus.model_validate(decision.status.dump())
         assert written == decision.status, "what is written is what comes back"
-        if decision.notices or written.attempt != self.status.attempt:
+        if decision.events or written.attempt != self.status.attempt:
             assert decision.urgent, "facts that later steps build on are written at once"
         self.job = self.job.model_copy(update={"status": written})
         return decision
@@ -164,8 +177,8 @@ class World:
         for _ in range(50):
             before = (self.job, self.observed())
             decision = self.step()
-            if not decision.creates and not decision.removals and (self.job, self.observed()) == before:
-                assert decision.again_after != 0, "it asks to be called at once and changes nothing"
+            if not decision.writes and (self.job, self.observed()) == before:
+                assert decision.requeue_after != 0, "it asks to be called at once and changes nothing"
                 return
         raise AssertionError(f"no end after 50 steps; the last decision: {self.log[-1]}")
 
@@ -193,10 +206,11 @@ class World:
         phase = "Succeeded" if code == 0 else "Failed"
         self.change(name, phase=phase, running=False, exit_code=code, finished_at=self.now, **changes)
 
-    def end_publisher(self, answer: Any, phase: str = "Succeeded") -> None:
+    def end_publisher(self, answer: Any, exit_code: int = 0, **changes: Any) -> None:
         (name,) = self.publishers
         message_ = answer if isinstance(answer, str) else json.dumps(answer)
-        self.publishers[name] = replace(self.publishers[name], phase=phase, message=message_)
+        ended = {"ended": True, "exit_code": exit_code, "message": message_, **changes}
+        self.publishers[name] = replace(self.publishers[name], **ended)
 
     def bury(self) -> None:
         """Terminating pods are gone."""
@@ -206,7 +220,7 @@ class World:
         meta, kind = body["metadata"], body["kind"]
         name, labels, uid = meta["name"], meta["labels"], f"uid-{next(iter(self._uids))}"
         if kind == "Pod" and labels["aifactory.dev/role"] == "publish":
-            self.publishers[name] = TaskPod(name, uid, int(name.rpartition("-")[2]), "Pending")
+            self.publishers[name] = TaskPod(name, uid, int(name.rpartition("-")[2]))
         elif kind == "Pod":
             attempt, index = int(labels["aifactory.dev/attempt"]), int(labels["aifactory.dev/node-index"])
             # Until all pods of an attempt have been seen, one that is missing can not be told from one not yet made.
@@ -222,6 +236,9 @@ class World:
         elif kind == "ModelVersion":
             assert name not in self.versions, f"{name} exists"
             self.versions[name] = VersionView(name, body["spec"]["version"], labels["aifactory.dev/job-uid"])
+        elif kind == "Service":
+            assert self.service is None
+            self.service = Applied(name, uid, meta["annotations"][names.ANNOTATION_APPLIED])
         else:
             assert f"{kind} {name}" not in self.others, f"{kind} {name} exists"
             self.others.add(f"{kind} {name}")

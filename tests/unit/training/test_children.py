@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from aifactory.api import names
 from aifactory.training import children
 from tests.unit.golden import assert_golden, assert_known_to_kubernetes, assert_restricted
-from tests.unit.training.builders import NO_GANGS, OUTPUT, PUBLISHED, SETTINGS, job
+from tests.unit.plans import bodies, created
+from tests.unit.training.builders import OUTPUT, PUBLISHED, SETTINGS, decide, job, observe
 
 GOLDEN = Path(__file__).parent / "golden"
 GPU = {"resources": {"limits": {"nvidia.com/gpu": "2"}}}
@@ -53,18 +55,18 @@ FULL = job(
 )
 
 CASES: dict[str, list[dict[str, Any]]] = {
-    "one-node": [children.pod(ONE_NODE, 0, 0, SETTINGS), children.workspace(ONE_NODE)],
+    "one-node": [children.pod(ONE_NODE, 0, 0, SETTINGS, gang=False), children.workspace(ONE_NODE)],
     "gang": [
         children.service(GANG),
         children.gang(GANG, 2),
-        children.pod(GANG, 3, 2, SETTINGS),
+        children.pod(GANG, 3, 2, SETTINGS, gang=True),
         children.publisher(GANG, 0, SETTINGS),
         children.model_claim(GANG, SETTINGS),
     ],
     "own-settings": [
         children.workspace(FULL),
-        children.pod(FULL, 1, 0, NO_GANGS),
-        children.publisher(FULL, 1, NO_GANGS),
+        children.pod(FULL, 1, 0, SETTINGS, gang=False),
+        children.publisher(FULL, 1, SETTINGS),
         children.model_version(FULL, 7, {**PUBLISHED, "metrics": {"loss": 1.25, "bits": 2}}, "own@sha256:abc"),
     ],
 }
@@ -114,7 +116,7 @@ def test_a_claim_of_the_user_is_used_and_not_made() -> None:
     own = job(workspace={"claimName": "mine"}, output=OUTPUT)
     assert not children.owns_workspace(own)
     assert children.owns_workspace(job(workspace={"size": "1Gi"}))
-    for body in (children.pod(own, 0, 0, SETTINGS), children.publisher(own, 0, SETTINGS)):
+    for body in (children.pod(own, 0, 0, SETTINGS, gang=False), children.publisher(own, 0, SETTINGS)):
         claims = [
             volume["persistentVolumeClaim"]["claimName"]
             for volume in body["spec"]["volumes"]
@@ -145,7 +147,7 @@ OURS = {
 def test_a_template_can_not_override_our_labels(label: str) -> None:
     container = {"name": "trainer"}
     template = {"metadata": {"labels": {label: "theirs", "team": "a"}}, "spec": {"containers": [container]}}
-    labels = children.pod(job(template=template), 0, 0, SETTINGS)["metadata"]["labels"]
+    labels = children.pod(job(template=template), 0, 0, SETTINGS, gang=False)["metadata"]["labels"]
     assert labels[label] == OURS[label]
     assert labels["team"] == "a"
 
@@ -155,7 +157,7 @@ def test_labels_and_annotations_of_the_job_are_not_copied() -> None:
     owner = owner.model_copy(
         update={"metadata": owner.metadata.model_copy(update={"labels": {"argocd": "x"}, "annotations": {"a": "b"}})}
     )
-    for body in (children.pod(owner, 0, 0, SETTINGS), children.service(owner), children.workspace(owner)):
+    for body in (children.pod(owner, 0, 0, SETTINGS, gang=False), children.service(owner), children.workspace(owner)):
         assert "argocd" not in body["metadata"]["labels"]
         assert not body["metadata"].get("annotations")
 
@@ -166,7 +168,7 @@ def env(body: dict[str, Any]) -> dict[str, str]:
 
 
 def test_torchrun_is_told_where_to_meet() -> None:
-    found = env(children.pod(GANG, 3, 2, SETTINGS))
+    found = env(children.pod(GANG, 3, 2, SETTINGS, gang=True))
     assert found["PET_NNODES"] == "4"
     assert found["PET_NPROC_PER_NODE"] == "2"
     assert found["PET_RDZV_ENDPOINT"] == "gpt-0-2.gpt:29500"
@@ -176,11 +178,11 @@ def test_torchrun_is_told_where_to_meet() -> None:
 
 
 def test_one_node_meets_itself() -> None:
-    assert env(children.pod(ONE_NODE, 0, 0, SETTINGS))["PET_RDZV_ENDPOINT"] == "localhost:29500"
+    assert env(children.pod(ONE_NODE, 0, 0, SETTINGS, gang=False))["PET_RDZV_ENDPOINT"] == "localhost:29500"
 
 
 def test_without_a_launcher_the_plain_variables_are_set() -> None:
-    found = env(children.pod(FULL, 1, 0, SETTINGS))
+    found = env(children.pod(FULL, 1, 0, SETTINGS, gang=False))
     assert {name: found[name] for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK")} == {
         "MASTER_ADDR": "own-0-0.own",
         "MASTER_PORT": "29500",
@@ -193,13 +195,12 @@ def test_without_a_launcher_the_plain_variables_are_set() -> None:
 @pytest.mark.parametrize("owner", [ONE_NODE, GANG, FULL], ids=lambda owner: owner.metadata.name)
 def test_every_variable_we_set_is_reserved(owner: Any) -> None:
     theirs = {"LR", "JOB"}
-    assert env(children.pod(owner, 0, 0, SETTINGS)).keys() - theirs <= set(names.RESERVED_ENV)
+    assert env(children.pod(owner, 0, 0, SETTINGS, gang=False)).keys() - theirs <= set(names.RESERVED_ENV)
 
 
 def test_every_reserved_variable_is_set_by_one_launcher() -> None:
-    assert env(children.pod(GANG, 0, 0, SETTINGS)).keys() | env(children.pod(FULL, 0, 0, SETTINGS)).keys() >= set(
-        names.RESERVED_ENV
-    )
+    set_ = [env(children.pod(owner, 0, 0, SETTINGS, gang=False)).keys() for owner in (GANG, FULL)]
+    assert set().union(*set_) >= set(names.RESERVED_ENV)
 
 
 @pytest.mark.parametrize(
@@ -232,9 +233,10 @@ def test_a_written_number_of_processes_wins() -> None:
 )
 def test_a_gang_is_for_several_pods_where_the_cluster_can(nodes: int, gang: Any, served: bool, wanted: bool) -> None:
     owner = job(nodes=nodes, **({"scheduling": {"gang": gang}} if gang else {}))
-    settings = SETTINGS if served else NO_GANGS
-    assert children.wants_gang(owner.spec, settings) is wanted
-    assert ("schedulingGroup" in children.pod(owner, 0, 0, settings)["spec"]) is wanted
+    plan = decide(observe(owner, gangs_served=served))
+    assert ("PodGroup train-0" in created(plan)) is wanted
+    pods = [body for body in bodies(plan) if body["kind"] == "Pod"]
+    assert [("schedulingGroup" in body["spec"]) for body in pods] == [wanted] * nodes
 
 
 def test_mounts_and_volumes_of_ours_win_over_those_of_the_same_place() -> None:
@@ -245,7 +247,7 @@ def test_mounts_and_volumes_of_ours_win_over_those_of_the_same_place() -> None:
             "volumes": [{"name": "x", "emptyDir": {}}, {"name": "aifactory-shm", "hostPath": {"path": "/"}}],
         }
     }
-    spec = children.pod(job(template=template), 0, 0, SETTINGS)["spec"]
+    spec = children.pod(job(template=template), 0, 0, SETTINGS, gang=False)["spec"]
     mounts = {mount["mountPath"]: mount["name"] for mount in spec["containers"][0]["volumeMounts"]}
     assert mounts["/workspace"] == "aifactory-workspace"
     assert mounts["/x"] == "x"
@@ -256,7 +258,7 @@ def test_mounts_and_volumes_of_ours_win_over_those_of_the_same_place() -> None:
 
 def test_the_template_is_not_changed_in_place() -> None:
     before = copy.deepcopy(FULL.spec.template.dump())
-    children.pod(FULL, 0, 0, SETTINGS)
+    children.pod(FULL, 0, 0, SETTINGS, gang=False)
     assert FULL.spec.template.dump() == before
 
 
@@ -267,7 +269,7 @@ def test_fields_we_do_not_know_are_passed_on_as_written() -> None:
         "resources": {"limits": {"cpu": "1"}, "claims": [{"name": "gpu"}]},
     }
     spec = {"containers": [{"name": "trainer", **container}], "tolerations": [{"operator": "Exists"}]}
-    made = children.pod(job(template={"spec": spec}), 0, 0, SETTINGS)["spec"]
+    made = children.pod(job(template={"spec": spec}), 0, 0, SETTINGS, gang=False)["spec"]
     assert made["tolerations"] == spec["tolerations"]
     trainer = made["containers"][0]
     assert trainer["lifecycle"] == container["lifecycle"]
@@ -319,7 +321,6 @@ SAME = [
     job(launcher="torchrun"),
     job(scheduling={"gang": "auto"}),
     job(procPerNode="auto"),
-    job(procPerNode=1),
     job(failurePolicy={"maxRestarts": 9}),
     job(suspend=True),
     job("other"),
@@ -354,7 +355,16 @@ def test_an_upgrade_does_not_restart_training() -> None:
     """A new operator, or an API server that starts to serve PodGroups, must leave running jobs alone."""
     owner = job(nodes=2)
     labels = [
-        children.pod(owner, 0, 0, settings)["metadata"]["labels"][children.LABEL_TEMPLATE_HASH]
-        for settings in (SETTINGS, NO_GANGS)
+        children.pod(owner, 0, 0, settings, gang=gang)["metadata"]["labels"][children.LABEL_TEMPLATE_HASH]
+        for settings, gang in ((SETTINGS, False), (replace(SETTINGS, agent_image="aifactory/agent:2"), True))
     ]
     assert labels[0] == labels[1]
+
+
+@pytest.mark.parametrize(
+    ("hash_", "same"),
+    [(children.template_hash(job().spec), True), ("v1-0123456789", False), ("v9-0123456789", True)],
+    ids=["of this spec", "of another spec", "of an operator we do not know"],
+)
+def test_pods_are_judged_by_the_rules_of_the_operator_that_made_them(hash_: str, same: bool) -> None:
+    assert children.is_of(hash_, job().spec) is same

@@ -12,20 +12,20 @@ from aifactory.api.reasons import ConditionType, Reason
 from aifactory.training.plan import plan_training
 from aifactory.training.state import GangView, Observed
 from aifactory.training.status import StatusDraft
+from tests.unit.plans import bodies, created, removed
 from tests.unit.training.builders import (
+    GANGS,
     NOW,
     OUTPUT,
-    SETTINGS,
+    SERVICE,
     UID,
     conditions,
-    created,
     decide,
     job,
     message,
     observe,
     pod,
     publisher,
-    removed,
 )
 
 TWO = job(nodes=2)
@@ -65,39 +65,39 @@ class Case:
     ready: str = "False"
     reconciling: str = "True"
     stalled: str = "False"
-    again_after: float | None = None
+    requeue_after: float | None = None
     words: str = ""
 
 
 PODS = ("Pod train-0-0", "Pod train-1-0")
 CASES = {
     "first look": Case(
-        observe(TWO, service_uid="", workspace_exists=False),
+        observe(TWO, service=None, workspace_exists=False),
         "Pending",
         "CreatingPods",
         creates=("PersistentVolumeClaim train-workspace", "Service train"),
         words="0 of 2 pods exist",
     ),
     "first look, gang": Case(
-        observe(TWO, settings=SETTINGS, service_uid="", workspace_exists=False),
+        observe(TWO, **GANGS, service=None, workspace_exists=False),
         "Pending",
         "CreatingPods",
         creates=("PersistentVolumeClaim train-workspace", "PodGroup train-0", "Service train"),
     ),
     "first look, one node": Case(
-        observe(job(), settings=SETTINGS, service_uid="", workspace_exists=False),
+        observe(job(), **GANGS, service=None, workspace_exists=False),
         "Pending",
         "CreatingPods",
         creates=("PersistentVolumeClaim train-workspace",),
     ),
     "the claim is ours": Case(
-        observe(TWO, settings=SETTINGS, service_uid=""),
+        observe(TWO, **GANGS, service=None),
         "Pending",
         "CreatingPods",
         creates=(*PODS, "PodGroup train-0", "Service train"),
     ),
     "a claim of the user": Case(
-        observe(job(workspace={"claimName": "mine"}), service_uid="", workspace_exists=False),
+        observe(job(workspace={"claimName": "mine"}), service=None, workspace_exists=False),
         "Pending",
         "CreatingPods",
         creates=("Pod train-0-0",),
@@ -109,7 +109,7 @@ CASES = {
         observe(TWO, pod(1, of=TWO, running=True)), "Pending", "CreatingPods", creates=("Pod train-0-0",)
     ),
     "scaled down to one": Case(
-        observe(job(), pod(0, running=True), service_uid="service"),
+        observe(job(), pod(0, running=True), service=SERVICE),
         "Running",
         "AllNodesReady",
         removes=("Service train",),
@@ -119,7 +119,7 @@ CASES = {
     "gangs of earlier attempts are left": Case(
         observe(
             two(attempt=2),
-            settings=SETTINGS,
+            **GANGS,
             gangs=(
                 GangView("train-0", "f", 0, 2, terminating=True),
                 GangView("train-1", "g", 1, 2),
@@ -133,21 +133,21 @@ CASES = {
         attempt=2,
     ),
     "resized before there are pods, the gang is there": Case(
-        observe(TWO, settings=SETTINGS, gangs=(GangView("train-0", "g", 0, 3),)),
+        observe(TWO, **GANGS, gangs=(GangView("train-0", "g", 0, 3),)),
         "Restarting",
         "TemplateChanged",
         attempt=1,
-        again_after=0,
+        requeue_after=0,
     ),
     "no gang any more before there are pods": Case(
-        observe(job(), settings=SETTINGS, gangs=(GangView("train-0", "g", 0, 2),)),
+        observe(job(), **GANGS, gangs=(GangView("train-0", "g", 0, 2),)),
         "Restarting",
         "TemplateChanged",
         attempt=1,
-        again_after=0,
+        requeue_after=0,
     ),
     "the Service is gone": Case(
-        observe(two(), pod(0, of=TWO, running=True), pod(1, of=TWO, running=True), service_uid=""),
+        observe(two(), pod(0, of=TWO, running=True), pod(1, of=TWO, running=True), service=None),
         "Running",
         "AllNodesReady",
         creates=("Service train",),
@@ -189,7 +189,7 @@ CASES = {
             TWO,
             pod(0, of=TWO),
             pod(1, of=TWO),
-            settings=SETTINGS,
+            **GANGS,
             gangs=(GangView("train-0", "g", 0, 2, unschedulable="no place for 2 pods"),),
         ),
         "Pending",
@@ -217,7 +217,7 @@ CASES = {
         "Restarting",
         "ApplicationError",
         attempt=1,
-        again_after=0,
+        requeue_after=0,
         words="pod train-1-0: exit code 1; see: kubectl logs train-1-0",
     ),
     "one ran out of memory": Case(
@@ -225,26 +225,26 @@ CASES = {
         "Restarting",
         "OutOfMemory",
         attempt=1,
-        again_after=0,
+        requeue_after=0,
     ),
     "one failed before all were created": Case(
-        observe(TWO, pod(0, of=TWO, exit_code=1)), "Restarting", "ApplicationError", attempt=1, again_after=0
+        observe(TWO, pod(0, of=TWO, exit_code=1)), "Restarting", "ApplicationError", attempt=1, requeue_after=0
     ),
     "one was deleted": Case(
         observe(two(), pod(0, of=TWO, running=True)),
         "Restarting",
         "Disruption",
         attempt=1,
-        again_after=0,
+        requeue_after=0,
         words="pod train-1-0: it was deleted by somebody else",
     ),
-    "all were deleted": Case(observe(two()), "Restarting", "Disruption", attempt=1, again_after=0),
+    "all were deleted": Case(observe(two()), "Restarting", "Disruption", attempt=1, requeue_after=0),
     "one is being deleted": Case(
         observe(two(), pod(0, of=TWO, running=True), pod(1, of=TWO, running=True, terminating=True)),
         "Restarting",
         "Disruption",
         attempt=1,
-        again_after=0,
+        requeue_after=0,
     ),
     "told to end, both ended with 0": Case(
         observe(
@@ -253,7 +253,7 @@ CASES = {
         "Restarting",
         "Disruption",
         attempt=1,
-        again_after=0,
+        requeue_after=0,
     ),
     "no restart is left": Case(
         observe(
@@ -263,7 +263,7 @@ CASES = {
         "MaxRestartsExceeded",
         reconciling="False",
         stalled="True",
-        again_after=0,
+        requeue_after=0,
         words="failurePolicy.maxRestarts is 0; pod train-0-0: exit code 3",
     ),
     "exit code 93": Case(
@@ -272,7 +272,7 @@ CASES = {
         "NoRestartRequested",
         reconciling="False",
         stalled="True",
-        again_after=0,
+        requeue_after=0,
     ),
     "pods of the last attempt run": Case(
         observe(
@@ -291,7 +291,7 @@ CASES = {
         "Restarting",
         "BackOff",
         attempt=1,
-        again_after=7,
+        requeue_after=7,
         words="attempt 1 starts at 2026-01-01T12:00:07Z",
     ),
     "the wait is over": Case(
@@ -302,7 +302,7 @@ CASES = {
         attempt=1,
     ),
     "suspended from the start": Case(
-        observe(job(nodes=2, suspend=True), service_uid="", workspace_exists=False),
+        observe(job(nodes=2, suspend=True), service=None, workspace_exists=False),
         "Suspended",
         "Suspended",
         reconciling="False",
@@ -333,7 +333,7 @@ CASES = {
         attempt=1,
     ),
     "resumed": Case(
-        observe(two(conditions=[condition("Suspended")])), "Restarting", "Resumed", attempt=1, again_after=0
+        observe(two(conditions=[condition("Suspended")])), "Restarting", "Resumed", attempt=1, requeue_after=0
     ),
     "resumed while pods end": Case(
         observe(
@@ -344,14 +344,14 @@ CASES = {
         "Restarting",
         "Resumed",
         attempt=1,
-        again_after=0,
+        requeue_after=0,
     ),
     "more nodes": Case(
         observe(job(nodes=3, status=SEEN), pod(0, of=TWO, running=True), pod(1, of=TWO, running=True)),
         "Restarting",
         "Resized",
         attempt=1,
-        again_after=0,
+        requeue_after=0,
         words="spec.nodes.count changed from 2 to 3",
     ),
     "fewer nodes": Case(
@@ -359,7 +359,7 @@ CASES = {
         "Restarting",
         "Resized",
         attempt=1,
-        again_after=0,
+        requeue_after=0,
     ),
     "another image": Case(
         observe(
@@ -370,7 +370,7 @@ CASES = {
         "Restarting",
         "TemplateChanged",
         attempt=1,
-        again_after=0,
+        requeue_after=0,
     ),
     "pods of a newer attempt": Case(
         observe(two(phase="Running", reason="AllNodesReady"), pod(0, 3, of=TWO), pod(1, 1, of=TWO)),
@@ -380,7 +380,7 @@ CASES = {
         ready="",
         reconciling="",
         stalled="",
-        again_after=1,
+        requeue_after=1,
     ),
     "done, nothing to publish": Case(
         observe(two(), pod(0, of=TWO, exit_code=0), pod(1, of=TWO, exit_code=0)),
@@ -442,7 +442,7 @@ def test_what_is_observed_decides(name: str) -> None:
     assert sorted(created(decision)) == sorted(case.creates)
     assert sorted(removed(decision)) == sorted(case.removes)
     assert status.attempt == case.attempt
-    assert decision.again_after == case.again_after
+    assert decision.requeue_after == case.requeue_after
     found = conditions(status)
     for type_, wanted in (("Ready", case.ready), ("Reconciling", case.reconciling), ("Stalled", case.stalled)):
         assert found.get(type_, ("", ""))[0] == wanted, type_
@@ -456,9 +456,9 @@ def test_what_a_later_step_builds_on_is_written_at_once(name: str) -> None:
     before = CASES[name].observed.job.status
     facts = {"Running", "Suspended", "Suspending", "Succeeded", "Failed"}
     is_fact = decision.status.phase in facts and decision.status.phase != before.phase
-    is_ground = decision.status.attempt != before.attempt or decision.again_after == 0
+    is_ground = decision.status.attempt != before.attempt or decision.requeue_after == 0
     assert decision.urgent == (is_fact or is_ground), "what is neither may wait for what changes next"
-    assert decision.urgent or not decision.notices
+    assert decision.urgent or not decision.events
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -499,7 +499,7 @@ def test_all_conditions_of_the_two_ends() -> None:
 
 def test_what_the_api_server_refuses_is_told_in_its_words() -> None:
     draft = StatusDraft(observe(TWO), (), NOW)
-    draft.rejected(Reason.POD_REJECTED, 'Pod train-0-0: unknown field "spec.x"')
+    draft.refused(Reason.POD_REJECTED, 'Pod train-0-0: unknown field "spec.x"')
     status = draft.result()
     assert conditions(status)["Stalled"] == ("True", "PodRejected")
     assert (status.phase, message(status)) == ("Pending", 'Pod train-0-0: unknown field "spec.x"')
@@ -540,7 +540,7 @@ def test_a_finished_job_only_frees_its_nodes(end: str) -> None:
     observed = observe(owner, pod(0, exit_code=0), pod(1, running=True), pod(2, running=True, terminating=True))
     decision = decide(observed)
     assert removed(decision) == ["Pod train-1-0"], "pods that ended are kept for their logs"
-    assert not decision.creates
+    assert not created(decision)
     assert decision.status == owner.status.model_copy(update={"observed_generation": 4})
 
 
@@ -560,7 +560,7 @@ def test_the_reason_of_a_restart_is_kept() -> None:
         "cause": "ApplicationError",
         "message": "ValueError: lr",
     }
-    assert [notice.message for notice in decision.notices] == ["attempt 1 starts: pod train-1-0: ValueError: lr"]
+    assert [event.message for event in decision.events] == ["attempt 1 starts: pod train-1-0: ValueError: lr"]
     assert conditions(decision.status)["Restarting"] == ("True", "ApplicationError")
 
 
@@ -596,7 +596,7 @@ def test_an_old_verdict_of_the_scheduler_does_not_outlive_its_pods() -> None:
 
 
 def test_the_status_shows_counts_selector_and_what_was_resolved() -> None:
-    status = decide(observe(TWO, pod(0, of=TWO, running=True), pod(1, of=TWO), settings=SETTINGS)).status
+    status = decide(observe(TWO, pod(0, of=TWO, running=True), pod(1, of=TWO), **GANGS)).status
     assert status.dump() | {"conditions": []} == {
         "observedGeneration": 1,
         "phase": "Starting",
@@ -634,9 +634,7 @@ def test_that_a_job_runs_is_told_at_once_and_once() -> None:
 
 
 def test_an_event_is_a_warning_only_when_something_went_wrong() -> None:
-    kinds = {
-        name: decide(case.observed).notices[0].type for name, case in CASES.items() if decide(case.observed).notices
-    }
+    kinds = {name: decide(case.observed).events[0].type for name, case in CASES.items() if decide(case.observed).events}
     assert {name for name, kind in kinds.items() if kind == "Normal"} == {
         "resumed",
         "resumed while pods end",
@@ -659,4 +657,4 @@ def test_conditions_that_say_the_same_keep_their_time() -> None:
 
 def test_a_publisher_is_not_a_training_pod() -> None:
     assert decide(observe(job(), pod(running=True), publishers=(publisher(),))).status.replicas == 1
-    assert UID in str(decide(observe(job())).creates[0])
+    assert UID in str(bodies(decide(observe(job())))[0])

@@ -164,7 +164,7 @@ def test_a_running_job_is_looked_at_again_when_the_report_is_due() -> None:
     written = running.model_copy(update={"status": first.status})
     quiet = decide(observe(written, pod(running=True), progress=report(5, at=later(3))), later(3))
     assert quiet.status == first.status, "nothing is written before its time"
-    assert quiet.again_after == 7
+    assert quiet.requeue_after == 7
 
 
 def test_the_newest_report_rides_along_when_the_status_changes_anyway() -> None:

@@ -1,6 +1,6 @@
 """Moves models between stores and Triton: publish, verify, and the agent beside every Triton server.
 
-Two layers. `artifacts` knows directories of files, their digest and where they are kept; it knows nothing of Triton.
+Two layers. `artifacts` moves artifacts between the places where they are kept; it knows nothing of Triton.
 `serve` brings the desired models up in one Triton server; it uses `artifacts` to get them. Neither imports torch: this
 image also runs on nodes where a multi-gigabyte framework has no business.
 """

@@ -11,7 +11,6 @@ import asyncio
 import json
 import logging
 import os
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,15 +18,15 @@ from typing import Any, NoReturn
 
 from aifactory_agent import __version__, logs
 from aifactory_agent.artifacts import transfer
-from aifactory_agent.artifacts.formats import FORMATS, format_of
 from aifactory_agent.artifacts.stores import Mounts, open_store
-from aifactory_agent.artifacts.uri import ArtifactUri
-from aifactory_agent.errors import AgentError, Reason
+from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.formats import FORMATS, format_of
+from aifactory_contract.names import check_model_name
+from aifactory_contract.uri import ArtifactUri
 
 _log = logging.getLogger(__name__)
 _MESSAGE_LIMIT = 2000
 """A termination message has room for 4096 bytes; JSON escapes may double a character."""
-_MODEL = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     work = _publish if options.command == "publish" else _verify
     try:
         answer, code = work(options).as_result(), 0
-    except AgentError as error:
+    except FactoryError as error:
         answer, code = {"reason": str(error.reason), "message": error.message[:_MESSAGE_LIMIT]}, 1
     except Exception as error:
         _log.exception("unexpected failure")
@@ -50,10 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _publish(options: argparse.Namespace) -> transfer.Artifact:
-    if not _MODEL.fullmatch(options.model):
-        raise AgentError(Reason.INVALID_ARTIFACT, f"{options.model!r} is no model name: use a-z, 0-9, '-' and '.'")
-    base = ArtifactUri.parse(options.store)
-    return transfer.publish(options.source, base, options.model, _mounts(options), options.secret)
+    model, base = check_model_name(options.model), ArtifactUri.parse(options.store)
+    return transfer.publish(options.source, base, model, _mounts(options), options.secret)
 
 
 def _verify(options: argparse.Namespace) -> transfer.Artifact:

@@ -16,14 +16,13 @@ from pathlib import Path
 import pytest
 import s3fs
 from harness import WORKLOADS, free_ports, wait_for
+from samples import write_model
 
 from aifactory_agent.artifacts import objects, transfer
 from aifactory_agent.artifacts.stores import Mounts, open_store
-from aifactory_agent.artifacts.uri import ArtifactUri
 from aifactory_agent.cli import main
-from aifactory_agent.errors import AgentError, Cancelled, Reason
-
-from .conftest import write_model
+from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.uri import ArtifactUri
 
 ACCESS, SECRET = "factory", "factory-secret"
 
@@ -119,7 +118,7 @@ def test_a_published_artifact_is_never_overwritten(source: Path, place: Place) -
     victim = place.file(artifact.uri, "model.safetensors")
     content = victim.read_bytes()
     spoil(victim, content[:-1] + b"!")
-    with pytest.raises(AgentError, match=r"model\.safetensors") as caught:
+    with pytest.raises(FactoryError, match=r"model\.safetensors") as caught:
         publish(source, place)
     assert caught.value.reason is Reason.DIGEST_MISMATCH
     assert victim.read_bytes() == content[:-1] + b"!"
@@ -129,13 +128,13 @@ def test_a_changed_byte_is_found(source: Path, place: Place) -> None:
     artifact = publish(source, place)
     victim = place.file(artifact.uri, "model.safetensors")
     spoil(victim, victim.read_bytes()[:-1] + b"!")
-    with pytest.raises(AgentError, match="changed after they were published") as caught:
+    with pytest.raises(FactoryError, match="changed after they were published") as caught:
         verify(artifact.uri, place, artifact.digest)
     assert caught.value.reason is Reason.DIGEST_MISMATCH
 
 
 def test_nothing_there_is_said_so(place: Place) -> None:
-    with pytest.raises(AgentError) as caught:
+    with pytest.raises(FactoryError) as caught:
         verify(f"{place.base}/missing", place)
     assert caught.value.reason is Reason.SOURCE_NOT_FOUND
     assert f"{place.base}/missing" in caught.value.message
@@ -147,7 +146,7 @@ def test_a_fetch_that_nobody_wants_any_more_stops(source: Path, place: Place, tm
     cancel.set()
     (tmp_path / "target").mkdir()
     store = open_store(ArtifactUri.parse(artifact.uri), place.mounts, place.secret)
-    with pytest.raises(Cancelled):
+    with pytest.raises(transfer.Cancelled):
         transfer.fetch(store, tmp_path / "target", artifact.digest, "causal-lm", cancel)
 
 
@@ -172,7 +171,7 @@ def test_a_crash_while_publishing_leaves_no_half_artifact(
 
     with monkeypatch.context() as patch:
         patch.setattr("shutil.copyfileobj", full)
-        with pytest.raises(AgentError, match="enlarge the claim") as caught:
+        with pytest.raises(FactoryError, match="enlarge the claim") as caught:
             publish(source, place)
     assert caught.value.reason is Reason.STORE_FULL
     assert list((claims / "models/gpt").iterdir()) == []
@@ -182,10 +181,10 @@ def test_a_crash_while_publishing_leaves_no_half_artifact(
 def test_wrong_keys_are_access_denied(source: Path, s3_server: tuple[str, Path], tmp_path: Path) -> None:
     secrets = write_secret(tmp_path / "secrets", s3_server[0], secret_key="wrong")
     place = Place("s3://models", Mounts(secrets=secrets), "s3", tmp_path)
-    with pytest.raises(AgentError, match="secret") as caught:
+    with pytest.raises(FactoryError, match="secret") as caught:
         publish(source, place)
     assert caught.value.reason is Reason.ACCESS_DENIED
-    with pytest.raises(AgentError, match="AWS_ACCESS_KEY_ID") as caught:
+    with pytest.raises(FactoryError, match="AWS_ACCESS_KEY_ID") as caught:
         open_store(ArtifactUri.parse("s3://models/x"), Mounts(secrets=secrets), "other")
     assert caught.value.reason is Reason.ACCESS_DENIED
 
@@ -193,7 +192,7 @@ def test_wrong_keys_are_access_denied(source: Path, s3_server: tuple[str, Path],
 def test_a_missing_bucket_is_named(source: Path, s3_server: tuple[str, Path], tmp_path: Path) -> None:
     secrets = write_secret(tmp_path / "secrets", s3_server[0])
     place = Place("s3://nobucket", Mounts(secrets=secrets), "s3", tmp_path)
-    with pytest.raises(AgentError, match="nobucket"):
+    with pytest.raises(FactoryError, match="nobucket"):
         publish(source, place)
 
 
@@ -204,7 +203,7 @@ def test_a_store_that_is_away_is_told_from_one_that_refuses(
     secrets = write_secret(tmp_path / "secrets", f"http://127.0.0.1:{free_ports(1)[0]}")
     place = Place("s3://models", Mounts(secrets=secrets), "s3", tmp_path)
     started = time.monotonic()
-    with pytest.raises(AgentError) as caught:
+    with pytest.raises(FactoryError) as caught:
         publish(source, place)
     assert caught.value.reason is Reason.STORE_UNAVAILABLE
     assert caught.value.transient
@@ -213,14 +212,14 @@ def test_a_store_that_is_away_is_told_from_one_that_refuses(
 
 def test_a_claim_that_is_not_mounted_is_named(claims: Path) -> None:
     place = Place("pvc://other", Mounts(claims), None, claims)
-    with pytest.raises(AgentError, match=r"claim other .* not mounted"):
+    with pytest.raises(FactoryError, match=r"claim other .* not mounted"):
         verify("pvc://other/gpt/1", place)
 
 
 def test_a_link_out_of_the_claim_is_not_followed(claims: Path, tmp_path: Path) -> None:
     write_model(tmp_path / "outside")
     (claims / "models/gpt").symlink_to(tmp_path / "outside")
-    with pytest.raises(AgentError) as caught:
+    with pytest.raises(FactoryError) as caught:
         verify("pvc://models/gpt", Place("pvc://models", Mounts(claims), None, claims))
     assert caught.value.reason is Reason.SOURCE_NOT_FOUND
 
@@ -233,7 +232,7 @@ def test_too_little_room_is_said_before_the_copy(
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     store = open_store(ArtifactUri.parse(artifact.uri), place.mounts, None)
-    with pytest.raises(AgentError, match="10 are free") as caught:
+    with pytest.raises(FactoryError, match="10 are free") as caught:
         transfer.fetch(store, tmp_path, artifact.digest, "causal-lm", threading.Event())
     assert caught.value.reason is Reason.DISK_FULL
 
@@ -261,7 +260,7 @@ def test_needs_neither_triton_nor_torch(source: Path, claims: Path, tmp_path: Pa
         (blocker / name).mkdir(parents=True)
         (blocker / name / "__init__.py").write_text("raise ImportError('not in this image')")
     arguments = ["publish", "--from", str(source), "--store", "pvc://models", "--model", "gpt", "--claims", str(claims)]
-    env = {**os.environ, "PYTHONPATH": f"{blocker}:{WORKLOADS / 'agent'}"}
+    env = {**os.environ, "PYTHONPATH": f"{blocker}:{WORKLOADS / 'agent'}:{WORKLOADS / 'contract'}"}
     run = [sys.executable, "-m", "aifactory_agent", *arguments, "--result", str(tmp_path / "result")]
     done = subprocess.run(run, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

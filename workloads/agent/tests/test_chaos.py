@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from harness import AgentProcess, TritonProcess, http, wait_for
 
-from aifactory_agent.errors import Reason
 from aifactory_agent.serve.backoff import next_try
+from aifactory_contract.errors import Reason
 
 ROUNDS = 4
 

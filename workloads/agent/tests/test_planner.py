@@ -7,9 +7,6 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aifactory_agent.artifacts.uri import ArtifactUri
-from aifactory_agent.errors import Reason
-from aifactory_agent.serve.desired import Desired, ModelKey, ModelSpec
 from aifactory_agent.serve.planner import (
     Action,
     Actual,
@@ -24,6 +21,9 @@ from aifactory_agent.serve.planner import (
     is_ready,
     plan,
 )
+from aifactory_contract.desired import Desired, ModelKey, ModelSpec
+from aifactory_contract.errors import Reason
+from aifactory_contract.uri import ArtifactUri
 
 
 def spec(name: str, version: int, content: str = "") -> ModelSpec:

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aifactory_agent.control import control_key
+from aifactory_contract.cgroup import cpu_quota
+from aifactory_contract.control import RESTRICTION, control_key
 from aifactory_server.backends import write_backends
 from aifactory_server.distribution import Distribution, find_triton
 
@@ -57,7 +58,7 @@ class Settings:
 
 def command(triton: Distribution, settings: Settings, backends: Path, key: str, extra: Sequence[str]) -> list[str]:
     """The command line of tritonserver. `extra` comes last and so overrides."""
-    restricted = "model-repository,shared-memory,trace,logging"
+    restricted = f"model-repository,shared-memory,trace,logging:{RESTRICTION}={key}"
     return [
         str(triton.server),
         f"--model-repository={settings.repository / 'models'}",
@@ -75,8 +76,8 @@ def command(triton: Distribution, settings: Settings, backends: Path, key: str, 
         f"--metrics-port={settings.metrics_port}",
         f"--exit-timeout-secs={settings.exit_timeout_seconds}",
         # Who may load models may run code: only the agent knows the key. Clients get inference, health and metadata.
-        f"--http-restricted-api={restricted}:aifactory-control={key}",
-        f"--grpc-restricted-protocol={restricted}:aifactory-control={key}",
+        f"--http-restricted-api={restricted}",
+        f"--grpc-restricted-protocol={restricted}",
         f"--backend-config=python,shm-region-prefix-name={settings.shm_prefix}",
         f"--backend-config=python,stub-timeout-seconds={_WORKER_START_SECONDS}",
         "--log-format=ISO8601",
@@ -105,27 +106,12 @@ def environment(triton: Distribution, environ: Mapping[str, str]) -> dict[str, s
 
 
 def available_cpus() -> int:
-    """CPUs this container may use: its quota (cgroup v2 or v1) rounded up, but not more than it may run on.
+    """CPUs this container may use: its quota rounded up, but not more than it may run on.
 
     Without this torch starts a thread for every CPU of the node, and a pod with a small share is slowed many times.
     """
-    allowed = len(os.sched_getaffinity(0))
-    for quota, period in _quotas():
-        if quota > 0 and period > 0:
-            return max(1, min(allowed, math.ceil(quota / period)))
-    return max(1, allowed)
-
-
-def _quotas() -> list[tuple[float, float]]:
-    def numbers(*paths: str) -> list[float]:
-        try:
-            words = " ".join(Path("/sys/fs/cgroup", path).read_text() for path in paths).split()
-            return [float(word) for word in words if word != "max"]
-        except (OSError, ValueError):
-            return []
-
-    found = [numbers("cpu.max"), numbers("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")]
-    return [(pair[0], pair[1]) for pair in found if len(pair) == 2]
+    allowed, quota = len(os.sched_getaffinity(0)), cpu_quota()
+    return allowed if quota is None else min(allowed, math.ceil(quota))
 
 
 def remove_leftovers(prefix: str, folder: Path = Path("/dev/shm")) -> None:

@@ -6,16 +6,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-PROBE = "aifactory_probe"
-"""Request parameter of the agent's own requests, by which it sees whether a version answers."""
-PROBES = "aifactory_probe_requests_total"
-"""Triton counts the agent's requests like all others; what is left after subtracting this came from clients."""
+from aifactory_contract.names import GENERATED_TOKENS, PROBE_REQUESTS
 
 _GATHER_SECONDS = 0.25
+_PROMPT_TOKENS = "aifactory_prompt_tokens_total"
 _TEXTS = {
-    "aifactory_prompt_tokens_total": "Tokens of prompts that were read",
-    "aifactory_generated_tokens_total": "Tokens that were generated",
-    PROBES: "Requests of the agent, by which it sees whether the version answers",
+    _PROMPT_TOKENS: "Tokens of prompts that were read",
+    GENERATED_TOKENS: "Tokens that were generated",
+    PROBE_REQUESTS: "Requests of the agent, by which it sees whether the version answers",
 }
 
 
@@ -61,12 +59,12 @@ class TokenMeter:
 
     def count(self, prompt: int, generated: int) -> None:
         """Tokens of a client's request."""
-        self._counters.add("aifactory_prompt_tokens_total", prompt)
-        self._counters.add("aifactory_generated_tokens_total", generated)
+        self._counters.add(_PROMPT_TOKENS, prompt)
+        self._counters.add(GENERATED_TOKENS, generated)
 
     def probed(self) -> None:
         """The agent's request was answered."""
-        self._counters.add(PROBES)
+        self._counters.add(PROBE_REQUESTS)
 
     def flush(self) -> None:
         """Nothing will be counted for a while."""

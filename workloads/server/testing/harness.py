@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aifactory_agent.control import control_key
+from aifactory_contract.control import control_key
+from aifactory_contract.files import write_atomically
 from aifactory_server.backends import write_backends
 from aifactory_server.distribution import find_triton
 from aifactory_server.launch import Settings, command, environment, remove_leftovers
@@ -193,7 +194,7 @@ class AgentProcess:
             str(self.port),
         ]
         arguments += ["--claims", str(self.claims), "--secrets", str(self.secrets)]
-        env = {**os.environ, "PYTHONPATH": str(WORKLOADS / "agent")}
+        env = {**os.environ, "PYTHONPATH": f"{WORKLOADS / 'agent'}:{WORKLOADS / 'contract'}"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(arguments, stdout=log, stderr=log, env=env)
         wait_for("the agent listens", lambda: self.get("/healthz")[0] == 200, 30, self.tail)
@@ -203,9 +204,7 @@ class AgentProcess:
         self.write(json.dumps({"pool": "chat", "revision": revision, "models": list(models)}))
 
     def write(self, text: str) -> None:
-        temporary = self.desired.with_name(".new")
-        temporary.write_text(text)
-        temporary.replace(self.desired)
+        write_atomically(self.desired, text)
 
     def get(self, path: str) -> tuple[int, str]:
         return http(f"http://127.0.0.1:{self.port}{path}")

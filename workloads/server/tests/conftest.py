@@ -12,7 +12,7 @@ from harness import AgentProcess, TritonProcess
 
 from aifactory_agent.artifacts.stores import Mounts
 from aifactory_agent.artifacts.transfer import publish
-from aifactory_agent.artifacts.uri import ArtifactUri
+from aifactory_contract.uri import ArtifactUri
 from aifactory_trainer.export import export_causal_lm, export_torch
 from aifactory_trainer.model import GPT, GPTConfig
 

@@ -149,16 +149,16 @@ def test_a_failed_step_is_told_and_the_engine_goes_on(
     make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make(slots=2)
-    advance = engine._network.advance
+    decode = engine._network.decode
     broken = threading.Event()
 
     def once(tokens: list[int], lengths: list[int]) -> object:
         if not broken.is_set():
             broken.set()
             raise RuntimeError("out of memory")
-        return advance(tokens, lengths)
+        return decode(tokens, lengths)
 
-    monkeypatch.setattr(engine._network, "advance", once)
+    monkeypatch.setattr(engine._network, "decode", once)
     first, second = Watched([], "first"), Watched([], "second")
     engine.submit(ask(1), first)
     engine.start()
@@ -185,6 +185,6 @@ def test_what_can_not_be_finished_in_time_is_told_so(make: Callable[..., Engine]
     engine, answers = make(slots=1), [Collected(), Collected()]
     engine.start()
     for answer in answers:
-        engine.submit(ask(1, tokens=60_000), answer)
+        engine.submit(ask(1, tokens=60_000, temperature=0.0), answer)  # without chance it never comes to an end
     engine.stop(0.2)
     assert ["unloaded before" in answer.error for answer in answers] == [True, True]

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from aifactory_agent.control import control_key
+from aifactory_contract.control import control_key
+from aifactory_server import launch
 from aifactory_server.backends import write_backends
 from aifactory_server.distribution import Distribution, find_triton
-from aifactory_server.launch import Settings, available_cpus, command, environment, remove_leftovers
+from aifactory_server.launch import Settings, command, environment, remove_leftovers
 
 
 def test_finds_the_wheels_triton() -> None:
@@ -59,13 +60,28 @@ def test_nothing_is_loaded_but_by_the_agent() -> None:
     assert line[-1] == "--log-verbose=1"
 
 
-def test_threads_are_what_the_container_may_use() -> None:
-    triton = Distribution(Path("/t"), (), Path("/libs"))
-    made = environment(triton, {"LD_LIBRARY_PATH": "/mine"})
+@pytest.mark.parametrize(
+    ("quota", "environ", "threads"),
+    [
+        (None, {}, "16"),
+        (2.0, {}, "2"),
+        (1.5, {}, "2"),
+        (0.25, {}, "1"),
+        (64.0, {}, "16"),
+        (2.0, {"OMP_NUM_THREADS": "3"}, "3"),
+    ],
+)
+def test_threads_are_what_the_container_may_use(
+    quota: float | None, environ: dict[str, str], threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: range(16))
+    monkeypatch.setattr(launch, "cpu_quota", lambda: quota)
+    assert environment(Distribution(Path("/t"), (), None), environ)["OMP_NUM_THREADS"] == threads
+
+
+def test_tritons_libraries_come_first() -> None:
+    made = environment(Distribution(Path("/t"), (), Path("/libs")), {"LD_LIBRARY_PATH": "/mine"})
     assert made["LD_LIBRARY_PATH"] == "/libs:/mine"
-    assert made["OMP_NUM_THREADS"] == str(available_cpus())
-    assert environment(triton, {"OMP_NUM_THREADS": "3"})["OMP_NUM_THREADS"] == "3"
-    assert 1 <= available_cpus() <= (os.cpu_count() or 1)
 
 
 def test_the_control_key_is_one_for_both_sides(tmp_path: Path) -> None:

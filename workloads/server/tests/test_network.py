@@ -40,23 +40,23 @@ def reference(gpt: GPT, tokens: list[int]) -> torch.Tensor:
 
 def test_reads_a_text_as_the_trainer_does(gpt: GPT, served: Network) -> None:
     tokens = [END_OF_TEXT, *b"import torch\n"]
-    torch.testing.assert_close(served.read(1, tokens), reference(gpt, tokens), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(served.prefill(1, tokens), reference(gpt, tokens), rtol=1e-4, atol=1e-4)
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 256), min_size=1, max_size=20), min_size=3, max_size=3), st.data())
-def test_neighbours_and_former_tenants_do_not_matter(
+def test_neighbours_and_earlier_sequences_do_not_matter(
     gpt: GPT, served: Network, texts: list[list[int]], data: st.DataObject
 ) -> None:
     """Three texts of different length side by side, one replaced in the middle: each as if it were alone."""
     for slot, text in enumerate(texts):
-        served.read(slot, text)
+        served.prefill(slot, text)
     for step in range(4):
         if step == 2:
             texts[1] = data.draw(st.lists(st.integers(0, 255), min_size=1, max_size=3))
-            served.read(1, texts[1])
+            served.prefill(1, texts[1])
         tokens = [data.draw(st.integers(0, 255)) for _ in texts]
-        logits = served.advance(tokens, [len(text) for text in texts])
+        logits = served.decode(tokens, [len(text) for text in texts])
         for slot, text in enumerate(texts):
             text.append(tokens[slot])
             torch.testing.assert_close(logits[slot], reference(gpt, text), rtol=1e-3, atol=1e-3)

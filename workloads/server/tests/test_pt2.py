@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from aifactory_agent.artifacts.pt2 import check_pt2
-from aifactory_agent.errors import AgentError, Reason
+from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.pt2 import check_pt2
 from aifactory_server.torch_export.batch import run_batched
 from aifactory_server.torch_export.program import Program
 
@@ -90,7 +90,7 @@ def good(folder: Path) -> Path:
 
 
 def refused(path: Path, words: str) -> None:
-    with path.open("rb") as stream, pytest.raises(AgentError, match=words) as caught:
+    with path.open("rb") as stream, pytest.raises(FactoryError, match=words) as caught:
         check_pt2(stream)
     assert caught.value.reason is Reason.INVALID_ARTIFACT
 
@@ -158,7 +158,7 @@ def test_sample_inputs_that_are_a_real_attack_are_refused(program_folder: Path, 
     marker = tmp_path / "executed"
     evil = rewrite(good(program_folder), tmp_path / "model.pt2", evil_inputs(marker))
     refused(evil, "would import")
-    with pytest.raises(AgentError):
+    with pytest.raises(FactoryError):
         Program(evil, CPU)
     assert not marker.exists()
     torch.export.load(evil)

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -58,13 +59,25 @@ class Stream:
             if error is not None:
                 raise error
             yield result
-            if result.get_response().parameters["triton_final_response"].bool_param:
+            if _is_last(result):
                 return
+
+    def ended(self) -> bool:
+        """Whether the last result is among those that have come since the last look."""
+        came = []
+        with suppress(queue.Empty):
+            while True:
+                came.append(self._answers.get_nowait())
+        return any(result is None or _is_last(result) for result, _ in came)
 
     def cancel(self) -> None:
         """Go away in the middle."""
         self._client.stop_stream(cancel_requests=True)
         self._client.close()
+
+
+def _is_last(result: Any) -> bool:
+    return bool(result.get_response().parameters["triton_final_response"].bool_param)
 
 
 def stream(triton: TritonProcess, **parameters: Any) -> list[Any]:
@@ -153,7 +166,19 @@ def test_a_bad_request_over_grpc_is_an_error_too(triton: TritonProcess) -> None:
         stream(triton, max_tokens=-4)
 
 
-def test_requests_make_progress_together_and_excess_waits_or_is_refused(triton: TritonProcess) -> None:
+def test_requests_make_progress_together(triton: TritonProcess) -> None:
+    """Short answers come while a long one is under way; without continuous batching they would wait for its end."""
+    long = Stream(triton, max_tokens=60_000, temperature=0.0)  # without chance it never comes to an end
+    next(long.results())
+    for _ in range(3):
+        code, answer = generate(triton, max_tokens=5)
+        assert code == 200, answer
+    assert not long.ended()
+    wait_for("the long one goes on", lambda: not long._answers.empty(), 20)
+    long.cancel()
+
+
+def test_what_finds_no_slot_waits_or_is_refused(triton: TritonProcess) -> None:
     """Four slots and six places to wait for fourteen at once."""
     answers: list[tuple[int, dict[str, Any]]] = []
     ask = [

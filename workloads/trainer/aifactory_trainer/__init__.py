@@ -6,14 +6,14 @@ Three lines make a training script restartable and visible (see README.md):
     run = Run(model=model, optimizer=optimizer)
     for step in run.steps(1000):
 
-Role: the side of the contract that runs inside the training pod. It depends on torch and safetensors only, knows
+Role: the side of the contract that runs inside the training pod. It depends on torch and safetensors, knows
 nothing of Kubernetes beyond environment variables, files and signals, and works the same without a cluster.
 """
 
 from aifactory_trainer.checkpoint import CheckpointError
 from aifactory_trainer.distributed import World, start
 from aifactory_trainer.errors import give_up
-from aifactory_trainer.export import TensorSpec, export_causal_lm, export_torch
+from aifactory_trainer.export import export_causal_lm, export_torch
 from aifactory_trainer.run import Run
 
-__all__ = ["CheckpointError", "Run", "TensorSpec", "World", "export_causal_lm", "export_torch", "give_up", "start"]
+__all__ = ["CheckpointError", "Run", "World", "export_causal_lm", "export_torch", "give_up", "start"]

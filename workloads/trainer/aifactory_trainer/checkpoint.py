@@ -18,7 +18,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import re
 import secrets
 import shutil
@@ -28,6 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from aifactory_contract.files import new_directory
+from aifactory_contract.manifest import hash_stream
 
 log = logging.getLogger("aifactory")
 
@@ -78,29 +80,18 @@ class CheckpointStore:
             OSError: it can not be written. What was there before is still there.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        aside = self._aside(f"step-{step}")
-        aside.mkdir()
+        target = self.path(step)
         try:
-            torch.save(state, aside / STATE_FILE)
-            manifest = {
-                "version": _MANIFEST_VERSION,
-                "step": step,
-                "files": {STATE_FILE: {"sha256": _digest(aside / STATE_FILE), "size": _size(aside / STATE_FILE)}},
-            }
-            (aside / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
-            for path in (aside / STATE_FILE, aside / MANIFEST_FILE, aside):
-                fsync(path)
-            target = self.path(step)
-            if target.exists():  # the same step done again after an older checkpoint was resumed
-                self._remove(target)
-            aside.rename(target)
-            fsync(self.directory)
+            # There is one already where the same step is done again after an older checkpoint was resumed.
+            with new_directory(target, self._aside(target.name), replace=True) as directory:
+                torch.save(state, directory / STATE_FILE)
+                with (directory / STATE_FILE).open("rb") as stream:
+                    entry = hash_stream(stream, STATE_FILE)
+                files = {entry.path: {"sha256": entry.sha256, "size": entry.size}}
+                manifest = {"version": _MANIFEST_VERSION, "step": step, "files": files}
+                (directory / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
         except RuntimeError as error:  # torch's writer has no OSError of its own: a full disk arrives like this
-            shutil.rmtree(aside, ignore_errors=True)
             raise OSError(str(error)) from error
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
         self._prune()
         return target
 
@@ -176,15 +167,6 @@ def decode(checkpoint: bytes, where: str) -> dict[str, Any]:
     return state
 
 
-def fsync(path: Path) -> None:
-    """Push a file's bytes, or a directory's names, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _verified(path: Path, step: int) -> bytes:
     """The bytes of the state file, if they are the ones that were written."""
     manifest = json.loads((path / MANIFEST_FILE).read_text())
@@ -203,12 +185,3 @@ def _verified(path: Path, step: int) -> bytes:
     if hashlib.sha256(data).hexdigest() != expected["sha256"]:
         raise ValueError(f"{STATE_FILE} does not match its digest")
     return data
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size

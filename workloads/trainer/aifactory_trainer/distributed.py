@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from aifactory_contract.cgroup import cpu_quota
 from aifactory_trainer import errors
 
 _CHUNK_BYTES = 256 << 20
@@ -88,21 +89,6 @@ def threads(env: Mapping[str, str], world_size: int) -> int:
     if quota is not None and quota < cores:
         return max(1, int(quota) // int(env.get("LOCAL_WORLD_SIZE", "1")))
     return max(1, cores // world_size)
-
-
-def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Cores that the cgroup allows, or None when it sets no limit (cgroup v2, then v1)."""
-    try:
-        quota, period = (root / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    if quota in ("max", "-1"):
-        return None
-    return int(quota) / int(period)
 
 
 def choose_gloo_interface() -> None:

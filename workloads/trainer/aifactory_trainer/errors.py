@@ -18,9 +18,12 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
+
+from aifactory_contract.files import write_atomically
 
 NO_RESTART = 93
 """Exit code that asks not to be restarted (NVIDIA resiliency extension's convention)."""
@@ -46,13 +49,10 @@ def record(message: str, *, stack: str = "", code: int = 1) -> None:
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if error_file:
         # torchrun reads it while it ends the others: it must find all of it or nothing.
-        path = Path(error_file)
-        staged = path.with_name(f".{path.name}.new")
-        if _write(staged, document):
-            staged.replace(path)
+        _write(Path(error_file), document, write_atomically)
     log = _termination_log()
     if log is not None and not _has_text(log):
-        _write(log, document)
+        _write(log, document, Path.write_text)
 
 
 def record_exception(error: BaseException) -> None:
@@ -121,10 +121,8 @@ def _has_text(path: Path) -> bool:
         return False
 
 
-def _write(path: Path, text: str) -> bool:
+def _write(path: Path, text: str, write: Callable[[Path, str], object]) -> None:
     try:
-        path.write_text(text)
+        write(path, text)
     except OSError as problem:
         print(f"aifactory: {path} can not be written: {problem}", file=sys.stderr)
-        return False
-    return True

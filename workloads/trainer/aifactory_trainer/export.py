@@ -19,61 +19,21 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aifactory_trainer.checkpoint import fsync
+from aifactory_contract.files import new_directory
+from aifactory_contract.formats import CAUSAL_LM, CONFIG, TORCH_EXPORT
+from aifactory_contract.signature import DATA_TYPES, Signature, TensorSpec
 from aifactory_trainer.environment import Environment
 from aifactory_trainer.state import unwrap
 
 log = logging.getLogger("aifactory")
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-PROGRAM_FILE = "model.pt2"
-
-_TRITON_TYPES = {
-    torch.bool: "BOOL",
-    torch.uint8: "UINT8",
-    torch.int8: "INT8",
-    torch.int16: "INT16",
-    torch.int32: "INT32",
-    torch.int64: "INT64",
-    torch.float16: "FP16",
-    torch.bfloat16: "BF16",
-    torch.float32: "FP32",
-    torch.float64: "FP64",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """One input or output of a served model.
-
-    Attributes:
-        name: as clients call it.
-        data_type: Triton's name of the type.
-        dims: shape without the batch dimension.
-    """
-
-    name: str
-    data_type: str
-    dims: tuple[int, ...]
-
-    @classmethod
-    def of(cls, name: str, example: Tensor) -> TensorSpec:
-        """The spec of a batch like this one."""
-        if example.dtype not in _TRITON_TYPES:
-            raise TypeError(f"{name}: Triton has no type for {example.dtype}")
-        return cls(name, _TRITON_TYPES[example.dtype], tuple(example.shape[1:]))
-
-    def to_json(self) -> dict[str, object]:
-        """As in config.json."""
-        return {"name": self.name, "dataType": self.data_type, "dims": list(self.dims)}
+_DATA_TYPES = {getattr(torch, known.torch): known.name for known in DATA_TYPES.values() if known.torch}
 
 
 def export_causal_lm(
@@ -105,8 +65,8 @@ def export_causal_lm(
         raise ValueError(f"the format causal-lm needs {', '.join(missing)} in config")
     weights = _unshared(unwrap(model).state_dict())
     with _artifact(output) as directory:
-        save_file(weights, str(directory / WEIGHTS_FILE), metadata={"format": "pt"})
-        _write_config(directory, {"format": "causal-lm", **config}, metrics)
+        save_file(weights, str(directory / CAUSAL_LM.weights), metadata={"format": "pt"})
+        _write_config(directory, {"format": CAUSAL_LM.name, **config}, metrics)
     return _target(output)
 
 
@@ -145,18 +105,21 @@ def export_torch(
         rows = torch.export.Dim("batch", min=1, max=max_batch_size)
         program = torch.export.export(served, arguments, dynamic_shapes=tuple({0: rows} for _ in arguments))
     _forget_origin(program)
-    config = {
-        "format": "torch-export",
-        "inputs": [TensorSpec.of(name, example).to_json() for name, example in examples.items()],
-        "outputs": [TensorSpec.of(name, answer).to_json() for name, answer in zip(outputs, answers, strict=True)],
-        "maxBatchSize": max_batch_size,
-    }
+    signature = Signature(_specs(examples), _specs(dict(zip(outputs, answers, strict=True))), max_batch_size)
     with _artifact(output) as directory:
-        torch.export.save(program, directory / PROGRAM_FILE)
-        loaded = torch.export.load(directory / PROGRAM_FILE).module()
+        torch.export.save(program, directory / TORCH_EXPORT.weights)
+        loaded = torch.export.load(directory / TORCH_EXPORT.weights).module()
         _check_same(loaded, arguments, answers, outputs)
-        _write_config(directory, config, metrics)
+        _write_config(directory, {"format": TORCH_EXPORT.name, **signature.to_config()}, metrics)
     return _target(output)
+
+
+def _specs(batches: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
+    """What is served by batches like these."""
+    for name, batch in batches.items():
+        if batch.dtype not in _DATA_TYPES:
+            raise TypeError(f"{name}: Triton has no type for {batch.dtype}")
+    return tuple(TensorSpec(name, _DATA_TYPES[batch.dtype], tuple(batch.shape[1:])) for name, batch in batches.items())
 
 
 def _two_rows(examples: Mapping[str, Tensor], max_batch_size: int) -> tuple[Tensor, ...]:
@@ -206,7 +169,7 @@ def _write_config(directory: Path, config: Mapping[str, object], metrics: Mappin
     """Sorted, so that equal configurations are equal bytes; JSON has no NaN, so such metrics are left out."""
     finite = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
     text = json.dumps({**config, "metrics": finite}, indent=2, sort_keys=True, allow_nan=False)
-    (directory / CONFIG_FILE).write_text(text + "\n")
+    (directory / CONFIG).write_text(text + "\n")
 
 
 def _target(output: Path | None) -> Path:
@@ -220,19 +183,8 @@ def _artifact(output: Path | None) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob(f".{target.name}-*"):  # of attempts that were killed
         shutil.rmtree(left, ignore_errors=True)
-    aside = target.parent / f".{target.name}-{secrets.token_hex(4)}"
-    aside.mkdir()
-    try:
-        yield aside
-        for path in aside.iterdir():
+    with new_directory(target, target.parent / f".{target.name}-{secrets.token_hex(4)}", replace=True) as directory:
+        yield directory
+        for path in directory.iterdir():
             path.chmod(0o644)  # some writers make private files, and the publisher may have another user id
-            fsync(path)
-        fsync(aside)
-        if target.exists():
-            target.rename(aside.with_name(f"{aside.name}-old"))
-        aside.rename(target)
-        fsync(target.parent)
-    finally:
-        for left in target.parent.glob(f"{aside.name}*"):
-            shutil.rmtree(left, ignore_errors=True)
     log.info("artifact written to %s", target)

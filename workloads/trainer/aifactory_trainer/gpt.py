@@ -19,6 +19,8 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -45,6 +47,33 @@ MEASURED_WINDOWS = 512
 PRINT_SECONDS = 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One training run, as the command line asks for it; but for the first two, fields are options of the same name.
+
+    Attributes:
+        model: shape of the model; its context is the window length, in bytes.
+        source: directory or file of the text.
+        steps: optimizer steps.
+        batch: windows a step in each process.
+        learning_rate: the highest one.
+        seed: of weights and batches.
+        checkpoint_every: steps between checkpoints.
+        keep: checkpoints that stay.
+        sample: bytes to write at the end.
+    """
+
+    model: GPTConfig
+    source: Path
+    steps: int
+    batch: int
+    learning_rate: float
+    seed: int
+    checkpoint_every: int
+    keep: int
+    sample: int
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaint also reaches the job's status."""
 
@@ -54,7 +83,7 @@ class Parser(argparse.ArgumentParser):
         super().error(message)
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None = None) -> Settings:
     """Read the command line; a bad one ends the process with code 2."""
     default = GPTConfig()
     parser = Parser(prog="aifactory_trainer.gpt", description="Train a byte-level language model.")
@@ -72,13 +101,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint-every", type=positive, default=50, help="steps (%(default)s)")
     parser.add_argument("--keep", type=positive, default=3, help="checkpoints that stay (%(default)s)")
     parser.add_argument("--sample", type=int, default=200, help="bytes to write at the end (%(default)s)")
-    args = parser.parse_args(arguments)
+    given = vars(parser.parse_args(arguments))
     try:
-        args.config = GPTConfig(args.context, args.layers, args.heads, args.embedding)
-        args.source = corpus.find_source(args.data)
+        model = GPTConfig(*(given.pop(name) for name in ("context", "layers", "heads", "embedding")))
+        return Settings(model, corpus.find_source(given.pop("data")), **given)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    return args
 
 
 def positive(text: str) -> int:
@@ -97,39 +125,43 @@ def rate(text: str) -> float:
     return value
 
 
-def train(args: argparse.Namespace, world: World) -> None:
+def train(settings: Settings, world: World) -> None:
     """The whole program: data, model, loop, measure, export."""
-    text = corpus.load(args.source)
+    text = corpus.load(settings.source)
     training, held_out = to_tokens(text.train), to_tokens(text.held_out)
     for name, tokens in (("training", training), ("held-out", held_out)):
-        if len(tokens) <= args.context + 1:
+        if len(tokens) <= settings.model.context + 1:
             raise ValueError(f"{text.source}: the {name} text of {len(tokens)} bytes is shorter than --context")
-    torch.manual_seed(args.seed)
-    model = GPT(args.config).to(world.device)
-    optimizer = make_optimizer(model, args.learning_rate)
+    torch.manual_seed(settings.seed)
+    model = GPT(settings.model).to(world.device)
+    optimizer = make_optimizer(model, settings.learning_rate)
     network = distribute(model, world)
-    run = Run(model=model, optimizer=optimizer, checkpoint_every=args.checkpoint_every, keep=args.keep)
+    run = Run(model=model, optimizer=optimizer, checkpoint_every=settings.checkpoint_every, keep=settings.keep)
     log.info(
         "%d parameters, %.1f MB of text from %s, %d ranks on %s, %d threads each",
-        *(sum(p.numel() for p in model.parameters()), len(training) / 1e6, text.source),
-        *(world.size, world.device.type, torch.get_num_threads()),
+        sum(parameter.numel() for parameter in model.parameters()),
+        len(training) / 1e6,
+        text.source,
+        world.size,
+        world.device.type,
+        torch.get_num_threads(),
     )
     printed = 0.0
-    for step in run.steps(args.steps):
+    for step in run.steps(settings.steps):
         for group in optimizer.param_groups:
-            group["lr"] = args.learning_rate * group["rate"] * schedule(step, args.steps)
-        windows = batch(training, step, args, world).to(world.device)
+            group["lr"] = settings.learning_rate * group["rate"] * schedule(step, settings.steps)
+        windows = batch(training, step, settings, world).to(world.device)
         with torch.autocast("cuda", torch.bfloat16, enabled=world.device.type == "cuda"):
             loss = next_byte_loss(network(windows[:, :-1]), windows[:, 1:])
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
         optimizer.step()
         optimizer.zero_grad()
-        run.report(loss=loss, tokens=args.batch * args.context * world.size)
-        if time.monotonic() - printed > PRINT_SECONDS or step + 1 == args.steps:
+        run.report(loss=loss, tokens=settings.batch * settings.model.context * world.size)
+        if time.monotonic() - printed > PRINT_SECONDS or step + 1 == settings.steps:
             printed = time.monotonic()
-            show(step + 1, args.steps, loss.item(), run)
-    finish(args, world, model, held_out, run)
+            show(step + 1, settings.steps, loss.item(), run)
+    finish(settings, world, model, held_out, run)
 
 
 def show(step: int, total: int, loss: float, run: Run) -> None:
@@ -141,20 +173,20 @@ def show(step: int, total: int, loss: float, run: Run) -> None:
         log.info("step %d/%d  loss %.3f%s", step, total, loss, f"  {speed:,.0f} tokens/s" if speed else "")
 
 
-def finish(args: argparse.Namespace, world: World, model: GPT, held_out: Tensor, run: Run) -> None:
+def finish(settings: Settings, world: World, model: GPT, held_out: Tensor, run: Run) -> None:
     """Measure the model next to an untrained one, show what it writes, and export it."""
-    torch.manual_seed(args.seed)
-    untrained = GPT(args.config).to(world.device)
+    torch.manual_seed(settings.seed)
+    untrained = GPT(settings.model).to(world.device)
     metrics = {
         "heldOutBitsPerByte": bits_per_byte(model, held_out, world),
         "untrainedBitsPerByte": bits_per_byte(untrained, held_out, world),
     }
     if world.rank == 0:
         log.info("held-out text: %(heldOutBitsPerByte).3f bits per byte, untrained %(untrainedBitsPerByte).3f", metrics)
-        generator = torch.Generator().manual_seed(args.seed)
-        sample = bytes(generate(model, b"def ", args.sample, generator=generator))
+        generator = torch.Generator().manual_seed(settings.seed)
+        sample = bytes(generate(model, b"def ", settings.sample, generator=generator))
         log.info("a sample:\ndef %s", sample.decode(errors="replace"))
-        path = export_causal_lm(model, args.config.to_json(), metrics=metrics)
+        path = export_causal_lm(model, settings.model.to_json(), metrics=metrics)
         log.info("exported to %s", path)
         run.report(heldOutBitsPerByte=metrics["heldOutBitsPerByte"])
         run.flush()
@@ -167,11 +199,11 @@ def to_tokens(files: Sequence[bytes]) -> Tensor:
     return torch.cat([*(part.to(torch.int16) for part in parts), end])
 
 
-def batch(tokens: Tensor, step: int, args: argparse.Namespace, world: World) -> Tensor:
+def batch(tokens: Tensor, step: int, settings: Settings, world: World) -> Tensor:
     """This rank's windows (batch, context + 1) of a step: all ranks draw the same places and take every size-th."""
-    generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-    starts = torch.randint(len(tokens) - args.context, (args.batch * world.size,), generator=generator)
-    return windows_at(tokens, starts[world.rank :: world.size], args.context)
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+    starts = torch.randint(len(tokens) - settings.model.context, (settings.batch * world.size,), generator=generator)
+    return windows_at(tokens, starts[world.rank :: world.size], settings.model.context)
 
 
 def windows_at(tokens: Tensor, starts: Tensor, context: int) -> Tensor:
@@ -225,11 +257,11 @@ def bits_per_byte(model: GPT, tokens: Tensor, world: World) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    args = parse(arguments)
+    settings = parse(arguments)
     world = start()
     if world.rank != 0:
         log.setLevel(logging.WARNING)
-    train(args, world)
+    train(settings, world)
 
 
 def leave() -> NoReturn:

@@ -1,7 +1,8 @@
 """The language model: a decoder-only transformer over bytes.
 
-Role: the architecture `aifactory-gpt`, and the whole of it. Training and serving use this one file, so it needs torch
-and nothing else, reads no environment and knows no file format.
+Role: the architecture `aifactory-gpt` for training, and the reference for what a server computes: the server's
+`causal_lm/network.py` is a second implementation, with a cache for many sequences, and its tests compare the two. So
+this file needs torch and nothing else, reads no environment and knows no file format.
 
 What always holds:
 - Every token is a byte of the text, or END_OF_TEXT (256), which starts and ends each text.
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 ARCHITECTURE = "aifactory-gpt"
 END_OF_TEXT = 256
 VOCABULARY = 257
-ROTARY_BASE = 10_000.0
+ROPE_BASE = 10_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +112,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.embedding, 3 * config.embedding, bias=False)
         self.out = nn.Linear(config.embedding, config.embedding, bias=False)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], cache: Cache | None, block: int) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], cache: Cache | None, block: int) -> Tensor:
         batch, length, width = x.shape
-        heads = self.qkv(x).view(batch, length, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
-        queries, keys, values = heads.unbind(0)
-        queries, keys = rotate(normalise(queries), turn), rotate(normalise(keys), turn)
+        qkv = self.qkv(x).view(batch, length, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
+        queries, keys, values = qkv.unbind(0)
+        queries, keys = apply_rope(normalise(queries), rope), apply_rope(normalise(keys), rope)
         if cache is not None:
             keys, values = cache.extend(block, keys, values)
         mixed = attend(queries, keys, values)
@@ -132,8 +133,8 @@ class Block(nn.Module):
         self.up = nn.Linear(config.embedding, 4 * config.embedding, bias=False)
         self.down = nn.Linear(4 * config.embedding, config.embedding, bias=False)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], cache: Cache | None, block: int) -> Tensor:
-        x = x + self.attention(normalise(x), turn, cache, block)
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], cache: Cache | None, block: int) -> Tensor:
+        x = x + self.attention(normalise(x), rope, cache, block)
         x = x + self.down(F.relu(self.up(normalise(x))).square())
         return x
 
@@ -149,7 +150,7 @@ class GPT(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(VOCABULARY, config.embedding)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        cos, sin = rotary_tables(config.context, config.embedding // config.heads)
+        cos, sin = rope_tables(config.context, config.embedding // config.heads)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
         self._initialise()
@@ -174,10 +175,10 @@ class GPT(nn.Module):
         end = start + tokens.shape[1]
         if end > self.config.context:
             raise ValueError(f"{end} tokens do not fit a context of {self.config.context}")
-        turn = (self.cos[start:end], self.sin[start:end])
+        rope = (self.cos[start:end], self.sin[start:end])
         x = self.embedding(tokens)
         for index, block in enumerate(self.blocks):
-            x = block(x, turn, cache, index)
+            x = block(x, rope, cache, index)
         return F.linear(normalise(x), self.embedding.weight)
 
 
@@ -186,16 +187,16 @@ def normalise(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],))
 
 
-def rotary_tables(context: int, size: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (context, size / 2) by which a head's halves are turned, so that only distances count."""
-    frequencies = ROTARY_BASE ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
+def rope_tables(context: int, size: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (context, size / 2) of the rotary position embedding (RoPE, arXiv 2104.09864)."""
+    frequencies = ROPE_BASE ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
     angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies)
     return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+def apply_rope(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """Apply the rotary embedding to (batch, heads, length, size)."""
-    cos, sin = turn[0].to(x.dtype), turn[1].to(x.dtype)
+    cos, sin = rope[0].to(x.dtype), rope[1].to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
@@ -215,27 +216,27 @@ def generate(
 ) -> Iterator[int]:
     """Yield up to `tokens` next bytes; ends early at END_OF_TEXT. Temperature 0 always takes the likeliest.
 
-    When the context is full, the second half of it is read again into a fresh cache and generation goes on.
+    When the context is full, a fresh cache is prefilled with the second half of it and generation goes on.
     """
     context = model.config.context
     text = [END_OF_TEXT, *prompt]
     cache = Cache(model.config.layers)
-    unread = text[-(context - 1) :]
+    pending = text[-(context - 1) :]
     device = model.embedding.weight.device
     for _ in range(tokens):
-        if cache.length + len(unread) > context:
-            cache, unread = Cache(model.config.layers), text[-(context // 2) :]
-        logits = model(torch.tensor([unread], device=device), cache)[0, -1].float()
-        token = choose(logits, temperature, generator)
+        if cache.length + len(pending) > context:
+            cache, pending = Cache(model.config.layers), text[-(context // 2) :]
+        logits = model(torch.tensor([pending], device=device), cache)[0, -1].float()
+        token = sample(logits, temperature, generator)
         if token == END_OF_TEXT:
             return
         yield token
         text.append(token)
-        unread = [token]
+        pending = [token]
 
 
-def choose(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> int:
-    """Pick a token from its logits."""
+def sample(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> int:
+    """Draw a token from its logits."""
     if temperature <= 0:
         return int(logits.argmax())
     weights = (logits.cpu() / temperature).softmax(dim=-1)

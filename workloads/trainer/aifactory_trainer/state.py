@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from aifactory_trainer.checkpoint import CheckpointError
 
@@ -33,15 +34,11 @@ class Stateful(Protocol):
 
 def unwrap(thing: Stateful) -> Stateful:
     """The model inside DistributedDataParallel or torch.compile, so that a checkpoint fits with and without them."""
-    for attribute in ("module", "_orig_mod"):
-        inner = getattr(thing, attribute, None)
-        if isinstance(thing, nn.Module) and isinstance(inner, nn.Module) and _is_wrapper(thing):
-            return unwrap(inner)
-    return thing
-
-
-def _is_wrapper(module: nn.Module) -> bool:
-    return type(module).__name__ in ("DistributedDataParallel", "DataParallel", "OptimizedModule")
+    if isinstance(thing, (DistributedDataParallel, nn.DataParallel)):
+        return unwrap(thing.module)
+    # What torch.compile returns; its class lives in torch._dynamo, which is slow to import.
+    compiled = getattr(thing, "_orig_mod", None) if isinstance(thing, nn.Module) else None
+    return unwrap(compiled) if isinstance(compiled, nn.Module) else thing
 
 
 def collect(objects: Mapping[str, Stateful]) -> dict[str, Any]:
@@ -108,8 +105,8 @@ def collect_random() -> dict[str, Any]:
     }
     numpy = sys.modules.get("numpy")
     if numpy is not None:
-        kind, keys, position, has_gauss, cached = numpy.random.get_state()
-        state["numpy"] = [kind, keys.tolist(), int(position), int(has_gauss), float(cached)]
+        algorithm, keys, position, has_gauss, cached = numpy.random.get_state()
+        state["numpy"] = [algorithm, keys.tolist(), int(position), int(has_gauss), float(cached)]
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
@@ -123,7 +120,7 @@ def restore_random(state: Mapping[str, Any]) -> None:
     if "numpy" in state:
         import numpy
 
-        kind, keys, position, has_gauss, cached = state["numpy"]
-        numpy.random.set_state((kind, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, cached))
+        algorithm, keys, position, has_gauss, cached = state["numpy"]
+        numpy.random.set_state((algorithm, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, cached))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

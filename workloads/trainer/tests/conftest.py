@@ -66,7 +66,7 @@ class Pod:
         self.error_file.unlink(missing_ok=True)
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         given = {
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{ROOT}:{ROOT.parent / 'contract'}",
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": "1",
             "AIFACTORY_CHECKPOINTS": str(self.checkpoints),

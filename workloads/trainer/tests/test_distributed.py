@@ -99,12 +99,13 @@ def test_the_interface_to_the_own_machine_is_the_loopback() -> None:
 
 def test_the_interface_of_the_own_address_is_found() -> None:
     """As in a pod, where rank 0 reaches itself by the pod's address."""
-    for _, name in socket.if_nameindex():
-        address = distributed._ipv4_address(name)
-        if address is not None:
-            found = distributed.interface_towards(address)
-            assert found is not None
-            assert distributed._ipv4_address(found) == address
+    addresses = {distributed._ipv4_address(name) for _, name in socket.if_nameindex()} - {None}
+    if not addresses:
+        pytest.skip("no IPv4 here")
+    for address in addresses:
+        found = distributed.interface_towards(address)
+        assert found is not None
+        assert distributed._ipv4_address(found) == address
 
 
 @pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="no IPv6 here")
@@ -119,23 +120,6 @@ def test_a_given_interface_is_respected(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
     distributed.choose_gloo_interface()
     assert os.environ["GLOO_SOCKET_IFNAME"] == "mine"
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
-        ({}, None),
-    ],
-)
-def test_the_cpu_limit_is_read_from_the_cgroup(tmp_path: Path, files: dict[str, str], cores: float | None) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert distributed.cpu_quota(tmp_path) == cores
 
 
 @pytest.mark.parametrize(

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
+import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from child import in_child
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from aifactory_trainer import export, export_causal_lm, export_torch
+from aifactory_contract import files
+from aifactory_contract.manifest import of_directory
+from aifactory_trainer import export_causal_lm, export_torch
 from aifactory_trainer.model import GPT, GPTConfig
+from conftest import Pod
 
 SMALL = GPTConfig(context=16, layers=1, heads=2, embedding=16)
 
 
 def digest(directory: Path) -> str:
-    """The digest of an artifact, as the factory defines it."""
-    lines = []
-    for path in sorted(directory.rglob("*"), key=lambda path: path.relative_to(directory).as_posix().encode()):
-        data = path.read_bytes()
-        lines.append(f"{path.relative_to(directory).as_posix()} {hashlib.sha256(data).hexdigest()} {len(data)}\n")
-    return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+    return of_directory(directory).digest
 
 
 def small_gpt() -> GPT:
@@ -50,9 +50,21 @@ def test_a_language_model_comes_back_the_same(tmp_path: Path) -> None:
     assert torch.equal(again(tokens), model(tokens))
 
 
-def test_the_digest_is_reproducible(tmp_path: Path) -> None:
-    digests = {digest(export_causal_lm(small_gpt(), SMALL.to_json(), output=tmp_path / name)) for name in "abc"}
-    assert len(digests) == 1
+SCRIPT = """
+from pathlib import Path
+from test_export import SMALL, export_causal_lm, export_classifier, small_gpt
+export_causal_lm(small_gpt(), SMALL.to_json(), output=Path("causal-lm"))
+export_classifier(Path("torch-export"))
+"""
+
+
+def test_the_digest_is_reproducible_in_any_process(pod: Pod) -> None:
+    """Another hash seed is another order of sets: what depends on it would differ from process to process."""
+    digests = []
+    for seed in ("1", "2"):
+        pod.run(pod.script(SCRIPT), PYTHONHASHSEED=seed, PYTHONPATH=os.pathsep.join(sys.path))
+        digests.append([digest(pod.root / name) for name in ("causal-lm", "torch-export")])
+    assert digests[0] == digests[1]
 
 
 def test_the_output_directory_of_the_job_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +87,7 @@ def test_a_failed_export_leaves_the_older_output(tmp_path: Path, monkeypatch: py
     def full(_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "fsync", full)
+    monkeypatch.setattr(files, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         export_causal_lm(small_gpt(), {**SMALL.to_json(), "layers": 9}, output=tmp_path / "output")
     assert digest(tmp_path / "output") == before
@@ -83,12 +95,9 @@ def test_a_failed_export_leaves_the_older_output(tmp_path: Path, monkeypatch: py
 
 
 def test_killed_while_exporting_leaves_nothing_to_publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    child = os.fork()
-    if child == 0:
-        monkeypatch.setattr(export, "fsync", lambda _path: os.kill(os.getpid(), signal.SIGKILL))
-        export_causal_lm(small_gpt(), SMALL.to_json(), output=tmp_path / "output")
-        os._exit(0)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    monkeypatch.setattr(files, "fsync", lambda _path: os.kill(os.getpid(), signal.SIGKILL))
+    export = partial(export_causal_lm, small_gpt(), SMALL.to_json(), output=tmp_path / "output")
+    assert in_child(export) == signal.SIGKILL
     assert not (tmp_path / "output").exists()
 
 

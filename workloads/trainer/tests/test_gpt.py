@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,13 +160,13 @@ def test_the_schedule_warms_up_and_cools_down() -> None:
 def test_ranks_share_one_batch() -> None:
     """The windows of all ranks together are those of one process with a batch as large."""
     tokens = torch.arange(10_000, dtype=torch.int16)
-    args = gpt.parse(["--context=8", "--batch=6"])
+    settings = gpt.parse(["--context=8", "--batch=6"])
     cpu = torch.device("cpu")
-    alone = gpt.batch(tokens, 5, args, gpt.World(0, 1, cpu))
-    args.batch = 3
-    both = [gpt.batch(tokens, 5, args, gpt.World(rank, 2, cpu)) for rank in (0, 1)]
+    alone = gpt.batch(tokens, 5, settings, gpt.World(0, 1, cpu))
+    settings = replace(settings, batch=3)
+    both = [gpt.batch(tokens, 5, settings, gpt.World(rank, 2, cpu)) for rank in (0, 1)]
     assert torch.equal(torch.stack(both, dim=1).flatten(0, 1), alone)
-    assert not torch.equal(gpt.batch(tokens, 6, args, gpt.World(0, 2, cpu)), both[0])
+    assert not torch.equal(gpt.batch(tokens, 6, settings, gpt.World(0, 2, cpu)), both[0])
 
 
 def test_tokens_mark_where_files_begin_and_end() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aifactory_trainer.model import END_OF_TEXT, GPT, VOCABULARY, Cache, GPTConfig, choose, generate, rotary_tables
+from aifactory_trainer.model import END_OF_TEXT, GPT, VOCABULARY, Cache, GPTConfig, generate, rope_tables, sample
 
 SMALL = GPTConfig(context=32, layers=2, heads=2, embedding=32)
 
@@ -29,10 +29,10 @@ def test_a_prediction_does_not_see_the_future(model: GPT) -> None:
 
 
 def test_only_distances_count(model: GPT) -> None:
-    """Turned by the angles of later positions, the same text gives the same prediction: positions are relative."""
+    """Rotated by the angles of later positions, the same text gives the same prediction: positions are relative."""
     tokens = torch.randint(VOCABULARY, (1, 8))
     here = model(tokens)
-    cos, sin = rotary_tables(SMALL.context + 5, SMALL.embedding // SMALL.heads)
+    cos, sin = rope_tables(SMALL.context + 5, SMALL.embedding // SMALL.heads)
     model.cos, model.sin = cos[5:], sin[5:]
     assert torch.allclose(model(tokens), here, atol=1e-4)
 
@@ -69,7 +69,7 @@ def test_generating_beyond_the_context(model: GPT, prompt: bytes) -> None:
 
 
 def test_temperature_zero_takes_the_likeliest() -> None:
-    assert choose(torch.tensor([0.0, 3.0, 1.0]), 0) == 1
+    assert sample(torch.tensor([0.0, 3.0, 1.0]), 0) == 1
 
 
 def test_the_configuration_survives_config_json() -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import numpy
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from aifactory_trainer import state
 from aifactory_trainer.checkpoint import CheckpointError
@@ -48,15 +50,14 @@ def test_random_generators_go_on_where_they_were() -> None:
 
 def test_a_wrapped_model_is_stored_as_itself() -> None:
     inner = nn.Linear(2, 2)
-
-    class DistributedDataParallel(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.module = inner
-
-    assert state.unwrap(DistributedDataParallel()) is inner
-    assert state.unwrap(inner) is inner
-    assert set(state.collect({"model": DistributedDataParallel()})["model"]) == {"weight", "bias"}
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        parallel = DistributedDataParallel(inner)
+    finally:
+        dist.destroy_process_group()
+    for wrapped in (inner, parallel, nn.DataParallel(inner), torch.compile(inner), torch.compile(parallel)):
+        assert state.unwrap(wrapped) is inner
+        assert set(state.collect({"model": wrapped})["model"]) == {"weight", "bias"}
 
 
 def test_a_module_that_has_a_part_called_module_is_no_wrapper() -> None:

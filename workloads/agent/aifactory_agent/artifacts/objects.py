@@ -14,10 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from aifactory_agent.artifacts.manifest import CHUNK, Manifest, check_path, is_part
 from aifactory_agent.artifacts.store import StoredFile
-from aifactory_agent.artifacts.uri import ArtifactUri
-from aifactory_agent.errors import AgentError, Reason
+from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.manifest import CHUNK, Manifest, check_path, is_part
+from aifactory_contract.uri import ArtifactUri
 
 CONNECT_TIMEOUT_SECONDS = 10
 READ_TIMEOUT_SECONDS = 30
@@ -39,7 +39,7 @@ class Credentials:
 
 
 def read_credentials(secrets: Path, name: str) -> Credentials:
-    """Read a mounted secret. Raises AgentError (AccessDenied) if it or a key in it is missing."""
+    """Read a mounted secret. Raises FactoryError (AccessDenied) if it or a key in it is missing."""
     folder = secrets / name
 
     def value(key: str) -> str | None:
@@ -51,7 +51,7 @@ def read_credentials(secrets: Path, name: str) -> Credentials:
     access, secret = value("AWS_ACCESS_KEY_ID"), value("AWS_SECRET_ACCESS_KEY")
     if access is None or secret is None:
         message = f"secret {name} needs the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (looked in {folder})"
-        raise AgentError(Reason.ACCESS_DENIED, message)
+        raise FactoryError(Reason.ACCESS_DENIED, message)
     return Credentials(access, secret, value("AWS_ENDPOINT_URL"), value("AWS_REGION"))
 
 
@@ -72,7 +72,7 @@ class ObjectStore:
             if path and info["type"] == "file" and is_part(path):
                 found.append(StoredFile(check_path(path), int(info["size"])))
         if not found:
-            raise AgentError(Reason.SOURCE_NOT_FOUND, f"nothing at {self.uri}: no object has that prefix")
+            raise FactoryError(Reason.SOURCE_NOT_FOUND, f"nothing at {self.uri}: no object has that prefix")
         return found
 
     def open(self, path: str) -> BinaryIO:
@@ -116,28 +116,29 @@ class ObjectStore:
     def _failures(self, missing: Reason) -> Iterator[None]:
         try:
             yield
-        except AgentError:
+        except FactoryError:
             raise
         except Exception as error:
             raise self._translate(error, missing) from error
 
-    def _translate(self, error: Exception, missing: Reason) -> AgentError:
+    def _translate(self, error: Exception, missing: Reason) -> FactoryError:
         code, words = _code(error), str(error) or type(error).__name__
         secret_hint = "check the secret's keys and what they may do in the bucket"
         if code in _FULL_CODES:
-            return AgentError(
+            return FactoryError(
                 Reason.STORE_FULL, f"{self.uri}: the store is full ({words}): make room or raise the quota"
             )
         if isinstance(error, PermissionError) or code in _DENIED_CODES or "Credentials" in type(error).__name__:
-            return AgentError(Reason.ACCESS_DENIED, f"{self.uri}: access denied ({words}): {secret_hint}")
+            return FactoryError(Reason.ACCESS_DENIED, f"{self.uri}: access denied ({words}): {secret_hint}")
         if isinstance(error, FileNotFoundError):
-            return AgentError(missing, f"{self.uri}: not found ({words}): check bucket {self.uri.root} and the prefix")
+            hint = f"check bucket {self.uri.root} and the prefix"
+            return FactoryError(missing, f"{self.uri}: not found ({words}): {hint}")
         place = self._credentials.endpoint if self._credentials and self._credentials.endpoint else "its endpoint"
-        return AgentError(Reason.STORE_UNAVAILABLE, f"{self.uri}: {place} does not answer as it should: {words}")
+        return FactoryError(Reason.STORE_UNAVAILABLE, f"{self.uri}: {place} does not answer as it should: {words}")
 
 
 class _Translated:
-    """A stream whose failures are AgentErrors too: with an object store most of them come while reading."""
+    """A stream whose failures are FactoryErrors too: with an object store most of them come while reading."""
 
     def __init__(self, stream: Any, store: ObjectStore) -> None:
         self._stream = stream

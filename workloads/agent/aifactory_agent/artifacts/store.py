@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from aifactory_agent.artifacts.manifest import Manifest
-from aifactory_agent.artifacts.uri import ArtifactUri
+from aifactory_contract.manifest import Manifest
+from aifactory_contract.uri import ArtifactUri
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class StoredFile:
 class Store(Protocol):
     """The place of one artifact. It gives bytes, nothing else: it computes no digest and decides nothing.
 
-    Every failure leaves a store as an AgentError whose message names the URI.
+    Every failure leaves a store as an FactoryError whose message names the URI.
     """
 
     uri: ArtifactUri
 
     def files(self) -> list[StoredFile]:
-        """The artifact's files, bookkeeping left out. Raises AgentError (SourceNotFound) if there are none."""
+        """The artifact's files, bookkeeping left out. Raises FactoryError (SourceNotFound) if there are none."""
 
     def open(self, path: str) -> BinaryIO:
         """A seekable stream over one file; the caller closes it."""

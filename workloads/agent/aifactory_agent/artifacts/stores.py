@@ -7,8 +7,8 @@ from pathlib import Path
 
 from aifactory_agent.artifacts.objects import ObjectStore, read_credentials
 from aifactory_agent.artifacts.store import Store
-from aifactory_agent.artifacts.uri import ArtifactUri
 from aifactory_agent.artifacts.volume import VolumeStore
+from aifactory_contract.uri import ArtifactUri
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from aifactory_agent.artifacts import manifest as manifests
-from aifactory_agent.artifacts.formats import check_artifact, metrics_of
-from aifactory_agent.artifacts.manifest import FileEntry, Manifest, check_digest, hash_stream, open_regular
 from aifactory_agent.artifacts.store import Store
 from aifactory_agent.artifacts.stores import Mounts, open_store
-from aifactory_agent.artifacts.uri import ArtifactUri
-from aifactory_agent.errors import AgentError, Cancelled, Reason
+from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.formats import check_artifact, metrics_of
+from aifactory_contract.manifest import (
+    FileEntry,
+    Manifest,
+    check_digest,
+    hash_stream,
+    of_directory,
+    of_files,
+    open_regular,
+)
+from aifactory_contract.uri import ArtifactUri
 
 _NAME_DIGITS = 16
 """Hex digits of the digest that name a published artifact."""
+
+
+class Cancelled(Exception):
+    """The work was given up because nobody wants its result any more."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +57,9 @@ class Artifact:
 def verify(store: Store, digest: str | None, expected_format: str | None) -> Artifact:
     """Read a whole artifact, compare its digest and check it against its format.
 
-    Raises AgentError: DigestMismatch, InvalidArtifact, or what the store says.
+    Raises FactoryError: DigestMismatch, InvalidArtifact, or what the store says.
     """
-    entries = []
-    for file in store.files():
-        with store.open(file.path) as stream:
-            entries.append(hash_stream(stream, file.path))
-    manifest = Manifest.of(entries)
+    manifest = _manifest(store)
     if digest is not None:
         _compare(str(store.uri), check_digest(digest), manifest)
     config = check_artifact(manifest, store.open, expected_format)
@@ -62,7 +69,7 @@ def verify(store: Store, digest: str | None, expected_format: str | None) -> Art
 def fetch(store: Store, target: Path, digest: str, expected_format: str, cancel: threading.Event) -> Artifact:
     """Copy an artifact into an empty local directory, hashing on the way, and check it there.
 
-    The caller may use the directory only if this returns. Raises Cancelled when `cancel` is set, AgentError otherwise.
+    The caller may use the directory only if this returns. Raises Cancelled when `cancel` is set, else FactoryError.
     """
     check_digest(digest)
     files = store.files()
@@ -81,9 +88,9 @@ def publish(source: Path, base: ArtifactUri, model: str, mounts: Mounts, secret:
     """Copy a local directory to `<base>/<model>/<first digits of its digest>` and read it back.
 
     The place follows from the contents, so publishing twice is harmless and nothing is ever overwritten.
-    Raises AgentError; DigestMismatch also if the source changed while it was copied.
+    Raises FactoryError; DigestMismatch also if the source changed while it was copied.
     """
-    manifest = manifests.of_directory(source)
+    manifest = of_directory(source)
     config = check_artifact(manifest, lambda path: open_regular(source / path))
     digits = manifest.digest.removeprefix("sha256:")[:_NAME_DIGITS]
     store = open_store(base.child(model, digits), mounts, secret)
@@ -92,19 +99,19 @@ def publish(source: Path, base: ArtifactUri, model: str, mounts: Mounts, secret:
     return _artifact(str(store.uri), manifest, config, None)
 
 
+def _manifest(store: Store) -> Manifest:
+    return of_files((file.path for file in store.files()), store.open)
+
+
 def _check_published(store: Store, wanted: Manifest) -> None:
-    entries = []
-    for file in store.files():
-        with store.open(file.path) as stream:
-            entries.append(hash_stream(stream, file.path))
-    found = Manifest.of(entries)
+    found = _manifest(store)
     if found.digest != wanted.digest:
         differ = sorted({entry.path for entry in set(found.files) ^ set(wanted.files)})
         message = (
             f"{store.uri} does not hold what was published ({', '.join(differ[:3])} differ): the source changed while "
             "it was copied, or somebody wrote there; remove it and publish again"
         )
-        raise AgentError(Reason.DIGEST_MISMATCH, message)
+        raise FactoryError(Reason.DIGEST_MISMATCH, message)
 
 
 def _fetch_file(stream: BinaryIO, path: str, target: Path, cancel: threading.Event) -> FileEntry:
@@ -120,14 +127,14 @@ def _fetch_file(stream: BinaryIO, path: str, target: Path, cancel: threading.Eve
             return hash_stream(stream, path, sink)
     except OSError as error:
         message = f"cannot write {path} to the serving pod's volume ({error.strerror}); enlarge /repository"
-        raise AgentError(Reason.DISK_FULL, message) from error
+        raise FactoryError(Reason.DISK_FULL, message) from error
 
 
 def _check_room(target: Path, needed: int, uri: str) -> None:
     free = shutil.disk_usage(target).free
     if needed > free:
         message = f"{uri} needs {needed} bytes but {free} are free in the serving pod's volume; enlarge /repository"
-        raise AgentError(Reason.DISK_FULL, message)
+        raise FactoryError(Reason.DISK_FULL, message)
 
 
 def _compare(uri: str, expected: str, manifest: Manifest) -> None:
@@ -136,7 +143,7 @@ def _compare(uri: str, expected: str, manifest: Manifest) -> None:
             f"{uri} has digest {manifest.digest} but {expected} is asked for: the files were changed after they were "
             "published; publish them again or correct the digest"
         )
-        raise AgentError(Reason.DIGEST_MISMATCH, message)
+        raise FactoryError(Reason.DIGEST_MISMATCH, message)
 
 
 def _artifact(uri: str, manifest: Manifest, config: dict[str, Any], expected_format: str | None) -> Artifact:

@@ -1,26 +1,25 @@
 """Artifacts in a persistent volume: a claim mounted at `<claims>/<claim>`.
 
-Publishing writes to a temporary directory beside the target, syncs it and renames it, so a reader sees all or nothing,
-also after a crash or a full disk.
+Publishing makes the directory appear by one rename, so a reader sees all or nothing, also after a crash or a full disk.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from aifactory_agent.artifacts.manifest import CHUNK, Manifest, open_regular, walk
 from aifactory_agent.artifacts.store import StoredFile
-from aifactory_agent.artifacts.uri import ArtifactUri
-from aifactory_agent.errors import AgentError, Reason
+from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.files import new_directory
+from aifactory_contract.manifest import CHUNK, Manifest, open_regular, walk
+from aifactory_contract.uri import ArtifactUri
 
-_TEMPORARY = ".incoming-"
+_ASIDE_PREFIX = ".incoming-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -37,11 +36,11 @@ class VolumeStore:
         self._check_mounted()
         if not self._root.is_dir() or not self._root.resolve().is_relative_to(self._claim.resolve()):
             message = f"nothing at {self.uri}: claim {self.uri.root} has no directory {self.uri.path or '/'}"
-            raise AgentError(Reason.SOURCE_NOT_FOUND, message)
+            raise FactoryError(Reason.SOURCE_NOT_FOUND, message)
         with _failures(self.uri):
             found = [StoredFile(path, (self._root / path).stat().st_size) for path in walk(self._root)]
         if not found:
-            raise AgentError(Reason.SOURCE_NOT_FOUND, f"nothing at {self.uri}: the directory is empty")
+            raise FactoryError(Reason.SOURCE_NOT_FOUND, f"nothing at {self.uri}: the directory is empty")
         return found
 
     def open(self, path: str) -> BinaryIO:
@@ -52,35 +51,18 @@ class VolumeStore:
         self._check_mounted()
         if self._root.exists():
             return
-        parent = self._root.parent
-        temporary = parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        aside = self._root.with_name(f"{_ASIDE_PREFIX}{uuid.uuid4().hex}")
         with _failures(self.uri):
-            parent.mkdir(parents=True, exist_ok=True)
-            try:
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            # One that somebody else publishes meanwhile stays: its digest is checked afterwards.
+            with new_directory(self._root, aside, replace=False) as directory:
                 for entry in manifest.files:
-                    _copy_synced(source / entry.path, temporary / entry.path)
-                for folder, _, _ in os.walk(temporary):
-                    _sync_directory(Path(folder))
-                with _lost_race_allowed():
-                    temporary.rename(self._root)
-                _sync_directory(parent)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+                    _copy(source / entry.path, directory / entry.path)
 
     def _check_mounted(self) -> None:
         if not self._claim.is_dir():
             message = f"claim {self.uri.root} of {self.uri} is not mounted at {self._claim}; is the claim's name right?"
-            raise AgentError(Reason.SOURCE_NOT_FOUND, message)
-
-
-@contextmanager
-def _lost_race_allowed() -> Iterator[None]:
-    """Renaming onto a directory somebody else published meanwhile is no failure: its digest is checked afterwards."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
+            raise FactoryError(Reason.SOURCE_NOT_FOUND, message)
 
 
 @contextmanager
@@ -90,27 +72,17 @@ def _failures(uri: ArtifactUri) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             message = f"no space left in claim {uri.root}: enlarge the claim or delete old model versions"
-            raise AgentError(Reason.STORE_FULL, message) from error
+            raise FactoryError(Reason.STORE_FULL, message) from error
         if error.errno in _DENIED:
             message = f"{uri}: {error.strerror}: let the pod's fsGroup read (to publish: write) claim {uri.root}"
-            raise AgentError(Reason.ACCESS_DENIED, message) from error
+            raise FactoryError(Reason.ACCESS_DENIED, message) from error
         if error.errno in (errno.ENOENT, errno.ELOOP):
-            raise AgentError(Reason.SOURCE_NOT_FOUND, f"{uri}: {error.filename} went away while it was read") from error
-        raise AgentError(Reason.STORE_UNAVAILABLE, f"{uri}: {error.strerror or error}") from error
+            message = f"{uri}: {error.filename} went away while it was read"
+            raise FactoryError(Reason.SOURCE_NOT_FOUND, message) from error
+        raise FactoryError(Reason.STORE_UNAVAILABLE, f"{uri}: {error.strerror or error}") from error
 
 
-def _copy_synced(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with open_regular(source) as reader, target.open("xb") as writer:
         shutil.copyfileobj(reader, writer, CHUNK)
-        writer.flush()
-        os.fsync(writer.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    with suppress(OSError):  # some network file systems cannot sync a directory
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aifactory_agent.errors import TRANSIENT, Reason
+from aifactory_contract.errors import TRANSIENT, Reason
 
 SOON_SECONDS, SOON_LIMIT_SECONDS = 1.0, 60.0
 SELDOM_SECONDS, SELDOM_LIMIT_SECONDS = 30.0, 600.0

@@ -13,13 +13,13 @@ from aiohttp import web
 
 from aifactory_agent import __version__
 from aifactory_agent.artifacts.stores import Mounts
-from aifactory_agent.control import HEADER, control_key
 from aifactory_agent.logs import fields
 from aifactory_agent.serve.metrics import Metrics
 from aifactory_agent.serve.reconciler import Reconciler
 from aifactory_agent.serve.repository import Repository
 from aifactory_agent.serve.triton import Triton
 from aifactory_agent.serve.web import application
+from aifactory_contract.control import HEADER, control_key
 
 _log = logging.getLogger(__name__)
 

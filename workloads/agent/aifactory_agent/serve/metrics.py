@@ -5,9 +5,9 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from aifactory_agent import __version__
-from aifactory_agent.errors import Reason
-from aifactory_agent.serve.desired import ModelKey
 from aifactory_agent.serve.status import State, Status
+from aifactory_contract.desired import ModelKey
+from aifactory_contract.errors import Reason
 
 _MODEL = ["model", "version"]
 

@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from aifactory_agent.errors import Reason
-from aifactory_agent.serve.desired import Desired, ModelKey, ModelSpec
+from aifactory_contract.desired import Desired, ModelKey, ModelSpec
+from aifactory_contract.errors import Reason
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from aifactory_agent.artifacts.stores import Mounts, open_store
-from aifactory_agent.errors import AgentError, Cancelled, Reason
+from aifactory_agent.artifacts.transfer import Cancelled
 from aifactory_agent.logs import fields
 from aifactory_agent.serve import planner
 from aifactory_agent.serve.backoff import next_try
-from aifactory_agent.serve.desired import Desired, ModelKey, ModelSpec, parse
 from aifactory_agent.serve.metrics import Metrics
 from aifactory_agent.serve.planner import Action, Actual, Confirm, Failure, Fetch, Load, Remove, Unload
 from aifactory_agent.serve.repository import Repository
 from aifactory_agent.serve.status import Status, report
 from aifactory_agent.serve.triton import Triton
+from aifactory_contract.desired import Desired, ModelKey, ModelSpec, parse
+from aifactory_contract.errors import FactoryError, Reason
 
 _log = logging.getLogger(__name__)
 
@@ -109,13 +110,13 @@ class Reconciler:
         self.status = status
         self._metrics.observe(status)
 
-    def _read_desired(self) -> AgentError | None:
+    def _read_desired(self) -> FactoryError | None:
         """Take up a changed desired.json. An unreadable one is reported, and the last good one stays in force."""
         try:
             desired = parse(self._path.read_text())
         except OSError as error:
-            return AgentError(Reason.INVALID_DESIRED, f"cannot read {self._path}: {error.strerror}")
-        except AgentError as error:
+            return FactoryError(Reason.INVALID_DESIRED, f"cannot read {self._path}: {error.strerror}")
+        except FactoryError as error:
             return error
         if desired != self._desired:
             _log.info(
@@ -125,14 +126,14 @@ class Reconciler:
             self._desired = desired
         return None
 
-    async def _observe(self) -> AgentError | None:
+    async def _observe(self) -> FactoryError | None:
         async with self._observing:  # one at a time, so that an older answer never replaces a newer one
             return await self._ask_index()
 
-    async def _ask_index(self) -> AgentError | None:
+    async def _ask_index(self) -> FactoryError | None:
         try:
             serving = await self._triton.serving()
-        except AgentError as error:
+        except FactoryError as error:
             if self._actual.triton_up:
                 _log.warning("Triton is gone", extra=fields(detail=error.message))
             self._actual = replace(self._actual, triton_up=False, serving={}, confirmed=frozenset())
@@ -177,7 +178,7 @@ class Reconciler:
         async def guarded() -> None:
             try:
                 await work
-            except AgentError as error:
+            except FactoryError as error:
                 _log.warning("Triton did not answer", extra=fields(detail=error.message))
             except Exception:
                 _log.exception("unexpected failure; it is tried again")
@@ -238,7 +239,7 @@ class Reconciler:
         serving = await self._triton.serving()
         if spec.key.version not in serving.get(spec.key.name, frozenset()):
             message = "Triton said it was loaded but its index does not list it as READY"
-            raise AgentError(Reason.LOAD_FAILED, message)
+            raise FactoryError(Reason.LOAD_FAILED, message)
 
     async def _confirm(self, spec: ModelSpec) -> None:
         """Ask a version; the first answer confirms it, a second failure in a row ends that."""
@@ -249,7 +250,7 @@ class Reconciler:
             config = await asyncio.to_thread(self._repository.serving_config, key)
             try:
                 await self._triton.confirm(key, config)
-            except AgentError as error:
+            except FactoryError as error:
                 # A busy server may be late and a request may fail once: neither may cost a working model its traffic.
                 if known and (error.transient or key not in self._doubted):
                     self._doubted.add(key)
@@ -286,17 +287,17 @@ class Reconciler:
             await work()
         except Cancelled:
             _log.info("given up, no longer desired", extra=fields(**_about(spec.key)))
-        except AgentError as error:
+        except FactoryError as error:
             self._note_failure(spec, error)
         except Exception as error:
             _log.exception("unexpected failure", extra=fields(**_about(spec.key)))
-            self._note_failure(spec, AgentError(Reason.INTERNAL_ERROR, repr(error)))
+            self._note_failure(spec, FactoryError(Reason.INTERNAL_ERROR, repr(error)))
 
     def _forget_failure(self, key: ModelKey) -> None:
         failures = {other: value for other, value in self._actual.failures.items() if other != key}
         self._actual = replace(self._actual, failures=failures)
 
-    def _note_failure(self, spec: ModelSpec, error: AgentError) -> None:
+    def _note_failure(self, spec: ModelSpec, error: FactoryError) -> None:
         before = self._actual.failures.get(spec.key)
         attempts = before.attempts + 1 if before is not None and before.spec == spec else 1
         now = time.monotonic()

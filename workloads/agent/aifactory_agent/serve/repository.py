@@ -13,20 +13,20 @@ are never changed in place.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from aifactory_agent.artifacts.formats import CONFIG, parse_config
 from aifactory_agent.artifacts.store import Store
 from aifactory_agent.artifacts.transfer import fetch
-from aifactory_agent.errors import AgentError, Reason
-from aifactory_agent.serve.desired import ModelKey, ModelSpec
 from aifactory_agent.serve.planner import Present
 from aifactory_agent.serve.tritonconfig import ServingConfig, serving_config
+from aifactory_contract.desired import ModelKey, ModelSpec
+from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.files import write_atomically
+from aifactory_contract.formats import CONFIG, parse_config
 
 
 class Repository:
@@ -54,12 +54,12 @@ class Repository:
             try:
                 digest = json.loads(record.read_text())["digest"]
                 found[key] = Present(digest, self.serving_config(key).identity)
-            except (OSError, ValueError, KeyError, AgentError):
+            except (OSError, ValueError, KeyError, FactoryError):
                 self.remove(key)  # cut short by a crash, or damaged: it is fetched again
         return found
 
     def add(self, spec: ModelSpec, store: Store, cancel: threading.Event) -> Present:
-        """Fetch a version, check it and put it in place. Raises AgentError or Cancelled; then nothing is left."""
+        """Fetch a version, check it and put it in place. Raises FactoryError or Cancelled; then nothing is left."""
         incoming = self._incoming / uuid.uuid4().hex
         try:
             incoming.mkdir(parents=True)
@@ -67,7 +67,8 @@ class Repository:
             config = serving_config(spec.format, artifact.config)
             record, folder = self._record(spec.key), self._folder(spec.key)
             facts = {"digest": artifact.digest, "format": spec.format, "uri": str(spec.uri)}
-            _write_atomically(record, json.dumps(facts))
+            record.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(record, json.dumps(facts))
             folder.parent.mkdir(parents=True, exist_ok=True)
             incoming.rename(folder)
         except OSError as error:
@@ -82,7 +83,7 @@ class Repository:
         key = leader.key if leader else ModelKey(name, max(chosen))
         config = self.serving_config(key)
         try:
-            _write_atomically(self._models / name / "config.pbtxt", config.render(name, chosen))
+            write_atomically(self._models / name / "config.pbtxt", config.render(name, chosen))
         except OSError as error:
             raise _full(f"the configuration of {name}", error) from error
 
@@ -112,19 +113,6 @@ def _key(folder: Path) -> ModelKey:
     return ModelKey(folder.parent.name, int(folder.name) if folder.name.isdecimal() else 0)
 
 
-def _full(what: str, error: OSError) -> AgentError:
+def _full(what: str, error: OSError) -> FactoryError:
     message = f"cannot write {what} to the serving pod's volume ({error.strerror or error}); enlarge /repository"
-    return AgentError(Reason.DISK_FULL, message)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return FactoryError(Reason.DISK_FULL, message)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from aifactory_agent.errors import AgentError, Reason
-from aifactory_agent.serve.desired import Desired, ModelKey, ModelSpec
 from aifactory_agent.serve.planner import Actual, conflict_with, is_ready
+from aifactory_contract.desired import Desired, ModelKey, ModelSpec
+from aifactory_contract.errors import FactoryError, Reason
 
 
 class State(StrEnum):
@@ -68,7 +68,7 @@ class Status:
 
 def report(
     desired: Desired | None,
-    problem: AgentError | None,
+    problem: FactoryError | None,
     actual: Actual,
     load_seconds: dict[ModelKey, float],
     now: float,
@@ -80,7 +80,7 @@ def report(
         problem: what is wrong with desired.json now, or with Triton.
     """
     if desired is None:
-        missing = problem or AgentError(Reason.INVALID_DESIRED, "desired.json has not been read yet")
+        missing = problem or FactoryError(Reason.INVALID_DESIRED, "desired.json has not been read yet")
         return Status(reason=str(missing.reason), message=missing.message)
     models = tuple(_model(spec, desired, actual, load_seconds.get(spec.key), now) for spec in desired.models)
     if problem is not None:

@@ -18,14 +18,14 @@ from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
-from aifactory_agent.errors import AgentError, Reason
-from aifactory_agent.serve.desired import ModelKey
-from aifactory_agent.serve.tritonconfig import ServingConfig, Tensor
+from aifactory_agent.serve.tritonconfig import ServingConfig
+from aifactory_contract.desired import ModelKey
+from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.names import PROBE_PARAMETER
+from aifactory_contract.signature import TensorSpec
 
 CALL_TIMEOUT_SECONDS = 10.0
 PROBE_TIMEOUT_SECONDS = 30.0
-PROBE_PARAMETER = "aifactory_probe"
-"""Request parameter of the agent's own requests: back ends leave them out of their token counters."""
 
 # gRPC's own reconnect backoff grows to two minutes; Triton's start must be seen at once.
 _CHANNEL = [
@@ -60,7 +60,7 @@ class Triton:
             await self._client.close()
 
     async def serving(self) -> dict[str, frozenset[int]]:
-        """READY versions by model. Raises AgentError (TritonUnavailable) if Triton does not answer."""
+        """READY versions by model. Raises FactoryError (TritonUnavailable) if Triton does not answer."""
         try:
             index = await self._client.get_model_repository_index(
                 headers=self._headers, client_timeout=CALL_TIMEOUT_SECONDS
@@ -76,17 +76,17 @@ class Triton:
     async def load(self, name: str, timeout_seconds: float) -> None:
         """Have Triton read a model's configuration and load, keep and drop versions by it.
 
-        Raises AgentError: TritonUnavailable if Triton went away meanwhile, else LoadFailed with Triton's own words.
+        Raises FactoryError: TritonUnavailable if Triton went away meanwhile, else LoadFailed with Triton's own words.
         """
         try:
             await self._client.load_model(name, headers=self._headers, client_timeout=timeout_seconds)
         except InferenceServerException as error:
             if error.status() in _GONE:
-                raise AgentError(Reason.LOAD_FAILED, f"Triton went away while it loaded model {name}") from error
+                raise FactoryError(Reason.LOAD_FAILED, f"Triton went away while it loaded model {name}") from error
             if error.status() == _LATE:
                 message = f"Triton has not loaded {name} within {timeout_seconds:.0f} s; if it hangs, delete the pod"
-                raise AgentError(Reason.LOAD_FAILED, message) from error
-            raise AgentError(Reason.LOAD_FAILED, _words(error)) from error
+                raise FactoryError(Reason.LOAD_FAILED, message) from error
+            raise FactoryError(Reason.LOAD_FAILED, _words(error)) from error
 
     async def unload(self, name: str) -> None:
         """Drop every version of a model; requests under way are finished."""
@@ -98,7 +98,7 @@ class Triton:
     async def confirm(self, key: ModelKey, config: ServingConfig) -> None:
         """Ask a version for one answer of the right shape.
 
-        Raises AgentError: ConfirmFailed with Triton's own words, or TritonUnavailable if it does not answer in time,
+        Raises FactoryError: ConfirmFailed with Triton's own words, or TritonUnavailable if it does not answer in time,
         which says nothing about the model.
         """
         try:
@@ -107,21 +107,22 @@ class Triton:
                     key.name, str(key.version), headers=self._headers, client_timeout=CALL_TIMEOUT_SECONDS
                 )
                 if not ready:
-                    raise AgentError(Reason.CONFIRM_FAILED, "it is in Triton's index but Triton says it is not ready")
+                    raise FactoryError(Reason.CONFIRM_FAILED, "it is in Triton's index but Triton says it is not ready")
                 result = await self._ask(key, config)
         except TimeoutError as error:
             message = f"it has not answered within {PROBE_TIMEOUT_SECONDS:.0f} s"
-            raise AgentError(Reason.TRITON_UNAVAILABLE, message) from error
+            raise FactoryError(Reason.TRITON_UNAVAILABLE, message) from error
         except InferenceServerException as error:
             if error.status() in (*_GONE, _LATE):
                 raise self._unavailable(error) from error
             message = f"it was loaded but does not answer: {_words(error)}"
-            raise AgentError(Reason.CONFIRM_FAILED, message) from error
-        for output in config.outputs[:1] if config.decoupled else config.outputs:
-            _check_output(output, result.as_numpy(output.name), config.max_batch_size > 0)
+            raise FactoryError(Reason.CONFIRM_FAILED, message) from error
+        outputs = config.signature.outputs
+        for output in outputs[:1] if config.decoupled else outputs:
+            _check_output(output, result.as_numpy(output.name), config.batched)
 
     async def _ask(self, key: ModelKey, config: ServingConfig) -> Any:
-        inputs = [_probe_input(tensor, config) for tensor in config.inputs if _wanted(tensor, config)]
+        inputs = [_probe_input(tensor, config) for tensor in config.signature.inputs if _wanted(tensor, config)]
         arguments: dict[str, Any] = {"model_name": key.name, "model_version": str(key.version), "inputs": inputs}
         arguments["parameters"] = {PROBE_PARAMETER: True}
         if not config.decoupled:
@@ -138,41 +139,41 @@ class Triton:
                 raise error
             first = first or result
         if first is None:
-            raise AgentError(Reason.CONFIRM_FAILED, "it was loaded but gave an empty answer")
+            raise FactoryError(Reason.CONFIRM_FAILED, "it was loaded but gave an empty answer")
         return first
 
-    def _unavailable(self, error: InferenceServerException) -> AgentError:
+    def _unavailable(self, error: InferenceServerException) -> FactoryError:
         # gRPC's words for a refused connection change from try to try; a status message must not.
         words = "" if error.status() in _GONE else f": {_words(error)}"
-        return AgentError(Reason.TRITON_UNAVAILABLE, f"Triton does not answer at {self._address}{words}")
+        return FactoryError(Reason.TRITON_UNAVAILABLE, f"Triton does not answer at {self._address}{words}")
 
 
-def _wanted(tensor: Tensor, config: ServingConfig) -> bool:
+def _wanted(tensor: TensorSpec, config: ServingConfig) -> bool:
     return not tensor.optional or tensor.name in config.probe
 
 
-def _probe_input(tensor: Tensor, config: ServingConfig) -> Any:
+def _probe_input(tensor: TensorSpec, config: ServingConfig) -> Any:
     shape = [1 if dim == -1 else dim for dim in tensor.dims]
-    if config.max_batch_size > 0:
+    if config.batched:
         shape = [1, *shape]
     if tensor.data_type == "BYTES":
         values = np.full(shape, config.probe.get(tensor.name, b""), dtype=np.object_)
     else:
-        kind = np.float32 if tensor.data_type == "BF16" else triton_to_np_dtype(tensor.data_type)
-        values = np.full(shape, config.probe.get(tensor.name, 0), dtype=kind)
+        dtype = np.float32 if tensor.data_type == "BF16" else triton_to_np_dtype(tensor.data_type)
+        values = np.full(shape, config.probe.get(tensor.name, 0), dtype=dtype)
     given = InferInput(tensor.name, shape, tensor.data_type)
     given.set_data_from_numpy(values)
     return given
 
 
-def _check_output(tensor: Tensor, value: Any, batched: bool) -> None:
+def _check_output(tensor: TensorSpec, value: Any, batched: bool) -> None:
     if value is None:
-        raise AgentError(Reason.CONFIRM_FAILED, f"it was loaded but its answer has no output {tensor.name}")
+        raise FactoryError(Reason.CONFIRM_FAILED, f"it was loaded but its answer has no output {tensor.name}")
     shape = list(value.shape[1:] if batched else value.shape)
     fits = len(shape) == len(tensor.dims) and all(dim in (-1, got) for dim, got in zip(tensor.dims, shape, strict=True))
     if not fits:
         message = f"it was loaded but output {tensor.name} has dims {shape}, config.json says {list(tensor.dims)}"
-        raise AgentError(Reason.CONFIRM_FAILED, message)
+        raise FactoryError(Reason.CONFIRM_FAILED, message)
 
 
 def _words(error: InferenceServerException) -> str:

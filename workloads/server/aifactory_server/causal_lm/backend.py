@@ -17,20 +17,16 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb  # provided by Triton's worker process
 
+from aifactory_contract.formats import CAUSAL_LM, CONFIG
 from aifactory_server.causal_lm.config import read_config
 from aifactory_server.causal_lm.engine import Engine, Outcome, QueueFull
 from aifactory_server.causal_lm.network import Network, load_weights
-from aifactory_server.causal_lm.request import BadRequest, Request, read_request
+from aifactory_server.causal_lm.request import INPUTS, BadRequest, Request, read_request
 from aifactory_server.device import device_of, useful_threads
 from aifactory_server.metrics import TokenMeter
 
-_INPUTS = ("text_input", "max_tokens", "temperature", "seed", "stop", "stream")
 _DRAIN_SECONDS = 60.0
 _CANCEL_CHECK_SECONDS = 0.05
-SLOTS = int(os.environ.get("AIFACTORY_CAUSAL_LM_SLOTS", "16"))
-"""Sequences computed together; the cache has room for each at full context."""
-MAX_WAITING = int(os.environ.get("AIFACTORY_CAUSAL_LM_MAX_WAITING", "256"))
-"""Requests that wait for a slot; one more is refused with UNAVAILABLE, so that a client can turn to another pod."""
 
 
 class TritonPythonModel:
@@ -40,12 +36,15 @@ class TritonPythonModel:
         """Load the version's files. An exception fails the load, and its text is what the operator reports."""
         folder = Path(args["model_repository"]) / args["model_version"]
         device = device_of(args)
-        config = read_config(folder / "config.json")
-        weights = load_weights(folder / "model.safetensors", config, device)
+        config = read_config(folder / CONFIG)
+        weights = load_weights(folder / CAUSAL_LM.weights, config, device)
         torch.set_num_threads(min(torch.get_num_threads(), useful_threads(weights.values())))
-        network = Network(config, weights, SLOTS)
-        network.read(0, [config.end_of_text])  # the first call is the slow one; not at a client's expense
-        self._engine = Engine(network, MAX_WAITING, TokenMeter(pb, args))
+        # Sequences computed together; the cache has room for each at full context.
+        network = Network(config, weights, int(os.environ.get("AIFACTORY_CAUSAL_LM_SLOTS", "16")))
+        network.prefill(0, [config.end_of_text])  # the first call is the slow one; not at a client's expense
+        # One request more than may wait is refused with UNAVAILABLE, so that a client can turn to another pod.
+        max_waiting = int(os.environ.get("AIFACTORY_CAUSAL_LM_MAX_WAITING", "256"))
+        self._engine = Engine(network, max_waiting, TokenMeter(pb, args))
         self._engine.start()
 
     def execute(self, requests: list[Any]) -> None:
@@ -86,7 +85,7 @@ class _Responses:
     def done(self, outcome: Outcome) -> None:
         tensors = [
             _text("text_output", "".join(self._whole)),
-            _text("finish_reason", outcome.reason),
+            _text("finish_reason", outcome.finish_reason),
             _count("num_input_tokens", outcome.prompt_tokens),
             _count("num_output_tokens", outcome.generated_tokens),
         ]
@@ -107,7 +106,7 @@ class _Responses:
 
 
 def _values(request: Any) -> dict[str, list[Any]]:
-    tensors = {name: pb.get_input_tensor_by_name(request, name) for name in _INPUTS}
+    tensors = {name: pb.get_input_tensor_by_name(request, name) for name in INPUTS}
     return {name: list(tensor.as_numpy().flatten()) for name, tensor in tensors.items() if tensor is not None}
 
 

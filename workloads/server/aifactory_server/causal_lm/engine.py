@@ -2,11 +2,11 @@
 leave between steps.
 
 What always holds
-- One new sequence is read in a step, so those that run go on while others arrive.
+- One new sequence is prefilled in a step, so those that run go on while others arrive.
 - Waiting sequences are served in the order they came.
-- A sequence has one slot of the network's cache from the step it is read in until it ends, for whatever reason.
-- The past that does not fit the context is forgotten by halves: the last half of the context is read again into the
-  slot, as `aifactory_trainer.model.generate` does.
+- A sequence has one slot of the network's cache from its prefill until it ends, for whatever reason.
+- The past that does not fit the context is forgotten by halves: the slot is prefilled again with the last half of the
+  context, as `aifactory_trainer.model.generate` does.
 - A sequence's tokens depend on its own request only, not on its neighbours (up to rounding of the arithmetic).
 - No answer is left open: when computing fails, everybody concerned is told.
 """
@@ -39,7 +39,7 @@ class QueueFull(Exception):
 class Outcome:
     """How an answer ended: `stop` (end of text or a stop string) or `length` (max_tokens)."""
 
-    reason: str
+    finish_reason: str
     prompt_tokens: int
     generated_tokens: int
 
@@ -77,9 +77,9 @@ class Meter(Protocol):
 class _Sequence:
     request: Request
     answer: Answer
-    text: list[int]
-    """The prompt and what was generated, as tokens."""
-    random: torch.Generator
+    tokens: list[int]
+    """The prompt and what was generated."""
+    generator: torch.Generator
     stream: TextStream
     cached: int = 0
     """Tokens of it in the cache."""
@@ -87,7 +87,7 @@ class _Sequence:
     prompt_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.prompt_tokens = len(self.text) - 1
+        self.prompt_tokens = len(self.tokens) - 1
 
 
 class Engine:
@@ -123,10 +123,10 @@ class Engine:
 
     def submit(self, request: Request, answer: Answer) -> None:
         """Queue a request. Raises QueueFull; a probe is always taken."""
-        random = torch.Generator()
-        random.manual_seed(secrets.randbits(63) if request.seed is None else request.seed)
-        text = [self._network.config.end_of_text, *request.prompt]
-        sequence = _Sequence(request, answer, text, random, TextStream(request.stops))
+        generator = torch.Generator()
+        generator.manual_seed(secrets.randbits(63) if request.seed is None else request.seed)
+        tokens = [self._network.config.end_of_text, *request.prompt]
+        sequence = _Sequence(request, answer, tokens, generator, TextStream(request.stops))
         with self._changed:
             if self._stopping:
                 raise QueueFull("the model is being unloaded; ask again, another version answers")
@@ -148,7 +148,7 @@ class Engine:
                 return
             try:
                 self._admit()
-                self._advance()
+                self._decode()
             except Exception as error:
                 _log.exception("a step failed")
                 self._fail_running(f"computing failed: {error}")
@@ -163,27 +163,27 @@ class Engine:
             return True
 
     def _admit(self) -> None:
-        """Read the first waiting sequence into a free slot, the lowest: steps are over the first slots only."""
+        """Prefill the first waiting sequence into a free slot, the lowest: steps are over the first slots only."""
         with self._changed:
-            free = next((slot for slot, sequence in enumerate(self._running) if sequence is None), None)
-            if free is None or not self._waiting:
+            slot = next((slot for slot, sequence in enumerate(self._running) if sequence is None), None)
+            if slot is None or not self._waiting:
                 return
             sequence = self._waiting.popleft()
-            self._running[free] = sequence
+            self._running[slot] = sequence
         if sequence.answer.cancelled():
-            self._running[free] = None
+            self._running[slot] = None
             return
         if not sequence.request.probe:
             self._meter.count(sequence.prompt_tokens, 0)
-        # One place is left for the first generated token.
-        self._emit(free, sequence, self._read(free, sequence, self._network.config.context - 1))
+        # One position is left for the first generated token.
+        self._emit(slot, sequence, self._prefill(slot, sequence, self._network.config.context - 1))
 
-    def _read(self, slot: int, sequence: _Sequence, window: int) -> Tensor:
-        tokens = sequence.text[-window:]
+    def _prefill(self, slot: int, sequence: _Sequence, window: int) -> Tensor:
+        tokens = sequence.tokens[-window:]
         sequence.cached = len(tokens)
-        return self._network.read(slot, tokens)
+        return self._network.prefill(slot, tokens)
 
-    def _advance(self) -> None:
+    def _decode(self) -> None:
         """One token for every running sequence."""
         context = self._network.config.context
         for slot, sequence in enumerate(self._running):
@@ -192,26 +192,26 @@ class Engine:
             if sequence.answer.cancelled():
                 self._running[slot] = None
             elif sequence.cached == context:
-                # The newest token is not in the cache yet; reading the last half again takes it along.
-                self._emit(slot, sequence, self._read(slot, sequence, max(1, context // 2)))
+                # The newest token is not in the cache yet; prefilling the last half again takes it along.
+                self._emit(slot, sequence, self._prefill(slot, sequence, max(1, context // 2)))
         active = [(slot, sequence) for slot, sequence in enumerate(self._running) if sequence is not None]
         if not active:
             return
         rows = active[-1][0] + 1
         tokens, lengths = [0] * rows, [0] * rows
         for slot, sequence in active:
-            tokens[slot], lengths[slot] = sequence.text[-1], sequence.cached
-        logits = self._network.advance(tokens, lengths)
+            tokens[slot], lengths[slot] = sequence.tokens[-1], sequence.cached
+        logits = self._network.decode(tokens, lengths)
         for slot, sequence in active:
             sequence.cached += 1
             self._emit(slot, sequence, logits[slot])
 
     def _emit(self, slot: int, sequence: _Sequence, logits: Tensor) -> None:
-        """Choose the next token, let its text leave, and end the sequence if it is at its end."""
-        token = _choose(logits, sequence.request.temperature, sequence.random)
+        """Sample the next token, let its text leave, and end the sequence if it is at its end."""
+        token = _sample(logits, sequence.request.temperature, sequence.generator)
         ended = token >= 256
         if not ended:
-            sequence.text.append(token)
+            sequence.tokens.append(token)
             sequence.generated += 1
             if not sequence.request.probe:
                 self._meter.count(0, 1)
@@ -221,8 +221,8 @@ class Engine:
             self._send(sequence, sequence.stream.finish())
             if sequence.request.probe:
                 self._meter.probed()
-            reason = "stop" if ended or sequence.stream.stopped else "length"
-            sequence.answer.done(Outcome(reason, sequence.prompt_tokens, sequence.generated))
+            finish_reason = "stop" if ended or sequence.stream.stopped else "length"
+            sequence.answer.done(Outcome(finish_reason, sequence.prompt_tokens, sequence.generated))
 
     def _send(self, sequence: _Sequence, text: str) -> None:
         if text:
@@ -243,8 +243,8 @@ class Engine:
                 sequence.answer.failed(message)
 
 
-def _choose(logits: Tensor, temperature: float, random: torch.Generator) -> int:
+def _sample(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
     if temperature <= 0:
         return int(logits.argmax())
     weights = (logits.cpu() / temperature).softmax(dim=-1)
-    return int(torch.multinomial(weights, 1, generator=random))
+    return int(torch.multinomial(weights, 1, generator=generator))

@@ -2,7 +2,7 @@
 
 The same function as `aifactory_trainer.model.GPT`, which a test checks number by number, but with a cache of fixed
 size: keys and values of slot `s` are row `s` of two tensors, so a step over the slots in use reads a view and copies
-nothing. Positions up to a sequence's own length are its past; what a former tenant of the slot left is masked out.
+nothing. Positions up to a sequence's own length are its past; what an earlier sequence left in the slot is masked out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from aifactory_server.causal_lm.config import ModelConfig
 
-_ROTARY_BASE = 10_000.0
+_ROPE_BASE = 10_000.0
 
 
 class Network:
@@ -32,37 +32,37 @@ class Network:
         self.slots = slots
         self._weights = weights
         some = weights["embedding.weight"]
-        self.device, self._kind = some.device, some.dtype
+        self.device, dtype = some.device, some.dtype
         shape = (config.layers, slots, config.heads, config.context, config.head_size)
-        self._keys = torch.zeros(shape, dtype=self._kind, device=self.device)
-        self._values = torch.zeros(shape, dtype=self._kind, device=self.device)
-        self._cos, self._sin = _rotary_tables(config, self.device)
+        self._keys = torch.zeros(shape, dtype=dtype, device=self.device)
+        self._values = torch.zeros(shape, dtype=dtype, device=self.device)
+        self._cos, self._sin = _rope_tables(config, self.device)
 
     @torch.inference_mode()
-    def read(self, slot: int, tokens: list[int]) -> Tensor:
+    def prefill(self, slot: int, tokens: list[int]) -> Tensor:
         """Start the sequence of a slot anew with these tokens; logits of the token after them."""
-        return self._step([tokens], [0], slot)[0]
+        return self._forward([tokens], [0], slot)[0]
 
     @torch.inference_mode()
-    def advance(self, tokens: list[int], lengths: list[int]) -> Tensor:
+    def decode(self, tokens: list[int], lengths: list[int]) -> Tensor:
         """Add one token to each of the first slots: `tokens[s]` at position `lengths[s]`; logits, a row a slot.
 
         A slot without a sequence takes any token at position 0, and its row means nothing.
         """
-        return self._step([[token] for token in tokens], lengths, 0)
+        return self._forward([[token] for token in tokens], lengths, 0)
 
-    def _step(self, tokens: list[list[int]], lengths: list[int], first_slot: int) -> Tensor:
+    def _forward(self, tokens: list[list[int]], lengths: list[int], first_slot: int) -> Tensor:
         """New tokens for consecutive slots, after the `lengths` that each has; logits after the last, a row a slot."""
-        rows, new, seen = len(tokens), len(tokens[0]), max(lengths) + len(tokens[0])
+        batch, new, seen = len(tokens), len(tokens[0]), max(lengths) + len(tokens[0])
         positions = torch.tensor(lengths, device=self.device).unsqueeze(1) + torch.arange(new, device=self.device)
-        turn = (self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1))
+        rope = (self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1))
         mask = (torch.arange(seen, device=self.device) <= positions.unsqueeze(-1)).unsqueeze(1)
-        place = (torch.arange(rows, device=self.device).unsqueeze(1), positions)
+        cache_index = (torch.arange(batch, device=self.device).unsqueeze(1), positions)
         x = F.embedding(torch.tensor(tokens, device=self.device), self._weights["embedding.weight"])
         for layer in range(self.config.layers):
-            keys = self._keys[layer, first_slot : first_slot + rows]
-            values = self._values[layer, first_slot : first_slot + rows]
-            x = x + self._attend(_normalise(x), layer, turn, mask, place, keys, values)
+            keys = self._keys[layer, first_slot : first_slot + batch]
+            values = self._values[layer, first_slot : first_slot + batch]
+            x = x + self._attend(_normalise(x), layer, rope, mask, cache_index, keys, values)
             up = self._linear(_normalise(x), f"blocks.{layer}.up.weight")
             x = x + self._linear(F.relu(up).square(), f"blocks.{layer}.down.weight")
         return F.linear(_normalise(x[:, -1]), self._weights["embedding.weight"]).float()
@@ -71,22 +71,22 @@ class Network:
         self,
         x: Tensor,
         layer: int,
-        turn: tuple[Tensor, Tensor],
+        rope: tuple[Tensor, Tensor],
         mask: Tensor,
-        place: tuple[Tensor, Tensor],
+        cache_index: tuple[Tensor, Tensor],
         keys: Tensor,
         values: Tensor,
     ) -> Tensor:
-        rows, new, width = x.shape
+        batch, new, width = x.shape
         projected = self._linear(x, f"blocks.{layer}.attention.qkv.weight")
-        heads = projected.view(rows, new, 3, self.config.heads, self.config.head_size).permute(2, 0, 3, 1, 4)
-        queries, fresh = _rotate(_normalise(heads[:2]), turn).unbind(0)
-        row, position = place
-        keys[row, :, position] = fresh.transpose(1, 2)
-        values[row, :, position] = heads[2].transpose(1, 2)
+        qkv = projected.view(batch, new, 3, self.config.heads, self.config.head_size).permute(2, 0, 3, 1, 4)
+        queries, new_keys = _apply_rope(_normalise(qkv[:2]), rope).unbind(0)
+        row, position = cache_index
+        keys[row, :, position] = new_keys.transpose(1, 2)
+        values[row, :, position] = qkv[2].transpose(1, 2)
         seen = mask.shape[-1]
         mixed = F.scaled_dot_product_attention(queries, keys[:, :, :seen], values[:, :, :seen], attn_mask=mask)
-        return self._linear(mixed.transpose(1, 2).reshape(rows, new, width), f"blocks.{layer}.attention.out.weight")
+        return self._linear(mixed.transpose(1, 2).reshape(batch, new, width), f"blocks.{layer}.attention.out.weight")
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
         return F.linear(x, self._weights[name])
@@ -129,14 +129,14 @@ def _normalise(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],))
 
 
-def _rotary_tables(config: ModelConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+def _rope_tables(config: ModelConfig, device: torch.device) -> tuple[Tensor, Tensor]:
     size = config.head_size
-    frequencies = _ROTARY_BASE ** (-torch.arange(0, size, 2, dtype=torch.float32, device=device) / size)
+    frequencies = _ROPE_BASE ** (-torch.arange(0, size, 2, dtype=torch.float32, device=device) / size)
     angles = torch.outer(torch.arange(config.context, dtype=torch.float32, device=device), frequencies)
     return angles.cos(), angles.sin()
 
 
-def _rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    cos, sin = turn[0].to(x.dtype), turn[1].to(x.dtype)
+def _apply_rope(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = rope[0].to(x.dtype), rope[1].to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

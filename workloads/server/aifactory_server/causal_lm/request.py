@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aifactory_server.metrics import PROBE
+from aifactory_contract.names import PROBE_PARAMETER
+from aifactory_contract.signature import GENERATE
 
 MAX_TOKENS_LIMIT = 65_536
 MAX_TEMPERATURE = 100.0
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
-_INPUTS = ("text_input", "max_tokens", "temperature", "seed", "stop", "stream")
+INPUTS = tuple(tensor.name for tensor in GENERATE.inputs)
 
 
 class BadRequest(ValueError):
@@ -42,9 +43,9 @@ class Request:
 
 def read_request(inputs: Mapping[str, Sequence[Any]], parameters: Mapping[str, Any]) -> Request:
     """Build a request from its tensors' flat values and its parameters. Raises BadRequest."""
-    unknown = [name for name in parameters if name != PROBE and not name.startswith("triton_")]
+    unknown = [name for name in parameters if name != PROBE_PARAMETER and not name.startswith("triton_")]
     if unknown:
-        raise BadRequest(f"{unknown[0]} is not known; this model takes {', '.join(_INPUTS)}")
+        raise BadRequest(f"{unknown[0]} is not known; this model takes {', '.join(INPUTS)}")
     text = _one(inputs, "text_input", None)
     if text is None:
         raise BadRequest("text_input is missing")
@@ -55,7 +56,7 @@ def read_request(inputs: Mapping[str, Sequence[Any]], parameters: Mapping[str, A
         seed=_seed(_one(inputs, "seed", None)),
         stops=_stops(inputs.get("stop", ())),
         stream=bool(_one(inputs, "stream", False)),
-        probe=bool(parameters.get(PROBE, False)),
+        probe=bool(parameters.get(PROBE_PARAMETER, False)),
     )
 
 

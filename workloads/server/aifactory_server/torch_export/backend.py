@@ -12,16 +12,15 @@ import triton_python_backend_utils as pb  # provided by Triton's worker process
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from aifactory_contract.formats import TORCH_EXPORT
+from aifactory_contract.names import PROBE_PARAMETER, PROBE_REQUESTS
+from aifactory_contract.signature import DATA_TYPES
 from aifactory_server.device import device_of
-from aifactory_server.metrics import PROBE, PROBES, Counters
+from aifactory_server.metrics import Counters
 from aifactory_server.torch_export.batch import run_batched
 from aifactory_server.torch_export.program import Program
 
-_KINDS = {
-    "TYPE_BOOL": torch.bool, "TYPE_UINT8": torch.uint8, "TYPE_INT8": torch.int8, "TYPE_INT16": torch.int16,
-    "TYPE_INT32": torch.int32, "TYPE_INT64": torch.int64, "TYPE_FP16": torch.float16, "TYPE_FP32": torch.float32,
-    "TYPE_FP64": torch.float64, "TYPE_BF16": torch.bfloat16,
-}  # fmt: skip
+_DTYPES = {known.pbtxt: getattr(torch, known.torch) for known in DATA_TYPES.values() if known.torch}
 
 
 class TritonPythonModel:
@@ -30,20 +29,20 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the version's program. An exception fails the load, and its text is what the operator reports."""
         config = json.loads(args["model_config"])
-        self._inputs = [(tensor["name"], _kind(tensor)) for tensor in config["input"]]
-        self._outputs = [(tensor["name"], _kind(tensor)) for tensor in config["output"]]
+        self._inputs = [(tensor["name"], _dtype(tensor)) for tensor in config["input"]]
+        self._outputs = [(tensor["name"], _dtype(tensor)) for tensor in config["output"]]
         self._batched = config["max_batch_size"] > 0
-        path = Path(args["model_repository"]) / args["model_version"] / "model.pt2"
+        path = Path(args["model_repository"]) / args["model_version"] / TORCH_EXPORT.weights
         self._program = Program(path, device_of(args))
-        self._counters = Counters(pb, args, PROBES)
+        self._counters = Counters(pb, args, PROBE_REQUESTS)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch of requests; if the call fails, all of them get its message."""
         try:
             inputs = [[_read(request, *wanted) for wanted in self._inputs] for request in requests]
             answers = run_batched(self._call, inputs) if self._batched else [self._call(one) for one in inputs]
-            if any(PROBE in request.parameters() for request in requests):
-                self._counters.add(PROBES)  # the agent asks one request at a time
+            if any(PROBE_PARAMETER in request.parameters() for request in requests):
+                self._counters.add(PROBE_REQUESTS)  # the agent asks one request at a time
                 self._counters.flush()
             return [self._response(outputs) for outputs in answers]
         except Exception as error:
@@ -55,19 +54,19 @@ class TritonPythonModel:
 
     def _response(self, outputs: Sequence[Tensor]) -> Any:
         named = zip(self._outputs, outputs, strict=True)
-        return pb.InferenceResponse([_write(name, tensor.to(kind)) for (name, kind), tensor in named])
+        return pb.InferenceResponse([_write(name, tensor.to(dtype)) for (name, dtype), tensor in named])
 
 
-def _kind(tensor: dict[str, Any]) -> torch.dtype:
-    kind = _KINDS.get(tensor["data_type"])
-    if kind is None:
+def _dtype(tensor: dict[str, Any]) -> torch.dtype:
+    dtype = _DTYPES.get(tensor["data_type"])
+    if dtype is None:
         raise ValueError(f"{tensor['name']}: {tensor['data_type']} is no type of a torch program")
-    return kind
+    return dtype
 
 
-def _read(request: Any, name: str, kind: torch.dtype) -> Tensor:
+def _read(request: Any, name: str, dtype: torch.dtype) -> Tensor:
     tensor = pb.get_input_tensor_by_name(request, name)
-    if kind is torch.bool:  # Triton's DLPack knows no bool
+    if dtype is torch.bool:  # Triton's DLPack knows no bool
         return torch.from_numpy(tensor.as_numpy().copy())
     # DLPack shares memory with the server, which takes it back after the call; a copy is ours.
     return from_dlpack(tensor.to_dlpack()).clone()

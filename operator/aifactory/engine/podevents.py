@@ -1,0 +1,116 @@
+"""Why a pod does not start, where its status keeps silent: a volume that can not be mounted, a Secret that is missing.
+
+The kubelet tells that in Events only. They are asked for by pod, and only of pods that have had a node for a while and
+have not begun: a few reads in a round whatever the size of the cluster, and none while all is well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from aifactory.engine.pods import MOUNT_PROBLEMS
+from aifactory.kube import podstate
+from aifactory.kube.api import Api
+from aifactory.kube.clock import Clock
+from aifactory.kube.errors import KubeError
+from aifactory.kube.objects import ObjectList, Pod, Struct, decoder
+from aifactory.kube.podstate import NO_TROUBLE, Trouble
+from aifactory.kube.resources import CORE_EVENTS
+
+logger = logging.getLogger(__name__)
+
+ROUND_SECONDS: Final = 5.0
+PATIENCE_SECONDS: Final = 10.0
+"""A pod that starts takes this long without anything being wrong."""
+AGAIN_SECONDS: Final = 30.0
+PER_ROUND: Final = 8
+
+
+class CoreEvent(Struct, frozen=True, gc=False):
+    """An Event as its reader sees it."""
+
+    reason: str = ""
+    message: str = ""
+    last_timestamp: str | None = ""
+    event_time: str | None = ""
+
+    @property
+    def time(self) -> str:
+        """When it happened last."""
+        return self.last_timestamp or self.event_time or ""
+
+
+_decode = decoder(ObjectList[CoreEvent])
+
+
+@dataclass(slots=True)
+class _Watched:
+    """A pod that starts."""
+
+    since: float
+    asked: float = float("-inf")
+
+
+class PodEvents:
+    """What the kubelet's Events say about pods that do not start.
+
+    Args:
+        api: the API server.
+        pods: every pod of ours.
+        wake: told of a pod about which something new is known.
+        clock: the time.
+    """
+
+    def __init__(
+        self, api: Api, *, pods: Callable[[], Iterable[Pod]], wake: Callable[[Pod], None], clock: Clock
+    ) -> None:
+        self._api = api
+        self._pods = pods
+        self._wake = wake
+        self._clock = clock
+        self._starting: dict[str, _Watched] = {}
+        self._known: dict[str, Trouble] = {}
+
+    def of(self, pod: Pod) -> Trouble:
+        """What is in the way of a pod; it counts only while the pod has not begun."""
+        if not self._known or not podstate.is_starting(pod):
+            return NO_TROUBLE
+        return self._known.get(pod.metadata.uid, NO_TROUBLE)
+
+    async def run(self) -> None:
+        """Look for ever; ends when cancelled."""
+        while True:
+            await asyncio.sleep(ROUND_SECONDS)
+            try:
+                await self.round()
+            except KubeError as error:
+                logger.warning("Events of pods that do not start could not be read: %s", error)
+
+    async def round(self) -> None:
+        """Ask about those that have been starting for longest without having been asked about. Raises KubeError."""
+        now = self._clock.monotonic()
+        starting = {pod.metadata.uid: pod for pod in self._pods() if podstate.is_starting(pod)}
+        self._starting = {uid: self._starting.get(uid) or _Watched(now) for uid in starting}
+        self._known = {uid: trouble for uid, trouble in self._known.items() if uid in starting}
+        due = [
+            uid
+            for uid, watched in self._starting.items()
+            if now - watched.since >= PATIENCE_SECONDS and now - watched.asked >= AGAIN_SECONDS
+        ]
+        for uid in sorted(due, key=lambda uid: self._starting[uid].asked)[:PER_ROUND]:
+            self._starting[uid].asked = now
+            trouble = await self._ask(starting[uid])
+            if trouble != self._known.get(uid, NO_TROUBLE):
+                self._known[uid] = trouble
+                self._wake(starting[uid])
+
+    async def _ask(self, pod: Pod) -> Trouble:
+        selector = f"involvedObject.uid={pod.metadata.uid}"
+        raw = await self._api.list(CORE_EVENTS, namespace=pod.metadata.namespace, field_selector=selector, limit=100)
+        found = [event for event in _decode(raw).items or () if event.reason in MOUNT_PROBLEMS]
+        newest = max(found, key=lambda event: event.time, default=None)
+        return NO_TROUBLE if newest is None else Trouble(newest.reason, newest.message)

@@ -1,0 +1,73 @@
+"""What the kind ModelVersion is made of, and how everything around one is gathered."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from datetime import datetime
+
+from aifactory.api.inferencepool import InferencePool
+from aifactory.api.modelversion import ModelVersion, ModelVersionStatus, Use
+from aifactory.engine.cluster import Cluster
+from aifactory.engine.domain import Child, Domain, Index, Watch
+from aifactory.engine.plan import Plan, WriteError
+from aifactory.engine.taskpods import TaskSettings
+from aifactory.engine.tasks import task_pod
+from aifactory.kube.objects import Pod
+from aifactory.kube.resources import PODS, Key
+from aifactory.models.plan import plan_model_version, plan_refused
+from aifactory.models.state import Observed
+
+_PODS = Child(PODS, Pod)
+
+
+class Models(Domain[ModelVersion, Observed]):
+    """ModelVersion."""
+
+    settings_class = TaskSettings
+    model = ModelVersion
+    children = (_PODS,)
+
+    def indexes(self) -> Sequence[Index[InferencePool]]:
+        """Pools by the versions that they use."""
+        return (_USERS,)
+
+    def watches(self) -> Sequence[Watch[InferencePool]]:
+        """A pool concerns the versions it uses, and those it has just stopped using."""
+        return (Watch(InferencePool, _keys_of_versions, view=versions_of),)
+
+    def gather(self, model: ModelVersion, cluster: Cluster) -> Observed:
+        meta = model.metadata
+        using = cluster.find(_USERS, (meta.namespace, meta.name))
+        return Observed(
+            version=model,
+            settings=self.settings,
+            verifiers=tuple(
+                task_pod(pod, "verify", cluster.explain(pod)) for pod in cluster.owned(_PODS, meta.namespace, meta.uid)
+            ),
+            users=tuple(Use(kind="InferencePool", name=name) for name in sorted(pool.metadata.name for pool in using)),
+        )
+
+    def plan(self, observed: Observed, now: datetime) -> Plan[ModelVersionStatus] | None:
+        return plan_model_version(observed, now)
+
+    def refused(self, observed: Observed, errors: Sequence[WriteError], now: datetime) -> Plan[ModelVersionStatus]:
+        return plan_refused(observed, errors[0].message, now)
+
+
+def versions_of(pool: InferencePool) -> set[str]:
+    """Names of the ModelVersions a pool serves, rolls to, or has resolved its wish to, whatever its spec says now."""
+    status = pool.status
+    found = {resolved.model_version for resolved in status.resolved}
+    found |= {part.model_version for part in (status.stable, status.candidate) if part is not None}
+    return found - {""}
+
+
+def _keys_of_versions(pool: InferencePool, _: Cluster | None = None) -> Iterable[Key]:
+    return (Key(pool.metadata.namespace, name) for name in sorted(versions_of(pool)))
+
+
+def _users(pool: InferencePool) -> Iterable[Hashable]:
+    return _keys_of_versions(pool)
+
+
+_USERS = Index(InferencePool, "version", _users)

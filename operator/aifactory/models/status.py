@@ -1,0 +1,85 @@
+"""The status of a ModelVersion under construction: one method for each thing that can be true about it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from aifactory.api.conditions import ConditionSet, find
+from aifactory.api.modelversion import MAX_USERS, ModelVersion, ModelVersionStatus, Use
+from aifactory.api.reasons import ConditionType, Reason
+from aifactory.engine.tasks import Json, Step
+
+
+class StatusDraft:
+    """Starts from the status as it stands; `result()` is the one to be written if it differs."""
+
+    def __init__(self, version: ModelVersion, users: tuple[Use, ...], now: datetime) -> None:
+        before = version.status
+        self._status = before.model_copy()
+        self._conditions = ConditionSet(before.conditions, version.metadata.generation, now.replace(microsecond=0))
+        self._status.observed_generation = version.metadata.generation
+        self._status.used_by = users[:MAX_USERS]
+        self._status.in_use = len(users)
+        listed = ", ".join(f"{use.kind}/{use.name}" for use in users)
+        self._conditions.set(
+            ConditionType.IN_USE, bool(users), Reason.USED_BY_POOLS if users else Reason.NOT_USED, listed
+        )
+
+    def tried(self, step: Step) -> None:
+        """Which try counts, and when the next one is due."""
+        self._status.verify_attempt, self._status.next_verify_time = step.number, step.next_time
+
+    def verifying(self, step: Step) -> None:
+        """It is being read, or something is in the way. What an earlier reading found stands until this one ends."""
+        if step.stalled and step.reason is not None:
+            self.stalled(step.reason, step.message, known=step.tried)
+            return
+        verified = find(self._status.conditions, ConditionType.VERIFIED)
+        if step.reason is None and verified is not None and verified.status == "False":
+            return
+        # Without a node, or ended from outside: that is waiting, for every kind of ours.
+        reason = step.reason or Reason.VERIFYING
+        self._set(ConditionType.RECONCILING, reason, step.message)
+        self._conditions.set(ConditionType.VERIFIED, None, reason, step.message)
+
+    def verified(self, answer: Json) -> None:
+        """Every byte was read."""
+        size, files = _whole(answer.get("sizeBytes")), _whole(answer.get("files"))
+        self._status.resolved_digest = answer["digest"]
+        self._status.size_bytes, self._status.size, self._status.files = size, human_size(size), files
+        message = f"{files} files, {human_size(size)}"
+        self._conditions.set(ConditionType.VERIFIED, True, Reason.VERIFIED, message)
+        self._set(ConditionType.READY, Reason.VERIFIED, message)
+
+    def stalled(self, reason: Reason, message: str, *, known: bool) -> None:
+        """A person is needed; `known` tells that the artifact itself was asked for and found wanting."""
+        self._conditions.set(ConditionType.VERIFIED, False if known else None, reason, message)
+        self._set(ConditionType.STALLED, reason, message)
+
+    def result(self) -> ModelVersionStatus:
+        """The status to be written if it differs from the one that stands."""
+        self._status.conditions = self._conditions.result()
+        return self._status
+
+    def _set(self, true: ConditionType, reason: Reason, message: str) -> None:
+        self._conditions.kstatus(true, reason, message)
+        self._status.reason = str(reason)
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def human_size(size: int) -> str:
+    """A size in binary units, three digits: `1.3MiB`.
+
+    >>> human_size(1_400_000)
+    '1.34MiB'
+    """
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 999.5:  # from there on three digits are an exponent
+            return f"{value:.3g}{unit}"
+        value /= 1024
+    return f"{value:.3g}TiB"

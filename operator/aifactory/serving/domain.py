@@ -1,0 +1,205 @@
+"""What the kind InferencePool is made of, and how everything around one is gathered."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from aifactory.api import names
+from aifactory.api.conditions import find
+from aifactory.api.inferencepool import InferencePool, InferencePoolStatus
+from aifactory.api.modelversion import ModelVersion, model_of
+from aifactory.api.reasons import ConditionType, Reason
+from aifactory.engine.apply import applied
+from aifactory.engine.cluster import Cluster
+from aifactory.engine.domain import Child, Domain, Index, Outside, Watch
+from aifactory.engine.plan import Plan, WriteError
+from aifactory.kube import podstate
+from aifactory.kube.errors import AlreadyExists
+from aifactory.kube.objects import ConfigMap, Deployment, Pod, ReplicaSet, Service
+from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, PODS, REPLICASETS, SERVICES, Key
+from aifactory.serving import scaling, shape
+from aifactory.serving.plan import plan_pool
+from aifactory.serving.probe import ServingBook, ServingPod, ServingProbe
+from aifactory.serving.state import ConfigView, Observed, RevisionView, ServingPodView, Settings, VersionView
+from aifactory.serving.status import StatusDraft
+
+_SERVICES = Child(SERVICES, Service, verbs=("create", "patch", "delete"))
+_CONFIGS = Child(CONFIGMAPS, ConfigMap, verbs=("create", "patch", "delete"))
+_DEPLOYMENTS = Child(DEPLOYMENTS, Deployment, verbs=("create", "patch", "delete"))
+_REPLICASETS = Child(REPLICASETS, ReplicaSet, verbs=())
+_PODS = Child(PODS, Pod, verbs=())
+
+
+class Serving(Domain[InferencePool, Observed]):
+    """InferencePool."""
+
+    settings_class = Settings
+    model = InferencePool
+    children = (_SERVICES, _CONFIGS, _DEPLOYMENTS, _REPLICASETS, _PODS)
+
+    def __init__(self, settings: Settings | None = None, url: str = "") -> None:
+        super().__init__(settings, url)
+        self.book = ServingBook()
+        self._outdated = Index(InferencePool, "outdated", self._if_outdated)
+
+    def indexes(self) -> Sequence[Index[Any]]:
+        """Versions and pools by their model, and the pools that an upgrade of the installation has yet to reach."""
+        return (_VERSIONS, _POOLS, self._outdated)
+
+    def watches(self) -> Sequence[Watch[Any]]:
+        """A version concerns the pools that may want it; a pool that is up to date, those whose turn it is now.
+
+        What uses a version is told in its status as well: if that woke the pools, each of a thousand would wake all
+        others.
+        """
+        return (
+            Watch(ModelVersion, _pools_of, view=version_view),
+            Watch(InferencePool, lambda _, cluster: self._next_in_turn(cluster), view=self._is_outdated),
+        )
+
+    def gather(self, model: InferencePool, cluster: Cluster) -> Observed:
+        meta = model.metadata
+        service = cluster.get(_SERVICES, meta.namespace, meta.name)
+        owner = service.metadata.controller if service is not None else None
+        deployments = cluster.owned(_DEPLOYMENTS, meta.namespace, meta.uid)
+        return Observed(
+            pool=model,
+            settings=self.settings,
+            versions=tuple(map(version_view, cluster.find(_VERSIONS, (meta.namespace, model.spec.models[0].name)))),
+            revisions=tuple(map(revision_view, deployments)),
+            configs=tuple(map(config_view, cluster.owned(_CONFIGS, meta.namespace, meta.uid))),
+            pods=tuple(self._pod_view(pod, cluster) for pod in serving_pods(deployments, cluster)),
+            service=applied(service) if service is not None and owner is not None and owner.uid == meta.uid else None,
+            throughput=self.book.throughput((meta.namespace, meta.name)),
+            may_upgrade=not self._is_outdated(model) or _key(model) in self._next_in_turn(cluster),
+        )
+
+    def plan(self, observed: Observed, now: datetime) -> Plan[InferencePoolStatus] | None:
+        return plan_pool(observed, now)
+
+    def refused(self, observed: Observed, errors: Sequence[WriteError], now: datetime) -> Plan[InferencePoolStatus]:
+        draft = StatusDraft(observed, scaling.wanted(observed.pool.spec), now)
+        first = errors[0]
+        taken = isinstance(first.error, AlreadyExists)
+        advice = "; it does not belong to this pool: rename one of them" if taken else ""
+        draft.refused(Reason.NAME_CONFLICT if taken else Reason.POD_REJECTED, f"{first.message}{advice}")
+        return Plan(draft.result())
+
+    def probes(self, outside: Outside) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
+        """What serving pods say about themselves."""
+        probe = ServingProbe(
+            book=self.book,
+            pods=lambda: self.asked_pods(outside.cluster) if outside.leading() else [],
+            wake=lambda pool: outside.wake(Key(*pool)),
+            monotonic=outside.clock.monotonic,
+        )
+        return (probe.run,)
+
+    def asked_pods(self, cluster: Cluster) -> list[ServingPod]:
+        """The serving pods that can be asked: those that really belong to a pool, whatever labels others may bear."""
+        found = []
+        for pod in cluster.objects(_PODS).all():
+            meta = pod.metadata
+            if meta.labels.get(names.LABEL_ROLE) != names.ROLE_SERVE or not pod.status.pod_ip:
+                continue
+            owner = cluster.owner(meta)
+            if owner is not None and owner[0] == self.resource and meta.deletion_timestamp is None:
+                pool = (owner[1].namespace, owner[1].name)
+                found.append(ServingPod(meta.uid, pod.status.pod_ip, pool, podstate.is_ready(pod)))
+        return found
+
+    def _pod_view(self, pod: Pod, cluster: Cluster) -> ServingPodView:
+        meta = pod.metadata
+        trouble = podstate.waiting(pod) or cluster.explain(pod)
+        return ServingPodView(
+            name=meta.name,
+            revision=meta.labels.get(names.LABEL_REVISION, ""),
+            ready=podstate.is_ready(pod),
+            terminating=meta.deletion_timestamp is not None,
+            waiting_reason=trouble.reason,
+            waiting_message=trouble.message,
+            unschedulable=podstate.unschedulable(pod),
+            load_error=self.book.load_error(meta.uid),
+        )
+
+    # --- Upgrades of the installation reach a few pools at a time ---
+
+    def _is_outdated(self, pool: InferencePool) -> bool:
+        """Its pods would be made in another way today. One whose new pods do not work holds up nobody else."""
+        status = pool.status
+        if status.stable is None or pool.metadata.deletion_timestamp is not None:
+            return False
+        failed = status.rollout is not None and bool(status.rollout.failed_revision)
+        return not failed and shape.is_outdated(status.stable, shape.image_of(pool, self.settings))
+
+    def _if_outdated(self, pool: InferencePool) -> Iterable[Hashable]:
+        return (True,) if self._is_outdated(pool) else ()
+
+    def _next_in_turn(self, cluster: Cluster) -> list[Key]:
+        """In the order of their names, so that every look at the same pools finds the same ones."""
+        outdated = map(_key, cluster.find(self._outdated, True))
+        return heapq.nsmallest(self.settings.max_concurrent_rollouts, outdated)
+
+
+def serving_pods(deployments: Iterable[Deployment], cluster: Cluster) -> Iterable[Pod]:
+    """The pods of a pool: those of its Deployments' ReplicaSets, whatever labels others may bear."""
+    for deployment in deployments:
+        meta = deployment.metadata
+        for replicas in cluster.owned(_REPLICASETS, meta.namespace, meta.uid):
+            yield from cluster.owned(_PODS, meta.namespace, replicas.metadata.uid)
+
+
+def version_view(version: ModelVersion) -> VersionView:
+    """A ModelVersion as planning sees it."""
+    ready = find(version.status.conditions, ConditionType.READY)
+    secret = version.spec.source.secret_ref
+    return VersionView(
+        name=version.metadata.name,
+        model=version.spec.model,
+        version=version.spec.version,
+        uri=version.spec.source.uri,
+        digest=version.status.resolved_digest,
+        format=version.spec.format,
+        secret=secret.name if secret is not None else None,
+        ready=ready is not None and ready.status == "True",
+        reason=ready.reason if ready is not None else "",
+        message=ready.message if ready is not None else "",
+        deleting=version.metadata.deletion_timestamp is not None,
+    )
+
+
+def revision_view(deployment: Deployment) -> RevisionView:
+    """A Deployment as planning sees it."""
+    meta, status = deployment.metadata, deployment.status
+    return RevisionView(
+        child=applied(deployment),
+        revision=meta.labels.get(names.LABEL_REVISION, ""),
+        wanted=deployment.spec.replicas,
+        replicas=status.replicas,
+        ready=status.ready_replicas,
+        terminating=meta.deletion_timestamp is not None,
+    )
+
+
+def config_view(config: ConfigMap) -> ConfigView:
+    """A ConfigMap as planning sees it."""
+    return ConfigView(applied(config), config.metadata.labels.get(names.LABEL_REVISION, ""))
+
+
+def _pools_of(version: ModelVersion, cluster: Cluster) -> Iterable[Key]:
+    return map(_key, cluster.find(_POOLS, (version.metadata.namespace, version.spec.model)))
+
+
+def _key(pool: InferencePool) -> Key:
+    return Key(pool.metadata.namespace, pool.metadata.name)
+
+
+def _models_of_pool(pool: InferencePool) -> Iterable[Hashable]:
+    return tuple((pool.metadata.namespace, model.name) for model in pool.spec.models)
+
+
+_VERSIONS = Index(ModelVersion, "model", model_of)
+_POOLS = Index(InferencePool, "model", _models_of_pool)

@@ -1,0 +1,212 @@
+"""What a serving pod is: its template, and the hash by which pods of one revision are told from those of another.
+
+The hash is over named parts of what users wrote and of what the installation chose, never over the rendered template:
+an operator that renders it differently changes no pod. A change that pods must not be without gets a new version of the
+shape; then, and when the installation's image changes, pools roll a few at a time (`traffic.waits_for_turn`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from aifactory.api import names
+from aifactory.api.inferencepool import InferencePool, RevisionStatus
+from aifactory.engine.apply import content_hash
+from aifactory.engine.podspec import Json, memory_volume, merge_named, restricted_pod
+from aifactory.serving import assignment
+from aifactory.serving.objects import child_name, metadata, selector
+from aifactory.serving.state import Settings, VersionView
+
+PRE_STOP_SECONDS = 15
+DRAIN_TIMEOUT_SECONDS = 60
+ANNOTATION_MODEL_VERSION = names.LABEL_MODEL_VERSION
+ANNOTATION_VERSION = f"{names.GROUP}/version"
+
+_HASH_LENGTH = 8
+_DESIRED_MOUNT = "/etc/aifactory/desired"
+_REPOSITORY = "/repository"
+
+
+def _v1(pool: InferencePool, image: str) -> Json:
+    template = pool.spec.template
+    return {
+        "template": template.dump() if template is not None else {},
+        "drain": list(drain_seconds(pool)),
+        "image": image,
+    }
+
+
+SHAPES: Final[dict[str, Callable[[InferencePool, str], Json]]] = {"v1": _v1}
+"""What shapes a pod, by version. Earlier versions stay while pods of theirs may run."""
+CURRENT: Final = "v1"
+
+
+def image_of(pool: InferencePool, settings: Settings) -> str:
+    """Image of Triton: the template's own, or the installation's."""
+    own: Any = _template_container(pool, names.CONTAINER_TRITON).get("image")
+    return str(own or settings.server_image)
+
+
+def revision_of(pool: InferencePool, version: VersionView, image: str, shape: str = CURRENT) -> str:
+    """Name of the set of pods that are alike: `v1-` and a hash of everything that shapes them, replicas aside.
+
+    An empty string where the version of the shape is not known here.
+    """
+    shaped = SHAPES.get(shape)
+    if shaped is None:
+        return ""
+    parts = {"shape": shaped(pool, image), "assignment": assignment.parts(version)}
+    return f"{shape}-{content_hash(parts)[:_HASH_LENGTH]}"
+
+
+def is_outdated(stable: RevisionStatus, image: str) -> bool:
+    """Whether a revision would be made in another way today, though nobody has changed the pool."""
+    return bool(stable.revision) and (stable.image != image or shape_version(stable.revision) != CURRENT)
+
+
+def shape_version(revision: str) -> str:
+    """The version of the shape that a revision was made by."""
+    return revision.partition("-")[0]
+
+
+def deployment(
+    pool: InferencePool, version: VersionView, settings: Settings, revision: str, image: str, replicas: int
+) -> Json:
+    """A revision's pods."""
+    labels = {names.LABEL_REVISION: revision}
+    meta = metadata(pool, child_name(pool.metadata.name, revision), labels)
+    meta["annotations"] = {ANNOTATION_MODEL_VERSION: version.name, ANNOTATION_VERSION: str(version.version)}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": meta,
+        "spec": {
+            "replicas": replicas,
+            "revisionHistoryLimit": 0,
+            "selector": {"matchLabels": {**selector(pool), **labels}},
+            "template": _pod_template(pool, version, settings, revision, image),
+        },
+    }
+
+
+def drain_seconds(pool: InferencePool) -> tuple[int, int]:
+    """Seconds to wait before SIGTERM and seconds to finish requests after it."""
+    drain = pool.spec.drain
+    pre_stop = PRE_STOP_SECONDS if drain is None or drain.pre_stop_seconds is None else drain.pre_stop_seconds
+    timeout = DRAIN_TIMEOUT_SECONDS if drain is None or drain.timeout_seconds is None else drain.timeout_seconds
+    return pre_stop, timeout
+
+
+def _template_container(pool: InferencePool, name: str) -> Json:
+    spec = pool.spec.template.raw_spec() if pool.spec.template is not None else {}
+    return next((dict(container) for container in spec.get("containers", ()) if container["name"] == name), {})
+
+
+def _pod_template(pool: InferencePool, version: VersionView, settings: Settings, revision: str, image: str) -> Json:
+    template = pool.spec.template
+    spec: Json = template.raw_spec() if template is not None else {}
+    meta = template.metadata if template is not None else None
+    user_labels = dict(meta.labels or {}) if meta is not None else {}
+    labels = {key: value for key, value in user_labels.items() if not key.startswith(names.RESERVED_LABEL_PREFIX)}
+    labels |= {names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE, **selector(pool), names.LABEL_REVISION: revision}
+
+    theirs = {container["name"]: container for container in spec.get("containers", ())}
+    triton = _triton(pool, theirs.pop(names.CONTAINER_TRITON, {}), image)
+    spec["containers"] = [triton, *theirs.values()]
+    spec["initContainers"] = [_agent(version, settings), *spec.get("initContainers", ())]
+    volumes = _volumes(version, child_name(pool.metadata.name, revision))
+    spec["volumes"] = merge_named(spec.get("volumes", ()), volumes)
+    pre_stop, timeout = drain_seconds(pool)
+    spec["terminationGracePeriodSeconds"] = pre_stop + timeout
+    pod: Json = {"labels": labels}
+    if meta is not None and meta.annotations:
+        pod["annotations"] = dict(meta.annotations)
+    return {"metadata": pod, "spec": restricted_pod(spec, names.RUN_AS_UID)}
+
+
+def _triton(pool: InferencePool, theirs: Json, image: str) -> Json:
+    pre_stop, timeout = drain_seconds(pool)
+    ours: Json = {
+        "name": names.CONTAINER_TRITON,
+        "image": image,
+        "env": [{"name": "AIFACTORY_EXIT_TIMEOUT_SECONDS", "value": str(timeout)}],
+        "ports": [
+            {"name": "http", "containerPort": names.TRITON_HTTP_PORT},
+            {"name": "grpc", "containerPort": names.TRITON_GRPC_PORT},
+            {"name": "metrics", "containerPort": names.TRITON_METRICS_PORT},
+        ],
+        # Whether the process lives; whether the pod may have traffic is the agent's to say.
+        "livenessProbe": {
+            "httpGet": {"path": "/v2/health/live", "port": "http"},
+            "initialDelaySeconds": 30,
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        },
+        "securityContext": {"readOnlyRootFilesystem": True},
+        "volumeMounts": [
+            {"name": "aifactory-repository", "mountPath": _REPOSITORY},
+            {"name": "aifactory-shm", "mountPath": "/dev/shm"},
+            {"name": "aifactory-tmp", "mountPath": "/tmp"},
+        ],
+    }
+    if pre_stop:
+        # Out of the endpoints first, SIGTERM later: Triton keeps answering until every proxy has heard.
+        ours["lifecycle"] = {"preStop": {"sleep": {"seconds": pre_stop}}}
+    merged = {**ours, **theirs}
+    merged["env"] = merge_named(ours["env"], theirs.get("env", ()))
+    # The Service finds Triton by the names of its ports, and draining must outlive a postStart hook of the user.
+    merged["ports"] = merge_named(theirs.get("ports", ()), ours["ports"], key="containerPort")
+    if lifecycle := {**ours.get("lifecycle", {}), **theirs.get("lifecycle", {})}:
+        merged["lifecycle"] = lifecycle
+    merged["volumeMounts"] = merge_named(theirs.get("volumeMounts", ()), ours["volumeMounts"], key="mountPath")
+    return merged
+
+
+def _agent(version: VersionView, settings: Settings) -> Json:
+    mounts: list[Json] = [
+        {"name": "aifactory-repository", "mountPath": _REPOSITORY},
+        {"name": "aifactory-desired", "mountPath": _DESIRED_MOUNT, "readOnly": True},
+        {"name": "aifactory-agent-tmp", "mountPath": "/tmp"},
+    ]
+    if (claim := version.claim) is not None:
+        mounts.append({"name": "aifactory-models", "mountPath": f"{names.CLAIMS_MOUNT}/{claim}", "readOnly": True})
+    if version.secret is not None:
+        path = f"{names.SECRETS_MOUNT}/{version.secret}"
+        mounts.append({"name": "aifactory-secret", "mountPath": path, "readOnly": True})
+    args = ["serve", "--desired", f"{_DESIRED_MOUNT}/desired.json", "--repository", _REPOSITORY]
+    args += ["--triton", f"localhost:{names.TRITON_GRPC_PORT}", "--port", str(names.AGENT_PORT)]
+    return {
+        "name": names.CONTAINER_AGENT,
+        "image": settings.agent_image,
+        # A native sidecar: it starts before Triton and ends after it.
+        "restartPolicy": "Always",
+        "args": args,
+        "ports": [{"name": "agent", "containerPort": names.AGENT_PORT}],
+        "readinessProbe": {
+            "httpGet": {"path": "/readyz", "port": "agent"},
+            "periodSeconds": 1,
+            "timeoutSeconds": 3,
+            "failureThreshold": 2,
+        },
+        "securityContext": {"readOnlyRootFilesystem": True},
+        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
+        "volumeMounts": mounts,
+    }
+
+
+def _volumes(version: VersionView, config_name: str) -> list[Json]:
+    volumes: list[Json] = [
+        {"name": "aifactory-repository", "emptyDir": {}},
+        {"name": "aifactory-desired", "configMap": {"name": config_name}},
+        {"name": "aifactory-tmp", "emptyDir": {}},
+        {"name": "aifactory-agent-tmp", "emptyDir": {}},
+        memory_volume("aifactory-shm"),
+    ]
+    if (claim := version.claim) is not None:
+        source = {"claimName": claim, "readOnly": True}
+        volumes.append({"name": "aifactory-models", "persistentVolumeClaim": source})
+    if version.secret is not None:
+        volumes.append({"name": "aifactory-secret", "secret": {"secretName": version.secret}})
+    return volumes

@@ -1,0 +1,55 @@
+"""How a failure of the current attempt is noticed, and which one decides.
+
+Each detector looks at one kind of sign. The first failure decides, because the others usually follow from it: when one
+rank dies, the collectives of the rest break. For the same reason an outside cause (eviction, drain, deletion) outranks
+an application error seen at the same moment. A program that asks not to be restarted is believed whatever happened to
+the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from aifactory.api.reasons import Reason
+from aifactory.training import children
+from aifactory.training.causes import Failure, classify
+from aifactory.training.state import Observed, PodView, created_attempt
+
+Detector = Callable[[Observed, tuple[PodView, ...]], Iterable[Failure]]
+
+
+def failed_pods(_: Observed, current: tuple[PodView, ...]) -> Iterable[Failure]:
+    """Pods that ended badly, or are being ended by somebody else."""
+    return (classify(pod) for pod in current if pod.failed or (pod.terminating and not pod.succeeded))
+
+
+def missing_pods(observed: Observed, current: tuple[PodView, ...]) -> Iterable[Failure]:
+    """Pods of this attempt that had all been created and are gone."""
+    status = observed.job.status
+    if created_attempt(status) != status.attempt or status.resolved is None:
+        return
+    seen = {pod.index for pod in current}
+    for index in range(status.resolved.nodes):
+        if index not in seen:
+            name = children.pod_name(observed.job.metadata.name, index, status.attempt)
+            yield Failure(name, index, Reason.DISRUPTION, "it was deleted by somebody else")
+
+
+DETECTORS: tuple[Detector, ...] = (failed_pods, missing_pods)
+"""Of failures that are equal otherwise, the earlier detector's decides: it knows more."""
+
+
+def first_failure(observed: Observed, current: tuple[PodView, ...]) -> Failure | None:
+    """The failure that decides, or None.
+
+    Args:
+        observed: the job and everything that belongs to it.
+        current: pods of the current attempt.
+    """
+    found = [
+        (failure.cause is not Reason.NO_RESTART_REQUESTED, failure.cause is not Reason.DISRUPTION, order, failure)
+        for order, detector in enumerate(DETECTORS)
+        for failure in detector(observed, current)
+    ]
+    found.sort(key=lambda entry: (*entry[:3], entry[3].time, entry[3].index))
+    return found[0][3] if found else None

@@ -1,0 +1,191 @@
+"""What the kind TrainingJob is made of, and how everything around one is gathered."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from aifactory.api import names
+from aifactory.api.modelversion import ModelVersion, model_of
+from aifactory.api.reasons import Reason
+from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
+from aifactory.engine.apply import applied
+from aifactory.engine.cluster import Cluster
+from aifactory.engine.domain import Child, Domain, Index, Outside, Route, Watch
+from aifactory.engine.plan import Plan, WriteError
+from aifactory.engine.tasks import task_pod
+from aifactory.kube import podstate
+from aifactory.kube.errors import AlreadyExists
+from aifactory.kube.objects import Claim, Pod, PodGroup, Service, condition
+from aifactory.kube.resources import PODGROUPS, PODS, PVCS, SERVICES, Key
+from aifactory.kube.tokens import Reporter, TokenReviewer
+from aifactory.training import children
+from aifactory.training.plan import plan_training
+from aifactory.training.reports import ProgressBook, ProgressEndpoint, ReportingPod
+from aifactory.training.state import GangView, Observed, PodView, Settings, VersionView
+from aifactory.training.status import StatusDraft
+
+_PODS = Child(PODS, Pod)
+_SERVICES = Child(SERVICES, Service, verbs=("create", "patch", "delete"))
+_CLAIMS = Child(PVCS, Claim, verbs=("create",))
+_GANGS = Child(PODGROUPS, PodGroup, optional=True)
+_VERSIONS = Index(ModelVersion, "model", model_of)
+
+
+class Training(Domain[TrainingJob, Observed]):
+    """TrainingJob."""
+
+    settings_class = Settings
+    model = TrainingJob
+    children = (_PODS, _SERVICES, _CLAIMS, _GANGS)
+    creates = (ModelVersion,)
+
+    def __init__(self, settings: Settings | None = None, url: str = "") -> None:
+        chosen = settings or Settings()
+        super().__init__(dataclasses.replace(chosen, progress_url=(chosen.progress_url or url).rstrip("/")), url)
+        self.book = ProgressBook()
+
+    def indexes(self) -> Sequence[Index[Any]]:
+        """Versions by their model."""
+        return (_VERSIONS,)
+
+    def watches(self) -> Sequence[Watch[Any]]:
+        """A version concerns the job that made it."""
+        return (Watch(ModelVersion, _job_of_version),)
+
+    def gather(self, model: TrainingJob, cluster: Cluster) -> Observed:
+        meta = model.metadata
+        namespace, uid = meta.namespace, meta.uid
+        pods, publishers = [], []
+        for pod in cluster.owned(_PODS, namespace, uid):
+            if pod.metadata.labels.get(names.LABEL_ROLE) == names.ROLE_PUBLISH:
+                publishers.append(task_pod(pod, "publish", cluster.explain(pod)))
+            else:
+                pods.append(pod_view(pod, cluster.explain(pod)))
+        service = cluster.get(_SERVICES, namespace, meta.name)
+        workspace = cluster.get(_CLAIMS, namespace, children.workspace_claim(model))
+        return Observed(
+            job=model,
+            settings=self.settings,
+            pods=tuple(sorted(pods, key=lambda view: (view.attempt, view.index))),
+            publishers=tuple(publishers),
+            gangs=tuple(map(gang_view, cluster.owned(_GANGS, namespace, uid))),
+            versions=_versions(model, cluster),
+            service=applied(service) if service is not None and _owned_by(service, uid) else None,
+            gangs_served=cluster.serves(_GANGS),
+            workspace_exists=_owned_by(workspace, uid),
+            model_claim_exists=cluster.get(_CLAIMS, namespace, names.MODEL_CLAIM) is not None,
+            progress=self.book.get(uid),
+        )
+
+    def plan(self, observed: Observed, now: datetime) -> Plan[TrainingJobStatus] | None:
+        return plan_training(observed, now)
+
+    def refused(self, observed: Observed, errors: Sequence[WriteError], now: datetime) -> Plan[TrainingJobStatus]:
+        attempt = observed.job.status.attempt
+        draft = StatusDraft(observed, tuple(pod for pod in observed.pods if pod.attempt == attempt), now)
+        first = errors[0]
+        if isinstance(first.error, AlreadyExists):
+            draft.name_taken(first.target)
+        else:
+            draft.refused(Reason.POD_REJECTED, first.message)
+        return Plan(draft.result(), requeue_after=draft.due_after)
+
+    def gone(self, uid: str) -> None:
+        self.book.forget(uid)
+
+    def routes(self, outside: Outside) -> Sequence[Route]:
+        """Where training programs report how far they are."""
+        endpoint = ProgressEndpoint(
+            book=self.book,
+            review=TokenReviewer(outside.api, names.PROGRESS_AUDIENCE),
+            find_pod=lambda reporter: self._reporting_pod(reporter, outside.cluster),
+            wake=lambda namespace, job: outside.wake(Key(namespace, job)),
+            leading=outside.leading,
+            leader_address=outside.leader_address,
+            now=outside.clock.now,
+            monotonic=outside.clock.monotonic,
+        )
+        return (endpoint.route(),)
+
+    def _reporting_pod(self, reporter: Reporter, cluster: Cluster) -> ReportingPod | None:
+        """The training pod behind a token, if it is one of ours and still that one."""
+        pod = cluster.get(_PODS, reporter.namespace, reporter.pod)
+        if pod is None or pod.metadata.uid != reporter.uid:
+            return None
+        labels, owner = pod.metadata.labels, pod.metadata.controller
+        attempt = labels.get(names.LABEL_ATTEMPT, "")
+        if owner is None or labels.get(names.LABEL_ROLE) != names.ROLE_NODE or not attempt.isdecimal():
+            return None
+        if owner.kind != self.resource.kind or owner.api_version != self.resource.api_version:
+            return None
+        return ReportingPod(job_name=owner.name, job_uid=owner.uid, attempt=int(attempt))
+
+
+def pod_view(pod: Pod, events: podstate.Trouble = podstate.NO_TROUBLE) -> PodView:
+    """A training pod as planning sees it; `events` is what the kubelet's Events say while it does not start."""
+    meta = pod.metadata
+    end = podstate.ended(pod, names.CONTAINER_TRAINER)
+    trouble = podstate.waiting(pod) or events
+    trainer = podstate.container(pod, names.CONTAINER_TRAINER)
+    return PodView(
+        name=meta.name,
+        uid=meta.uid,
+        attempt=_number(meta.labels.get(names.LABEL_ATTEMPT)),
+        index=_number(meta.labels.get(names.LABEL_NODE_INDEX)),
+        template_hash=meta.labels.get(children.LABEL_TEMPLATE_HASH, ""),
+        phase=pod.status.phase,
+        node=pod.spec.node_name,
+        running=podstate.is_running(pod, names.CONTAINER_TRAINER),
+        terminating=meta.deletion_timestamp is not None,
+        exit_code=end.exit_code if end is not None else None,
+        exit_reason=(end.reason if end is not None else "") or pod.status.reason,
+        exit_message=(end.message if end is not None else "") or pod.status.message,
+        finished_at=end.finished_at if end is not None else None,
+        disruption=podstate.disruption(pod),
+        waiting_reason=trouble.reason,
+        waiting_message=trouble.message,
+        unschedulable=podstate.unschedulable(pod),
+        image=(trainer.image_id or trainer.image) if trainer is not None else "",
+    )
+
+
+def gang_view(gang: PodGroup) -> GangView:
+    """A PodGroup as planning sees it."""
+    scheduled = condition(gang.status.conditions, "PodGroupInitiallyScheduled")
+    words = scheduled.message if scheduled is not None and scheduled.status == "False" else ""
+    attempt = _number(gang.metadata.labels.get(names.LABEL_ATTEMPT))
+    size = gang.spec.scheduling_policy.gang.min_count
+    terminating = gang.metadata.deletion_timestamp is not None
+    return GangView(gang.metadata.name, gang.metadata.uid, attempt, size, terminating, words)
+
+
+def _versions(job: TrainingJob, cluster: Cluster) -> tuple[VersionView, ...]:
+    if job.spec.output is None:
+        return ()
+    return tuple(
+        VersionView(
+            name=version.metadata.name,
+            version=version.spec.version,
+            job_uid=version.metadata.labels.get(names.LABEL_JOB_UID, ""),
+            uri=version.spec.source.uri,
+            digest=version.spec.digest or "",
+        )
+        for version in cluster.find(_VERSIONS, (job.metadata.namespace, job.spec.output.model.name))
+    )
+
+
+def _job_of_version(version: ModelVersion, _: Cluster) -> Iterable[Key]:
+    job = version.metadata.labels.get(names.LABEL_JOB)
+    return (Key(version.metadata.namespace, job),) if job else ()
+
+
+def _owned_by(found: Service | Claim | None, uid: str) -> bool:
+    owner = found.metadata.controller if found is not None else None
+    return owner is not None and owner.uid == uid
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isdecimal() else -1

@@ -1,0 +1,38 @@
+"""The first stage: what has to be there before and beside the pods of an attempt."""
+
+from __future__ import annotations
+
+from aifactory.engine import apply
+from aifactory.engine.plan import Create, Delete, Write
+from aifactory.training import children
+from aifactory.training.state import Observed
+
+
+def workspace_is_ready(observed: Observed) -> bool:
+    """The claim that the pods mount is there, if it is ours to make.
+
+    Pods come after it: the claim of that name may still be that of a deleted job, and a pod that mounted it would train
+    on that job's checkpoints and keep the claim from ever going.
+    """
+    return observed.workspace_exists or not children.owns_workspace(observed.job)
+
+
+def surroundings(observed: Observed) -> tuple[Write, ...]:
+    """Bring Service, PodGroup and claim to what the current attempt needs."""
+    job, attempt = observed.job, observed.job.status.attempt
+    writes: list[Write] = []
+    if job.spec.nodes.count > 1:
+        writes += apply.ensure(children.service(job), observed.service)
+    elif observed.service is not None:
+        writes.append(Delete("Service", observed.service.name, observed.service.uid))
+    if observed.wants_gang and not any(group.attempt == attempt for group in observed.gangs):
+        writes.append(Create(children.gang(job, attempt)))
+    if not workspace_is_ready(observed):
+        writes.append(Create(children.workspace(job)))
+    return (*writes, *remove_gangs(observed, upto=attempt - 1))
+
+
+def remove_gangs(observed: Observed, upto: int) -> tuple[Delete, ...]:
+    """PodGroups of attempts up to this one go."""
+    due = (group for group in observed.gangs if group.attempt <= upto and not group.terminating)
+    return tuple(Delete("PodGroup", group.name, group.uid) for group in due)

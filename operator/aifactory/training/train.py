@@ -1,0 +1,134 @@
+"""The second stage: one attempt after another, until all pods have succeeded or the failure policy ends the job.
+
+A failure takes its way in four steps, each a module of its own: `detectors` notice it, `causes` tells what it was,
+`policy` says whether another attempt is made, and the action is taken here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from aifactory.api.conditions import find
+from aifactory.api.reasons import ConditionType, Reason
+from aifactory.api.trainingjob import LastFailure, Resolved, TrainingJobStatus
+from aifactory.engine.plan import Create, Delete, Event, EventType, Plan, Write
+from aifactory.training import children, prepare
+from aifactory.training.causes import Failure
+from aifactory.training.policy import GiveUp, decide
+from aifactory.training.state import Observed, PodView, created_attempt
+from aifactory.training.status import StatusDraft
+
+
+def plan_running(
+    observed: Observed, current: tuple[PodView, ...], draft: StatusDraft, now: datetime
+) -> Plan[TrainingJobStatus]:
+    """Bring the current attempt up, and tell how far it is."""
+    job, settings = observed.job, observed.settings
+    attempt = job.status.attempt
+    wait = _seconds_until(draft.restarts.next_attempt_time, now)
+    if not current and wait > 0:
+        draft.backing_off()
+        return Plan(draft.result(), requeue_after=wait)
+
+    missing = sorted(set(range(job.spec.nodes.count)) - {pod.index for pod in current})
+    gang = observed.wants_gang
+    writes: list[Write] = [*prepare.surroundings(observed)]
+    if prepare.workspace_is_ready(observed):
+        writes += [Create(children.pod(job, index, attempt, settings, gang=gang)) for index in missing]
+    draft.resolved(
+        Resolved(
+            nodes=job.spec.nodes.count,
+            proc_per_node=children.resolve_processes(job.spec),
+            gang="native" if gang else "none",
+            workspace_claim=children.workspace_claim(job),
+            # Written only once all pods have been seen: until then a missing pod was not created yet.
+            created_attempt=created_attempt(job.status) if missing else attempt,
+        )
+    )
+    draft.running(current, tuple(group for group in observed.gangs if group.attempt == attempt))
+    # That the job runs is told at once; what changes on the way there may wait for the next change.
+    return Plan(draft.result(), tuple(writes), urgent=draft.became_running, requeue_after=draft.due_after)
+
+
+def plan_failure(observed: Observed, failure: Failure, draft: StatusDraft, now: datetime) -> Plan[TrainingJobStatus]:
+    """A pod has failed: another attempt, or the end."""
+    job = observed.job
+    draft.last_failure(
+        LastFailure(
+            time=now,
+            attempt=job.status.attempt,
+            pod=failure.pod,
+            node=failure.node,
+            index=failure.index,
+            exit_code=failure.exit_code,
+            reason=failure.reason,
+            cause=str(failure.cause),
+            message=failure.message,
+        )
+    )
+    before = job.status.last_failure.time if job.status.last_failure is not None else None
+    verdict = decide(job.spec.failure_policy, draft.restarts, failure.cause, now, before)
+    if isinstance(verdict, GiveUp):
+        message = f"{verdict.explanation}; pod {failure.pod}: {failure.message}"
+        draft.failed(verdict.reason, message)
+        event = Event("Warning", str(verdict.reason), message)
+        return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
+    draft.restarts = verdict.restarts
+    return plan_next_attempt(draft, failure.cause, f"pod {failure.pod}: {failure.message}")
+
+
+def plan_next_attempt(draft: StatusDraft, cause: Reason, why: str) -> Plan[TrainingJobStatus]:
+    """Raise the attempt, in status first: whoever reads it from now on knows that older pods must go."""
+    draft.next_attempt(cause, why)
+    kind: EventType = "Normal" if cause in (Reason.RESUMED, Reason.RESIZED, Reason.TEMPLATE_CHANGED) else "Warning"
+    event = Event(kind, str(cause), f"attempt {draft.attempt} starts: {why}")
+    return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
+
+
+def plan_stopping(observed: Observed, stale: tuple[PodView, ...], draft: StatusDraft) -> Plan[TrainingJobStatus]:
+    """Pods of an earlier attempt go all at once; the next attempt's are created when they are gone."""
+    draft.stopping(stale)
+    gangs = prepare.remove_gangs(observed, upto=observed.job.status.attempt - 1)
+    return Plan(draft.result(), (*deletions(stale), *gangs))
+
+
+def plan_suspended(observed: Observed, draft: StatusDraft) -> Plan[TrainingJobStatus]:
+    """The user wants no pods: they end, with their grace period to write a checkpoint."""
+    gangs = prepare.remove_gangs(observed, upto=observed.job.status.attempt)
+    if observed.pods:
+        # Known before the pods are gone: one that is resumed meanwhile has not lost them to somebody else.
+        first = not was_suspended(observed.job.status)
+        draft.suspending(len(observed.pods))
+        return Plan(draft.result(), (*deletions(observed.pods), *gangs), urgent=first)
+    draft.suspended()
+    return Plan(draft.result(), gangs, urgent=True)
+
+
+def was_suspended(status: TrainingJobStatus) -> bool:
+    """The pods were removed, or are being removed, on request."""
+    found = find(status.conditions, ConditionType.SUSPENDED)
+    return found is not None and (found.status == "True" or found.reason == Reason.STOPPING_PODS)
+
+
+def changed(observed: Observed, current: tuple[PodView, ...]) -> tuple[Reason, str] | None:
+    """Whether the spec has moved on since the current pods, or the gang that waits for them, were made."""
+    spec, count = observed.job.spec, observed.job.spec.nodes.count
+    size = count if observed.wants_gang else 0
+    gangs = (group for group in observed.gangs if group.attempt == observed.job.status.attempt)
+    same = all(children.is_of(pod.template_hash, spec) for pod in current)
+    if same and all(group.size == size for group in gangs):
+        return None
+    resolved = observed.job.status.resolved
+    if resolved is not None and resolved.nodes not in (0, count):
+        return Reason.RESIZED, f"spec.nodes.count changed from {resolved.nodes} to {count}"
+    return Reason.TEMPLATE_CHANGED, "the pod settings in spec changed"
+
+
+def deletions(pods: Iterable[PodView]) -> tuple[Delete, ...]:
+    """Remove pods that are not on their way out yet."""
+    return tuple(Delete("Pod", pod.name, pod.uid) for pod in pods if not pod.terminating)
+
+
+def _seconds_until(time: datetime | None, now: datetime) -> float:
+    return 0.0 if time is None else max(0.0, (time - now).total_seconds())

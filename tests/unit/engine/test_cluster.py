@@ -1,0 +1,71 @@
+"""What domains declare becomes stores and wake-ups; what they declare differently is a mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from aifactory.app.domains import DOMAINS
+from aifactory.engine.cluster import Cluster, Declaration, declared_children
+from aifactory.engine.domain import Child, Index
+from aifactory.kube.objects import PartialObject, Pod, PodGroup
+from aifactory.kube.resources import PODGROUPS, PODS, Resource
+from tests.support.herd import HERDS, Herd, Herds
+
+
+class Watchers(Herds):
+    """Herds that see pods through another window."""
+
+    children = (Child(PODS, PartialObject),)
+
+
+class Finders(Herds):
+    """Herds with an index of a name that is in use."""
+
+    def indexes(self) -> Sequence[Index[Any]]:
+        return (Index(Herd, "size", lambda herd: (herd.spec.size,)), Index(Herd, "size", lambda _: ()))
+
+
+def test_a_resource_of_several_domains_has_one_store_and_all_their_verbs() -> None:
+    first, second = Child(PODS, Pod, verbs=("create",)), Child(PODS, Pod, verbs=("delete", "create"), optional=True)
+
+    class One(Herds):
+        children = (first,)
+
+    class Two(Herds):
+        children = (second,)
+
+    (child,) = declared_children([One, Two])
+    assert (child.verbs, child.optional) == (("create", "delete"), False)
+
+
+def test_two_windows_on_one_resource_are_a_mistake() -> None:
+    with pytest.raises(Declaration, match="pods is declared as Pod and as PartialObject"):
+        Cluster([Herds(), Watchers()])
+
+
+def test_two_indexes_of_one_name_are_a_mistake() -> None:
+    with pytest.raises(Declaration, match="index size of Herd is declared twice"):
+        Cluster([Finders()])
+
+
+def test_what_is_not_served_is_a_fact_and_not_an_error() -> None:
+    kinds = [kind() for kind in DOMAINS]
+    gangs = Child(PODGROUPS, PodGroup, optional=True)
+    without, with_ = Cluster(kinds), Cluster(kinds, {PODGROUPS})
+    assert not without.serves(gangs)
+    assert without.owned(gangs, "ns", "u") == []
+    assert without.get(gangs, "ns", "a") is None
+    assert with_.serves(gangs)
+    assert PODGROUPS in with_.stores
+    assert PODGROUPS not in without.stores
+
+
+def test_every_kind_that_a_plan_can_name_is_one_resource() -> None:
+    """Plans name kinds, and the executor looks the resource up."""
+    resources = list(Cluster([*(kind() for kind in DOMAINS), Herds()], {PODGROUPS}).stores)
+    assert len({resource.kind for resource in resources}) == len(resources)
+    assert HERDS in resources
+    assert all(isinstance(resource, Resource) for resource in resources)

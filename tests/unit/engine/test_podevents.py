@@ -1,0 +1,123 @@
+"""What the kubelet's Events say about pods that do not start is asked for rarely, and told once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from aifactory.engine import podevents
+from aifactory.engine.podevents import PodEvents
+from aifactory.kube.objects import Pod, decoder
+from aifactory.kube.podstate import NO_TROUBLE, Trouble
+from tests.support.faketime import FakeClock, run
+
+
+def pod(name: str, **status: Any) -> Pod:
+    raw = {
+        "metadata": {"name": name, "namespace": "ns", "uid": f"{name}-uid"},
+        "spec": {"nodeName": "n"},
+        "status": {"phase": "Pending", **status},
+    }
+    return decoder(Pod)(msgspec.json.encode(raw))
+
+
+class Events:
+    """An API server that has Events only."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.said: dict[str, list[dict[str, Any]]] = {}
+
+    async def list(self, resource: Any, *, namespace: str, field_selector: str, limit: int) -> bytes:
+        assert (resource.plural, namespace) == ("events", "ns")
+        uid = field_selector.removeprefix("involvedObject.uid=")
+        self.asked.append(uid)
+        return msgspec.json.encode({"items": self.said.get(uid, [])})
+
+
+class Scene:
+    def __init__(self, *pods: Pod) -> None:
+        self.pods = list(pods)
+        self.woken: list[str] = []
+        self.api = Events()
+        self.events = PodEvents(
+            self.api,  # type: ignore[arg-type] # the one verb that is asked for
+            pods=lambda: self.pods,
+            wake=lambda pod: self.woken.append(pod.metadata.name),
+            clock=FakeClock(),
+        )
+
+
+def mount(message: str, time: str = "2026-01-01T00:00:00Z") -> dict[str, Any]:
+    return {"reason": "FailedMount", "message": message, "lastTimestamp": time}
+
+
+def test_a_pod_that_does_not_start_is_asked_about_after_a_while_and_its_owner_is_told_once() -> None:
+    async def main() -> None:
+        scene = Scene(pod("a"))
+        scene.api.said["a-uid"] = [mount("older"), mount('secret "s3" not found', "2026-01-01T00:01:00Z")]
+        scene.api.said["a-uid"].append({"reason": "Pulled", "message": "image is there"})
+        await scene.events.round()
+        assert scene.api.asked == [], "it may be starting"
+        await asyncio.sleep(podevents.PATIENCE_SECONDS)
+        for _ in range(3):
+            await scene.events.round()
+        assert scene.api.asked == ["a-uid"]
+        assert scene.woken == ["a"]
+        assert scene.events.of(scene.pods[0]) == Trouble("FailedMount", 'secret "s3" not found')
+        await asyncio.sleep(podevents.AGAIN_SECONDS)
+        await scene.events.round()
+        assert (len(scene.api.asked), scene.woken) == (2, ["a"]), "the same words are no news"
+        scene.api.said.clear()
+        await asyncio.sleep(podevents.AGAIN_SECONDS)
+        await scene.events.round()
+        assert scene.woken == ["a", "a"]
+        assert scene.events.of(scene.pods[0]) == NO_TROUBLE
+
+    run(main)
+
+
+def test_what_was_said_counts_no_more_when_the_pod_has_begun() -> None:
+    async def main() -> None:
+        scene = Scene(pod("a"))
+        scene.api.said["a-uid"] = [mount("no claim")]
+        await scene.events.round()
+        await asyncio.sleep(podevents.PATIENCE_SECONDS)
+        await scene.events.round()
+        running = pod("a", phase="Running", containerStatuses=[{"name": "x", "state": {"running": {}}}])
+        assert scene.events.of(running) == NO_TROUBLE
+        scene.pods = [running]
+        await scene.events.round()
+        assert scene.events.of(pod("a")) == NO_TROUBLE, "it is forgotten"
+
+    run(main)
+
+
+def test_a_thousand_pods_that_pull_a_large_image_cost_a_few_reads() -> None:
+    async def main() -> None:
+        creating = [{"name": "x", "state": {"waiting": {"reason": "ContainerCreating"}}}]
+        scene = Scene(*(pod(f"p{number}", containerStatuses=creating) for number in range(1000)))
+        await scene.events.round()
+        await asyncio.sleep(podevents.PATIENCE_SECONDS)
+        await scene.events.round()
+        first = set(scene.api.asked)
+        assert len(first) == podevents.PER_ROUND
+        await scene.events.round()
+        assert len(set(scene.api.asked)) == 2 * podevents.PER_ROUND, "others have their turn"
+
+    run(main)
+
+
+def test_nobody_is_asked_about_who_says_why_or_has_no_node() -> None:
+    async def main() -> None:
+        pulling = [{"name": "x", "state": {"waiting": {"reason": "ErrImagePull"}}}]
+        unplaced = decoder(Pod)(b'{"metadata": {"name": "u", "uid": "u"}}')
+        scene = Scene(pod("a", containerStatuses=pulling), unplaced)
+        await scene.events.round()
+        await asyncio.sleep(podevents.PATIENCE_SECONDS)
+        await scene.events.round()
+        assert scene.api.asked == []
+
+    run(main)

@@ -1,0 +1,49 @@
+"""The arithmetic of a surge."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aifactory.serving.scaling import share
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ready", "growing", "stable", "sizes"),
+    [
+        pytest.param(3, {}, "a", "", {"a": 3}, id="the first"),
+        pytest.param(3, {"a": 1}, "a", "a", {"a": 3}, id="alone, not all are ready"),
+        pytest.param(0, {"a": 3}, "a", "a", {"a": 0}, id="scaled to zero"),
+        pytest.param(3, {"a": 3}, "b", "a", {"a": 3, "b": 1}, id="a rollout begins"),
+        pytest.param(3, {"a": 3, "b": 1}, "b", "a", {"a": 2, "b": 2}, id="the first is ready"),
+        pytest.param(3, {"a": 1, "b": 2}, "b", "a", {"a": 1, "b": 3}, id="the last but one is ready"),
+        pytest.param(3, {"a": 1, "b": 3}, "b", "a", {"a": 0, "b": 3}, id="all are ready"),
+        pytest.param(3, {"a": 0}, "b", "a", {"a": 3, "b": 1}, id="the stable one is down"),
+        pytest.param(0, {"a": 3}, "b", "a", {"a": 0, "b": 0}, id="a rollout of nothing"),
+        pytest.param(1, {"a": 2, "b": 2}, "b", "a", {"a": 0, "b": 1}, id="scaled down in a rollout"),
+        pytest.param(4, {"a": 2, "b": 2}, "a", "a", {"a": 3, "b": 2}, id="the way back"),
+        pytest.param(4, {"a": 1, "b": 3}, "c", "a", {"a": 1, "b": 3, "c": 1}, id="a third one"),
+        pytest.param(4, {"a": 1, "b": 3, "c": 2}, "c", "a", {"a": 1, "b": 1, "c": 3}, id="a third one takes over"),
+        pytest.param(4, {"a": 1, "b": 1}, "c", "a", {"a": 3, "b": 1, "c": 1}, id="too few are ready"),
+        pytest.param(2, {"b": 1}, "c", "", {"b": 1, "c": 2}, id="none is stable yet"),
+    ],
+)
+def test_pods_are_shared(wanted: int, ready: dict[str, int], growing: str, stable: str, sizes: dict[str, int]) -> None:
+    assert share(wanted, ready, growing, stable) == sizes
+
+
+@given(
+    st.integers(0, 8),
+    st.dictionaries(st.sampled_from("abcd"), st.integers(0, 8), max_size=4),
+    st.sampled_from("abcd"),
+    st.sampled_from(["", *"abcd"]),
+)
+def test_whoever_is_ready(wanted: int, ready: dict[str, int], growing: str, stable: str) -> None:
+    sizes = share(wanted, ready, growing, stable)
+    assert sizes.keys() == ready.keys() | {growing}
+    assert all(size >= 0 for size in sizes.values())
+    assert sum(sizes.values()) <= wanted + 1, "one more than wanted at most"
+    kept = sum(min(size, ready.get(name, 0)) for name, size in sizes.items())
+    assert kept >= min(wanted, sum(ready.values())), "no ready pod goes while it is needed"
+    assert sizes[growing] >= min(wanted, ready.get(growing, 0) + 1), "it always goes on"

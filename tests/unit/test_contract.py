@@ -1,0 +1,37 @@
+"""What the operator says is what the programs in the pods understand (`workloads/contract`).
+
+Reasons are held together in `api/test_reasons.py` and `serving/test_surge.py`, desired.json in
+`serving/test_children.py`.
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aifactory.api.base import ModelName
+from aifactory.api.modelversion import ModelVersionSpec
+from aifactory.api.trainingjob import OutputModel
+from aifactory.serving import probe as probes
+from aifactory_contract.formats import FORMATS
+from aifactory_contract.names import GENERATED_TOKENS, PROBE_REQUESTS, check_model_name
+
+
+@pytest.mark.parametrize("model", [ModelVersionSpec, OutputModel])
+def test_every_format_can_be_asked_for(model: type[ModelVersionSpec] | type[OutputModel]) -> None:
+    assert set(get_args(model.model_fields["format"].annotation)) == set(FORMATS)
+
+
+@given(st.data())
+def test_every_name_of_a_model_can_be_served(data: st.DataObject) -> None:
+    (field,) = get_args(ModelName)[1:]
+    (pattern,) = (rule.pattern for rule in field.metadata if hasattr(rule, "pattern"))
+    check_model_name(data.draw(st.from_regex(pattern, fullmatch=True)))
+
+
+def test_what_is_read_of_triton_is_what_back_ends_count() -> None:
+    assert f"{probes.PROBES}_total" == PROBE_REQUESTS
+    assert f"{probes.TOKENS}_total" == GENERATED_TOKENS

@@ -1,0 +1,229 @@
+"""Which failure decides, and what is said about its cause."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from aifactory.api.reasons import Reason
+from aifactory.training.causes import Failure, classify
+from aifactory.training.detectors import first_failure
+from aifactory.training.errorfile import RootCause, root_cause
+from aifactory.training.state import PodView
+from tests.unit.training.builders import NOW, job, observe, pod
+
+ERROR_FILE = json.dumps(
+    {"message": {"message": "ValueError: lr must be positive", "extraInfo": {"py_callstack": "..."}, "errorCode": 1}}
+)
+GIVE_UP = json.dumps({"message": {"message": "NoRestart: the data is broken", "extraInfo": {}, "errorCode": 93}})
+
+
+def failure_of(pods: list[PodView], missing: int | None = None) -> Failure | None:
+    """The failure that decides among these pods; they are all there are, or the one of index `missing` has gone."""
+    count = max([view.index for view in pods] + ([] if missing is None else [missing])) + 1
+    seen = {"nodes": count, "createdAttempt": 0} if missing is not None else {}
+    return first_failure(observe(job(nodes=count, status={"resolved": seen}), *pods), tuple(pods))
+
+
+CAUSES = [
+    pytest.param({"exit_code": 1}, Reason.APPLICATION_ERROR, "exit code 1; see: kubectl logs train-0-0", id="silent"),
+    pytest.param(
+        {"exit_code": 1, "exit_message": ERROR_FILE},
+        Reason.APPLICATION_ERROR,
+        "ValueError: lr must be positive",
+        id="exception",
+    ),
+    pytest.param(
+        {"exit_code": 139}, Reason.APPLICATION_ERROR, "exit code 139 (signal 11); see: kubectl logs", id="signal"
+    ),
+    pytest.param(
+        {"exit_code": 137, "exit_reason": "OOMKilled"}, Reason.OUT_OF_MEMORY, "raise resources.limits.memory", id="oom"
+    ),
+    pytest.param({"exit_code": 93}, Reason.NO_RESTART_REQUESTED, "exit code 93", id="93"),
+    pytest.param(
+        {"exit_code": 1, "exit_message": GIVE_UP},
+        Reason.NO_RESTART_REQUESTED,
+        "the data is broken",
+        id="93-in-torchrun",
+    ),
+    pytest.param(
+        {"exit_code": 137, "disruption": "PreemptionByScheduler: preempting to accommodate a higher priority pod"},
+        Reason.DISRUPTION,
+        "preempting to accommodate",
+        id="preempted",
+    ),
+    pytest.param(
+        {"phase": "Failed", "exit_reason": "Evicted", "exit_message": "The node was low on resource: memory."},
+        Reason.DISRUPTION,
+        "ended from outside (Evicted)",
+        id="evicted",
+    ),
+    pytest.param(
+        {"running": True, "terminating": True}, Reason.DISRUPTION, "from outside (deleted)", id="being-deleted"
+    ),
+    pytest.param(
+        {"exit_code": 1, "exit_reason": "Error", "terminating": True},
+        Reason.DISRUPTION,
+        "from outside (deleted)",
+        id="deleted",
+    ),
+    pytest.param(
+        {"exit_code": 0, "terminating": True}, Reason.DISRUPTION, "from outside", id="deleted-and-ended-with-0"
+    ),
+    pytest.param({"phase": "Failed"}, Reason.APPLICATION_ERROR, "kubectl describe pod train-0-0", id="never-started"),
+    pytest.param(
+        {"phase": "Failed", "exit_reason": "UnexpectedAdmissionError", "exit_message": "Allocate failed: no GPU"},
+        Reason.APPLICATION_ERROR,
+        "Allocate failed: no GPU",
+        id="not-admitted",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "cause", "words"), CAUSES)
+def test_the_cause_is_told_apart(changes: dict[str, Any], cause: Reason, words: str) -> None:
+    failure = failure_of([pod(**changes)])
+    assert failure is not None
+    assert failure.cause is cause
+    assert words in failure.message
+    assert failure.index == 0
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"running": True}, {"exit_code": 0}, {"phase": "Succeeded"}, {"running": True, "exit_code": 0}]
+)
+def test_what_is_well_is_no_failure(changes: dict[str, Any]) -> None:
+    assert failure_of([pod(**changes)]) is None
+
+
+def test_the_first_that_ended_decides() -> None:
+    late = pod(0, exit_code=1, finished_at=NOW + timedelta(seconds=3))
+    first = pod(1, exit_code=2, finished_at=NOW)
+    unknown = pod(2, exit_code=3, finished_at=None)
+    failure = failure_of([late, first, unknown])
+    assert failure is not None
+    assert (failure.index, failure.exit_code) == (1, 2)
+
+
+def test_of_two_at_the_same_moment_the_lower_index_decides() -> None:
+    failure = failure_of([pod(1, exit_code=1), pod(0, exit_code=1)])
+    assert failure is not None
+    assert failure.index == 0
+
+
+def test_an_outside_cause_outranks_an_error_seen_with_it() -> None:
+    """When a node is drained, the collectives of the others break and their programs fail first."""
+    drained = pod(1, exit_code=143, disruption="EvictionByEvictionAPI: drained", finished_at=NOW + timedelta(seconds=9))
+    failure = failure_of([pod(0, exit_code=1), drained])
+    assert failure is not None
+    assert (failure.index, failure.cause) == (1, Reason.DISRUPTION)
+
+
+def test_a_pod_that_is_gone_outranks_errors_in_its_wake() -> None:
+    failure = failure_of([pod(0, exit_code=1)], missing=1)
+    assert failure is not None
+    assert (failure.pod, failure.cause) == ("train-1-0", Reason.DISRUPTION)
+    assert failure.message == "it was deleted by somebody else"
+
+
+@pytest.mark.parametrize("code", [{"exit_code": 93}, {"exit_code": 1, "exit_message": GIVE_UP}])
+def test_a_wish_not_to_be_restarted_outranks_everything(code: dict[str, Any]) -> None:
+    """Pods report their end by the second, so what follows from 93 can look as old as 93 itself."""
+    others = [pod(0, exit_code=1), pod(1, exit_code=143, disruption="drained", finished_at=NOW - timedelta(seconds=1))]
+    failure = failure_of([*others, pod(2, **code)], missing=3)
+    assert failure is not None
+    assert (failure.pod, failure.cause) == ("train-2-0", Reason.NO_RESTART_REQUESTED)
+
+
+def test_a_disrupted_pod_says_more_than_one_that_is_gone() -> None:
+    failure = failure_of([pod(1, exit_code=137, disruption="TaintManager: node lost")], missing=0)
+    assert failure is not None
+    assert failure.pod == "train-1-0"
+
+
+def test_node_exit_code_and_exception_are_reported() -> None:
+    failure = classify(pod(2, exit_code=1, exit_message=ERROR_FILE, node="gpu-7"))
+    assert (failure.pod, failure.node, failure.exit_code, failure.reason) == ("train-2-0", "gpu-7", 1, "ValueError")
+
+
+def test_a_long_message_is_cut() -> None:
+    message = classify(pod(exit_code=1, exit_message="x" * 5000)).message
+    assert len(message) == 1024
+    assert message.endswith("…")
+
+
+TRACEBACK = """\
+Traceback (most recent call last):
+  File "train.py", line 3, in <module>
+    main()
+ValueError: no such corpus
+"""
+TORCHRUN = """\
+E0101 12:00:00.000 1 torch/distributed/elastic/multiprocessing/api.py:882] failed (exitcode: 2) local_rank: 0 (pid: 9)
+Traceback (most recent call last):
+  File "/usr/bin/torchrun", line 8, in <module>
+    sys.exit(main())
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+train.py FAILED
+------------------------------------------------------------
+Failures:
+  <NO_OTHER_FAILURES>
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-01-01_12:00:00
+  host      : train-0
+  rank      : 0 (local_rank: 0)
+  exitcode  : 2 (pid: 9)
+  error_file: <N/A>
+  traceback : To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html
+============================================================
+"""
+WORDS = [
+    pytest.param("", RootCause(), id="nothing"),
+    pytest.param(" \n\n", RootCause(), id="white-space"),
+    pytest.param("no such option: --lr\n", RootCause(message="no such option: --lr"), id="last-line"),
+    pytest.param("it broke\n=======\n", RootCause(message="it broke"), id="a-ruler-says-nothing"),
+    pytest.param(TRACEBACK, RootCause("ValueError", "ValueError: no such corpus"), id="traceback"),
+    pytest.param(
+        TRACEBACK + TORCHRUN, RootCause("ValueError", "ValueError: no such corpus"), id="torchrun-after-traceback"
+    ),
+    pytest.param(
+        TORCHRUN,
+        RootCause(message="a process that torchrun started ended with exit code 2", exit_code=2),
+        id="torchrun-alone",
+    ),
+    pytest.param(
+        "[rank0]: Traceback (most recent call last):\n[rank0]: RuntimeError: NCCL timeout\n",
+        RootCause("RuntimeError", "RuntimeError: NCCL timeout"),
+        id="rank-prefix",
+    ),
+    pytest.param("AssertionError\n", RootCause("AssertionError", "AssertionError"), id="exception-without-words"),
+    pytest.param(
+        "torch.cuda.OutOfMemoryError: CUDA out of memory.\n",
+        RootCause("OutOfMemoryError", "torch.cuda.OutOfMemoryError: CUDA out of memory."),
+        id="dotted",
+    ),
+    pytest.param(ERROR_FILE, RootCause("ValueError", "ValueError: lr must be positive", 1), id="error-file"),
+    pytest.param(
+        '{"message": {"message": "RuntimeError: CUDA error\\nCompile with TORCH_USE_CUDA_DSA"}}',
+        RootCause("RuntimeError", "RuntimeError: CUDA error Compile with TORCH_USE_CUDA_DSA"),
+        id="all-lines-of-an-error-file",
+    ),
+    pytest.param('{"message": "plain"}', RootCause(message="plain"), id="one-level"),
+    pytest.param('{"message": {"message": 7}}', RootCause(message='{"message": {"message": 7}}'), id="not-text"),
+    pytest.param('{"other": 1}', RootCause(message='{"other": 1}'), id="other-json"),
+    pytest.param("[1, 2]", RootCause(message="[1, 2]"), id="a-list"),
+    pytest.param(
+        '{"message": {"message": "cut of', RootCause(message='{"message": {"message": "cut of'), id="cut-json"
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "wanted"), WORDS)
+def test_the_words_that_matter_are_found(text: str, wanted: RootCause) -> None:
+    assert root_cause(text) == wanted

@@ -1,0 +1,128 @@
+"""The failure policy's arithmetic: what counts, for how long, and how long to wait."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aifactory.api.reasons import Reason
+from aifactory.api.trainingjob import Backoff, FailurePolicy, Restarts
+from aifactory.training.policy import GiveUp, Restart, backoff_seconds, decide
+from tests.unit.training.builders import NOW
+
+
+def ago(*seconds: int) -> Restarts:
+    """Counted restarts that long ago."""
+    times = tuple(NOW - timedelta(seconds=value) for value in seconds)
+    return Restarts(
+        total=len(times), counted=len(times), counted_times=times, by_cause={"ApplicationError": len(times)}
+    )
+
+
+def restarts_of(verdict: Restart | GiveUp) -> Restarts:
+    assert isinstance(verdict, Restart), verdict
+    return verdict.restarts
+
+
+def test_the_first_failure_restarts_after_ten_seconds() -> None:
+    restarts = restarts_of(decide(None, Restarts(), Reason.APPLICATION_ERROR, NOW))
+    assert restarts == Restarts(
+        total=1,
+        counted=1,
+        by_cause={"ApplicationError": 1},
+        counted_times=(NOW,),
+        next_attempt_time=NOW + timedelta(seconds=10),
+    )
+
+
+@pytest.mark.parametrize("cause", [Reason.APPLICATION_ERROR, Reason.OUT_OF_MEMORY])
+def test_the_fourth_failure_within_the_window_is_the_end(cause: Reason) -> None:
+    verdict = decide(None, ago(30, 20, 10), cause, NOW)
+    assert verdict == GiveUp(
+        Reason.MAX_RESTARTS_EXCEEDED, "3 restarts within 3600 s and failurePolicy.maxRestarts is 3"
+    )
+
+
+def test_restarts_older_than_the_window_are_forgotten() -> None:
+    policy = FailurePolicy(max_restarts=2, window_seconds=100)
+    restarts = restarts_of(decide(policy, ago(101, 100, 99), Reason.OUT_OF_MEMORY, NOW))
+    assert restarts.total == 4
+    assert restarts.counted == 2
+    assert restarts.counted_times == (NOW - timedelta(seconds=99), NOW)
+    assert restarts.by_cause == {"ApplicationError": 3, "OutOfMemory": 1}
+    assert isinstance(decide(policy, ago(99, 98), Reason.OUT_OF_MEMORY, NOW), GiveUp)
+
+
+def test_no_restart_is_allowed_when_none_is_wanted() -> None:
+    verdict = decide(FailurePolicy(max_restarts=0), Restarts(), Reason.APPLICATION_ERROR, NOW)
+    assert isinstance(verdict, GiveUp)
+    assert "failurePolicy.maxRestarts is 0" in verdict.explanation
+
+
+@pytest.mark.parametrize(("seconds", "wait"), [(0, 10), (59, 10), (60, None), (3600, None)])
+def test_a_disruption_soon_after_another_failure_waits_once(seconds: int, wait: int | None) -> None:
+    last = NOW - timedelta(seconds=seconds)
+    restarts = restarts_of(decide(None, Restarts(), Reason.DISRUPTION, NOW, last))
+    assert restarts.counted == 0
+    assert restarts.next_attempt_time == (None if wait is None else NOW + timedelta(seconds=wait))
+
+
+def test_a_disruption_counts_nothing_and_waits_for_nothing() -> None:
+    before = ago(30, 20, 10)
+    restarts = restarts_of(decide(FailurePolicy(max_restarts=0), before, Reason.DISRUPTION, NOW))
+    assert restarts.total == 4
+    assert restarts.counted_times == before.counted_times
+    assert restarts.by_cause == {"ApplicationError": 3, "Disruption": 1}
+    assert restarts.next_attempt_time is None
+
+
+def test_exit_code_93_is_the_end_whatever_the_policy_allows() -> None:
+    verdict = decide(FailurePolicy(max_restarts=1000), Restarts(), Reason.NO_RESTART_REQUESTED, NOW)
+    assert isinstance(verdict, GiveUp)
+    assert verdict.reason is Reason.NO_RESTART_REQUESTED
+
+
+@pytest.mark.parametrize(
+    ("backoff", "waits"),
+    [
+        (None, [10, 20, 40, 80, 160, 320, 600, 600]),
+        (Backoff(base_seconds=1, max_seconds=5), [1, 2, 4, 5, 5]),
+        (Backoff(base_seconds=0), [0, 0, 0]),
+        (Backoff(max_seconds=0), [0, 0]),
+        (Backoff(base_seconds=100, max_seconds=30), [30, 30]),
+    ],
+)
+def test_the_wait_doubles_up_to_its_limit(backoff: Backoff | None, waits: list[int]) -> None:
+    policy = FailurePolicy(backoff=backoff)
+    assert [backoff_seconds(policy, earlier) for earlier in range(len(waits))] == waits
+
+
+def test_without_a_wait_there_is_no_time_to_wait_for() -> None:
+    policy = FailurePolicy(backoff=Backoff(base_seconds=0))
+    assert restarts_of(decide(policy, Restarts(), Reason.APPLICATION_ERROR, NOW)).next_attempt_time is None
+
+
+@given(st.integers(0, 1000), st.integers(0, 86_400), st.integers(0, 86_400))
+def test_the_wait_is_never_longer_than_allowed_and_never_shrinks(earlier: int, base: int, most: int) -> None:
+    policy = FailurePolicy(backoff=Backoff(base_seconds=base, max_seconds=most))
+    now, later = backoff_seconds(policy, earlier), backoff_seconds(policy, earlier + 1)
+    assert 0 <= now <= later <= most
+
+
+@given(st.lists(st.integers(0, 5000), max_size=60), st.integers(0, 5), st.integers(1, 4000))
+def test_never_more_than_the_allowed_restarts_fall_into_any_window(gaps: list[int], limit: int, window: int) -> None:
+    policy = FailurePolicy(max_restarts=limit, window_seconds=window)
+    restarts, now, allowed = Restarts(), NOW, []
+    for gap in gaps:
+        now += timedelta(seconds=gap)
+        verdict = decide(policy, restarts, Reason.APPLICATION_ERROR, now)
+        if isinstance(verdict, GiveUp):
+            break
+        restarts = verdict.restarts
+        allowed.append(now)
+        assert restarts.counted == len(restarts.counted_times)
+    for start in allowed:
+        assert sum(start <= time < start + timedelta(seconds=window) for time in allowed) <= limit

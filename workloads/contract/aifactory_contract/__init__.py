@@ -1,0 +1,12 @@
+"""What the programs in the pods agree on, among themselves and with the operator: each thing once.
+
+- `formats` (with `pt2` and `safetensors`): which files an artifact has, and what must be true of them.
+- `manifest`: the digest by which an artifact is known. `uri`: where artifacts live.
+- `signature`: the inputs and outputs of a served model, and the types of their tensors.
+- `desired`: desired.json, which the operator writes and the agent carries out. `control`: the key to Triton.
+- `names`: words that several programs have to spell alike. `errors`: reasons that reach users.
+- `files`, `cgroup`: the two things every program needs of its machine.
+
+What always holds: only the standard library is imported, so the same code runs in an image without PyTorch, in the
+workers of Triton and in the operator's tests. What one program alone needs does not belong here.
+"""

@@ -1,0 +1,78 @@
+"""What this pod shall serve: desired.json, written by the operator into a ConfigMap."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.formats import format_of
+from aifactory_contract.manifest import check_digest
+from aifactory_contract.names import check_model_name
+from aifactory_contract.uri import ArtifactUri
+
+_MAX_VERSION = 2**31 - 1
+
+
+@dataclass(frozen=True, order=True)
+class ModelKey:
+    """One version of one model: the identity Triton knows it by."""
+
+    name: str
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version}"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model version that shall be served."""
+
+    key: ModelKey
+    uri: ArtifactUri
+    digest: str
+    format: str
+    secret: str | None = None
+
+
+@dataclass(frozen=True)
+class Desired:
+    """A parsed desired.json."""
+
+    revision: str
+    models: tuple[ModelSpec, ...]
+
+    def named(self, name: str) -> tuple[ModelSpec, ...]:
+        """The desired versions of a model."""
+        return tuple(spec for spec in self.models if spec.key.name == name)
+
+
+def parse(text: str) -> Desired:
+    """Raises FactoryError (InvalidDesired) with the place of the mistake."""
+    try:
+        document = json.loads(text)
+        models = tuple(_spec(item) for item in document["models"])
+        revision = str(document.get("revision", ""))
+    except FactoryError as error:
+        raise FactoryError(Reason.INVALID_DESIRED, f"desired.json: {error.message}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FactoryError(Reason.INVALID_DESIRED, f"desired.json: {type(error).__name__}: {error}") from error
+    keys = [spec.key for spec in models]
+    if len(set(keys)) != len(keys):
+        raise FactoryError(Reason.INVALID_DESIRED, "desired.json: a model version is there twice")
+    return Desired(revision, models)
+
+
+def _spec(item: dict[str, Any]) -> ModelSpec:
+    name, version = check_model_name(str(item["name"])), item["version"]
+    if not isinstance(version, int) or isinstance(version, bool) or not 0 < version <= _MAX_VERSION:
+        raise FactoryError(Reason.INVALID_DESIRED, f"model {name}: version {version!r} is not a positive integer")
+    return ModelSpec(
+        key=ModelKey(name, version),
+        uri=ArtifactUri.parse(str(item["uri"])),
+        digest=check_digest(str(item["digest"])),
+        format=format_of(str(item["format"])).name,
+        secret=item.get("secret"),
+    )

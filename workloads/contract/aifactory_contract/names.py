@@ -1,0 +1,27 @@
+"""Words that several programs have to spell alike."""
+
+from __future__ import annotations
+
+import re
+
+from aifactory_contract.errors import FactoryError, Reason
+
+PROBE_PARAMETER = "aifactory_probe"
+"""Request parameter of the agent's own requests, by which it sees whether a version answers: back ends leave them out
+of their token counters."""
+PROBE_REQUESTS = "aifactory_probe_requests_total"
+"""Counter of those requests. Triton counts them like all others; what is left after subtracting came from clients."""
+GENERATED_TOKENS = "aifactory_generated_tokens_total"
+"""Counter of the tokens that were generated for clients."""
+
+_MODEL = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+
+
+def check_model_name(name: str) -> str:
+    """Return the name clients call a model by, if it is one: it becomes a directory in stores and in Triton's volume.
+
+    Raises FactoryError (InvalidArtifact) otherwise.
+    """
+    if not _MODEL.fullmatch(name) or ".." in name:
+        raise FactoryError(Reason.INVALID_ARTIFACT, f"{name!r} is no model name: use a-z, 0-9, '-' and '.'")
+    return name

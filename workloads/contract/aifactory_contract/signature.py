@@ -1,0 +1,138 @@
+"""The signature of a served model: its inputs and outputs, and the types of their tensors.
+
+A `torch-export` artifact states its own in config.json; the trainer writes it there and the agent reads it. All
+`causal-lm` models have the same, with the names of Triton's own LLM back ends (vLLM, TensorRT-LLM), so their clients
+and the generate endpoints work unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.formats import CONFIG
+
+
+@dataclass(frozen=True, slots=True)
+class DataType:
+    """The type of a tensor's elements, under each of the names it goes by.
+
+    Source: Triton, docs/user_guide/model_configuration.md, "Datatypes".
+    """
+
+    name: str
+    """In requests and in an artifact's config.json."""
+    pbtxt: str
+    """In Triton's config.pbtxt."""
+    torch: str | None = None
+    """In PyTorch; None if a `torch-export` program can not have it."""
+
+
+DATA_TYPES: Mapping[str, DataType] = {
+    data_type.name: data_type
+    for data_type in (
+        DataType("BOOL", "TYPE_BOOL", "bool"),
+        DataType("UINT8", "TYPE_UINT8", "uint8"),
+        DataType("UINT16", "TYPE_UINT16"),
+        DataType("UINT32", "TYPE_UINT32"),
+        DataType("UINT64", "TYPE_UINT64"),
+        DataType("INT8", "TYPE_INT8", "int8"),
+        DataType("INT16", "TYPE_INT16", "int16"),
+        DataType("INT32", "TYPE_INT32", "int32"),
+        DataType("INT64", "TYPE_INT64", "int64"),
+        DataType("FP16", "TYPE_FP16", "float16"),
+        DataType("FP32", "TYPE_FP32", "float32"),
+        DataType("FP64", "TYPE_FP64", "float64"),
+        DataType("BF16", "TYPE_BF16", "bfloat16"),
+        DataType("BYTES", "TYPE_STRING"),
+    )
+}
+_TENSOR_NAME = re.compile(r"[A-Za-z_][\w.\[\]-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output."""
+
+    name: str
+    data_type: str
+    """One of DATA_TYPES."""
+    dims: tuple[int, ...]
+    """Shape without the batch dimension, -1 for any size."""
+    optional: bool = False
+    """Whether a request may leave this input out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model takes and gives."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int = 0
+    """Requests that are computed together at most; 0: the tensors have no batch dimension."""
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> Signature:
+        """As a `torch-export` artifact's config.json states it. Raises FactoryError (InvalidArtifact)."""
+        return cls(_tensors(config, "inputs"), _tensors(config, "outputs"), _max_batch_size(config))
+
+    def to_config(self) -> dict[str, object]:
+        """The fields of config.json from which `of_config` makes the same signature."""
+
+        def described(tensors: tuple[TensorSpec, ...]) -> list[dict[str, object]]:
+            return [{"name": spec.name, "dataType": spec.data_type, "dims": list(spec.dims)} for spec in tensors]
+
+        inputs, outputs = described(self.inputs), described(self.outputs)
+        return {"inputs": inputs, "outputs": outputs, "maxBatchSize": self.max_batch_size}
+
+
+GENERATE = Signature(
+    inputs=(
+        TensorSpec("text_input", "BYTES", (1,)),
+        TensorSpec("max_tokens", "INT32", (1,), optional=True),
+        TensorSpec("temperature", "FP32", (1,), optional=True),
+        TensorSpec("seed", "UINT64", (1,), optional=True),
+        TensorSpec("stop", "BYTES", (-1,), optional=True),
+        TensorSpec("stream", "BOOL", (1,), optional=True),
+    ),
+    outputs=(
+        TensorSpec("text_output", "BYTES", (1,)),
+        TensorSpec("finish_reason", "BYTES", (1,)),
+        TensorSpec("num_input_tokens", "UINT32", (1,)),
+        TensorSpec("num_output_tokens", "UINT32", (1,)),
+    ),
+)
+"""The signature of every `causal-lm` model."""
+
+
+def _tensors(config: Mapping[str, Any], key: str) -> tuple[TensorSpec, ...]:
+    items = config.get(key)
+    if not isinstance(items, list) or not items:
+        raise _invalid(f'{key} must be a list like [{{"name": "x", "dataType": "FP32", "dims": [64]}}]')
+    tensors = []
+    for item in items:
+        fields = item if isinstance(item, dict) else {}
+        name, data_type, dims = fields.get("name"), fields.get("dataType"), fields.get("dims")
+        if not isinstance(name, str) or not _TENSOR_NAME.fullmatch(name):
+            raise _invalid(f"{key}: {name!r} is no tensor name")
+        if data_type not in DATA_TYPES:
+            raise _invalid(f"{key}.{name}: dataType {data_type!r} is none of {', '.join(DATA_TYPES)}")
+        if not isinstance(dims, list) or not all(isinstance(dim, int) and (dim > 0 or dim == -1) for dim in dims):
+            raise _invalid(f"{key}.{name}: dims must be positive numbers, or -1 for any size, without the batch")
+        tensors.append(TensorSpec(name, str(data_type), tuple(dims)))
+    return tuple(tensors)
+
+
+def _max_batch_size(config: Mapping[str, Any]) -> int:
+    size = config.get("maxBatchSize", 0)
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise _invalid(f"maxBatchSize {size!r} is not a number of requests; 0 means no batching")
+    return size
+
+
+def _invalid(what: str) -> FactoryError:
+    return FactoryError(Reason.INVALID_ARTIFACT, f"{CONFIG}: {what}")
