@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from aifactory.engine import custom
 from aifactory.engine.plan import Plan
 from aifactory.kube.errors import Conflict, Forbidden, Invalid, NotFound, ServerError
-from aifactory.kube.objects import Metadata
 from aifactory.kube.resources import EVENTS, PODS, Key, Resource
-from aifactory.kube.store import Change
 from tests.support.faketime import run, until
-from tests.unit.engine.herd import HERDS, CustomObject, Farm
+from tests.support.herd import HERDS, Herd, HerdStatus
+from tests.unit.engine.herd import Farm
 from tests.unit.memory_api import MemoryApi
 
 A = Key("ns", "a")
@@ -98,17 +98,17 @@ def test_a_delay_starts_anew_after_each_write() -> None:
     run(main)
 
 
-def test_a_first_list_is_worked_on_in_the_background() -> None:
+def test_a_first_list_is_worked_on_in_the_background_and_its_own_writes_not_at_all() -> None:
     async def main() -> list[Key]:
         farm = Farm(MemoryApi())
 
-        def change(name: str, background: bool = False, origin: str = "") -> Change[Any]:
-            herd = CustomObject(metadata=Metadata(name=name, namespace="ns"))
-            return Change(None, herd, background, origin)
+        def put(name: str, **how: Any) -> None:
+            metadata = {"name": name, "namespace": "ns", "uid": name, "resourceVersion": "1"}
+            farm.herds.put(custom.parser(Herd)({"metadata": metadata, "spec": {}}), **how)
 
-        farm.controller.wake(change("listed", background=True))
-        farm.controller.wake(change("ours", origin="herd"))
-        farm.controller.wake(change("theirs", origin="other"))
+        put("listed", background=True)
+        put("ours", origin="herd")
+        put("theirs", origin="other")
         queue = farm.controller.queue
         return [await queue.get() for _ in range(len(queue))]
 
@@ -142,7 +142,7 @@ def test_a_refusal_is_tried_again_when_its_plan_is_due_if_that_is_sooner(monkeyp
         api = MemoryApi()
         api.failures["create"] = [Forbidden(403, "Forbidden", "no")] * 1000
         farm = Farm(api)
-        monkeypatch.setattr(farm.kind, "on_error", lambda *_: Plan(status={"error": "no"}, requeue_after=10.0))
+        monkeypatch.setattr(farm.kind, "refused", lambda *_: Plan(HerdStatus(error="no"), requeue_after=10.0))
         async with farm.running():
             api.put(HERDS, "ns", "a", spec={"size": 1})
             await asyncio.sleep(300)
@@ -160,15 +160,45 @@ def test_what_a_refusals_plan_would_write_is_not_written(monkeypatch: pytest.Mon
         farm = Farm(api)
         plan = farm.kind.plan
 
-        def on_error(observed: Any, errors: Any, moment: Any) -> Plan:
-            return Plan(writes=plan(observed, moment).writes, status={"error": errors[0].message}, urgent=True)
+        def refused(observed: Any, errors: Any, moment: Any) -> Plan[HerdStatus]:
+            wanted = plan(observed, moment)
+            assert wanted is not None
+            return Plan(HerdStatus(error=errors[0].message), wanted.writes, urgent=True)
 
-        monkeypatch.setattr(farm.kind, "on_error", on_error)
+        monkeypatch.setattr(farm.kind, "refused", refused)
         async with farm.running():
             api.put(HERDS, "ns", "a", spec={"size": 1})
             await written(farm)
-            assert farm.status("a") == {"error": "Pod a-0: no"}
+            assert farm.status("a")["error"] == "Pod a-0: no"
             assert not api.objects[PODS]
+
+    run(main)
+
+
+def test_an_object_without_a_plan_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        farm = Farm(api)
+        monkeypatch.setattr(farm.kind, "plan", lambda *_: None)
+        async with farm.running():
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await asyncio.sleep(30)
+            assert api.writes() == []
+            assert farm.controller.queue.failures(A) == 0
+
+    run(main)
+
+
+def test_an_object_that_can_not_be_read_says_so_and_is_not_planned_for() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        farm = Farm(api)
+        async with farm.running():
+            api.put(HERDS, "ns", "a", spec={"size": "many"})
+            await written(farm)
+            (stalled,) = farm.status("a")["conditions"]
+            assert (stalled["type"], stalled["reason"]) == ("Stalled", "InvalidSpec")
+            assert farm.kind.plans == []
 
     run(main)
 
@@ -188,7 +218,7 @@ def test_an_event_is_about_the_object_and_is_told_also_when_its_status_was_writt
 
     event = run(main)
     assert event["regarding"] | {"uid": ""} == {
-        "apiVersion": "test.dev/v1",
+        "apiVersion": "aifactory.dev/v1alpha1",
         "kind": "Herd",
         "namespace": "ns",
         "name": "a",
