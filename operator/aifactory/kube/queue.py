@@ -197,7 +197,6 @@ class WorkQueue(Generic[K]):
         try:
             await future
         except BaseException:
-            future.cancel()
             try:
                 waiters.remove(future)
             except ValueError:

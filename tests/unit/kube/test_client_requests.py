@@ -12,7 +12,7 @@ from aiohttp import web
 
 from aifactory.kube.auth import Connection, SessionProvider
 from aifactory.kube.client import Client
-from aifactory.kube.errors import Gone, TooManyRequests
+from aifactory.kube.errors import Gone, TooManyRequests, Unreachable
 from aifactory.kube.resources import NAMESPACES, PODS
 
 POD = {"metadata": {"name": "a", "namespace": "ns"}, "spec": {"nodeName": "n1"}}
@@ -114,6 +114,34 @@ CALLS: list[tuple[Call, str, dict[str, str], str | None, Any]] = [
         {"spec": {}, "metadata": {"resourceVersion": "7"}},
     ),
     (
+        lambda c: c.patch(PODS, "ns", "a", [{"op": "test"}], type="json"),
+        "PATCH /api/v1/namespaces/ns/pods/a",
+        {},
+        "application/json-patch+json",
+        [{"op": "test"}],
+    ),
+    (
+        lambda c: c.patch(PODS, "ns", "a", [{"op": "test"}], type="json", resource_version="7"),
+        "PATCH /api/v1/namespaces/ns/pods/a",
+        {},
+        "application/json-patch+json",
+        [{"op": "replace", "path": "/metadata/resourceVersion", "value": "7"}, {"op": "test"}],
+    ),
+    (
+        lambda c: c.apply(PODS, POD, field_manager="me"),
+        "PATCH /api/v1/namespaces/ns/pods/a",
+        {"fieldManager": "me", "force": "true"},
+        "application/apply-patch+yaml",
+        POD,
+    ),
+    (
+        lambda c: c.apply(NAMESPACES, {"metadata": {"name": "team"}}, field_manager="me", force=False),
+        "PATCH /api/v1/namespaces/team",
+        {"fieldManager": "me"},
+        "application/apply-patch+yaml",
+        {"metadata": {"name": "team"}},
+    ),
+    (
         lambda c: c.patch_status(PODS, "ns", "a", {"phase": "Running"}),
         "PATCH /api/v1/namespaces/ns/pods/a/status",
         {},
@@ -154,6 +182,36 @@ async def test_a_request(
     assert sent.headers.get("Content-Type") == content
     assert sent.headers["Accept"] == "application/json"
     assert sent.headers["User-Agent"] == "aifactory/test"
+
+
+async def test_how_an_object_ends_can_be_said(client: Client, server: Recorder) -> None:
+    await client.delete(PODS, "ns", "a", grace_seconds=0, propagation="Foreground")
+    assert server.sent[0].body == {"propagationPolicy": "Foreground", "gracePeriodSeconds": 0}
+
+
+async def test_the_certificate_is_checked_for_the_name_that_the_connection_says() -> None:
+    asked: list[Any] = []
+
+    class Session:
+        """Notes the name and answers nothing."""
+
+        def request(self, method: str, url: Any, **options: Any) -> Any:
+            asked.append(options["server_hostname"])
+            raise OSError("no network")
+
+        def get(self, url: Any, **options: Any) -> Any:
+            return self.request("GET", url, **options)
+
+    class Provider(SessionProvider):
+        def session(self, *_: Any) -> Any:
+            return Session()
+
+    client = Client(Provider(Connection("https://10.0.0.1", "default", server_name="kube.test"), user_agent="test"))
+    with pytest.raises(Unreachable, match="no network"):
+        await client.get(PODS, "ns", "a")
+    with pytest.raises(Unreachable, match="no network"):
+        await anext(aiter(client.watch(PODS, resource_version="5")))
+    assert asked == ["kube.test", "kube.test"]
 
 
 async def test_a_body_that_is_made_conditional_is_not_changed_itself(client: Client) -> None:

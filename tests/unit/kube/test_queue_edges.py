@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aifactory.kube.queue import BACKGROUND_TURN, HEAP_SLACK, ShutDown, WorkQueue
-from tests.support.faketime import StandsStill, run
+from tests.support.faketime import FakeTimeLoop, StandsStill, run
 
 
 def new_queue(**options: Any) -> WorkQueue[str]:
@@ -109,10 +109,13 @@ def test_no_delay_is_now() -> None:
 def test_keys_that_are_due_at_one_moment_come_in_the_order_they_were_added() -> None:
     async def main() -> tuple[list[str], float]:
         queue = new_queue()
+        mistakes: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: mistakes.append(context))
         for key in "abc":
             queue.add_after(key, 5.0)
         queue.add_after("a", 5.0)
         found = [await take(queue) for _ in "abc"]
+        assert not mistakes, "in the timer, where nobody else sees it"
         return found, asyncio.get_running_loop().time()
 
     assert run(main) == (["a", "b", "c"], 5.0)
@@ -182,6 +185,8 @@ def test_the_same_seed_gives_the_same_delays() -> None:
 
 
 def test_after_the_shutdown_nothing_is_taken_or_handed_out_and_no_timer_is_left() -> None:
+    loop = FakeTimeLoop()
+
     async def main() -> None:
         queue = new_queue()
         queue.add_after("later", 5.0)
@@ -195,10 +200,39 @@ def test_after_the_shutdown_nothing_is_taken_or_handed_out_and_no_timer_is_left(
         with pytest.raises(ShutDown):
             await queue.get()
         await queue.drain()
-        await asyncio.get_running_loop().create_future()  # stands still: no timer is set
+        await asyncio.get_running_loop().create_future()  # until nothing can happen any more
 
     with pytest.raises(StandsStill):
-        run(main)
+        loop.run_until_complete(main())
+    assert loop.now == 0.0, "it waited for a timer"
+    loop.close()
+
+
+def test_one_key_wakes_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred workers of which all wake for each key would be most of what the process does."""
+
+    async def main() -> int:
+        queue, waits = new_queue(), 0
+        wait = queue._wait
+
+        async def counted(waiters: Any) -> None:
+            nonlocal waits
+            waits += 1
+            await wait(waiters)
+
+        monkeypatch.setattr(queue, "_wait", counted)
+        tasks = [asyncio.create_task(queue.get()) for _ in range(10)]
+        await asyncio.sleep(0)
+        for key in "abc":
+            queue.add(key)
+        await asyncio.sleep(1)
+        assert sum(task.done() for task in tasks) == 3
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return waits
+
+    assert run(main) == 10
 
 
 def test_waiting_workers_are_served_in_the_order_they_came() -> None:

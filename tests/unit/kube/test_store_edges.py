@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -95,6 +96,13 @@ def test_a_deletion_that_comes_before_its_object_is_remembered() -> None:
     assert store.remove(pod("unknown", 9)) is False
 
 
+def test_a_deletion_without_a_version_forbids_nothing_that_has_one() -> None:
+    store: Store[Pod] = Store()
+    store.delete(Key("ns", "a"), "a-uid", "")
+    assert not store.put(pod("a", ""))
+    assert store.put(pod("a", 1))
+
+
 def test_an_old_deletion_does_not_shorten_what_is_remembered() -> None:
     store: Store[Pod] = Store()
     store.delete(Key("ns", "a"), "a-uid", "9")
@@ -160,6 +168,11 @@ def test_an_answer_counts_only_if_the_watch_has_not_come_so_far(version: int, ta
     assert (store.get("ns", "a") is not None) is taken
 
 
+def test_before_the_first_list_every_answer_counts() -> None:
+    store: Store[Pod] = Store(decoder(Pod))
+    assert store.put_response(raw("a", 1)) is True
+
+
 # --- Lists ---
 
 
@@ -181,13 +194,20 @@ def test_a_list_deletes_what_it_does_not_hold_up_to_its_own_version() -> None:
     assert not store.apply_response(pod("late", 20)), "the list has seen everything up to its version"
 
 
-@pytest.mark.parametrize("uids", [["a-uid"], {"a-uid"}, frozenset({"a-uid"}), iter(["a-uid"])])
-def test_what_is_not_retained_is_dropped_and_counted(uids: Any) -> None:
+@pytest.mark.parametrize("kind", [list, set, frozenset, iter])
+def test_what_is_not_retained_is_dropped_and_counted(kind: Any) -> None:
     store: Store[Pod] = Store()
-    for name in "abc":
+    for name in "abcd":
         store.put(pod(name, 5))
-    assert store.retain(uids, "10") == 2
-    assert [found.metadata.name for found in store.all()] == ["a"]
+    assert store.retain(kind(["d-uid", "a-uid"]), "10") == 2
+    assert [found.metadata.name for found in store.all()] == ["a", "d"]
+
+
+def test_a_list_is_news_unless_it_is_the_first() -> None:
+    store: Store[Pod] = Store()
+    changes = told(store)
+    store.replace([pod("a", 5)], "10")
+    assert [change.background for change in changes] == [False]
 
 
 # --- Indexes and subscribers ---
@@ -205,6 +225,28 @@ def test_an_object_may_stand_under_several_values_of_an_index() -> None:
     store.remove(pod("a", 4))
     store.remove(pod("b", 5))
     assert store._indexes["labels"][1] == {}, "values that nothing stands under would pile up"
+
+
+def test_a_value_that_an_index_names_twice_counts_once() -> None:
+    store: Store[Pod] = Store(indexes={"phase": lambda found: [found.status.phase] * 2})
+    store.put(pod("a", 1))
+    assert [found.metadata.name for found in store.by("phase", "Pending")] == ["a"]
+    store.put(pod("a", 2, phase="Running"))
+    assert store.by("phase", "Pending") == []
+    assert store.remove(pod("a", 3))
+
+
+def test_of_objects_that_are_no_structs_each_version_is_told() -> None:
+    @dataclass(frozen=True)
+    class Custom:
+        metadata: Metadata
+
+    store: Store[Custom] = Store()
+    changes: list[Change[Custom]] = []
+    store.subscribe(changes.append)
+    assert store.put(Custom(pod("a", 1).metadata))
+    assert store.put(Custom(pod("a", 2).metadata))
+    assert len(changes) == 2
 
 
 def test_an_object_is_indexed_by_the_owner_that_controls_it() -> None:

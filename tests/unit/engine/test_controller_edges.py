@@ -1,0 +1,275 @@
+"""The reconcile loop at its edges: what it forgets, what it tries again and when, and what it says meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from typing import Any
+
+import pytest
+
+from aifactory.engine import custom
+from aifactory.engine.plan import Plan
+from aifactory.kube.errors import Conflict, Forbidden, Invalid, NotFound, ServerError
+from aifactory.kube.resources import EVENTS, PODS, Key, Resource
+from tests.support.faketime import run, until
+from tests.support.herd import HERDS, Herd, HerdStatus
+from tests.unit.engine.herd import Farm
+from tests.unit.memory_api import MemoryApi
+
+A = Key("ns", "a")
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def written(farm: Farm, seconds: float = 60.0) -> float:
+    """Wait for the first status; returns when it came."""
+    await until(lambda: farm.status("a"), seconds=seconds)
+    return now()
+
+
+def test_a_conflict_is_tried_again_though_no_newer_view_comes() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        farm = Farm(api)
+        farm.kind.urgent = True
+        async with farm.running():
+            api.failures["patch_status"] = [Conflict(409, "Conflict", "modified")] * 3
+            api.put(HERDS, "ns", "a", spec={"size": 0})
+            assert await written(farm) < 1.0
+            assert api.calls.count(("patch_status", "Herd", "a")) == 4
+
+    run(main)
+
+
+def test_an_object_that_goes_away_under_a_write_is_forgotten() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        farm = Farm(api)
+        farm.kind.urgent = True
+        async with farm.running():
+            api.failures["patch_status"] = [ServerError(500, "", "x"), NotFound(404, "NotFound", "gone")]
+            api.put(HERDS, "ns", "a", spec={"size": 0})
+            await until(lambda: api.calls.count(("patch_status", "Herd", "a")) == 2)
+            await asyncio.sleep(30)
+            assert api.calls.count(("patch_status", "Herd", "a")) == 2, "nobody asks for what is gone"
+            assert farm.controller.queue.failures(A) == 0
+
+    run(main)
+
+
+def test_of_a_deleted_object_neither_failures_nor_delays_are_remembered() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        api.failures["create"] = [ServerError(500, "", "x")] * 5
+        async with Farm(api).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await until(lambda: farm.controller.queue.failures(A) >= 3)
+            api.drop(HERDS, "ns", "a")
+            await asyncio.sleep(1)
+            assert farm.controller.queue.failures(A) == 0
+            api.failures["create"].clear()
+
+            api.put(HERDS, "ns", "a", spec={"size": 0})
+            await asyncio.sleep(0.5)
+            api.drop(HERDS, "ns", "a")
+            await asyncio.sleep(5)
+            made = now()
+            api.put(HERDS, "ns", "a", spec={"size": 0})
+            assert await written(farm) - made == pytest.approx(1.0, abs=0.05)
+
+    run(main)
+
+
+def test_a_delay_starts_anew_after_each_write() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        async with Farm(api).running() as farm:
+            for size in range(3):
+                changed = now()
+                api.put(HERDS, "ns", "a", spec={"size": size})
+                await until(lambda size=size: farm.status("a").get("pods") == size)  # type: ignore[misc]
+                assert now() - changed == pytest.approx(1.0, abs=0.05)
+                await asyncio.sleep(10)
+
+    run(main)
+
+
+def test_a_first_list_is_worked_on_in_the_background_and_its_own_writes_not_at_all() -> None:
+    async def main() -> list[Key]:
+        farm = Farm(MemoryApi())
+
+        def put(name: str, **how: Any) -> None:
+            metadata = {"name": name, "namespace": "ns", "uid": name, "resourceVersion": "1"}
+            farm.herds.put(custom.parser(Herd)({"metadata": metadata, "spec": {}}), **how)
+
+        put("listed", background=True)
+        put("ours", origin="herd")
+        put("theirs", origin="other")
+        queue = farm.controller.queue
+        return [await queue.get() for _ in range(len(queue))]
+
+    assert run(main) == [Key("ns", "theirs"), Key("ns", "listed")]
+
+
+def test_a_refusal_is_tried_again_after_a_second_and_then_ever_later() -> None:
+    async def main() -> list[float]:
+        api, tries = MemoryApi(), []
+
+        async def before(verb: str, resource: Resource, name: str) -> None:
+            if verb == "create":
+                tries.append(now())
+                raise Invalid(422, "Invalid", "no")
+
+        api.before = before
+        async with Farm(api).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await asyncio.sleep(40)
+            assert farm.controller.queue.failures(A) == len(tries)
+        return [after - earlier for earlier, after in itertools.pairwise(tries)]
+
+    gaps = run(main)
+    assert len(gaps) >= 4
+    for number, gap in enumerate(gaps[:4]):
+        assert 2.0**number <= gap <= 1.25 * 2.0**number
+
+
+def test_a_refusal_is_tried_again_when_its_plan_is_due_if_that_is_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> int:
+        api = MemoryApi()
+        api.failures["create"] = [Forbidden(403, "Forbidden", "no")] * 1000
+        farm = Farm(api)
+        monkeypatch.setattr(farm.kind, "refused", lambda *_: Plan(HerdStatus(error="no"), requeue_after=10.0))
+        async with farm.running():
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await asyncio.sleep(300)
+            before = len(farm.kind.plans)
+            await asyncio.sleep(100)
+            return len(farm.kind.plans) - before
+
+    assert 9 <= run(main) <= 12
+
+
+def test_what_a_refusals_plan_would_write_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        api.failures["create"] = [Forbidden(403, "Forbidden", "no")]
+        farm = Farm(api)
+        plan = farm.kind.plan
+
+        def refused(observed: Any, errors: Any, moment: Any) -> Plan[HerdStatus]:
+            wanted = plan(observed, moment)
+            assert wanted is not None
+            return Plan(HerdStatus(error=errors[0].message), wanted.writes, urgent=True)
+
+        monkeypatch.setattr(farm.kind, "refused", refused)
+        async with farm.running():
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await written(farm)
+            assert farm.status("a")["error"] == "Pod a-0: no"
+            assert not api.objects[PODS]
+
+    run(main)
+
+
+def test_an_object_without_a_plan_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        farm = Farm(api)
+        monkeypatch.setattr(farm.kind, "plan", lambda *_: None)
+        async with farm.running():
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await asyncio.sleep(30)
+            assert api.writes() == []
+            assert farm.controller.queue.failures(A) == 0
+
+    run(main)
+
+
+def test_an_object_that_can_not_be_read_says_so_and_is_not_planned_for() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        farm = Farm(api)
+        async with farm.running():
+            api.put(HERDS, "ns", "a", spec={"size": "many"})
+            await written(farm)
+            (stalled,) = farm.status("a")["conditions"]
+            assert (stalled["type"], stalled["reason"]) == ("Stalled", "InvalidSpec")
+            assert farm.kind.plans == []
+
+    run(main)
+
+
+def test_an_event_is_about_the_object_and_is_told_also_when_its_status_was_written_before() -> None:
+    async def main() -> dict[str, Any]:
+        api = MemoryApi()
+        farm = Farm(api)
+        farm.kind.tells = True
+        async with farm.running():
+            api.put(HERDS, "ns", "a", spec={"size": 0})
+            await until(lambda: api.objects[EVENTS])
+        herd = api.objects[HERDS][A]
+        (event,) = api.objects[EVENTS].values()
+        assert event["regarding"]["uid"] == herd["metadata"]["uid"]
+        return event
+
+    event = run(main)
+    assert event["regarding"] | {"uid": ""} == {
+        "apiVersion": "aifactory.dev/v1alpha1",
+        "kind": "Herd",
+        "namespace": "ns",
+        "name": "a",
+        "uid": "",
+    }
+    assert (event["type"], event["reason"], event["note"], event["action"]) == (
+        "Normal",
+        "Full",
+        "all 0 pods are there",
+        "Reconcile",
+    )
+
+
+def test_stop_waits_no_longer_than_it_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> float:
+        api = MemoryApi()
+
+        async def hold(verb: str, resource: Resource, name: str) -> None:
+            if verb == "create":
+                await asyncio.sleep(3600)
+
+        async with Farm(api).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            api.before = hold
+            await until(lambda: ("create", "Pod", "a-0") in api.calls)
+            started = now()
+            await farm.controller.stop(5.0)
+            return now() - started
+
+    # The workers that wait end with the queue, the one that writes is cancelled by the test.
+    assert run(main) == pytest.approx(5.0)
+    assert "some reconciles did not end within 5 s" in caplog.text
+
+
+def test_a_failure_that_lasts_is_told_less_and_less_often(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+
+    async def main() -> None:
+        api = MemoryApi()
+        api.failures["create"] = [ServerError(500, "", "etcd is away")] * 1000
+        async with Farm(api).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await until(lambda: farm.controller.queue.failures(A) >= 10, seconds=600)
+
+    run(main)
+    told = [record for record in caplog.records if "etcd is away" in record.getMessage()]
+    assert [record.getMessage().partition("failed ")[2].partition(" times")[0] for record in told] == [
+        "1",
+        "2",
+        "4",
+        "8",
+    ]
+    assert {record.levelname for record in told} == {"WARNING"}
+    assert not any(record.exc_info for record in told)
