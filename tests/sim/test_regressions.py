@@ -164,6 +164,16 @@ def test_a_gang_that_waited_for_refused_pods_is_not_left_over_when_the_status_is
     assert [gang["metadata"]["name"] for gang in world.cluster.all(PODGROUPS)] == ["job-a-1"]
 
 
+def test_side_containers_do_not_outlive_a_job_that_is_done(world: World) -> None:
+    """It said Complete and looked again only if its own write came back by the watch before the answer to it."""
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec()), "user")
+    world.advance(20)
+    world.processes[0].connection.faults.lag[TRAININGJOBS] = 3.0
+    world.nodes.fail(world.cluster.get(PODS, manifests.NAMESPACE, "job-a-0-0"), Exit(0, side_container_runs=True))
+    world.until(lambda: "" if not world.cluster.all(PODS) else "pods", 60)
+    assert status(world, TRAININGJOBS, "job-a")["phase"] == "Succeeded"
+
+
 def test_the_last_report_of_a_job_whose_pods_are_refused_is_told_soon(world: World) -> None:
     """Reports in quick succession are written together a little later, for which nobody came back after a refusal."""
     world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=2, invalid=True)), "user")

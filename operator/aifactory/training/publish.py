@@ -5,6 +5,8 @@ creating the ModelVersion of that name; who comes second sees the first one and 
 
 Training may have cost days, so the job fails only for what no retry can change. A store that is down or full, or
 credentials that are refused, are waited for as long as it takes, with the reason in `Stalled`.
+
+An end is decided upon once more at once: side containers may still run, and their pods go only then.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def plan_publishing(
     job = observed.job
     if job.spec.output is None:
         draft.complete("all pods succeeded; spec.output is not set, so nothing was published")
-        return Decision(draft.result(), urgent=True)
+        return Decision(draft.result(), urgent=True, again_after=0)
 
     mine = next((v for v in observed.versions if v.job_uid == job.metadata.uid), None)
     if mine is not None:
@@ -77,7 +79,9 @@ def _register(
             "create another TrainingJob with the right one"
         )
         draft.failed(Reason.PUBLISH_FAILED, message)
-        return Decision(draft.result(), urgent=True, notices=(Notice("Warning", "PublishFailed", message),))
+        return Decision(
+            draft.result(), urgent=True, again_after=0, notices=(Notice("Warning", "PublishFailed", message),)
+        )
     version = max((view.version for view in observed.versions), default=0) + 1
     image = next((pod.image for pod in current if pod.index == 0), "")
     draft.publishing("the ModelVersion is being created")
@@ -90,7 +94,7 @@ def _completed(draft: StatusDraft, version: VersionView) -> Decision[TrainingJob
     found = {"model_version": version.name, "uri": version.uri, "digest": version.digest}
     draft.update(output=draft.output.model_copy(update=found))
     draft.complete(f"all pods succeeded; the result is ModelVersion {version.name}")
-    return Decision(draft.result(), urgent=True)
+    return Decision(draft.result(), urgent=True, again_after=0)
 
 
 def _publisher_failed(publisher: TaskPod, draft: StatusDraft, now: datetime) -> Decision[TrainingJobStatus]:
@@ -100,7 +104,9 @@ def _publisher_failed(publisher: TaskPod, draft: StatusDraft, now: datetime) -> 
     if answer.get("reason") in _PERMANENT or (mendable is None and number + 1 >= MAX_PUBLISH_ATTEMPTS):
         message = shorten(f"pod {publisher.name}: {words}")
         draft.failed(Reason.PUBLISH_FAILED, message)
-        return Decision(draft.result(), urgent=True, notices=(Notice("Warning", "PublishFailed", message),))
+        return Decision(
+            draft.result(), urgent=True, again_after=0, notices=(Notice("Warning", "PublishFailed", message),)
+        )
     due = draft.output.next_publish_time or now + timedelta(seconds=retry_seconds(number))
     if due > now:
         draft.update(output=draft.output.model_copy(update={"next_publish_time": due}))

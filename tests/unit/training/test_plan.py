@@ -389,6 +389,7 @@ CASES = {
         ready="True",
         reconciling="False",
         words="spec.output is not set",
+        again_after=0,
     ),
     "done, a side container runs": Case(
         observe(two(), *(pod(index, of=TWO, running=True, exit_code=0) for index in (0, 1))),
@@ -396,6 +397,7 @@ CASES = {
         "Succeeded",
         ready="True",
         reconciling="False",
+        again_after=0,
     ),
     "done, with output": Case(
         observe(
