@@ -213,10 +213,10 @@ class Connection:
     def _lines(self, commits: Sequence[Commit], label_selector: str) -> list[bytes]:
         lines = []
         for commit in commits:
-            if _selected(commit.body, label_selector):
-                lines.append(commit.line)
+            if (line := _event(commit, label_selector)) is not None:
+                lines.append(line)
                 if self.faults.duplicates and self._rng.random() < self.faults.duplicates:
-                    lines.append(commit.line)
+                    lines.append(line)
         return lines
 
     async def create(self, resource: Resource, body: Mapping[str, Any]) -> bytes:
@@ -438,6 +438,22 @@ class _Sleeper:
 
     def close(self) -> None:
         self._list.remove(self.wake)
+
+
+def _event(commit: Commit, selector: str) -> bytes | None:
+    """A change as a watch with this selector tells it: what begins or ceases to be selected is added or deleted."""
+    old = commit.old is not None and _selected(commit.old, selector)
+    new = commit.new is not None and _selected(commit.new, selector)
+    if not (old or new):
+        return None
+    if old and not new and commit.new is not None:
+        assert commit.old is not None
+        version = {"resourceVersion": str(commit.version)}
+        last = {**commit.old, "metadata": {**commit.old["metadata"], **version}}
+        return encode({"type": "DELETED", "object": last})
+    if new and not old and commit.old is not None:
+        return encode({"type": "ADDED", "object": commit.new})
+    return commit.line
 
 
 def _selected(body: Body, selector: str) -> bool:

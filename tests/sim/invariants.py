@@ -130,7 +130,9 @@ class Invariants:
         labels = labels_of(pod)
         same = {name: labels[name] for name in (names.LABEL_JOB_UID, names.LABEL_NODE_INDEX)}
         for other in self._cluster.all(PODS, pod["metadata"]["namespace"], **same):
-            if other["metadata"]["name"] != pod["metadata"]["name"] and is_live(other) and not is_stranger(other):
+            if other["metadata"]["name"] == pod["metadata"]["name"] or is_stranger(other) or not _is_labelled(other):
+                continue
+            if is_live(other):
                 self.wrong(f"pod {pod['metadata']['name']} was created while {other['metadata']['name']} lives")
 
     def _pod_was_due(self, pod: Body) -> None:
@@ -320,6 +322,11 @@ def _by_labels(body: Mapping[str, Any]) -> Iterable[tuple[str, Key]]:
     ):
         if label in labels:
             yield kind, Key(body["metadata"].get("namespace", ""), labels[label])
+
+
+def _is_labelled(child: Body) -> bool:
+    """Whoever takes this label from a child takes the child from us."""
+    return labels_of(child).get(names.LABEL_MANAGED_BY) == names.LABEL_MANAGED_BY_VALUE
 
 
 def _ended_well(pod: Body) -> bool:

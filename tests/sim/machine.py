@@ -260,6 +260,21 @@ class Machine(RuleBasedStateMachine):
             self._disturb_pool_of(body)
             self.world.cluster.delete(resource, key_of(body), "user")
 
+    @rule(data=st.data())
+    def label_is_taken(self, data: st.DataObject) -> None:
+        """Somebody edits the label by which we find a child: no watch shows it any more, and its name is taken."""
+        self.count("label is taken")
+        resource, body = self._draw(data, PODS, *CHILDREN)
+        if body is not None and labels_of(body).get(names.LABEL_MANAGED_BY) and not strangers.is_stranger(body):
+            self.world.invariants.note_refusal(body)
+            self.world.take_label(resource, body)
+
+    @rule()
+    @precondition(lambda self: self.world.unlabelled)
+    def labels_are_put_back(self) -> None:
+        self.count("labels are put back")
+        self.world.put_labels_back()
+
     # --- Programs and nodes ---
 
     @rule(data=st.data(), exit_=st.sampled_from(EXITS))
