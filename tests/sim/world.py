@@ -64,7 +64,7 @@ class World:
         self.starts = 0
         self.unlabelled: list[tuple[Resource, Key]] = []
         """Children that have lost the label by which we find them."""
-        self.invariants.lag = lambda: max(map(_lag, self.processes))
+        self.invariants.lag = lambda: math.inf if self.cluster.broken else max(map(_lag, self.processes))
         self._log = _ErrorLog(self.invariants.violations)
         self._closing = False
         for namespace in (NAMESPACE, OTHER):
@@ -182,6 +182,7 @@ class World:
         self.nodes.make_room()
         for squatter in self.cluster.all(SERVICES, **SQUATTER):
             self.cluster.purge(SERVICES, key_of(squatter), "user")
+        self.mend()
         self.put_labels_back()
         for resource in list(self.cluster.objects):
             for stranger in self.cluster.all(resource, **HOSTILE):
@@ -189,6 +190,14 @@ class World:
         self.programs.store_away = False
         self.cluster.pod_quota_exhausted = False
         self.invariants.note_everywhere()
+
+    def mend(self) -> None:
+        """Every verb works again."""
+        if self.cluster.broken is not None:
+            self.cluster.broken = None
+            for process in self.processes:
+                process.connection.blur(CATCHING_UP_SECONDS)
+            self.invariants.note_everywhere()
 
     def take_label(self, resource: Resource, child: Body) -> None:
         """Somebody edits the label by which we find our children."""
