@@ -68,11 +68,12 @@ def _reports(f: Json) -> str:
 
 
 def _probes(f: Json) -> str:
+    every = f["pods"] / PER_SECOND
     return (
         f"**{f['pools']} pools of {f['pods'] // f['pools']} pods are asked for their counters**, "
-        f"{f['asksPerSecond']:g} pods a second: the operator uses {f['operatorCores']} of a core; the event loop is late "
-        f"by at most {f['loopLagP99Ms']:g} ms (p99). However many pods serve, no more than {PER_SECOND:g} a second are "
-        f"asked, so each of these is every {f['pods'] / PER_SECOND:.0f} s."
+        f"{f['asksPerSecond']:g} pods a second: the operator uses {f['operatorCores']} of a core, and the event loop "
+        f"is late by at most {f['loopLagP99Ms']:g} ms (p99). However many pods serve, no more than {PER_SECOND:g} a "
+        f"second are asked, so each of these is every {every:.0f} s."
     )
 
 
