@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 from aifactory.engine.executor import Executor
 from aifactory.engine.kind import Kind
 from aifactory.engine.plan import Plan, Subject
+from aifactory.engine.turn import Turn
 from aifactory.kube import metrics
 from aifactory.kube.clock import Clock, SystemClock
 from aifactory.kube.errors import Conflict, KubeError, NotFound
@@ -77,6 +78,7 @@ class Controller(Generic[Observed]):
         self._workers = workers
         self._status_delay = status_delay
         self._clock = clock or SystemClock()
+        self._turn = Turn(self._clock)
         self._differs_since: dict[Key, float] = {}
         self._results = {
             result: metrics.RECONCILES.labels(self.name, result)
@@ -154,13 +156,14 @@ class Controller(Generic[Observed]):
             return self._unwell(key, logging.ERROR, f"{type(error).__name__}: {error}", stack=True)
 
     async def _reconcile(self, key: Key) -> Result:
-        # 1. Look. Nothing is awaited between here and the plan, so it is made from one moment's view.
-        observed = self.kind.observe(key)
-        if observed is None:
-            return self._end(key)
+        async with self._turn:
+            # 1. Look. Nothing is awaited between here and the plan, so it is made from one moment's view.
+            observed = self.kind.observe(key)
+            if observed is None:
+                return self._end(key)
 
-        # 2. Decide.
-        plan = self.kind.plan(observed, self._clock.now())
+            # 2. Decide.
+            plan = self.kind.plan(observed, self._clock.now())
 
         # 3. Write what belongs to the object. If that fails for a while, look again later; what is refused for good
         #    becomes a status in the API server's own words.
