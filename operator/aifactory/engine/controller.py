@@ -35,7 +35,9 @@ WORKERS: Final = 128
 """More than writes can be under way: a worker that waits to write keeps no other key from being decided."""
 STATUS_DELAY: Final = 1.8
 """Half-way states may be this old: a status is true within two seconds of every change, and few of them are written."""
-SLOW_STATUS_DELAY: Final = 20.0
+SLOW_STATUS_DELAY: Final = 30.0
+"""What lasts for half a minute is told, however slow the API server is. A thousand jobs that start at once on a slow
+machine take longer than 20 s; when that was the limit, each told of its waiting pods first, and made them all later."""
 SLOW_FACTOR: Final = 60.0
 """Half-way states may be as old as this many writes take, up to `SLOW_STATUS_DELAY`: an API server that needs more than
 30 ms for a write has too much to do, and its work is spent better on pods and on states that stay."""
