@@ -42,10 +42,13 @@ class Result:
     tests: str
     """The state of the tests it survived."""
 
+    scope: str
+    """The state of its function."""
+
     @property
-    def name(self) -> tuple[str, str]:
+    def name(self) -> tuple[str, str, str]:
         """What a mutant is known by."""
-        return self.where, self.change
+        return self.where, self.change, self.scope
 
 
 class Accepted:
@@ -71,24 +74,24 @@ class Accepted:
 
 
 class Book:
-    """Results of one module, kept between runs for as long as the module does not change."""
+    """Results of one module, kept between runs; each counts for as long as its function does not change."""
 
-    def __init__(self, module: str, source: str) -> None:
-        digest = hashlib.sha256(source.encode()).hexdigest()[:12]
-        self._path = HOME / f"{module.replace('/', '.')}.{digest}.jsonl"
-        for old in HOME.glob(f"{module.replace('/', '.')}.*.jsonl"):
-            if old != self._path:
-                old.unlink()
+    def __init__(self, module: str) -> None:
+        self._path = HOME / f"{module.replace('/', '.')}.jsonl"
         lines = self._path.read_text().splitlines() if self._path.exists() else []
-        self.results = {result.name: result for result in (Result(**json.loads(line)) for line in lines)}
+        self._results = {result.name: result for result in (Result(**json.loads(line)) for line in lines)}
+
+    def of(self, mutant: Mutant) -> Result | None:
+        """What is known about a mutant."""
+        return self._results.get((mutant.where, mutant.change, mutant.scope))
 
     def by(self, mutant: Mutant) -> str:
         """What noticed a mutant; empty when nothing did, or it was not tried."""
-        known = self.results.get((mutant.where, mutant.change))
+        known = self.of(mutant)
         return known.by if known is not None else ""
 
     def add(self, result: Result) -> None:
-        self.results[result.name] = result
+        self._results[result.name] = result
         with self._path.open("a") as file:
             file.write(json.dumps(asdict(result)) + "\n")
 
@@ -133,7 +136,7 @@ class Stages:
 
     def _passed(self, mutant: Mutant, book: Book, stages: list[str]) -> int:
         """The number of the last stage that a mutant has survived with the tests as they are; -1 for none."""
-        known = book.results.get((mutant.where, mutant.change))
+        known = book.of(mutant)
         return stages.index(known.stage) if known is not None and known.tests == self._state else -1
 
     def _run(self, stage: str, module: str, left: list[Mutant], book: Book) -> None:
@@ -184,7 +187,7 @@ class Stages:
         return runner.start_tests(tests, baseline, module, mutant, output) if tests else None
 
     def _result(self, mutant: Mutant, by: str, stage: str) -> Result:
-        return Result(mutant.where, mutant.change, mutant.line, by, stage, self._state)
+        return Result(mutant.where, mutant.change, mutant.line, by, stage, self._state, mutant.scope)
 
 
 def _folders() -> list[str]:
@@ -215,10 +218,10 @@ def main() -> int:
             stages = Stages(accepted, state, args.steps, args.jobs)  # each package has other tests of its own
             package = module.partition("/")[0]
         source = (PACKAGE / f"{module}.py").read_text()
-        book = Book(module, source)
+        book = Book(module)
         if not args.report:
             stages.check(module, book, quick=args.quick)
-        results = [book.results[name] for m in mutants(source) if (name := (m.where, m.change)) in book.results]
+        results = [result for mutant in mutants(source) if (result := book.of(mutant)) is not None]
         killed = sum(bool(result.by) for result in results)
         for key in (module, package):
             counts[key][0] += killed

@@ -11,6 +11,7 @@ queue may get is a choice, and that its bound is kept shows where the bound is u
 from __future__ import annotations
 
 import ast
+import hashlib
 import itertools
 import re
 from collections import Counter
@@ -84,6 +85,8 @@ class Mutant:
     """What a test must have run to be able to notice."""
     always: bool
     """It takes effect when the module is imported, so any test may notice."""
+    scope: str
+    """Stands for the code of the function it is in, or of the statement: another one makes another mutant."""
     number: int
 
 
@@ -96,6 +99,8 @@ class _Edit:
     statement: ast.stmt
     where: str
     always: bool
+    scope: ast.AST
+    """The function it is in, or the statement where there is none."""
 
     def swap(self, node: ast.AST) -> Any:
         """Put a node in this place; returns the one that was there."""
@@ -111,7 +116,10 @@ def mutants(source: str) -> list[Mutant]:
     """Every change to a module, in the order of its lines."""
     found: list[Mutant] = []
     seen: Counter[tuple[str, str]] = Counter()
+    scopes: dict[ast.AST, str] = {}
     for number, edit in enumerate(_edits(ast.parse(source))):
+        if edit.scope not in scopes:
+            scopes[edit.scope] = hashlib.sha256(ast.unparse(edit.scope).encode()).hexdigest()[:8]
         before = _header(edit.statement)
         old = edit.swap(edit.new)
         after = _header(edit.new if isinstance(edit.new, ast.stmt) else edit.statement)
@@ -125,7 +133,7 @@ def mutants(source: str) -> list[Mutant]:
         first = edit.statement.lineno
         last = _last_line(edit.statement)
         line = getattr(old, "lineno", first)
-        found.append(Mutant(edit.where, change, line, range(first, last + 1), edit.always, number))
+        found.append(Mutant(edit.where, change, line, range(first, last + 1), edit.always, scopes[edit.scope], number))
     return found
 
 
@@ -141,10 +149,10 @@ def mutated(source: str, mutant: Mutant) -> ast.Module:
 
 def _edits(tree: ast.Module) -> Iterator[_Edit]:
     # Complete before the first is made: an edit must not change what is walked over.
-    return iter(list(_walk(tree, tree.body[0], "", True)))
+    return iter(list(_walk(tree, tree.body[0], "", True, None)))
 
 
-def _walk(parent: ast.AST, statement: ast.stmt, where: str, always: bool) -> Iterator[_Edit]:
+def _walk(parent: ast.AST, statement: ast.stmt, where: str, always: bool, function: ast.AST | None) -> Iterator[_Edit]:
     for field, value in ast.iter_fields(parent):
         if field in _DECLARED or (isinstance(parent, ast.ClassDef) and field == "keywords"):
             continue
@@ -158,11 +166,13 @@ def _walk(parent: ast.AST, statement: ast.stmt, where: str, always: bool) -> Ite
             at_import = always and not inside
             for new in _replacements(parent, field, node, where, at_import):
                 place = index if isinstance(value, list) else None
-                yield _Edit(parent, field, place, new, own, where, at_import)
+                yield _Edit(parent, field, place, new, own, where, at_import, function or own)
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                yield from _walk(node, own, f"{where}.{node.name}" if where else node.name, at_import)
+                name = f"{where}.{node.name}" if where else node.name
+                inner = node if function is None and not isinstance(node, ast.ClassDef) else function
+                yield from _walk(node, own, name, at_import, inner)
             elif not isinstance(node, ast.Raise):
-                yield from _walk(node, own, where, at_import)
+                yield from _walk(node, own, where, at_import, function)
 
 
 def _is_quiet(node: ast.stmt) -> bool:

@@ -106,7 +106,7 @@ class Cluster:
             reference = metadata.controller
             if reference is None:
                 return None
-            resource = self._by_kind.get((reference.api_version.partition("/")[0], reference.kind))
+            resource = self._by_kind.get((reference.api_version.rpartition("/")[0], reference.kind))
             if resource in self._custom:
                 return resource, Key(metadata.namespace, reference.name)
             parent = self._objects[resource].get(metadata.namespace, reference.name) if resource is not None else None

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from aifactory.kube.auth import Connection, SessionProvider
 from aifactory.kube.client import Client
-from aifactory.kube.errors import Gone, TooManyRequests, Unreachable
+from aifactory.kube.errors import ApiError, Gone, TooManyRequests, Unreachable
 from aifactory.kube.resources import NAMESPACES, PODS
 
 POD = {"metadata": {"name": "a", "namespace": "ns"}, "spec": {"nodeName": "n1"}}
@@ -259,3 +259,9 @@ async def test_an_answer_of_any_success_is_an_answer(client: Client, server: Rec
     assert await client.create(PODS, POD) == b'{"kind":"Pod"}'
     server.status = 202
     assert await client.delete(PODS, "ns", "a") == b'{"kind":"Pod"}'
+
+
+async def test_an_answer_that_points_elsewhere_is_a_failure(client: Client, server: Recorder) -> None:
+    server.status, server.answer = 300, b"choose"
+    with pytest.raises(ApiError, match="300 Unknown: choose"):
+        await client.get(PODS, "ns", "a")

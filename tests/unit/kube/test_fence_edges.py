@@ -34,7 +34,8 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     ("create", (DEPLOYMENTS, BODY), {}, "create"),
     ("patch", (DEPLOYMENTS, "n", "a", BODY), {"type": "json", "resource_version": "7"}, "patch"),
     ("patch_status", (DEPLOYMENTS, "n", "a", BODY), {"resource_version": "7"}, "patch the status of"),
-    ("delete", (DEPLOYMENTS, "n", "a"), {"uid": "u"}, "delete"),
+    ("apply", (DEPLOYMENTS, BODY), {"field_manager": "m", "force": False}, "apply"),
+    ("delete", (DEPLOYMENTS, "n", "a"), {"uid": "u", "grace_seconds": 5, "propagation": "Foreground"}, "delete"),
 ]
 
 
@@ -63,6 +64,7 @@ async def test_what_is_not_said_is_passed_on_as_the_usual() -> None:
     leading: Any = Fenced(Spy(), lambda: True)  # type: ignore[arg-type]
     assert (await leading.patch(DEPLOYMENTS, "n", "a", BODY))[2] == {"type": "merge", "resource_version": None}
     assert (await leading.patch_status(DEPLOYMENTS, "n", "a", BODY))[2] == {"resource_version": None}
+    assert (await leading.apply(DEPLOYMENTS, BODY, field_manager="m"))[2] == {"field_manager": "m", "force": True}
     said = (await leading.delete(DEPLOYMENTS, "n", "a"))[2]
     assert said["uid"] is None
     assert said.get("propagation", "Background") == "Background"

@@ -210,7 +210,32 @@ def test_a_list_is_news_unless_it_is_the_first() -> None:
     assert [change.background for change in changes] == [False]
 
 
+def test_a_list_in_pieces_holds_what_it_names_even_where_the_store_knows_better() -> None:
+    store: Store[Pod] = Store()
+    store.put(pod("newer", 9))
+    store.put(pod("taken-over", 8, "second"))
+    store.put(pod("unlisted", 7))
+    changes = told(store)
+    listed: set[str] = set()
+    store.put_listed(pod("newer", 5), listed)
+    store.put_listed(pod("taken-over", 4, "first"), listed)
+    store.put_listed(pod("new", 6), listed, background=True)
+    assert listed == {"newer-uid", "first", "new-uid"}
+    assert [(change.object.metadata.name, change.background) for change in changes] == [("new", True)]
+    assert store.missing(listed, "7") == [(Key("ns", "unlisted"), "unlisted-uid")]
+    assert store.missing(listed, "6") == []
+    assert {uid for _, uid in store.missing(listed, "8")} == {"unlisted-uid", "second"}
+
+
 # --- Indexes and subscribers ---
+
+
+def test_an_index_can_be_read_group_by_group() -> None:
+    store: Store[Pod] = Store(indexes={"phase": lambda found: [found.status.phase]})
+    for number, phase in enumerate(["Pending", "Running", "Pending"]):
+        store.put(pod(f"p{number}", number + 1, phase=phase))
+    found = {value: [obj.metadata.name for obj in group] for value, group in store.groups("phase")}
+    assert found == {"Pending": ["p0", "p2"], "Running": ["p1"]}
 
 
 def test_an_object_may_stand_under_several_values_of_an_index() -> None:
