@@ -83,6 +83,7 @@ class SimProcess(Process):
         self._on_news = on_news
         self._health = _Quiet(clock)
         self.loop = StoppableLoop(connection.cluster.loop)
+        self.started = connection.cluster.loop.now
         self.task: asyncio.Task[int] = self.loop.create_task(self.run(), name=connection.actor)
 
     @property
