@@ -13,12 +13,14 @@ import pytest
 from aifactory.engine.controller import Controller
 from aifactory.engine.executor import Executor
 from aifactory.engine.wakeups import wake_owner
+from aifactory.kube.api import Api
 from aifactory.kube.auth import SessionProvider
 from aifactory.kube.client import Client
 from aifactory.kube.errors import KubeError, NotFound
 from aifactory.kube.informer import Informer
 from aifactory.kube.objects import ObjectList, Pod, decoder
 from aifactory.kube.resources import CRDS, PODS
+from aifactory.kube.retry import Retrying
 from aifactory.kube.store import Store, by_controller
 from localcluster.controlplane import ControlPlane
 from tests.component.kube.test_client import pod as pod_body
@@ -64,7 +66,7 @@ class CountingClient(Client):
 class Farm:
     """One controller process' worth of herds in one namespace."""
 
-    def __init__(self, client: Client, namespace: str) -> None:
+    def __init__(self, client: Api, namespace: str) -> None:
         herds: Store[CustomObject] = Store(decoder(CustomObject))
         pods: Store[Pod] = Store(decoder(Pod), indexes={"owner": by_controller})
         self.controller = Controller(RealPods(herds, pods), Executor(client, {HERDS: herds, PODS: pods}))
@@ -99,12 +101,12 @@ class Farm:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-async def put(client: Client, namespace: str, name: str, size: int) -> None:
+async def put(client: Api, namespace: str, name: str, size: int) -> None:
     body = {"apiVersion": HERDS.api_version, "kind": HERDS.kind, "metadata": {"name": name, "namespace": namespace}}
     await client.apply(HERDS, {**body, "spec": {"size": size}}, field_manager="user")
 
 
-async def world(client: Client, namespace: str) -> tuple[dict[str, Any], dict[str, set[str]]]:
+async def world(client: Api, namespace: str) -> tuple[dict[str, Any], dict[str, set[str]]]:
     """Every herd's size and status, and every herd's pods."""
     raw = await client.list(HERDS, namespace=namespace)
     herds = msgspec.json.decode(raw)["items"]
@@ -117,7 +119,7 @@ async def world(client: Client, namespace: str) -> tuple[dict[str, Any], dict[st
     return {herd["metadata"]["name"]: herd for herd in herds}, found
 
 
-async def served(client: Client) -> None:
+async def served(client: Api) -> None:
     """Wait until the API server serves herds."""
     async with asyncio.timeout(30):
         while True:
@@ -138,7 +140,7 @@ def is_declared(herd: dict[str, Any], pods: set[str]) -> bool:
     )
 
 
-async def collect_pods(client: Client, namespace: str) -> None:
+async def collect_pods(client: Api, namespace: str) -> None:
     """Play Kubernetes' pod garbage collector, which does not run here.
 
     An API server deletes a pod that has no node in two steps; one that is killed in between leaves the pod ending for
@@ -151,7 +153,7 @@ async def collect_pods(client: Client, namespace: str) -> None:
                 await client.delete(PODS, namespace, pod.metadata.name, uid=pod.metadata.uid, grace_seconds=0)
 
 
-async def declared(client: Client, namespace: str, farm: Farm, seconds: float = 90.0) -> None:
+async def declared(client: Api, namespace: str, farm: Farm, seconds: float = 90.0) -> None:
     """Wait until every herd is as its spec says."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
@@ -168,12 +170,13 @@ async def declared(client: Client, namespace: str, farm: Farm, seconds: float = 
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_crashes_on_both_sides_end_in_what_was_declared(
-    client: Client, provider: SessionProvider, namespace: str, control_plane: ControlPlane, seed: int
+    client: Api, provider: SessionProvider, namespace: str, control_plane: ControlPlane, seed: int
 ) -> None:
     await client.apply(CRDS, CRD, field_manager="test")
     await served(client)
     rng = random.Random(seed)
-    counting = CountingClient(provider)
+    once = CountingClient(provider)
+    counting = Retrying(once)
     farm = Farm(counting, namespace)
     await farm.start()
     for step in range(60):
@@ -193,8 +196,8 @@ async def test_crashes_on_both_sides_end_in_what_was_declared(
     await declared(client, namespace, farm)
     # Nothing is due any more: when the last delayed status is out, nothing else is written.
     await eventually(lambda: not farm.controller._differs_since, lambda: farm.controller._differs_since)
-    writes = counting.writes
+    writes = once.writes
     await asyncio.sleep(3.0)
-    assert counting.writes == writes
+    assert once.writes == writes
     await farm.crash()
-    await counting.close()
+    await once.close()
