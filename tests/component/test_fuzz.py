@@ -21,9 +21,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from aifactory.kube.api import Api
 from aifactory.kube.auth import SessionProvider, from_kubeconfig
 from aifactory.kube.client import Client
 from aifactory.kube.errors import ApiError
+from aifactory.kube.retry import Retrying
 from localcluster.controlplane import ControlPlane
 from tests.component import schemas
 from tests.component.conftest import Operator
@@ -103,13 +105,13 @@ async def _send(batch: list[tuple[str, Json]], plane: ControlPlane, namespace: s
     try:
         async with asyncio.TaskGroup() as group:
             for plural, body in batch:
-                group.create_task(_one(client, plural, body, namespace, figures))
+                group.create_task(_one(Retrying(client), plural, body, namespace, figures))
     finally:
         await client.close()
         await provider.close()
 
 
-async def _one(client: Client, plural: str, body: Json, namespace: str, figures: Figures) -> None:
+async def _one(client: Api, plural: str, body: Json, namespace: str, figures: Figures) -> None:
     resource, number = KINDS[plural], next(_numbers)
     name = f"f{number}"
     if plural == "modelversions" and type(body["spec"].get("model")) is str and body["spec"].get("version") == 1:
@@ -135,7 +137,7 @@ def _check_refusal(error: ApiError, body: Json) -> None:
     assert error.message, f"refused without a word: {json.dumps(body)}"
 
 
-async def _observed(client: Client, plural: str, created: Json, figures: Figures) -> None:
+async def _observed(client: Api, plural: str, created: Json, figures: Figures) -> None:
     """Wait until its status is about what was written."""
     started = time.monotonic()
     metadata = created["metadata"]

@@ -22,7 +22,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.sim.machine import Machine
 
 EXAMPLES_PER_ROUND = 25
-STEPS_PER_EXAMPLE = 60
+STEPS_PER_EXAMPLE = 75
 SHARD_SEEDS = 1_000_000
 """Distance between the first seeds of two processes."""
 

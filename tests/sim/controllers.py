@@ -194,7 +194,8 @@ class DeploymentController:
         if not self._cluster.pod_quota_exhausted and not self._cluster.breakage("create", PODS, meta["namespace"]):
             self._cluster.create(PODS, body, DEPLOYMENT_CONTROLLER)
         else:
-            self._cluster.loop.call_later(1.0, self._soon, key_of(deployment))
+            seconds = 1.0 if self._cluster.pod_quota_exhausted else self._rng.uniform(5.0, 15.0)
+            self._cluster.loop.call_later(seconds, self._soon, key_of(deployment))
 
 
 def _controls(uid: str, body: Body) -> bool:

@@ -133,6 +133,7 @@ class SimProcess:
             if isinstance(domain, SimServing):
                 domain.load_error, domain.on_news = load_error, on_news
         self.loop = StoppableLoop(connection.cluster.loop)
+        self.started = connection.cluster.loop.now
         self.task: asyncio.Task[int] = self.loop.create_task(self.process.run(), name=connection.actor)
 
     @property

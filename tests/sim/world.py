@@ -32,6 +32,8 @@ MODEL_STORE = "models"
 
 BETWEEN_TRIES_SECONDS = 0.05
 """After a refusal the answer has come by now, and it is not yet time for the next try."""
+CRASH_LOOP_SECONDS = 20.0
+"""A process that ends within so long of its start is started again later each time."""
 CATCHING_UP_SECONDS = 10.0
 """For so long a process that was stopped may still do what it would have done before."""
 SQUATTER = {"squatter": "yes"}
@@ -73,6 +75,7 @@ class World:
         self.lease_seconds = lease_seconds
         self.processes: list[SimProcess] = []
         self.starts = 0
+        self._crashes = [0] * replicas
         self.unlabelled: list[tuple[Resource, Key]] = []
         """Children that have lost the label by which we find them."""
         self.invariants.lag = lambda: math.inf if self.cluster.broken else max(map(_lag, self.processes))
@@ -248,10 +251,12 @@ class World:
         return process
 
     def _ended(self, number: int, process: SimProcess) -> None:
-        """A process that ends by itself is started again by its kubelet."""
+        """A process that ends by itself is started again by its kubelet, one that does so at once ever later."""
         if not process.connection.dead and not self._closing:
             process.connection.dead = True
-            self._come_back(number, self.rng.uniform(1.0, 3.0))
+            at_once = self.loop.now - process.started < CRASH_LOOP_SECONDS
+            self._crashes[number] = self._crashes[number] + 1 if at_once else 0
+            self._come_back(number, self.rng.uniform(1.0, 3.0) * min(2.0 ** self._crashes[number], 20.0))
 
     def _come_back(self, number: int, seconds: float) -> None:
         old = self.processes[number]

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from aifactory.kube.api import Api
 from aifactory.kube.auth import SessionProvider, from_kubeconfig
 from aifactory.kube.client import Client
 from aifactory.kube.resources import NAMESPACES
+from aifactory.kube.retry import Retrying
 from localcluster.controlplane import ControlPlane
 
 _numbers = itertools.count(1)
@@ -30,14 +32,14 @@ async def provider(control_plane: ControlPlane) -> AsyncIterator[SessionProvider
 
 
 @pytest.fixture
-async def client(provider: SessionProvider) -> AsyncIterator[Client]:
+async def client(provider: SessionProvider) -> AsyncIterator[Api]:
     found = Client(provider)
-    yield found
+    yield Retrying(found)
     await found.close()
 
 
 @pytest.fixture
-async def namespace(client: Client) -> str:
+async def namespace(client: Api) -> str:
     name = f"test-{next(_numbers)}"
     await client.create(NAMESPACES, {"metadata": {"name": name}})
     return name

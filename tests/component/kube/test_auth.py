@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from aifactory.kube.api import Api
 from aifactory.kube.auth import AuthError, Connection, SessionProvider, connect
 from aifactory.kube.client import Client
 from aifactory.kube.errors import Forbidden, Unauthorized
@@ -29,7 +30,7 @@ async def new_token(provider: SessionProvider, namespace: str) -> str:
         return str((await answer.json())["status"]["token"])
 
 
-async def allowed(pods: Client, namespace: str) -> None:
+async def allowed(pods: Api, namespace: str) -> None:
     """The API server takes a moment to see a new role binding."""
     async with asyncio.timeout(20):
         while True:
@@ -41,7 +42,7 @@ async def allowed(pods: Client, namespace: str) -> None:
 
 
 async def test_a_rotated_token_is_picked_up(
-    provider: SessionProvider, client: Client, namespace: str, tmp_path: Path
+    provider: SessionProvider, client: Api, namespace: str, tmp_path: Path
 ) -> None:
     await client.create(SERVICE_ACCOUNTS, {"metadata": {"name": "operator", "namespace": namespace}})
     subject = {"kind": "ServiceAccount", "name": "operator", "namespace": namespace}
@@ -81,7 +82,7 @@ async def test_a_rotated_token_is_picked_up(
         await mine.close()
 
 
-async def test_a_session_that_is_closed_leaves_the_others_open(provider: SessionProvider, client: Client) -> None:
+async def test_a_session_that_is_closed_leaves_the_others_open(provider: SessionProvider, client: Api) -> None:
     session = provider.session()
     url = f"{provider.connection.server}/version"
     async with session.get(url) as answer:

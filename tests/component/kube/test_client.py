@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from aifactory.kube.client import Client
+from aifactory.kube.api import Api
 from aifactory.kube.errors import AlreadyExists, Conflict, Invalid, NotFound
 from aifactory.kube.objects import ObjectList, PartialObject, Pod, decoder
 from aifactory.kube.resources import CONFIGMAPS, PODS, SERVICES, Resource
@@ -33,7 +33,7 @@ def data_of(raw: bytes) -> dict[str, str]:
     return data
 
 
-async def test_create_get_and_delete(client: Client, namespace: str) -> None:
+async def test_create_get_and_delete(client: Api, namespace: str) -> None:
     created = decode_pod(await client.create(PODS, pod(namespace, "a")))
     assert created.status.phase == "Pending"
     assert created.metadata.uid
@@ -48,7 +48,7 @@ async def test_create_get_and_delete(client: Client, namespace: str) -> None:
         await client.delete(PODS, namespace, "a", uid=created.metadata.uid)
 
 
-async def test_a_refused_object_comes_with_the_servers_words(client: Client, namespace: str) -> None:
+async def test_a_refused_object_comes_with_the_servers_words(client: Api, namespace: str) -> None:
     wrong = pod(namespace, "a")
     wrong["spec"]["containers"][0]["name"] = "Not A Name"
     with pytest.raises(Invalid, match=r"spec.containers\[0\].name") as caught:
@@ -61,7 +61,7 @@ async def test_a_refused_object_comes_with_the_servers_words(client: Client, nam
         await client.list(Resource("no.such.group", "v1", "things", "Thing"))
 
 
-async def test_apply_owns_its_fields_and_nobody_elses(client: Client, namespace: str) -> None:
+async def test_apply_owns_its_fields_and_nobody_elses(client: Api, namespace: str) -> None:
     await client.apply(CONFIGMAPS, config(namespace, "a", ours="1", also="1"), field_manager="one")
     await client.apply(CONFIGMAPS, config(namespace, "a", theirs="2"), field_manager="two")
     raw = await client.apply(CONFIGMAPS, config(namespace, "a", ours="3"), field_manager="one")
@@ -75,7 +75,7 @@ async def test_apply_owns_its_fields_and_nobody_elses(client: Client, namespace:
     assert msgspec.json.decode(again)["metadata"]["resourceVersion"] == version, "an apply without a change wrote"
 
 
-async def test_patches_hold_on_to_the_version_they_were_made_for(client: Client, namespace: str) -> None:
+async def test_patches_hold_on_to_the_version_they_were_made_for(client: Api, namespace: str) -> None:
     first = decode_pod(await client.create(PODS, pod(namespace, "a"))).metadata
     second = decode_pod(await client.patch(PODS, namespace, "a", {"metadata": {"labels": {"x": "1"}}})).metadata
     assert second.labels == {"x": "1"}
@@ -90,7 +90,7 @@ async def test_patches_hold_on_to_the_version_they_were_made_for(client: Client,
     assert decode_pod(raw).metadata.labels == {"x": "3"}
 
 
-async def test_a_status_is_only_written_to_the_object_that_was_seen(client: Client, namespace: str) -> None:
+async def test_a_status_is_only_written_to_the_object_that_was_seen(client: Api, namespace: str) -> None:
     seen = decode_pod(await client.create(PODS, pod(namespace, "a"))).metadata
     running = decode_pod(
         await client.patch_status(
@@ -117,7 +117,7 @@ async def test_a_status_is_only_written_to_the_object_that_was_seen(client: Clie
         await client.patch_status(PODS, namespace, "nobody", {"phase": "Failed"})
 
 
-async def test_lists_come_in_pages_by_selector_and_as_metadata(client: Client, namespace: str) -> None:
+async def test_lists_come_in_pages_by_selector_and_as_metadata(client: Api, namespace: str) -> None:
     for number in range(7):
         await client.create(
             SERVICES,
@@ -141,7 +141,7 @@ async def test_lists_come_in_pages_by_selector_and_as_metadata(client: Client, n
     assert (names, pages) == (["s0", "s2", "s4", "s6"], 2)
 
 
-async def test_watch_delivers_what_happens_after_a_version(client: Client, namespace: str) -> None:
+async def test_watch_delivers_what_happens_after_a_version(client: Api, namespace: str) -> None:
     page = decode_list(await client.list(PODS, namespace=namespace))
     await client.create(PODS, pod(namespace, "a", app="x"))
     await client.patch(PODS, namespace, "a", {"metadata": {"labels": {"more": "1"}}})

@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 
-from aifactory.kube.client import Client
+from aifactory.kube.api import Api
 from aifactory.kube.events import EventRecorder, Regarding
 from aifactory.kube.objects import Pod, decoder
 from aifactory.kube.resources import PODS, Resource
@@ -15,7 +15,7 @@ from tests.component.kube.test_client import pod
 CORE_EVENTS = Resource("", "v1", "events", "Event")
 
 
-async def test_events_arrive_once_and_are_found_by_their_object(client: Client, namespace: str) -> None:
+async def test_events_arrive_once_and_are_found_by_their_object(client: Api, namespace: str) -> None:
     found = decoder(Pod)(await client.create(PODS, pod(namespace, "a"))).metadata
     recorder = EventRecorder(client, controller="aifactory.dev/operator", instance="test")
     sending = asyncio.create_task(recorder.run())

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-from aifactory.kube.client import Client
+from aifactory.kube.api import Api
 from aifactory.kube.informer import Informer
 from aifactory.kube.objects import Pod, decoder
 from aifactory.kube.resources import PODS
@@ -27,7 +27,7 @@ async def eventually(condition: Callable[[], object], saw: Callable[[], object],
 class Watched:
     """An informer of one namespace's pods that can be run, interrupted and run again."""
 
-    def __init__(self, client: Client, namespace: str, silence_seconds: float = 90.0) -> None:
+    def __init__(self, client: Api, namespace: str, silence_seconds: float = 90.0) -> None:
         self.store: Store[Pod] = Store(decoder(Pod))
         self.changes: list[tuple[str, str]] = []
         self.store.subscribe(self._hear)
@@ -52,7 +52,7 @@ class Watched:
                 await task
 
 
-async def test_follows_a_pods_life(client: Client, namespace: str) -> None:
+async def test_follows_a_pods_life(client: Api, namespace: str) -> None:
     await client.create(PODS, pod(namespace, "before"))
     seen = Watched(client, namespace)
     async with seen.running():
@@ -82,7 +82,7 @@ async def test_follows_a_pods_life(client: Client, namespace: str) -> None:
         assert (ended.exit_code, ended.message) == (3, "the last words")
 
 
-async def test_the_answer_to_a_write_is_news_and_its_echo_is_not(client: Client, namespace: str) -> None:
+async def test_the_answer_to_a_write_is_news_and_its_echo_is_not(client: Api, namespace: str) -> None:
     seen = Watched(client, namespace)
     async with seen.running():
         await asyncio.wait_for(seen.informer.synced.wait(), 10)
@@ -95,7 +95,7 @@ async def test_the_answer_to_a_write_is_news_and_its_echo_is_not(client: Client,
 
 
 async def test_a_deletion_missed_while_history_was_lost_is_told(
-    client: Client, namespace: str, control_plane: ControlPlane
+    client: Api, namespace: str, control_plane: ControlPlane
 ) -> None:
     """A restarted API server has no history from before: it answers the resumed watch with 410."""
     for name in ("a", "b"):
@@ -112,7 +112,7 @@ async def test_a_deletion_missed_while_history_was_lost_is_told(
 
 
 async def test_an_api_server_that_goes_away_and_comes_back_is_followed_again(
-    client: Client, namespace: str, control_plane: ControlPlane
+    client: Api, namespace: str, control_plane: ControlPlane
 ) -> None:
     seen = Watched(client, namespace)
     async with seen.running():
@@ -123,7 +123,7 @@ async def test_an_api_server_that_goes_away_and_comes_back_is_followed_again(
 
 
 async def test_an_api_server_that_hangs_is_noticed_by_its_silence(
-    client: Client, namespace: str, control_plane: ControlPlane
+    client: Api, namespace: str, control_plane: ControlPlane
 ) -> None:
     seen = Watched(client, namespace, silence_seconds=1.0)
     async with seen.running():

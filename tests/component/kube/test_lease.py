@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from aifactory.kube.client import Client
+from aifactory.kube.api import Api
 from aifactory.kube.clock import SystemClock
 from aifactory.kube.lease import LeaderElection, LeaseConfig
 from aifactory.kube.resources import LEASES
@@ -35,7 +35,7 @@ def config(namespace: str, identity: str) -> LeaseConfig:
     )
 
 
-async def test_a_lease_that_was_given_up_is_taken_at_once(client: Client, namespace: str) -> None:
+async def test_a_lease_that_was_given_up_is_taken_at_once(client: Api, namespace: str) -> None:
     one = LeaderElection(client, config(namespace, "one"))
     two = LeaderElection(client, config(namespace, "two"))
     await one.acquire()
@@ -53,7 +53,7 @@ async def test_a_lease_that_was_given_up_is_taken_at_once(client: Client, namesp
 
 
 async def test_a_silent_leader_is_replaced_after_the_duration_whatever_the_clocks_say(
-    client: Client, namespace: str
+    client: Api, namespace: str
 ) -> None:
     one = LeaderElection(client, config(namespace, "one"), clock=SkewedClock(days=-3))
     two = LeaderElection(client, config(namespace, "two"), clock=SkewedClock(days=+5))
@@ -69,7 +69,7 @@ async def test_a_silent_leader_is_replaced_after_the_duration_whatever_the_clock
     assert not one.leading, "two leaders"
 
 
-async def test_a_leader_that_can_not_renew_stops_before_another_starts(client: Client, namespace: str) -> None:
+async def test_a_leader_that_can_not_renew_stops_before_another_starts(client: Api, namespace: str) -> None:
     one = LeaderElection(client, config(namespace, "one"))
     two = LeaderElection(client, config(namespace, "two"))
     await one.acquire()
@@ -87,14 +87,14 @@ async def test_a_leader_that_can_not_renew_stops_before_another_starts(client: C
     await waiting
 
 
-async def test_a_restarted_replica_of_the_same_name_goes_on_at_once(client: Client, namespace: str) -> None:
+async def test_a_restarted_replica_of_the_same_name_goes_on_at_once(client: Api, namespace: str) -> None:
     await LeaderElection(client, config(namespace, "one")).acquire()
     started = time.monotonic()
     await asyncio.wait_for(LeaderElection(client, config(namespace, "one")).acquire(), 2)
     assert time.monotonic() - started < 1.0
 
 
-async def test_a_stolen_lease_ends_leadership(client: Client, namespace: str) -> None:
+async def test_a_stolen_lease_ends_leadership(client: Api, namespace: str) -> None:
     one = LeaderElection(client, config(namespace, "one"))
     await one.acquire()
     await client.patch(LEASES, namespace, "operator", {"spec": {"holderIdentity": "thief"}})
@@ -102,7 +102,7 @@ async def test_a_stolen_lease_ends_leadership(client: Client, namespace: str) ->
     assert not one.leading
 
 
-async def test_of_many_who_try_one_leads(client: Client, namespace: str) -> None:
+async def test_of_many_who_try_one_leads(client: Api, namespace: str) -> None:
     replicas = [LeaderElection(client, config(namespace, f"r{number}")) for number in range(8)]
     tasks = [asyncio.create_task(replica.acquire()) for replica in replicas]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

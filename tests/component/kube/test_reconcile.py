@@ -162,34 +162,35 @@ async def declared(client: Api, namespace: str, farm: Farm, seconds: float = 90.
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_crashes_on_both_sides_end_in_what_was_declared(
-    client: Client, provider: SessionProvider, namespace: str, control_plane: ControlPlane, seed: int
+    client: Api, provider: SessionProvider, namespace: str, control_plane: ControlPlane, seed: int
 ) -> None:
-    user = Retrying(client)
-    await user.apply(CRDS, CRD, field_manager="test")
-    await served(user)
+
+    await client.apply(CRDS, CRD, field_manager="test")
+    await served(client)
     rng = random.Random(seed)
-    counting = CountingClient(provider)
-    farm = Farm(Retrying(counting), namespace)
+    once = CountingClient(provider)
+    counting = Retrying(once)
+    farm = Farm(counting, namespace)
     await farm.start()
     for step in range(60):
-        await put(user, namespace, f"h{rng.randrange(12)}", rng.randrange(5))
+        await put(client, namespace, f"h{rng.randrange(12)}", rng.randrange(5))
         if step == 20:
             control_plane.restart_apiserver(kill=True)
         if step in (30, 45):
             await farm.crash()
-            farm = Farm(Retrying(counting), namespace)
+            farm = Farm(counting, namespace)
             await farm.start()
         if rng.random() < 0.2:
             try:
-                await user.delete(PODS, namespace, f"h{rng.randrange(12)}-{rng.randrange(5)}", grace_seconds=0)
+                await client.delete(PODS, namespace, f"h{rng.randrange(12)}-{rng.randrange(5)}", grace_seconds=0)
             except KubeError:
                 pass
 
-    await declared(user, namespace, farm)
+    await declared(client, namespace, farm)
     # Nothing is due any more: when the last delayed status is out, nothing else is written.
     await eventually(lambda: not farm.controller._differs_since, lambda: farm.controller._differs_since)
-    writes = counting.writes
+    writes = once.writes
     await asyncio.sleep(3.0)
-    assert counting.writes == writes
+    assert once.writes == writes
     await farm.crash()
-    await counting.close()
+    await once.close()
