@@ -350,6 +350,30 @@ def test_a_mistake_of_ours_is_logged_with_where_it_happened(
     assert record.exc_info
 
 
+def test_a_status_that_waited_for_its_turn_is_written_though_nothing_happened_since() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        busy = asyncio.Event()
+
+        async def before(verb: str, resource: Resource, name: str) -> None:
+            if verb == "create" and name.startswith("big"):
+                await busy.wait()
+
+        api.before = before
+        farm = Farm(api, status_delay=0.0, workers=8)
+        async with farm.running():
+            for number in range(4):
+                api.put(HERDS, "ns", f"big{number}", spec={"size": 24})  # together they take every place
+            await asyncio.sleep(1)
+            api.put(HERDS, "ns", "a", spec={"size": 0})
+            await asyncio.sleep(1)
+            assert not farm.status("a"), "it waits for a place"
+            busy.set()
+            await written(farm, seconds=5)
+
+    run(main)
+
+
 def test_stop_waits_no_longer_than_it_is_told(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> float:
         api = MemoryApi()
