@@ -22,9 +22,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.bench import report
+from tests.bench import record, report
 from tests.bench.plane import ROOT
-from tests.bench.scenarios import jobs, poison, pools, restart, steady
+from tests.bench.scenarios import jobs, poison, pools, probes, reports, restart, scale, start, steady
 from tests.bench.sides import Load
 from tests.bench.verdict import judge
 
@@ -45,6 +45,11 @@ SCENARIOS: dict[str, Scenario] = {
     "large": lambda o: restart.run(Load(1, _scaled(o, 1000), short=False)),
     "pools": lambda o: pools.run(_scaled(o, 500)),
     "steady": lambda o: steady.run(Load(_scaled(o, 1000), 8, short=False), o.idle_seconds),
+    "reports": lambda o: reports.run(Load(_scaled(o, 1000), 8, short=False)),
+    "probes": lambda o: probes.run(_scaled(o, 1000), 10),
+    "busy-pools": lambda o: probes.busy(_scaled(o, 500)),
+    "start-4000": lambda o: start.run(_scaled(o, 4000)),
+    "scale-100k": lambda o: scale.run(Load(_scaled(o, 10_000), 10, short=False)),
     "poison": lambda o: poison.run(_scaled(o, 300)),
 }
 
@@ -55,8 +60,8 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of objects")
     parser.add_argument("--idle-seconds", type=float, default=300.0, help="how long the steady scenario rests")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench", help="directory for the figures")
-    parser.add_argument("--docs", action="store_true", help="write docs/performance.md from all figures kept so far")
-    parser.add_argument("--only-docs", action="store_true", help="measure nothing")
+    parser.add_argument("--docs", action="store_true", help="put the figures into docs/performance.json and its page")
+    parser.add_argument("--only-docs", action="store_true", help="measure nothing, write the page anew")
     options = parser.parse_args()
     unknown = [name for name in options.scenario if name not in SCENARIOS]
     if unknown:
@@ -64,29 +69,34 @@ def main() -> int:
     # SIGTERM ends a run as Ctrl-C does: control planes are taken down and their directories removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options.output.mkdir(parents=True, exist_ok=True)
-    kept = options.output / "results.json"
-    results = json.loads(kept.read_text()) if kept.exists() else {"scenarios": {}}
+    measured: dict[str, Any] = {}
     names = [] if options.only_docs else options.scenario or list(SCENARIOS)
     for name in names:
-        results["machine"], taken = machine(), moment()
+        taken = moment() | machine()
         print(f"{name} ... (others use {taken['othersCores']} cores)", flush=True)
         started = time.monotonic()
-        results["scenarios"][name] = asyncio.run(_run(name, options))
-        results["scenarios"][name] |= {"taken": taken, "scale": options.scale}
-        kept.write_text(json.dumps(results, indent=1))
+        measured[name] = asyncio.run(_run(name, options)) | {"taken": taken, "scale": options.scale}
+        (options.output / f"{name}.json").write_text(json.dumps(measured[name], indent=1))
         print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
-        print(report.table(judge({name: results["scenarios"][name]})), flush=True)
-    if options.docs or options.only_docs:
-        ordered = {name: results["scenarios"][name] for name in SCENARIOS if name in results["scenarios"]}
-        results["scenarios"] = ordered
-        report.write_pages(results, judge(ordered), ROOT / "docs")
-    left = [v for v in judge({name: results["scenarios"][name] for name in names}) if not v.in_range]
+        print(report.table(judge({name: measured[name]})), flush=True)
+        if options.docs:
+            publish({name: measured[name]}, ROOT / "docs")
+    if options.only_docs:
+        publish({}, ROOT / "docs")
+    left = [verdict for verdict in judge(measured) if not verdict.in_range]
     for verdict in left:
         print(
             f"out of range: {verdict.what}: {verdict.value:g}, not in {verdict.low:g} to {verdict.high:g}",
             file=sys.stderr,
         )
     return 1 if left else 0
+
+
+def publish(measured: dict[str, Any], docs: Path) -> None:
+    """Put figures into the record, and write the page and their pictures."""
+    kept = record.merged(record.load(docs), measured, SCENARIOS)
+    record.save(kept, docs)
+    report.write_pages(kept["scenarios"], measured, judge(kept["scenarios"]), docs)
 
 
 async def _run(name: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -82,11 +82,11 @@ def agent_of(user_agent: str) -> str:
     return user_agent.partition("/")[0]
 
 
-def parse(line: bytes) -> Write | None:
-    """One line of the log; None if it is no write."""
+def parse(line: bytes) -> Write | str:
+    """One line of the log; of a list only what was listed."""
     found = _decode(line)
     if found.verb not in WRITES:
-        return None
+        return found.object_ref.resource if found.object_ref is not None else ""
     ref = found.object_ref or _NO_REF
     written = found.request_object.status if found.request_object is not None else None
     status = written or _NO_STATUS
@@ -110,6 +110,8 @@ class Journal:
         self._path = path
         self._offset = 0
         self.writes: list[Write] = []
+        self.lists: Counter[str] = Counter()
+        """Pages of lists by resource, of whom the audit policy names (the operator)."""
 
     def read(self) -> int:
         """Take in what was added; returns how many writes are known now."""
@@ -121,7 +123,12 @@ class Journal:
             return 0
         end = text.rfind(b"\n") + 1
         self._offset += end
-        self.writes += [write for line in text[:end].splitlines() if (write := parse(line)) is not None]
+        for line in text[:end].splitlines():
+            found = parse(line)
+            if isinstance(found, Write):
+                self.writes.append(found)
+            else:
+                self.lists[found] += 1
         return len(self.writes)
 
     async def wait(

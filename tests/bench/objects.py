@@ -30,7 +30,7 @@ VERSIONS = f"{API}/namespaces/{NAMESPACE}/modelversions"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 
 _UID = "00000000-0000-4000-8000-000000000000"
-_SETTINGS = Settings(agent_image="agent", progress_url="http://operator:8082")
+SETTINGS = Settings(agent_image="agent", progress_url="http://operator:8082")
 _RESOURCES = {resource.kind: resource for resource in (POD_RESOURCE, SERVICES, PODGROUPS)}
 
 
@@ -89,7 +89,7 @@ def recipe(body: Json) -> Recipe:
     meta = {**body["metadata"], "uid": _UID, "generation": 1, "resourceVersion": "1"}
     parsed = TrainingJob.model_validate({**body, "metadata": meta})
     count = parsed.spec.nodes.count
-    created = plan_training(Observed(parsed, _SETTINGS, gangs_served=True), now)
+    created = plan_training(Observed(parsed, SETTINGS, gangs_served=True), now)
     assert created is not None
     gang = any(write.kind == PODGROUPS.kind for write in created.writes)
     wanted = children.template_hash(parsed.spec)
@@ -97,11 +97,11 @@ def recipe(body: Json) -> Recipe:
         PodView(children.pod_name(parsed.metadata.name, index, 0), "uid", 0, index, wanted, "Running", "node", True)
         for index in range(count)
     )
-    running = plan_training(Observed(parsed, _SETTINGS, pods, gangs_served=True), now)
+    running = plan_training(Observed(parsed, SETTINGS, pods, gangs_served=True), now)
     assert running is not None
     later = parsed.model_copy(update={"status": running.status})
     ended = tuple(replace(pod, phase="Succeeded", running=False, exit_code=0) for pod in pods)
-    complete = plan_training(Observed(later, _SETTINGS, ended, gangs_served=True), now)
+    complete = plan_training(Observed(later, SETTINGS, ended, gangs_served=True), now)
     assert complete is not None
     return Recipe(
         job=msgspec.json.encode(body),
@@ -112,7 +112,7 @@ def recipe(body: Json) -> Recipe:
         ),
         running=_bytes({"status": running.status.dump()}),
         complete=_bytes({"status": complete.status.dump()}),
-        second_attempt=tuple(_bytes(children.pod(parsed, index, 1, _SETTINGS, gang=gang)) for index in range(count)),
+        second_attempt=tuple(_bytes(children.pod(parsed, index, 1, SETTINGS, gang=gang)) for index in range(count)),
     )
 
 

@@ -96,8 +96,9 @@ class Operator(Process):
     """The operator as it runs in a pod, with the chart's rights. `leader_elect` for more than one."""
 
     def __init__(self, plane: BenchPlane, *, leader_elect: bool = False, name: str = "operator") -> None:
-        self._port, progress = free_port(), free_port()
-        command = [*_python(), "-m", "aifactory.app", "--http-port", str(self._port), "--progress-port", str(progress)]
+        self._port, self.progress_port = free_port(), free_port()
+        command = [*_python(), "-m", "aifactory.app", "--http-port", str(self._port)]
+        command += ["--progress-port", str(self.progress_port)]
         command += ["--lease-namespace", SYSTEM] if leader_elect else ["--no-leader-elect"]
         environment = {"KUBECONFIG": str(plane.service_account("aifactory-operator")), "POD_NAME": name}
         environment["POD_IP"] = "127.0.0.1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.bench.prose import paragraphs
 from tests.bench.timeline import svg
 from tests.bench.verdict import Verdict
 
@@ -85,29 +86,31 @@ def restart_table(scenarios: Json) -> str:
     return "\n".join(lines)
 
 
-def write_pages(results: Json, verdicts: list[Verdict], docs: Path) -> None:
-    """docs/performance.md and its pictures. Generated: edit this module, not the page."""
+def write_pages(scenarios: Json, measured: Json, verdicts: list[Verdict], docs: Path) -> None:
+    """docs/performance.md of all scenarios, and the pictures of those that were measured now.
+
+    Generated: edit this module, not the page.
+    """
     pictures = docs / "images"
     pictures.mkdir(parents=True, exist_ok=True)
-    scenarios = results["scenarios"]
     shown = []
     for name, title in TITLES.items():
         figures = scenarios.get(name)
         if figures is None:
             continue
         full = f"{figures['jobs']} x {figures['nodes']}: {title}"
-        curves = {side: figures[side]["timeline"] for side in ("limit", "ours")}
-        (pictures / f"bench-{name}.svg").write_text(svg(full, curves))
+        if name in measured:
+            curves = {side: measured[name][side]["timeline"] for side in ("limit", "ours")}
+            (pictures / f"bench-{name}.svg").write_text(svg(full, curves))
         shown.append(f"![{full}](images/bench-{name}.svg)")
     text = _PAGE.format(
         targets=table(verdicts),
         sides=sides_table(scenarios),
         restarts=restart_table(scenarios),
-        others="\n\n".join(_others(scenarios)),
+        others=paragraphs(scenarios),
         pictures="\n\n".join(shown),
         taken=_taken(scenarios),
-        warning=_warning(scenarios, results["machine"]["cpus"]),
-        **results["machine"],
+        warning=_warning(scenarios),
     )
     (docs / "performance.md").write_text(text)
 
@@ -116,87 +119,30 @@ def _taken(scenarios: Json) -> str:
     """Each scenario may have been run by itself, on another day, of another commit."""
     rows = ((name, figures["taken"]) for name, figures in scenarios.items())
     return "\n".join(
-        f"| {name} | {taken['date']} | {taken['commit']} | {taken['othersCores']} |" for name, taken in rows
+        f"| {name} | {taken['date']} | {taken['commit']} | {taken['cpus']} cores ({taken['model']}), "
+        f"{taken['memory']} GiB | {taken['kubernetes']}, {taken['python']} | {taken['othersCores']} |"
+        for name, taken in rows
     )
 
 
-def _warning(scenarios: Json, cpus: int) -> str:
+def _warning(scenarios: Json) -> str:
     """Times mean little when others used the machine as well."""
     busy = [name for name, figures in scenarios.items() if figures["taken"]["othersCores"] > QUIET_CORES]
     if not busy:
         return ""
     return (
-        f"\n**Not a quiet machine.** Others used some of the {cpus} cores before {', '.join(busy)}: counts stand\n"
+        f"\n**Not a quiet machine.** Others used some of the cores before {', '.join(busy)}: counts stand\n"
         "as they are, ratios of CPU time roughly, and times and ratios of times say little. Run it again in quiet.\n"
     )
-
-
-def _others(scenarios: Json) -> list[str]:
-    found = []
-    if (pace := scenarios.get("jobs-paced")) is not None:
-        f = pace["paced"]
-        lag, pods = f["statusLagMs"], f["jobToPodsMs"]
-        found.append(
-            f"**{pace['jobs']} one-node jobs, {pace['perSecond']:g} a second**: pod created {pods['p50']} ms (p50) and "
-            f"{pods['p99']} ms (p99) after its job; status Running and Complete {lag['p50']} ms and {lag['p99']} ms "
-            f"behind the pod, at most {lag['max']} ms; {f['writesPerJob']} writes a job."
-        )
-    if (pools := scenarios.get("pools")) is not None:
-        for phase, words in (("created", "created at once"), ("changed", "change to a new version of their model")):
-            f = pools[phase]
-            found.append(
-                f"**{pools['pools']} InferencePools {words}**: last pod created after {f['lastPodSeconds']} s, "
-                f"last pool serving after {f['lastServingSeconds']} s; {f['writesPerPool']} writes of ours a pool "
-                f"({_writes(f)})."
-            )
-        found.append(
-            f"The operator used {pools['operatorCpuSeconds']} s of CPU and {pools['peakRssMiB']} MiB for both."
-        )
-    if (steady := scenarios.get("steady")) is not None:
-        idle, storm, cold, lead = (steady[key] for key in ("idle", "storm", "coldStart", "leaderKilled"))
-        found.append(
-            f"**{steady['jobs']} jobs with {steady['pods']} pods at rest** for {idle['seconds']:g} s: "
-            f"{sum(idle['writes'].values())} writes, {idle['operatorCpuSeconds']} s of CPU, {idle['rssMiB']} MiB "
-            f"(peak while they were created: {steady['filled']['peakRssMiB']} MiB)."
-        )
-        found.append(
-            f"**Storm of pod statuses** that change nothing, {storm['eventsPerSecond']} a second: "
-            f"{sum(storm['writes'].values())} writes, {storm['operatorCpuMicrosecondsPerEvent']} µs of CPU an event, "
-            f"event loop late by at most {storm['loopLagP99Ms']:g} ms (p99)."
-        )
-        found.append(
-            f"**Cold start** onto them: every store complete after {cold['readySeconds']} s "
-            f"({cold['readyCpuSeconds']} s of CPU), every object looked at after {cold['allReconciledCpuSeconds']} s "
-            f"of CPU, {sum(cold['writes'].values())} writes, {cold['rssMiB']} MiB."
-        )
-        found.append(
-            f"**Leader killed** while a pod fails: the standby's first write came {lead['firstWriteSeconds']} s later "
-            f"(lease: {lead['leaseSeconds']:g} s); {lead['podsOfNewAttempt']} pods were replaced, "
-            f"{lead['duplicatePods']} twice."
-        )
-    if (poison := scenarios.get("poison")) is not None:
-        alone, beside = poison["alone"], poison["beside"]
-        found.append(
-            f"**One poisoned job** with {poison['failingReconcilesPerMinute']} failing reconciles a minute: others got "
-            f"their pod {beside['p50']} ms (p50) and {beside['p99']} ms (p99) after their job was created; with the "
-            f"same requests sent by somebody else and no such job {alone['p50']} ms and {alone['p99']} ms."
-        )
-    return found
-
-
-def _writes(figures: Json) -> str:
-    return ", ".join(f"{count} {what}" for what, count in figures["writes"].items())
 
 
 _PAGE = """\
 # Performance
 
-Generated by `make bench`; do not edit. Figures of one machine on one day: compare the ratios, not the seconds.
+Generated by `make bench` from docs/performance.json; do not edit. Compare the ratios, not the seconds.
 
-- Machine: {cpus} cores ({model}), {memory} GiB; Kubernetes {kubernetes}, Python {python}
-
-| Scenario | Measured | Commit | Cores others used when it began |
-|---|---|---|---|
+| Scenario | Measured | Commit | Machine | Kubernetes, Python | Cores others used when it began |
+|---|---|---|---|---|---|
 {taken}
 {warning}
 **How it is measured.** Real etcd (without fsync), API server, controllers and scheduler (client limits raised) on one
@@ -227,12 +173,13 @@ than two seconds old.
 
 {restarts}
 
-## Rest, storms, starts and failures
+## Rest, storms, reports, probes, starts and failures
 
 {others}
 
 ## Run it
 
-`make bench` runs everything; `make bench SCENARIO=jobs-1` one scenario. It needs the programs of `make cluster` and no
-cluster. Expected ranges are in `tests/bench/expected.yaml`; a figure outside its range fails the run.
+`make bench` runs everything; `make bench SCENARIO=jobs-1` one scenario, and keeps the figures of the others. It needs
+the programs of `make cluster` and no cluster. Expected ranges are in `tests/bench/expected.yaml`; a figure outside its
+range fails the run.
 """

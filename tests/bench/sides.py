@@ -118,3 +118,12 @@ async def ours_metrics(process: Process) -> dict[str, Any]:
     used = processes.memory(process.pid)
     lag = processes.lag_p99_ms(await process.metrics())
     return {"rssMiB": round(used.now, 1), "peakRssMiB": round(used.peak, 1), "loopLagP99Ms": lag}
+
+
+async def at_rest(operator: Operator) -> None:
+    """Wait until the operator uses next to no CPU: every object has been looked at."""
+    while True:
+        before = processes.cpu_seconds(operator.pid)
+        await asyncio.sleep(2.0)
+        if processes.cpu_seconds(operator.pid) - before < 0.1:
+            return

@@ -42,7 +42,7 @@ def judge(scenarios: Mapping[str, Any]) -> list[Verdict]:
     found = []
     for entry in yaml.safe_load((HERE / "expected.yaml").read_text()):
         figures = scenarios.get(entry["scenario"])
-        value = None if figures is None else float(_at(figures, entry["path"]))
+        value = None if figures is None else _at(figures, entry["path"])
         low, high = entry["range"]
         scale = 1.0 if figures is None else float(figures.get("scale", 1.0))
         more = entry.get("more", False)
@@ -50,8 +50,10 @@ def judge(scenarios: Mapping[str, Any]) -> list[Verdict]:
     return found
 
 
-def _at(figures: Any, path: str) -> Any:
-    """A figure by its path; `writes.total` is the sum of a table of writes."""
-    if path.endswith(".total"):
-        return sum(_at(figures, path.removesuffix(".total")).values())
-    return reduce(lambda value, key: value[key], path.split("."), figures)
+def _at(figures: Any, path: str) -> float | None:
+    """A figure by its path; `writes.total` is the sum of a table of writes. None if an older run did not measure it."""
+    try:
+        found = reduce(lambda value, key: value[key], path.removesuffix(".total").split("."), figures)
+    except KeyError:
+        return None
+    return float(sum(found.values()) if path.endswith(".total") else found)

@@ -53,14 +53,15 @@ def ns(kubectl: Kubectl) -> Iterator[Kubectl]:
 class Operator:
     """One operator process."""
 
-    def __init__(self, kubeconfig: str, log: Path, *args: str, **env: str) -> None:
+    def __init__(self, kubeconfig: str, log: Path, *args: str, module: str = "aifactory.app") -> None:
         self.http_port, self.progress_port = free_port(), free_port()
         self.log = log
         ports = [f"--http-port={self.http_port}", f"--progress-port={self.progress_port}"]
-        environment = {**os.environ, "KUBECONFIG": kubeconfig, "PYTHONPATH": str(ROOT / "operator"), **env}
+        path = os.pathsep.join((str(ROOT / "operator"), str(ROOT)))
+        environment = {**os.environ, "KUBECONFIG": kubeconfig, "PYTHONPATH": path}
         with log.open("ab") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "aifactory.app", *ports, *args], env=environment, stderr=stream, stdout=stream
+                [sys.executable, "-m", module, *ports, *args], env=environment, stderr=stream, stdout=stream
             )
 
     def wait_ready(self, seconds: float = 60) -> None:
@@ -103,9 +104,9 @@ def start_operator(
     """Starts operator processes; those that still run at the end are killed."""
     started: list[Operator] = []
 
-    def start(*args: str) -> Operator:
+    def start(*args: str, module: str = "aifactory.app") -> Operator:
         log = tmp_path_factory.mktemp("operator") / "log"
-        found = Operator(str(control_plane.kubeconfig), log, *args)
+        found = Operator(str(control_plane.kubeconfig), log, *args, module=module)
         started.append(found)
         return found
 

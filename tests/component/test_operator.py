@@ -181,6 +181,34 @@ def _post(operator: Operator, ns: Kubectl, job: str, token: str, body: Json) -> 
         return error.code, error.read().decode()
 
 
+def test_what_somebody_edits_is_put_back_and_what_they_add_stays(ns: Kubectl, operator: Operator) -> None:
+    ns.apply(objects.pool("drift", "m", replicas=1))
+    _make_ready(ns, 1)
+    name = _deployment(ns, "drift", 1)
+    wait_for("the Service", lambda: ns.get("service", "drift"), bool)
+    wanted = ns.get("deployment", name)["spec"]
+
+    ns.run("patch", "service", "drift", "--type=merge", "-p", '{"spec": {"selector": {"app": "mine"}}}')
+    ns.run("patch", "service", "drift", "--type=merge", "-p", '{"spec": {"sessionAffinity": "ClientIP"}}')
+    ns.run("scale", "deployment", name, "--replicas=3")
+    ns.run("set", "image", f"deployment/{name}", "triton=mine:1")
+    found = wait_for(
+        "the Service as it should be",
+        lambda: ns.get("service", "drift")["spec"],
+        lambda spec: spec["selector"].get("aifactory.dev/pool-name") == "drift",
+    )
+    assert found["sessionAffinity"] == "ClientIP", "what is not ours is left alone"
+    wait_for(
+        "the Deployment as it should be",
+        lambda: ns.get("deployment", name)["spec"],
+        lambda spec: (spec["replicas"], spec["template"]) == (wanted["replicas"], wanted["template"]),
+    )
+    versions = {kind: ns.get(kind, child)["metadata"]["generation"] for kind, child in (("deployment", name),)}
+    ns.run("annotate", "ipool", "drift", "look=again")  # one more reconcile
+    wait_for("the pool looked at again", lambda: ns.get("ipool", "drift")["metadata"]["annotations"], bool)
+    assert versions == {"deployment": ns.get("deployment", name)["metadata"]["generation"]}
+
+
 def _make_ready(ns: Kubectl, version: int) -> None:
     name = f"m-v{version}"
     ns.apply(

@@ -56,6 +56,23 @@ class Commit:
         return body
 
 
+@dataclass(frozen=True, slots=True)
+class Breakage:
+    """One verb on one resource does not work for a while, for everybody."""
+
+    verb: str
+    """create, patch, patch_status, apply, delete, list or watch."""
+    resource: Resource
+    how: str
+    """500: a webhook can not be asked; 503: the server has a problem; denied: a webhook says no; hang: no answer."""
+    namespace: str | None = None
+    """Of the objects concerned; None concerns all."""
+
+    def words(self) -> str:
+        """What the server says about it."""
+        return f'admission webhook "guard.example.com" denied the request: no {self.verb} of {self.resource} today'
+
+
 Hook = Callable[[Commit], None]
 
 
@@ -77,6 +94,7 @@ class Cluster:
         self.hooks: list[Hook] = []
         self.watchers: dict[Resource, list[Callable[[], None]]] = defaultdict(list)
         self.pod_quota_exhausted = False
+        self.broken: Breakage | None = None
         self._uids = 0
 
     # --- Looking ---
@@ -95,6 +113,13 @@ class Cluster:
         if found is None:
             raise NotFound(404, "NotFound", f'{resource} "{name}" not found')
         return found
+
+    def breakage(self, verb: str, resource: Resource, namespace: str | None) -> Breakage | None:
+        """What is broken about a call."""
+        broken = self.broken
+        if broken is None or (broken.verb, broken.resource) != (verb, resource):
+            return None
+        return broken if broken.namespace in (None, namespace) else None
 
     def all(self, resource: Resource, namespace: str | None = None, **labels: str) -> list[Body]:
         objects = self.objects[resource].items()
@@ -339,10 +364,6 @@ def _has(body: Body, labels: Mapping[str, str]) -> bool:
     return all(own.get(name) == value for name, value in labels.items())
 
 
-def node_body(name: str) -> Body:
-    return {
-        "metadata": {"name": name},
-        "apiVersion": NODES.api_version,
-        "kind": "Node",
-        "spec": {},
-    }
+def node_body(name: str, ready: str) -> Body:
+    """A node; `ready` is True or Unknown."""
+    return {"metadata": {"name": name}, "spec": {}, "status": {"conditions": [{"type": "Ready", "status": ready}]}}

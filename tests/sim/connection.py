@@ -11,13 +11,22 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeVar
 
 from aifactory.kube.api import PatchType, Propagation
-from aifactory.kube.errors import ApiError, Conflict, Gone, NotFound, ServerError, TooManyRequests, Unreachable
+from aifactory.kube.errors import (
+    ApiError,
+    Conflict,
+    Forbidden,
+    Gone,
+    NotFound,
+    ServerError,
+    TooManyRequests,
+    Unreachable,
+)
 from aifactory.kube.resources import EVENTS, LEASES, PODGROUPS, PODS, Key, Resource
 from tests.sim.cluster import Body, Cluster, Commit, encode, labels_of
 
@@ -116,7 +125,7 @@ class Connection:
         if resource == LEASES and self.faults.lease_away:
             await self._over(self._travel())
             raise Unreachable("connection refused", sent=False)
-        return await self._read(lambda: encode(self.cluster.get(resource, namespace, name)))
+        return await self._read("get", resource, lambda: encode(self.cluster.get(resource, namespace, name)))
 
     async def list(
         self,
@@ -130,7 +139,9 @@ class Connection:
         metadata_only: bool = False,
     ) -> bytes:
         return await self._read(
-            lambda: self._page(resource, label_selector, min(limit, 7) if limit > 1 else limit, continue_)
+            "list",
+            resource,
+            lambda: self._page(resource, label_selector, min(limit, 7) if limit > 1 else limit, continue_),
         )
 
     def _page(self, resource: Resource, label_selector: str, limit: int, continue_: str) -> bytes:
@@ -161,7 +172,7 @@ class Connection:
         field_selector: str = "",
         timeout_seconds: int = 300,
     ) -> AsyncIterator[Sequence[bytes]]:
-        await self._read(lambda: None)
+        await self._read("watch", resource, lambda: None)
         cluster, loop, epoch = self.cluster, self.cluster.loop, self._epoch
         seen, ends = int(resource_version), loop.now + timeout_seconds
         if seen < cluster.compacted:
@@ -213,10 +224,10 @@ class Connection:
     def _lines(self, commits: Sequence[Commit], label_selector: str) -> list[bytes]:
         lines = []
         for commit in commits:
-            if _selected(commit.body, label_selector):
-                lines.append(commit.line)
+            if (line := _event(commit, label_selector)) is not None:
+                lines.append(line)
                 if self.faults.duplicates and self._rng.random() < self.faults.duplicates:
-                    lines.append(commit.line)
+                    lines.append(line)
         return lines
 
     async def create(self, resource: Resource, body: Mapping[str, Any]) -> bytes:
@@ -228,7 +239,8 @@ class Connection:
                 raise
 
         # A late one is not simulated: nothing could keep a pod of an attempt that is over from being made.
-        return await self._write(resource, carry_out, may_be_late=False)
+        namespace = body["metadata"].get("namespace")
+        return await self._write("create", resource, namespace, carry_out, may_be_late=False)
 
     async def apply(
         self, resource: Resource, body: Mapping[str, Any], *, field_manager: str, force: bool = True
@@ -240,7 +252,7 @@ class Connection:
                 self.refused(body)
                 raise
 
-        return await self._write(resource, carry_out)
+        return await self._write("apply", resource, body["metadata"].get("namespace"), carry_out)
 
     async def patch(
         self,
@@ -254,7 +266,9 @@ class Connection:
     ) -> bytes:
         key = Key(namespace, name)
         return await self._write(
+            "patch",
             resource,
+            namespace,
             lambda: encode(self.cluster.patch(resource, key, body, self.actor, resource_version=resource_version)),
             may_conflict=resource_version is not None,
         )
@@ -270,7 +284,9 @@ class Connection:
     ) -> bytes:
         key = Key(namespace, name)
         return await self._write(
+            "patch_status",
             resource,
+            namespace,
             lambda: encode(
                 self.cluster.patch_status(resource, key, status, self.actor, resource_version=resource_version)
             ),
@@ -297,7 +313,7 @@ class Connection:
             # Pods come back as they were; most others as a Status once they are gone.
             return encode(body if not gone or resource == PODS else {"kind": "Status", "status": "Success"})
 
-        return await self._write(resource, carry_out, may_conflict=uid is not None)
+        return await self._write("delete", resource, namespace, carry_out, may_conflict=uid is not None)
 
     # --- One call ---
 
@@ -311,12 +327,13 @@ class Connection:
         finally:
             task.cancel()
 
-    async def _read(self, carry_out: Callable[[], T]) -> T:
-        return await self._over(self._one_read(carry_out))
+    async def _read(self, verb: str, resource: Resource, carry_out: Callable[[], T]) -> T:
+        return await self._over(self._one_read(verb, resource, carry_out))
 
-    async def _one_read(self, carry_out: Callable[[], T]) -> T:
+    async def _one_read(self, verb: str, resource: Resource, carry_out: Callable[[], T]) -> T:
         fault = self._fault()
         await self._travel()
+        await self._break(verb, resource, None)
         self._refuse(fault)
         result = carry_out()
         if fault in ("answer lost", "500 done"):
@@ -326,7 +343,9 @@ class Connection:
 
     async def _write(
         self,
+        verb: str,
         resource: Resource,
+        namespace: str | None,
         carry_out: Callable[[], bytes],
         *,
         may_conflict: bool = False,
@@ -334,14 +353,21 @@ class Connection:
     ) -> bytes:
         if resource != LEASES:
             self.sending(resource.kind)
-        return await self._over(self._one_write(resource, carry_out, may_conflict, may_be_late))
+        broken = partial(self._break, verb, resource, namespace)
+        return await self._over(self._one_write(resource, carry_out, broken, may_conflict, may_be_late))
 
     async def _one_write(
-        self, resource: Resource, carry_out: Callable[[], bytes], may_conflict: bool, may_be_late: bool
+        self,
+        resource: Resource,
+        carry_out: Callable[[], bytes],
+        broken: Callable[[], Awaitable[None]],
+        may_conflict: bool,
+        may_be_late: bool,
     ) -> bytes:
         fault = self._fault() if resource not in (LEASES, EVENTS) else "none"
         self.calls += 1
         await self._travel()
+        await broken()
         if fault in ("429", "503"):
             self.after_refusal()
         self._refuse("request lost" if resource == LEASES and self.faults.lease_away else fault)
@@ -370,6 +396,21 @@ class Connection:
         await asyncio.sleep(self._rng.uniform(*LATENCY))
         if self.dead:
             await asyncio.Future()
+
+    async def _break(self, verb: str, resource: Resource, namespace: str | None) -> None:
+        """Where this call does not work at the moment, raise what the server would answer."""
+        if (broken := self.cluster.breakage(verb, resource, namespace)) is None:
+            return
+        match broken.how:
+            case "500":
+                raise ServerError(500, "InternalError", "failed calling webhook: context deadline exceeded")
+            case "503":
+                raise ServerError(503, "ServiceUnavailable", "etcd has no leader")
+            case "denied":
+                raise Forbidden(403, "Forbidden", broken.words())
+            case _:
+                await asyncio.sleep(TIMEOUT_SECONDS)
+                raise Unreachable("no answer")
 
     def _fault(self) -> Fault:
         faults = self.faults
@@ -438,6 +479,22 @@ class _Sleeper:
 
     def close(self) -> None:
         self._list.remove(self.wake)
+
+
+def _event(commit: Commit, selector: str) -> bytes | None:
+    """A change as a watch with this selector tells it: what begins or ceases to be selected is added or deleted."""
+    old = commit.old is not None and _selected(commit.old, selector)
+    new = commit.new is not None and _selected(commit.new, selector)
+    if not (old or new):
+        return None
+    if old and not new and commit.new is not None:
+        assert commit.old is not None
+        version = {"resourceVersion": str(commit.version)}
+        last = {**commit.old, "metadata": {**commit.old["metadata"], **version}}
+        return encode({"type": "DELETED", "object": last})
+    if new and not old and commit.old is not None:
+        return encode({"type": "ADDED", "object": commit.new})
+    return commit.line
 
 
 def _selected(body: Body, selector: str) -> bool:

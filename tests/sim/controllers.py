@@ -191,7 +191,7 @@ class DeploymentController:
             },
             "spec": template["spec"],
         }
-        if not self._cluster.pod_quota_exhausted:
+        if not self._cluster.pod_quota_exhausted and not self._cluster.breakage("create", PODS, meta["namespace"]):
             self._cluster.create(PODS, body, DEPLOYMENT_CONTROLLER)
         else:
             self._cluster.loop.call_later(1.0, self._soon, key_of(deployment))

@@ -16,7 +16,7 @@ from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Domain
 from aifactory.engine.plan import Delete
 from aifactory.kube.patch import merge_difference
-from aifactory.kube.resources import DEPLOYMENTS, PODGROUPS, PODS, SERVICES
+from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, PODGROUPS, PODS, SERVICES
 from aifactory.serving.domain import Serving
 from tests.sim.cluster import Body, encode, is_live, is_ready, key_of, labels_of, owner_uids
 from tests.sim.operator import options
@@ -125,6 +125,11 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
     pods = [pod for pod in world.cluster.all(PODS, namespace, **{names.LABEL_POOL: name}) if is_live(pod)]
     deployments = world.cluster.all(DEPLOYMENTS, namespace, **{names.LABEL_POOL: name})
     stable = (status.get("stable") or {}).get("modelVersion", "")
+    if any(world.cluster.find(CONFIGMAPS, *key_of(deployment)) is None for deployment in deployments):
+        # It went while a label was missing from the Deployment: without its version it can not be made again.
+        if target is not None and _loads(world, namespace, target["metadata"]["name"]) and not _invalid(spec):
+            yield f"{says}: a Deployment lacks its ConfigMap"
+        return
     if not deployments and wanted and (target is None or stable) and "Available" in true:
         yield f"{says}: Available without a deployment"
     if target is None:

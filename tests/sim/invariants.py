@@ -43,6 +43,8 @@ class Invariants:
         """UIDs of versions that have been Ready."""
         self.lag: Callable[[], float] = lambda: 0.0
         """How many seconds behind the views of the operators may be."""
+        self.publishing_may_fail = True
+        """A job may end because its result could not be published, though no publisher has said that it never can."""
         self._ready_since: dict[str, float] = {}
         """UID of each ready serving pod."""
         self._suspended: set[str] = set()
@@ -130,7 +132,9 @@ class Invariants:
         labels = labels_of(pod)
         same = {name: labels[name] for name in (names.LABEL_JOB_UID, names.LABEL_NODE_INDEX)}
         for other in self._cluster.all(PODS, pod["metadata"]["namespace"], **same):
-            if other["metadata"]["name"] != pod["metadata"]["name"] and is_live(other) and not is_stranger(other):
+            if other["metadata"]["name"] == pod["metadata"]["name"] or is_stranger(other) or not _is_labelled(other):
+                continue
+            if is_live(other):
                 self.wrong(f"pod {pod['metadata']['name']} was created while {other['metadata']['name']} lives")
 
     def _pod_was_due(self, pod: Body) -> None:
@@ -173,6 +177,9 @@ class Invariants:
             self.wrong(f"attempt of job {name} fell from {before['attempt']} to {now.get('attempt', 0)}")
         if _finished(old) and _conditions(old) & {"Complete", "Failed"} != _conditions(new) & {"Complete", "Failed"}:
             self.wrong(f"job {name} had ended and does not stay so")
+        failed = "Failed" in _conditions(new) - _conditions(old)
+        if failed and now["reason"] == "PublishFailed" and not self.publishing_may_fail:
+            self.wrong(f"the result of job {name} is given up, and no publisher has said that it is not sound")
         if "Complete" in _conditions(new) - _conditions(old) and "output" in new["spec"]:
             versions = self._cluster.all(MODELVERSIONS, new["metadata"]["namespace"], **{names.LABEL_JOB_UID: uid})
             if not versions:
@@ -320,6 +327,11 @@ def _by_labels(body: Mapping[str, Any]) -> Iterable[tuple[str, Key]]:
     ):
         if label in labels:
             yield kind, Key(body["metadata"].get("namespace", ""), labels[label])
+
+
+def _is_labelled(child: Body) -> bool:
+    """Whoever takes this label from a child takes the child from us."""
+    return labels_of(child).get(names.LABEL_MANAGED_BY) == names.LABEL_MANAGED_BY_VALUE
 
 
 def _ended_well(pod: Body) -> bool:

@@ -18,7 +18,7 @@ from aifactory.api import names
 from aifactory.engine.controller import SLOW_STATUS_DELAY
 from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, PODGROUPS, PODS, PVCS, SERVICES, Key, Resource
 from tests.sim import goals, manifests, strangers
-from tests.sim.cluster import Body, is_live, key_of, labels_of
+from tests.sim.cluster import Body, Breakage, is_live, key_of, labels_of
 from tests.sim.connection import FAULTS
 from tests.sim.nodes import NODES
 from tests.sim.programs import SUCCESS, Exit
@@ -38,6 +38,22 @@ ELECTING_IDLE_SECONDS = 600.0
 MOMENTS = (0.0, 0.0, 0.005, 0.02, 0.1, 0.5, 2.0)
 """Seconds between two steps: from the same moment to the next state of everything."""
 
+MOST_WRITES_AN_HOUR = 4000
+"""Where something does not work for an hour it is tried again, but not all the time."""
+TASKS = (names.ROLE_PUBLISH, names.ROLE_VERIFY)
+CALLS = (
+    *(
+        ("create", resource)
+        for resource in (PODS, PODS, SERVICES, CONFIGMAPS, PVCS, DEPLOYMENTS, PODGROUPS, MODELVERSIONS)
+    ),
+    *(("patch_status", resource) for resource in (TRAININGJOBS, MODELVERSIONS, INFERENCEPOOLS)),
+    *(("delete", resource) for resource in (PODS, DEPLOYMENTS, PODGROUPS)),
+    *(("apply", resource) for resource in (SERVICES, CONFIGMAPS, DEPLOYMENTS)),
+    *(("list", resource) for resource in (PODS, TRAININGJOBS)),
+    *(("watch", resource) for resource in (PODS, TRAININGJOBS)),
+    ("patch", DEPLOYMENTS),
+)
+"""What may not work for a while."""
 CHILDREN = (SERVICES, CONFIGMAPS, DEPLOYMENTS, PODGROUPS, PVCS)
 
 # Known defects of the operator. What would show them is left out until they are mended; each has a story that is
@@ -46,6 +62,8 @@ FOREIGN_CHILDREN = True
 """Children are found by their owner's UID alone, so an object in another namespace is taken for one."""
 POSING_PODS_THAT_LIE = True
 """Whatever has the labels of a serving pod is taken for one, so anybody's pod can end a rollout."""
+PUBLISHING_IS_NEVER_GIVEN_UP = True
+"""Six publishers that end without a lasting reason (evicted, crashed, or the store away) end the job."""
 
 EXITS = (
     SUCCESS,
@@ -79,6 +97,8 @@ class Machine(RuleBasedStateMachine):
         With `two` namespaces, the other one has a job, a version and a pool of the same names.
         """
         self.world = World(seed, replicas=replicas, gangs=gangs, lease_seconds=lease)
+        self.world.programs.large = 0.3
+        self.world.invariants.publishing_may_fail = not PUBLISHING_IS_NEVER_GIVEN_UP
         bert = manifests.version_spec("bert", 1, "pvc://models/bert/1/good")
         self._create(TRAININGJOBS, JOBS[0], manifests.job_spec(count=2, model="gpt"))
         self._create(MODELVERSIONS, manifests.key("bert-v1"), bert)
@@ -260,6 +280,21 @@ class Machine(RuleBasedStateMachine):
             self._disturb_pool_of(body)
             self.world.cluster.delete(resource, key_of(body), "user")
 
+    @rule(data=st.data())
+    def label_is_taken(self, data: st.DataObject) -> None:
+        """Somebody edits the label by which we find a child: no watch shows it any more, and its name is taken."""
+        self.count("label is taken")
+        resource, body = self._draw(data, PODS, *CHILDREN)
+        if body is not None and labels_of(body).get(names.LABEL_MANAGED_BY) and not strangers.is_stranger(body):
+            self.world.invariants.note_refusal(body)
+            self.world.take_label(resource, body)
+
+    @rule()
+    @precondition(lambda self: self.world.unlabelled)
+    def labels_are_put_back(self) -> None:
+        self.count("labels are put back")
+        self.world.put_labels_back()
+
     # --- Programs and nodes ---
 
     @rule(data=st.data(), exit_=st.sampled_from(EXITS))
@@ -299,13 +334,52 @@ class Machine(RuleBasedStateMachine):
             case _:
                 self.world.cluster.purge(PODS, key_of(pod), "user")
 
-    @rule(node=st.sampled_from(NODES), lost=st.booleans())
-    def node(self, node: str, lost: bool) -> None:
-        self.count("node lost" if lost else "node replaced")
-        if lost and len(self.world.nodes.lost) < len(NODES) - 1:
-            self.world.nodes.lose(node)
+    @rule(data=st.data(), how=st.sampled_from(["delete", "drain", "pressure", "force", "OOM", "no answer", "node"]))
+    def task_dies(self, data: st.DataObject, how: str) -> None:
+        """A publisher or verifier ends before it has an answer."""
+        tasks = [pod for pod in self.world.cluster.all(PODS) if labels_of(pod).get(names.LABEL_ROLE) in TASKS]
+        running = [key_of(pod) for pod in tasks if is_live(pod)]
+        self.count(f"task dies: {how}" if running else "no task dies")
+        if not running:
+            return
+        key = data.draw(st.sampled_from(sorted(running)), label="task")
+        pod = self.world.cluster.find(PODS, *key)
+        if pod is None or not is_live(pod):
+            return
+        nodes, node = self.world.nodes, pod["spec"].get("nodeName")
+        match how:
+            case "drain":
+                nodes.evict(pod)
+            case "pressure":
+                nodes.evict_for_pressure(pod)
+            case "OOM":
+                nodes.fail(pod, Exit(137, "OOMKilled"))
+            case "no answer":
+                nodes.fail(pod, Exit(1, "Error", "Traceback (most recent call last): ..."))
+            case "node" if node and len(nodes.lost) < len(NODES) - 1:
+                nodes.lose(node)
+            case "delete":
+                self.world.cluster.delete(PODS, key, "user")
+            case _:
+                self.world.cluster.purge(PODS, key, "user")
+
+    @rule(
+        node=st.sampled_from(NODES),
+        what=st.sampled_from(["lost", "lost hard", "lost hard", "replaced", "replaced", "back"]),
+    )
+    def node(self, node: str, what: str) -> None:
+        """Lost hard: nothing is given up for minutes, but the ranks on other nodes notice at once."""
+        self.count(f"node {what}")
+        nodes = self.world.nodes
+        if what == "back":
+            nodes.rejoin(node)
+        elif what == "replaced" or len(nodes.lost) >= len(NODES) - 1:
+            nodes.recover(node)
+        elif what == "lost":
+            nodes.lose(node)
         else:
-            self.world.nodes.recover(node)
+            nodes.lose(node, given_up_after=300.0)
+            nodes.survivors_fail(node)
 
     @rule(what=st.sampled_from(["full", "room", "quota", "no quota", "store away", "store back"]))
     def environment(self, what: str) -> None:
@@ -331,6 +405,27 @@ class Machine(RuleBasedStateMachine):
         faults = self._process(number).connection.faults
         faults.calls = chance
         faults.kinds = FAULTS if kind == "any" else (kind,)  # type: ignore[assignment]
+
+    @rule(
+        call=st.sampled_from(CALLS),
+        how=st.sampled_from(["500", "503", "denied", "hang"]),
+        namespace=st.sampled_from([None, manifests.NAMESPACE, manifests.OTHER]),
+        seconds=st.sampled_from([0.0, 0.0, 0.0, 60.0, 60.0, 3600.0]),
+    )
+    def one_verb_breaks(self, call: tuple[str, Resource], how: str, namespace: str | None, seconds: float) -> None:
+        """While everything else works, for minutes or for an hour."""
+        self.count(f"{call[0]} breaks for {seconds:.0f} s or more")
+        self.world.cluster.broken = Breakage(*call, how, None if call[0] in ("list", "watch") else namespace)
+        before = sum(process.connection.calls for process in self.world.processes)
+        self.world.advance(seconds)
+        made = sum(process.connection.calls for process in self.world.processes) - before
+        assert made < MOST_WRITES_AN_HOUR, f"{made} writes in {seconds:.0f} s while {call} did not work"
+
+    @rule()
+    @precondition(lambda self: self.world.cluster.broken)
+    def it_is_mended(self) -> None:
+        self.count("it is mended")
+        self.world.mend()
 
     @rule(resource=st.sampled_from(WATCHED), seconds=st.sampled_from([0.0, 0.3, 3.0, 30.0]), number=st.integers(0, 1))
     def events_lag(self, resource: Resource, seconds: float, number: int) -> None:

@@ -11,8 +11,10 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from aifactory.api import names
 from aifactory.kube.resources import CONFIGMAPS, PODGROUPS, PODS, PVCS, Key
-from tests.sim.cluster import Body, Cluster, Commit, is_live, key_of
+from tests.sim import cluster as server
+from tests.sim.cluster import Body, Cluster, Commit, is_live, key_of, labels_of, node_body
 from tests.sim.programs import Exit, Programs
 
 KUBELET, SCHEDULER, NODE_CONTROLLER = "kubelet", "scheduler", "node-controller"
@@ -35,6 +37,9 @@ class Nodes:
         """No pod finds a place."""
         self._pass: asyncio.TimerHandle | None = None
         cluster.hooks.append(self._see)
+        for node in NODES:
+            cluster.create(server.NODES, node_body(node, "True"), KUBELET)
+            self._tell(node, "True")
 
     # --- What happens to a cluster ---
 
@@ -53,17 +58,43 @@ class Nodes:
         status = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}
         self._end(pod, status, Exit(137, "Error", ""), disrupted="TerminationByKubelet")
 
-    def lose(self, node: str) -> None:
+    def lose(self, node: str, *, given_up_after: float = LOST_SECONDS) -> None:
         """A node goes silent; after a while its pods are marked and deleted, and stay until the node is gone."""
         self.lost.add(node)
-        self._later(LOST_SECONDS, self._give_up, node)
+        self._later(min(given_up_after, LOST_SECONDS) / 2, self._tell_silence, node)
+        self._later(given_up_after, self._give_up, node)
+
+    def survivors_fail(self, node: str) -> None:
+        """Ranks on other nodes wait for those on this one, give up, and end badly long before the node is given up."""
+        uids = {labels_of(pod).get(names.LABEL_JOB_UID) for pod in self._on(node) if is_live(pod)} - {None}
+        for pod in self._cluster.all(PODS):
+            if labels_of(pod).get(names.LABEL_JOB_UID) in uids and pod["spec"].get("nodeName") not in self.lost:
+                words = Exit(1, "Error", "NCCL timeout: a rank does not answer")
+                self._later(self._rng.uniform(0.5, 8.0), self._exit, key_of(pod), pod["metadata"]["uid"], words)
 
     def recover(self, node: str) -> None:
         """The node is replaced by an empty one of the same name: what ran on it is gone for good."""
         if node in self.lost:
             self.lost.discard(node)
+            self._tell(node, "True")
             for pod in self._on(node):
                 self._cluster.purge(PODS, key_of(pod), "pod-gc")
+        self._schedule_soon()
+
+    def rejoin(self, node: str) -> None:
+        """The node was only cut off: what runs there runs on, and what was given up meanwhile ends now."""
+        if node not in self.lost:
+            return
+        self.lost.discard(node)
+        self._tell(node, "True")
+        for pod in self._on(node):
+            key, uid = key_of(pod), pod["metadata"]["uid"]
+            if "deletionTimestamp" in pod["metadata"]:
+                self._later(self._rng.uniform(0.05, 4.0), self._terminate, key, uid)
+            elif pod["status"]["phase"] == "Pending":
+                self._later(self._rng.uniform(0.05, 2.0), self._start, key, uid)
+            elif pod["status"]["phase"] == "Running":
+                self._run(pod)
         self._schedule_soon()
 
     def make_room(self) -> None:
@@ -168,6 +199,11 @@ class Nodes:
             "containerStatuses": [{"name": name, "ready": False, "restartCount": 0, "state": state}],
         }
         self._cluster.patch_status(PODS, key, status, KUBELET)
+        self._run(pod)
+
+    def _run(self, pod: Body) -> None:
+        """From now on the pod's program does its work."""
+        key, uid = key_of(pod), pod["metadata"]["uid"]
         self._programs.started(pod, lambda seconds, exit_: self._later(seconds, self._exit, key, uid, exit_))
         if (seconds := self._programs.ready_after(pod)) is not None:
             self._later(seconds, self._ready, key, uid)
@@ -233,6 +269,14 @@ class Nodes:
         return pod
 
     # --- Lost nodes ---
+
+    def _tell_silence(self, node: str) -> None:
+        if node in self.lost:
+            self._tell(node, "Unknown")
+
+    def _tell(self, node: str, ready: str) -> None:
+        status = node_body(node, ready)["status"]
+        self._cluster.patch_status(server.NODES, Key("", node), status, NODE_CONTROLLER)
 
     def _give_up(self, node: str) -> None:
         if node not in self.lost:

@@ -74,7 +74,7 @@ class SimServing(Serving):
                 for pod in pods:
                     if not pod.ready and self.book.set_error(pod.uid, self.load_error(pod.uid)):
                         self.on_news(Key(*pod.pool))
-                        outside.wake(Key(*pod.pool))
+                        outside.wake(Key(*pod.pool), 0.0)
 
         return (look,)
 
@@ -159,9 +159,11 @@ class SimProcess:
         if self._training is None or not self.leading or self.loop.stopped:
             return
         body = ReportBody(step=step, total_steps=1000, metrics={"loss": 2.5}, checkpoint=CheckpointBody(step=step // 2))
-        if self._training.book.record(job_uid, attempt, body, self.loop.within(self._clock.now)):
+        book, clock = self._training.book, self._clock
+        if book.record(job_uid, attempt, body, self.loop.within(clock.now)):
             queue = self.process.controllers[self._training.resource].queue
-            self.loop.within(lambda: queue.add(Key(namespace, job)))
+            after = self.loop.within(lambda: book.wake_after(job_uid, clock.monotonic()))
+            self.loop.within(lambda: queue.add_after(Key(namespace, job), after))
 
 
 async def watch_like_kopf(api: Api, kind: shell.Watched, rng: random.Random) -> None:

@@ -37,6 +37,8 @@ class Programs:
         self._served: dict[str, str] = {}
         self.bad_artifacts: dict[str, str] = {}
         """URI -> reason with which its check fails for good."""
+        self.large = 0.0
+        """Share of artifacts that take long, so that there is time for something to happen to the pod."""
         self.store_away = False
         """The model store does not answer."""
         self.unloadable: set[str] = set()
@@ -54,9 +56,9 @@ class Programs:
         arguments = pod["spec"]["containers"][0].get("args", [])
         match labels_of(pod).get(names.LABEL_ROLE):
             case names.ROLE_PUBLISH:
-                end(self._rng.uniform(0.1, 2.0), self._publish(arguments))
+                end(self._task_seconds(), self._publish(arguments))
             case names.ROLE_VERIFY:
-                end(self._rng.uniform(0.1, 2.0), self._verify(arguments))
+                end(self._task_seconds(), self._verify(arguments))
 
     def ready_after(self, pod: Body) -> float | None:
         """Seconds until a serving pod has its model loaded; None when it never does or does not serve."""
@@ -69,6 +71,9 @@ class Programs:
         lies = "stranger/broken" in pod["metadata"].get("annotations", {})
         broken = lies or self._served.get(pod["metadata"]["uid"]) in self.unloadable
         return "LoadFailed: the model has no such layer" if broken else ""
+
+    def _task_seconds(self) -> float:
+        return self._rng.uniform(*((10.0, 60.0) if self._rng.random() < self.large else (0.1, 2.0)))
 
     def _publish(self, arguments: list[str]) -> Exit:
         if self.store_away:

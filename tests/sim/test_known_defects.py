@@ -14,7 +14,7 @@ import pytest
 from aifactory.api import names
 from aifactory.kube.resources import PODS, Resource
 from tests.sim import manifests, strangers
-from tests.sim.cluster import Body, is_ready
+from tests.sim.cluster import Body, Breakage, is_ready, labels_of
 from tests.sim.programs import SUCCESS
 from tests.sim.world import World
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
@@ -69,6 +69,100 @@ def test_a_pod_that_only_looks_like_a_serving_pod_does_not_end_a_rollout(world: 
     world.until(
         lambda: "" if status(world, INFERENCEPOOLS, "pool-a")["stable"]["modelVersion"] == "gpt-v2" else "old", 300
     )
+
+
+def test_a_result_is_not_given_up_because_its_publishers_were_evicted(world: World) -> None:
+    create(world, TRAININGJOBS, "job-a", manifests.job_spec(model="gpt"))
+    world.advance(20)
+    world.programs.store_away = True
+    succeed(world)
+    world.until(lambda: "" if _publish_attempt(world) == 5 else "not tried five times", 900)
+    world.programs.store_away, world.programs.large = False, 1.0
+    world.until(lambda: "" if _tasks(world, "Running") else "no publisher", 300)
+    world.nodes.evict_for_pressure(_tasks(world, "Running")[0])
+    world.until(lambda: "" if status(world, TRAININGJOBS, "job-a")["phase"] == "Succeeded" else "publishing", 900)
+
+
+@pytest.mark.parametrize("role", [names.ROLE_PUBLISH, names.ROLE_VERIFY])
+def test_a_task_that_is_ending_on_a_lost_node_is_replaced(world: World, role: str) -> None:
+    world.programs.large = 1.0
+    if role == names.ROLE_PUBLISH:
+        create(world, TRAININGJOBS, "job-a", manifests.job_spec(model="gpt"))
+        world.advance(20)
+        succeed(world)
+    else:
+        create(world, MODELVERSIONS, "gpt-v1", manifests.version_spec("gpt", 1, "pvc://models/gpt/1/good"))
+    world.until(lambda: "" if _tasks(world, "Running") else "no task", 60, step=0.1)
+    world.nodes.lose(_tasks(world, "Running")[0]["spec"]["nodeName"])
+    world.until(lambda: "" if _ready(world, "gpt-v1") else "not Ready", 900)
+
+
+@known("no Node is looked at: ranks that fail because another one's node is gone count as failures of the program")
+def test_ranks_that_fail_because_a_node_was_lost_are_not_charged_to_the_program(world: World) -> None:
+    create(world, TRAININGJOBS, "job-a", manifests.job_spec(count=3))
+    world.advance(20)
+    node = world.cluster.get(PODS, manifests.NAMESPACE, "job-a-0-0")["spec"]["nodeName"]
+    world.nodes.lose(node, given_up_after=300.0)
+    world.nodes.survivors_fail(node)
+    world.until(lambda: "" if status(world, TRAININGJOBS, "job-a")["attempt"] == 1 else "not noticed", 400)
+    assert status(world, TRAININGJOBS, "job-a")["restarts"]["counted"] == 0
+
+
+@known("that a pod can not end because its node is gone is told as '1 pod is ending', for ever and without the node")
+def test_a_job_that_waits_for_a_lost_node_names_it(world: World) -> None:
+    create(world, TRAININGJOBS, "job-a", manifests.job_spec())
+    world.advance(20)
+    node = world.cluster.all(PODS)[0]["spec"]["nodeName"]
+    world.nodes.lose(node)
+    world.advance(600)
+    assert any(node in entry["message"] for entry in status(world, TRAININGJOBS, "job-a")["conditions"])
+
+
+@pytest.mark.parametrize("how", ["500", "hang"])
+@known("a write that fails for a passing reason keeps the status from being written")
+def test_a_failure_that_lasts_is_told_within_a_minute(world: World, how: str) -> None:
+    world.cluster.broken = Breakage("create", PODS, how)
+    create(world, TRAININGJOBS, "job-a", manifests.job_spec())
+    world.advance(60)
+    words = "failed calling webhook" if how == "500" else "no answer"
+    conditions = status(world, TRAININGJOBS, "job-a").get("conditions", ())
+    assert any(words in entry["message"] for entry in conditions if entry["type"] == "Reconciling")
+
+
+def test_what_works_again_after_an_hour_is_noticed_within_a_minute(world: World) -> None:
+    world.cluster.broken = Breakage("create", PODS, "hang")
+    create(world, TRAININGJOBS, "job-a", manifests.job_spec())
+    world.advance(3600)
+    world.mend()
+    world.until(lambda: "" if world.cluster.all(PODS) else "no pods", 75)
+
+
+@known("writes have 32 places for all namespaces together: those that hang in one keep the others out")
+def test_a_namespace_whose_webhook_hangs_does_not_hold_up_another_one(world: World) -> None:
+    world.cluster.broken = Breakage("create", PODS, "hang", manifests.OTHER)
+    for number in range(10):
+        body = manifests.body(f"job-{number}", manifests.job_spec(count=32), manifests.OTHER)
+        world.cluster.create(TRAININGJOBS, body, "user")
+    world.advance(30)
+    create(world, TRAININGJOBS, "job-a", manifests.job_spec(count=4))
+    world.until(lambda: "" if len(world.cluster.all(PODS, manifests.NAMESPACE)) == 4 else "no pods", 15, step=0.5)
+
+
+def _publish_attempt(world: World) -> int:
+    tried: int = status(world, TRAININGJOBS, "job-a").get("output", {}).get("publishAttempt", 0)
+    return tried
+
+
+def _tasks(world: World, phase: str) -> list[Body]:
+    roles = (names.ROLE_PUBLISH, names.ROLE_VERIFY)
+    tasks = [pod for pod in world.cluster.all(PODS) if labels_of(pod).get(names.LABEL_ROLE) in roles]
+    return [pod for pod in tasks if pod["status"]["phase"] == phase]
+
+
+def _ready(world: World, name: str) -> bool:
+    found = world.cluster.find(MODELVERSIONS, manifests.NAMESPACE, name)
+    conditions = found.get("status", {}).get("conditions", ()) if found is not None else ()
+    return any((entry["type"], entry["status"]) == ("Ready", "True") for entry in conditions)
 
 
 def _succeeded(world: World) -> list[Body]:

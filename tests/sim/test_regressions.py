@@ -164,6 +164,32 @@ def test_a_gang_that_waited_for_refused_pods_is_not_left_over_when_the_status_is
     assert [gang["metadata"]["name"] for gang in world.cluster.all(PODGROUPS)] == ["job-a-1"]
 
 
+def test_side_containers_do_not_outlive_a_job_that_is_done(world: World) -> None:
+    """It said Complete and looked again only if its own write came back by the watch before the answer to it."""
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec()), "user")
+    world.advance(20)
+    world.processes[0].connection.faults.lag[TRAININGJOBS] = 3.0
+    world.nodes.fail(world.cluster.get(PODS, manifests.NAMESPACE, "job-a-0-0"), Exit(0, side_container_runs=True))
+    world.until(lambda: "" if not world.cluster.all(PODS) else "pods", 60)
+    assert status(world, TRAININGJOBS, "job-a")["phase"] == "Succeeded"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_pod_that_has_lost_our_label_is_not_believed_to_live_on(world: World, restarted: bool) -> None:
+    """A create found the name taken and the pod was noted; no watch told that it was gone, so it was waited for."""
+    world.nodes.full = True
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec()), "user")
+    world.until(lambda: "" if world.cluster.all(PODS) else "no pod", 10, step=0.01)
+    world.take_label(PODS, world.cluster.all(PODS)[0])
+    if restarted:
+        world.kill(0)
+    world.advance(4)
+    world.nodes.make_room()
+    world.advance(20)
+    world.cluster.purge(PODS, manifests.key("job-a-0-0"), "user")
+    world.until(lambda: "" if world.cluster.all(PODS) else "no pod", 100)
+
+
 def test_the_last_report_of_a_job_whose_pods_are_refused_is_told_soon(world: World) -> None:
     """Reports in quick succession are written together a little later, for which nobody came back after a refusal."""
     world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=2, invalid=True)), "user")

@@ -9,17 +9,19 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from aifactory.kube.resources import PODS, PVCS, SERVICES
-from tests.sim.cluster import Cluster, key_of
+from aifactory.api import names
+from aifactory.engine.domain import Domain
+from aifactory.kube.resources import PODS, PVCS, SERVICES, Key, Resource
+from tests.sim.cluster import Body, Cluster, key_of
 from tests.sim.connection import Connection
 from tests.sim.controllers import DeploymentController, GarbageCollector
 from tests.sim.invariants import Invariants
 from tests.sim.manifests import NAMESPACE, OTHER
 from tests.sim.nodes import Nodes
-from tests.sim.operator import SimProcess
+from tests.sim.operator import SIM_DOMAINS, SimProcess
 from tests.sim.programs import Programs
 from tests.sim.strangers import HOSTILE
 from tests.support.faketime import FakeTimeLoop
@@ -44,9 +46,19 @@ class World:
         replicas: operator processes; several elect a leader.
         gangs: the API server serves PodGroups.
         lease_seconds: how long a silent leader keeps its lease; longer than usual, because renewals cost real time.
+        kinds: what the operators reconcile.
     """
 
-    def __init__(self, seed: int, *, replicas: int = 1, gangs: bool = True, lease_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        replicas: int = 1,
+        gangs: bool = True,
+        lease_seconds: float = 60.0,
+        kinds: Sequence[type[Domain[Any, Any]]] = SIM_DOMAINS,
+    ) -> None:
+        self.kinds = kinds
         self.loop = FakeTimeLoop()
         self.loop.set_exception_handler(self._unhandled)
         self.rng = random.Random(seed)
@@ -61,7 +73,9 @@ class World:
         self.lease_seconds = lease_seconds
         self.processes: list[SimProcess] = []
         self.starts = 0
-        self.invariants.lag = lambda: max(map(_lag, self.processes))
+        self.unlabelled: list[tuple[Resource, Key]] = []
+        """Children that have lost the label by which we find them."""
+        self.invariants.lag = lambda: math.inf if self.cluster.broken else max(map(_lag, self.processes))
         self._log = _ErrorLog(self.invariants.violations)
         self._closing = False
         for namespace in (NAMESPACE, OTHER):
@@ -179,12 +193,36 @@ class World:
         self.nodes.make_room()
         for squatter in self.cluster.all(SERVICES, **SQUATTER):
             self.cluster.purge(SERVICES, key_of(squatter), "user")
+        self.mend()
+        self.put_labels_back()
         for resource in list(self.cluster.objects):
             for stranger in self.cluster.all(resource, **HOSTILE):
                 self.cluster.purge(resource, key_of(stranger), "user")
         self.programs.store_away = False
         self.cluster.pod_quota_exhausted = False
         self.invariants.note_everywhere()
+
+    def mend(self) -> None:
+        """Every verb works again."""
+        if self.cluster.broken is not None:
+            self.cluster.broken = None
+            for process in self.processes:
+                process.connection.blur(CATCHING_UP_SECONDS)
+            self.invariants.note_everywhere()
+
+    def take_label(self, resource: Resource, child: Body) -> None:
+        """Somebody edits the label by which we find our children."""
+        label = {"metadata": {"labels": {names.LABEL_MANAGED_BY: self.rng.choice([None, "somebody"])}}}
+        self.cluster.patch(resource, key_of(child), label, "user", resource_version=None)
+        self.unlabelled.append((resource, key_of(child)))
+
+    def put_labels_back(self) -> None:
+        """And puts it back."""
+        label = {"metadata": {"labels": {names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE}}}
+        for resource, key in self.unlabelled:
+            if key in self.cluster.objects[resource]:
+                self.cluster.patch(resource, key, label, "user", resource_version=None)
+        self.unlabelled.clear()
 
     def _start(self) -> None:
         self.processes.append(self._process(len(self.processes)))
@@ -204,6 +242,7 @@ class World:
             elect=elect,
             gangs=self.gangs,
             lease_seconds=self.lease_seconds,
+            kinds=self.kinds,
         )
         process.task.add_done_callback(lambda _: self._ended(number, process))
         return process

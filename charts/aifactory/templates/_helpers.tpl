@@ -1,6 +1,7 @@
 {{- define "aifactory.image" -}}
 {{- $top := index . 0 -}}{{- $name := index . 1 -}}
-{{- printf "%s/%s:%s" $top.Values.images.registry $name ($top.Values.images.tag | default $top.Chart.AppVersion) -}}
+{{- $usual := printf "%s/%s:%s" $top.Values.images.registry $name ($top.Values.images.tag | default $top.Chart.AppVersion) -}}
+{{- index $top.Values.images $name | default $usual -}}
 {{- end -}}
 {{- define "aifactory.labels" -}}
 app.kubernetes.io/name: aifactory-operator

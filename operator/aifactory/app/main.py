@@ -48,22 +48,22 @@ START_SECONDS = 50.0
 """An API server that is away gets this long to come back; the chart's startup probe allows a little more."""
 
 
-def main() -> int:
+def main(domains: Sequence[type[Domain[Any, Any]]] = kinds.DOMAINS) -> int:
     """Run until SIGTERM or SIGINT (0) or until something is lost that only a fresh start mends (1)."""
-    options = cli.parse(kinds.DOMAINS)
+    options = cli.parse(domains)
     logging.basicConfig(
         level=options.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
     # Thousands of long-lived objects: the default thresholds spend a third of the CPU on looking at them again.
     gc.set_threshold(50_000, 20, 100)
     try:
-        return asyncio.run(run(options))
+        return asyncio.run(run(options, domains))
     except (auth.AuthError, KubeError) as error:
         print(f"aifactory-operator: {error}", file=sys.stderr)
         return 1
 
 
-async def run(options: Options, domains: Sequence[type[Domain[Any, Any]]] = kinds.DOMAINS) -> int:
+async def run(options: Options, domains: Sequence[type[Domain[Any, Any]]]) -> int:
     """One process; returns the exit code."""
     provider = auth.SessionProvider(await auth.connect(), user_agent=f"aifactory-operator/{__version__}")
     api = Client(provider)
@@ -175,7 +175,7 @@ class Process:
             domain: Outside(
                 api=patient,
                 cluster=self.cluster,
-                wake=self.controllers[domain.resource].queue.add,
+                wake=self.controllers[domain.resource].queue.add_after,
                 leading=self.leading,
                 leader_address=lambda: self._election.leader_address,
                 clock=clock,
@@ -287,14 +287,17 @@ class Process:
         again what was done since. If nobody has led since before the first list began, there is nothing to catch up on.
         """
         if self._options.leader_elect and not self._election.undisturbed:
-            namespace = self._options.namespace
-            views = [informer.refresh for informer in self._informers]
-            views += [partial(shell.refresh, self._api, kind, namespace) for kind in self._kinds]
-            # To end instead while the API server is away would cost a lease's time and a start.
-            await asyncio.gather(*(shell.patiently("the view of the leader before", view) for view in views))
+            await self.read_again()
         async with asyncio.TaskGroup() as group:
             for controller in self.controllers.values():
                 group.create_task(controller.run())
+
+    async def read_again(self) -> None:
+        """Bring every store to what the API server holds now."""
+        views = [informer.refresh for informer in self._informers]
+        views += [partial(shell.refresh, self._api, kind, self._options.namespace) for kind in self._kinds]
+        # To end instead while the API server is away would cost a lease's time and a start.
+        await asyncio.gather(*(shell.patiently("the view of the leader before", view) for view in views))
 
     # --- Inside ---
 

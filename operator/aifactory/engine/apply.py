@@ -55,7 +55,7 @@ def applied(found: Found) -> Applied:
 
 
 def create(body: Mapping[str, Any]) -> Create:
-    """Make a child that `repair` looks after."""
+    """Make a child that is put right by `repair` only."""
     return Create(_stamped(body, f"{_AS_MADE}."))
 
 
@@ -67,11 +67,14 @@ def ensure(body: Mapping[str, Any], found: Applied | None) -> tuple[Write, ...]:
     return () if found.stamp == stamp else (Apply(_stamped(body, stamp), uid=found.uid),)
 
 
-def repair(body: Mapping[str, Any], found: Applied) -> tuple[Apply, ...]:
-    """As `ensure`, but only after others meddled: for a child that must not change with an upgrade (its pods would)."""
-    if found.stamp.partition(".")[2] == found.edits:
-        return ()
-    return (Apply(_stamped(body, f"{_AS_MADE}.{found.edits}"), uid=found.uid),)
+def is_meddled_with(found: Applied) -> bool:
+    """Whether others have changed a child since we wrote it last."""
+    return found.stamp.partition(".")[2] != found.edits
+
+
+def repair(body: Mapping[str, Any], found: Applied) -> Apply:
+    """Put back a child that others have changed and that must not change with an upgrade (its pods would)."""
+    return Apply(_stamped(body, f"{_AS_MADE}.{found.edits}"), uid=found.uid)
 
 
 def content_hash(value: Any) -> str:

@@ -22,6 +22,7 @@ from aifactory.engine.custom import Stored, invalid_status
 from aifactory.engine.domain import Domain
 from aifactory.engine.executor import Executor
 from aifactory.engine.plan import Event, Plan, Subject, Write
+from aifactory.engine.turn import Turn
 from aifactory.kube import metrics
 from aifactory.kube.clock import Clock, SystemClock
 from aifactory.kube.errors import Conflict, KubeError, NotFound
@@ -40,7 +41,9 @@ WORKERS: Final = 128
 """More than writes can be under way: a worker that waits to write keeps no other key from being decided."""
 STATUS_DELAY: Final = 1.8
 """Half-way states may be this old: a status is true within two seconds of every change, and few of them are written."""
-SLOW_STATUS_DELAY: Final = 20.0
+SLOW_STATUS_DELAY: Final = 30.0
+"""What lasts for half a minute is told, however slow the API server is. A thousand jobs that start at once on a slow
+machine take longer than 20 s; when that was the limit, each told of its waiting pods first, and made them all later."""
 SLOW_FACTOR: Final = 60.0
 """Half-way states may be as old as this many writes take, up to `SLOW_STATUS_DELAY`: an API server that needs more than
 30 ms for a write has too much to do, and its work is spent better on pods and on states that stay."""
@@ -99,6 +102,7 @@ class Controller(Generic[M, Observed]):
         self._workers = workers
         self._status_delay = status_delay
         self._clock = clock or SystemClock()
+        self._turn = Turn(self._clock)
         self._differs_since: dict[Key, float] = {}
         self._results = {
             result: metrics.RECONCILES.labels(self.name, result)
@@ -177,11 +181,12 @@ class Controller(Generic[M, Observed]):
             return self._failed(key, logging.ERROR, f"{type(error).__name__}: {error}", stack=True)
 
     async def _reconcile(self, key: Key) -> Result:
-        # 1. Look and decide. Nothing is awaited here, so the plan is made from one moment's view.
-        stored = self._store.get(*key)
-        if stored is None:
-            return self._end(key)
-        decision = self._decide(stored, self._clock.now())
+        # 1. Look and decide. Nothing is awaited in between, so the plan is made from one moment's view.
+        async with self._turn:
+            stored = self._store.get(*key)
+            if stored is None:
+                return self._end(key)
+            decision = self._decide(stored, self._clock.now())
 
         # 2. Write what belongs to the object. If that fails for a while, look again later; what is refused for good
         #    becomes a status in the API server's own words.

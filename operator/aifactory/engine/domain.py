@@ -72,8 +72,8 @@ class Outside:
 
     api: Api
     cluster: Cluster
-    wake: Callable[[Key], None]
-    """Have an object of the domain looked at."""
+    wake: Callable[[Key, float], None]
+    """Have an object of the domain looked at after so many seconds."""
     leading: Callable[[], bool]
     """This replica acts; facts are collected by it alone."""
     leader_address: Callable[[], str]

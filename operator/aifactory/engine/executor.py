@@ -170,8 +170,10 @@ class Executor:
             raw = await self._api.create(resource, write.body)
         except AlreadyExists as taken:
             raw = await self._existing(resource, namespace, write, taken)
-            self._take(resource, raw)
             metadata = _decode_identity(raw).metadata
+            if write.shared or metadata.labels.items() >= write.body["metadata"].get("labels", {}).items():
+                # Without our labels no watch would show what becomes of it.
+                self._take(resource, raw)
             if self._stores[resource].get(metadata.namespace, metadata.name) is None:
                 # Deleted since, or our watch does not show it: nothing would wake the key.
                 name = f"{write.kind} {metadata.key}"

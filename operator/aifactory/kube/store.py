@@ -8,6 +8,8 @@ What always holds:
 - An object never goes back to an older resource version.
 - A UID that was deleted does not come back with a version from before its deletion, whatever arrives late.
 - An answer to a write that the watch has already passed changes nothing: the store already knows what came of it.
+- What a watch has reported as deleted comes back by a watch or a list only, never by an answer: it may only have left
+  the selector, and then nothing would tell what becomes of it.
 - Every change, whichever source it came from, is told to every subscriber exactly once, after it was taken in. The
   echo of a write that arrives by the watch is no change any more, nor is what the stored view does not show. Wake-ups
   hang on this: a source that changes the store can not forget to wake somebody.
@@ -158,7 +160,8 @@ class Store(Generic[T]):
 
     def apply_response(self, obj: T, *, origin: str = "") -> bool:
         """As `put_response`, for an object that is already decoded."""
-        if version_number(obj.metadata.resource_version) <= self._seen:
+        metadata = obj.metadata
+        if version_number(metadata.resource_version) <= self._seen or metadata.uid in self._tombstones:
             return False
         return self.put(obj, origin=origin)
 

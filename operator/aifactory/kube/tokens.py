@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 import msgspec
 
 from aifactory.kube.api import Api
-from aifactory.kube.errors import KubeError
 from aifactory.kube.objects import Struct
 from aifactory.kube.resources import TOKENREVIEWS
-
-logger = logging.getLogger(__name__)
 
 _ACCOUNT_PREFIX = "system:serviceaccount:"
 _POD_NAME = "authentication.kubernetes.io/pod-name"
@@ -54,18 +50,14 @@ class TokenReviewer:
         self._audience = audience
 
     async def __call__(self, token: str) -> Reporter | None:
-        """The pod the token is bound to, or None."""
+        """The pod the token is bound to, or None. Raises KubeError when there is no answer."""
         body = {
             "apiVersion": TOKENREVIEWS.api_version,
             "kind": TOKENREVIEWS.kind,
             "metadata": {},
             "spec": {"token": token, "audiences": [self._audience]},
         }
-        try:
-            status = _decode(await self._api.create(TOKENREVIEWS, body)).status
-        except KubeError as error:
-            logger.warning("a token could not be reviewed: %s", error)
-            return None
+        status = _decode(await self._api.create(TOKENREVIEWS, body)).status
         user = status.user
         if not status.authenticated or self._audience not in status.audiences:
             return None

@@ -93,7 +93,7 @@ class Serving(Domain[InferencePool, Observed]):
         probe = ServingProbe(
             book=self.book,
             pods=lambda: self.asked_pods(outside.cluster) if outside.leading() else [],
-            wake=lambda pool: outside.wake(Key(*pool)),
+            wake=lambda pool: outside.wake(Key(*pool), 0.0),
             monotonic=outside.clock.monotonic,
         )
         return (probe.run,)

@@ -104,15 +104,14 @@ def _plan_rollout(
         event = Event("Warning", str(Reason.MODEL_LOAD_FAILED), f"{target.name} is taken back: {error}")
         return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
     candidate = observed.find(revision)
-    carries_all = (candidate.ready if candidate is not None else 0) >= wanted
-    # The status that says who is stable comes after the writes; if it is lost, the same is decided again.
-    writes = _Writes(observed, revision if carries_all else stable)
-    writes.service()
-    writes.grow(target, revision, image, wanted)
-    if carries_all:
+    if (candidate.ready if candidate is not None else 0) >= wanted:
+        # In status first: if what it replaces were removed before, and then the wish changed, nobody would know it.
         draft.promoted(revision, image, target)
         event = Event("Normal", str(Reason.ROLLED_OUT), f"{target.name} takes all traffic")
-        return Plan(draft.result(), writes.all(), urgent=True, requeue_after=0, events=(event,))
+        return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
+    writes = _Writes(observed, stable)
+    writes.service()
+    writes.grow(target, revision, image, wanted)
     draft.rolling(stable, revision, image, target)
     return Plan(draft.result(), writes.all())
 
@@ -161,8 +160,9 @@ class _Writes:
         config = next((view.child for view in self._observed.configs if view.revision == revision), None)
         self._writes += apply.ensure(assignment.config(pool, version, revision), config)
         found = self._observed.find(revision)
-        body = shape.deployment(pool, version, settings, revision, image, replicas)
-        self._writes += [apply.create(body)] if found is None else apply.repair(body, found.child)
+        if found is None or apply.is_meddled_with(found.child):
+            body = shape.deployment(pool, version, settings, revision, image, replicas)
+            self._writes.append(apply.create(body) if found is None else apply.repair(body, found.child))
 
     def _resize(self, sizes: Mapping[str, int], kept: set[str]) -> None:
         """Each revision gets its number; one with none that is not kept goes, its pods drain on their way out."""

@@ -1,19 +1,29 @@
 """What serving pods say about themselves: load errors from the agent, counters from Triton.
 
-One loop asks every serving pod at an interval: the agent of a pod that is not ready why it is not, Triton of a ready
-one for its counters. Only changes wake a pool's reconcile. A pod that does not answer is asked less and less often, so
-an unreachable network costs next to nothing. With the operator away nothing here is needed for serving.
+One loop asks serving pods: the agent of a pod that is not ready why it is not, every few seconds; Triton of a ready one
+for its counters, less and less often the more of them there are, so that asking costs the same with a hundred pods as
+with ten thousand. A pod that does not answer is asked less and less often too. With the operator away nothing here is
+needed for serving.
+
+A pool is woken when a load error comes or goes, and when its figures have changed by so much that it is worth a write:
+at most a few pools a second, those first that have waited longest. So what all pools together write does not grow with
+their number, and one alone is as fresh as its window.
+
+What answers is not trusted: bodies are bounded and read without parsing all of them, redirects are not followed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import aiohttp
-from prometheus_client.parser import text_string_to_metric_families
+import msgspec
 
 from aifactory.api import names
 from aifactory.api.inferencepool import Throughput
@@ -21,16 +31,25 @@ from aifactory.api.inferencepool import Throughput
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 5.0
+PER_SECOND = 200.0
+"""Ready pods asked a second, at most: ten thousand are asked every 50 s each. Of those that are not ready as many."""
 WINDOW_SECONDS = 15.0
-"""Rates are measured over this long, and a pool's figures change at most this often."""
+"""Rates are measured over this long, or longer if the pods are asked less often."""
+FIGURES_PER_SECOND = 4.0
+"""Pools told a second that their figures have changed: each is a write of a status."""
+WORTH_TELLING = 0.1
+"""Share by which a figure must differ from the one that was told. From and to zero is always told."""
 TIMEOUT_SECONDS = 3.0
-CONCURRENCY = 32
+CONCURRENCY = 64
 MAX_SILENCE_SECONDS = 120.0
+MAX_BODY_BYTES = 256 * 1024
+MAX_WORDS = 1024
+"""Characters of a load error."""
 
-REQUESTS = "nv_inference_request_success"
-PROBES = "aifactory_probe_requests"
+REQUESTS: Final = b"nv_inference_request_success"
+PROBES: Final = b"aifactory_probe_requests_total"
 """The agent's own questions, by which it finds out that a model answers; they are not traffic."""
-TOKENS = "aifactory_generated_tokens"
+TOKENS: Final = b"aifactory_generated_tokens_total"
 
 PoolKey = tuple[str, str]
 
@@ -124,46 +143,94 @@ class ServingProbe:
         self._pods = pods
         self._wake = wake
         self._monotonic = monotonic
+        self._asked: dict[str, float] = {}
+        """Begin of the round in which each pod was asked last."""
         self._silent: dict[str, _Silence] = {}
         self._windows: dict[PoolKey, _PoolWindow] = {}
         self._latest: dict[str, Counters] = {}
+        self._news: dict[PoolKey, Throughput] = {}
+        """Figures worth telling that wait for their turn."""
+        self._told: dict[PoolKey, float] = {}
+        self._may_tell = 0.0
+        """Pools that may be told now; it grows with time, up to what an interval allows."""
+        self._told_at = float("-inf")
 
     async def run(self) -> None:
         """Ask for ever; ends when cancelled."""
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        # A connection that is kept for each of ten thousand pods would be a file descriptor each.
+        connector = aiohttp.TCPConnector(limit=CONCURRENCY, force_close=True)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
             while True:
+                started = self._monotonic()
                 try:
                     await self.round(session)
                 except Exception:
                     logger.exception("probing serving pods failed; it is tried again in %.0f s", INTERVAL_SECONDS)
-                await asyncio.sleep(INTERVAL_SECONDS)
+                await asyncio.sleep(max(0.5, started + INTERVAL_SECONDS - self._monotonic()))
 
     async def round(self, session: aiohttp.ClientSession) -> None:
-        """Ask every pod that is due once."""
+        """Ask every pod that is due once, then tell what has changed."""
         pods = self._pods()
-        self._forget_others(pods)
-        gate = asyncio.Semaphore(CONCURRENCY)
+        pools: dict[PoolKey, list[str]] = defaultdict(list)
+        for pod in pods:
+            pools[pod.pool].append(pod.uid)
+        self._forget_others({pod.uid for pod in pods}, pools)
+        interval = max(INTERVAL_SECONDS, sum(pod.ready for pod in pods) / PER_SECOND)
+        await self._ask_all(session, self._due(pods, interval))
+        window = max(WINDOW_SECONDS, interval + INTERVAL_SECONDS)
+        for pool, uids in pools.items():
+            self._measure(pool, uids, window)
+        self._tell()
 
-        async def ask(pod: ServingPod) -> None:
-            async with gate:
+    # --- Asking ---
+
+    def _due(self, pods: Iterable[ServingPod], interval: float) -> list[ServingPod]:
+        """Whose turn it is, those first that were asked longest ago; a bounded number."""
+        now, most = self._monotonic(), int(PER_SECOND * INTERVAL_SECONDS)
+        found: tuple[list[ServingPod], list[ServingPod]] = ([], [])
+        for pod in pods:
+            silence = self._silent.get(pod.uid)
+            since = now - self._asked.get(pod.uid, float("-inf"))
+            # A round takes place every five seconds or so: half of that decides to which one a pod belongs.
+            if (silence is None or silence.until <= now) and (
+                not pod.ready or since >= interval - INTERVAL_SECONDS / 2
+            ):
+                found[pod.ready].append(pod)
+        for each in found:
+            each.sort(key=lambda pod: self._asked.get(pod.uid, float("-inf")))
+        return [*found[0][:most], *found[1][:most]]
+
+    async def _ask_all(self, session: aiohttp.ClientSession, pods: list[ServingPod]) -> None:
+        """Ask them one after the other, spread over the interval; who is not asked by its end is due next time."""
+        started = self._monotonic()
+        step = INTERVAL_SECONDS * 0.8 / max(len(pods), 1)
+        remaining = iter(enumerate(pods))
+
+        async def work() -> None:
+            for number, pod in remaining:
+                now = self._monotonic()
+                if now > started + INTERVAL_SECONDS:
+                    return
+                await asyncio.sleep(max(0.0, started + number * step - now))
+                self._asked[pod.uid] = started
                 await self._ask(session, pod)
 
-        now = self._monotonic()
-        await asyncio.gather(*(ask(pod) for pod in pods if self._due(pod.uid, now)))
-        for pool in {pod.pool for pod in pods}:
-            self._measure(pool, [pod.uid for pod in pods if pod.pool == pool])
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(CONCURRENCY, len(pods))):
+                group.create_task(work())
 
     async def _ask(self, session: aiohttp.ClientSession, pod: ServingPod) -> None:
+        host = f"[{pod.address}]" if ":" in pod.address else pod.address
         try:
             if pod.ready:
-                text = await _text(session, f"http://{pod.address}:{names.TRITON_METRICS_PORT}/metrics")
-                requests, tokens = read_counters(text)
+                page = await fetch(session, f"http://{host}:{names.TRITON_METRICS_PORT}/metrics")
+                requests, tokens = read_counters(page)
                 self._latest[pod.uid] = Counters(self._monotonic(), requests, tokens)
                 words = ""
             else:
-                words = await _load_error(session, f"http://{pod.address}:{names.AGENT_PORT}/v1/status")
-        except (aiohttp.ClientError, TimeoutError, ValueError):
+                words = read_load_error(await fetch(session, f"http://{host}:{names.AGENT_PORT}/v1/status"))
+        except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.MsgspecError):
             silence = self._silent.setdefault(pod.uid, _Silence())
             silence.failures += 1
             wait = min(INTERVAL_SECONDS * 2 ** min(silence.failures - 1, 8), MAX_SILENCE_SECONDS)
@@ -173,31 +240,45 @@ class ServingProbe:
         if self._book.set_error(pod.uid, words):
             self._wake(pod.pool)
 
-    def _due(self, uid: str, now: float) -> bool:
-        silence = self._silent.get(uid)
-        return silence is None or silence.until <= now
+    # --- Telling ---
 
-    def _measure(self, pool: PoolKey, uids: list[str]) -> None:
+    def _measure(self, pool: PoolKey, uids: list[str], seconds: float) -> None:
+        """Close the pool's window if it is over, and note its figures if they are worth telling."""
         now = self._monotonic()
-        latest = {uid: self._latest[uid] for uid in uids if uid in self._latest}
         window = self._windows.get(pool)
-        if window is None:
-            self._windows[pool] = _PoolWindow(now, latest)
-            return
-        if now - window.since < WINDOW_SECONDS:
-            return
-        throughput = rates(window.start, latest)
+        if window is not None and now - window.since < seconds - INTERVAL_SECONDS / 2:
+            return  # the round that is nearest to its end closes it
+        latest = {uid: self._latest[uid] for uid in uids if uid in self._latest}
         self._windows[pool] = _PoolWindow(now, latest)
-        if throughput is not None and self._book.set_throughput(pool, throughput):
-            self._wake(pool)
+        throughput = None if window is None else rates(window.start, latest)
+        if throughput is None:
+            return
+        if worth_telling(self._book.throughput(pool), throughput):
+            self._news[pool] = throughput
+        else:
+            self._news.pop(pool, None)
 
-    def _forget_others(self, pods: list[ServingPod]) -> None:
-        uids = {pod.uid for pod in pods}
-        pools = {pod.pool for pod in pods}
+    def _tell(self) -> None:
+        """Tell as many pools as may be told, those first that have waited longest."""
+        now = self._monotonic()
+        most = FIGURES_PER_SECOND * INTERVAL_SECONDS
+        self._may_tell = min(self._may_tell + FIGURES_PER_SECOND * (now - self._told_at), most)
+        self._told_at = now
+        waiting = sorted(self._news, key=lambda pool: self._told.get(pool, float("-inf")))
+        for pool in waiting[: int(self._may_tell)]:
+            self._may_tell -= 1
+            self._told[pool] = now
+            if self._book.set_throughput(pool, self._news.pop(pool)):
+                self._wake(pool)
+
+    def _forget_others(self, uids: set[str], pools: Mapping[PoolKey, list[str]]) -> None:
         self._book.retain(uids, pools)
-        self._silent = {uid: silence for uid, silence in self._silent.items() if uid in uids}
-        self._latest = {uid: counters for uid, counters in self._latest.items() if uid in uids}
-        self._windows = {pool: window for pool, window in self._windows.items() if pool in pools}
+        for by_uid in (self._asked, self._silent, self._latest):
+            for uid in by_uid.keys() - uids:
+                del by_uid[uid]
+        for by_pool in (self._windows, self._news, self._told):
+            for pool in by_pool.keys() - pools.keys():
+                del by_pool[pool]
 
 
 def rates(start: Mapping[str, Counters], end: Mapping[str, Counters]) -> Throughput | None:
@@ -225,28 +306,77 @@ def _figure(value: float) -> str:
     return f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 
-def read_counters(text: str) -> tuple[float, float]:
-    """Successful requests of clients and generated tokens, summed over models, from Triton's metrics page."""
-    requests = tokens = 0.0
-    for family in text_string_to_metric_families(text):
-        if family.name == REQUESTS:
-            requests += sum(sample.value for sample in family.samples)
-        elif family.name == PROBES:
-            requests -= sum(sample.value for sample in family.samples if not sample.name.endswith("_created"))
-        elif family.name == TOKENS:
-            tokens += sum(sample.value for sample in family.samples if not sample.name.endswith("_created"))
-    return max(0.0, requests), tokens
+def worth_telling(told: Throughput | None, new: Throughput) -> bool:
+    """Whether figures differ from those that were told by so much that a status should be written."""
+    if told is None:
+        return True
+    return _differs(told.requests_per_second, new.requests_per_second) or _differs(
+        told.tokens_per_second, new.tokens_per_second
+    )
 
 
-async def _text(session: aiohttp.ClientSession, url: str) -> str:
-    async with session.get(url) as response:
+def _differs(told: str, new: str) -> bool:
+    old, now = float(told), float(new)
+    return (old == 0) != (now == 0) or abs(now - old) > WORTH_TELLING * max(old, now)
+
+
+def read_counters(page: bytes) -> tuple[float, float]:
+    """Successful requests of clients and generated tokens, summed over models, from Triton's metrics page.
+
+    Raises:
+        ValueError: a value is not a finite number.
+    """
+    return max(0.0, _sum(page, REQUESTS) - _sum(page, PROBES)), _sum(page, TOKENS)
+
+
+def _sum(page: bytes, name: bytes) -> float:
+    """Sum of a metric over its labels. Lines: https://prometheus.io/docs/instrumenting/exposition_formats/"""
+    total, at = 0.0, 0
+    while (at := page.find(name, at)) >= 0:
+        end = page.find(b"\n", at)
+        line = page[at + len(name) : end if end >= 0 else len(page)]
+        if (at == 0 or page[at - 1 : at] == b"\n") and line[:1] in (b"{", b" "):
+            total += float(line.rpartition(b"}")[2].split(None, 1)[0])
+        at += len(name)
+    if not math.isfinite(total):
+        raise ValueError(f"{name.decode()} is {total}")
+    return total
+
+
+class _Model(msgspec.Struct, frozen=True, gc=False):
+    state: str = ""
+    reason: str = ""
+    message: str = ""
+
+
+class _Status(msgspec.Struct, frozen=True, gc=False):
+    models: tuple[_Model, ...] = ()
+
+
+_decode_status = msgspec.json.Decoder(_Status).decode
+
+
+def read_load_error(body: bytes) -> str:
+    """Why models can not be loaded, from the agent's status; empty when they can. Raises MsgspecError."""
+    failed = (model for model in _decode_status(body).models if model.state == "Failed")
+    return "; ".join(f"{model.reason or 'Failed'}: {model.message}" for model in failed)[:MAX_WORDS]
+
+
+async def fetch(session: aiohttp.ClientSession, url: str) -> bytes:
+    """The body of a page.
+
+    Raises:
+        aiohttp.ClientError: there is none.
+        TimeoutError: it takes too long.
+        ValueError: it is too large, or somewhere else.
+    """
+    async with session.get(url, allow_redirects=False) as response:
         response.raise_for_status()
-        return await response.text()
-
-
-async def _load_error(session: aiohttp.ClientSession, url: str) -> str:
-    async with session.get(url) as response:
-        response.raise_for_status()
-        status = await response.json()
-    failed = [model for model in status.get("models", ()) if model.get("state") == "Failed"]
-    return "; ".join(f"{model.get('reason', 'Failed')}: {model.get('message', '')}" for model in failed)
+        if response.status != 200:
+            raise ValueError(f"{url} answers {response.status}")
+        body = bytearray()
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise ValueError(f"{url} answers with more than {MAX_BODY_BYTES} bytes")
+        return bytes(body)

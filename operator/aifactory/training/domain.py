@@ -102,7 +102,7 @@ class Training(Domain[TrainingJob, Observed]):
             book=self.book,
             review=TokenReviewer(outside.api, names.PROGRESS_AUDIENCE),
             find_pod=lambda reporter: self._reporting_pod(reporter, outside.cluster),
-            wake=lambda namespace, job: outside.wake(Key(namespace, job)),
+            wake=lambda namespace, job, after: outside.wake(Key(namespace, job), after),
             leading=outside.leading,
             leader_address=outside.leader_address,
             now=outside.clock.now,

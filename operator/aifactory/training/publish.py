@@ -5,6 +5,8 @@ creating the ModelVersion of that name; who comes second sees the first one and 
 
 Training may have cost days, so the job fails only for what no retry can change. A store that is down or full, or
 credentials that are refused, are waited for as long as it takes, with the reason in `Stalled`.
+
+An end is decided upon once more at once: side containers may still run, and their pods go only then.
 """
 
 from __future__ import annotations
@@ -35,18 +37,18 @@ def plan_publishing(
     job = observed.job
     if job.spec.output is None:
         draft.complete("all pods succeeded; spec.output is not set, so nothing was published")
-        return Plan(draft.result(), urgent=True)
+        return Plan(draft.result(), urgent=True, requeue_after=_if_pods_live(observed))
 
     mine = next((v for v in observed.versions if v.job_uid == job.metadata.uid), None)
     if mine is not None:
-        return _completed(draft, mine)
+        return _completed(observed, draft, mine)
 
     output = draft.output
     step = plan_task(_publication(observed), observed.publishers, output.publish_attempt, output.next_publish_time, now)
     if step.answer is not None:
         return _register(observed, current, step.answer, draft)
     if step.failed:
-        return _failed(draft, step.message)
+        return _failed(observed, draft, step.message)
     draft.published(publish_attempt=step.number, next_publish_time=step.next_time)
     draft.publishing(step.message, step.reason, stalled=step.stalled)
     return Plan(
@@ -84,6 +86,7 @@ def _register(
     wanted = observed.job.spec.output.model.format if observed.job.spec.output is not None else ""
     if published.get("format", wanted) != wanted:
         return _failed(
+            observed,
             draft,
             f"the training program wrote a model of format {published['format']} and output.model.format is {wanted}: "
             "create another TrainingJob with the right one",
@@ -96,12 +99,18 @@ def _register(
     return Plan(draft.result(), (Create(body),), requeue_after=REGISTER_RETRY_SECONDS)
 
 
-def _completed(draft: StatusDraft, version: VersionView) -> Plan[TrainingJobStatus]:
+def _completed(observed: Observed, draft: StatusDraft, version: VersionView) -> Plan[TrainingJobStatus]:
     draft.published(model_version=version.name, uri=version.uri, digest=version.digest)
     draft.complete(f"all pods succeeded; the result is ModelVersion {version.name}")
-    return Plan(draft.result(), urgent=True)
+    return Plan(draft.result(), urgent=True, requeue_after=_if_pods_live(observed))
 
 
-def _failed(draft: StatusDraft, message: str) -> Plan[TrainingJobStatus]:
+def _failed(observed: Observed, draft: StatusDraft, message: str) -> Plan[TrainingJobStatus]:
     draft.failed(Reason.PUBLISH_FAILED, message)
-    return Plan(draft.result(), urgent=True, events=(Event("Warning", str(Reason.PUBLISH_FAILED), message),))
+    event = Event("Warning", str(Reason.PUBLISH_FAILED), message)
+    return Plan(draft.result(), urgent=True, requeue_after=_if_pods_live(observed), events=(event,))
+
+
+def _if_pods_live(observed: Observed) -> float | None:
+    """When a job that has ended is looked at again: at once, if side containers of its pods live on."""
+    return 0 if any(pod.live for pod in observed.pods) else None

@@ -2,51 +2,73 @@
 
 A worker proves who it is with a token that is bound to its pod and to our audience (a projected service account
 token); the API server checks it (TokenReview), the pod's labels say which job and attempt it speaks for. A report only
-lands in memory and wakes the job's reconcile; what is written to status, and how often, is planned in `training`.
-A replica that does not lead answers 307 with the leader's address.
+lands in memory. A job is woken for it when its status may be written again, not each time: of a thousand jobs that
+report every two seconds five hundred reports a second arrive and a hundred are told. What is written to status is
+planned in `training`. A replica that does not lead answers 307 with the leader's address.
+
+What anybody may send is bounded: the size of a body, its numbers and names, reviews under way, remembered tokens.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any, Final
 
+import msgspec
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
+from msgspec import Meta
 
 from aifactory.engine.domain import Route
+from aifactory.kube.errors import KubeError
 from aifactory.kube.tokens import Reporter
+from aifactory.training.progress import WRITE_INTERVAL_SECONDS
 from aifactory.training.state import ProgressReport
 
 logger = logging.getLogger(__name__)
 
 TOKEN_CACHE_SECONDS = 300.0
+REFUSED_CACHE_SECONDS = 10.0
+"""A token that is not valid does not become so; but a clock may be a little behind the one that issued it."""
 TOKEN_CACHE_SIZE = 20_000
+MAX_REVIEWS = 16
+"""Reviews under way: tokens nobody has issued must not keep the API server busy."""
+_BIG: Final = 2**53
+"""Larger integers are not exact in every JSON parser."""
+
+Step = Annotated[int, Meta(ge=0, le=_BIG)]
+Words = Annotated[str, Meta(max_length=64)]
 
 
-class CheckpointBody(BaseModel):
+class CheckpointBody(msgspec.Struct, frozen=True, rename="camel"):
     """A checkpoint that was completed."""
 
-    step: Annotated[int, Field(ge=0)]
-    path: Annotated[str, Field(max_length=1024)] = ""
+    step: Step
+    path: Annotated[str, Meta(max_length=1024)] = ""
 
 
-class ReportBody(BaseModel):
-    """What a training program sends."""
+class ReportBody(msgspec.Struct, frozen=True, rename="camel"):
+    """What a training program sends. JSON has no infinity and no NaN, so numbers are finite."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
-
-    step: Annotated[int, Field(ge=0, le=2**53)]
-    total_steps: Annotated[int, Field(ge=1, le=2**53)] | None = None
-    tokens_per_second: Annotated[float, Field(ge=0)] | None = None
-    metrics: Annotated[dict[Annotated[str, Field(max_length=64)], float], Field(max_length=32)] = {}
+    step: Step
+    total_steps: Annotated[int, Meta(ge=1, le=_BIG)] | None = None
+    tokens_per_second: Annotated[float, Meta(ge=0)] | None = None
+    metrics: Annotated[dict[Words, float], Meta(max_length=32)] = {}
     checkpoint: CheckpointBody | None = None
-    resumed_from_step: Annotated[int, Field(ge=0)] | None = None
+    resumed_from_step: Step | None = None
+
+    @property
+    def finished(self) -> bool:
+        """There is no step left."""
+        return self.total_steps is not None and self.step >= self.total_steps
+
+
+_decode = msgspec.json.Decoder(ReportBody).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +81,12 @@ class ReportingPod:
 
 
 class ProgressBook:
-    """The newest report of each job, by the job's UID."""
+    """The newest report of each job, by the job's UID, and when the job is to be looked at for it."""
 
     def __init__(self) -> None:
         self._reports: dict[str, ProgressReport] = {}
+        self._due: dict[str, float] = {}
+        """When each job was or will be woken last, in seconds of the monotonic clock."""
 
     def get(self, job_uid: str) -> ProgressReport | None:
         """The newest report, if there was one."""
@@ -71,6 +95,21 @@ class ProgressBook:
     def forget(self, job_uid: str) -> None:
         """The job is gone."""
         self._reports.pop(job_uid, None)
+        self._due.pop(job_uid, None)
+
+    def wake_after(self, job_uid: str, now: float) -> float:
+        """Seconds until the job is to be looked at for its newest report; it is taken for granted that it then is.
+
+        At once for the first report of an attempt and for a finished one; for the others once in the interval in which
+        a status may be written. `now` is monotonic.
+        """
+        due = self._due.get(job_uid)
+        if due is None:
+            due = now
+        elif due <= now:
+            due = max(now, due + WRITE_INTERVAL_SECONDS)
+        self._due[job_uid] = due
+        return due - now
 
     def record(self, job_uid: str, attempt: int, body: ReportBody, now: datetime) -> bool:
         """Keep a report; returns False for one of an attempt that is over."""
@@ -78,6 +117,8 @@ class ProgressBook:
         if last is not None and last.attempt > attempt:
             return False
         same = last if last is not None and last.attempt == attempt else None
+        if same is None or (body.finished and not same.finished):
+            self._due.pop(job_uid, None)
         checkpoint = body.checkpoint
         checkpoint_time = None
         if checkpoint is not None:
@@ -109,7 +150,7 @@ class ProgressEndpoint:
         book: ProgressBook,
         review: Callable[[str], Awaitable[Reporter | None]],
         find_pod: Callable[[Reporter], ReportingPod | None],
-        wake: Callable[[str, str], None],
+        wake: Callable[[str, str, float], None],
         leading: Callable[[], bool],
         leader_address: Callable[[], str | None],
         now: Callable[[], datetime],
@@ -123,7 +164,8 @@ class ProgressEndpoint:
         self._leader_address = leader_address
         self._now = now
         self._monotonic = monotonic
-        self._tokens: dict[str, tuple[float, Reporter]] = {}
+        self._tokens: OrderedDict[bytes, tuple[float, Reporter | None]] = OrderedDict()
+        self._reviews = asyncio.Semaphore(MAX_REVIEWS)
 
     def route(self) -> Route:
         """Where it is served."""
@@ -139,21 +181,24 @@ class ProgressEndpoint:
             return _refuse(
                 401, "send the pod's token: Authorization: Bearer <content of AIFACTORY_PROGRESS_TOKEN_FILE>"
             )
-        reporter = await self._identify(token.strip())
+        try:
+            reporter = await self._identify(token.strip())
+        except KubeError as error:
+            logger.warning("a progress token could not be reviewed: %s", error)
+            return web.Response(status=503, headers={"Retry-After": "2"}, text="the token can not be reviewed now\n")
         if reporter is None:
             return _refuse(401, "the token is not valid for audience aifactory.dev/progress or has expired")
         pod = self._find_pod(reporter)
         if pod is None or reporter.namespace != namespace or pod.job_name != job:
             return _refuse(403, f"pod {reporter.namespace}/{reporter.pod} does not train for {namespace}/{job}")
+        raw = await request.read()
         try:
-            body = ReportBody.model_validate_json(await request.read())
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "body"
-            return _refuse(400, f"{where}: {first['msg']}")
+            body = _decode(raw)
+        except msgspec.MsgspecError as error:
+            return _refuse(400, _mistake(raw, error))
         if not self._book.record(pod.job_uid, pod.attempt, body, self._now()):
             return _refuse(403, f"attempt {pod.attempt} of {namespace}/{job} is over")
-        self._wake(namespace, job)
+        self._wake(namespace, job, self._book.wake_after(pod.job_uid, self._monotonic()))
         return web.Response(status=204)
 
     def _elsewhere(self, request: web.Request) -> web.Response:
@@ -163,17 +208,35 @@ class ProgressEndpoint:
         return web.Response(status=307, headers={"Location": f"http://{address}{request.path}"})
 
     async def _identify(self, token: str) -> Reporter | None:
-        digest = hashlib.sha256(token.encode()).hexdigest()
+        """Whose token it is; raises KubeError while nobody can say."""
+        digest = hashlib.sha256(token.encode()).digest()
         now = self._monotonic()
         cached = self._tokens.get(digest)
         if cached is not None and cached[0] > now:
             return cached[1]
-        reporter = await self._review(token)
-        if reporter is not None:
-            if len(self._tokens) >= TOKEN_CACHE_SIZE:
-                self._tokens = {key: entry for key, entry in self._tokens.items() if entry[0] > now}
-            self._tokens[digest] = (now + TOKEN_CACHE_SECONDS, reporter)
+        async with self._reviews:
+            reporter = await self._review(token)
+        keep = REFUSED_CACHE_SECONDS if reporter is None else TOKEN_CACHE_SECONDS
+        self._tokens[digest] = (now + keep, reporter)
+        self._tokens.move_to_end(digest)
+        if len(self._tokens) > TOKEN_CACHE_SIZE:
+            self._tokens.popitem(last=False)
         return reporter
+
+
+def _mistake(raw: bytes, error: msgspec.MsgspecError) -> str:
+    """What is wrong, beginning with the field: `metrics.loss: Expected float, got str`."""
+    what, _, where = str(error).replace("Object missing required field", "missing:").partition(" - at ")
+    if what.startswith("missing: "):
+        where, what = f"{where}.{what.removeprefix('missing: ')}", "is missing"
+    path = where.replace("`", "").removeprefix("key in ").replace("$", "").strip(".") or "body"
+    if path == "metrics[...]":
+        metrics: dict[str, Any] = msgspec.json.decode(raw)["metrics"]
+        wrong = (
+            name for name, value in metrics.items() if isinstance(value, bool) or not isinstance(value, int | float)
+        )
+        path = f"metrics.{next(wrong, '...')}"
+    return f"{path}: {what.replace('`', '')}"
 
 
 def _refuse(status: int, why: str) -> web.Response:

@@ -110,6 +110,11 @@ class ProgressReport:
     first_time: datetime | None = None
     first_step: int = 0
 
+    @property
+    def finished(self) -> bool:
+        """There is no step left."""
+        return self.total_steps is not None and self.step >= self.total_steps
+
 
 @dataclass(frozen=True, slots=True)
 class Observed:

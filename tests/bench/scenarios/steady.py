@@ -17,7 +17,7 @@ from tests.bench.journal import Journal, by_target
 from tests.bench.objects import PODS, attempt_of, failed_status, job_names, job_of
 from tests.bench.plane import BenchPlane
 from tests.bench.processes import Operator
-from tests.bench.sides import OPERATOR_AGENT, Load, bench_plane, create_jobs
+from tests.bench.sides import OPERATOR_AGENT, Load, at_rest, bench_plane, create_jobs
 
 Json = dict[str, Any]
 
@@ -132,7 +132,7 @@ async def _cold_start(house: House) -> Json:
     known = house.journal.read()
     operator, seconds = await house.start()
     ready = processes.cpu_seconds(operator.pid)
-    await _at_rest(operator)
+    await at_rest(operator)
     used = processes.memory(operator.pid)
     return {
         "readySeconds": round(seconds, 2),
@@ -142,15 +142,6 @@ async def _cold_start(house: House) -> Json:
         "rssMiB": round(used.now, 1),
         "peakRssMiB": round(used.peak, 1),
     }
-
-
-async def _at_rest(operator: Operator) -> None:
-    """Wait until the operator uses next to no CPU: every object has been looked at."""
-    while True:
-        before = processes.cpu_seconds(operator.pid)
-        await asyncio.sleep(2.0)
-        if processes.cpu_seconds(operator.pid) - before < 0.1:
-            return
 
 
 async def _kill_leader(house: House) -> Json:

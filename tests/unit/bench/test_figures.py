@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aifactory.api.trainingjob import TrainingJobStatus
-from tests.bench.journal import Journal, by_target, parse, percentile
+from tests.bench.journal import Journal, Write, by_target, parse, percentile
 from tests.bench.objects import attempt_of, job, job_of, recipe
 from tests.bench.processes import lag_p99_ms
 from tests.bench.timeline import svg
@@ -31,13 +31,18 @@ def line(verb: str = "patch", code: int = 200, **changes: Any) -> bytes:
 
 def test_a_status_patch_tells_its_phase() -> None:
     write = parse(line(requestObject={"metadata": {"uid": "u"}, "status": {"phase": "Running", "nodes": None}}))
-    assert write is not None
+    assert isinstance(write, Write)
     assert (write.agent, write.resource, write.phase) == ("aifactory-operator", "trainingjobs/status", "Running")
     assert write.at - write.sent == pytest.approx(0.25)
 
 
-def test_reads_are_not_writes() -> None:
-    assert parse(line("get")) is None
+def test_lists_are_counted_and_are_no_writes(tmp_path: Path) -> None:
+    assert parse(line("list")) == "trainingjobs"
+    log = tmp_path / "audit.log"
+    log.write_bytes(line("list") + line() + line("list"))
+    journal = Journal(log)
+    assert journal.read() == 1
+    assert journal.lists == {"trainingjobs": 2}
 
 
 def test_a_log_is_read_while_it_grows(tmp_path: Path) -> None:

@@ -1,26 +1,68 @@
-"""Reading Triton's counters and turning them into a pool's figures."""
+"""Asking serving pods: what is read from their pages, whose turn it is, and what is told of it."""
 
 from __future__ import annotations
 
-from aifactory.api.inferencepool import Throughput
-from aifactory.serving.probe import Counters, ServingBook, rates, read_counters
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
-PAGE = """\
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from aifactory.api.inferencepool import Throughput
+from aifactory.serving import probe as probes
+from aifactory.serving.probe import (
+    FIGURES_PER_SECOND,
+    INTERVAL_SECONDS,
+    PER_SECOND,
+    WINDOW_SECONDS,
+    Counters,
+    ServingBook,
+    ServingPod,
+    ServingProbe,
+    fetch,
+    rates,
+    read_counters,
+    read_load_error,
+    worth_telling,
+)
+from tests.support.faketime import FakeClock, run
+
+PAGE = b"""\
 # HELP nv_inference_request_success Number of successful inference requests
 # TYPE nv_inference_request_success counter
 nv_inference_request_success{model="tiny",version="1"} 120
-nv_inference_request_success{model="tiny",version="2"} 30
+nv_inference_request_success{model="a } b",version="2"} 30 1395066363000
+nv_inference_request_success_created{model="tiny"} 1.7e9
 # HELP aifactory_probe_requests_total Requests of the agent
 # TYPE aifactory_probe_requests_total counter
 aifactory_probe_requests_total{model="tiny",version="1"} 20
-# HELP aifactory_generated_tokens_total Tokens
+# HELP aifactory_generated_tokens_total Tokens, see also nv_inference_request_success
 # TYPE aifactory_generated_tokens_total counter
-aifactory_generated_tokens_total{model="tiny",version="1"} 4000
-"""
+aifactory_generated_tokens_total 4.0e+03"""
 
 
 def test_the_agents_own_requests_are_not_traffic() -> None:
     assert read_counters(PAGE) == (130.0, 4000.0)
+    assert read_counters(b"") == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"+Inf", b"many", b"1e999"])
+def test_a_page_with_nonsense_is_no_page(value: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read_counters(b'nv_inference_request_success{model="m"} ' + value + b"\n")
+
+
+def test_the_agents_words_are_read_and_bounded() -> None:
+    models = b'{"name":"m","state":"Failed","reason":"LoadFailed","message":"%s"},{"state":"Ready"}'
+    assert read_load_error(b'{"models":[%s]}' % (models % b"bad weights")) == "LoadFailed: bad weights"
+    assert read_load_error(b'{"models":[]}') == ""
+    assert len(read_load_error(b'{"models":[%s]}' % (models % (b"x" * 9000)))) == probes.MAX_WORDS
 
 
 def test_rates_are_summed_over_pods() -> None:
@@ -46,3 +88,194 @@ def test_only_news_wakes_anybody() -> None:
     assert book.load_error("uid") == "LoadFailed: bad weights"
     book.retain([], [])
     assert book.load_error("uid") == ""
+
+
+@pytest.mark.parametrize(
+    ("told", "new", "worth"),
+    [(None, "5", True), ("100", "105", False), ("100", "115", True), ("0", "0.1", True), ("3", "0", True)],
+)
+def test_figures_are_told_when_they_differ_by_enough(told: str | None, new: str, worth: bool) -> None:
+    before = None if told is None else Throughput(requests_per_second=told, tokens_per_second="7")
+    assert worth_telling(before, Throughput(requests_per_second=new, tokens_per_second="7")) is worth
+
+
+@asynccontextmanager
+async def server(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    application = web.Application()
+    application.router.add_get("/metrics", handler)
+    async with TestServer(application) as running:
+        yield str(running.make_url("/metrics"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (lambda: web.Response(body=b"x" * (probes.MAX_BODY_BYTES + 1)), ValueError),
+        (lambda: web.Response(status=302, headers={"Location": "http://127.0.0.1:1/secret"}), ValueError),
+        (lambda: web.Response(status=500), aiohttp.ClientResponseError),
+    ],
+    ids=["too large", "elsewhere", "failed"],
+)
+async def test_what_answers_is_not_trusted(answer: Callable[[], web.Response], error: type[Exception]) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return answer()
+
+    async with server(handler) as url, aiohttp.ClientSession() as session:
+        with pytest.raises(error):
+            await fetch(session, url)
+
+
+class World:
+    """Serving pods that answer at once, and a probe that asks them on made-up time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, pods: list[ServingPod]) -> None:
+        self.pods = pods
+        self.asked: list[tuple[float, str]] = []
+        self.woken: list[tuple[float, probes.PoolKey]] = []
+        self.errors: dict[str, str] = {}
+        self.requests: Callable[[str, float], float] = lambda host, now: 0.0
+        self.book = ServingBook()
+        self.clock = FakeClock()
+        monkeypatch.setattr(probes, "fetch", self._fetch)
+        self.probe = ServingProbe(
+            book=self.book,
+            pods=lambda: self.pods,
+            wake=lambda pool: self.woken.append((self.clock.monotonic(), pool)),
+            monotonic=self.clock.monotonic,
+        )
+
+    async def _fetch(self, session: Any, url: str) -> bytes:
+        host, _, path = url.removeprefix("http://").partition("/")
+        now, name = self.clock.monotonic(), host.rpartition(":")[0]
+        self.asked.append((now, name))
+        await asyncio.sleep(0.001)
+        if self.errors.get(name) == "away":
+            raise TimeoutError
+        if path == "v1/status":
+            words = self.errors.get(name, "")
+            return b'{"models":[{"state":"Failed","reason":"LoadFailed","message":"%s"}]}' % words.encode()
+        return b"nv_inference_request_success %f\n" % self.requests(name, now)
+
+    async def rounds(self, seconds: float) -> None:
+        until = self.clock.monotonic() + seconds
+        while (started := self.clock.monotonic()) < until:
+            await self.probe.round(None)  # type: ignore[arg-type] # `fetch` is replaced
+            await asyncio.sleep(max(0.0, started + INTERVAL_SECONDS - self.clock.monotonic()))
+
+
+def ready(number: int, pool: int = 0) -> ServingPod:
+    return ServingPod(uid=f"uid-{number}", address=f"pod-{number}", pool=("ns", f"pool-{pool}"), ready=True)
+
+
+def test_many_ready_pods_are_asked_less_often_and_those_that_are_not_ready_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        count = int(10 * PER_SECOND * INTERVAL_SECONDS)
+        starting = ServingPod(uid="new", address="new", pool=("ns", "pool-0"), ready=False)
+        world = World(monkeypatch, [*map(ready, range(count)), starting])
+        await world.rounds(200)
+        asked = Counter(name for _, name in world.asked)
+        assert 38 <= asked.pop("new") <= 41
+        assert len(asked) == count
+        assert 3 <= min(asked.values()) <= max(asked.values()) <= 5, "each every 50 seconds"
+        assert len(world.asked) <= 205 * PER_SECOND
+
+    run(main)
+
+
+def test_a_few_pods_are_asked_every_five_seconds_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World(monkeypatch, [*map(ready, range(100))])
+        await world.rounds(100)
+        assert set(Counter(name for _, name in world.asked).values()) == {20}
+
+    run(main)
+
+
+def test_a_pod_that_does_not_answer_is_asked_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World(monkeypatch, [ready(0), ready(1)])
+        world.errors["pod-1"] = "away"
+        await world.rounds(300)
+        asked = Counter(name for _, name in world.asked)
+        assert asked["pod-0"] >= 58
+        assert asked["pod-1"] <= 9
+
+    run(main)
+
+
+def test_a_load_error_wakes_its_pool_at_once_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        pod = ServingPod(uid="uid", address="pod", pool=("ns", "pool"), ready=False)
+        world = World(monkeypatch, [pod])
+        world.errors["pod"] = "bad weights"
+        await world.rounds(30)
+        assert [pool for _, pool in world.woken] == [("ns", "pool")]
+        assert world.book.load_error("uid") == "LoadFailed: bad weights"
+
+    run(main)
+
+
+def test_one_busy_pool_is_as_fresh_as_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World(monkeypatch, [ready(0)])
+        world.requests = lambda _, now: now**3
+        await world.rounds(150)
+        times = [at for at, _ in world.woken]
+        gaps = [after - before for before, after in itertools.pairwise(times)]
+        assert len(times) >= 8
+        assert max(gaps) <= WINDOW_SECONDS + 1
+
+    run(main)
+
+
+def test_many_busy_pools_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World(monkeypatch, [ready(number, pool=number) for number in range(400)])
+        world.requests = lambda _, now: now**3
+        await world.rounds(300)
+        per_second = len(world.woken) / 300
+        assert 0.8 * FIGURES_PER_SECOND <= per_second <= FIGURES_PER_SECOND + 0.2
+        told = Counter(pool for _, pool in world.woken)
+        assert len(told) == 400
+        assert max(told.values()) - min(told.values()) <= 1, "those first that have waited longest"
+
+    run(main)
+
+
+def test_what_is_gone_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World(monkeypatch, [ready(number, pool=number) for number in range(5)])
+        world.requests = lambda _, now: now**3
+        await world.rounds(40)
+        world.pods = []
+        await world.rounds(1)
+        probe = world.probe
+        assert not any((probe._asked, probe._silent, probe._latest, probe._windows, probe._news, probe._told))
+
+    run(main)
+
+
+def test_it_goes_on_after_a_mistake(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = ServingProbe(book=ServingBook(), pods=list, wake=lambda _: None, monotonic=FakeClock().monotonic)
+    rounds = 0
+
+    async def round_(session: aiohttp.ClientSession) -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 1:
+            raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(probe, "round", round_)
+
+    async def main() -> None:
+        task = asyncio.create_task(probe.run())
+        await asyncio.sleep(INTERVAL_SECONDS * 3 - 1)
+        assert not task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run(main)
+    assert rounds == 3
+    assert caplog.text.count("probing serving pods failed") == 1

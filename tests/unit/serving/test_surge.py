@@ -390,3 +390,24 @@ def test_a_rollout_can_be_watched_in_time() -> None:
     assert since == NOW
     assert times["Ready"] == world.now
     assert times["Available"] == NOW, "it never stopped"
+
+
+def test_a_crash_at_the_promotion_and_another_wish_lose_nothing() -> None:
+    """What carried the traffic was removed before the status said who does now; with another wish nobody knew it."""
+    world = serving(1, replicas=2)
+    world.publish(2)
+    world.settle()
+    world.load(1, 2)
+    for pod in world.live(2):
+        pod.ready = True
+    before = world.pool
+    world.step()
+    world.pool = before  # the status was not written
+    world.publish(3)
+    world.settle()
+    for pod in world.live(3):
+        pod.trouble["load_error"] = "LoadFailed: no such layer"
+    world.settle()
+    assert world.status.phase == "Degraded"
+    world.load(3)
+    assert len(world.live(1)) == 2, "the stable revision is there, and has all its pods back"

@@ -391,11 +391,12 @@ CASES = {
         words="spec.output is not set",
     ),
     "done, a side container runs": Case(
-        observe(two(), *(pod(index, of=TWO, running=True, exit_code=0) for index in (0, 1))),
+        observe(two(), *(pod(index, of=TWO, running=True, exit_code=0, phase="Running") for index in (0, 1))),
         "Succeeded",
         "Succeeded",
         ready="True",
         reconciling="False",
+        requeue_after=0,
     ),
     "done, with output": Case(
         observe(
