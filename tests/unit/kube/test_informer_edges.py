@@ -146,6 +146,11 @@ def test_an_empty_list_as_go_writes_it() -> None:
     assert play.script.versions() == ["7"]
 
 
+def test_a_version_that_is_no_number_is_watched_from_all_the_same() -> None:
+    play = Play(Script([{"metadata": {"resourceVersion": "opaque"}, "items": []}]))
+    assert (len(play.script.times("list")), play.script.versions()) == (1, ["opaque"])
+
+
 def test_a_page_with_an_object_of_another_shape_keeps_the_others_and_its_place(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
