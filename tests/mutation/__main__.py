@@ -41,7 +41,6 @@ class Result:
     """The last stage that ran."""
     tests: str
     """The state of the tests it survived."""
-
     scope: str
     """The state of its function."""
 
@@ -128,9 +127,9 @@ class Stages:
 
         Of those that are listed as accepted only the first stage asks again, which is cheap.
         """
-        stages = [f"tests/unit/{module.partition('/')[0]}", "tests/unit", *(["sim"] if self._steps else [])]
+        stages = [f"tests/unit/{module.partition('/')[0]}", "tests/unit", "sim"]
         left = [mutant for mutant in mutants((PACKAGE / f"{module}.py").read_text()) if not book.by(mutant)]
-        for number, stage in enumerate(stages[: 1 if quick else None]):
+        for number, stage in enumerate(stages[: 1 if quick else 3 if self._steps else 2]):
             self._run(stage, module, [m for m in left if self._passed(m, book, stages) < number], book)
             left = [mutant for mutant in left if not book.by(mutant) and not self._accepted.reason(module, mutant)]
 

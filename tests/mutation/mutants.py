@@ -180,7 +180,7 @@ def _is_quiet(node: ast.stmt) -> bool:
         return True
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant) or QUIET.match(ast.unparse(node)) is not None
-    return isinstance(node, ast.Assign) and bool(re.match(r"\w+ = (TypeVar|logging)\b", ast.unparse(node)))
+    return isinstance(node, ast.Assign) and bool(re.match(r"\w+ = (TypeVar|logging|Literal)\b", ast.unparse(node)))
 
 
 def _replacements(parent: ast.AST, field: str, node: ast.AST, where: str, at_import: bool) -> Iterator[ast.AST]:

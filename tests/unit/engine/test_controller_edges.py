@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from aifactory.engine import custom
+from aifactory.engine.cluster import Cluster
+from aifactory.engine.controller import Controller
+from aifactory.engine.executor import Executor
 from aifactory.engine.plan import Plan
 from aifactory.kube.errors import Conflict, Forbidden, Invalid, NotFound, ServerError
 from aifactory.kube.resources import EVENTS, PODS, Key, Resource
-from tests.support.faketime import run, until
-from tests.support.herd import HERDS, Herd, HerdStatus
+from tests.support.faketime import EPOCH, run, until
+from tests.support.herd import HERDS, Herd, HerdStatus, RestlessHerds
 from tests.unit.engine.herd import Farm
 from tests.unit.memory_api import MemoryApi
 
@@ -31,7 +35,7 @@ async def written(farm: Farm, seconds: float = 60.0) -> float:
     return now()
 
 
-def test_a_conflict_is_tried_again_though_no_newer_view_comes() -> None:
+def test_a_conflict_is_tried_again_though_no_newer_view_comes(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         api = MemoryApi()
         farm = Farm(api)
@@ -43,6 +47,7 @@ def test_a_conflict_is_tried_again_though_no_newer_view_comes() -> None:
             assert api.calls.count(("patch_status", "Herd", "a")) == 4
 
     run(main)
+    assert not caplog.records, "that somebody else was quicker is no failure"
 
 
 def test_an_object_that_goes_away_under_a_write_is_forgotten() -> None:
@@ -195,7 +200,7 @@ def test_an_object_that_can_not_be_read_says_so_and_is_not_planned_for() -> None
         farm = Farm(api)
         async with farm.running():
             api.put(HERDS, "ns", "a", spec={"size": "many"})
-            await written(farm)
+            assert await written(farm) == pytest.approx(1.0, abs=0.1), "it is no more urgent than other half-way states"
             (stalled,) = farm.status("a")["conditions"]
             assert (stalled["type"], stalled["reason"]) == ("Stalled", "InvalidSpec")
             assert farm.kind.plans == []
@@ -230,6 +235,143 @@ def test_an_event_is_about_the_object_and_is_told_also_when_its_status_was_writt
         "all 0 pods are there",
         "Reconcile",
     )
+
+
+def test_an_event_about_a_status_that_is_there_already_is_told_at_once() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        farm = Farm(api)
+        async with farm.running():
+            api.put(HERDS, "ns", "a", spec={"size": 0})
+            await written(farm)
+            writes = api.calls.count(("patch_status", "Herd", "a"))
+            farm.kind.tells = True
+            farm.controller.queue.add(A)
+            await until(lambda: api.objects[EVENTS], seconds=1.0)
+            assert api.calls.count(("patch_status", "Herd", "a")) == writes
+
+    run(main)
+
+
+def test_an_event_waits_for_the_status_it_speaks_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        farm = Farm(api)
+        farm.kind.tells = True
+        outdated = True
+        write = farm.executor.write_status
+
+        async def write_status(*args: Any, **options: Any) -> bool:
+            return False if outdated else await write(*args, **options)
+
+        monkeypatch.setattr(farm.executor, "write_status", write_status)
+        async with farm.running():
+            api.put(HERDS, "ns", "a", spec={"size": 0})
+            await asyncio.sleep(5)
+            assert not api.objects[EVENTS]
+            outdated = False
+            farm.controller.queue.add(A)
+            await until(lambda: api.objects[EVENTS], seconds=1.0)
+
+    run(main)
+
+
+def test_a_difference_that_went_away_makes_the_next_one_no_more_urgent() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        async with Farm(api).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await until(lambda: farm.status("a").get("full"))
+            api.drop(PODS, "ns", "a-0")  # it is made again at once
+            await asyncio.sleep(10)
+            changed = now()
+            api.put(HERDS, "ns", "a", spec={"size": 2})
+            await until(lambda: farm.status("a").get("pods") == 2)
+            assert now() - changed == pytest.approx(1.0, abs=0.05)
+
+    run(main)
+
+
+def test_plans_are_made_for_the_clocks_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        farm = Farm(api)
+        plan, moments = farm.kind.plan, []
+
+        def noted(observed: Any, moment: Any) -> Any:
+            moments.append(moment)
+            return plan(observed, moment)
+
+        monkeypatch.setattr(farm.kind, "plan", noted)
+        async with farm.running():
+            await asyncio.sleep(100)
+            api.put(HERDS, "ns", "a", spec={"size": 0})
+            await written(farm)
+        assert moments[0] == EPOCH + timedelta(seconds=100)
+
+    run(main)
+
+
+def test_it_needs_no_queue_clock_or_recorder_of_its_own() -> None:
+    async def main() -> None:
+        api, kind = MemoryApi(), RestlessHerds()
+        kind.tells = True
+        cluster = Cluster([kind])
+        controller = Controller(kind, cluster, Executor(api, cluster.stores), workers=1)
+        task = asyncio.create_task(controller.run())
+        cluster.stored(HERDS).put(custom.parser(Herd)(api.put(HERDS, "ns", "a", spec={"size": 0})))
+        await until(lambda: api.objects[HERDS][A].get("status"))
+        assert not task.done()
+        assert controller.queue.failures(A) == 0
+        await controller.stop(1.0)
+        await task
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(asyncio.CancelledError(), "cancelled from inside"), (ValueError("a mistake"), "ValueError: a mistake")],
+)
+def test_a_mistake_of_ours_is_logged_with_where_it_happened(
+    caplog: pytest.LogCaptureFixture, error: BaseException, words: str
+) -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        api.failures["create"] = [error]  # type: ignore[list-item]
+        async with Farm(api).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await until(lambda: farm.status("a").get("full"))
+
+    run(main)
+    (record,) = caplog.records
+    assert f"herd ns/a: {words}; failed 1 times so far" in record.getMessage()
+    assert record.levelname == "ERROR"
+    assert record.exc_info
+
+
+def test_a_status_that_waited_for_its_turn_is_written_though_nothing_happened_since() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        busy = asyncio.Event()
+
+        async def before(verb: str, resource: Resource, name: str) -> None:
+            if verb == "create" and name.startswith("big"):
+                await busy.wait()
+
+        api.before = before
+        farm = Farm(api, status_delay=0.0, workers=8)
+        async with farm.running():
+            for number in range(4):
+                api.put(HERDS, "ns", f"big{number}", spec={"size": 24})  # together they take every place
+            await asyncio.sleep(1)
+            api.put(HERDS, "ns", "a", spec={"size": 0})
+            await asyncio.sleep(1)
+            assert not farm.status("a"), "it waits for a place"
+            busy.set()
+            await written(farm, seconds=5)
+
+    run(main)
 
 
 def test_stop_waits_no_longer_than_it_is_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -40,6 +40,7 @@ def test_what_was_put_in_comes_out() -> None:
 
 
 def test_what_only_other_tools_read_is_not_kept() -> None:
+    assert custom.LAST_APPLIED == "kubectl.kubernetes.io/last-applied-configuration"
     stored = custom.parser(ModelVersion)(body())
     assert b"managedFields" not in stored.body
     assert b"last-applied" not in stored.body

@@ -400,6 +400,45 @@ def test_a_status_gives_way_to_writes_for_two_seconds_and_may_be_outdated_by_the
     run(main)
 
 
+def test_a_status_that_had_to_wait_is_written_unless_somebody_says_that_it_is_outdated() -> None:
+    async def main() -> None:
+        yard = Yard(max_in_flight=1)
+        yard.put("a")
+
+        async def before(verb: str, resource: Resource, name: str) -> None:
+            await asyncio.sleep(1)
+
+        yard.api.before = before
+        wanted = {"phase": "Running"}
+        _, written = await asyncio.gather(
+            yard.executor.run("ns", [Create(body("first", OWNER))]),
+            yard.executor.write_status(PODS, subject(yard, {}), wanted, origin="herd"),
+        )
+        assert written is True
+        assert yard.raw("a")["status"] == wanted
+
+    run(main)
+
+
+def test_it_measures_with_the_clock_it_is_given() -> None:
+    class Stopped(FakeClock):
+        def monotonic(self) -> float:
+            return 0.0
+
+    async def main() -> None:
+        yard = Yard()
+        executor = Executor(yard.api, {PODS: yard.store}, clock=Stopped())
+
+        async def before(verb: str, resource: Resource, name: str) -> None:
+            await asyncio.sleep(1)
+
+        yard.api.before = before
+        await executor.run("ns", [Create(body("a", OWNER))])
+        assert executor.write_seconds == 0.0
+
+    run(main)
+
+
 def test_it_knows_what_a_write_takes() -> None:
     async def main() -> None:
         yard = Yard()

@@ -6,15 +6,23 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
 from aifactory.kube.errors import Forbidden, Gone, ServerError, TooManyRequests, Unreachable
-from aifactory.kube.informer import PAGE_SIZE, SILENCE_SECONDS, WATCH_SECONDS, Informer
-from aifactory.kube.objects import Metadata, Pod
+from aifactory.kube.informer import (
+    PAGE_SIZE,
+    SILENCE_SECONDS,
+    SLICE,
+    WATCH_SECONDS,
+    Informer,
+    drop_missing,
+    put_listed,
+)
+from aifactory.kube.objects import Metadata, Pod, decoder
 from aifactory.kube.resources import PODS, Key
 from aifactory.kube.store import Change, Store
 from tests.support.faketime import FakeClock, run, until
@@ -146,6 +154,11 @@ def test_an_empty_list_as_go_writes_it() -> None:
     assert play.script.versions() == ["7"]
 
 
+def test_a_version_that_is_no_number_is_watched_from_all_the_same() -> None:
+    play = Play(Script([{"metadata": {"resourceVersion": "opaque"}, "items": []}]))
+    assert (len(play.script.times("list")), play.script.versions()) == (1, ["opaque"])
+
+
 def test_a_page_with_an_object_of_another_shape_keeps_the_others_and_its_place(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -183,6 +196,43 @@ def test_a_refresh_brings_the_store_to_what_the_server_holds() -> None:
         assert [key.name for key in store.keys()] == ["b"]  # noqa: SIM118 - a store is no mapping
         with pytest.raises(Forbidden):
             await informer.refresh()
+
+    run(main)
+
+
+async def turns(work: Coroutine[Any, Any, object], each: Callable[[], object] = lambda: None) -> int:
+    """How often others had their turn before some work was done; no time may pass."""
+    task, count, started = asyncio.create_task(work), 0, asyncio.get_running_loop().time()
+    await asyncio.sleep(0)
+    while not task.done():
+        count += 1
+        each()
+        await asyncio.sleep(0)
+    await task
+    assert asyncio.get_running_loop().time() == started
+    return count
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"), [(1, 0), (SLICE - 1, 0), (SLICE, 1), (2 * SLICE - 1, 1), (2 * SLICE + 1, 2)]
+)
+def test_a_long_list_is_taken_in_slices_between_which_others_have_their_turn(size: int, wanted: int) -> None:
+    async def main() -> None:
+        store: Store[Pod] = Store()
+        changes: list[Change[Pod]] = []
+        store.subscribe(changes.append)
+        decode = decoder(Pod)
+        pods = [decode(msgspec.json.encode(pod(f"p{number}", number + 1))) for number in range(size)]
+        listed: set[str] = set()
+        assert await turns(put_listed(store, pods, listed)) == wanted
+        assert (len(store), len(listed), changes[0].background) == (size, size, False)
+
+        late = decode(msgspec.json.encode(pod("late", 5)))
+        answers: list[bool] = []
+        dropped = turns(drop_missing(store, set(), "100000"), lambda: answers.append(store.apply_response(late)))
+        assert await dropped == wanted
+        assert len(store) == 0
+        assert answers == [False] * wanted, "what the list did not contain must not come back meanwhile"
 
     run(main)
 
@@ -351,8 +401,8 @@ def test_each_kind_of_failure_is_told_once_and_that_it_is_over_too(caplog: pytes
         Unreachable("still away"),
         ServerError(500, "", "etcd"),
         ServerError(503, "", "busy"),
-        Forbidden(403, "Forbidden", "no"),
         ServerError(503, "ServiceUnavailable", "busy again"),
+        Forbidden(403, "Forbidden", "no"),
         RuntimeError("a mistake of ours"),
         Unreachable("away once more"),
     ]
@@ -362,8 +412,8 @@ def test_each_kind_of_failure_is_told_once_and_that_it_is_over_too(caplog: pytes
         ("away", False),
         ("etcd", False),
         ("busy", False),
-        ("no", False),
         ("busy again", False),
+        ("no", False),
         ("a mistake of ours", True),
         ("away once more", False),
         ("watch of pods works again", False),

@@ -417,6 +417,19 @@ def test_a_lease_that_can_not_be_read_is_tried_again(error: Exception) -> None:
     assert run(main) == pytest.approx(2.0)
 
 
+def test_a_look_at_a_lease_that_is_not_there_finds_nothing() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        election = replica(api)
+        assert not election.undisturbed
+        await election.look()
+        await election.acquire()
+        assert election.leading
+        assert not election.undisturbed, "somebody may have led and removed it"
+
+    run(main)
+
+
 # --- How it is held and lost ---
 
 

@@ -13,6 +13,7 @@ from aifactory.kube.objects import (
     ContainerStatus,
     Metadata,
     Pod,
+    PodSpec,
     PodStatus,
     Running,
     Terminated,
@@ -27,6 +28,7 @@ MAIN_ENDED = ContainerStatus(name="main", state=ContainerState(terminated=Termin
 def pod(
     *,
     phase: str = "Running",
+    node: str = "",
     ending: bool = False,
     containers: tuple[ContainerStatus, ...] = (),
     init: tuple[ContainerStatus, ...] = (),
@@ -34,7 +36,7 @@ def pod(
 ) -> Pod:
     metadata = Metadata(name="a", deletion_timestamp=datetime(2026, 1, 1, tzinfo=UTC) if ending else None)
     status = PodStatus(phase=phase, container_statuses=containers, init_container_statuses=init, conditions=conditions)
-    return Pod(metadata=metadata, status=status)
+    return Pod(metadata=metadata, spec=PodSpec(node_name=node), status=status)
 
 
 def waits(name: str, reason: str, message: str = "") -> ContainerStatus:
@@ -70,6 +72,45 @@ def test_a_container_runs_only_in_a_running_pod() -> None:
     assert podstate.is_running(pod(containers=(MAIN_RUNS,)), "main") is True
     assert podstate.is_running(pod(containers=(MAIN_ENDED,)), "main") is False
     assert podstate.is_running(pod(phase="Failed", containers=(MAIN_RUNS,)), "main") is False
+
+
+WAITS = ContainerStatus(name="main", state=ContainerState(waiting=Waiting(reason="ContainerCreating")))
+PULLS = ContainerStatus(name="main", state=ContainerState(waiting=Waiting(reason="ErrImagePull")))
+
+
+@pytest.mark.parametrize(
+    ("found", "starting"),
+    [
+        (pod(phase="Pending", node="n1"), True),
+        (pod(phase="Pending", node="n1", containers=(WAITS,), init=(WAITS,)), True),
+        (pod(phase="Pending", node=""), False),
+        (pod(phase="Running", node="n1"), False),
+        (pod(phase="Pending", node="n1", ending=True), False),
+        (pod(phase="Pending", node="n1", containers=(WAITS,), init=(MAIN_RUNS,)), False),
+        (pod(phase="Pending", node="n1", containers=(WAITS, MAIN_ENDED)), False),
+        (pod(phase="Pending", node="n1", containers=(PULLS,)), False),
+    ],
+)
+def test_a_pod_starts_while_its_node_has_shown_nothing_of_it(found: Pod, starting: bool) -> None:
+    assert podstate.is_starting(found) is starting
+
+
+def test_no_trouble_is_false() -> None:
+    assert not NO_TROUBLE
+    assert bool(Trouble("ErrImagePull")) is True
+    assert bool(Trouble("", "words alone")) is False
+
+
+def test_what_kubernetes_calls_a_disruption() -> None:
+    """Reasons of a failed pod's status; an OOM kill or a container's own failure is none of them."""
+    assert sorted(podstate.DISRUPTIONS) == [
+        "Evicted",
+        "NodeAffinity",
+        "NodeLost",
+        "NodeShutdown",
+        "Preempting",
+        "Terminated",
+    ]
 
 
 def test_how_a_container_ended() -> None:

@@ -184,6 +184,14 @@ def test_the_same_seed_gives_the_same_delays() -> None:
     assert run(main) == run(main)
 
 
+def test_keys_that_failed_together_do_not_come_back_together() -> None:
+    async def main() -> set[float]:
+        queue: WorkQueue[str] = WorkQueue("test")
+        return {queue.add_rate_limited(key) for key in "abcde"}
+
+    assert len(run(main)) == 5
+
+
 def test_after_the_shutdown_nothing_is_taken_or_handed_out_and_no_timer_is_left() -> None:
     loop = FakeTimeLoop()
 

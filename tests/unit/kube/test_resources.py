@@ -18,6 +18,12 @@ from aifactory.kube.resources import Key, Resource
         (resources.NAMESPACES, "v1", "/api/v1/namespaces/a", "namespaces"),
         (resources.DEPLOYMENTS, "apps/v1", "/apis/apps/v1/namespaces/n/deployments/a", "deployments.apps"),
         (
+            resources.REPLICASETS,
+            "apps/v1",
+            "/apis/apps/v1/namespaces/n/replicasets/a",
+            "replicasets.apps",
+        ),
+        (
             resources.EVENTS,
             "events.k8s.io/v1",
             "/apis/events.k8s.io/v1/namespaces/n/events/a",
