@@ -1,7 +1,6 @@
-"""Defects that are known and not mended yet, each as the shortest story that shows it.
+"""What strangers, nodes and a failing API server do, each as the shortest story that shows it.
 
-Every test here is expected to fail. Whoever mends a defect moves its story to `test_regressions.py` and, where it names
-a switch of `machine.py`, sets that: from then on the state machine looks for it as well.
+Those marked `known` are defects that are not mended yet, and are expected to fail.
 """
 
 from __future__ import annotations
