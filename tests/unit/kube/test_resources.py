@@ -23,6 +23,7 @@ from aifactory.kube.resources import Key, Resource
             "/apis/apps/v1/namespaces/n/replicasets/a",
             "replicasets.apps",
         ),
+        (resources.CORE_EVENTS, "v1", "/api/v1/namespaces/n/events/a", "events"),
         (
             resources.EVENTS,
             "events.k8s.io/v1",
