@@ -28,8 +28,8 @@ from typing import Any
 
 import torch
 
-from aifactory_contract.files import new_directory
 from aifactory_contract.manifest import hash_stream
+from aifactory_trainer.replacement import recover, replacement
 
 log = logging.getLogger("aifactory")
 
@@ -83,7 +83,7 @@ class CheckpointStore:
         target = self.path(step)
         try:
             # There is one already where the same step is done again after an older checkpoint was resumed.
-            with new_directory(target, self._aside(target.name), replace=True) as directory:
+            with replacement(target, _ASIDE_PREFIX) as directory:
                 torch.save(state, directory / STATE_FILE)
                 with (directory / STATE_FILE).open("rb") as stream:
                     entry = hash_stream(stream, STATE_FILE)
@@ -115,10 +115,8 @@ class CheckpointStore:
         return sorted(self._named(), reverse=True)
 
     def clean(self) -> None:
-        """Remove what killed attempts left half done. Call before training, never while another attempt lives."""
-        if self.directory.is_dir():
-            for path in self.directory.glob(f"{_ASIDE_PREFIX}*"):
-                shutil.rmtree(path, ignore_errors=True)
+        """Put right what killed attempts left half done. Call before training, never while another attempt lives."""
+        recover(self.directory, _ASIDE_PREFIX)
 
     def _named(self) -> Iterator[tuple[int, Path]]:
         if not self.directory.is_dir():
@@ -129,8 +127,11 @@ class CheckpointStore:
                 yield int(match[1]), path
 
     def _prune(self) -> None:
-        for _, path in self.list()[self.keep :]:
-            self._remove(path)
+        try:
+            for _, path in self.list()[self.keep :]:
+                self._remove(path)
+        except OSError as error:  # the new checkpoint is in place all the same
+            log.warning("an older checkpoint can not be removed: %s", error)
         for path in self.directory.glob("step-*.corrupt"):  # a newer one is in place now
             shutil.rmtree(path, ignore_errors=True)
 

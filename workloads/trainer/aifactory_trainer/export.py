@@ -3,7 +3,8 @@
 Role: write an artifact directory: `config.json`, which says everything about it, and one file of weights.
 
 What always holds:
-- The directory appears by one rename: who sees it sees all of it.
+- The directory appears by one rename: who sees it sees all of it. One that was there before stays until then.
+- A model with a parameter that is NaN or infinite is refused.
 - The same model gives the same bytes, so the artifact's digest is reproducible: no time, host or path is in it.
 - The files hold no pickle that would have to be run: `causal-lm` is safetensors, `torch-export` is a graph and raw
   tensors.
@@ -15,8 +16,6 @@ import copy
 import json
 import logging
 import math
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,11 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aifactory_contract.files import new_directory
 from aifactory_contract.formats import CAUSAL_LM, CONFIG, TORCH_EXPORT
 from aifactory_contract.signature import DATA_TYPES, Signature, TensorSpec
 from aifactory_trainer.environment import Environment
-from aifactory_trainer.state import unwrap
+from aifactory_trainer.replacement import recover, replacement
+from aifactory_trainer.state import not_finite, some, unwrap
 
 log = logging.getLogger("aifactory")
 
@@ -55,7 +54,7 @@ def export_causal_lm(
         The directory.
 
     Raises:
-        ValueError: config lacks a field that the format needs.
+        ValueError: config lacks a field that the format needs, or a parameter is not finite.
         OSError: the directory can not be written; what was there before is still there.
     """
     from safetensors.torch import save_file
@@ -63,6 +62,7 @@ def export_causal_lm(
     missing = [key for key in ("architecture", "tokenizer", "vocabSize", "contextLength") if key not in config]
     if missing:
         raise ValueError(f"the format causal-lm needs {', '.join(missing)} in config")
+    _check_finite(model)
     weights = _unshared(unwrap(model).state_dict())
     with _artifact(output) as directory:
         save_file(weights, str(directory / CAUSAL_LM.weights), metadata={"format": "pt"})
@@ -93,11 +93,13 @@ def export_torch(
         The directory.
 
     Raises:
-        ValueError: examples or outputs do not fit the model, or the program answers other than the model.
+        ValueError: examples or outputs do not fit the model, the program answers other than the model, or a parameter
+            is not finite.
         OSError: the directory can not be written; what was there before is still there.
     """
     inner = unwrap(model)
     assert isinstance(inner, nn.Module)
+    _check_finite(model)
     served = copy.deepcopy(inner).cpu().eval()  # a program made on a GPU would run on nothing else
     arguments = _two_rows(examples, max_batch_size)
     with torch.no_grad():
@@ -112,6 +114,12 @@ def export_torch(
         _check_same(loaded, arguments, answers, outputs)
         _write_config(directory, {"format": TORCH_EXPORT.name, **signature.to_config()}, metrics)
     return _target(output)
+
+
+def _check_finite(model: nn.Module) -> None:
+    bad = not_finite({"model": model})
+    if bad:
+        raise ValueError(f"the model is not exported, it holds NaN or infinity: {some(bad)}")
 
 
 def _specs(batches: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
@@ -181,9 +189,9 @@ def _artifact(output: Path | None) -> Iterator[Path]:
     """A directory to write into that becomes the artifact when the block ends well, and vanishes otherwise."""
     target = _target(output).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(f".{target.name}-*"):  # of attempts that were killed
-        shutil.rmtree(left, ignore_errors=True)
-    with new_directory(target, target.parent / f".{target.name}-{secrets.token_hex(4)}", replace=True) as directory:
+    prefix = f".aside-{target.name}-"
+    recover(target.parent, prefix)
+    with replacement(target, prefix) as directory:
         yield directory
         for path in directory.iterdir():
             path.chmod(0o644)  # some writers make private files, and the publisher may have another user id

@@ -2,8 +2,10 @@
 
 Role: between live objects (model, optimizer, random generators) and plain values that can be stored safely.
 
-What always holds: a stored state is made of tensors, numbers, strings, lists and dicts. An object whose state holds
-anything else (a function, a class of your own) is refused when the run starts, not when it is needed back.
+What always holds:
+- A stored state is made of tensors, numbers, strings, lists and dicts. An object whose state holds anything else (a
+  function, a class of your own) is refused when the run starts, not when it is needed back.
+- A tensor is stored whole or not at all: one of which each rank holds a part (DTensor, FSDP) is refused in words.
 """
 
 from __future__ import annotations
@@ -11,11 +13,11 @@ from __future__ import annotations
 import io
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from aifactory_trainer.checkpoint import CheckpointError
@@ -42,8 +44,15 @@ def unwrap(thing: Stateful) -> Stateful:
 
 
 def collect(objects: Mapping[str, Stateful]) -> dict[str, Any]:
-    """State of each object."""
-    return {name: unwrap(thing).state_dict() for name, thing in objects.items()}
+    """State of each object.
+
+    Raises:
+        TypeError: a tensor in it is sharded: what this rank holds is not all of it.
+    """
+    states = {name: unwrap(thing).state_dict() for name, thing in objects.items()}
+    for name, state in states.items():
+        _refuse_shards(name, state)
+    return states
 
 
 def restore(objects: Mapping[str, Stateful], states: Mapping[str, Any], where: str) -> None:
@@ -65,7 +74,7 @@ def restore(objects: Mapping[str, Stateful], states: Mapping[str, Any], where: s
 
 
 def check_storable(objects: Mapping[str, Stateful]) -> None:
-    """Refuse objects whose state could not be read back without running code.
+    """Refuse objects whose state could not be read back without running code, or is not all on this rank.
 
     Raises:
         TypeError: names the object.
@@ -73,15 +82,112 @@ def check_storable(objects: Mapping[str, Stateful]) -> None:
     for name, thing in objects.items():
         if not isinstance(thing, Stateful):
             raise TypeError(f"{name!r} ({type(thing).__name__}) has no state_dict and load_state_dict")
-        if isinstance(unwrap(thing), nn.Module):  # large, and plain by its nature
-            continue
+        inner = unwrap(thing)
+        if isinstance(inner, nn.Module):
+            for part in inner.modules():
+                if _is_one_of(part, _SHARDING_MODULES):  # to ask it for its state would wait for the other ranks
+                    raise TypeError(_sharded(name, type(part).__name__))
+        state = inner.state_dict()
+        _refuse_shards(name, state)
         try:
-            decode(encode(thing.state_dict()))
+            decode(encode(_without_numbers(state)))
         except Exception as error:
             raise TypeError(
                 f"the state of {name!r} ({type(thing).__name__}) holds more than tensors, numbers, strings, lists and "
                 f"dicts, so it can not be stored safely: {str(error).splitlines()[0]}"
             ) from error
+
+
+_SHARDED_TENSORS = (
+    ("torch.distributed.tensor", "DTensor"),
+    ("torch.distributed._shard.sharded_tensor", "ShardedTensor"),
+)
+_SHARDING_MODULES = (("torch.distributed.fsdp", "FullyShardedDataParallel"),)
+
+
+def _is_one_of(thing: object, classes: tuple[tuple[str, str], ...]) -> bool:
+    """Whether it is of a class that may never have been imported: to import torch's takes a second."""
+    found = (getattr(sys.modules.get(module), name, None) for module, name in classes)
+    return any(isinstance(thing, known) for known in found if known is not None)
+
+
+def _sharded(name: str, kind: str) -> str:
+    return (
+        f"the state of {name!r} is sharded ({kind}): rank 0 holds a part of it, and a checkpoint of that part could "
+        "not be resumed from. Keep it out of Run and save it with torch.distributed.checkpoint, or use "
+        "DistributedDataParallel"
+    )
+
+
+def _refuse_shards(name: str, state: object) -> None:
+    for where, tensor in tensors(state, name):
+        if _is_one_of(tensor, _SHARDED_TENSORS):
+            raise TypeError(f"{_sharded(name, type(tensor).__name__)} ({where})")
+
+
+def tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors anywhere in a state, each with its place in words: `model.layer.weight`."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from tensors(inner, f"{name}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for number, inner in enumerate(value):
+            yield from tensors(inner, f"{name}.{number}")
+
+
+def _without_numbers(value: Any) -> Any:
+    """The state with empty tensors: to try whether it can be stored does not take the time that storing it takes."""
+    if type(value) in (Tensor, nn.Parameter) or nn.parameter.is_lazy(value):
+        return torch.empty(0)
+    if isinstance(value, Mapping):
+        return {key: _without_numbers(inner) for key, inner in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_without_numbers(inner) for inner in value)
+    return value
+
+
+def not_finite(objects: Mapping[str, Stateful]) -> list[str]:
+    """Places of what holds NaN or infinity among the parameters of models and the state of optimizers.
+
+    Only these: a number there that is not finite never becomes finite again. Buffers (a mask of -inf), schedulers (a
+    best loss of inf) and objects of your own may hold them for good reasons. One pass over the memory and, for each
+    device, one answer that is waited for.
+    """
+    found: list[tuple[str, Tensor]] = []
+    for name, thing in objects.items():
+        inner = unwrap(thing)
+        if isinstance(inner, nn.Module):
+            found += [(f"{name}.{key}", parameter.detach()) for key, parameter in inner.named_parameters()]
+        elif isinstance(inner, torch.optim.Optimizer):
+            found += tensors(inner.state_dict()["state"], f"{name}.state")
+    return _not_finite(found)
+
+
+def some(places: Sequence[str]) -> str:
+    """The first three of them, and how many more there are."""
+    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+    return f"{', '.join(places[:3])}{more}"
+
+
+def _not_finite(found: Iterable[tuple[str, Tensor]]) -> list[str]:
+    names: dict[torch.device, list[str]] = {}
+    extremes: dict[torch.device, list[Tensor]] = {}
+    for name, tensor in found:
+        if tensor.numel() == 0 or not (tensor.is_floating_point() or tensor.is_complex()):
+            continue
+        flat = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+        flat = flat.float() if flat.element_size() == 1 else flat  # float8 can not be compared
+        flat = flat.coalesce().values() if flat.is_sparse else flat
+        names.setdefault(tensor.device, []).append(name)
+        extremes.setdefault(tensor.device, []).append(torch.stack(torch.aminmax(flat)).double())  # NaN is kept
+    return [
+        name
+        for device, ends in extremes.items()
+        for name, finite in zip(names[device], torch.stack(ends).isfinite().all(dim=1).tolist(), strict=True)
+        if not finite
+    ]
 
 
 def encode(value: object) -> bytes:

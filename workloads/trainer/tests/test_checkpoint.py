@@ -19,10 +19,10 @@ import torch
 from child import in_child
 
 from aifactory_contract import files
-from aifactory_trainer import checkpoint
+from aifactory_trainer import checkpoint, replacement
 from aifactory_trainer.checkpoint import MANIFEST_FILE, STATE_FILE, CheckpointError, CheckpointStore, decode
 
-SOURCES = (checkpoint.__file__, files.__file__)
+SOURCES = (checkpoint.__file__, files.__file__, replacement.__file__)
 """What can be killed in the middle of a save."""
 
 
@@ -159,6 +159,37 @@ def test_a_failed_save_leaves_the_older_ones(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(OSError, match="No space left"):
         store.save(2, state(2))
     assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+
+
+def test_an_older_one_that_can_not_be_removed_is_no_failed_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    store.save(1, state(1))
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name == "step-1":
+            raise OSError(16, "Device or resource busy")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    store.save(2, state(2))
+    assert newest_step(store) == 2
+    assert "an older checkpoint can not be removed" in caplog.text
+
+
+def test_killed_before_any_line_of_saving_the_only_one_again(tmp_path: Path) -> None:
+    for line in range(1000):
+        directory = tmp_path / str(line)
+        store = CheckpointStore(directory, keep=1)
+        store.save(4, state(4))
+        if in_child(lambda store=store, line=line: save_and_die_at(store, 4, line)) == 0:
+            break
+        store.clean()
+        assert newest_step(store) == 4
+        assert [path.name for path in directory.iterdir()] == ["step-4"]
+    assert line > 30
 
 
 class Trap:

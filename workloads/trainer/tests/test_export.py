@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import zipfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from aifactory_contract import files
 from aifactory_contract.manifest import of_directory
 from aifactory_trainer import export_causal_lm, export_torch
 from aifactory_trainer.model import GPT, GPTConfig
+from aifactory_trainer.replacement import recover
 from conftest import Pod
 
 SMALL = GPTConfig(context=16, layers=1, heads=2, embedding=16)
@@ -75,7 +78,7 @@ def test_the_output_directory_of_the_job_is_the_default(tmp_path: Path, monkeypa
 def test_an_older_output_is_replaced_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "stale").write_text("")
-    (tmp_path / ".output-killed").mkdir()
+    (tmp_path / ".aside-output-killed").mkdir()
     export_causal_lm(small_gpt(), SMALL.to_json(), output=tmp_path / "output")
     assert [path.name for path in tmp_path.iterdir()] == ["output"]
     assert not (tmp_path / "output" / "stale").exists()
@@ -92,6 +95,88 @@ def test_a_failed_export_leaves_the_older_output(tmp_path: Path, monkeypatch: py
         export_causal_lm(small_gpt(), {**SMALL.to_json(), "layers": 9}, output=tmp_path / "output")
     assert digest(tmp_path / "output") == before
     assert [path.name for path in tmp_path.iterdir()] == ["output"]
+
+
+def test_an_older_output_that_can_not_be_put_back_is_kept_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storage goes away between the two renames, for good."""
+    before = digest(export_causal_lm(small_gpt(), SMALL.to_json(), output=tmp_path / "output"))
+    rename = Path.rename
+
+    def lost(self: Path, target: Path) -> Path:
+        if target.name == "output":
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", lost)
+        with pytest.raises(OSError, match="Input/output error"):
+            export_causal_lm(small_gpt(), {**SMALL.to_json(), "layers": 9}, output=tmp_path / "output")
+    assert not (tmp_path / "output").exists()
+
+    with pytest.raises(ValueError, match="NaN"):  # the next attempt does not get to its end either
+        export_causal_lm(Broken(), SMALL.to_json(), output=tmp_path / "output")
+    monkeypatch.setattr(files, "fsync", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        export_causal_lm(small_gpt(), {**SMALL.to_json(), "layers": 9}, output=tmp_path / "output")
+    assert digest(tmp_path / "output") == before
+
+
+@pytest.mark.parametrize("call", ["rename", "rmtree"])
+def test_killed_while_replacing_the_older_output_something_whole_stays(tmp_path: Path, call: str) -> None:
+    output = tmp_path / "output"
+    first = digest(export_causal_lm(small_gpt(), SMALL.to_json(), output=output))
+    second = None
+    for count in range(20):
+        work = partial(export_causal_lm, small_gpt(), {**SMALL.to_json(), "layers": 9}, output=output)
+        if killed_at(call, count, work) == 0:
+            break
+        recover(tmp_path, ".aside-output-")
+        second = digest(output)
+        assert [path.name for path in tmp_path.iterdir()] == ["output"]
+    assert count > 0, f"{call} is never called"
+    assert digest(output) != first
+    assert second in (first, digest(output))
+
+
+def killed_at(call: str, count: int, work: Callable[[], object]) -> int:
+    """Work in a process that is killed before the call after `count` ones; returns the signal, or 0."""
+
+    def doomed() -> None:
+        owner, calls = (shutil, iter(range(count))) if call == "rmtree" else (os, iter(range(count)))
+        real = getattr(owner, call)
+
+        def die(*arguments: object, **options: object) -> object:
+            if next(calls, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **options)
+
+        setattr(owner, call, die)
+        work()
+
+    return in_child(doomed)
+
+
+class Broken(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, float("nan")]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+def test_a_model_that_is_not_finite_is_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds NaN or infinity: model\.weight"):
+        export_causal_lm(Broken(), SMALL.to_json(), output=tmp_path / "output")
+    with pytest.raises(ValueError, match=r"holds NaN or infinity: model\.weight"):
+        export_torch(Broken(), {"x": torch.ones(2, 2)}, output=tmp_path / "output")
+    assert list(tmp_path.iterdir()) == []
+
+
+def no_space(_path: Path) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def test_killed_while_exporting_leaves_nothing_to_publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy
@@ -95,3 +97,73 @@ def test_a_state_of_another_shape_says_what_to_do() -> None:
 def test_a_missing_state_names_what_there_is() -> None:
     with pytest.raises(CheckpointError, match="here has no state of 'scheduler', only of model"):
         state.restore({"scheduler": Position()}, {"model": {}}, "here")
+
+
+class Extra(nn.Module):
+    """A module that keeps more than tensors, as some libraries' layers do."""
+
+    def __init__(self, extra: object) -> None:
+        super().__init__()
+        self.extra = extra
+
+    def get_extra_state(self) -> Any:
+        return self.extra
+
+    def set_extra_state(self, state: object) -> None:
+        self.extra = state
+
+
+def test_a_module_that_keeps_more_than_tensors_is_checked_too() -> None:
+    state.check_storable({"model": nn.Sequential(nn.Linear(2, 2), Extra({"scale": 2.0}))})
+    with pytest.raises(TypeError, match="the state of 'model' \\(Sequential\\) holds more than"):
+        state.check_storable({"model": nn.Sequential(nn.Linear(2, 2), Extra(Position()))})
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_sharded_model_and_its_optimizer_are_refused() -> None:
+    """Rank 0's part of it would be a checkpoint that looks whole."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = fully_shard(nn.Linear(4, 4), mesh=init_device_mesh("cpu", (1,)))
+    optimizer = torch.optim.AdamW(model.parameters())
+    words = r"the state of '{}' is sharded \(DTensor\).*torch.distributed.checkpoint"
+    with pytest.raises(TypeError, match=words.format("model")):
+        state.check_storable({"model": model})
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    with pytest.raises(TypeError, match=words.format("optimizer")):
+        state.collect({"optimizer": optimizer})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
+def test_what_is_not_finite_is_named(value: float, kind: torch.dtype) -> None:
+    model = nn.Linear(3, 3, dtype=kind)
+    assert state.not_finite({"model": model}) == []
+    with torch.no_grad():
+        model.bias[1] = value
+    assert state.not_finite({"model": model}) == ["model.bias"]
+
+
+def test_an_optimizers_moments_are_looked_at() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model.weight.grad = torch.full_like(model.weight, 1e30)  # its square is more than a float holds
+    optimizer.step()
+    assert state.not_finite({"model": model, "optimizer": optimizer}) == ["optimizer.state.0.exp_avg_sq"]
+
+
+def test_infinities_that_are_meant_are_left_alone() -> None:
+    model = nn.Linear(2, 2)
+    model.register_buffer("mask", torch.full((2, 2), -math.inf))
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(torch.optim.SGD(model.parameters(), lr=0.1))
+    assert state.not_finite({"model": model, "scheduler": plateau, "data": Position(math.inf)}) == []
