@@ -32,7 +32,7 @@ def test_a_killed_pod_costs_one_restart_and_no_checkpoint(ns: Kubectl) -> None:
 
 
 def test_suspend_removes_the_pods_and_resume_goes_on(ns: Kubectl) -> None:
-    ns.apply(objects.training_job("pause", steps=200, nodes=1, args=("--checkpoint-every=1000000",)))
+    ns.apply(objects.training_job("pause", steps=80, nodes=1, args=("--checkpoint-every=1000000",)))
     ns.wait("tjob", "pause", "to make progress", lambda found: _step(found) > 0)
     ns.run("patch", "tjob", "pause", "--type=merge", "-p", '{"spec":{"suspend":true}}')
     found = ns.wait_condition("tjob", "pause", "Suspended")
