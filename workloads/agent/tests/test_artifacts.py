@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -18,7 +20,7 @@ import s3fs
 from harness import WORKLOADS, free_ports, wait_for
 from samples import write_model
 
-from aifactory_agent.artifacts import objects, transfer
+from aifactory_agent.artifacts import objects, transfer, volume
 from aifactory_agent.artifacts.stores import Mounts, open_store
 from aifactory_agent.cli import main
 from aifactory_contract.errors import FactoryError, Reason
@@ -176,6 +178,126 @@ def test_a_crash_while_publishing_leaves_no_half_artifact(
     assert caught.value.reason is Reason.STORE_FULL
     assert list((claims / "models/gpt").iterdir()) == []
     assert publish(source, place).uri == expected
+
+
+def test_an_output_of_another_user_is_denied_and_never_published_in_part(source: Path, claims: Path) -> None:
+    """The way out is in the message: training is done, and a person can mend the rights (case: kserve#1607)."""
+    (source / "docs").mkdir()
+    (source / "docs/page.md").write_text("x")
+    place = Place("pvc://models", Mounts(claims), None, claims / "models")
+    opened = os.open
+    listed = os.scandir
+
+    def refuse_file(path: str, *arguments: int, **options: object) -> int:
+        if str(path).endswith("model.safetensors"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *arguments, **options)  # type: ignore[arg-type]
+
+    def refuse_folder(path: object) -> object:
+        if str(path).endswith("docs"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listed(path)  # type: ignore[type-var]
+
+    for name, refuse, victim in (("os.open", refuse_file, "model.safetensors"), ("os.scandir", refuse_folder, "docs")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(name, refuse)
+            with pytest.raises(FactoryError, match="umask 022") as caught:
+                publish(source, place)
+        assert caught.value.reason is Reason.ACCESS_DENIED
+        assert f"{source}/{victim}" in caught.value.message
+    assert not (claims / "models/gpt").exists()
+
+
+def test_an_unreadable_folder_in_a_volume_is_denied(
+    source: Path, claims: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "docs").mkdir()
+    (source / "docs/page.md").write_text("x")
+    place = Place("pvc://models", Mounts(claims), None, claims / "models")
+    artifact = publish(source, place)
+    listed = os.scandir
+
+    def refuse(path: object) -> object:
+        if str(path).endswith("docs"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listed(path)  # type: ignore[type-var]
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(FactoryError, match=r"docs may not be read") as caught:
+        verify(artifact.uri, place)
+    assert caught.value.reason is Reason.ACCESS_DENIED
+    assert artifact.uri in caught.value.message
+
+
+def test_folder_markers_in_a_bucket_are_no_files(source: Path, s3_server: tuple[str, Path], tmp_path: Path) -> None:
+    secrets = write_secret(tmp_path / "k", s3_server[0])
+    place = Place(f"s3://models/{tmp_path.name}", Mounts(secrets=secrets), "s3", s3_server[1] / "models")
+    (source / "docs").mkdir()
+    (source / "docs/page.md").write_text("x")
+    artifact = publish(source, place)
+    client = s3fs.S3FileSystem(key=ACCESS, secret=SECRET, endpoint_url=s3_server[0], skip_instance_cache=True)
+    for marker in ("docs/", "", "empty/"):
+        key = f"{artifact.uri.removeprefix('s3://')}/{marker}".rstrip("/") + "/"
+        bucket, _, name = key.partition("/")
+        client.call_s3("put_object", Bucket=bucket, Key=name, Body=b"")
+    assert verify(artifact.uri, place, artifact.digest) == artifact
+
+
+def left_behind(folder: Path, name: str, hours: float) -> Path:
+    """What a publisher that was killed so long ago has left."""
+    left = folder / f".incoming-{name}"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    then = time.time() - hours * 3600
+    for path in (left / "model.safetensors", left):
+        os.utime(path, (then, then))
+    return left
+
+
+def test_what_a_killed_publisher_left_is_removed_by_the_next_one(source: Path, claims: Path) -> None:
+    place = Place("pvc://models", Mounts(claims), None, claims / "models")
+    old, young = (left_behind(claims / "models/gpt", name, hours) for name, hours in (("old", 2), ("young", 0.5)))
+    at_work = left_behind(claims / "models/gpt", "work", 2)
+    (at_work / "shard").write_bytes(b"x")
+    os.utime(at_work, (1, 1))
+    locked = left_behind(claims / "models/gpt", "locked", 2)
+    with locked.with_name(f"{locked.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        artifact = publish(source, place)
+        assert not old.exists()
+        assert young.exists()
+        assert at_work.exists(), "something was written there a moment ago"
+        assert locked.exists(), "its publisher lives"
+    publish(source, place)
+    assert not locked.exists()
+    assert verify(artifact.uri, place, artifact.digest) == artifact
+    left = {path.name for path in (claims / "models/gpt").iterdir()}
+    assert left == {artifact.uri.rpartition("/")[2], young.name, at_work.name}
+
+
+def test_a_publisher_that_is_taken_for_dead_fails_and_publishes_nothing(
+    source: Path, claims: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It slept for hours on a file system without locks, and another one has cleared its directory away."""
+    place = Place("pvc://models", Mounts(claims), None, claims / "models")
+    other = write_model(source.with_name("other"), note="of another digest")
+    copy, slept = volume._copy, []
+
+    def sleep_once(source_folder: Path, target: Path, path: str) -> None:
+        copy(source_folder, target, path)
+        if not slept:
+            slept.append(target)
+            for old in (target / path, target):
+                os.utime(old, (1, 1))
+            publish(other, place)
+
+    monkeypatch.setattr(volume, "_copy", sleep_once)
+    monkeypatch.setattr(volume, "_is_locked", lambda _: False)
+    with pytest.raises(FactoryError) as caught:
+        publish(source, place)
+    assert caught.value.transient
+    monkeypatch.undo()
+    assert verify(publish(source, place).uri, place)
 
 
 def test_wrong_keys_are_access_denied(source: Path, s3_server: tuple[str, Path], tmp_path: Path) -> None:

@@ -5,7 +5,7 @@
 - `signature`: the inputs and outputs of a served model, and the types of their tensors.
 - `desired`: desired.json, which the operator writes and the agent carries out. `control`: the key to Triton.
 - `names`: words that several programs have to spell alike. `errors`: reasons that reach users.
-- `files`, `cgroup`: the two things every program needs of its machine.
+- `userjson`: JSON of strangers. `files`, `cgroup`: the two things every program needs of its machine.
 
 What always holds: only the standard library is imported, so the same code runs in an image without PyTorch, in the
 workers of Triton and in the operator's tests. What one program alone needs does not belong here.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from aifactory_contract.formats import format_of
 from aifactory_contract.manifest import check_digest
 from aifactory_contract.names import check_model_name
 from aifactory_contract.uri import ArtifactUri
+from aifactory_contract.userjson import parse_json
 
 _MAX_VERSION = 2**31 - 1
 
@@ -49,10 +49,10 @@ class Desired:
         return tuple(spec for spec in self.models if spec.key.name == name)
 
 
-def parse(text: str) -> Desired:
+def parse(text: str | bytes) -> Desired:
     """Raises FactoryError (InvalidDesired) with the place of the mistake."""
     try:
-        document = json.loads(text)
+        document = parse_json(text)
         models = tuple(_spec(item) for item in document["models"])
         revision = str(document.get("revision", ""))
     except FactoryError as error:

@@ -6,18 +6,21 @@ pickle, a Python file or a shared library beside the weights can not become code
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.manifest import Manifest, Opener
+from aifactory_contract.names import CONFIG as CONFIG
 from aifactory_contract.pt2 import check_pt2
 from aifactory_contract.safetensors import check_safetensors
+from aifactory_contract.signature import Signature
+from aifactory_contract.userjson import parse_json
 
-CONFIG = "config.json"
 _MAX_CONFIG_BYTES = 4 * 1024 * 1024
 _DOCUMENTATION = frozenset({".md", ".txt", ".json", ".jsonl"})
 _PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".npy", ".npz", ".dill"})
@@ -25,15 +28,16 @@ _PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".jobli
 
 @dataclass(frozen=True)
 class Format:
-    """A format's name, its weights file and what checks that file."""
+    """A format's name, its weights file, and what checks that file and what config.json says of it."""
 
     name: str
     weights: str
     check_weights: Callable[[BinaryIO], None]
+    check_config: Callable[[Mapping[str, Any]], object] = dict
 
 
 CAUSAL_LM = Format("causal-lm", "model.safetensors", check_safetensors)
-TORCH_EXPORT = Format("torch-export", "model.pt2", check_pt2)
+TORCH_EXPORT = Format("torch-export", "model.pt2", check_pt2, Signature.of_config)
 FORMATS: Mapping[str, Format] = {form.name: form for form in (CAUSAL_LM, TORCH_EXPORT)}
 
 
@@ -48,7 +52,7 @@ def format_of(name: str) -> Format:
 def parse_config(raw: bytes) -> dict[str, Any]:
     """Contents of config.json. Raises FactoryError (InvalidArtifact) if it is not a JSON object."""
     try:
-        config = json.loads(raw)
+        config = parse_json(raw)
     except ValueError as error:
         raise FactoryError(Reason.INVALID_ARTIFACT, f"{CONFIG} is not JSON: {error}") from error
     if not isinstance(config, dict):
@@ -91,6 +95,7 @@ def check_artifact(manifest: Manifest, opener: Opener, expected: str | None = No
     if form.weights not in paths:
         message = f"{form.weights} is missing; a {form.name} artifact is {CONFIG} and {form.weights}"
         raise FactoryError(Reason.INVALID_ARTIFACT, message)
+    form.check_config(config)
     with opener(form.weights) as stream:
         form.check_weights(stream)
     return config
@@ -119,5 +124,9 @@ def metrics_of(config: Mapping[str, Any]) -> dict[str, float]:
     metrics = config.get("metrics")
     if not isinstance(metrics, dict):
         return {}
-    numbers = {str(key): value for key, value in metrics.items() if isinstance(value, (int, float))}
-    return {key: float(value) for key, value in numbers.items() if abs(value) < float("inf")}
+    numbers = {}
+    for key, value in metrics.items():
+        with suppress(OverflowError):  # JSON knows whole numbers of any length
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                numbers[str(key)] = float(value)
+    return numbers

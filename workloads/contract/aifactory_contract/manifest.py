@@ -7,10 +7,14 @@ in a volume, in a bucket and in a pod. Files under `.aifactory/` are bookkeeping
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
 import re
-from collections.abc import Callable, Iterable
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -94,29 +98,81 @@ def is_part(path: str) -> bool:
 def walk(root: Path) -> list[str]:
     """Relative paths of the files under a directory, bookkeeping left out.
 
-    Raises FactoryError: SourceNotFound if there is no such directory, InvalidArtifact for links and special files,
-    since what they point to is not under the digest.
+    What can not be looked into is an error, never left out: a digest over the rest would call half a model whole.
+
+    Raises FactoryError: SourceNotFound if there is no such directory, AccessDenied for what may not be read,
+    InvalidArtifact for links and special files, since what they point to is not under the digest.
     """
-    if not root.is_dir():
-        raise FactoryError(Reason.SOURCE_NOT_FOUND, f"{root} is not a directory; is the path right and was it written?")
+    with reading(root):
+        if not (root.exists() and stat.S_ISDIR(root.stat().st_mode)):
+            message = f"{root} is not a directory; is the path right and was it written?"
+            raise FactoryError(Reason.SOURCE_NOT_FOUND, message)
     found: list[str] = []
-    for folder, names, files in os.walk(root, followlinks=False):
-        for name in [*names, *files]:
-            full = Path(folder, name)
-            path = full.relative_to(root).as_posix()
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        for entry in _entries(folder, root):
+            path = Path(entry.path).relative_to(root).as_posix()
             if not is_part(path):
                 continue
-            if full.is_symlink() or not (full.is_dir() or full.is_file()):
+            with reading(Path(entry.path)):
+                mode = entry.stat(follow_symlinks=False).st_mode
+            if stat.S_ISDIR(mode):
+                folders.append(Path(entry.path))
+            elif stat.S_ISREG(mode):
+                found.append(check_path(path))
+            else:
                 message = f"{path} is a link or a special file; an artifact has regular files only, copy the file there"
                 raise FactoryError(Reason.INVALID_ARTIFACT, message)
-            if full.is_file():
-                found.append(check_path(path))
     return sorted(found)
 
 
+def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
+    try:
+        with reading(folder), os.scandir(folder) as entries:
+            return list(entries)
+    except FactoryError:
+        # What mkfs leaves at the top of an ext4 volume; only root may look into it, and it holds nobody's files.
+        if folder == root / "lost+found" and os.path.ismount(root) and folder.stat().st_uid == 0:
+            return []
+        raise
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Failures to read this file or directory as a FactoryError that says what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        words = error.strerror or str(error)
+        if error.errno in (errno.EACCES, errno.EPERM):
+            message = (
+                f"{path} may not be read ({words}): chmod -R a+rX it, or let what wrote it use umask 022, or give its "
+                "pod and this one the same fsGroup"
+            )
+            raise FactoryError(Reason.ACCESS_DENIED, message) from error
+        if error.errno == errno.ELOOP:
+            raise FactoryError(Reason.INVALID_ARTIFACT, f"{path} became a link while it was read") from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise FactoryError(Reason.SOURCE_NOT_FOUND, f"{path} went away while it was read") from error
+        raise FactoryError(Reason.STORE_UNAVAILABLE, f"{path} can not be read: {words}") from error
+
+
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading, refusing a link put there after the walk."""
-    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+    """Open a file for reading, refusing a link put there after the walk.
+
+    Raises FactoryError as `reading` does, here and from `read` of what it gives.
+    """
+    with reading(path):
+        return _Reader(io.FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW)))
+
+
+class _Reader(io.BufferedReader):
+    """Failures come while reading too, and must not be taken for those of whoever writes elsewhere meanwhile."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        with reading(Path(self.name)):
+            return super().read(size)
 
 
 def hash_stream(stream: BinaryIO, path: str, sink: Callable[[bytes], object] | None = None) -> FileEntry:
@@ -141,4 +197,5 @@ def of_files(paths: Iterable[str], opener: Opener) -> Manifest:
 
 def of_directory(root: Path) -> Manifest:
     """Manifest of a local directory. Raises FactoryError as `walk` and `Manifest.of` do."""
-    return of_files(walk(root), lambda path: open_regular(root / path))
+    with reading(root):
+        return of_files(walk(root), lambda path: open_regular(root / path))

@@ -6,6 +6,8 @@ import re
 
 from aifactory_contract.errors import FactoryError, Reason
 
+CONFIG = "config.json"
+"""The file of an artifact that says what it is."""
 PROBE_PARAMETER = "aifactory_probe"
 """Request parameter of the agent's own requests, by which it sees whether a version answers: back ends leave them out
 of their token counters."""

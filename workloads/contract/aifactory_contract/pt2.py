@@ -11,15 +11,17 @@ Read from torch 2.15: torch/export/pt2_archive/_package.py, torch/_export/serde/
 from __future__ import annotations
 
 import ast
-import json
 import pickletools
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Any, BinaryIO
 
 from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.userjson import parse_json
 
 _MAX_METADATA_BYTES = 256 * 1024 * 1024
 
@@ -40,6 +42,11 @@ _PICKLED_GLOBALS = re.compile(
     r"|torch (Float|Double|Half|BFloat16|Long|Int|Short|Char|Byte|Bool|ComplexFloat|ComplexDouble)Storage"
     r"|torch device|torch\.storage UntypedStorage"
 )
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, UnicodeDecodeError, OverflowError,
+    NotImplementedError,  # a compression, or a version of zip, that Python does not know
+    RuntimeError,  # encrypted
+)  # fmt: skip
 _PICKLE_LOOKUPS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
 
 _EXPRESSION_NODES = (
@@ -65,7 +72,7 @@ def check_pt2(stream: BinaryIO) -> None:
                 _check_payloads(name, _json(archive, entries, name))
             _check_program(_json(archive, entries, "models/model.json"))
             _check_sample_inputs(_bytes(archive, entries, "data/sample_inputs/model.pt"))
-    except (zipfile.BadZipFile, UnicodeDecodeError, EOFError) as error:
+    except _DAMAGED as error:
         raise _refused(f"it is not a whole zip archive ({error}); was the copy cut short?") from error
 
 
@@ -101,7 +108,7 @@ def _bytes(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], name: 
 
 def _json(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], name: str) -> Any:
     try:
-        return json.loads(_bytes(archive, entries, name))
+        return parse_json(_bytes(archive, entries, name))
     except ValueError as error:
         raise _refused(f"{name} is not JSON") from error
 
@@ -173,10 +180,13 @@ def _check_sample_inputs(raw: bytes) -> None:
         pickles = [info for info in inner.infolist() if info.filename.lower().endswith(".pkl")]
         if len(pickles) != 1:
             raise _refused("its sample inputs are not one saved value")
+        # Compressed, a few bytes could be gigabytes.
+        if pickles[0].compress_type != zipfile.ZIP_STORED or pickles[0].file_size > len(raw):
+            raise _refused("its sample inputs are compressed; torch.export.save does not do that")
         pickled = inner.read(pickles[0])
     try:
         operations = list(pickletools.genops(pickled))
-    except ValueError as error:
+    except (ValueError, IndexError, struct.error, OverflowError) as error:
         raise _refused("its sample inputs are damaged") from error
     for operation, argument, _ in operations:
         allowed = operation.name == "GLOBAL" and _PICKLED_GLOBALS.fullmatch(str(argument))

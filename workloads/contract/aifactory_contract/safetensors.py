@@ -7,13 +7,14 @@ upload is told from a broken model in the artifact's own terms.
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 from typing import Any, BinaryIO
 
 from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.userjson import parse_json
 
-_MAX_HEADER = 100 * 1024 * 1024
+_MAX_HEADER = 16 * 1024 * 1024
+"""Enough for a hundred thousand tensors. A larger one would fill the memory of the pod that checks it."""
 
 
 def check_safetensors(stream: BinaryIO) -> None:
@@ -24,7 +25,7 @@ def check_safetensors(stream: BinaryIO) -> None:
         if name == "__metadata__":
             continue
         offsets = tensor.get("data_offsets") if isinstance(tensor, dict) else None
-        if not (isinstance(offsets, list) and len(offsets) == 2 and all(isinstance(at, int) for at in offsets)):
+        if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(at) is int for at in offsets)):
             raise _broken(f"tensor {name!r} has no data_offsets")
         spans.append((offsets[0], offsets[1]))
     spans.sort()
@@ -45,7 +46,7 @@ def _header(stream: BinaryIO) -> tuple[dict[str, Any], int]:
     if end < 8 or length > min(_MAX_HEADER, end - 8):
         raise _broken("its header does not fit into the file")
     try:
-        header = json.loads(stream.read(length))
+        header = parse_json(stream.read(length))
     except ValueError as error:
         raise _broken("its header is not JSON") from error
     if not isinstance(header, dict):

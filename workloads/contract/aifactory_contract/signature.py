@@ -7,13 +7,14 @@ and the generate endpoints work unchanged.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from aifactory_contract.errors import FactoryError, Reason
-from aifactory_contract.formats import CONFIG
+from aifactory_contract.names import CONFIG
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,9 @@ DATA_TYPES: Mapping[str, DataType] = {
         DataType("BYTES", "TYPE_STRING"),
     )
 }
+_MAX_ELEMENTS = 2**28
+"""Of one tensor. The agent makes every input once, to ask for an answer, and a gRPC message ends at 2 GiB."""
+_MAX_BATCH_SIZE = 2**31 - 1
 _TENSOR_NAME = re.compile(r"[A-Za-z_][\w.\[\]-]*")
 
 
@@ -65,6 +69,11 @@ class TensorSpec:
     optional: bool = False
     """Whether a request may leave this input out."""
 
+    @property
+    def wire_dims(self) -> tuple[int, ...]:
+        """Shape in requests and answers: a single number a row is a list of one there, Triton knows nothing less."""
+        return self.dims or (1,)
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:
@@ -78,7 +87,11 @@ class Signature:
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> Signature:
         """As a `torch-export` artifact's config.json states it. Raises FactoryError (InvalidArtifact)."""
-        return cls(_tensors(config, "inputs"), _tensors(config, "outputs"), _max_batch_size(config))
+        found = cls(_tensors(config, "inputs"), _tensors(config, "outputs"), _max_batch_size(config))
+        for tensor in found.inputs + found.outputs if found.max_batch_size == 0 else ():
+            if not tensor.dims:
+                raise _invalid(f"{tensor.name}: a single number needs a batch dimension: export with max_batch_size")
+        return found
 
     def to_config(self) -> dict[str, object]:
         """The fields of config.json from which `of_config` makes the same signature."""
@@ -119,17 +132,19 @@ def _tensors(config: Mapping[str, Any], key: str) -> tuple[TensorSpec, ...]:
         name, data_type, dims = fields.get("name"), fields.get("dataType"), fields.get("dims")
         if not isinstance(name, str) or not _TENSOR_NAME.fullmatch(name):
             raise _invalid(f"{key}: {name!r} is no tensor name")
-        if data_type not in DATA_TYPES:
+        if not isinstance(data_type, str) or data_type not in DATA_TYPES:
             raise _invalid(f"{key}.{name}: dataType {data_type!r} is none of {', '.join(DATA_TYPES)}")
-        if not isinstance(dims, list) or not all(isinstance(dim, int) and (dim > 0 or dim == -1) for dim in dims):
+        if not isinstance(dims, list) or not all(type(dim) is int and (dim > 0 or dim == -1) for dim in dims):
             raise _invalid(f"{key}.{name}: dims must be positive numbers, or -1 for any size, without the batch")
-        tensors.append(TensorSpec(name, str(data_type), tuple(dims)))
+        if math.prod(abs(dim) for dim in dims) > _MAX_ELEMENTS:
+            raise _invalid(f"{key}.{name}: dims {dims} are more than {_MAX_ELEMENTS} elements; no request has room")
+        tensors.append(TensorSpec(name, data_type, tuple(dims)))
     return tuple(tensors)
 
 
 def _max_batch_size(config: Mapping[str, Any]) -> int:
     size = config.get("maxBatchSize", 0)
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+    if type(size) is not int or not 0 <= size <= _MAX_BATCH_SIZE:
         raise _invalid(f"maxBatchSize {size!r} is not a number of requests; 0 means no batching")
     return size
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from samples import write_model, write_safetensors
 
 from aifactory_contract import manifest
 from aifactory_contract.errors import FactoryError, Reason
-from aifactory_contract.formats import check_artifact
+from aifactory_contract.formats import check_artifact, metrics_of
 
 
 def check(folder: Path, expected: str | None = "causal-lm") -> dict[str, Any]:
@@ -83,3 +84,50 @@ def test_only_whole_safetensors_pass(tmp_path_factory: pytest.TempPathFactory, c
         check(folder)
     else:
         refused(folder, "not a whole safetensors file")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[" * 100_000, "nested too deep"),
+        (b'{"a":' * 100_000, "nested too deep"),
+        (b'{"format": "\xff"}', "is not utf-8"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "is not JSON"),
+        (b'{"format": ["causal-lm"]}', "says format"),
+        (b"", "is not JSON"),
+    ],
+)
+def test_an_odd_config_is_an_invalid_artifact_and_nothing_else(tmp_path: Path, content: bytes, words: str) -> None:
+    write_model(tmp_path)
+    (tmp_path / "config.json").write_bytes(content)
+    refused(tmp_path, words)
+
+
+@pytest.mark.parametrize("header", [b"[" * 100_000, b'{"a": {"data_offsets": [false, true]}}', b"\xff"])
+def test_an_odd_header_is_an_invalid_artifact_and_nothing_else(tmp_path: Path, header: bytes) -> None:
+    write_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+    refused(tmp_path, "not a whole safetensors file")
+
+
+def test_a_header_that_would_fill_the_memory_is_not_read(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write((20 * 1024 * 1024).to_bytes(8, "little") + b" ")
+        file.truncate(30 * 1024 * 1024)
+    refused(tmp_path, "header does not fit")
+
+
+def test_metrics_are_finite_numbers_whatever_else_is_there() -> None:
+    odd = {"loss": 2.5, "steps": 3, "huge": 10**400, "nan": float("nan"), "text": "x", "list": []}
+    assert metrics_of({"metrics": odd}) == {"loss": 2.5, "steps": 3.0}
+
+
+@pytest.mark.parametrize("kind", [["FP32"], {"a": 1}, None, 3])
+def test_a_program_that_can_not_be_served_is_refused_before_anybody_loads_it(tmp_path: Path, kind: object) -> None:
+    tensor = {"name": "x", "dataType": "FP32", "dims": [4]}
+    config = {"format": "torch-export", "inputs": [{**tensor, "dataType": kind}], "outputs": [tensor]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.pt2").write_bytes(b"x")
+    refused(tmp_path, r"inputs\.x: dataType", "torch-export")

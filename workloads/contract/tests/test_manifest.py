@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from child import as_anybody
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -106,3 +109,48 @@ def test_an_empty_or_missing_directory_is_told_apart(tmp_path: Path) -> None:
     with pytest.raises(FactoryError) as caught:
         of_directory(tmp_path / "missing")
     assert caught.value.reason is Reason.SOURCE_NOT_FOUND
+
+
+@pytest.fixture
+def seen_by_all() -> Iterator[Path]:
+    """A directory that everybody may look into; pytest's own are for one user."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("secret", ["docs", "docs/deeper", "config.json", ""])
+def test_what_may_not_be_read_is_an_error_and_never_left_out(seen_by_all: Path, secret: str) -> None:
+    root = seen_by_all / "output"
+    write(root, {"config.json": b"{}", "docs/deeper/page.md": b"x"})
+    (root / secret).chmod(0)
+    try:
+        with as_anybody(), pytest.raises(FactoryError, match=r"may not be read .*chmod -R a\+rX") as caught:
+            of_directory(root)
+    finally:
+        (root / secret).chmod(0o755)
+    assert caught.value.reason is Reason.ACCESS_DENIED
+    assert str(root / secret) in caught.value.message
+
+
+def test_bookkeeping_may_be_private(seen_by_all: Path) -> None:
+    write(seen_by_all, {"config.json": b"{}", ".aifactory/lock": b"x"})
+    (seen_by_all / ".aifactory").chmod(0)
+    with as_anybody():
+        assert [entry.path for entry in of_directory(seen_by_all).files] == ["config.json"]
+    (seen_by_all / ".aifactory").chmod(0o755)
+
+
+def test_a_disk_that_fails_while_reading_is_told_from_a_damaged_artifact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"config.json": b"{}"})
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr("os.scandir", fail)
+    with pytest.raises(FactoryError, match="Stale file handle") as caught:
+        of_directory(tmp_path)
+    assert caught.value.reason is Reason.STORE_UNAVAILABLE
+    assert caught.value.transient

@@ -17,6 +17,12 @@ def test_what_is_written_is_read() -> None:
     assert Signature.of_config(signature.to_config()) == signature
 
 
+def test_a_single_number_a_row_travels_as_a_list_of_one() -> None:
+    """Triton knows no tensor without dimensions (its model_configuration.md, "Reshape")."""
+    assert TensorSpec("label", "INT64", ()).wire_dims == (1,)
+    assert TensorSpec("x", "FP32", (64, -1)).wire_dims == (64, -1)
+
+
 def test_without_a_batch_size_nothing_is_batched() -> None:
     assert Signature.of_config({"inputs": [TENSOR], "outputs": [TENSOR]}).max_batch_size == 0
 
@@ -33,6 +39,11 @@ def test_the_generate_endpoint_has_types_that_triton_knows() -> None:
         ({"inputs": [{**TENSOR, "dataType": "FLOAT"}]}, "dataType 'FLOAT'"),
         ({"outputs": [{**TENSOR, "dims": [0]}]}, "dims must be positive"),
         ({"maxBatchSize": -1}, "maxBatchSize -1"),
+        ({"maxBatchSize": 2**40}, "maxBatchSize"),
+        ({"inputs": [{**TENSOR, "dataType": ["FP32"]}]}, r"dataType \['FP32'\]"),
+        ({"inputs": [{**TENSOR, "dims": [True]}]}, "dims must be positive"),
+        ({"inputs": [{**TENSOR, "dims": [10**6, 10**6]}]}, "no request has room"),
+        ({"outputs": [{**TENSOR, "dims": []}], "maxBatchSize": 0}, "a single number needs a batch dimension"),
     ],
 )
 def test_a_wrong_config_is_told_where(change: dict[str, Any], words: str) -> None:

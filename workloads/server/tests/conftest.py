@@ -42,6 +42,13 @@ def gpt_folder(gpt: GPT, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_causal_lm(gpt, SHAPE.to_json(), output=tmp_path_factory.mktemp("gpt") / "output")
 
 
+class Score(torch.nn.Module):
+    """One number for each row: an output without dimensions but the batch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sum(dim=1)
+
+
 class TwoHeads(torch.nn.Module):
     """Two inputs of different types, two outputs."""
 
@@ -86,7 +93,11 @@ def serving(
 
     try:
         triton.start()
-        agent.want(entry("gpt", 1, other), entry("gpt", 2, gpt_folder), entry("program", 1, program_folder))
+        score = export_torch(
+            Score(), {"x": torch.randn(2, 4)}, outputs=("score",), max_batch_size=8, output=root / "score"
+        )
+        gpts = [entry("gpt", 1, other), entry("gpt", 2, gpt_folder)]
+        agent.want(*gpts, entry("program", 1, program_folder), entry("score", 1, score))
         agent.start()
         agent.wait_ready(seconds=90)
         yield triton, agent

@@ -175,6 +175,33 @@ def test_an_old_style_pickle_in_the_inputs_is_refused(program_folder: Path, tmp_
     refused(rewrite(good(program_folder), tmp_path / "model.pt2", change), "would import")
 
 
+def test_sample_inputs_that_would_fill_the_memory_are_refused(program_folder: Path, tmp_path: Path) -> None:
+    def change(entries: dict[str, bytes]) -> None:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as inner:
+            inner.writestr("archive/data.pkl", bytes(64 * 1024 * 1024))
+        entries["data/sample_inputs/model.pt"] = buffer.getvalue()
+
+    refused(rewrite(good(program_folder), tmp_path / "model.pt2", change), "are compressed")
+
+
+def test_json_that_is_too_deep_is_refused(program_folder: Path, tmp_path: Path) -> None:
+    def change(entries: dict[str, bytes]) -> None:
+        entries["models/model.json"] = b"[" * 100_000
+
+    refused(rewrite(good(program_folder), tmp_path / "model.pt2", change), "not JSON")
+
+
+def test_an_encrypted_archive_is_refused(program_folder: Path, tmp_path: Path) -> None:
+    whole = bytearray(good(program_folder).read_bytes())
+    for signature, flags in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        at = -1
+        while (at := whole.find(signature, at + 1)) >= 0:
+            whole[at + flags] |= 1
+    (tmp_path / "model.pt2").write_bytes(whole)
+    refused(tmp_path / "model.pt2", "not a whole zip archive")
+
+
 @pytest.mark.parametrize("keep", [0, 10, 1000, -1])
 def test_a_cut_archive_is_refused(program_folder: Path, tmp_path: Path, keep: int) -> None:
     (tmp_path / "model.pt2").write_bytes(good(program_folder).read_bytes()[:keep])

@@ -259,6 +259,15 @@ def test_a_torch_program_answers_as_it_did_in_training(triton: TritonProcess, pr
     np.testing.assert_allclose(result.as_numpy("total"), total.numpy(), rtol=1e-5)
 
 
+def test_an_output_of_one_number_a_row_is_a_list_of_one(triton: TritonProcess) -> None:
+    """Triton knows no tensor without dimensions (case: triton-inference-server/server#2052)."""
+    x = np.array([[1, 2, 3, 4], [0, 0, 0, 1]], np.float32)
+    given = httpclient.InferInput("x", [2, 4], "FP32")
+    given.set_data_from_numpy(x)
+    with httpclient.InferenceServerClient(f"127.0.0.1:{triton.http_port}") as client:
+        np.testing.assert_allclose(client.infer("score", [given]).as_numpy("score"), [[10], [1]])
+
+
 def test_requests_for_a_program_are_batched(triton: TritonProcess, program: TwoHeads) -> None:
     """What arrives while Triton computes is computed together. How much that is depends on who of the two is faster."""
 

@@ -47,6 +47,9 @@ def read_credentials(secrets: Path, name: str) -> Credentials:
             return (folder / key).read_text().strip() or None
         except OSError:
             return None
+        except UnicodeDecodeError as error:
+            message = f"secret {name}: {key} is not text; write the key as it was given out"
+            raise FactoryError(Reason.ACCESS_DENIED, message) from error
 
     access, secret = value("AWS_ACCESS_KEY_ID"), value("AWS_SECRET_ACCESS_KEY")
     if access is None or secret is None:
@@ -68,9 +71,12 @@ class ObjectStore:
             listing = self._filesystem.find(self._prefix, detail=True)
         found = []
         for key, info in sorted(listing.items()):
-            path = key.removeprefix(self._prefix).lstrip("/")
-            if path and info["type"] == "file" and is_part(path):
-                found.append(StoredFile(check_path(path), int(info["size"])))
+            path, size = key.removeprefix(f"{self._prefix}/"), int(info["size"] or 0)
+            # Consoles and mounts mark a folder by an empty object whose key ends in "/". It is none of the files; one
+            # with contents is no marker, and the check of the path refuses it.
+            marker = key.endswith("/") and size == 0
+            if key != self._prefix and info["type"] == "file" and is_part(path) and not marker:
+                found.append(StoredFile(check_path(path), size))
         if not found:
             raise FactoryError(Reason.SOURCE_NOT_FOUND, f"nothing at {self.uri}: no object has that prefix")
         return found

@@ -113,7 +113,7 @@ class Reconciler:
     def _read_desired(self) -> FactoryError | None:
         """Take up a changed desired.json. An unreadable one is reported, and the last good one stays in force."""
         try:
-            desired = parse(self._path.read_text())
+            desired = parse(self._path.read_bytes())
         except OSError as error:
             return FactoryError(Reason.INVALID_DESIRED, f"cannot read {self._path}: {error.strerror}")
         except FactoryError as error:

@@ -50,11 +50,13 @@ class Repository:
         """The checked versions on the volume."""
         found = {}
         for record in self._checked.glob("*/*.json"):
+            if not record.stem.isdecimal():
+                continue
             key = ModelKey(record.parent.name, int(record.stem))
             try:
                 digest = json.loads(record.read_text())["digest"]
                 found[key] = Present(digest, self.serving_config(key).identity)
-            except (OSError, ValueError, KeyError, FactoryError):
+            except (OSError, ValueError, KeyError, TypeError, FactoryError):
                 self.remove(key)  # cut short by a crash, or damaged: it is fetched again
         return found
 

@@ -153,7 +153,7 @@ def _wanted(tensor: TensorSpec, config: ServingConfig) -> bool:
 
 
 def _probe_input(tensor: TensorSpec, config: ServingConfig) -> Any:
-    shape = [1 if dim == -1 else dim for dim in tensor.dims]
+    shape = [1 if dim == -1 else dim for dim in tensor.wire_dims]
     if config.batched:
         shape = [1, *shape]
     if tensor.data_type == "BYTES":
@@ -170,7 +170,8 @@ def _check_output(tensor: TensorSpec, value: Any, batched: bool) -> None:
     if value is None:
         raise FactoryError(Reason.CONFIRM_FAILED, f"it was loaded but its answer has no output {tensor.name}")
     shape = list(value.shape[1:] if batched else value.shape)
-    fits = len(shape) == len(tensor.dims) and all(dim in (-1, got) for dim, got in zip(tensor.dims, shape, strict=True))
+    dims = tensor.wire_dims
+    fits = len(shape) == len(dims) and all(dim in (-1, got) for dim, got in zip(dims, shape, strict=True))
     if not fits:
         message = f"it was loaded but output {tensor.name} has dims {shape}, config.json says {list(tensor.dims)}"
         raise FactoryError(Reason.CONFIRM_FAILED, message)

@@ -64,6 +64,8 @@ def serving_config(format_name: str, config: Mapping[str, Any]) -> ServingConfig
 
 
 def _tensor(tensor: TensorSpec) -> str:
-    dims = ", ".join(map(str, tensor.dims))
+    dims = ", ".join(map(str, tensor.wire_dims))
+    reshape = "" if tensor.dims else " reshape { shape: [] }"
     optional = " optional: true" if tensor.optional else ""
-    return f"name: {json.dumps(tensor.name)} data_type: {DATA_TYPES[tensor.data_type].pbtxt} dims: [{dims}]{optional}"
+    kind = DATA_TYPES[tensor.data_type].pbtxt
+    return f"name: {json.dumps(tensor.name)} data_type: {kind} dims: [{dims}]{reshape}{optional}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from aifactory_contract.userjson import parse_json
 
 ARCHITECTURE = "aifactory-gpt"
 TOKENIZER = "bytes"
@@ -33,7 +34,7 @@ class ModelConfig:
 
 def read_config(path: Path) -> ModelConfig:
     """Raises ValueError with the field that is wrong."""
-    document: dict[str, Any] = json.loads(path.read_bytes())
+    document: dict[str, Any] = parse_json(path.read_bytes())
     for key, known in (("architecture", ARCHITECTURE), ("tokenizer", TOKENIZER)):
         if document.get(key) != known:
             raise ValueError(
