@@ -60,7 +60,7 @@ class Workspace(Model):
     )
 
     claim_name: ObjectName | None = None
-    """An existing PersistentVolumeClaim; it is never deleted by us."""
+    """An existing PersistentVolumeClaim; never deleted by us. The job sees jobs/<its uid> of it alone."""
     size: Quantity | None = None
     """Size of the claim made for the job (default 10Gi)."""
     storage_class_name: Annotated[str, Field(max_length=253)] | None = None
@@ -281,6 +281,9 @@ class Resolved(Model):
     gang: str = ""
     """native: a PodGroup of scheduling.k8s.io/v1beta1; none: one by one."""
     workspace_claim: str = ""
+    workspace_path: str = ""
+    """Directory on a claim of yours (workspace.claimName) that the job sees at /workspace; it stays when the job goes.
+    """
     created_attempt: int = -1
     """The last attempt whose pods were all created: a pod of it that is missing was removed by somebody else."""
 

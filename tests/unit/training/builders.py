@@ -16,7 +16,7 @@ from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
 from aifactory.engine.apply import Applied, ensure
 from aifactory.engine.plan import Delete, Plan
 from aifactory.engine.tasks import TaskPod
-from aifactory.training import children
+from aifactory.training import children, workspace
 from aifactory.training.plan import plan_training
 from aifactory.training.state import GangView, Observed, PodView, ProgressReport, Settings, VersionView
 from tests.unit.plans import bodies, repairs
@@ -138,7 +138,7 @@ class World:
             versions=tuple(self.versions.values()),
             service=self.service,
             gangs_served=self.gangs_served,
-            workspace_exists=f"PersistentVolumeClaim {children.workspace_claim(self.job)}" in claims,
+            workspace_exists=f"PersistentVolumeClaim {workspace.claim(self.job)}" in claims,
             model_claim_exists="PersistentVolumeClaim aifactory-models" in claims,
             progress=self.progress,
         )
