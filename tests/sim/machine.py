@@ -62,8 +62,6 @@ FOREIGN_CHILDREN = True
 """Children are found by their owner's UID alone, so an object in another namespace is taken for one."""
 POSING_PODS_THAT_LIE = True
 """Whatever has the labels of a serving pod is taken for one, so anybody's pod can end a rollout."""
-PUBLISHING_IS_NEVER_GIVEN_UP = True
-"""Six publishers that end without a lasting reason (evicted, crashed, or the store away) end the job."""
 
 EXITS = (
     SUCCESS,
@@ -98,7 +96,6 @@ class Machine(RuleBasedStateMachine):
         """
         self.world = World(seed, replicas=replicas, gangs=gangs, lease_seconds=lease)
         self.world.programs.large = 0.3
-        self.world.invariants.publishing_may_fail = not PUBLISHING_IS_NEVER_GIVEN_UP
         bert = manifests.version_spec("bert", 1, "pvc://models/bert/1/good")
         self._create(TRAININGJOBS, JOBS[0], manifests.job_spec(count=2, model="gpt"))
         self._create(MODELVERSIONS, manifests.key("bert-v1"), bert)

@@ -107,7 +107,7 @@ class OutputModel(Model):
     name: ModelName
     """What clients call; ModelVersions are named <name>-v<version>."""
     format: Literal["causal-lm", "torch-export"]
-    """What the training program wrote to /workspace/output."""
+    """What the training program wrote to /workspace/output. It may be corrected until something is published."""
 
 
 class Output(Model):
@@ -234,8 +234,12 @@ class TrainingJobSpec(Model):
                 json_schema_extra={
                     "x-kubernetes-validations": [
                         rule(
-                            "self == oldSelf",
-                            "output is immutable: create another TrainingJob to publish elsewhere",
+                            "self.model.name == oldSelf.model.name && has(self.store) == has(oldSelf.store) && "
+                            "(!has(self.store) || self.store == oldSelf.store) && "
+                            "has(self.secretRef) == has(oldSelf.secretRef) && "
+                            "(!has(self.secretRef) || self.secretRef == oldSelf.secretRef)",
+                            "output is immutable but for model.format: create another TrainingJob to publish "
+                            "elsewhere; wrong credentials are mended in the Secret",
                         )
                     ]
                 }
@@ -344,6 +348,8 @@ class OutputStatus(Model):
     publish_attempt: int = 0
     next_publish_time: Time | None = None
     """After a failed try: the next publisher is not created before this."""
+    request: str = ""
+    """The generation and the annotation aifactory.dev/retry of the last try; another one has it tried again."""
 
 
 class TrainingJobStatus(Status):
@@ -366,10 +372,20 @@ class TrainingJobStatus(Status):
     output: OutputStatus | None = None
 
 
+PUBLISHED_RULE = rule(
+    "!has(oldSelf.status) || !has(oldSelf.status.output) || !has(oldSelf.status.output.modelVersion) || "
+    "oldSelf.status.output.modelVersion == '' || !has(self.spec.output) || !has(oldSelf.spec.output) || "
+    "self.spec.output.model.format == oldSelf.spec.output.model.format",
+    "output.model.format is immutable now, for the result is published: create another TrainingJob or a ModelVersion",
+)
+
+
 class TrainingJob(CustomResource):
     """PyTorch pods that train together, restart together from a checkpoint, and publish a ModelVersion."""
 
     plural: ClassVar[str] = "trainingjobs"
+
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": [PUBLISHED_RULE]})
 
     spec: TrainingJobSpec
     status: TrainingJobStatus = TrainingJobStatus()

@@ -188,6 +188,11 @@ class World:
         meta = self.job.metadata.model_copy(update={"generation": self.job.metadata.generation + 1})
         self.job = self.job.model_copy(update={"spec": changed, "metadata": meta})
 
+    def annotate(self, name: str, value: str) -> None:
+        """The user sets an annotation; the generation stays."""
+        meta = self.job.metadata.model_copy(update={"annotations": {**self.job.metadata.annotations, name: value}})
+        self.job = self.job.model_copy(update={"metadata": meta})
+
     def wait(self, seconds: float) -> None:
         """Time passes."""
         self.now += timedelta(seconds=seconds)
