@@ -95,6 +95,16 @@ def test_an_immutable_field_says_so(document: Json, path: str, value: Any, ns: K
     assert "immutable" in ns.refuse(changed(document, path, value))
 
 
+def test_the_format_of_the_output_can_be_corrected_until_it_is_published(ns: Kubectl) -> None:
+    job = changed(JOB, "spec.output", OUTPUT)
+    ns.apply(job)
+    corrected = changed(job, "spec.output.model.format", "torch-export")
+    ns.apply(corrected)
+    published = '{"status":{"output":{"modelVersion":"m-v1"}}}'
+    ns.run("patch", "tjob", "j", "--subresource=status", "--type=merge", "-p", published)
+    assert "the result is published: create" in ns.refuse(job)
+
+
 @pytest.mark.parametrize("document", [JOB, POOL, VERSION], ids=lambda document: document["kind"])
 def test_what_is_written_comes_back_unchanged(document: Json, ns: Kubectl) -> None:
     ns.apply(document)

@@ -176,8 +176,8 @@ class Invariants:
         if _finished(old) and _conditions(old) & {"Complete", "Failed"} != _conditions(new) & {"Complete", "Failed"}:
             self.wrong(f"job {name} had ended and does not stay so")
         failed = "Failed" in _conditions(new) - _conditions(old)
-        if failed and now["reason"] == "PublishFailed":
-            self.wrong(f"the result of job {name} is given up, and no publisher has said that it is not sound")
+        if failed and before.get("phase") == "Publishing":
+            self.wrong(f"the result of job {name} is given up")
         if "Complete" in _conditions(new) - _conditions(old) and "output" in new["spec"]:
             versions = self._cluster.all(MODELVERSIONS, new["metadata"]["namespace"], **{names.LABEL_JOB_UID: uid})
             if not versions:

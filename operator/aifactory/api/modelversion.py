@@ -120,6 +120,8 @@ class ModelVersionStatus(Status):
     verify_attempt: int = 0
     next_verify_time: Time | None = None
     """After a failure that may pass: the artifact is read again at this time."""
+    request: str = ""
+    """The annotation aifactory.dev/retry at the last try; a new value has the artifact read again."""
 
 
 class ModelVersion(CustomResource):

@@ -65,7 +65,7 @@ class Reason(StrEnum):
     POD_REJECTED = "PodRejected", "The API server refused an object of ours; its own words are in the message."
     NAME_CONFLICT = "NameConflict", "An object with a name we need belongs to somebody else; the message names both."
     PUBLISHING = "Publishing", "All pods succeeded and the result is being published."
-    PUBLISH_FAILED = "PublishFailed", "The result could not be published; the publisher's own words are in the message."
+    FORMAT_MISMATCH = "FormatMismatch", "The result is of another format than output.model.format says; it waits."
     PUBLISHER_FAILED = "PublisherFailed", "The pod that publishes failed without an answer; another one is made."
     SUCCEEDED = "Succeeded", "All pods succeeded and the result, if any, is registered as a ModelVersion."
     INVALID_SPEC = "InvalidSpec", "The stored object does not fit this operator's API; the message names the field."

@@ -60,7 +60,7 @@ class Workspace(Model):
     )
 
     claim_name: ObjectName | None = None
-    """An existing PersistentVolumeClaim; it is never deleted by us."""
+    """An existing PersistentVolumeClaim; never deleted by us. The job sees jobs/<its uid> of it alone."""
     size: Quantity | None = None
     """Size of the claim made for the job (default 10Gi)."""
     storage_class_name: Annotated[str, Field(max_length=253)] | None = None
@@ -107,7 +107,7 @@ class OutputModel(Model):
     name: ModelName
     """What clients call; ModelVersions are named <name>-v<version>."""
     format: Literal["causal-lm", "torch-export"]
-    """What the training program wrote to /workspace/output."""
+    """What the training program wrote to /workspace/output. It may be corrected until something is published."""
 
 
 class Output(Model):
@@ -234,8 +234,12 @@ class TrainingJobSpec(Model):
                 json_schema_extra={
                     "x-kubernetes-validations": [
                         rule(
-                            "self == oldSelf",
-                            "output is immutable: create another TrainingJob to publish elsewhere",
+                            "self.model.name == oldSelf.model.name && has(self.store) == has(oldSelf.store) && "
+                            "(!has(self.store) || self.store == oldSelf.store) && "
+                            "has(self.secretRef) == has(oldSelf.secretRef) && "
+                            "(!has(self.secretRef) || self.secretRef == oldSelf.secretRef)",
+                            "output is immutable but for model.format: create another TrainingJob to publish "
+                            "elsewhere; wrong credentials are mended in the Secret",
                         )
                     ]
                 }
@@ -281,6 +285,9 @@ class Resolved(Model):
     gang: str = ""
     """native: a PodGroup of scheduling.k8s.io/v1beta1; none: one by one."""
     workspace_claim: str = ""
+    workspace_path: str = ""
+    """Directory on a claim of yours (workspace.claimName) that the job sees at /workspace; it stays when the job goes.
+    """
     created_attempt: int = -1
     """The last attempt whose pods were all created: a pod of it that is missing was removed by somebody else."""
 
@@ -341,6 +348,8 @@ class OutputStatus(Model):
     publish_attempt: int = 0
     next_publish_time: Time | None = None
     """After a failed try: the next publisher is not created before this."""
+    request: str = ""
+    """The generation and the annotation aifactory.dev/retry of the last try; another one has it tried again."""
 
 
 class TrainingJobStatus(Status):
@@ -363,10 +372,20 @@ class TrainingJobStatus(Status):
     output: OutputStatus | None = None
 
 
+PUBLISHED_RULE = rule(
+    "!has(oldSelf.status) || !has(oldSelf.status.output) || !has(oldSelf.status.output.modelVersion) || "
+    "oldSelf.status.output.modelVersion == '' || !has(self.spec.output) || !has(oldSelf.spec.output) || "
+    "self.spec.output.model.format == oldSelf.spec.output.model.format",
+    "output.model.format is immutable now, for the result is published: create another TrainingJob or a ModelVersion",
+)
+
+
 class TrainingJob(CustomResource):
     """PyTorch pods that train together, restart together from a checkpoint, and publish a ModelVersion."""
 
     plural: ClassVar[str] = "trainingjobs"
+
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": [PUBLISHED_RULE]})
 
     spec: TrainingJobSpec
     status: TrainingJobStatus = TrainingJobStatus()

@@ -5,8 +5,9 @@ are kept in the object's status, so nothing is remembered here. What always hold
 - A pod is judged by its own container: whatever else was injected into it may live on.
 - No try is made while an earlier one may still answer, except that one which is being deleted (a drain, a dead node on
   which it stays for ever) is given up at once: the next one has another name.
-- An answer that no other try can change is final; everything else is tried again, less and less often, for ever:
-  what was finished before is never thrown away for something that a person can mend.
+- Nothing is final, for what was finished before is never thrown away over something that a person can mend. An answer
+  that no other try can change by itself is waited on until somebody asks anew; everything else is tried again, less and
+  less often, for ever.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from aifactory.api import names
 from aifactory.api.base import format_time
 from aifactory.api.conditions import shorten
 from aifactory.api.reasons import Reason
@@ -74,7 +76,7 @@ class Task:
     wanted: Callable[[Json], bool]
     """Whether an answer is the one that is waited for."""
     permanent: frozenset[Reason]
-    """Reasons in an answer that no other try can change."""
+    """Reasons in an answer that no other try changes before a person has done something about it."""
     mendable: frozenset[Reason]
     """Reasons in an answer that pass by themselves, or that a person can remove."""
     unexplained: Reason
@@ -97,7 +99,7 @@ class Step:
     answer: Json | None = None
     """The answer, when it is there."""
     failed: bool = False
-    """It has ended for good without the answer that was wanted."""
+    """It has ended without the answer that was wanted, and is not tried again before somebody asks (`renewed`)."""
     next_time: datetime | None = None
     """When the next try is due."""
     writes: tuple[Write, ...] = ()
@@ -105,7 +107,15 @@ class Step:
     requeue_after: float | None = None
 
 
-def plan_task(task: Task, pods: Iterable[TaskPod], number: int, next_time: datetime | None, now: datetime) -> Step:
+def plan_task(
+    task: Task,
+    pods: Iterable[TaskPod],
+    number: int,
+    next_time: datetime | None,
+    now: datetime,
+    *,
+    renewed: bool = False,
+) -> Step:
     """One step of a task.
 
     Args:
@@ -114,6 +124,7 @@ def plan_task(task: Task, pods: Iterable[TaskPod], number: int, next_time: datet
         number: the try that counts, from the object's status.
         next_time: when the next try is due, from the object's status.
         now: the time, in UTC.
+        renewed: somebody asks for another try; one that is under way is let go on.
     """
     known = {pod.number: pod for pod in pods}
     if (newest := max(known, default=number)) > number:
@@ -128,6 +139,8 @@ def plan_task(task: Task, pods: Iterable[TaskPod], number: int, next_time: datet
     if pod.terminating and not pod.ended:
         message = f"pod {pod.name} is being deleted by somebody else, or its node is lost: another one takes over"
         return Step(number + 1, message, Reason.DISRUPTION, writes=writes, urgent=True, requeue_after=0)
+    if pod.ended and renewed:
+        return Step(number + 1, f"{task.name} is asked for again", writes=writes, urgent=True, requeue_after=0)
     if pod.ended:
         return _ended(task, pod, next_time, now)
     if (trouble := needs_person(pod)) is not None:
@@ -138,6 +151,11 @@ def plan_task(task: Task, pods: Iterable[TaskPod], number: int, next_time: datet
     if pod.waiting_message:
         return Step(number, f"pod {pod.name} is waiting ({pod.waiting_reason}): {pod.waiting_message}", writes=writes)
     return Step(number, f"pod {pod.name} {task.what}", writes=writes)
+
+
+def retry_command(kind: str, name: str) -> str:
+    """What a person types for another try."""
+    return f"kubectl annotate {kind.lower()} {name} --overwrite {names.ANNOTATION_RETRY}=<anything new>"
 
 
 def deletions(pods: Iterable[TaskPod]) -> tuple[Delete, ...]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from aifactory.api import names
 from aifactory.api.conditions import find, shorten
 from aifactory.api.modelversion import ModelVersionStatus
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.engine.plan import Event, Plan
-from aifactory.engine.tasks import Json, Task, deletions, plan_task
+from aifactory.engine.tasks import Json, Task, deletions, plan_task, retry_command
 from aifactory.models import children
 from aifactory.models.state import Observed
 from aifactory.models.status import StatusDraft
 
 PERMANENT = frozenset({Reason.DIGEST_MISMATCH, Reason.INVALID_ARTIFACT})
-"""The spec is immutable, so these stay true until another version is made."""
+"""These stay true until somebody puts the artifact right: it is read again when asked for."""
 MENDABLE = frozenset({Reason.SOURCE_NOT_FOUND, Reason.ACCESS_DENIED, Reason.STORE_UNAVAILABLE, Reason.STORE_FULL})
 """These pass, or a person removes them: the artifact is read again."""
 
@@ -36,17 +37,24 @@ def plan_model_version(observed: Observed, now: datetime) -> Plan[ModelVersionSt
         # Who uses it is what the deletion guard goes by: it can not wait for company.
         taken = status.used_by != observed.users
         return Plan(draft.result(), deletions(observed.verifiers), urgent=taken)
-    if verified is not None and verified.status == "False" and verified.reason in PERMANENT:
+    request = version.metadata.annotations.get(names.ANNOTATION_RETRY, "")
+    renewed = request != status.request
+    if verified is not None and verified.status == "False" and verified.reason in PERMANENT and not renewed:
         return Plan(draft.result())
 
-    step = plan_task(_verification(observed), observed.verifiers, status.verify_attempt, status.next_verify_time, now)
-    draft.tried(step)
+    task, number, due = _verification(observed), status.verify_attempt, status.next_verify_time
+    step = plan_task(task, observed.verifiers, number, due, now, renewed=renewed)
+    draft.tried(step, request)
+    if renewed:
+        draft.asked_again()
     if step.answer is not None:
         draft.verified(step.answer)
         return Plan(draft.result(), step.writes, urgent=True, requeue_after=0)
     if step.failed:
         reason = step.reason or Reason.VERIFIER_FAILED
-        draft.stalled(reason, step.message, known=True)
+        again = retry_command("ModelVersion", version.metadata.name)
+        message = f"{step.message}; put the artifact right, then {again}; or publish the next version"
+        draft.stalled(reason, message, known=True)
         event = Event("Warning", str(reason), shorten(step.message))
         return Plan(draft.result(), step.writes, urgent=True, events=(event,))
     draft.verifying(step)

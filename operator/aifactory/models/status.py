@@ -26,9 +26,14 @@ class StatusDraft:
             ConditionType.IN_USE, bool(users), Reason.USED_BY_POOLS if users else Reason.NOT_USED, listed
         )
 
-    def tried(self, step: Step) -> None:
-        """Which try counts, and when the next one is due."""
+    def tried(self, step: Step, request: str) -> None:
+        """Which try counts, for what it was asked, and when the next one is due."""
         self._status.verify_attempt, self._status.next_verify_time = step.number, step.next_time
+        self._status.request = request
+
+    def asked_again(self) -> None:
+        """What was found before is not known any more."""
+        self._conditions.set(ConditionType.VERIFIED, None, Reason.VERIFYING, "it is asked for again")
 
     def verifying(self, step: Step) -> None:
         """It is being read, or something is in the way. What an earlier reading found stands until this one ends."""

@@ -15,6 +15,7 @@ from aifactory.api.trainingjob import TrainingJob, TrainingJobSpec
 from aifactory.engine.apply import content_hash
 from aifactory.engine.podspec import Json, memory_volume, merge_named, owner_reference, restricted_pod
 from aifactory.engine.taskpods import build
+from aifactory.training import workspace
 from aifactory.training.state import Settings
 
 LABEL_TEMPLATE_HASH = f"{names.GROUP}/template-hash"
@@ -88,19 +89,6 @@ def publisher_name(job: str, number: int) -> str:
     return f"{job}-publish-{number}"
 
 
-def workspace_claim(job: TrainingJob) -> str:
-    """Name of the claim that is mounted at /workspace."""
-    workspace = job.spec.workspace
-    if workspace is not None and workspace.claim_name is not None:
-        return workspace.claim_name
-    return f"{job.metadata.name}-workspace"
-
-
-def owns_workspace(job: TrainingJob) -> bool:
-    """Whether the claim is made for the job and deleted with it."""
-    return job.spec.workspace is None or job.spec.workspace.claim_name is None
-
-
 def selector(job: TrainingJob) -> dict[str, str]:
     """Labels that select the training pods of the job."""
     return {names.LABEL_JOB: job.metadata.name, names.LABEL_ROLE: names.ROLE_NODE}
@@ -121,7 +109,7 @@ def service(job: TrainingJob) -> Json:
     )
 
 
-def workspace(job: TrainingJob) -> Json:
+def claim(job: TrainingJob) -> Json:
     """The claim made for the job."""
     wish = job.spec.workspace
     size = wish.size if wish is not None and wish.size is not None else "10Gi"
@@ -129,7 +117,7 @@ def workspace(job: TrainingJob) -> Json:
     spec: Json = {"accessModes": modes, "resources": {"requests": {"storage": str(size)}}}
     if wish is not None and wish.storage_class_name is not None:
         spec["storageClassName"] = wish.storage_class_name
-    return _object("v1", "PersistentVolumeClaim", _metadata(job, workspace_claim(job), {}), spec=spec)
+    return _object("v1", "PersistentVolumeClaim", _metadata(job, workspace.claim(job), {}), spec=spec)
 
 
 def model_claim(job: TrainingJob, settings: Settings) -> Json:
@@ -183,8 +171,9 @@ def pod(job: TrainingJob, index: int, attempt: int, settings: Settings, *, gang:
 
     spec["containers"] = [
         _wired(job, container, index, attempt, settings) if container["name"] == names.CONTAINER_TRAINER else container
-        for container in spec.get("containers", ())
+        for container in workspace.narrowed_all(job, spec.get("containers", ()))
     ]
+    _prepare(job, spec, settings)
     spec["volumes"] = merge_named(spec.get("volumes", ()), _volumes(job))
     spec["restartPolicy"] = "Never"
     # The attempt is part of the host name: a resolver that still remembers the last attempt's address would send the
@@ -203,15 +192,16 @@ def publisher(job: TrainingJob, number: int, settings: Settings) -> Json:
         raise ValueError(f"TrainingJob {job.metadata.name} has no output")
     store = output.store or f"pvc://{names.MODEL_CLAIM}"
     args = ["publish", "--from", f"{_PUBLISH_MOUNT}/output", "--store", store, "--model", output.model.name]
-    mounts: list[Json] = [{"name": "workspace", "mountPath": _PUBLISH_MOUNT, "readOnly": True}]
-    volumes: list[Json] = [{"name": "workspace", "persistentVolumeClaim": {"claimName": workspace_claim(job)}}]
+    whole: Json = {"name": workspace.VOLUME, "mountPath": _PUBLISH_MOUNT, "readOnly": True}
+    mounts: list[Json] = [workspace.narrowed(job, whole)]
+    volumes: list[Json] = [_workspace_volume(job)]
     if store.startswith("pvc://"):
-        claim = store.removeprefix("pvc://").partition("/")[0]
-        if claim == workspace_claim(job):
-            mounts.append({"name": "workspace", "mountPath": f"{names.CLAIMS_MOUNT}/{claim}"})
+        target = store.removeprefix("pvc://").partition("/")[0]
+        if target == workspace.claim(job):
+            mounts.append({"name": workspace.VOLUME, "mountPath": f"{names.CLAIMS_MOUNT}/{target}"})
         else:
-            volumes.append({"name": "store", "persistentVolumeClaim": {"claimName": claim}})
-            mounts.append({"name": "store", "mountPath": f"{names.CLAIMS_MOUNT}/{claim}"})
+            volumes.append({"name": "store", "persistentVolumeClaim": {"claimName": target}})
+            mounts.append({"name": "store", "mountPath": f"{names.CLAIMS_MOUNT}/{target}"})
     if output.secret_ref is not None:
         args += ["--secret", output.secret_ref.name]
         volumes.append({"name": "secret", "secret": {"secretName": output.secret_ref.name}})
@@ -293,7 +283,7 @@ def _wired(job: TrainingJob, container: Json, index: int, attempt: int, settings
     }
     ours = [{"name": name, "value": value} for name, value in env.items()]
     mounts: list[Json] = [
-        {"name": "aifactory-workspace", "mountPath": names.WORKSPACE_MOUNT},
+        workspace.mount(job),
         {"name": "aifactory-shm", "mountPath": "/dev/shm"},
         {"name": "aifactory-token", "mountPath": names.PROGRESS_TOKEN_MOUNT, "readOnly": True},
     ]
@@ -331,10 +321,25 @@ def _rendezvous(job: TrainingJob, index: int, attempt: int) -> dict[str, str]:
     }
 
 
+def _prepare(job: TrainingJob, spec: Json, settings: Settings) -> None:
+    """The template's init containers, after the one that makes the job's directory, if there is to be one."""
+    ours = workspace.prepared(job, settings.agent_image, _trainer(spec))
+    theirs = workspace.narrowed_all(job, spec.get("initContainers", ()))
+    if ours or theirs:
+        spec["initContainers"] = [*ours, *theirs]
+    if ours and (secrets := settings.task_pods.of(job.metadata.namespace).image_pull_secrets):
+        listed = spec.get("imagePullSecrets", ())
+        spec["imagePullSecrets"] = [*listed, *(secret for secret in secrets if secret not in listed)]
+
+
+def _workspace_volume(job: TrainingJob) -> Json:
+    return {"name": workspace.VOLUME, "persistentVolumeClaim": {"claimName": workspace.claim(job)}}
+
+
 def _volumes(job: TrainingJob) -> list[Json]:
     token = {"audience": names.PROGRESS_AUDIENCE, "expirationSeconds": _TOKEN_LIFETIME_SECONDS, "path": "token"}
     return [
-        {"name": "aifactory-workspace", "persistentVolumeClaim": {"claimName": workspace_claim(job)}},
+        _workspace_volume(job),
         memory_volume("aifactory-shm"),
         {"name": "aifactory-token", "projected": {"sources": [{"serviceAccountToken": token}]}},
     ]

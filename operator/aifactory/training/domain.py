@@ -21,7 +21,7 @@ from aifactory.kube.errors import AlreadyExists
 from aifactory.kube.objects import Claim, Pod, PodGroup, Service, condition
 from aifactory.kube.resources import PODGROUPS, PODS, PVCS, SERVICES, Key
 from aifactory.kube.tokens import Reporter, TokenReviewer
-from aifactory.training import children
+from aifactory.training import children, workspace
 from aifactory.training.plan import plan_training
 from aifactory.training.reports import ProgressBook, ProgressEndpoint, ReportingPod
 from aifactory.training.state import GangView, Observed, PodView, Settings, VersionView
@@ -65,7 +65,7 @@ class Training(Domain[TrainingJob, Observed]):
             else:
                 pods.append(pod_view(pod, cluster.explain(pod)))
         service = cluster.get(_SERVICES, namespace, meta.name)
-        workspace = cluster.get(_CLAIMS, namespace, children.workspace_claim(model))
+        claim = cluster.get(_CLAIMS, namespace, workspace.claim(model))
         return Observed(
             job=model,
             settings=self.settings,
@@ -75,7 +75,7 @@ class Training(Domain[TrainingJob, Observed]):
             versions=_versions(model, cluster),
             service=applied(service) if service is not None and _owned_by(service, uid) else None,
             gangs_served=cluster.serves(_GANGS),
-            workspace_exists=_owned_by(workspace, uid),
+            workspace_exists=_owned_by(claim, uid),
             model_claim_exists=cluster.get(_CLAIMS, namespace, names.MODEL_CLAIM) is not None,
             progress=self.book.get(uid),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aifactory.engine import apply
 from aifactory.engine.plan import Create, Delete, Write
-from aifactory.training import children
+from aifactory.training import children, workspace
 from aifactory.training.state import Observed
 
 
@@ -14,7 +14,7 @@ def workspace_is_ready(observed: Observed) -> bool:
     Pods come after it: the claim of that name may still be that of a deleted job, and a pod that mounted it would train
     on that job's checkpoints and keep the claim from ever going.
     """
-    return observed.workspace_exists or not children.owns_workspace(observed.job)
+    return observed.workspace_exists or not workspace.is_owned(observed.job)
 
 
 def surroundings(observed: Observed) -> tuple[Write, ...]:
@@ -28,7 +28,7 @@ def surroundings(observed: Observed) -> tuple[Write, ...]:
     if observed.wants_gang and not any(group.attempt == attempt for group in observed.gangs):
         writes.append(Create(children.gang(job, attempt)))
     if not workspace_is_ready(observed):
-        writes.append(Create(children.workspace(job)))
+        writes.append(Create(children.claim(job)))
     return (*writes, *remove_gangs(observed, upto=attempt - 1))
 
 

@@ -3,8 +3,10 @@
 The publisher copies to a content-addressed place, so running it again is harmless. A version number is taken by
 creating the ModelVersion of that name; who comes second sees the first one and takes the next number.
 
-Training may have cost days, so the job fails only for what no retry can change. A store that is down or full, or
-credentials that are refused, are waited for as long as it takes, with the reason in `Stalled`.
+Training may have cost days, so nothing here ends the job badly. A store that is down or full, or credentials that are
+refused, are tried again as long as it takes, with the reason in `Stalled`. An output that is missing, not sound, or of
+another format than was asked for waits in the workspace for a person: an edit of the job, or a new value of the
+annotation aifactory.dev/retry, has it published again.
 
 An end is decided upon once more at once: side containers may still run, and their pods go only then.
 """
@@ -16,8 +18,8 @@ from datetime import datetime
 from aifactory.api import names
 from aifactory.api.reasons import Reason
 from aifactory.api.trainingjob import TrainingJobStatus
-from aifactory.engine.plan import Create, Event, Plan, Write
-from aifactory.engine.tasks import Json, Task, plan_task
+from aifactory.engine.plan import Create, Plan, Write
+from aifactory.engine.tasks import Json, Task, plan_task, retry_command
 from aifactory.training import children
 from aifactory.training.state import Observed, PodView, VersionView
 from aifactory.training.status import StatusDraft
@@ -25,7 +27,7 @@ from aifactory.training.status import StatusDraft
 REGISTER_RETRY_SECONDS = 2.0
 
 PERMANENT = frozenset({Reason.INVALID_ARTIFACT, Reason.SOURCE_NOT_FOUND, Reason.DIGEST_MISMATCH})
-"""Reasons of the publisher that another try cannot change: training has ended and left what it left."""
+"""Reasons of the publisher that another try does not change: it is as training left it, until somebody mends it."""
 MENDABLE = frozenset({Reason.ACCESS_DENIED, Reason.STORE_UNAVAILABLE, Reason.STORE_FULL})
 """Reasons of the publisher that pass, or that a person can remove while the result waits in the workspace."""
 
@@ -44,16 +46,36 @@ def plan_publishing(
         return _completed(observed, draft, mine)
 
     output = draft.output
-    step = plan_task(_publication(observed), observed.publishers, output.publish_attempt, output.next_publish_time, now)
+    request = _request(observed)
+    renewed = output.request not in ("", request)
+    step = plan_task(
+        _publication(observed),
+        observed.publishers,
+        output.publish_attempt,
+        output.next_publish_time,
+        now,
+        renewed=renewed,
+    )
+    draft.published(publish_attempt=step.number, next_publish_time=step.next_time, request=request)
     if step.answer is not None:
-        return _register(observed, current, step.answer, draft)
+        return _register(observed, current, step.answer, draft, renewed=renewed)
+    message = step.message
     if step.failed:
-        return _failed(observed, draft, step.message)
-    draft.published(publish_attempt=step.number, next_publish_time=step.next_time)
-    draft.publishing(step.message, step.reason, stalled=step.stalled)
+        message += f"; what was trained waits in the workspace: mend it there, then {_again(observed)}"
+    draft.publishing(message, step.reason, stalled=step.stalled)
     return Plan(
         draft.result(), (*_model_claim(observed), *step.writes), urgent=step.urgent, requeue_after=step.requeue_after
     )
+
+
+def _request(observed: Observed) -> str:
+    """Stands for what was asked for; another one asks for another try."""
+    meta = observed.job.metadata
+    return f"{meta.generation}/{meta.annotations.get(names.ANNOTATION_RETRY, '')}"
+
+
+def _again(observed: Observed) -> str:
+    return retry_command("TrainingJob", observed.job.metadata.name)
 
 
 def _publication(observed: Observed) -> Task:
@@ -81,16 +103,20 @@ def _model_claim(observed: Observed) -> tuple[Write, ...]:
 
 
 def _register(
-    observed: Observed, current: tuple[PodView, ...], published: Json, draft: StatusDraft
+    observed: Observed, current: tuple[PodView, ...], published: Json, draft: StatusDraft, *, renewed: bool
 ) -> Plan[TrainingJobStatus]:
     wanted = observed.job.spec.output.model.format if observed.job.spec.output is not None else ""
     if published.get("format", wanted) != wanted:
-        return _failed(
-            observed,
-            draft,
+        draft.publishing(
             f"the training program wrote a model of format {published['format']} and output.model.format is {wanted}: "
-            "create another TrainingJob with the right one",
+            f"set output.model.format to {published['format']}; or replace what is in the workspace, then "
+            + _again(observed),
+            Reason.FORMAT_MISMATCH,
+            stalled=True,
         )
+        if renewed:  # the files may be others now
+            draft.published(publish_attempt=draft.output.publish_attempt + 1)
+        return Plan(draft.result(), urgent=True, requeue_after=0 if renewed else None)
     version = max((view.version for view in observed.versions), default=0) + 1
     image = next((pod.image for pod in current if pod.index == 0), "")
     draft.publishing("the ModelVersion is being created")
@@ -103,12 +129,6 @@ def _completed(observed: Observed, draft: StatusDraft, version: VersionView) -> 
     draft.published(model_version=version.name, uri=version.uri, digest=version.digest)
     draft.complete(f"all pods succeeded; the result is ModelVersion {version.name}")
     return Plan(draft.result(), urgent=True, requeue_after=_if_pods_live(observed))
-
-
-def _failed(observed: Observed, draft: StatusDraft, message: str) -> Plan[TrainingJobStatus]:
-    draft.failed(Reason.PUBLISH_FAILED, message)
-    event = Event("Warning", str(Reason.PUBLISH_FAILED), message)
-    return Plan(draft.result(), urgent=True, requeue_after=_if_pods_live(observed), events=(event,))
 
 
 def _if_pods_live(observed: Observed) -> float | None:

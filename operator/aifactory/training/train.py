@@ -13,7 +13,7 @@ from aifactory.api.conditions import find
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import LastFailure, Resolved, TrainingJobStatus
 from aifactory.engine.plan import Create, Delete, Event, EventType, Plan, Write
-from aifactory.training import children, prepare
+from aifactory.training import children, prepare, workspace
 from aifactory.training.causes import Failure
 from aifactory.training.policy import GiveUp, decide
 from aifactory.training.state import Observed, PodView, created_attempt
@@ -41,7 +41,8 @@ def plan_running(
             nodes=job.spec.nodes.count,
             proc_per_node=children.resolve_processes(job.spec),
             gang="native" if gang else "none",
-            workspace_claim=children.workspace_claim(job),
+            workspace_claim=workspace.claim(job),
+            workspace_path=workspace.path(job),
             # Written only once all pods have been seen: until then a missing pod was not created yet.
             created_attempt=created_attempt(job.status) if missing else attempt,
         )

@@ -58,7 +58,10 @@ def test_a_bad_artifact_is_the_end(reason: str) -> None:
     assert [(event.type, event.reason) for event in decision.events] == [("Warning", reason)]
     assert conditions(world.status)["Stalled"] == ("True", reason)
     assert conditions(world.status)["Verified"] == ("False", reason)
-    assert message(world.status) == "pod tiny-v1-verify-0: config.json is not there"
+    assert message(world.status) == (
+        "pod tiny-v1-verify-0: config.json is not there; put the artifact right, then kubectl annotate modelversion "
+        "tiny-v1 --overwrite aifactory.dev/retry=<anything new>; or publish the next version"
+    )
     world.wait(1e6)
     assert world.settle().requeue_after is None
     assert world.made == ["tiny-v1-verify-0"]
@@ -66,6 +69,26 @@ def test_a_bad_artifact_is_the_end(reason: str) -> None:
     world.verifiers.clear()
     world.settle()
     assert world.made == ["tiny-v1-verify-0"], "a spec that can not change is not asked twice"
+
+
+@pytest.mark.parametrize("cleaned_up", [False, True])
+def test_a_bad_artifact_that_was_put_right_is_read_again_when_asked(cleaned_up: bool) -> None:
+    world = World(version())
+    world.settle()
+    world.answer({"reason": "InvalidArtifact", "message": "config.json is not there"}, 1)
+    world.settle()
+    if cleaned_up:
+        world.verifiers.clear()
+        world.made.clear()
+    meta = world.version.metadata.model_copy(update={"annotations": {"aifactory.dev/retry": "1"}})
+    world.version = world.version.model_copy(update={"metadata": meta})
+    world.settle()
+    assert conditions(world.status)["Verified"] == ("Unknown", "Verifying")
+    assert conditions(world.status)["Reconciling"][0] == "True"
+    assert set(world.verifiers) == {"tiny-v1-verify-0" if cleaned_up else "tiny-v1-verify-1"}
+    world.answer(GOOD)
+    world.settle()
+    assert conditions(world.status)["Ready"] == ("True", "Verified")
 
 
 PASSING = ["SourceNotFound", "AccessDenied", "StoreUnavailable", "StoreFull"]

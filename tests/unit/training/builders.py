@@ -16,7 +16,7 @@ from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
 from aifactory.engine.apply import Applied, ensure
 from aifactory.engine.plan import Delete, Plan
 from aifactory.engine.tasks import TaskPod
-from aifactory.training import children
+from aifactory.training import children, workspace
 from aifactory.training.plan import plan_training
 from aifactory.training.state import GangView, Observed, PodView, ProgressReport, Settings, VersionView
 from tests.unit.plans import bodies, repairs
@@ -138,7 +138,7 @@ class World:
             versions=tuple(self.versions.values()),
             service=self.service,
             gangs_served=self.gangs_served,
-            workspace_exists=f"PersistentVolumeClaim {children.workspace_claim(self.job)}" in claims,
+            workspace_exists=f"PersistentVolumeClaim {workspace.claim(self.job)}" in claims,
             model_claim_exists="PersistentVolumeClaim aifactory-models" in claims,
             progress=self.progress,
         )
@@ -187,6 +187,11 @@ class World:
         changed = self.job.spec.model_validate({**self.job.spec.dump(), **spec})
         meta = self.job.metadata.model_copy(update={"generation": self.job.metadata.generation + 1})
         self.job = self.job.model_copy(update={"spec": changed, "metadata": meta})
+
+    def annotate(self, name: str, value: str) -> None:
+        """The user sets an annotation; the generation stays."""
+        meta = self.job.metadata.model_copy(update={"annotations": {**self.job.metadata.annotations, name: value}})
+        self.job = self.job.model_copy(update={"metadata": meta})
 
     def wait(self, seconds: float) -> None:
         """Time passes."""

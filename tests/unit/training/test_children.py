@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aifactory.api import names
-from aifactory.training import children
+from aifactory.engine.taskpods import TaskPods
+from aifactory.training import children, workspace
 from tests.unit.golden import assert_golden, assert_known_to_kubernetes, assert_restricted
 from tests.unit.plans import bodies, created
-from tests.unit.training.builders import OUTPUT, PUBLISHED, SETTINGS, decide, job, observe
+from tests.unit.training.builders import OUTPUT, PUBLISHED, SETTINGS, UID, decide, job, observe
 
 GOLDEN = Path(__file__).parent / "golden"
 GPU = {"resources": {"limits": {"nvidia.com/gpu": "2"}}}
@@ -55,7 +58,7 @@ FULL = job(
 )
 
 CASES: dict[str, list[dict[str, Any]]] = {
-    "one-node": [children.pod(ONE_NODE, 0, 0, SETTINGS, gang=False), children.workspace(ONE_NODE)],
+    "one-node": [children.pod(ONE_NODE, 0, 0, SETTINGS, gang=False), children.claim(ONE_NODE)],
     "gang": [
         children.service(GANG),
         children.gang(GANG, 2),
@@ -64,7 +67,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
         children.model_claim(GANG, SETTINGS),
     ],
     "own-settings": [
-        children.workspace(FULL),
+        children.claim(FULL),
         children.pod(FULL, 1, 0, SETTINGS, gang=False),
         children.publisher(FULL, 1, SETTINGS),
         children.model_version(FULL, 7, {**PUBLISHED, "metrics": {"loss": 1.25, "bits": 2}}, "own@sha256:abc"),
@@ -114,8 +117,8 @@ def test_the_publisher_can_write_nowhere_but_to_the_store_and_tmp() -> None:
 
 def test_a_claim_of_the_user_is_used_and_not_made() -> None:
     own = job(workspace={"claimName": "mine"}, output=OUTPUT)
-    assert not children.owns_workspace(own)
-    assert children.owns_workspace(job(workspace={"size": "1Gi"}))
+    assert not workspace.is_owned(own)
+    assert workspace.is_owned(job(workspace={"size": "1Gi"}))
     for body in (children.pod(own, 0, 0, SETTINGS, gang=False), children.publisher(own, 0, SETTINGS)):
         claims = [
             volume["persistentVolumeClaim"]["claimName"]
@@ -123,6 +126,70 @@ def test_a_claim_of_the_user_is_used_and_not_made() -> None:
             if "persistentVolumeClaim" in volume
         ]
         assert claims[0] == "mine"
+
+
+SHARED = {"workspace": {"claimName": "team"}, "output": OUTPUT}
+
+
+def mounted(spec: dict[str, Any], container: str, path: str) -> str | None:
+    (found,) = (c for c in (*spec.get("initContainers", ()), *spec["containers"]) if c["name"] == container)
+    (mount,) = (m for m in found["volumeMounts"] if m["mountPath"] == path)
+    sub: str | None = mount.get("subPath")
+    return sub
+
+
+def test_on_a_claim_of_the_user_each_job_sees_a_directory_of_its_own() -> None:
+    """Else it resumed from another's last checkpoint, ended at once and published the other's model (TabPFN#814)."""
+    own = job(**SHARED)
+    assert mounted(children.pod(own, 0, 0, SETTINGS, gang=False)["spec"], "trainer", "/workspace") == f"jobs/{UID}"
+    assert mounted(children.publisher(own, 0, SETTINGS)["spec"], "publish", "/workspace") == f"jobs/{UID}"
+    assert mounted(children.pod(job(), 0, 0, SETTINGS, gang=False)["spec"], "trainer", "/workspace") is None
+    assert "initContainers" not in children.pod(job(), 0, 0, SETTINGS, gang=False)["spec"]
+
+
+def test_the_directory_is_made_by_the_user_that_trains() -> None:
+    """By the kubelet it would be root's, and on hostPath and NFS nobody else could write to it."""
+    context = {"runAsUser": 1000, "runAsGroup": 1001}
+    template = {"spec": {"containers": [{"name": "trainer", "image": "t", "securityContext": context}]}}
+    settings = replace(SETTINGS, task_pods=TaskPods.model_validate({"defaults": {"imagePullSecrets": [{"name": "r"}]}}))
+    spec = children.pod(job(template=template, **SHARED), 0, 0, settings, gang=False)["spec"]
+    (maker,) = spec["initContainers"]
+    assert maker["command"][-1] == f"/claim/jobs/{UID}"
+    assert (maker["securityContext"]["runAsUser"], maker["securityContext"]["runAsGroup"]) == (1000, 1001)
+    assert maker["resources"]["requests"] == maker["resources"]["limits"], "the pod stays Guaranteed"
+    assert spec["imagePullSecrets"] == [{"name": "r"}], "our image may need a secret that theirs does not"
+    assert_restricted(spec)
+
+
+def test_the_directory_is_made_where_it_is_told(tmp_path: Path) -> None:
+    (maker,) = children.pod(job(**SHARED), 0, 0, SETTINGS, gang=False)["spec"]["initContainers"]
+    target = tmp_path / "jobs" / "uid"
+    for _ in range(2):
+        subprocess.run([sys.executable, *maker["command"][1:-1], str(target)], check=True)
+    assert target.stat().st_mode & 0o775 == 0o775
+
+
+def test_other_containers_see_no_more_of_the_claim() -> None:
+    seen = [
+        {"name": "aifactory-workspace", "mountPath": "/data", "subPath": "logs"},
+        {"name": "own", "mountPath": "/o"},
+    ]
+    whole = [{"name": "aifactory-workspace", "mountPath": "/data"}]
+    containers = [{"name": "trainer", "image": "t"}, {"name": "logs", "image": "l", "volumeMounts": seen}]
+    before = [{"name": "before", "image": "b", "volumeMounts": whole}]
+    template = {"spec": {"containers": containers, "initContainers": before}}
+    spec = children.pod(job(template=template, **SHARED), 0, 0, SETTINGS, gang=False)["spec"]
+    assert [container["name"] for container in spec["initContainers"]] == ["aifactory-workspace", "before"]
+    assert mounted(spec, "before", "/data") == f"jobs/{UID}"
+    assert (mounted(spec, "logs", "/data"), mounted(spec, "logs", "/o")) == (f"jobs/{UID}/logs", None)
+
+
+def test_a_job_that_began_without_a_directory_keeps_its_checkpoints() -> None:
+    """An upgrade of the operator must not make it begin anew."""
+    earlier = job(status={"resolved": {"nodes": 1, "workspaceClaim": "team"}}, **SHARED)
+    assert mounted(children.pod(earlier, 0, 1, SETTINGS, gang=False)["spec"], "trainer", "/workspace") is None
+    later = job(status=decide(observe(job(**SHARED))).status.dump(), **SHARED)
+    assert mounted(children.pod(later, 0, 1, SETTINGS, gang=False)["spec"], "trainer", "/workspace") == f"jobs/{UID}"
 
 
 def test_a_store_on_the_workspace_claim_is_mounted_once() -> None:
@@ -157,7 +224,7 @@ def test_labels_and_annotations_of_the_job_are_not_copied() -> None:
     owner = owner.model_copy(
         update={"metadata": owner.metadata.model_copy(update={"labels": {"argocd": "x"}, "annotations": {"a": "b"}})}
     )
-    for body in (children.pod(owner, 0, 0, SETTINGS, gang=False), children.service(owner), children.workspace(owner)):
+    for body in (children.pod(owner, 0, 0, SETTINGS, gang=False), children.service(owner), children.claim(owner)):
         assert "argocd" not in body["metadata"]["labels"]
         assert not body["metadata"].get("annotations")
 

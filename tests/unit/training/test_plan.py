@@ -614,6 +614,7 @@ def test_the_status_shows_counts_selector_and_what_was_resolved() -> None:
             "procPerNode": 1,
             "gang": "native",
             "workspaceClaim": "train-workspace",
+            "workspacePath": "",
             "createdAttempt": 0,
         },
     }

@@ -329,13 +329,48 @@ def test_a_store_that_does_not_take_the_model_is_waited_for(reason: str) -> None
 
 
 @pytest.mark.parametrize("reason", ["InvalidArtifact", "SourceNotFound"])
-def test_what_no_retry_can_change_fails_the_job(reason: str) -> None:
+@pytest.mark.parametrize("how", ["edit", "annotation"])
+def test_what_a_person_can_mend_waits_and_is_published_when_asked(reason: str, how: str) -> None:
+    """The weights are in the workspace: a job that ended here would throw days of training away."""
     world = publishing()
     world.end_publisher({"reason": reason, "message": "no config.json"}, 1)
     world.settle()
-    assert world.status.phase == "Failed"
-    assert conditions(world.status)["Failed"] == ("True", "PublishFailed")
-    assert message(world.status) == "pod train-publish-0: no config.json"
+    assert (world.status.phase, world.status.reason) == ("Publishing", reason)
+    assert conditions(world.status)["Stalled"] == ("True", reason)
+    assert "Failed" not in conditions(world.status)
+    words = "pod train-publish-0: no config.json; what was trained waits in the workspace: mend it there, then "
+    assert message(world.status) == (
+        f"{words}kubectl annotate trainingjob train --overwrite aifactory.dev/retry=<anything new>"
+    )
+    world.wait(1e6)
+    world.settle()
+    assert set(world.publishers) == {"train-publish-0"}, "no other try changes what is there"
+    if how == "edit":
+        world.edit(failurePolicy={"maxRestarts": 1})
+    else:
+        world.annotate("aifactory.dev/retry", "now")
+    world.settle()
+    assert set(world.publishers) == {"train-publish-1"}
+    assert conditions(world.status)["Stalled"][0] == "False"
+    world.end_publisher(PUBLISHED)
+    world.settle()
+    assert world.status.phase == "Succeeded"
+
+
+def test_a_publisher_at_work_is_not_disturbed_by_an_edit() -> None:
+    world = publishing()
+    world.annotate("aifactory.dev/retry", "now")
+    world.settle()
+    assert set(world.publishers) == {"train-publish-0"}
+
+
+def test_a_try_that_waits_is_made_at_once_when_asked() -> None:
+    world = publishing()
+    world.end_publisher({"reason": "AccessDenied", "message": "403"}, 1)
+    world.settle()
+    world.annotate("aifactory.dev/retry", "the Secret is right now")
+    world.settle()
+    assert set(world.publishers) == {"train-publish-1"}
 
 
 @pytest.mark.parametrize(
@@ -384,12 +419,27 @@ def test_a_publisher_on_a_dead_node_is_given_up_at_once() -> None:
     assert world.status.phase == "Succeeded"
 
 
-def test_a_model_of_another_format_than_asked_for_is_refused() -> None:
+def test_a_model_of_another_format_than_asked_for_waits_for_the_right_word() -> None:
     world = publishing()
     world.end_publisher({**PUBLISHED, "format": "torch-export"})
     world.settle()
-    assert conditions(world.status)["Failed"] == ("True", "PublishFailed")
+    assert conditions(world.status)["Stalled"] == ("True", "FormatMismatch")
     assert "format torch-export and output.model.format is causal-lm" in message(world.status)
+    assert "set output.model.format to torch-export" in message(world.status)
+    assert not world.versions
+    world.edit(output={"model": {"name": "tiny", "format": "torch-export"}})
+    world.settle()
+    assert world.status.phase == "Succeeded"
+    assert set(world.publishers) == {"train-publish-0"}, "what was copied is right"
+
+
+def test_a_model_of_another_format_that_was_replaced_is_copied_again() -> None:
+    world = publishing()
+    world.end_publisher({**PUBLISHED, "format": "torch-export"})
+    world.settle()
+    world.annotate("aifactory.dev/retry", "1")
+    world.settle()
+    assert set(world.publishers) == {"train-publish-1"}
 
 
 @pytest.mark.parametrize(
