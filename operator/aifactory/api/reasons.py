@@ -63,6 +63,8 @@ class Reason(StrEnum):
         "A volume, Secret or claim of a pod can not be mounted; the kubelet's own words are in the message.",
     )
     POD_REJECTED = "PodRejected", "The API server refused an object of ours; its own words are in the message."
+    QUOTA_EXCEEDED = "QuotaExceeded", "A ResourceQuota leaves no room for the pods; they are made when it does."
+    CRASH_LOOP = "CrashLoop", "A container ends again and again; how it ended last is in the message."
     NAME_CONFLICT = "NameConflict", "An object with a name we need belongs to somebody else; the message names both."
     PUBLISHING = "Publishing", "All pods succeeded and the result is being published."
     PUBLISH_FAILED = "PublishFailed", "The result could not be published; the publisher's own words are in the message."

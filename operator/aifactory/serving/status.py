@@ -98,16 +98,17 @@ class StatusDraft:
         ready = view.ready if view is not None else 0
         self._status.candidate = self._revision(revision, image, target)
         message = f"{target.name}: {ready} of {self._wanted} pods are ready"
-        problem = trouble.problem(self._observed.pods, revision)
+        problem = trouble.problem(self._observed, revision)
         if problem is not None:
-            message = f"{message}; {problem[1]}"
+            message = f"{message}; {problem.message}"
         self._status.rollout = RolloutStatus(
             phase="Progressing", revision=revision, reason=str(Reason.ROLLING_OUT), message=message
         )
         self._available()
+        reason = problem.reason if problem is not None else Reason.ROLLING_OUT
         self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLING_OUT)
-        self._conditions.kstatus(ConditionType.RECONCILING, problem[0] if problem else Reason.ROLLING_OUT, message)
-        self._phase("RollingOut", problem[0] if problem else Reason.ROLLING_OUT)
+        self._conditions.kstatus(ConditionType.RECONCILING, reason, message)
+        self._phase("RollingOut", reason)
 
     def promoted(self, revision: str, image: str, target: VersionView) -> None:
         """The candidate carries everything."""
@@ -175,14 +176,13 @@ class StatusDraft:
             self._conditions.set(ConditionType.DEGRADED, True, Reason.MODEL_LOAD_FAILED, message)
             self._conditions.kstatus(ConditionType.STALLED, Reason.MODEL_LOAD_FAILED, message)
             self._phase("Failed", Reason.MODEL_LOAD_FAILED)
-        elif (found := trouble.problem(pods, revision)) is not None:
-            reason, message = found
-            self._conditions.set(ConditionType.DEGRADED, self._ready > 0, reason, f"{loaded}; {message}")
+        elif (found := trouble.problem(self._observed, revision)) is not None:
+            message = f"{loaded}; {found.message}"
+            self._conditions.set(ConditionType.DEGRADED, self._ready > 0, found.reason, message)
             # A node may become free or be added: that is waiting, for every kind of ours.
-            waits = reason is Reason.UNSCHEDULABLE
-            true = ConditionType.RECONCILING if waits else ConditionType.STALLED
-            self._conditions.kstatus(true, reason, f"{loaded}; {message}")
-            self._phase("Starting" if not was_complete else "Degraded", reason)
+            true = ConditionType.RECONCILING if found.waits else ConditionType.STALLED
+            self._conditions.kstatus(true, found.reason, message)
+            self._phase("Starting" if not was_complete else "Degraded", found.reason)
         elif self._ready >= self._wanted:
             # The way back from a change that was given up: pods of the other revision hold the traffic so long.
             self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLING_OUT)
