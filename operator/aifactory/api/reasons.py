@@ -92,6 +92,10 @@ class Reason(StrEnum):
     SERVING = "Serving", "The wanted version is loaded on every pod and the Service routes to it."
     SCALED_TO_ZERO = "ScaledToZero", "spec.replicas is 0: no pod, on purpose."
     ROLLING_OUT = "RollingOut", "A new version comes up beside the one that takes the traffic."
+    ROLLOUT_DEADLINE_EXCEEDED = (
+        "RolloutDeadlineExceeded",
+        "The new version made no progress for spec.rollout.progressDeadlineSeconds and was taken back.",
+    )
     ROLLED_OUT = "RolledOut", "The wanted version takes all traffic."
     MODEL_LOAD_FAILED = "ModelLoadFailed", "Triton could not load the version; its own words are in the message."
     PODS_NOT_READY = "PodsNotReady", "Fewer pods are ready than wanted."
@@ -102,4 +106,9 @@ _NAMES = {str(reason): reason.name for reason in Reason}
 
 def sentence(reason: str) -> str:
     """The documented sentence of a reason; raises KeyError for a reason that is not documented."""
-    return Reason[_NAMES[reason]].sentence
+    return reason_called(reason).sentence
+
+
+def reason_called(text: str) -> Reason:
+    """The reason of that name; raises KeyError for one that is not documented."""
+    return Reason[_NAMES[text]]

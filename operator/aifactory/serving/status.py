@@ -13,10 +13,11 @@ from aifactory.api.inferencepool import (
     RolloutStatus,
     Throughput,
 )
-from aifactory.api.reasons import ConditionType, Reason
+from aifactory.api.reasons import ConditionType, Reason, reason_called
 from aifactory.serving import traffic, trouble
 from aifactory.serving.assignment import Waiting
 from aifactory.serving.objects import selector
+from aifactory.serving.rollout import Progress, Verdict
 from aifactory.serving.state import Observed, VersionView
 
 
@@ -91,7 +92,7 @@ class StatusDraft:
         self._steady_conditions(revision, target, complete, was_complete)
         return complete and not was_complete
 
-    def rolling(self, stable: str, revision: str, image: str, target: VersionView) -> None:
+    def rolling(self, stable: str, revision: str, image: str, target: VersionView, reached: Progress) -> None:
         """The candidate comes up."""
         self._stable(stable)
         view = self._observed.find(revision)
@@ -102,7 +103,12 @@ class StatusDraft:
         if problem is not None:
             message = f"{message}; {problem.message}"
         self._status.rollout = RolloutStatus(
-            phase="Progressing", revision=revision, reason=str(Reason.ROLLING_OUT), message=message
+            phase="Progressing",
+            revision=revision,
+            reason=str(Reason.ROLLING_OUT),
+            message=message,
+            most_ready=reached.most_ready,
+            progress_time=reached.since,
         )
         self._available()
         reason = problem.reason if problem is not None else Reason.ROLLING_OUT
@@ -121,22 +127,25 @@ class StatusDraft:
         self._conditions.kstatus(ConditionType.READY, reason, self._serving_message(target))
         self._phase("Serving" if self._wanted else "ScaledToZero", reason)
 
-    def failed(self, stable: str, revision: str, target: VersionView, words: str) -> None:
-        """The candidate cannot load: it is taken back before it ever had traffic."""
-        message = f"{target.name} was taken back, it does not load: {words}"
+    def failed(self, stable: str, revision: str, target: VersionView, verdict: Verdict) -> None:
+        """The candidate is taken back; the stable revision gets all traffic again."""
+        message = f"{target.name} was taken back, {verdict.message}"
         self._status.rollout = RolloutStatus(
             phase="Failed",
             revision=revision,
             failed_revision=revision,
-            reason=str(Reason.MODEL_LOAD_FAILED),
+            reason=str(verdict.reason),
             message=message,
         )
-        self._degraded(stable, message)
+        self._degraded(stable, verdict.reason, message)
 
     def held_back(self, stable: str, failed: str) -> None:
         """The wanted revision has failed before."""
         rollout = self._before.rollout
-        self._degraded(stable, rollout.message if rollout is not None else f"revision {failed} failed")
+        if rollout is not None and rollout.reason:
+            self._degraded(stable, reason_called(rollout.reason), rollout.message)
+        else:
+            self._degraded(stable, Reason.MODEL_LOAD_FAILED, f"revision {failed} failed")
 
     def refused(self, reason: Reason, message: str) -> None:
         """The API server refused an object of ours."""
@@ -149,14 +158,14 @@ class StatusDraft:
         self._status.conditions = self._conditions.result()
         return self._status
 
-    def _degraded(self, stable: str, message: str) -> None:
+    def _degraded(self, stable: str, reason: Reason, message: str) -> None:
         self._stable(stable)
         self._status.candidate = None
         self._available()
-        advice = f"{message}. Publish a version that loads, or pin the one that is served"
-        self._conditions.set(ConditionType.DEGRADED, True, Reason.MODEL_LOAD_FAILED, advice)
-        self._conditions.kstatus(ConditionType.STALLED, Reason.MODEL_LOAD_FAILED, advice)
-        self._phase("Degraded", Reason.MODEL_LOAD_FAILED)
+        advice = f"{message}. Publish a version that works, or pin the one that is served"
+        self._conditions.set(ConditionType.DEGRADED, True, reason, advice)
+        self._conditions.kstatus(ConditionType.STALLED, reason, advice)
+        self._phase("Degraded", reason)
 
     def _steady_conditions(self, revision: str, target: VersionView, complete: bool, was_complete: bool) -> None:
         view = self._observed.find(revision)

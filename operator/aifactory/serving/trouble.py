@@ -86,11 +86,24 @@ def _of_pod(observed: Observed, pod: ServingPodView) -> Problem | None:
         message = f"pod {pod.name} waits for scheduler {scheduler}: start it, or correct schedulerName in spec.template"
         return Problem(Reason.UNSCHEDULABLE, message, waits=True)
     if pod.load_error:
-        return Problem(Reason.MODEL_LOAD_FAILED, f"pod {pod.name}: {pod.load_error}")
+        return Problem(Reason.MODEL_LOAD_FAILED, _not_loaded(observed, pod))
     if pod.refused_by_node:
         message = f"node {pod.node} refused pod {pod.name}: {pod.refused_by_node}; another one is made"
         return Problem(Reason.PODS_NOT_READY, message, waits=True)
     return None
+
+
+def _not_loaded(observed: Observed, pod: ServingPodView) -> str:
+    """A pod that can not load what others have loaded is no fault of the version: another node may help."""
+    said = f"pod {pod.name}: {pod.load_error}"
+    others = sum(other.ready for other in observed.pods if other.revision == pod.revision)
+    if not others or pod.load_error.partition(":")[0] in PASSING:
+        return said
+    namespace, node = observed.pool.metadata.namespace, pod.node or "its node"
+    return (
+        f"{said}; {others} other pod{'s have' if others > 1 else ' has'} it loaded, so it is this pod or {node}: "
+        f"kubectl cordon {node if pod.node else 'NODE'}, then kubectl -n {namespace} delete pod {pod.name}"
+    )
 
 
 def crashing(observed: Observed, pod: ServingPodView, crash: Crash) -> Problem:
