@@ -97,7 +97,11 @@ class RolloutStatus(Model):
     """Progressing, Complete or Failed."""
     revision: str = ""
     failed_revision: str = ""
-    """A revision that was taken back; it is not tried again until the wanted revision changes."""
+    """A revision that was taken back. It is tried again at `retryTime`, on request, or after another change."""
+    attempts: int = 0
+    """How often the revision was taken back."""
+    retry_time: Time | None = None
+    """When it is tried again by itself; left out where that would change nothing."""
     reason: str = ""
     message: str = ""
     most_ready: int = 0
@@ -132,6 +136,8 @@ class InferencePoolStatus(Status):
     candidate: RevisionStatus | None = None
     """Comes up beside it during a rollout."""
     rollout: RolloutStatus | None = None
+    retried: str = ""
+    """Value of the annotation aifactory.dev/retry that has been honoured."""
     throughput: Throughput | None = None
 
 

@@ -34,6 +34,8 @@ ROLE_SERVE: Final = "serve"
 
 ANNOTATION_APPLIED: Final = f"{GROUP}/applied"
 """On children that are kept as we want them: what we sent last, see `engine.apply`."""
+ANNOTATION_RETRY: Final = f"{GROUP}/retry"
+"""On an InferencePool: with a new value, a version that was taken back is tried again."""
 ANNOTATION_ALLOW_DELETE: Final = f"{GROUP}/allow-delete-in-use"
 """Set to "true" on a ModelVersion to delete it although a pool serves it."""
 

@@ -40,11 +40,15 @@ def plan_pool(observed: Observed, now: datetime) -> Plan[InferencePoolStatus] | 
 
     revision, image = _wanted_revision(observed, target)
     draft.resolved(target)
-    match traffic.course(pool.status, revision):
+    match traffic.course(pool, revision, remains=observed.find(revision) is not None, now=now):
         case Course.STEADY:
             return _plan_steady(observed, target, revision, image, wanted, draft)
         case Course.HELD_BACK:
-            return _plan_held_back(observed, stable, revision, wanted, draft)
+            return _plan_held_back(observed, stable, revision, wanted, draft, now)
+        case Course.RETRY:
+            # In status first: what is made before this is known would be taken for the rest of the earlier try.
+            draft.rolling(stable, revision, image, target, rollout.progress(observed, revision, now))
+            return Plan(draft.result(), urgent=True, requeue_after=0)
         case Course.ROLL_OUT:
             return _plan_rollout(observed, target, stable, revision, image, wanted, draft, now)
 
@@ -86,14 +90,16 @@ def _plan_steady(
 
 
 def _plan_held_back(
-    observed: Observed, stable: str, failed: str, wanted: int, draft: StatusDraft
+    observed: Observed, stable: str, failed: str, wanted: int, draft: StatusDraft, now: datetime
 ) -> Plan[InferencePoolStatus]:
-    """The wanted revision has failed: the stable one keeps all traffic, and it is not tried again."""
+    """The wanted revision was taken back: the stable one keeps all traffic until it is tried again, if ever."""
     writes = _Writes(observed, stable)
     writes.service()
     writes.restore(wanted)
     draft.held_back(stable, failed)
-    return Plan(draft.result(), writes.all())
+    again = observed.pool.status.rollout.retry_time if observed.pool.status.rollout is not None else None
+    wait = max(1.0, (again - now).total_seconds()) if again is not None else None
+    return Plan(draft.result(), writes.all(), requeue_after=wait)
 
 
 def _plan_rollout(

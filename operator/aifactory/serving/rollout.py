@@ -1,8 +1,9 @@
-"""How long a candidate may take to come up, and when it is taken back.
+"""How long a candidate may take to come up, when it is taken back, and when it gets a second chance.
 
 A rollout has a deadline that counts from its last progress: one more pod of the candidate ready than ever before. Both
 are in status, so that whoever leads next goes on. What a pod says counts against the version only where no pod of the
-same revision has it loaded: else it is the pod, or its node.
+same revision has it loaded: else it is the pod, or its node. One that was taken back for something that can be mended
+without another version (credentials, a store, a place for its pods) is tried again by itself, less and less often.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from aifactory.serving.state import Observed, ServingPodView
 DEADLINE_SECONDS = 1800
 CRASHES = 3
 """A container of the candidate that was started again so often, while no pod of it is ready, will not do better."""
+RETRY_SECONDS, RETRY_MAX_SECONDS = 60, 3600
+"""From taking it back to the next try: doubled each time, up to the longest."""
+_MENDABLE = trouble.PASSING | {"AccessDenied", "StoreFull"}
+"""Reasons of the agent that go away when somebody outside the pool mends something."""
 _WORDS = 400
 """Characters of a message that others have written; the way out must still fit behind them."""
 
@@ -41,6 +46,8 @@ class Verdict:
 
     reason: Reason
     message: str
+    mendable: bool = False
+    """It may pass without another version or another spec."""
 
 
 def deadline(spec: InferencePoolSpec) -> timedelta:
@@ -70,7 +77,7 @@ def verdict(observed: Observed, revision: str, reached: Progress, wanted: int, n
     if (words := trouble.load_error(pods, revision)) and not reached.most_ready:
         failed = [pod for pod in pods if pod.load_error and not pod.ready]
         message = f"it does not load: {shorten(words, _WORDS)} ({_where(failed)}, and none has it loaded)"
-        return Verdict(Reason.MODEL_LOAD_FAILED, message)
+        return Verdict(Reason.MODEL_LOAD_FAILED, message, mendable=words.partition(":")[0] in _MENDABLE)
     crashed = [pod for pod in pods if pod.crash is not None and pod.crash.restarts >= CRASHES and not pod.ready]
     if crashed and crashed[0].crash is not None and not any(pod.ready for pod in pods):
         said = trouble.crashing(observed, crashed[0], crashed[0].crash)
@@ -83,8 +90,14 @@ def verdict(observed: Observed, revision: str, reached: Progress, wanted: int, n
             f"it made no progress for {allowed.total_seconds():.0f} s (spec.rollout.progressDeadlineSeconds): "
             f"{view.ready if view is not None else 0} of {wanted} pods are ready{said_last}"
         )
-        return Verdict(Reason.ROLLOUT_DEADLINE_EXCEEDED, message)
+        return Verdict(Reason.ROLLOUT_DEADLINE_EXCEEDED, message, mendable=True)
     return None
+
+
+def retry_time(now: datetime, attempts: int) -> datetime:
+    """When a candidate that was taken back for the so-manieth time is tried again."""
+    seconds = min(RETRY_SECONDS * 2 ** min(attempts - 1, 10), RETRY_MAX_SECONDS)
+    return now.replace(microsecond=0) + timedelta(seconds=seconds)
 
 
 def _is_awaited(observed: Observed, revision: str) -> bool:

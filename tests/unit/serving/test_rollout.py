@@ -172,3 +172,127 @@ def test_long_words_leave_room_for_the_way_out() -> None:
     waiting(world).trouble = {"load_error": f"LoadFailed: {'x' * 2000}"}
     world.settle()
     assert "Publish a version that works" in message(world.status)
+    assert message(world.status).endswith('aifactory.dev/retry="$(date)"')
+
+
+# --- The second chance ---
+
+DENIED = {"load_error": "AccessDenied: the store refused the credentials", "node": "n-1"}
+
+
+def taken_back(trouble: Any = DENIED, **spec: Any) -> World:
+    world = rolling(**spec)
+    waiting(world).trouble = trouble
+    world.settle()
+    assert world.status.phase == "Degraded"
+    return world
+
+
+def ask(world: World, value: str) -> None:
+    meta = world.pool.metadata.model_copy(update={"annotations": {"aifactory.dev/retry": value}})
+    world.pool = world.pool.model_copy(update={"metadata": meta})
+
+
+def test_what_can_be_mended_is_tried_again_less_and_less_often() -> None:
+    world = taken_back()
+    assert conditions(world.status)["Stalled"][0] == "True"
+    assert "It is tried again at 2026-01-01T12:01:00Z, or at once with: kubectl -n ns annotate" in message(world.status)
+    for seconds in (60, 120, 240, 480, 960, 1920, 3600, 3600):
+        assert world.settle().requeue_after == seconds
+        world.wait(seconds - 1)
+        world.settle()
+        assert not world.live(2)
+        world.wait(1)
+        world.settle()
+        assert (world.status.phase, len(world.live(2))) == ("RollingOut", 1)
+        assert conditions(world.status)["Reconciling"][0] == "True"
+        waiting(world).trouble = DENIED
+        world.settle()
+        assert (world.status.phase, len(world.live(1))) == ("Degraded", 3)
+
+
+def test_when_it_is_mended_the_version_takes_over() -> None:
+    world = taken_back()
+    world.wait(60)
+    world.roll_out()
+    assert (world.status.phase, world.status.version) == ("Serving", "2")
+    assert world.status.rollout is not None
+    assert (world.status.rollout.attempts, world.status.rollout.retry_time) == (0, None)
+
+
+def test_a_rollout_that_was_late_is_tried_again() -> None:
+    world = rolling()
+    waiting(world).trouble = NO_NODE
+    world.settle()
+    world.wait(1800)
+    world.settle()
+    assert world.status.phase == "Degraded"
+    world.wait(60)
+    world.settle()
+    assert world.status.phase == "RollingOut"
+    world.wait(1799)
+    world.roll_out()
+    assert world.status.version == "2", "its time has begun again"
+
+
+def test_what_no_other_try_can_change_is_tried_on_request_only() -> None:
+    world = taken_back(LOAD)
+    world.wait(1e6)
+    assert world.settle().requeue_after is None
+    assert not world.live(2)
+    ask(world, "1")
+    world.settle()
+    assert (world.status.phase, world.status.retried) == ("RollingOut", "1")
+    waiting(world).trouble = LOAD
+    world.settle()
+    assert world.status.phase == "Degraded"
+    ask(world, "1")
+    world.settle()
+    assert not world.live(2), "every value counts once"
+    ask(world, "2")
+    world.roll_out()
+    assert (world.status.phase, world.status.version) == ("Serving", "2")
+
+
+def test_a_request_waits_until_the_earlier_try_is_gone() -> None:
+    """Else the words of its pods would be taken for those of the next try."""
+    world = rolling()
+    waiting(world).trouble = LOAD
+    world.step()
+    assert world.status.phase == "Degraded"
+    ask(world, "now")
+    world.step()
+    assert (world.status.phase, world.status.retried) == ("Degraded", "")
+    assert not world.live(2)
+    world.roll_out()
+    assert (world.status.version, world.status.retried) == ("2", "now")
+
+
+def test_a_request_when_nothing_was_taken_back_is_used_up() -> None:
+    world = rolling()
+    ask(world, "early")
+    world.settle()
+    waiting(world).trouble = LOAD
+    world.settle()
+    assert (world.status.phase, world.status.retried) == ("Degraded", "early")
+    world.settle()
+    assert not world.live(2)
+
+
+def test_a_crash_between_the_decision_to_try_again_and_its_status_makes_no_pod() -> None:
+    world = taken_back()
+    world.wait(60)
+    before = world.pool
+    decision = world.step()
+    assert decision.urgent
+    assert not decision.writes
+    world.pool = before
+    world.roll_out()
+    assert world.status.version == "2"
+
+
+def test_another_change_is_not_held_up_by_what_was_taken_back() -> None:
+    world = taken_back()
+    world.publish(3)
+    world.roll_out()
+    assert (world.status.phase, world.status.version) == ("Serving", "3")
