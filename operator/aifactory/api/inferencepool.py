@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from aifactory.api.base import CustomResource, Model, ModelName, Status
+from aifactory.api.base import CustomResource, Model, ModelName, Status, Time
 from aifactory.api.pods import PodTemplate
 from aifactory.api.rules import rule
 
@@ -42,6 +42,13 @@ class Drain(Model):
     """Longest time for requests in flight after SIGTERM (default 60)."""
 
 
+class Rollout(Model):
+    """How the pool changes from one version to another."""
+
+    progress_deadline_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = None
+    """A new version that gets no further pod ready for this long is taken back (default 1800)."""
+
+
 class InferencePoolSpec(Model):
     """What to serve and with how many pods."""
 
@@ -58,6 +65,8 @@ class InferencePoolSpec(Model):
     """Number of serving pods (default 1; 0 scales to zero). The scale subresource: set it to be able to scale."""
     template: PodTemplate | None = None
     """Pod settings; container `triton` is merged with ours (resources, env, image)."""
+    rollout: Rollout | None = None
+    """Limits of a change to another version or to other pod settings."""
     drain: Drain | None = None
 
 
@@ -88,9 +97,17 @@ class RolloutStatus(Model):
     """Progressing, Complete or Failed."""
     revision: str = ""
     failed_revision: str = ""
-    """A revision that was taken back; it is not tried again until the wanted revision changes."""
+    """A revision that was taken back. It is tried again at `retryTime`, on request, or after another change."""
+    attempts: int = 0
+    """How often the revision was taken back."""
+    retry_time: Time | None = None
+    """When it is tried again by itself; left out where that would change nothing."""
     reason: str = ""
     message: str = ""
+    most_ready: int = 0
+    """Pods of the revision that were ready at the same time, at most so far."""
+    progress_time: Time | None = None
+    """When one more of them became ready than ever before, or the change began; the deadline counts from here."""
 
 
 class Throughput(Model):
@@ -119,6 +136,8 @@ class InferencePoolStatus(Status):
     candidate: RevisionStatus | None = None
     """Comes up beside it during a rollout."""
     rollout: RolloutStatus | None = None
+    retried: str = ""
+    """Value of the annotation aifactory.dev/retry that has been honoured."""
     throughput: Throughput | None = None
 
 

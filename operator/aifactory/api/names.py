@@ -35,7 +35,8 @@ ROLE_SERVE: Final = "serve"
 ANNOTATION_APPLIED: Final = f"{GROUP}/applied"
 """On children that are kept as we want them: what we sent last, see `engine.apply`."""
 ANNOTATION_RETRY: Final = f"{GROUP}/retry"
-"""On a TrainingJob or ModelVersion: any new value has it published or checked again at once."""
+"""Any new value tries again at once: a TrainingJob publishes, a ModelVersion is checked, an InferencePool rolls out a
+version that was taken back."""
 ANNOTATION_ALLOW_DELETE: Final = f"{GROUP}/allow-delete-in-use"
 """Set to "true" on a ModelVersion to delete it although a pool serves it."""
 

@@ -63,6 +63,8 @@ class Reason(StrEnum):
         "A volume, Secret or claim of a pod can not be mounted; the kubelet's own words are in the message.",
     )
     POD_REJECTED = "PodRejected", "The API server refused an object of ours; its own words are in the message."
+    QUOTA_EXCEEDED = "QuotaExceeded", "A ResourceQuota leaves no room for the pods; they are made when it does."
+    CRASH_LOOP = "CrashLoop", "A container ends again and again; how it ended last is in the message."
     NAME_CONFLICT = "NameConflict", "An object with a name we need belongs to somebody else; the message names both."
     PUBLISHING = "Publishing", "All pods succeeded and the result is being published."
     FORMAT_MISMATCH = "FormatMismatch", "The result is of another format than output.model.format says; it waits."
@@ -90,6 +92,10 @@ class Reason(StrEnum):
     SERVING = "Serving", "The wanted version is loaded on every pod and the Service routes to it."
     SCALED_TO_ZERO = "ScaledToZero", "spec.replicas is 0: no pod, on purpose."
     ROLLING_OUT = "RollingOut", "A new version comes up beside the one that takes the traffic."
+    ROLLOUT_DEADLINE_EXCEEDED = (
+        "RolloutDeadlineExceeded",
+        "The new version made no progress for spec.rollout.progressDeadlineSeconds and was taken back.",
+    )
     ROLLED_OUT = "RolledOut", "The wanted version takes all traffic."
     MODEL_LOAD_FAILED = "ModelLoadFailed", "Triton could not load the version; its own words are in the message."
     PODS_NOT_READY = "PodsNotReady", "Fewer pods are ready than wanted."
@@ -100,4 +106,9 @@ _NAMES = {str(reason): reason.name for reason in Reason}
 
 def sentence(reason: str) -> str:
     """The documented sentence of a reason; raises KeyError for a reason that is not documented."""
-    return Reason[_NAMES[reason]].sentence
+    return reason_called(reason).sentence
+
+
+def reason_called(text: str) -> Reason:
+    """The reason of that name; raises KeyError for one that is not documented."""
+    return Reason[_NAMES[text]]

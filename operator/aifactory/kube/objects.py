@@ -180,6 +180,9 @@ class ContainerStatus(Struct, frozen=True, gc=False):
     image: str = ""
     image_id: str = msgspec.field(default="", name="imageID")
     state: ContainerState = ContainerState()
+    last_state: ContainerState = ContainerState()
+    """How it ended before it was started again."""
+    restart_count: int = 0
 
 
 class PodSpec(Struct, frozen=True, gc=False):
@@ -222,8 +225,8 @@ def _talkative(conditions: tuple[Condition, ...]) -> bool:
 
 
 def _ended(containers: tuple[ContainerStatus, ...]) -> bool:
-    """A container has ended or waits: when and why is its own."""
-    return any(entry.state.running is None for entry in containers)
+    """A container has ended, now or before, or waits: when and why is its own."""
+    return any(entry.state.running is None or entry.last_state.terminated is not None for entry in containers)
 
 
 class Pod(Struct, frozen=True, gc=False):
@@ -252,9 +255,26 @@ class DeploymentSpec(Struct, frozen=True, gc=False):
     replicas: int = 1
 
 
+REPLICA_FAILURE, PROGRESSING = "ReplicaFailure", "Progressing"
+
+
 class DeploymentStatus(Struct, frozen=True, gc=False):
+    """Of the conditions only those are kept that say that no pods can be made: the others tell what we count."""
+
     replicas: int = 0
     ready_replicas: int = 0
+    conditions: tuple[Condition, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.conditions:
+            _set(self, "conditions", tuple(entry for entry in self.conditions if _is_refusal(entry)))
+
+
+def _is_refusal(entry: Condition) -> bool:
+    """Pods, or the ReplicaSet that makes them, were refused; source: kubernetes pkg/controller/deployment."""
+    if entry.type == REPLICA_FAILURE:
+        return entry.status == "True"
+    return entry.type == PROGRESSING and entry.status == "False" and entry.reason == "ReplicaSetCreateError"
 
 
 class Deployment(Struct, frozen=True, gc=False):

@@ -27,6 +27,23 @@ class Trouble:
 
 NO_TROUBLE = Trouble()
 
+BACK_OFF = "CrashLoopBackOff"
+RESTARTS_OF_A_LOOP = 2
+"""From so many restarts on a container that runs again for a moment is not taken for one that works."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """A container that ends again and again."""
+
+    container: str
+    exit_code: int
+    reason: str = ""
+    """Kubernetes' reason, for example OOMKilled or Error."""
+    words: str = ""
+    """The last line it left, as termination message or in its log."""
+    restarts: int = 0
+
 
 def container(pod: Pod, name: str) -> ContainerStatus | None:
     """The status of a container, if there is one yet."""
@@ -61,6 +78,40 @@ def waiting(pod: Pod) -> Trouble:
         if state is not None and state.reason not in _NORMAL_WAITING:
             return Trouble(state.reason, state.message)
     return NO_TROUBLE
+
+
+def crash(pod: Pod) -> Crash | None:
+    """The first container that ends again and again; meant for pods that are not ready.
+
+    While it runs for a moment between two ends it counts all the same: what is said should not come and go with it.
+    """
+    for status in (*pod.status.init_container_statuses, *pod.status.container_statuses):
+        now = status.state
+        last = now.terminated or status.last_state.terminated
+        if last is None or (now.terminated is not None and now.terminated.exit_code == 0):
+            continue
+        backs_off = now.waiting is not None and now.waiting.reason == BACK_OFF
+        if backs_off or (status.restart_count >= RESTARTS_OF_A_LOOP and last.exit_code != 0):
+            return Crash(status.name, last.exit_code, last.reason, _last_line(last.message), status.restart_count)
+    return None
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def refused_by_node(pod: Pod) -> Trouble:
+    """A pod that its node has refused or ended for good; whoever manages it makes another one."""
+    if pod.status.phase != "Failed" or not pod.status.reason:
+        return NO_TROUBLE
+    return Trouble(pod.status.reason, pod.status.message)
+
+
+def is_overlooked(pod: Pod) -> bool:
+    """No scheduler has said anything about it yet."""
+    return (
+        pod.status.phase == "Pending" and not pod.spec.node_name and condition(pod.status.conditions, SCHEDULED) is None
+    )
 
 
 def is_starting(pod: Pod) -> bool:

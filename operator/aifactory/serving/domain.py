@@ -113,7 +113,9 @@ class Serving(Domain[InferencePool, Observed]):
 
     def _pod_view(self, pod: Pod, cluster: Cluster) -> ServingPodView:
         meta = pod.metadata
-        trouble = podstate.waiting(pod) or cluster.explain(pod)
+        crash = podstate.crash(pod)
+        trouble = podstate.NO_TROUBLE if crash is not None else podstate.waiting(pod) or cluster.explain(pod)
+        refused = podstate.refused_by_node(pod)
         return ServingPodView(
             name=meta.name,
             revision=meta.labels.get(names.LABEL_REVISION, ""),
@@ -122,6 +124,10 @@ class Serving(Domain[InferencePool, Observed]):
             waiting_reason=trouble.reason,
             waiting_message=trouble.message,
             unschedulable=podstate.unschedulable(pod),
+            overlooked=podstate.is_overlooked(pod),
+            refused_by_node=f"{refused.reason}: {refused.message}" if refused else "",
+            node=pod.spec.node_name,
+            crash=crash,
             load_error=self.book.load_error(meta.uid),
         )
 
@@ -181,6 +187,7 @@ def revision_view(deployment: Deployment) -> RevisionView:
         replicas=status.replicas,
         ready=status.ready_replicas,
         terminating=meta.deletion_timestamp is not None,
+        refusal=next((f"{found.reason}: {found.message}" for found in status.conditions), ""),
     )
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
+from aifactory.api.conditions import shorten
 from aifactory.api.inferencepool import InferencePoolStatus
 from aifactory.api.reasons import Reason
 from aifactory.engine import apply
 from aifactory.engine.plan import Delete, Event, Patch, Plan, Write
-from aifactory.serving import assignment, scaling, shape, traffic, trouble
+from aifactory.serving import assignment, rollout, scaling, shape, traffic
 from aifactory.serving.assignment import Waiting
 from aifactory.serving.state import Observed, VersionView
 from aifactory.serving.status import StatusDraft
@@ -39,13 +40,17 @@ def plan_pool(observed: Observed, now: datetime) -> Plan[InferencePoolStatus] | 
 
     revision, image = _wanted_revision(observed, target)
     draft.resolved(target)
-    match traffic.course(pool.status, revision):
+    match traffic.course(pool, revision, remains=observed.find(revision) is not None, now=now):
         case Course.STEADY:
             return _plan_steady(observed, target, revision, image, wanted, draft)
         case Course.HELD_BACK:
-            return _plan_held_back(observed, stable, revision, wanted, draft)
+            return _plan_held_back(observed, stable, revision, wanted, draft, now)
+        case Course.RETRY:
+            # In status first: what is made before this is known would be taken for the rest of the earlier try.
+            draft.rolling(stable, revision, image, target, rollout.progress(observed, revision, now))
+            return Plan(draft.result(), urgent=True, requeue_after=0)
         case Course.ROLL_OUT:
-            return _plan_rollout(observed, target, stable, revision, image, wanted, draft)
+            return _plan_rollout(observed, target, stable, revision, image, wanted, draft, now)
 
 
 def _wanted_revision(observed: Observed, target: VersionView) -> tuple[str, str]:
@@ -85,35 +90,49 @@ def _plan_steady(
 
 
 def _plan_held_back(
-    observed: Observed, stable: str, failed: str, wanted: int, draft: StatusDraft
+    observed: Observed, stable: str, failed: str, wanted: int, draft: StatusDraft, now: datetime
 ) -> Plan[InferencePoolStatus]:
-    """The wanted revision has failed: the stable one keeps all traffic, and it is not tried again."""
+    """The wanted revision was taken back: the stable one keeps all traffic until it is tried again, if ever."""
     writes = _Writes(observed, stable)
     writes.service()
     writes.restore(wanted)
     draft.held_back(stable, failed)
-    return Plan(draft.result(), writes.all())
+    again = observed.pool.status.rollout.retry_time if observed.pool.status.rollout is not None else None
+    wait = max(1.0, (again - now).total_seconds()) if again is not None else None
+    return Plan(draft.result(), writes.all(), requeue_after=wait)
 
 
 def _plan_rollout(
-    observed: Observed, target: VersionView, stable: str, revision: str, image: str, wanted: int, draft: StatusDraft
+    observed: Observed,
+    target: VersionView,
+    stable: str,
+    revision: str,
+    image: str,
+    wanted: int,
+    draft: StatusDraft,
+    now: datetime,
 ) -> Plan[InferencePoolStatus]:
-    """The candidate comes up beside the stable revision and takes over pod by pod."""
-    if error := trouble.load_error(observed.pods, revision):
-        draft.failed(stable, revision, target, error)
-        event = Event("Warning", str(Reason.MODEL_LOAD_FAILED), f"{target.name} is taken back: {error}")
-        return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
+    """The candidate comes up beside the stable revision and takes over pod by pod, or is taken back."""
     candidate = observed.find(revision)
     if (candidate.ready if candidate is not None else 0) >= wanted:
         # In status first: if what it replaces were removed before, and then the wish changed, nobody would know it.
         draft.promoted(revision, image, target)
         event = Event("Normal", str(Reason.ROLLED_OUT), f"{target.name} takes all traffic")
         return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
+    reached = rollout.progress(observed, revision, now)
+    if (verdict := rollout.verdict(observed, revision, reached, wanted, now)) is not None:
+        draft.failed(stable, revision, target, verdict)
+        event = Event("Warning", str(verdict.reason), shorten(f"{target.name} is taken back: {verdict.message}"))
+        return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
+    draft.rolling(stable, revision, image, target, reached)
+    if reached.resumed:
+        # In status first: a pod that is asked for now would be late already.
+        return Plan(draft.result(), urgent=True, requeue_after=0)
     writes = _Writes(observed, stable)
     writes.service()
     writes.grow(target, revision, image, wanted)
-    draft.rolling(stable, revision, image, target)
-    return Plan(draft.result(), writes.all())
+    left = (reached.since + rollout.deadline(observed.pool.spec) - now).total_seconds()
+    return Plan(draft.result(), writes.all(), requeue_after=max(1.0, left))
 
 
 class _Writes:

@@ -115,6 +115,9 @@ def _pod_template(pool: InferencePool, version: VersionView, settings: Settings,
     triton = _triton(pool, theirs.pop(names.CONTAINER_TRITON, {}), image)
     spec["containers"] = [triton, *theirs.values()]
     spec["initContainers"] = [_agent(version, settings), *spec.get("initContainers", ())]
+    for container in (*spec["containers"], *spec["initContainers"]):
+        # The last words of one that crashes are then in the pod's status, from where they get into the pool's.
+        container.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
     volumes = _volumes(version, child_name(pool.metadata.name, revision))
     spec["volumes"] = merge_named(spec.get("volumes", ()), volumes)
     pre_stop, timeout = drain_seconds(pool)

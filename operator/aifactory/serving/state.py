@@ -9,6 +9,7 @@ from aifactory.api.inferencepool import InferencePool, Throughput
 from aifactory.engine.apply import Applied
 from aifactory.engine.domain import option
 from aifactory.engine.taskpods import AGENT_HELP
+from aifactory.kube.podstate import Crash
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,14 @@ class ServingPodView:
     waiting_reason: str = ""
     waiting_message: str = ""
     unschedulable: str = ""
+    """The scheduler's words when it finds no node."""
+    overlooked: bool = False
+    """No scheduler has said anything about it yet."""
+    refused_by_node: str = ""
+    """Reason and words of a node that has refused or ended the pod for good."""
+    node: str = ""
+    crash: Crash | None = None
+    """A container that ends again and again."""
     load_error: str = ""
     """Triton's or the agent's words when the model cannot be loaded in this pod."""
 
@@ -70,6 +79,8 @@ class RevisionView:
     replicas: int = 0
     ready: int = 0
     terminating: bool = False
+    refusal: str = ""
+    """The API server's words when it lets no pod be made."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from aifactory.api import names
+from aifactory.api.base import format_time
 from aifactory.api.conditions import ConditionSet
 from aifactory.api.inferencepool import (
     InferencePoolStatus,
@@ -13,10 +14,11 @@ from aifactory.api.inferencepool import (
     RolloutStatus,
     Throughput,
 )
-from aifactory.api.reasons import ConditionType, Reason
-from aifactory.serving import traffic, trouble
+from aifactory.api.reasons import ConditionType, Reason, reason_called
+from aifactory.serving import rollout, traffic, trouble
 from aifactory.serving.assignment import Waiting
 from aifactory.serving.objects import selector
+from aifactory.serving.rollout import Progress, Verdict
 from aifactory.serving.state import Observed, VersionView
 
 
@@ -28,11 +30,13 @@ class StatusDraft:
         self._observed = observed
         self._wanted = wanted
         self._before = pool.status
+        self._now = now
         self._status = pool.status.model_copy()
         self._conditions = ConditionSet(pool.status.conditions, pool.metadata.generation, now.replace(microsecond=0))
         self._ready = sum(view.ready for view in observed.revisions)
         status = self._status
         status.observed_generation = pool.metadata.generation
+        status.retried = traffic.retry_request(pool)
         status.replicas = sum(view.replicas for view in observed.revisions)
         status.ready_replicas = self._ready
         status.summary = f"{self._ready}/{wanted}"
@@ -91,23 +95,34 @@ class StatusDraft:
         self._steady_conditions(revision, target, complete, was_complete)
         return complete and not was_complete
 
-    def rolling(self, stable: str, revision: str, image: str, target: VersionView) -> None:
+    def rolling(self, stable: str, revision: str, image: str, target: VersionView, reached: Progress) -> None:
         """The candidate comes up."""
         self._stable(stable)
         view = self._observed.find(revision)
         ready = view.ready if view is not None else 0
         self._status.candidate = self._revision(revision, image, target)
         message = f"{target.name}: {ready} of {self._wanted} pods are ready"
-        problem = trouble.problem(self._observed.pods, revision)
+        problem = trouble.problem(self._observed, revision)
         if problem is not None:
-            message = f"{message}; {problem[1]}"
+            message = f"{message}; {problem.message}"
+        before = self._before.rollout
+        again = before is not None and before.failed_revision == revision
         self._status.rollout = RolloutStatus(
-            phase="Progressing", revision=revision, reason=str(Reason.ROLLING_OUT), message=message
+            phase="Progressing",
+            revision=revision,
+            # Kept for its next tries, and so that an upgrade's other pools need not wait for this one.
+            failed_revision=revision if again else "",
+            attempts=before.attempts if before is not None and again else 0,
+            reason=str(Reason.ROLLING_OUT),
+            message=message,
+            most_ready=reached.most_ready,
+            progress_time=reached.since,
         )
         self._available()
+        reason = problem.reason if problem is not None else Reason.ROLLING_OUT
         self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLING_OUT)
-        self._conditions.kstatus(ConditionType.RECONCILING, problem[0] if problem else Reason.ROLLING_OUT, message)
-        self._phase("RollingOut", problem[0] if problem else Reason.ROLLING_OUT)
+        self._conditions.kstatus(ConditionType.RECONCILING, reason, message)
+        self._phase("RollingOut", reason)
 
     def promoted(self, revision: str, image: str, target: VersionView) -> None:
         """The candidate carries everything."""
@@ -120,25 +135,34 @@ class StatusDraft:
         self._conditions.kstatus(ConditionType.READY, reason, self._serving_message(target))
         self._phase("Serving" if self._wanted else "ScaledToZero", reason)
 
-    def failed(self, stable: str, revision: str, target: VersionView, words: str) -> None:
-        """The candidate cannot load: it is taken back before it ever had traffic."""
-        message = f"{target.name} was taken back, it does not load: {words}"
+    def failed(self, stable: str, revision: str, target: VersionView, verdict: Verdict) -> None:
+        """The candidate is taken back; the stable revision gets all traffic again."""
+        before = self._before.rollout
+        again = before is not None and before.failed_revision == revision
+        attempts = (before.attempts if before is not None and again else 0) + 1
+        message = f"{target.name} was taken back, {verdict.message}"
         self._status.rollout = RolloutStatus(
             phase="Failed",
             revision=revision,
             failed_revision=revision,
-            reason=str(Reason.MODEL_LOAD_FAILED),
+            attempts=attempts,
+            retry_time=rollout.retry_time(self._now, attempts) if verdict.mendable else None,
+            reason=str(verdict.reason),
             message=message,
         )
-        self._degraded(stable, message)
+        self._degraded(stable, verdict.reason, message)
 
     def held_back(self, stable: str, failed: str) -> None:
-        """The wanted revision has failed before."""
-        rollout = self._before.rollout
-        self._degraded(stable, rollout.message if rollout is not None else f"revision {failed} failed")
+        """The wanted revision was taken back before."""
+        before = self._before.rollout
+        if before is not None and before.reason:
+            self._degraded(stable, reason_called(before.reason), before.message)
+        else:
+            self._degraded(stable, Reason.MODEL_LOAD_FAILED, f"revision {failed} failed")
 
     def refused(self, reason: Reason, message: str) -> None:
         """The API server refused an object of ours."""
+        self._status.retried = self._before.retried
         self._available()
         self._conditions.kstatus(ConditionType.STALLED, reason, message)
         self._phase("Rejected", reason)
@@ -148,14 +172,25 @@ class StatusDraft:
         self._status.conditions = self._conditions.result()
         return self._status
 
-    def _degraded(self, stable: str, message: str) -> None:
+    def _degraded(self, stable: str, reason: Reason, message: str) -> None:
         self._stable(stable)
         self._status.candidate = None
+        # A request to try again that has come meanwhile is still to be honoured.
+        self._status.retried = self._before.retried
         self._available()
-        advice = f"{message}. Publish a version that loads, or pin the one that is served"
-        self._conditions.set(ConditionType.DEGRADED, True, Reason.MODEL_LOAD_FAILED, advice)
-        self._conditions.kstatus(ConditionType.STALLED, Reason.MODEL_LOAD_FAILED, advice)
-        self._phase("Degraded", Reason.MODEL_LOAD_FAILED)
+        advice = f"{message}. {self._way_on()}"
+        self._conditions.set(ConditionType.DEGRADED, True, reason, advice)
+        self._conditions.kstatus(ConditionType.STALLED, reason, advice)
+        self._phase("Degraded", reason)
+
+    def _way_on(self) -> str:
+        """What becomes of a version that was taken back."""
+        meta, change = self._observed.pool.metadata, self._status.rollout
+        command = f"kubectl -n {meta.namespace} annotate --overwrite ipool {meta.name}"
+        command = f'{command} {names.ANNOTATION_RETRY}="$(date)"'
+        if change is not None and change.retry_time is not None:
+            return f"It is tried again at {format_time(change.retry_time)}, or at once with: {command}"
+        return f"Publish a version that works, pin the one that is served, or have it tried again with: {command}"
 
     def _steady_conditions(self, revision: str, target: VersionView, complete: bool, was_complete: bool) -> None:
         view = self._observed.find(revision)
@@ -175,14 +210,13 @@ class StatusDraft:
             self._conditions.set(ConditionType.DEGRADED, True, Reason.MODEL_LOAD_FAILED, message)
             self._conditions.kstatus(ConditionType.STALLED, Reason.MODEL_LOAD_FAILED, message)
             self._phase("Failed", Reason.MODEL_LOAD_FAILED)
-        elif (found := trouble.problem(pods, revision)) is not None:
-            reason, message = found
-            self._conditions.set(ConditionType.DEGRADED, self._ready > 0, reason, f"{loaded}; {message}")
+        elif (found := trouble.problem(self._observed, revision)) is not None:
+            message = f"{loaded}; {found.message}"
+            self._conditions.set(ConditionType.DEGRADED, self._ready > 0, found.reason, message)
             # A node may become free or be added: that is waiting, for every kind of ours.
-            waits = reason is Reason.UNSCHEDULABLE
-            true = ConditionType.RECONCILING if waits else ConditionType.STALLED
-            self._conditions.kstatus(true, reason, f"{loaded}; {message}")
-            self._phase("Starting" if not was_complete else "Degraded", reason)
+            true = ConditionType.RECONCILING if found.waits else ConditionType.STALLED
+            self._conditions.kstatus(true, found.reason, message)
+            self._phase("Starting" if not was_complete else "Degraded", found.reason)
         elif self._ready >= self._wanted:
             # The way back from a change that was given up: pods of the other revision hold the traffic so long.
             self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLING_OUT)

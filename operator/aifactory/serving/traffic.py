@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import Enum
 
 from aifactory.api import names
@@ -9,22 +10,41 @@ from aifactory.api.inferencepool import InferencePool, InferencePoolStatus
 from aifactory.engine.podspec import Json
 from aifactory.serving.objects import metadata, selector
 
+_MAX_REQUEST = 64
+"""Characters of a request that are remembered."""
+
 
 class Course(Enum):
     """What is to be done about the wanted revision."""
 
     STEADY = "it takes the traffic, or is the first one"
-    HELD_BACK = "it has failed before, and nothing has changed since"
+    HELD_BACK = "it was taken back, and nothing has changed since"
+    RETRY = "it was taken back, and gets another chance now"
     ROLL_OUT = "it comes up beside the one that takes the traffic"
 
 
-def course(status: InferencePoolStatus, revision: str) -> Course:
-    """What is to be done about the wanted revision."""
-    if stable_revision(status) in ("", revision):
+def course(pool: InferencePool, revision: str, *, remains: bool, now: datetime) -> Course:
+    """What is to be done about the wanted revision.
+
+    Args:
+        pool: as it stands.
+        revision: the wanted one.
+        remains: something of it is there, be it of an earlier try that is still being removed.
+        now: the time, in UTC.
+    """
+    rollout = pool.status.rollout
+    if stable_revision(pool.status) in ("", revision):
         return Course.STEADY
-    if status.rollout is not None and status.rollout.failed_revision == revision:
-        return Course.HELD_BACK
-    return Course.ROLL_OUT
+    if rollout is None or rollout.phase != "Failed" or rollout.failed_revision != revision:
+        return Course.ROLL_OUT
+    asked = retry_request(pool) not in ("", pool.status.retried)
+    due = rollout.retry_time is not None and now >= rollout.retry_time
+    return Course.RETRY if (asked or due) and not remains else Course.HELD_BACK
+
+
+def retry_request(pool: InferencePool) -> str:
+    """What somebody has written to have a version tried again; each new value counts once."""
+    return pool.metadata.annotations.get(names.ANNOTATION_RETRY, "")[:_MAX_REQUEST]
 
 
 def stable_revision(status: InferencePoolStatus) -> str:

@@ -71,7 +71,7 @@ class Pod:
     revision: str
     ready: bool = False
     terminating: bool = False
-    trouble: dict[str, str] = field(default_factory=dict)
+    trouble: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -81,6 +81,7 @@ class Deployment:
     child: Applied
     revision: str
     wanted: int
+    refusal: str = ""
 
 
 @dataclass
@@ -138,6 +139,7 @@ class World:
                     deployment.wanted,
                     replicas=len(pods),
                     ready=sum(pod.ready for pod in pods),
+                    refusal=deployment.refusal,
                 )
             )
         return Observed(

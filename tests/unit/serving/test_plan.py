@@ -175,7 +175,12 @@ PROBLEMS = [
         "no secret",
         id="config",
     ),
-    pytest.param({"unschedulable": "no GPU"}, "Unschedulable", "no GPU; free nodes or GPUs", id="node"),
+    pytest.param(
+        {"unschedulable": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu"},
+        "Unschedulable",
+        "nvidia.com/gpu; free nodes or GPUs",
+        id="node",
+    ),
     pytest.param(
         {"load_error": "StoreUnavailable: timeout"}, "ModelLoadFailed", "StoreUnavailable: timeout", id="store"
     ),

@@ -1,0 +1,224 @@
+"""What keeps a pool's pods away: whose words are told, with which way out, and that it goes when it is mended."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from aifactory.kube import podstate
+from aifactory.kube.objects import Deployment, Pod, decoder
+from aifactory.kube.podstate import Crash
+from aifactory.serving.domain import revision_view
+from tests.unit.serving.builders import World, conditions, message, pool, serving
+
+QUOTA = 'FailedCreate: pods "chat-v1-x-y" is forbidden: exceeded quota: team, requested: requests.cpu=1, used: 0'
+REFUSALS = [
+    pytest.param(QUOTA, "Reconciling", "QuotaExceeded", "raise the quota or ask for less", id="quota"),
+    pytest.param(
+        'FailedCreate: pods "x" is forbidden: failed quota: team: must specify limits.memory',
+        "Stalled",
+        "PodRejected",
+        "write them into spec.template",
+        id="quota that asks for limits",
+    ),
+    pytest.param(
+        'FailedCreate: pods "x" is forbidden: violates PodSecurity "restricted:latest": host namespaces',
+        "Stalled",
+        "PodRejected",
+        "take what it names out of spec.template",
+        id="pod security",
+    ),
+    pytest.param(
+        'FailedCreate: pods "x" is forbidden: error looking up service account ns/bot: serviceaccount "bot" not found',
+        "Stalled",
+        "PodRejected",
+        "create the ServiceAccount",
+        id="service account",
+    ),
+    pytest.param(
+        'FailedCreate: pods "x" is forbidden: no PriorityClass with name high was found',
+        "Stalled",
+        "PodRejected",
+        "create the PriorityClass",
+        id="priority class",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "kind", "reason", "advice"), REFUSALS)
+def test_pods_that_can_not_be_made_are_told_and_forgotten(words: str, kind: str, reason: str, advice: str) -> None:
+    world = World(pool())
+    world.publish(1)
+    world.settle()
+    (deployment,) = world.deployments.values()
+    deployment.refusal = words
+    world.settle()
+    assert conditions(world.status)[kind] == ("True", reason)
+    assert (world.status.phase, world.status.reason) == ("Starting", reason)
+    for part in (f"no pod of Deployment {deployment.child.name} can be made", words, advice):
+        assert part in message(world.status)
+    deployment.refusal = ""
+    world.roll_out()
+    assert (world.status.phase, conditions(world.status)["Stalled"][0]) == ("Serving", "False")
+
+
+def test_a_candidate_whose_pods_can_not_be_made_says_so_and_the_stable_ones_serve() -> None:
+    world = serving(1)
+    world.publish(2)
+    world.settle()
+    next(found for found in world.deployments.values() if found.revision == world.revision(2)).refusal = QUOTA
+    world.settle()
+    assert (world.status.phase, world.status.reason) == ("RollingOut", "QuotaExceeded")
+    assert "exceeded quota: team" in message(world.status)
+    assert conditions(world.status)["Available"][0] == "True"
+
+
+@pytest.mark.parametrize(
+    ("crash", "words"),
+    [
+        (
+            Crash("triton", 1, "Error", "unrecognized option --no-such-flag"),
+            "last with exit code 1: unrecognized option --no-such-flag; read more with kubectl -n ns logs ",
+        ),
+        (
+            Crash("triton", 137, "OOMKilled"),
+            "exit code 137, OOMKilled; raise resources.limits.memory of container triton",
+        ),
+        (Crash("proxy", 0, "Completed"), "container proxy of pod "),
+    ],
+)
+def test_a_container_that_crashes_is_told_with_its_last_words(crash: Crash, words: str) -> None:
+    world = World(pool(replicas=1))
+    world.publish(1)
+    world.settle()
+    world.pods[0].trouble = {"crash": crash}
+    world.settle()
+    assert conditions(world.status)["Stalled"] == ("True", "CrashLoop")
+    assert words in message(world.status)
+    assert world.pods[0].name in message(world.status)
+    world.pods[0].trouble = {}
+    world.load()
+    assert world.status.phase == "Serving"
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("pod has unbound immediate PersistentVolumeClaims", "create the claim, or give it a storage class"),
+        ('persistentvolumeclaim "aifactory-models" not found', "create the claim"),
+        ("1 node(s) didn't match Pod's node affinity/selector", "label a node as nodeSelector"),
+        ("1 node(s) had untolerated taint {gpu: true}", "free nodes or GPUs, or tolerate the taint"),
+        ("1 node(s) had volume node affinity conflict", "the volume lies where no such node is"),
+        ("something new", "correct spec.template"),
+    ],
+)
+def test_a_pod_without_a_node_is_advised_by_the_schedulers_words(words: str, advice: str) -> None:
+    world = World(pool(replicas=1))
+    world.publish(1)
+    world.settle()
+    world.pods[0].trouble = {"unschedulable": words}
+    world.settle()
+    assert conditions(world.status)["Reconciling"] == ("True", "Unschedulable")
+    assert f"{words}; {advice}" in message(world.status)
+
+
+def test_a_scheduler_that_does_not_exist_is_named() -> None:
+    world = World(pool(replicas=1, template={"spec": {"schedulerName": "volcano"}}))
+    world.publish(1)
+    world.settle()
+    world.pods[0].trouble = {"overlooked": True}
+    world.settle()
+    assert conditions(world.status)["Reconciling"] == ("True", "Unschedulable")
+    assert "waits for scheduler volcano: start it, or correct schedulerName" in message(world.status)
+
+
+def test_the_default_scheduler_is_given_its_moment() -> None:
+    world = World(pool(replicas=1))
+    world.publish(1)
+    world.settle()
+    world.pods[0].trouble = {"overlooked": True}
+    world.settle()
+    assert world.status.reason == "Starting"
+
+
+def test_a_pod_that_its_node_refuses_is_told() -> None:
+    world = World(pool(replicas=1))
+    world.publish(1)
+    world.settle()
+    world.pods[0].trouble = {"refused_by_node": "UnexpectedAdmissionError: no such device", "node": "gpu-3"}
+    world.settle()
+    assert "node gpu-3 refused pod " in message(world.status)
+    assert "UnexpectedAdmissionError: no such device" in message(world.status)
+
+
+# --- What is read of Kubernetes' objects ---
+
+
+def pod(phase: str = "Running", **status: Any) -> Pod:
+    body = {"metadata": {"name": "a", "namespace": "ns"}, "spec": {}, "status": {"phase": phase, **status}}
+    return decoder(Pod)(json.dumps(body).encode())
+
+
+def container(state: dict[str, Any], last: dict[str, Any], restarts: int, name: str = "triton") -> dict[str, Any]:
+    return {"name": name, "state": state, "lastState": last, "restartCount": restarts}
+
+
+ENDED = {"terminated": {"exitCode": 1, "reason": "Error", "message": "loading\nno such flag\n\n"}}
+BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container"}}
+CRASH = Crash("triton", 1, "Error", "no such flag")
+
+
+@pytest.mark.parametrize(
+    ("state", "last", "restarts", "found"),
+    [
+        pytest.param(BACK_OFF, ENDED, 1, True, id="it is held back"),
+        pytest.param({"running": {}}, ENDED, 1, False, id="it runs again"),
+        pytest.param({"running": {}}, ENDED, 2, True, id="it runs again, for a moment"),
+        pytest.param(ENDED, ENDED, 2, True, id="it has just ended"),
+        pytest.param(ENDED, {}, 0, False, id="the first time"),
+        pytest.param({"terminated": {"exitCode": 0}}, ENDED, 3, False, id="an init container that has made it"),
+        pytest.param({"running": {}}, {}, 0, False, id="all is well"),
+    ],
+)
+def test_which_container_crashes(state: Any, last: Any, restarts: int, found: bool) -> None:
+    for where in ("containerStatuses", "initContainerStatuses"):
+        crash = podstate.crash(pod(**{where: [container(state, last, restarts)]}))
+        assert (crash is not None) is found
+        if crash is not None:
+            assert (crash.container, crash.exit_code, crash.words) == ("triton", 1, "no such flag")
+            assert crash.restarts == restarts
+
+
+def test_a_pod_that_nobody_has_scheduled() -> None:
+    assert podstate.is_overlooked(pod("Pending"))
+    assert not podstate.is_overlooked(pod("Pending", conditions=[{"type": "PodScheduled", "status": "False"}]))
+    assert not podstate.is_overlooked(pod("Running"))
+
+
+def test_a_pod_that_its_node_ended() -> None:
+    found = podstate.refused_by_node(pod("Failed", reason="OutOfcpu", message="Node didn't have enough resource"))
+    assert (found.reason, found.message) == ("OutOfcpu", "Node didn't have enough resource")
+    assert not podstate.refused_by_node(pod("Failed")), "its containers have ended, which is told of them"
+    assert not podstate.refused_by_node(pod("Running", reason="x"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "refusal"),
+    [
+        (
+            {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: team"},
+            "FailedCreate: exceeded quota: team",
+        ),
+        (
+            {"type": "Progressing", "status": "False", "reason": "ReplicaSetCreateError", "message": "forbidden"},
+            "ReplicaSetCreateError: forbidden",
+        ),
+        ({"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "late"}, ""),
+        ({"type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable", "message": "no"}, ""),
+    ],
+)
+def test_a_deployment_that_can_make_no_pods(entry: dict[str, str], refusal: str) -> None:
+    body = {"metadata": {"name": "a", "namespace": "ns"}, "status": {"replicas": 0, "conditions": [entry]}}
+    assert revision_view(decoder(Deployment)(json.dumps(body).encode())).refusal == refusal
