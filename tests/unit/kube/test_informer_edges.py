@@ -200,6 +200,16 @@ def test_a_refresh_brings_the_store_to_what_the_server_holds() -> None:
     run(main)
 
 
+def test_who_drops_what_a_list_did_not_hold_learns_how_much_that_was() -> None:
+    async def main() -> int:
+        store: Store[Pod] = Store()
+        for number in range(5):
+            store.put(decoder(Pod)(msgspec.json.encode(pod(f"p{number}", number + 1))))
+        return await drop_missing(store, {"p0-uid", "p4-uid"}, "4")
+
+    assert run(main) == 3
+
+
 async def turns(work: Coroutine[Any, Any, object], each: Callable[[], object] = lambda: None) -> int:
     """How often others had their turn before some work was done; no time may pass."""
     task, count, started = asyncio.create_task(work), 0, asyncio.get_running_loop().time()

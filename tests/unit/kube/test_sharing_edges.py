@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from aifactory.kube import sharing
-from aifactory.kube.objects import Pod, decoder
+from aifactory.kube.objects import AppliedMetadata, Pod, decoder
 
 decode = decoder(Pod)
 RUNS = {"state": {"running": {}}}
@@ -46,3 +46,11 @@ def test_conditions_with_words_are_not_remembered() -> None:
     assert remembered(conditions=[ready]) == 1
     assert remembered(conditions=[ready, waits]) == 0
     assert remembered() == 0, "nothing said is nothing to share"
+
+
+def test_children_that_are_applied_share_as_the_others_do() -> None:
+    def metadata() -> AppliedMetadata:
+        owner = {"kind": "InferencePool", "name": "chat", "uid": "u", "controller": True}
+        return decoder(AppliedMetadata)(msgspec.json.encode({"name": "a", "ownerReferences": [owner]}))
+
+    assert metadata().owner_references is metadata().owner_references
