@@ -162,10 +162,11 @@ medians.
 
 {sides}
 
-Half-way states may wait 1.8 s for what else changes soon, and longer while the API server takes more than 30 ms for a
-write (docs/architecture.md); that is part of *status behind pods*. On a machine this small both sides wait for the API
-server most of the time, and the status waits with them: a burst like this is the one case in which a status may be more
-than two seconds old.
+Half-way states may wait 1.8 s for what else changes soon, and up to 30 s while the API server takes more than 30 ms for
+a write (docs/architecture.md); that is part of *status behind pods*. On a machine this small both sides wait for the
+API server most of the time, and the status waits with them: a burst like this is the one case in which a status may be
+more than two seconds old. What grows on a slower machine is the number of writes: where pods take longer than half a
+minute to run, each job tells of its waiting pods once, so a job takes up to one write more.
 
 {pictures}
 

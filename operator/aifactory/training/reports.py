@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import zlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -80,13 +81,21 @@ class ReportingPod:
     attempt: int
 
 
+def _share(job_uid: str) -> float:
+    """A number from 0 to 1 that is always the same for a job."""
+    return zlib.crc32(job_uid.encode()) / 2**32
+
+
 class ProgressBook:
     """The newest report of each job, by the job's UID, and when the job is to be looked at for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: Callable[[str], float] = _share) -> None:
         self._reports: dict[str, ProgressReport] = {}
         self._due: dict[str, float] = {}
         """When each job was or will be woken last, in seconds of the monotonic clock."""
+        self._first: set[str] = set()
+        """Jobs that have been woken once and have no place in the interval yet."""
+        self._share = share
 
     def get(self, job_uid: str) -> ProgressReport | None:
         """The newest report, if there was one."""
@@ -96,18 +105,25 @@ class ProgressBook:
         """The job is gone."""
         self._reports.pop(job_uid, None)
         self._due.pop(job_uid, None)
+        self._first.discard(job_uid)
 
     def wake_after(self, job_uid: str, now: float) -> float:
         """Seconds until the job is to be looked at for its newest report; it is taken for granted that it then is.
 
         At once for the first report of an attempt and for a finished one; for the others once in the interval in which
-        a status may be written. `now` is monotonic.
+        a status may be written. After a start everybody's first report comes within seconds; so that not all are
+        written together from then on, the second wake-up waits for the job's own place in the interval.
+
+        `now` is monotonic.
         """
         due = self._due.get(job_uid)
         if due is None:
             due = now
+            self._first.add(job_uid)
         elif due <= now:
-            due = max(now, due + WRITE_INTERVAL_SECONDS)
+            place = self._share(job_uid) if job_uid in self._first else 0.0
+            self._first.discard(job_uid)
+            due = max(now, due + WRITE_INTERVAL_SECONDS * (1.0 + place))
         self._due[job_uid] = due
         return due - now
 

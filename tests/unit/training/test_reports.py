@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -132,7 +133,7 @@ async def test_a_number_too_large_for_a_float_is_refused() -> None:
 
 
 async def test_a_job_is_woken_when_its_status_may_be_written_not_for_each_report() -> None:
-    book = ProgressBook()
+    book = ProgressBook(share=lambda _: 0.0)
 
     def report(at: float, step: int = 1, attempt: int = 0) -> float:
         assert book.record("job-uid", attempt, ReportBody(step=step, total_steps=100), NOW + timedelta(seconds=at))
@@ -148,8 +149,22 @@ async def test_a_job_is_woken_when_its_status_may_be_written_not_for_each_report
     assert report(61) == 0
 
 
+async def test_jobs_that_begin_together_do_not_stay_together() -> None:
+    """After a start a thousand jobs report within two seconds: written together they would be a herd each time."""
+    book, woken = ProgressBook(), []
+    for second in range(60):
+        for number in range(200):
+            uid = f"uid-{number}"
+            assert book.record(uid, 0, ReportBody(step=second), NOW)
+            if (after := book.wake_after(uid, float(second))) <= 1:
+                woken.append(int(second + after))
+    later = Counter(second for second in woken if 25 <= second < 55)
+    assert max(later.values()) <= 45, "20 a second and what chance makes of it"
+    assert len(later) == 30
+
+
 async def test_after_a_long_silence_the_next_report_is_told_at_once() -> None:
-    book = ProgressBook()
+    book = ProgressBook(share=lambda _: 0.0)
     for at, after in ((0.0, 0.0), (100.0, 0.0), (102.0, 8.0)):
         assert book.record("job-uid", 0, ReportBody(step=int(at)), NOW)
         assert book.wake_after("job-uid", at) == after
