@@ -14,6 +14,6 @@ from aifactory_trainer.checkpoint import CheckpointError
 from aifactory_trainer.distributed import World, start
 from aifactory_trainer.errors import give_up
 from aifactory_trainer.export import export_causal_lm, export_torch
-from aifactory_trainer.run import Run
+from aifactory_trainer.run import NotFiniteError, Run
 
-__all__ = ["CheckpointError", "Run", "World", "export_causal_lm", "export_torch", "give_up", "start"]
+__all__ = ["CheckpointError", "NotFiniteError", "Run", "World", "export_causal_lm", "export_torch", "give_up", "start"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_CHECKPOINT_SECONDS = 300.0
+TORCHRUN_GRACE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Environment:
         progress_url: where progress goes; None: nowhere.
         token_file: the bearer token for it; read anew for each report, because it is rotated.
         checkpoint_seconds: time between checkpoints.
+        grace_seconds: time from SIGTERM to SIGKILL; None where nobody says it.
     """
 
     checkpoints: Path
@@ -33,6 +35,7 @@ class Environment:
     progress_url: str | None
     token_file: Path | None
     checkpoint_seconds: float
+    grace_seconds: float | None = None
 
     @classmethod
     def read(cls, env: Mapping[str, str] = os.environ) -> Environment:
@@ -49,7 +52,24 @@ class Environment:
             progress_url=env.get("AIFACTORY_PROGRESS_URL") or None,
             token_file=Path(token_file) if token_file else None,
             checkpoint_seconds=_number(env, "AIFACTORY_CHECKPOINT_INTERVAL", DEFAULT_CHECKPOINT_SECONDS),
+            grace_seconds=_grace(env),
         )
+
+
+def _grace(env: Mapping[str, str]) -> float | None:
+    """The shorter of what the pod has (AIFACTORY_GRACE) and what torchrun gives its workers before it kills them.
+
+    torchrun: `--shutdown-timeout`, which is PET_SHUTDOWN_TIMEOUT, else TORCH_ELASTIC_SHUTDOWN_TIMEOUT, else 30 s
+    (torch/distributed/run.py and launcher/api.py); it sets TORCHELASTIC_RUN_ID for its workers. Without torchrun and
+    AIFACTORY_GRACE the time is not known: the pod's may be any.
+    """
+    known = []
+    if env.get("AIFACTORY_GRACE"):
+        known.append(_number(env, "AIFACTORY_GRACE", 0))
+    if env.get("TORCHELASTIC_RUN_ID"):
+        default = _number(env, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", TORCHRUN_GRACE_SECONDS)
+        known.append(_number(env, "PET_SHUTDOWN_TIMEOUT", default))
+    return min(known, default=None)
 
 
 def _number(env: Mapping[str, str], name: str, default: float) -> float:

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from aifactory_trainer import Run, World, corpus, errors, export_causal_lm, give_up, start
+from aifactory_trainer import NotFiniteError, Run, World, corpus, errors, export_causal_lm, give_up, start
 from aifactory_trainer.model import END_OF_TEXT, GPT, GPTConfig, generate
 
 log = logging.getLogger("aifactory")
@@ -261,7 +261,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     world = start()
     if world.rank != 0:
         log.setLevel(logging.WARNING)
-    train(settings, world)
+    try:
+        train(settings, world)
+    except NotFiniteError as error:
+        give_up(f"{error}. A restart would end the same, use a smaller --learning-rate")
 
 
 def leave() -> NoReturn:

@@ -33,6 +33,8 @@ INTERVAL_SECONDS = 2.0
 TIMEOUT_SECONDS = 3.0
 _REDIRECTS = 3
 _RETRY_SECONDS = 0.3
+_METRICS = 32
+_METRIC_NAME = 64
 _TEMPORARY = frozenset({429, 500, 502, 503, 504})
 
 
@@ -56,15 +58,22 @@ class Report:
     checkpoint: tuple[int, str] | None = None
     resumed_from: int | None = None
 
+    def number(self, name: str) -> float | None:
+        """A metric as a number, if it is one; it may be NaN."""
+        try:
+            return float(self.metrics[name])
+        except (KeyError, TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several elements
+            return None
+
     def numbers(self) -> dict[str, float]:
-        """The metrics that are finite numbers: JSON knows no others, and one bad metric must not cost the report."""
-        found = {}
-        for name, value in self.metrics.items():
-            try:
-                number = float(value)
-            except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several elements
-                continue
-            if math.isfinite(number):
+        """The metrics that the operator takes; one that it does not take must not cost the report.
+
+        JSON knows finite numbers only, and the operator takes 32 of them, with names of up to 64 characters.
+        """
+        found: dict[str, float] = {}
+        for name in self.metrics:
+            number = self.number(name)
+            if number is not None and math.isfinite(number) and len(name) <= _METRIC_NAME and len(found) < _METRICS:
                 found[name] = number
         return found
 

@@ -6,14 +6,18 @@ What always holds:
 - Rank 0 reads and writes checkpoints and hands the bytes to the others, so all ranks resume from the same step by
   construction, also where they do not share a file system.
 - Decisions (checkpoint now, stop now) are taken together at the end of a step, so no rank is a step ahead.
-- SIGTERM ends the run after the step under way, with a checkpoint of it on the disk, on every rank.
-- Progress and checkpoint trouble is logged and never ends the training.
+- SIGTERM ends the run after the step under way, with a checkpoint of it on the disk, on every rank. One that would not
+  be done before SIGKILL is not begun, and the run says so.
+- A state with NaN or infinity in it is not written: the last good checkpoint stays, and the run ends on every rank.
+- Other trouble with progress and checkpoints is logged and reported, and never ends the training.
 """
 
 from __future__ import annotations
 
 import atexit
 import logging
+import math
+import os
 import signal
 import sys
 import threading
@@ -34,7 +38,15 @@ from aifactory_trainer.state import Stateful
 
 log = logging.getLogger("aifactory")
 
+CHECKPOINT_FAILED = "checkpoint_failed"
+"""Metric: how many saves in a row were not written. It is reported only while there are any."""
 _LAST_REPORT_SECONDS = 2.0
+_LEAVING_SECONDS = 1.0
+"""What is kept of the time before SIGKILL for the end itself."""
+
+
+class NotFiniteError(ArithmeticError):
+    """The state holds NaN or infinity; the message says where, and which checkpoint is the last good one."""
 
 
 class Run:
@@ -81,7 +93,12 @@ class Run:
         states.check_storable({**self._objects, **self._per_rank})
         self._group = Group()
         self._store = CheckpointStore(self._env.checkpoints, keep)
-        self._stop_asked = False
+        self._stop_asked: float | None = None
+        """When SIGTERM came, in monotonic seconds."""
+        self._save_seconds = 0.0
+        """How long the last save took; rank 0 only."""
+        self._saves_failed = 0
+        self._warned_slow = False
         self._total: int | None = None
         self._metrics: dict[str, SupportsFloat] = {}
         self._speed = Speed()
@@ -103,6 +120,7 @@ class Run:
 
         Raises:
             SystemExit: with code 143, after SIGTERM and a checkpoint.
+            NotFiniteError: on every rank, when a checkpoint was due and the state holds NaN or infinity.
         """
         self._total = total
         self._send()
@@ -125,12 +143,10 @@ class Run:
             tokens: tokens (or samples) that all ranks together worked on since the last call.
             metrics: numbers or one-element tensors. A tensor is read later and elsewhere, so a GPU is not waited for.
         """
-        if self._group.rank != 0:
-            return
-        if tokens is not None:
-            self._tokens_per_second = self._speed.add(tokens, time.monotonic())
         for name, value in metrics.items():
             self._metrics[name] = value.detach() if isinstance(value, torch.Tensor) else value
+        if tokens is not None and self._group.rank == 0:
+            self._tokens_per_second = self._speed.add(tokens, time.monotonic())
         self._send()
 
     def flush(self) -> None:
@@ -147,13 +163,35 @@ class Run:
         """After each step: decide together whether to write a checkpoint and whether to stop."""
         due = self.step == self._total or (self._every is not None and self.step % self._every == 0)
         old = self._group.rank == 0 and time.monotonic() - self._checkpoint_time >= self._seconds
-        stopper, save = self._group.maximum(self._group.rank + 1 if self._stop_asked else 0, int(due or old))
-        if stopper or save:
+        stopper, save, late, takes = self._group.maximum(
+            self._group.rank + 1 if self._stop_asked is not None else 0,
+            int(due or old),
+            -_milliseconds(self._seconds_left()),
+            _milliseconds(self._save_seconds),
+        )
+        if not stopper:
+            if save:
+                self._save()
+            return
+        left = -late / 1000
+        lost = ""
+        if takes and takes / 1000 + _LEAVING_SECONDS > left:
+            lost = (
+                f"; a checkpoint of it was not begun: the last took {takes / 1000:.0f} s, there are {left:.0f} s left"
+            )
+        else:
             self._save()
-        if stopper:
-            self._leave(stopper - 1)
+        self._leave(stopper - 1, lost)
+
+    def _seconds_left(self) -> float:
+        """Until SIGKILL, as far as this process knows."""
+        if self._stop_asked is None or self._env.grace_seconds is None:
+            return _FOR_EVER
+        return self._env.grace_seconds - (time.monotonic() - self._stop_asked)
 
     def _save(self) -> None:
+        started = time.monotonic()
+        self._check_finite()
         own = {"random": states.collect_random(), "objects": states.collect(self._per_rank)}
         per_rank = self._group.gather(states.encode(own))
         self._checkpoint_time = time.monotonic()
@@ -161,14 +199,50 @@ class Run:
             return
         shared = states.collect(self._objects)
         state = {"step": self.step, "shared": shared, "ranks": [states.decode(data) for data in per_rank]}
+        loss = self._loss()
         try:
+            if loss is not None and not math.isfinite(loss):
+                raise OSError(f"the loss is {loss}, so the weights may be worth nothing")
             path = self._store.save(self.step, state)
         except OSError as error:
+            self._saves_failed += 1
             log.warning("the checkpoint of step %d was not written, training goes on: %s", self.step, error)
-            return
-        log.info("checkpoint %s written in %.1f s", path, time.monotonic() - self._checkpoint_time)
-        self._checkpoint = (self.step, f"{path.parent.name}/{path.name}")
+        else:
+            self._saves_failed = 0
+            self._save_seconds = time.monotonic() - started
+            self._checkpoint = (self.step, f"{path.parent.name}/{path.name}")
+            log.info("checkpoint %s written in %.1f s", path, self._save_seconds)
+            self._warn_if_slow()
         self._send()
+
+    def _check_finite(self) -> None:
+        """Before a save only: to look at all numbers takes a fraction of the time that writing them takes."""
+        bad = states.not_finite(self._objects)
+        (rank,) = self._group.maximum(self._group.rank + 1 if bad else 0)
+        if rank:
+            where = states.some(bad) if bad else f"see rank {rank - 1}"
+            raise NotFiniteError(
+                f"the state after step {self.step} holds NaN or infinity and is not saved: {where}; {self._newest()}"
+            )
+
+    def _loss(self) -> float | None:
+        """The newest figure named `loss`; waits for the GPU where it is a tensor there."""
+        return Report(step=0, metrics=self._metrics).number("loss")
+
+    def _newest(self) -> str:
+        return f"the last checkpoint is {self._checkpoint[1]}" if self._checkpoint else "there is no checkpoint"
+
+    def _warn_if_slow(self) -> None:
+        grace = self._env.grace_seconds
+        if grace is not None and self._save_seconds + _LEAVING_SECONDS > grace and not self._warned_slow:
+            self._warned_slow = True
+            log.warning(
+                "a checkpoint takes %.0f s, but %.0f s after SIGTERM this process is killed: when its pod is asked to "
+                "end, the steps since the last checkpoint are lost. Raise terminationGracePeriodSeconds%s",
+                self._save_seconds,
+                grace,
+                " and PET_SHUTDOWN_TIMEOUT" if "TORCHELASTIC_RUN_ID" in os.environ else "",
+            )
 
     def _resume(self) -> None:
         data: bytes | None = None
@@ -209,15 +283,15 @@ class Run:
         return signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
-        self._stop_asked = True
+        if self._stop_asked is None:
+            self._stop_asked = time.monotonic()
 
-    def _leave(self, by: int) -> NoReturn:
+    def _leave(self, by: int, lost: str) -> NoReturn:
         """End on every rank, once the checkpoint is on the disk. The code is never 0: the job is not done."""
         self._group.barrier()
-        message = f"stopped at step {self.step} of {self._total}: rank {by} was asked to end (SIGTERM)"
+        message = f"stopped at step {self.step} of {self._total}: rank {by} was asked to end (SIGTERM){lost}"
         if self._group.rank == 0:
-            kept = f"checkpoint {self._checkpoint[1]}" if self._checkpoint else "no checkpoint"
-            print(f"{message}; {kept}", file=sys.stderr, flush=True)
+            print(f"{message}; {self._newest()}", file=sys.stderr, flush=True)
         self.flush()
         errors.record(f"Terminated: {message}", code=errors.TERMINATED)
         raise SystemExit(errors.TERMINATED)
@@ -231,12 +305,20 @@ class Run:
 
     def _send(self) -> None:
         if self._reporter is not None:
+            failed = {CHECKPOINT_FAILED: self._saves_failed} if self._saves_failed else {}
             report = Report(
                 step=self.step,
                 total_steps=self._total,
                 tokens_per_second=self._tokens_per_second,
-                metrics=dict(self._metrics),
+                metrics={**failed, **self._metrics},
                 checkpoint=self._checkpoint,
                 resumed_from=self.resumed_from,
             )
             self._reporter.submit(report)
+
+
+_FOR_EVER = 1e9
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)

@@ -50,7 +50,7 @@ def test_two_ranks_agree_without_a_shared_file_system(pod: Pod) -> None:
     script = pod.script(SCRIPT)
     tests = str(Path(__file__).parent)
     output = pod.run(*TORCHRUN, script, expect=1, TESTS=tests, STEPS="1000", STOP="1")
-    assert "stopped at step 120 of 1000: rank 1 was asked to end (SIGTERM); checkpoint" in output
+    assert "stopped at step 120 of 1000: rank 1 was asked to end (SIGTERM); the last checkpoint is" in output
     assert pod.termination_message()["errorCode"] == 143
 
     assert sorted(path.name for path in (pod.root / "checkpoints-0").iterdir()) == ["step-100", "step-120", "step-50"]
@@ -62,6 +62,18 @@ def test_two_ranks_agree_without_a_shared_file_system(pod: Pod) -> None:
         assert f"rank {rank} ends at 150 with {rank * 1000 + 150}" in output
     numbers = {line.rpartition(" ")[2] for line in output.splitlines() if "and random" in line}
     assert len(numbers) == 2, "each rank has its own random generator back"
+
+
+def test_a_rank_that_is_not_finite_ends_all_of_them(pod: Pod) -> None:
+    script = pod.script(
+        "import torch\nfrom aifactory_trainer import Run, start\nworld = start()\nmodel = torch.nn.Linear(2, 2)\n"
+        "for step in Run(model=model, checkpoint_every=10).steps(100):\n"
+        "    if step == 15 and world.rank == 1:\n        model.bias.data.fill_(float('nan'))\n"
+    )
+    output = pod.run(*TORCHRUN, script, expect=1)
+    assert "the state after step 20 holds NaN or infinity and is not saved: see rank 1" in output
+    assert "is not saved: model.bias" in output
+    assert pod.steps_saved() == [10]
 
 
 def test_a_dead_rank_ends_the_others_soon(pod: Pod) -> None:

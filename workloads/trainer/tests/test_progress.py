@@ -67,6 +67,11 @@ def test_a_metric_that_is_no_number_is_left_out() -> None:
     )
 
 
+def test_more_metrics_than_the_operator_takes_cost_no_report() -> None:
+    metrics = {"x" * 65: 1.0, **{f"m{number}": number for number in range(40)}}
+    assert list(Report(step=1, metrics=metrics).numbers()) == [f"m{number}" for number in range(32)]
+
+
 def test_the_token_is_read_for_each_report(receiver: Receiver, token: Path) -> None:
     reporter = Reporter(receiver.url, token, interval=0.01)
     reporter.submit(Report(step=1))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from aifactory_trainer import CheckpointError, Run
+from aifactory_trainer import CheckpointError, NotFiniteError, Run
 from aifactory_trainer.environment import Environment
 from conftest import ROOT, Pod, Receiver
 from test_state import Position
@@ -104,6 +106,93 @@ def test_training_goes_on_when_a_checkpoint_can_not_be_written(
     assert "the checkpoint of step 3 was not written, training goes on" in caplog.text
 
 
+def test_a_save_that_failed_is_reported_until_one_succeeds(environment: Environment, receiver: Receiver) -> None:
+    environment.checkpoints.write_text("a file is in the way")
+    trainer = Trainer(replace(environment, progress_url=receiver.url))
+    for step, _ in enumerate(trainer.steps(10)):
+        if step == 7:
+            trainer.run.flush()
+            assert receiver.reports[-1]["metrics"] == {"checkpoint_failed": 2}
+            assert "checkpoint" not in receiver.reports[-1]
+            environment.checkpoints.unlink()
+    trainer.run.flush()
+    assert "metrics" not in receiver.reports[-1]
+    assert receiver.reports[-1]["checkpoint"]["step"] == 10
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_state_that_is_not_finite_is_not_saved_and_ends_the_run(environment: Environment, value: float) -> None:
+    """Else the next attempt would go on from it, whatever its settings are."""
+    trainer = Trainer(environment)
+
+    def train() -> None:
+        for step, _ in enumerate(trainer.steps(20)):
+            if step == 3:
+                with torch.no_grad():
+                    trainer.model[0].weight[0, 0] = value
+
+    words = r"after step 6 holds NaN or infinity and is not saved: model\.0\.weight.*; the last .* checkpoints/step-3$"
+    with pytest.raises(NotFiniteError, match=words):
+        train()
+    assert [path.name for path in environment.checkpoints.iterdir()] == ["step-3"]
+
+
+def test_with_a_loss_that_is_not_finite_nothing_is_saved(
+    environment: Environment, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Weights that are finite and worth nothing."""
+    trainer = Trainer(environment)
+    for step, _ in enumerate(trainer.steps(7)):
+        trainer.run.report(loss=torch.tensor(math.nan if 3 <= step <= 5 else 1.0))
+    assert sorted(path.name for path in environment.checkpoints.iterdir()) == ["step-3", "step-7"]
+    assert "the checkpoint of step 6 was not written, training goes on: the loss is nan" in caplog.text
+
+
+@pytest.mark.parametrize(("takes", "saved"), [(10.0, True), (25.0, True), (29.5, False), (3600.0, False)])
+def test_a_checkpoint_that_would_not_be_done_in_time_is_not_begun(
+    environment: Environment, takes: float, saved: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = Trainer(replace(environment, grace_seconds=30.0))
+
+    def train() -> None:
+        for step, _ in enumerate(trainer.steps(100)):
+            if step == 4:
+                trainer.run._save_seconds = takes
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        train()
+    assert Trainer(environment).run.resumed_from == (5 if saved else 3)
+    said = capsys.readouterr().err
+    assert ("a checkpoint of it was not begun: the last took" in said) is not saved
+    assert f"the last checkpoint is checkpoints/step-{5 if saved else 3}" in said
+
+
+def test_checkpoints_that_take_longer_than_the_grace_are_named(
+    environment: Environment, caplog: pytest.LogCaptureFixture
+) -> None:
+    list(Trainer(replace(environment, grace_seconds=0.5)).steps(10))
+    assert caplog.text.count("0 s after SIGTERM this process is killed") == 1
+    assert "Raise terminationGracePeriodSeconds" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("env", "grace"),
+    [
+        ({}, None),
+        ({"AIFACTORY_GRACE": "120"}, 120),
+        ({"TORCHELASTIC_RUN_ID": "x"}, 30),
+        ({"TORCHELASTIC_RUN_ID": "x", "AIFACTORY_GRACE": "120"}, 30),
+        ({"TORCHELASTIC_RUN_ID": "x", "AIFACTORY_GRACE": "20", "PET_SHUTDOWN_TIMEOUT": "110"}, 20),
+        ({"TORCHELASTIC_RUN_ID": "x", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "50"}, 50),
+        ({"TORCHELASTIC_RUN_ID": "x", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "50", "PET_SHUTDOWN_TIMEOUT": "60"}, 60),
+        ({"PET_SHUTDOWN_TIMEOUT": "60"}, None),
+    ],
+)
+def test_the_time_before_sigkill_is_the_shortest_known(env: dict[str, str], grace: float | None) -> None:
+    assert Environment.read(env).grace_seconds == grace
+
+
 def test_sigterm_ends_the_run_after_the_step_with_a_checkpoint(environment: Environment) -> None:
     before = signal.getsignal(signal.SIGTERM)
     trainer = Trainer(environment, every=None)
@@ -172,7 +261,10 @@ def test_the_three_lines_of_the_readme_work(pod: Pod) -> None:
     interrupted = script.replace(loop, loop + stop)
     assert interrupted != script
     output = pod.run(pod.script(interrupted), expect=143)
-    assert "stopped at step 401 of 1000: rank 0 was asked to end (SIGTERM); checkpoint checkpoints/step-401" in output
+    assert (
+        "stopped at step 401 of 1000: rank 0 was asked to end (SIGTERM); the last checkpoint is checkpoints/step-401"
+        in output
+    )
     assert pod.termination_message()["message"].startswith("Terminated: stopped at step 401")
     pod.run(pod.script(interrupted))
     assert pod.steps_saved()[-1] == 1000
