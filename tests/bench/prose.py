@@ -63,7 +63,8 @@ def _reports(f: Json) -> str:
         f"reports a second in all, each on a connection of its own and with a token of its pod: the operator uses "
         f"{f['operatorCores']} of a core and writes {f['statusWritesPerSecond']:g} statuses a second; a report is "
         f"answered after {ms['p50']} ms (p50) and {ms['p99']} ms (p99), progress in a status is {age['p50']} s (p50) "
-        f"and at most {age['max']} s old, the event loop is late by at most {f['loopLagP99Ms']:g} ms (p99)."
+        f"and at most {age['max']} s old, the event loop is late by at most {f['loopLagP99Ms']:g} ms (p99); for "
+        f"{f['waitedForCpuShare']:.0%} of the time the operator was ready to run and others had the CPU."
     )
 
 

@@ -138,8 +138,10 @@ async def _measure(journal: Journal, user: Client, operator: Operator, reporters
         known, page, sent = journal.read(), await operator.metrics(), reporters.sent
         reporters.seconds.clear()
         began, before = time.monotonic(), processes.cpu_seconds(operator.pid)
+        waited = processes.waited_seconds(operator.pid)
         await asyncio.sleep(MEASURED_SECONDS)
         seconds, used = time.monotonic() - began, processes.cpu_seconds(operator.pid) - before
+        waited = processes.waited_seconds(operator.pid) - waited
         journal.read()
         writes = [write for write in journal.writes[known:] if write.agent == OPERATOR_AGENT]
         lag = processes.lag_p99_ms(await operator.metrics(), page)
@@ -155,6 +157,7 @@ async def _measure(journal: Journal, user: Client, operator: Operator, reporters
         "reportsPerSecond": round((reporters.sent - sent) / seconds, 1),
         "reportMs": {"p50": round(percentile(ms, 0.5), 1), "p99": round(percentile(ms, 0.99), 1)},
         "operatorCores": round(used / seconds, 3),
+        "waitedForCpuShare": round(waited / seconds, 3),
         "writes": by_target(writes),
         "statusWritesPerSecond": round(len(writes) / seconds, 1),
         "loopLagP99Ms": lag,
