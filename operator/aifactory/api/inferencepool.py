@@ -129,12 +129,14 @@ class InferencePoolStatus(Status):
     url: str = ""
     """Address of the Service inside the cluster (Triton's HTTP port)."""
     version: str = ""
-    """Version that takes the traffic."""
+    """Version that was complete last. During a change pods of another one answer as well: see traffic."""
+    traffic: str = ""
+    """Which pods answer now, in words; the Service sends requests to all of them alike."""
     resolved: tuple[ResolvedModel, ...] = ()
     stable: RevisionStatus | None = None
-    """Takes the traffic."""
+    """Was complete last: takes all traffic between changes, and again after one that was taken back."""
     candidate: RevisionStatus | None = None
-    """Comes up beside it during a rollout."""
+    """Comes up beside it during a change; each of its pods answers from when it is ready."""
     rollout: RolloutStatus | None = None
     retried: str = ""
     """Value of the annotation aifactory.dev/retry that has been honoured."""

@@ -188,6 +188,7 @@ def revision_view(deployment: Deployment) -> RevisionView:
         ready=status.ready_replicas,
         terminating=meta.deletion_timestamp is not None,
         refusal=next((f"{found.reason}: {found.message}" for found in status.conditions), ""),
+        model_version=meta.annotations.get(shape.ANNOTATION_MODEL_VERSION, ""),
     )
 
 

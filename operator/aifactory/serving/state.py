@@ -81,6 +81,8 @@ class RevisionView:
     terminating: bool = False
     refusal: str = ""
     """The API server's words when it lets no pod be made."""
+    model_version: str = ""
+    """Name of the ModelVersion that its pods serve."""
 
 
 @dataclass(frozen=True, slots=True)

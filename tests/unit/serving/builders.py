@@ -15,7 +15,7 @@ from aifactory.api.reasons import ConditionType
 from aifactory.engine.apply import Applied
 from aifactory.engine.plan import Delete, Plan
 from aifactory.serving.plan import plan_pool
-from aifactory.serving.shape import image_of, revision_of
+from aifactory.serving.shape import ANNOTATION_MODEL_VERSION, image_of, revision_of
 from aifactory.serving.state import ConfigView, Observed, RevisionView, ServingPodView, Settings, VersionView
 from tests.unit.plans import bodies, patches, repairs
 
@@ -81,6 +81,7 @@ class Deployment:
     child: Applied
     revision: str
     wanted: int
+    model_version: str = ""
     refusal: str = ""
 
 
@@ -140,6 +141,7 @@ class World:
                     replicas=len(pods),
                     ready=sum(pod.ready for pod in pods),
                     refusal=deployment.refusal,
+                    model_version=deployment.model_version,
                 )
             )
         return Observed(
@@ -236,7 +238,8 @@ class World:
             self.configs[name] = ConfigView(child, labels[names.LABEL_REVISION])
         else:
             assert name not in self.deployments
-            self.deployments[name] = Deployment(child, labels[names.LABEL_REVISION], body["spec"]["replicas"])
+            served = body["metadata"]["annotations"][ANNOTATION_MODEL_VERSION]
+            self.deployments[name] = Deployment(child, labels[names.LABEL_REVISION], body["spec"]["replicas"], served)
 
     def _apply(self, body: dict[str, Any], uid: str) -> None:
         """What exists is applied again."""
