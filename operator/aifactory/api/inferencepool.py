@@ -10,6 +10,8 @@ from aifactory.api.base import CustomResource, Model, ModelName, Status, Time
 from aifactory.api.pods import PodTemplate
 from aifactory.api.rules import rule
 
+DEFAULT_REPLICAS = 1
+
 
 class PoolModel(Model):
     """Which version to serve: a number, or the newest."""
@@ -62,7 +64,7 @@ class InferencePoolSpec(Model):
     ]
     """The model to serve."""
     replicas: Annotated[int, Field(ge=0, le=10_000)] | None = None
-    """Number of serving pods (default 1; 0 scales to zero). The scale subresource: set it to be able to scale."""
+    """Number of serving pods (0 scales to zero); kubectl scale and a HorizontalPodAutoscaler set it."""
     template: PodTemplate | None = None
     """Pod settings; container `triton` is merged with ours (resources, env, image)."""
     rollout: Rollout | None = None
