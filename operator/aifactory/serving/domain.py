@@ -74,6 +74,7 @@ class Serving(Domain[InferencePool, Observed]):
             pods=tuple(self._pod_view(pod, cluster) for pod in serving_pods(deployments, cluster)),
             service=applied(service) if service is not None and owner is not None and owner.uid == meta.uid else None,
             throughput=self.book.throughput((meta.namespace, meta.name)),
+            orphans=self._left_behind(model, service, cluster),
             may_upgrade=not self._is_outdated(model) or _key(model) in self._next_in_turn(cluster),
         )
 
@@ -82,10 +83,11 @@ class Serving(Domain[InferencePool, Observed]):
 
     def refused(self, observed: Observed, errors: Sequence[WriteError], now: datetime) -> Plan[InferencePoolStatus]:
         draft = StatusDraft(observed, scaling.wanted(observed.pool.spec), now)
-        first = errors[0]
-        taken = isinstance(first.error, AlreadyExists)
-        advice = "; it does not belong to this pool: rename one of them" if taken else ""
-        draft.refused(Reason.NAME_CONFLICT if taken else Reason.POD_REJECTED, f"{first.message}{advice}")
+        taken = [error for error in errors if isinstance(error.error, AlreadyExists)]
+        if taken:
+            draft.refused(Reason.NAME_CONFLICT, _name_conflict(observed, taken))
+        else:
+            draft.refused(Reason.POD_REJECTED, errors[0].message)
         return Plan(draft.result())
 
     def probes(self, outside: Outside) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
@@ -110,6 +112,22 @@ class Serving(Domain[InferencePool, Observed]):
                 pool = (owner[1].namespace, owner[1].name)
                 found.append(ServingPod(meta.uid, pod.status.pod_ip, pool, podstate.is_ready(pod)))
         return found
+
+    def _left_behind(self, model: InferencePool, service: Service | None, cluster: Cluster) -> tuple[str, ...]:
+        """Children that were kept when an earlier pool of this name was deleted.
+
+        Its Service is always among them, so only then all others are looked for.
+        """
+        if service is None or service.metadata.controller is not None:
+            return ()
+        mine = (model.metadata.namespace, model.metadata.name)
+        return tuple(
+            f"{child.resource.kind.lower()}/{found.metadata.name}"
+            for child in (_SERVICES, _DEPLOYMENTS, _CONFIGS)
+            for found in sorted(cluster.objects(child).all(), key=lambda found: str(found.metadata.name))
+            if found.metadata.controller is None
+            and (found.metadata.namespace, found.metadata.labels.get(names.LABEL_POOL)) == mine
+        )
 
     def _pod_view(self, pod: Pod, cluster: Cluster) -> ServingPodView:
         meta = pod.metadata
@@ -195,6 +213,19 @@ def revision_view(deployment: Deployment) -> RevisionView:
 def config_view(config: ConfigMap) -> ConfigView:
     """A ConfigMap as planning sees it."""
     return ConfigView(applied(config), config.metadata.labels.get(names.LABEL_REVISION, ""))
+
+
+def _name_conflict(observed: Observed, errors: Sequence[WriteError]) -> str:
+    """Objects in the way, and the command that removes them if they are what an earlier pool has left."""
+    namespace = observed.pool.metadata.namespace
+    if observed.orphans:
+        left = " ".join(observed.orphans)
+        return f"an earlier pool of this name has left objects behind: kubectl -n {namespace} delete {left}"
+    targets = " ".join(f"{error.write.kind.lower()}/{error.write.name}" for error in errors)
+    return (
+        f"{errors[0].message}; it does not belong to this pool: rename one of them, or, if nobody needs it: "
+        f"kubectl -n {namespace} delete {targets}"
+    )
 
 
 def _pools_of(version: ModelVersion, cluster: Cluster) -> Iterable[Key]:

@@ -108,6 +108,8 @@ class Observed:
     throughput: Throughput | None = None
     may_upgrade: bool = True
     """It is the pool's turn to change its pods because the installation was upgraded."""
+    orphans: tuple[str, ...] = ()
+    """What an earlier pool of this name has left behind (`kubectl delete --cascade=orphan`), as `kind/name`."""
 
     def find(self, revision: str) -> RevisionView | None:
         """The revision, if it exists."""
