@@ -14,7 +14,7 @@ from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool, RevisionStatus
 from aifactory.engine.apply import content_hash
 from aifactory.engine.podspec import Json, memory_volume, merge_named, restricted_pod
-from aifactory.serving import assignment
+from aifactory.serving import assignment, disruption
 from aifactory.serving.objects import child_name, metadata, selector
 from aifactory.serving.state import Settings, VersionView
 
@@ -120,6 +120,8 @@ def _pod_template(pool: InferencePool, version: VersionView, settings: Settings,
         container.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
     volumes = _volumes(version, child_name(pool.metadata.name, revision))
     spec["volumes"] = merge_named(spec.get("volumes", ()), volumes)
+    # An empty list in the template means: wherever there is room.
+    spec.setdefault("topologySpreadConstraints", disruption.spread(pool, revision))
     pre_stop, timeout = drain_seconds(pool)
     spec["terminationGracePeriodSeconds"] = pre_stop + timeout
     pod: Json = {"labels": labels}

@@ -105,6 +105,8 @@ class Observed:
     pods: tuple[ServingPodView, ...] = ()
     service: Applied | None = None
     """The pool's own Service."""
+    budget: Applied | None = None
+    """The pool's own PodDisruptionBudget."""
     throughput: Throughput | None = None
     may_upgrade: bool = True
     """It is the pool's turn to change its pods because the installation was upgraded."""

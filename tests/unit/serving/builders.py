@@ -95,6 +95,7 @@ class World:
     configs: dict[str, ConfigView] = field(default_factory=dict)
     pods: list[Pod] = field(default_factory=list)
     service: Applied | None = None
+    budget: Applied | None = None
     settings: Settings = SETTINGS
     may_upgrade: bool = True
     throughput: Throughput | None = None
@@ -155,6 +156,7 @@ class World:
                 ServingPodView(pod.name, pod.revision, pod.ready, pod.terminating, **pod.trouble) for pod in self.pods
             ),
             service=self.service,
+            budget=self.budget,
             throughput=self.throughput,
         )
 
@@ -233,6 +235,9 @@ class World:
         if kind == "Service":
             assert self.service is None
             self.service = child
+        elif kind == "PodDisruptionBudget":
+            assert self.budget is None
+            self.budget = child
         elif kind == "ConfigMap":
             assert name not in self.configs
             self.configs[name] = ConfigView(child, labels[names.LABEL_REVISION])
@@ -249,6 +254,10 @@ class World:
             assert self.service is not None
             assert self.service.uid == uid
             self.service = replace(self.service, stamp=stamp)
+        elif kind == "PodDisruptionBudget":
+            assert self.budget is not None
+            assert self.budget.uid == uid
+            self.budget = replace(self.budget, stamp=stamp)
         elif kind == "ConfigMap":
             view = self.configs[name]
             self.configs[name] = replace(view, child=replace(view.child, stamp=stamp))
