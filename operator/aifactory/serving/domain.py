@@ -189,6 +189,7 @@ def version_view(version: ModelVersion) -> VersionView:
         uri=version.spec.source.uri,
         digest=version.status.resolved_digest,
         format=version.spec.format,
+        size_bytes=version.status.size_bytes,
         secret=secret.name if secret is not None else None,
         ready=ready is not None and ready.status == "True",
         reason=ready.reason if ready is not None else "",

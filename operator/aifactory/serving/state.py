@@ -33,6 +33,7 @@ class VersionView:
     uri: str
     digest: str
     format: str
+    size_bytes: int | None = None
     secret: str | None = None
     ready: bool = False
     reason: str = ""

@@ -246,6 +246,24 @@ def test_a_shape_of_a_version_that_is_not_known_here_has_no_name() -> None:
     assert shape.revision_of(pool(), version(1), "image", "v0") == ""
 
 
+@pytest.mark.parametrize(
+    ("size", "room"), [(0, "256Mi"), (1, "257Mi"), (1024**2, "258Mi"), (16 * 1024**3, "33024Mi"), (None, None)]
+)
+def test_the_model_has_room_on_the_nodes_disk(size: int | None, room: str | None) -> None:
+    spec = objects(pool(), version(1, size_bytes=size))[2]["spec"]["template"]["spec"]
+    volume = next(volume for volume in spec["volumes"] if volume["name"] == "aifactory-repository")
+    agent = next(container for container in spec["initContainers"] if container["name"] == "agent")
+    assert volume["emptyDir"].get("sizeLimit") == room
+    assert agent["resources"]["requests"].get("ephemeral-storage") == room
+    assert_known_to_kubernetes(objects(pool(), version(1, size_bytes=size))[2])
+
+
+def test_the_size_of_a_model_changes_no_revision() -> None:
+    """Pods that an earlier release has made without it stay."""
+    made = {objects(pool(), version(1, size_bytes=size))[2]["metadata"]["name"] for size in (None, 1, 2)}
+    assert len(made) == 1
+
+
 def test_a_drain_takes_one_pod_at_a_time_and_is_never_held_up_by_one_that_does_not_work() -> None:
     spec = disruption.budget(pool())["spec"]
     assert (spec["maxUnavailable"], spec["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
