@@ -145,6 +145,7 @@ class Serving(Domain[InferencePool, Observed]):
             waiting_message=trouble.message,
             unschedulable=podstate.unschedulable(pod),
             overlooked=podstate.is_overlooked(pod),
+            gated=podstate.is_gated(pod),
             refused_by_node=f"{refused.reason}: {refused.message}" if refused else "",
             node=pod.spec.node_name,
             crash=crash,

@@ -60,6 +60,8 @@ class ServingPodView:
     """The scheduler's words when it finds no node."""
     overlooked: bool = False
     """No scheduler has said anything about it yet."""
+    gated: bool = False
+    """Somebody has yet to let the scheduler see it."""
     refused_by_node: str = ""
     """Reason and words of a node that has refused or ended the pod for good."""
     node: str = ""

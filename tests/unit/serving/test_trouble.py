@@ -143,13 +143,23 @@ def test_the_default_scheduler_is_given_its_moment() -> None:
     assert world.status.reason == "Starting"
 
 
+def test_a_pod_that_a_queue_holds_back_says_so() -> None:
+    world = World(pool(replicas=1))
+    world.publish(1)
+    world.settle()
+    world.pods[0].trouble = {"gated": True}
+    world.settle()
+    assert conditions(world.status)["Reconciling"] == ("True", "Unschedulable")
+    assert "waits for its scheduling gates" in message(world.status)
+
+
 def test_a_pod_that_its_node_refuses_is_told() -> None:
     world = World(pool(replicas=1))
     world.publish(1)
     world.settle()
     world.pods[0].trouble = {"refused_by_node": "UnexpectedAdmissionError: no such device", "node": "gpu-3"}
     world.settle()
-    assert "node gpu-3 refused pod " in message(world.status)
+    assert "node gpu-3 does not run pod " in message(world.status)
     assert "UnexpectedAdmissionError: no such device" in message(world.status)
 
 
@@ -195,6 +205,13 @@ def test_a_pod_that_nobody_has_scheduled() -> None:
     assert podstate.is_overlooked(pod("Pending"))
     assert not podstate.is_overlooked(pod("Pending", conditions=[{"type": "PodScheduled", "status": "False"}]))
     assert not podstate.is_overlooked(pod("Running"))
+
+
+@pytest.mark.parametrize(("reason", "gated"), [("SchedulingGated", True), ("Unschedulable", False)])
+def test_a_pod_with_scheduling_gates(reason: str, gated: bool) -> None:
+    found = pod("Pending", conditions=[{"type": "PodScheduled", "status": "False", "reason": reason}])
+    assert podstate.is_gated(found) is gated
+    assert bool(podstate.unschedulable(found)) is not gated
 
 
 def test_a_pod_that_its_node_ended() -> None:
