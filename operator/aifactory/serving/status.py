@@ -65,10 +65,11 @@ class StatusDraft:
             self._status.rollout = None
         self._stable(stable)
         self._available()
-        self._conditions.set(ConditionType.DEGRADED, bool(stable), waiting.reason, waiting.message if stable else "")
+        message = f"{waiting.message}{self._trouble_of(stable)}"
+        self._conditions.set(ConditionType.DEGRADED, bool(stable), waiting.reason, message if stable else "")
         stalled = waiting.reason is Reason.MODEL_NOT_READY
         self._conditions.kstatus(
-            ConditionType.STALLED if stalled else ConditionType.RECONCILING, waiting.reason, waiting.message
+            ConditionType.STALLED if stalled else ConditionType.RECONCILING, waiting.reason, message
         )
         self._phase("Waiting", waiting.reason)
 
@@ -108,8 +109,7 @@ class StatusDraft:
         self._status.candidate = self._revision(revision, image, target)
         message = f"{target.name}: {ready} of {self._wanted} pods are ready; {self._status.traffic}"
         problem = trouble.problem(self._observed, revision)
-        if problem is not None:
-            message = f"{message}; {problem.message}"
+        message += f"; {problem.message}" if problem is not None else self._trouble_of(stable)
         before = self._before.rollout
         again = before is not None and before.failed_revision == revision
         self._status.rollout = RolloutStatus(
@@ -185,10 +185,15 @@ class StatusDraft:
         # A request to try again that has come meanwhile is still to be honoured.
         self._status.retried = self._before.retried
         self._available()
-        advice = f"{message}. {self._way_on()}"
+        advice = f"{message}. {self._way_on()}{self._trouble_of(stable)}"
         self._conditions.set(ConditionType.DEGRADED, True, reason, advice)
         self._conditions.kstatus(ConditionType.STALLED, reason, advice)
         self._phase("Degraded", reason)
+
+    def _trouble_of(self, stable: str) -> str:
+        """What keeps pods of the revision away that serves meanwhile, to follow what is said about another one."""
+        found = trouble.problem(self._observed, stable) if stable else None
+        return f"; of what is served meanwhile, {found.message}" if found is not None else ""
 
     def _way_on(self) -> str:
         """What becomes of a version that was taken back."""

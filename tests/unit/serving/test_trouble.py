@@ -134,6 +134,24 @@ def test_a_scheduler_that_does_not_exist_is_named() -> None:
     assert "waits for scheduler volcano: start it, or correct schedulerName" in message(world.status)
 
 
+@pytest.mark.parametrize("way", ["rolling", "taken back", "waiting"])
+def test_what_is_wrong_with_the_pods_that_serve_meanwhile_is_told_as_well(way: str) -> None:
+    world = serving(1)
+    if way == "waiting":
+        world.publish(1, ready=False, reason="Gone")
+    else:
+        world.publish(2)
+        world.settle()
+        if way == "taken back":
+            world.live(2)[0].trouble = {"load_error": "LoadFailed: no such layer"}
+            world.settle()
+    lost = world.live(1)[0]
+    lost.ready, lost.trouble = False, {"crash": Crash("triton", 137, "OOMKilled")}
+    world.settle()
+    said = message(world.status)
+    assert f"; of what is served meanwhile, container triton of pod {lost.name} ends again and again" in said
+
+
 def test_the_default_scheduler_is_given_its_moment() -> None:
     world = World(pool(replicas=1))
     world.publish(1)
