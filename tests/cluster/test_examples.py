@@ -17,7 +17,7 @@ def test_every_example_is_accepted(path: Path, ns: Kubectl) -> None:
 
 def test_columns_tell_the_story(trained: Kubectl) -> None:
     lines = trained.run("get", "tjob").out.splitlines()
-    assert lines[0].split() == ["NAME", "PHASE", "NODES", "PROGRESS", "LOSS", "RESTARTS", "AGE"]
+    assert lines[0].split() == ["NAME", "PHASE", "NODES", "PROGRESS", "LOSS", "RESTARTS", "REASON", "AGE"]
     assert lines[1].split()[:4] == ["tiny", "Succeeded", "1/1", "100%"]
     header = trained.run("get", "mver").out.splitlines()[0]
     assert header.split() == ["NAME", "MODEL", "VERSION", "FORMAT", "READY", "REASON", "IN", "USE", "SIZE", "AGE"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -67,6 +68,14 @@ REFUSED = [
         changed(JOB, "spec.output", {**OUTPUT, "secretRef": {"name": "s"}}), "set output.store", id="no store"
     ),
     pytest.param(
+        changed(POOL, "spec.models.0.name", "Qwen/Qwen2.5-0.5B"),
+        "write qwen-qwen2.5-0.5b instead of Qwen/Qwen2.5-0.5B",
+        id="name of a model elsewhere",
+    ),
+    pytest.param(
+        changed(JOB, "spec.output.model", {"name": "3B", "format": "causal-lm"}), "not 3B", id="a name like no other"
+    ),
+    pytest.param(
         changed(JOB, "spec.template.spec.volumes", [{"emptyDir": {}}]),
         "volumes[0].name: Required",
         id="nameless volume",
@@ -110,6 +119,24 @@ def test_what_is_written_comes_back_unchanged(document: Json, ns: Kubectl) -> No
     ns.apply(document)
     found = ns.get(document["kind"], document["metadata"]["name"])
     assert found["spec"] == document["spec"], "nothing is defaulted into a user's spec"
+
+
+def test_a_model_may_have_dots_in_its_name(ns: Kubectl) -> None:
+    named = changed(changed(VERSION, "metadata.name", "llama-3.1-8b-v1"), "spec.model", "llama-3.1-8b")
+    ns.apply(named, changed(POOL, "spec.models.0.name", "llama-3.1-8b"))
+    assert ns.get("mver", "llama-3.1-8b-v1")
+
+
+def test_a_pool_without_replicas_can_be_scaled(ns: Kubectl) -> None:
+    unset = changed(POOL, "metadata.name", "unset")
+    del unset["spec"]["replicas"]
+    ns.apply(unset)
+    scale = ns.run("get", "--raw", f"/apis/aifactory.dev/v1alpha1/namespaces/{ns.namespace}/inferencepools/unset/scale")
+    assert json.loads(scale.out)["spec"]["replicas"] == 1
+    ns.run("scale", "ipool/unset", "--replicas=2")
+    assert ns.get("ipool", "unset")["spec"]["replicas"] == 2
+    ns.apply(unset)
+    assert ns.get("ipool", "unset")["spec"]["replicas"] == 2, "who does not name the field does not reset it"
 
 
 def test_every_kind_is_in_the_category_and_has_its_short_name(ns: Kubectl) -> None:

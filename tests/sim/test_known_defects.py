@@ -98,7 +98,7 @@ def test_a_task_that_is_ending_on_a_lost_node_is_replaced(world: World, role: st
 
 @known("no Node is looked at: ranks that fail because another one's node is gone count as failures of the program")
 def test_ranks_that_fail_because_a_node_was_lost_are_not_charged_to_the_program(world: World) -> None:
-    create(world, TRAININGJOBS, "job-a", manifests.job_spec(count=3))
+    create(world, TRAININGJOBS, "job-a", manifests.job_spec(count=6))  # so many that some are on other nodes
     world.advance(20)
     node = world.cluster.get(PODS, manifests.NAMESPACE, "job-a-0-0")["spec"]["nodeName"]
     world.nodes.lose(node, given_up_after=300.0)

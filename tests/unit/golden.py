@@ -22,6 +22,7 @@ TYPES = {
     "PersistentVolumeClaim": client.V1PersistentVolumeClaim,
     "Pod": client.V1Pod,
     "PodGroup": client.V1beta1PodGroup,
+    "PodDisruptionBudget": client.V1PodDisruptionBudget,
     "Service": client.V1Service,
 }
 

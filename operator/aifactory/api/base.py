@@ -13,6 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
+from aifactory.api.rules import rule
+
 
 def format_time(value: datetime) -> str:
     """RFC 3339 in UTC with whole seconds: the precision of `metav1.Time`."""
@@ -32,8 +34,27 @@ Quantity = Annotated[int | str, WithJsonSchema({"x-kubernetes-int-or-string": Tr
 FreeForm = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})]
 """An object whose schema belongs to Kubernetes; the API server checks it when the pod is created."""
 
-ModelName = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=40, min_length=1)]
-"""A model's name: short enough that `<model>-v<version>` is a valid object name."""
+MODEL_NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+_FITTING_NAME = "self.lowerAscii().findAll('[a-z0-9]+([.][a-z0-9]+)*').join('-')"
+_NAME_RULE = "a model name has lower-case letters, digits, - and . and begins with a letter"
+ModelName = Annotated[
+    str,
+    Field(
+        max_length=40,
+        min_length=1,
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    f"self.matches('{MODEL_NAME}')",
+                    f"{_NAME_RULE}, for example llama-3.1-8b",
+                    f"'{_NAME_RULE}: ' + ({_FITTING_NAME}.matches('{MODEL_NAME}') ? "
+                    f"'write ' + {_FITTING_NAME} + ' instead of ' + self : 'not ' + self)",
+                )
+            ]
+        },
+    ),
+]
+"""A model's name, as in Triton's repository: short enough that `<model>-v<version>` is a valid object name."""
 ObjectName = Annotated[
     str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", max_length=253)
 ]

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from aifactory.api import names
-from aifactory.api.base import CustomResource
-from aifactory.api.inferencepool import InferencePool
+from aifactory.api.base import MODEL_NAME, CustomResource
+from aifactory.api.inferencepool import DEFAULT_REPLICAS, InferencePool
 from aifactory.api.modelversion import ModelVersion
 from aifactory.api.schema import structural_schema
 from aifactory.api.trainingjob import TrainingJob
@@ -46,6 +46,15 @@ class KindDefinition:
     short: str
     columns: tuple[Column, ...]
     scale: dict[str, str] | None = None
+    default_scale: int | None = None
+    """What the API server takes for the number of replicas where it is left out: the one default in a spec of ours.
+
+    The scale subresource has no answer for an object without the field ("the spec replicas field does not exist"), so
+    it could not be scaled, least of all by a HorizontalPodAutoscaler, whose manifests leave it out. There is no other
+    way: a scale path must lie in the spec. Deployments do the same.
+    """
+    name_pattern: str = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+    """Of `metadata.name`; a Service is named after jobs and pools, and its name has no dots."""
     selectable: tuple[str, ...] = field(default=())
 
     @property
@@ -81,12 +90,12 @@ KINDS = (
             Column("Progress", ".status.progress.summary"),
             Column("Loss", ".status.progress.loss"),
             Column("Restarts", ".status.restarts.total", "integer"),
+            Column("Reason", ".status.reason"),
             _AGE,
             Column("Tokens/s", ".status.progress.tokensPerSecond", wide=True),
             Column("ETA", ".status.progress.etaSeconds", "integer", wide=True),
             Column("Attempt", ".status.attempt", "integer", wide=True),
             Column("Model", ".status.output.modelVersion", wide=True),
-            Column("Reason", ".status.reason", wide=True),
         ),
         scale={
             "specReplicasPath": ".spec.nodes.count",
@@ -110,6 +119,7 @@ KINDS = (
             Column("Source", ".spec.source.uri", wide=True),
         ),
         selectable=(".spec.model",),
+        name_pattern=MODEL_NAME,
     ),
     KindDefinition(
         InferencePool,
@@ -121,10 +131,12 @@ KINDS = (
             Column("Req/s", ".status.throughput.requestsPerSecond"),
             Column("Tok/s", ".status.throughput.tokensPerSecond"),
             Column("Phase", ".status.phase"),
+            Column("Reason", ".status.reason"),
             _AGE,
             Column("URL", ".status.url", wide=True),
-            Column("Reason", ".status.reason", wide=True),
+            Column("Traffic", ".status.traffic", wide=True),
         ),
+        default_scale=DEFAULT_REPLICAS,
         scale={
             "specReplicasPath": ".spec.replicas",
             "statusReplicasPath": ".status.replicas",
@@ -140,7 +152,7 @@ def render(definition: KindDefinition) -> dict[str, Any]:
     schema["properties"] = {
         "apiVersion": {"type": "string"},
         "kind": {"type": "string"},
-        "metadata": _metadata_schema(),
+        "metadata": _metadata_schema(definition.name_pattern),
         "spec": schema["properties"]["spec"],
         "status": schema["properties"]["status"],
     }
@@ -148,6 +160,11 @@ def render(definition: KindDefinition) -> dict[str, Any]:
     subresources: dict[str, Any] = {"status": {}}
     if definition.scale is not None:
         subresources["scale"] = definition.scale
+        if definition.default_scale is not None:
+            node = schema
+            for part in definition.scale["specReplicasPath"].strip(".").split("."):
+                node = node["properties"][part]
+            node["default"] = definition.default_scale
     version: dict[str, Any] = {
         "name": names.VERSION,
         "served": True,
@@ -178,12 +195,9 @@ def render(definition: KindDefinition) -> dict[str, Any]:
     }
 
 
-def _metadata_schema() -> dict[str, Any]:
+def _metadata_schema(name_pattern: str) -> dict[str, Any]:
     # Names become host names, label values and prefixes of child names: 63 minus the longest suffix we append.
-    return {"type": "object", "properties": {"name": {"type": "string", "maxLength": 52, "pattern": _NAME_PATTERN}}}
-
-
-_NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+    return {"type": "object", "properties": {"name": {"type": "string", "maxLength": 52, "pattern": name_pattern}}}
 
 
 class _Dumper(yaml.SafeDumper):

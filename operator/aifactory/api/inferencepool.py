@@ -10,6 +10,8 @@ from aifactory.api.base import CustomResource, Model, ModelName, Status, Time
 from aifactory.api.pods import PodTemplate
 from aifactory.api.rules import rule
 
+DEFAULT_REPLICAS = 1
+
 
 class PoolModel(Model):
     """Which version to serve: a number, or the newest."""
@@ -62,7 +64,7 @@ class InferencePoolSpec(Model):
     ]
     """The model to serve."""
     replicas: Annotated[int, Field(ge=0, le=10_000)] | None = None
-    """Number of serving pods (default 1; 0 scales to zero). The scale subresource: set it to be able to scale."""
+    """Number of serving pods (0 scales to zero); kubectl scale and a HorizontalPodAutoscaler set it."""
     template: PodTemplate | None = None
     """Pod settings; container `triton` is merged with ours (resources, env, image)."""
     rollout: Rollout | None = None
@@ -129,12 +131,14 @@ class InferencePoolStatus(Status):
     url: str = ""
     """Address of the Service inside the cluster (Triton's HTTP port)."""
     version: str = ""
-    """Version that takes the traffic."""
+    """Version that was complete last. During a change pods of another one answer as well: see traffic."""
+    traffic: str = ""
+    """Which pods answer now, in words; the Service sends requests to all of them alike."""
     resolved: tuple[ResolvedModel, ...] = ()
     stable: RevisionStatus | None = None
-    """Takes the traffic."""
+    """Was complete last: takes all traffic between changes, and again after one that was taken back."""
     candidate: RevisionStatus | None = None
-    """Comes up beside it during a rollout."""
+    """Comes up beside it during a change; each of its pods answers from when it is ready."""
     rollout: RolloutStatus | None = None
     retried: str = ""
     """Value of the annotation aifactory.dev/retry that has been honoured."""

@@ -5,9 +5,18 @@ from __future__ import annotations
 from pydantic.config import JsonDict
 
 
-def rule(expression: str, message: str) -> JsonDict:
-    """One `x-kubernetes-validations` entry."""
-    return {"rule": expression, "message": message}
+def rule(expression: str, message: str, computed: str = "") -> JsonDict:
+    """One `x-kubernetes-validations` entry.
+
+    Args:
+        expression: CEL; false refuses the value.
+        message: what to write instead.
+        computed: CEL that makes a better message from the value; should it fail, `message` stands.
+    """
+    entry: JsonDict = {"rule": expression, "message": message}
+    if computed:
+        entry["messageExpression"] = computed
+    return entry
 
 
 def no_parent_paths(field: str) -> JsonDict:

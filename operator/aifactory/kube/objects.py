@@ -245,6 +245,12 @@ class ConfigMap(Struct, frozen=True, gc=False):
     metadata: AppliedMetadata
 
 
+class DisruptionBudget(Struct, frozen=True, gc=False):
+    """A PodDisruptionBudget, which is written, never read."""
+
+    metadata: AppliedMetadata
+
+
 class Claim(Struct, frozen=True, gc=False):
     """A PersistentVolumeClaim."""
 

@@ -130,6 +130,12 @@ def unschedulable(pod: Pod) -> str:
     return scheduled.message or "no node fits"
 
 
+def is_gated(pod: Pod) -> bool:
+    """Somebody (a queue, for example) has yet to let the scheduler see it (KEP-3521)."""
+    scheduled = condition(pod.status.conditions, SCHEDULED)
+    return scheduled is not None and scheduled.status == "False" and scheduled.reason == "SchedulingGated"
+
+
 def disruption(pod: Pod) -> str:
     """Kubernetes' words about an eviction, preemption or drain (KEP-3329); empty when there was none."""
     target = condition(pod.status.conditions, DISRUPTED)

@@ -12,15 +12,15 @@ from aifactory.api.conditions import find
 from aifactory.api.inferencepool import InferencePool, InferencePoolStatus
 from aifactory.api.modelversion import ModelVersion, model_of
 from aifactory.api.reasons import ConditionType, Reason
-from aifactory.engine.apply import applied
+from aifactory.engine.apply import Applied, applied
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child, Domain, Index, Outside, Watch
 from aifactory.engine.plan import Plan, WriteError
 from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
-from aifactory.kube.objects import ConfigMap, Deployment, Pod, ReplicaSet, Service
-from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, PODS, REPLICASETS, SERVICES, Key
-from aifactory.serving import scaling, shape
+from aifactory.kube.objects import ConfigMap, Deployment, DisruptionBudget, Pod, ReplicaSet, Service
+from aifactory.kube.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, PODS, REPLICASETS, SERVICES, Key
+from aifactory.serving import disruption, scaling, shape
 from aifactory.serving.plan import plan_pool
 from aifactory.serving.probe import ServingBook, ServingPod, ServingProbe
 from aifactory.serving.state import ConfigView, Observed, RevisionView, ServingPodView, Settings, VersionView
@@ -28,6 +28,7 @@ from aifactory.serving.status import StatusDraft
 
 _SERVICES = Child(SERVICES, Service, verbs=("create", "patch", "delete"))
 _CONFIGS = Child(CONFIGMAPS, ConfigMap, verbs=("create", "patch", "delete"))
+_BUDGETS = Child(BUDGETS, DisruptionBudget, verbs=("create", "patch"))
 _DEPLOYMENTS = Child(DEPLOYMENTS, Deployment, verbs=("create", "patch", "delete"))
 _REPLICASETS = Child(REPLICASETS, ReplicaSet, verbs=())
 _PODS = Child(PODS, Pod, verbs=())
@@ -38,7 +39,7 @@ class Serving(Domain[InferencePool, Observed]):
 
     settings_class = Settings
     model = InferencePool
-    children = (_SERVICES, _CONFIGS, _DEPLOYMENTS, _REPLICASETS, _PODS)
+    children = (_SERVICES, _BUDGETS, _CONFIGS, _DEPLOYMENTS, _REPLICASETS, _PODS)
 
     def __init__(self, settings: Settings | None = None, url: str = "") -> None:
         super().__init__(settings, url)
@@ -63,7 +64,7 @@ class Serving(Domain[InferencePool, Observed]):
     def gather(self, model: InferencePool, cluster: Cluster) -> Observed:
         meta = model.metadata
         service = cluster.get(_SERVICES, meta.namespace, meta.name)
-        owner = service.metadata.controller if service is not None else None
+        budget = cluster.get(_BUDGETS, meta.namespace, disruption.budget_name(meta.name))
         deployments = cluster.owned(_DEPLOYMENTS, meta.namespace, meta.uid)
         return Observed(
             pool=model,
@@ -72,8 +73,10 @@ class Serving(Domain[InferencePool, Observed]):
             revisions=tuple(map(revision_view, deployments)),
             configs=tuple(map(config_view, cluster.owned(_CONFIGS, meta.namespace, meta.uid))),
             pods=tuple(self._pod_view(pod, cluster) for pod in serving_pods(deployments, cluster)),
-            service=applied(service) if service is not None and owner is not None and owner.uid == meta.uid else None,
+            service=_own(service, meta.uid),
+            budget=_own(budget, meta.uid),
             throughput=self.book.throughput((meta.namespace, meta.name)),
+            orphans=self._left_behind(model, service, cluster),
             may_upgrade=not self._is_outdated(model) or _key(model) in self._next_in_turn(cluster),
         )
 
@@ -82,10 +85,11 @@ class Serving(Domain[InferencePool, Observed]):
 
     def refused(self, observed: Observed, errors: Sequence[WriteError], now: datetime) -> Plan[InferencePoolStatus]:
         draft = StatusDraft(observed, scaling.wanted(observed.pool.spec), now)
-        first = errors[0]
-        taken = isinstance(first.error, AlreadyExists)
-        advice = "; it does not belong to this pool: rename one of them" if taken else ""
-        draft.refused(Reason.NAME_CONFLICT if taken else Reason.POD_REJECTED, f"{first.message}{advice}")
+        taken = [error for error in errors if isinstance(error.error, AlreadyExists)]
+        if taken:
+            draft.refused(Reason.NAME_CONFLICT, _name_conflict(observed, taken))
+        else:
+            draft.refused(Reason.POD_REJECTED, errors[0].message)
         return Plan(draft.result())
 
     def probes(self, outside: Outside) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
@@ -111,6 +115,22 @@ class Serving(Domain[InferencePool, Observed]):
                 found.append(ServingPod(meta.uid, pod.status.pod_ip, pool, podstate.is_ready(pod)))
         return found
 
+    def _left_behind(self, model: InferencePool, service: Service | None, cluster: Cluster) -> tuple[str, ...]:
+        """Children that were kept when an earlier pool of this name was deleted.
+
+        Its Service is always among them, so only then all others are looked for.
+        """
+        if service is None or service.metadata.controller is not None:
+            return ()
+        mine = (model.metadata.namespace, model.metadata.name)
+        return tuple(
+            f"{child.resource.kind.lower()}/{found.metadata.name}"
+            for child in (_SERVICES, _BUDGETS, _DEPLOYMENTS, _CONFIGS)
+            for found in sorted(cluster.objects(child).all(), key=lambda found: str(found.metadata.name))
+            if found.metadata.controller is None
+            and (found.metadata.namespace, found.metadata.labels.get(names.LABEL_POOL)) == mine
+        )
+
     def _pod_view(self, pod: Pod, cluster: Cluster) -> ServingPodView:
         meta = pod.metadata
         crash = podstate.crash(pod)
@@ -125,6 +145,7 @@ class Serving(Domain[InferencePool, Observed]):
             waiting_message=trouble.message,
             unschedulable=podstate.unschedulable(pod),
             overlooked=podstate.is_overlooked(pod),
+            gated=podstate.is_gated(pod),
             refused_by_node=f"{refused.reason}: {refused.message}" if refused else "",
             node=pod.spec.node_name,
             crash=crash,
@@ -169,6 +190,7 @@ def version_view(version: ModelVersion) -> VersionView:
         uri=version.spec.source.uri,
         digest=version.status.resolved_digest,
         format=version.spec.format,
+        size_bytes=version.status.size_bytes,
         secret=secret.name if secret is not None else None,
         ready=ready is not None and ready.status == "True",
         reason=ready.reason if ready is not None else "",
@@ -188,12 +210,32 @@ def revision_view(deployment: Deployment) -> RevisionView:
         ready=status.ready_replicas,
         terminating=meta.deletion_timestamp is not None,
         refusal=next((f"{found.reason}: {found.message}" for found in status.conditions), ""),
+        model_version=meta.annotations.get(shape.ANNOTATION_MODEL_VERSION, ""),
     )
 
 
 def config_view(config: ConfigMap) -> ConfigView:
     """A ConfigMap as planning sees it."""
     return ConfigView(applied(config), config.metadata.labels.get(names.LABEL_REVISION, ""))
+
+
+def _own(found: Service | DisruptionBudget | None, uid: str) -> Applied | None:
+    """A child that is found by its name, if it is one."""
+    owner = found.metadata.controller if found is not None else None
+    return applied(found) if found is not None and owner is not None and owner.uid == uid else None
+
+
+def _name_conflict(observed: Observed, errors: Sequence[WriteError]) -> str:
+    """Objects in the way, and the command that removes them if they are what an earlier pool has left."""
+    namespace = observed.pool.metadata.namespace
+    if observed.orphans:
+        left = " ".join(observed.orphans)
+        return f"an earlier pool of this name has left objects behind: kubectl -n {namespace} delete {left}"
+    targets = " ".join(f"{error.write.kind.lower()}/{error.write.name}" for error in errors)
+    return (
+        f"{errors[0].message}; it does not belong to this pool: rename one of them, or, if nobody needs it: "
+        f"kubectl -n {namespace} delete {targets}"
+    )
 
 
 def _pools_of(version: ModelVersion, cluster: Cluster) -> Iterable[Key]:

@@ -14,7 +14,7 @@ from aifactory.api.inferencepool import InferencePoolStatus
 from aifactory.api.reasons import Reason
 from aifactory.engine import apply
 from aifactory.engine.plan import Delete, Event, Patch, Plan, Write
-from aifactory.serving import assignment, rollout, scaling, shape, traffic
+from aifactory.serving import assignment, disruption, rollout, scaling, shape, traffic
 from aifactory.serving.assignment import Waiting
 from aifactory.serving.state import Observed, VersionView
 from aifactory.serving.status import StatusDraft
@@ -72,7 +72,7 @@ def _plan_waiting(
 ) -> Plan[InferencePoolStatus]:
     """Nothing new can be served; what is served goes on."""
     writes = _Writes(observed, stable)
-    writes.service()
+    writes.surroundings()
     writes.restore(wanted)
     draft.waiting(waiting, stable)
     return Plan(draft.result(), writes.all())
@@ -83,7 +83,7 @@ def _plan_steady(
 ) -> Plan[InferencePoolStatus]:
     """One revision, for now or for good."""
     writes = _Writes(observed, revision)
-    writes.service()
+    writes.surroundings()
     writes.grow(target, revision, image, wanted)
     complete = draft.steady(revision, image, target)
     return Plan(draft.result(), writes.all(), urgent=complete or draft.stable_changed)
@@ -94,7 +94,7 @@ def _plan_held_back(
 ) -> Plan[InferencePoolStatus]:
     """The wanted revision was taken back: the stable one keeps all traffic until it is tried again, if ever."""
     writes = _Writes(observed, stable)
-    writes.service()
+    writes.surroundings()
     writes.restore(wanted)
     draft.held_back(stable, failed)
     again = observed.pool.status.rollout.retry_time if observed.pool.status.rollout is not None else None
@@ -129,7 +129,7 @@ def _plan_rollout(
         # In status first: a pod that is asked for now would be late already.
         return Plan(draft.result(), urgent=True, requeue_after=0)
     writes = _Writes(observed, stable)
-    writes.service()
+    writes.surroundings()
     writes.grow(target, revision, image, wanted)
     left = (reached.since + rollout.deadline(observed.pool.spec) - now).total_seconds()
     return Plan(draft.result(), writes.all(), requeue_after=max(1.0, left))
@@ -147,9 +147,11 @@ class _Writes:
         """All of it."""
         return tuple(self._writes)
 
-    def service(self) -> None:
-        """The Service exists as it should."""
-        self._writes += apply.ensure(traffic.service(self._observed.pool), self._observed.service)
+    def surroundings(self) -> None:
+        """What pods of every revision share exists as it should."""
+        pool = self._observed.pool
+        self._writes += apply.ensure(traffic.service(pool), self._observed.service)
+        self._writes += apply.ensure(disruption.budget(pool), self._observed.budget)
 
     def grow(self, version: VersionView, revision: str, image: str, wanted: int) -> None:
         """The revision exists and gets all pods, one by one where others hold the traffic."""

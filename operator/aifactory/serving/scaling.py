@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aifactory.api.inferencepool import InferencePoolSpec
-
-DEFAULT_REPLICAS = 1
+from aifactory.api.inferencepool import DEFAULT_REPLICAS, InferencePoolSpec
 
 
 def wanted(spec: InferencePoolSpec) -> int:

@@ -14,7 +14,7 @@ from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool, RevisionStatus
 from aifactory.engine.apply import content_hash
 from aifactory.engine.podspec import Json, memory_volume, merge_named, restricted_pod
-from aifactory.serving import assignment
+from aifactory.serving import assignment, disruption
 from aifactory.serving.objects import child_name, metadata, selector
 from aifactory.serving.state import Settings, VersionView
 
@@ -24,6 +24,9 @@ ANNOTATION_MODEL_VERSION = names.LABEL_MODEL_VERSION
 ANNOTATION_VERSION = f"{names.GROUP}/version"
 
 _HASH_LENGTH = 8
+_MEBIBYTE = 1024 * 1024
+_SPARE_MEBIBYTES = 256
+"""Beside the model: what Triton and the agent write into the repository."""
 _DESIRED_MOUNT = "/etc/aifactory/desired"
 _REPOSITORY = "/repository"
 
@@ -120,6 +123,8 @@ def _pod_template(pool: InferencePool, version: VersionView, settings: Settings,
         container.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
     volumes = _volumes(version, child_name(pool.metadata.name, revision))
     spec["volumes"] = merge_named(spec.get("volumes", ()), volumes)
+    # An empty list in the template means: wherever there is room.
+    spec.setdefault("topologySpreadConstraints", disruption.spread(pool, revision))
     pre_stop, timeout = drain_seconds(pool)
     spec["terminationGracePeriodSeconds"] = pre_stop + timeout
     pod: Json = {"labels": labels}
@@ -178,6 +183,10 @@ def _agent(version: VersionView, settings: Settings) -> Json:
     if version.secret is not None:
         path = f"{names.SECRETS_MOUNT}/{version.secret}"
         mounts.append({"name": "aifactory-secret", "mountPath": path, "readOnly": True})
+    requests = {"cpu": "50m", "memory": "128Mi"}
+    if (size := _repository_size(version)) is not None:
+        # The scheduler finds a node with that much disk; else the kubelet would evict pods, this one or others.
+        requests["ephemeral-storage"] = size
     args = ["serve", "--desired", f"{_DESIRED_MOUNT}/desired.json", "--repository", _REPOSITORY]
     args += ["--triton", f"localhost:{names.TRITON_GRPC_PORT}", "--port", str(names.AGENT_PORT)]
     return {
@@ -194,14 +203,26 @@ def _agent(version: VersionView, settings: Settings) -> Json:
             "failureThreshold": 2,
         },
         "securityContext": {"readOnlyRootFilesystem": True},
-        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
+        "resources": {"requests": requests},
         "volumeMounts": mounts,
     }
 
 
+def _repository_size(version: VersionView) -> str | None:
+    """Room for the model on the node's disk, with as much again to spare.
+
+    It is no part of the revision's name: an artifact's size never changes, and pods that an earlier release has made
+    without it stay. None where the size is not known.
+    """
+    if version.size_bytes is None:
+        return None
+    return f"{-(-2 * version.size_bytes // _MEBIBYTE) + _SPARE_MEBIBYTES}Mi"
+
+
 def _volumes(version: VersionView, config_name: str) -> list[Json]:
+    size = _repository_size(version)
     volumes: list[Json] = [
-        {"name": "aifactory-repository", "emptyDir": {}},
+        {"name": "aifactory-repository", "emptyDir": {"sizeLimit": size} if size is not None else {}},
         {"name": "aifactory-desired", "configMap": {"name": config_name}},
         {"name": "aifactory-tmp", "emptyDir": {}},
         {"name": "aifactory-agent-tmp", "emptyDir": {}},

@@ -33,6 +33,7 @@ class VersionView:
     uri: str
     digest: str
     format: str
+    size_bytes: int | None = None
     secret: str | None = None
     ready: bool = False
     reason: str = ""
@@ -59,6 +60,8 @@ class ServingPodView:
     """The scheduler's words when it finds no node."""
     overlooked: bool = False
     """No scheduler has said anything about it yet."""
+    gated: bool = False
+    """Somebody has yet to let the scheduler see it."""
     refused_by_node: str = ""
     """Reason and words of a node that has refused or ended the pod for good."""
     node: str = ""
@@ -81,6 +84,8 @@ class RevisionView:
     terminating: bool = False
     refusal: str = ""
     """The API server's words when it lets no pod be made."""
+    model_version: str = ""
+    """Name of the ModelVersion that its pods serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +108,13 @@ class Observed:
     pods: tuple[ServingPodView, ...] = ()
     service: Applied | None = None
     """The pool's own Service."""
+    budget: Applied | None = None
+    """The pool's own PodDisruptionBudget."""
     throughput: Throughput | None = None
     may_upgrade: bool = True
     """It is the pool's turn to change its pods because the installation was upgraded."""
+    orphans: tuple[str, ...] = ()
+    """What an earlier pool of this name has left behind (`kubectl delete --cascade=orphan`), as `kind/name`."""
 
     def find(self, revision: str) -> RevisionView | None:
         """The revision, if it exists."""

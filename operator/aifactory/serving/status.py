@@ -39,6 +39,7 @@ class StatusDraft:
         status.retried = traffic.retry_request(pool)
         status.replicas = sum(view.replicas for view in observed.revisions)
         status.ready_replicas = self._ready
+        status.traffic = traffic.words(observed.revisions)
         status.summary = f"{self._ready}/{wanted}"
         status.selector = ",".join(f"{key}={value}" for key, value in sorted(selector(pool).items()))
         status.url = f"http://{pool.metadata.name}.{pool.metadata.namespace}.svc:{names.TRITON_HTTP_PORT}"
@@ -64,10 +65,11 @@ class StatusDraft:
             self._status.rollout = None
         self._stable(stable)
         self._available()
-        self._conditions.set(ConditionType.DEGRADED, bool(stable), waiting.reason, waiting.message if stable else "")
+        message = f"{waiting.message}{self._trouble_of(stable)}"
+        self._conditions.set(ConditionType.DEGRADED, bool(stable), waiting.reason, message if stable else "")
         stalled = waiting.reason is Reason.MODEL_NOT_READY
         self._conditions.kstatus(
-            ConditionType.STALLED if stalled else ConditionType.RECONCILING, waiting.reason, waiting.message
+            ConditionType.STALLED if stalled else ConditionType.RECONCILING, waiting.reason, message
         )
         self._phase("Waiting", waiting.reason)
 
@@ -87,7 +89,11 @@ class StatusDraft:
             self._status.stable = self._revision(revision, image, target)
             self._status.version = str(target.version)
         if complete and not was_complete:
-            self._status.rollout = RolloutStatus(phase="Complete", revision=revision)
+            self._status.rollout = RolloutStatus(phase="Complete", revision=revision, most_ready=self._wanted)
+        elif was_complete and before is not None:
+            had = before.most_ready or self._before.ready_replicas  # 0: written by an earlier release
+            most = min(self._wanted, max(had, ready))
+            self._status.rollout = before.model_copy(update={"most_ready": most})
         elif before is not None and before.revision != revision:
             # The wish has returned to what is served; a revision that failed may be tried again after another change.
             self._status.rollout = RolloutStatus(phase="Progressing", revision=revision, reason=str(Reason.ROLLING_OUT))
@@ -101,10 +107,9 @@ class StatusDraft:
         view = self._observed.find(revision)
         ready = view.ready if view is not None else 0
         self._status.candidate = self._revision(revision, image, target)
-        message = f"{target.name}: {ready} of {self._wanted} pods are ready"
+        message = f"{target.name}: {ready} of {self._wanted} pods are ready; {self._status.traffic}"
         problem = trouble.problem(self._observed, revision)
-        if problem is not None:
-            message = f"{message}; {problem.message}"
+        message += f"; {problem.message}" if problem is not None else self._trouble_of(stable)
         before = self._before.rollout
         again = before is not None and before.failed_revision == revision
         self._status.rollout = RolloutStatus(
@@ -128,7 +133,9 @@ class StatusDraft:
         """The candidate carries everything."""
         self._status.stable, self._status.candidate = self._revision(revision, image, target), None
         self._status.version = str(target.version)
-        self._status.rollout = RolloutStatus(phase="Complete", revision=revision, reason=str(Reason.ROLLED_OUT))
+        self._status.rollout = RolloutStatus(
+            phase="Complete", revision=revision, reason=str(Reason.ROLLED_OUT), most_ready=self._wanted
+        )
         self._available()
         self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLED_OUT)
         reason = Reason.SERVING if self._wanted else Reason.SCALED_TO_ZERO
@@ -178,10 +185,15 @@ class StatusDraft:
         # A request to try again that has come meanwhile is still to be honoured.
         self._status.retried = self._before.retried
         self._available()
-        advice = f"{message}. {self._way_on()}"
+        advice = f"{message}. {self._way_on()}{self._trouble_of(stable)}"
         self._conditions.set(ConditionType.DEGRADED, True, reason, advice)
         self._conditions.kstatus(ConditionType.STALLED, reason, advice)
         self._phase("Degraded", reason)
+
+    def _trouble_of(self, stable: str) -> str:
+        """What keeps pods of the revision away that serves meanwhile, to follow what is said about another one."""
+        found = trouble.problem(self._observed, stable) if stable else None
+        return f"; of what is served meanwhile, {found.message}" if found is not None else ""
 
     def _way_on(self) -> str:
         """What becomes of a version that was taken back."""
@@ -197,6 +209,9 @@ class StatusDraft:
         ready = view.ready if view is not None else 0
         pods = self._observed.pods
         loaded = f"{target.name}: {ready} of {self._wanted} pods have it loaded"
+        # Pods that are asked for in addition are missing from nobody; those that were there are.
+        kept = self._status.rollout.most_ready if self._status.rollout is not None else 0
+        lost = was_complete and self._ready < kept
         if complete and not self._wanted:
             self._conditions.set(ConditionType.DEGRADED, False, Reason.SCALED_TO_ZERO)
             self._conditions.kstatus(ConditionType.READY, Reason.SCALED_TO_ZERO, "spec.replicas is 0")
@@ -212,11 +227,12 @@ class StatusDraft:
             self._phase("Failed", Reason.MODEL_LOAD_FAILED)
         elif (found := trouble.problem(self._observed, revision)) is not None:
             message = f"{loaded}; {found.message}"
-            self._conditions.set(ConditionType.DEGRADED, self._ready > 0, found.reason, message)
+            degraded = self._ready > 0 and (lost or not found.waits)
+            self._conditions.set(ConditionType.DEGRADED, degraded, found.reason, message)
             # A node may become free or be added: that is waiting, for every kind of ours.
             true = ConditionType.RECONCILING if found.waits else ConditionType.STALLED
             self._conditions.kstatus(true, found.reason, message)
-            self._phase("Starting" if not was_complete else "Degraded", found.reason)
+            self._phase("Starting" if not was_complete else "Degraded" if degraded else "Scaling", found.reason)
         elif self._ready >= self._wanted:
             # The way back from a change that was given up: pods of the other revision hold the traffic so long.
             self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLING_OUT)
@@ -224,9 +240,9 @@ class StatusDraft:
             self._phase("RollingOut", Reason.ROLLING_OUT)
         else:
             reason = Reason.PODS_NOT_READY if was_complete else Reason.STARTING
-            self._conditions.set(ConditionType.DEGRADED, was_complete, reason, loaded if was_complete else "")
+            self._conditions.set(ConditionType.DEGRADED, lost, reason, loaded if lost else "")
             self._conditions.kstatus(ConditionType.RECONCILING, reason, loaded)
-            self._phase("Scaling" if was_complete else "Starting", reason)
+            self._phase("Starting" if not was_complete else "Degraded" if lost else "Scaling", reason)
 
     def _serving_message(self, target: VersionView) -> str:
         return f"{target.name} is loaded on {self._wanted} of {self._wanted} pods"
@@ -254,9 +270,7 @@ class StatusDraft:
         """At least one pod answers."""
         up = self._ready > 0 and self._observed.service is not None
         down = Reason.PODS_NOT_READY if self._wanted else Reason.SCALED_TO_ZERO
-        self._conditions.set(
-            ConditionType.AVAILABLE, up, Reason.SERVING if up else down, f"{self._ready} pods are ready"
-        )
+        self._conditions.set(ConditionType.AVAILABLE, up, Reason.SERVING if up else down, self._status.traffic)
 
     def _phase(self, phase: str, reason: Reason) -> None:
         self._status.phase, self._status.reason = phase, str(reason)

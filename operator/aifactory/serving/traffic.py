@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from enum import Enum
 
@@ -9,6 +10,7 @@ from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool, InferencePoolStatus
 from aifactory.engine.podspec import Json
 from aifactory.serving.objects import metadata, selector
+from aifactory.serving.state import RevisionView
 
 _MAX_REQUEST = 64
 """Characters of a request that are remembered."""
@@ -50,6 +52,26 @@ def retry_request(pool: InferencePool) -> str:
 def stable_revision(status: InferencePoolStatus) -> str:
     """The revision that takes the traffic; empty when there is none yet."""
     return status.stable.revision if status.stable is not None else ""
+
+
+def words(revisions: Iterable[RevisionView]) -> str:
+    """Which pods answer: the ready ones of every revision, for the Service knows no revisions.
+
+    >>> words([])
+    'no pod answers'
+    """
+    serving = sorted((view for view in revisions if view.ready), key=lambda view: (view.model_version, view.revision))
+    if not serving:
+        return "no pod answers"
+    versions = [view.model_version for view in serving]
+    parts: list[str] = []
+    for view in serving:
+        alone = view.model_version and versions.count(view.model_version) == 1
+        name = view.model_version if alone else f"{view.model_version} in revision {view.revision}".strip()
+        unit = "" if parts else " pod" if view.ready == 1 else " pods"
+        parts.append(f"{view.ready}{unit} of {name}")
+    listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"{listed} {'answers' if len(serving) == serving[0].ready == 1 else 'answer'}"
 
 
 def service(pool: InferencePool) -> Json:

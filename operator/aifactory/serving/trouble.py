@@ -85,10 +85,13 @@ def _of_pod(observed: Observed, pod: ServingPodView) -> Problem | None:
     if pod.overlooked and scheduler != _DEFAULT_SCHEDULER:
         message = f"pod {pod.name} waits for scheduler {scheduler}: start it, or correct schedulerName in spec.template"
         return Problem(Reason.UNSCHEDULABLE, message, waits=True)
+    if pod.gated:
+        message = f"pod {pod.name} waits for its scheduling gates: whoever set them, a queue for example, removes them"
+        return Problem(Reason.UNSCHEDULABLE, message, waits=True)
     if pod.load_error:
         return Problem(Reason.MODEL_LOAD_FAILED, _not_loaded(observed, pod))
     if pod.refused_by_node:
-        message = f"node {pod.node} refused pod {pod.name}: {pod.refused_by_node}; another one is made"
+        message = f"node {pod.node} does not run pod {pod.name}: {pod.refused_by_node}; another one is made"
         return Problem(Reason.PODS_NOT_READY, message, waits=True)
     return None
 

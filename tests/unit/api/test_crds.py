@@ -56,7 +56,63 @@ def test_the_file_fits_into_an_annotation(definition: crd.KindDefinition) -> Non
 
 @KINDS
 def test_nothing_is_defaulted(definition: crd.KindDefinition) -> None:
-    assert not [path for path, node in nodes(schema(definition)) if "default" in node]
+    """But for the number of a pool's replicas: without it there is no scale subresource of the object."""
+    found = {path: node["default"] for path, node in nodes(schema(definition)) if "default" in node}
+    assert found == ({".spec.replicas": 1} if definition.kind == "InferencePool" else {})
+
+
+@KINDS
+def test_what_can_be_scaled_always_has_the_field_that_is_scaled(definition: crd.KindDefinition) -> None:
+    """Else: "the spec replicas field does not exist", for kubectl scale and for an HPA (kubernetes#111781)."""
+    if definition.scale is None:
+        return
+    parent, _, name = definition.scale["specReplicasPath"].rpartition(".")
+    above, node = find(schema(definition), parent), find(schema(definition), definition.scale["specReplicasPath"])
+    assert above is not None
+    assert node is not None
+    assert name in above.get("required", ()) or "default" in node
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [
+        ("tiny", True),
+        ("llama-3.1-8b", True),
+        ("a", True),
+        ("Qwen2.5", False),
+        ("org/model", False),
+        ("3b", False),
+        ("a..b", False),
+        ("a.-b", False),
+        ("a-", False),
+        ("a.", False),
+    ],
+)
+def test_names_of_models(name: str, fits: bool) -> None:
+    """`<model>-v1` must be a DNS subdomain: the name of a ModelVersion."""
+    rules = [
+        rule
+        for definition in crd.KINDS
+        for _, node in nodes(schema(definition)["properties"]["spec"])
+        for rule in node.get("x-kubernetes-validations", ())
+        if "messageExpression" in rule
+    ]
+    assert len(rules) == 3, "TrainingJob's output, ModelVersion, InferencePool"
+    for rule in rules:
+        (pattern,) = re.findall(r"^self\.matches\('(.*)'\)$", rule["rule"])
+        assert bool(re.search(pattern, name)) is fits
+
+
+def test_a_model_may_have_dots_in_its_name_where_a_service_may_not() -> None:
+    patterns = {
+        definition.kind: schema(definition)["properties"]["metadata"]["properties"]["name"]["pattern"]
+        for definition in crd.KINDS
+    }
+    assert {kind: bool(re.search(pattern, "llama-3.1-8b-v1")) for kind, pattern in patterns.items()} == {
+        "TrainingJob": False,
+        "ModelVersion": True,
+        "InferencePool": False,
+    }
 
 
 @KINDS

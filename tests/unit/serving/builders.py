@@ -15,7 +15,7 @@ from aifactory.api.reasons import ConditionType
 from aifactory.engine.apply import Applied
 from aifactory.engine.plan import Delete, Plan
 from aifactory.serving.plan import plan_pool
-from aifactory.serving.shape import image_of, revision_of
+from aifactory.serving.shape import ANNOTATION_MODEL_VERSION, image_of, revision_of
 from aifactory.serving.state import ConfigView, Observed, RevisionView, ServingPodView, Settings, VersionView
 from tests.unit.plans import bodies, patches, repairs
 
@@ -81,6 +81,7 @@ class Deployment:
     child: Applied
     revision: str
     wanted: int
+    model_version: str = ""
     refusal: str = ""
 
 
@@ -94,6 +95,7 @@ class World:
     configs: dict[str, ConfigView] = field(default_factory=dict)
     pods: list[Pod] = field(default_factory=list)
     service: Applied | None = None
+    budget: Applied | None = None
     settings: Settings = SETTINGS
     may_upgrade: bool = True
     throughput: Throughput | None = None
@@ -140,6 +142,7 @@ class World:
                     replicas=len(pods),
                     ready=sum(pod.ready for pod in pods),
                     refusal=deployment.refusal,
+                    model_version=deployment.model_version,
                 )
             )
         return Observed(
@@ -153,6 +156,7 @@ class World:
                 ServingPodView(pod.name, pod.revision, pod.ready, pod.terminating, **pod.trouble) for pod in self.pods
             ),
             service=self.service,
+            budget=self.budget,
             throughput=self.throughput,
         )
 
@@ -231,12 +235,16 @@ class World:
         if kind == "Service":
             assert self.service is None
             self.service = child
+        elif kind == "PodDisruptionBudget":
+            assert self.budget is None
+            self.budget = child
         elif kind == "ConfigMap":
             assert name not in self.configs
             self.configs[name] = ConfigView(child, labels[names.LABEL_REVISION])
         else:
             assert name not in self.deployments
-            self.deployments[name] = Deployment(child, labels[names.LABEL_REVISION], body["spec"]["replicas"])
+            served = body["metadata"]["annotations"][ANNOTATION_MODEL_VERSION]
+            self.deployments[name] = Deployment(child, labels[names.LABEL_REVISION], body["spec"]["replicas"], served)
 
     def _apply(self, body: dict[str, Any], uid: str) -> None:
         """What exists is applied again."""
@@ -246,6 +254,10 @@ class World:
             assert self.service is not None
             assert self.service.uid == uid
             self.service = replace(self.service, stamp=stamp)
+        elif kind == "PodDisruptionBudget":
+            assert self.budget is not None
+            assert self.budget.uid == uid
+            self.budget = replace(self.budget, stamp=stamp)
         elif kind == "ConfigMap":
             view = self.configs[name]
             self.configs[name] = replace(view, child=replace(view.child, stamp=stamp))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aifactory.api import names
-from aifactory.serving import assignment, shape, traffic
+from aifactory.serving import assignment, disruption, shape, traffic
 from aifactory.serving.state import Settings
 from aifactory_contract.desired import parse
 from tests.unit.golden import assert_golden, assert_known_to_kubernetes, assert_restricted
@@ -49,6 +49,7 @@ def objects(owner: Any, model: Any) -> list[dict[str, Any]]:
         traffic.service(owner),
         assignment.config(owner, model, revision),
         shape.deployment(owner, model, SETTINGS, revision, image, 3),
+        disruption.budget(owner),
     ]
 
 
@@ -89,9 +90,10 @@ def test_every_pod_is_restricted(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_service_and_deployment_select_the_pods(case: str) -> None:
-    service, _, deployment = CASES[case]
+    service, _, deployment, budget = CASES[case]
     labels = template(case)["metadata"]["labels"].items()
     assert service["spec"]["selector"].items() <= labels
+    assert budget["spec"]["selector"]["matchLabels"] == service["spec"]["selector"]
     assert deployment["spec"]["selector"]["matchLabels"].items() <= labels
     assert names.LABEL_REVISION in deployment["spec"]["selector"]["matchLabels"]
     assert names.LABEL_REVISION not in service["spec"]["selector"], "every revision answers"
@@ -168,7 +170,7 @@ OURS = {names.LABEL_MANAGED_BY: "aifactory", names.LABEL_POOL: "chat", names.LAB
 @pytest.mark.parametrize("label", [*OURS, names.LABEL_REVISION])
 def test_a_template_can_not_override_our_labels(label: str) -> None:
     owner = pool(template={"metadata": {"labels": {label: "theirs", "team": "a"}}})
-    _, _, deployment = objects(owner, version(1))
+    deployment = objects(owner, version(1))[2]
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert (
         labels[label] == {**OURS, names.LABEL_REVISION: deployment["metadata"]["labels"][names.LABEL_REVISION]}[label]
@@ -242,3 +244,40 @@ def test_a_pool_with_an_image_of_its_own_is_none_of_the_installations_business()
 
 def test_a_shape_of_a_version_that_is_not_known_here_has_no_name() -> None:
     assert shape.revision_of(pool(), version(1), "image", "v0") == ""
+
+
+@pytest.mark.parametrize(
+    ("size", "room"), [(0, "256Mi"), (1, "257Mi"), (1024**2, "258Mi"), (16 * 1024**3, "33024Mi"), (None, None)]
+)
+def test_the_model_has_room_on_the_nodes_disk(size: int | None, room: str | None) -> None:
+    spec = objects(pool(), version(1, size_bytes=size))[2]["spec"]["template"]["spec"]
+    volume = next(volume for volume in spec["volumes"] if volume["name"] == "aifactory-repository")
+    agent = next(container for container in spec["initContainers"] if container["name"] == "agent")
+    assert volume["emptyDir"].get("sizeLimit") == room
+    assert agent["resources"]["requests"].get("ephemeral-storage") == room
+    assert_known_to_kubernetes(objects(pool(), version(1, size_bytes=size))[2])
+
+
+def test_the_size_of_a_model_changes_no_revision() -> None:
+    """Pods that an earlier release has made without it stay."""
+    made = {objects(pool(), version(1, size_bytes=size))[2]["metadata"]["name"] for size in (None, 1, 2)}
+    assert len(made) == 1
+
+
+def test_a_drain_takes_one_pod_at_a_time_and_is_never_held_up_by_one_that_does_not_work() -> None:
+    spec = disruption.budget(pool())["spec"]
+    assert (spec["maxUnavailable"], spec["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
+
+
+def test_pods_of_a_revision_are_spread_over_nodes_if_that_is_possible() -> None:
+    spec = template("plain")["spec"]
+    (constraint,) = spec["topologySpreadConstraints"]
+    assert (constraint["topologyKey"], constraint["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
+    assert constraint["labelSelector"]["matchLabels"] == CASES["plain"][2]["spec"]["selector"]["matchLabels"]
+
+
+def test_a_template_may_spread_its_pods_in_its_own_way_or_not_at_all() -> None:
+    for theirs in ([], [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]):
+        owner = pool(template={"spec": {"topologySpreadConstraints": theirs}})
+        made = objects(owner, version(1))[2]
+        assert made["spec"]["template"]["spec"]["topologySpreadConstraints"] == theirs

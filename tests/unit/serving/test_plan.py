@@ -8,8 +8,10 @@ import pytest
 
 from aifactory.api.inferencepool import Throughput
 from aifactory.api.reasons import ConditionType, Reason
+from aifactory.engine.apply import Applied
+from aifactory.serving import traffic
 from aifactory.serving.plan import plan_pool
-from aifactory.serving.state import Observed
+from aifactory.serving.state import Observed, RevisionView
 from aifactory.serving.status import StatusDraft
 from tests.unit.plans import created
 from tests.unit.serving.builders import NOW, SETTINGS, World, conditions, message, pool, serving, version
@@ -97,7 +99,12 @@ def test_scaling_up_and_down() -> None:
     world.settle()
     assert len(world.live(1)) == 4
     assert (world.status.phase, world.status.reason, world.status.summary) == ("Scaling", "PodsNotReady", "2/4")
-    assert conditions(world.status)["Degraded"][0] == "True"
+    assert conditions(world.status)["Degraded"][0] == "False", "nothing that was there is missing"
+    world.load(1)
+    world.live(1)[0].ready = False
+    world.settle()
+    assert conditions(world.status)["Degraded"] == ("True", "PodsNotReady"), "one that was there is lost"
+    assert world.status.phase == "Degraded"
     world.load(2)
     assert world.status.phase == "Serving"
     world.edit(replicas=1)
@@ -149,6 +156,46 @@ def test_throughput_is_kept_while_nothing_newer_is_known() -> None:
     world.throughput = None
     world.settle()
     assert world.status.throughput == Throughput(requests_per_second="3", tokens_per_second="90")
+
+
+def test_a_pod_that_is_lost_and_has_no_node_degrades_the_pool() -> None:
+    world = serving()
+    world.live()[0].ready, world.live()[0].trouble = False, {"unschedulable": "2 Insufficient cpu"}
+    world.settle()
+    assert conditions(world.status)["Degraded"] == ("True", "Unschedulable")
+    assert world.status.phase == "Degraded"
+
+
+def test_status_of_an_earlier_release_does_not_know_how_many_pods_there_were() -> None:
+    world = serving()
+    assert world.status.rollout is not None
+    world.status.rollout = world.status.rollout.model_copy(update={"most_ready": 0})
+    world.live()[0].ready = False
+    world.settle()
+    assert conditions(world.status)["Degraded"] == ("True", "PodsNotReady")
+
+
+@pytest.mark.parametrize(
+    ("revisions", "words"),
+    [
+        ([], "no pod answers"),
+        ([("tiny-v1", "a", 0)], "no pod answers"),
+        ([("tiny-v1", "a", 1)], "1 pod of tiny-v1 answers"),
+        ([("tiny-v1", "a", 2)], "2 pods of tiny-v1 answer"),
+        ([("tiny-v2", "b", 1), ("tiny-v1", "a", 1)], "1 pod of tiny-v1 and 1 of tiny-v2 answer"),
+        (
+            [("tiny-v1", "a", 2), ("tiny-v1", "b", 1)],
+            "2 pods of tiny-v1 in revision a and 1 of tiny-v1 in revision b answer",
+        ),
+        ([("m-v1", "a", 3), ("m-v2", "b", 2), ("m-v3", "c", 1)], "3 pods of m-v1, 2 of m-v2 and 1 of m-v3 answer"),
+    ],
+)
+def test_who_answers_in_words(revisions: Any, words: str) -> None:
+    views = [
+        RevisionView(Applied(name, name), name, ready, ready=ready, model_version=version)
+        for version, name, ready in revisions
+    ]
+    assert traffic.words(views) == words
 
 
 def test_a_pod_that_dies_is_told() -> None:
@@ -213,9 +260,10 @@ def test_a_pod_in_trouble_among_others_degrades_the_pool(trouble: Any, reason: s
     world.settle()
     next(pod for pod in world.live() if not pod.ready).trouble = trouble
     world.settle()
-    assert conditions(world.status)["Degraded"] == ("True", reason)
+    waits = reason == "Unschedulable"  # for a pod that is wanted in addition
+    assert conditions(world.status)["Degraded"] == ("False" if waits else "True", reason)
     assert conditions(world.status)["Available"][0] == "True"
-    assert world.status.phase == "Degraded"
+    assert world.status.phase == ("Scaling" if waits else "Degraded")
     assert message(world.status).startswith("tiny-v1: 2 of 3 pods have it loaded; ")
     assert words in message(world.status)
 

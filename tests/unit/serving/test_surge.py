@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aifactory.api.inferencepool import InferencePoolStatus
+from aifactory.api.reasons import ConditionType
 from aifactory.serving.trouble import PASSING
 from aifactory_contract.errors import TRANSIENT
 from tests.unit.plans import removed
@@ -28,7 +29,7 @@ def test_a_rollout_step_by_step() -> None:
     assert counts(world, 1, 2) == [(3, 3), (0, 1)], "one pod more, and nothing is taken away"
     assert (world.status.phase, world.status.version) == ("RollingOut", "1")
     assert conditions(world.status)["Reconciling"] == ("True", "RollingOut")
-    assert message(world.status) == "tiny-v2: 0 of 3 pods are ready"
+    assert message(world.status) == "tiny-v2: 0 of 3 pods are ready; 3 pods of tiny-v1 answer"
     assert conditions(world.status)["Available"][0] == "True"
     assert conditions(world.status)["Degraded"][0] == "False"
     assert world.status.candidate is not None
@@ -36,6 +37,8 @@ def test_a_rollout_step_by_step() -> None:
 
     world.load()
     assert counts(world, 1, 2) == [(2, 2), (1, 2)]
+    assert world.status.traffic == "2 pods of tiny-v1 and 1 of tiny-v2 answer", "the Service knows no revisions"
+    assert message(world.status, ConditionType.AVAILABLE) == world.status.traffic
     world.load()
     assert counts(world, 1, 2) == [(1, 1), (2, 3)]
     assert world.status.version == "1"

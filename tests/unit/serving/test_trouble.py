@@ -134,6 +134,24 @@ def test_a_scheduler_that_does_not_exist_is_named() -> None:
     assert "waits for scheduler volcano: start it, or correct schedulerName" in message(world.status)
 
 
+@pytest.mark.parametrize("way", ["rolling", "taken back", "waiting"])
+def test_what_is_wrong_with_the_pods_that_serve_meanwhile_is_told_as_well(way: str) -> None:
+    world = serving(1)
+    if way == "waiting":
+        world.publish(1, ready=False, reason="Gone")
+    else:
+        world.publish(2)
+        world.settle()
+        if way == "taken back":
+            world.live(2)[0].trouble = {"load_error": "LoadFailed: no such layer"}
+            world.settle()
+    lost = world.live(1)[0]
+    lost.ready, lost.trouble = False, {"crash": Crash("triton", 137, "OOMKilled")}
+    world.settle()
+    said = message(world.status)
+    assert f"; of what is served meanwhile, container triton of pod {lost.name} ends again and again" in said
+
+
 def test_the_default_scheduler_is_given_its_moment() -> None:
     world = World(pool(replicas=1))
     world.publish(1)
@@ -143,13 +161,23 @@ def test_the_default_scheduler_is_given_its_moment() -> None:
     assert world.status.reason == "Starting"
 
 
+def test_a_pod_that_a_queue_holds_back_says_so() -> None:
+    world = World(pool(replicas=1))
+    world.publish(1)
+    world.settle()
+    world.pods[0].trouble = {"gated": True}
+    world.settle()
+    assert conditions(world.status)["Reconciling"] == ("True", "Unschedulable")
+    assert "waits for its scheduling gates" in message(world.status)
+
+
 def test_a_pod_that_its_node_refuses_is_told() -> None:
     world = World(pool(replicas=1))
     world.publish(1)
     world.settle()
     world.pods[0].trouble = {"refused_by_node": "UnexpectedAdmissionError: no such device", "node": "gpu-3"}
     world.settle()
-    assert "node gpu-3 refused pod " in message(world.status)
+    assert "node gpu-3 does not run pod " in message(world.status)
     assert "UnexpectedAdmissionError: no such device" in message(world.status)
 
 
@@ -195,6 +223,13 @@ def test_a_pod_that_nobody_has_scheduled() -> None:
     assert podstate.is_overlooked(pod("Pending"))
     assert not podstate.is_overlooked(pod("Pending", conditions=[{"type": "PodScheduled", "status": "False"}]))
     assert not podstate.is_overlooked(pod("Running"))
+
+
+@pytest.mark.parametrize(("reason", "gated"), [("SchedulingGated", True), ("Unschedulable", False)])
+def test_a_pod_with_scheduling_gates(reason: str, gated: bool) -> None:
+    found = pod("Pending", conditions=[{"type": "PodScheduled", "status": "False", "reason": reason}])
+    assert podstate.is_gated(found) is gated
+    assert bool(podstate.unschedulable(found)) is not gated
 
 
 def test_a_pod_that_its_node_ended() -> None:

@@ -75,6 +75,17 @@ def test_a_service_somebody_has_edited_is_put_back() -> None:
     assert not world.settle().writes
 
 
+def test_a_budget_comes_with_an_upgrade_and_is_put_back() -> None:
+    world = serving()
+    world.budget = None
+    assert created(world.step()) == ["PodDisruptionBudget chat-serving"]
+    assert world.budget is not None
+    world.budget = replace(world.budget, edits="abc")
+    (again,) = repairs(world.step())
+    assert (again.kind, again.uid) == ("PodDisruptionBudget", world.budget.uid)
+    assert not world.settle().writes
+
+
 def test_a_deployment_somebody_has_edited_is_put_back_and_keeps_its_pods() -> None:
     world = serving(replicas=3)
     (name,) = world.deployments

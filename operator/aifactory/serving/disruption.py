@@ -1,0 +1,48 @@
+"""What nodes that are drained or lost may take from a pool at a time.
+
+The budget lets a drain take one pod after another, and one that is not ready at any time; a pool of one pod does not
+hold up a drain. That pods lie on several nodes is a wish: a cluster with one node serves as well.
+
+Sources: https://kubernetes.io/docs/tasks/run-application/configure-pdb/,
+https://kubernetes.io/docs/concepts/scheduling-eviction/topology-spread-constraints/
+"""
+
+from __future__ import annotations
+
+from aifactory.api import names
+from aifactory.api.inferencepool import InferencePool
+from aifactory.engine.podspec import Json
+from aifactory.serving.objects import metadata, selector
+
+MAX_UNAVAILABLE = 1
+
+
+def budget_name(pool: str) -> str:
+    """Name of the PodDisruptionBudget: not the pool's own, which users may have given to a budget of theirs."""
+    return f"{pool}-serving"
+
+
+def budget(pool: InferencePool) -> Json:
+    """The PodDisruptionBudget over the pods of every revision."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(pool, budget_name(pool.metadata.name), {}),
+        "spec": {
+            "maxUnavailable": MAX_UNAVAILABLE,
+            "selector": {"matchLabels": selector(pool)},
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        },
+    }
+
+
+def spread(pool: InferencePool, revision: str) -> list[Json]:
+    """The pods of a revision lie on different nodes where there are enough."""
+    return [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": {**selector(pool), names.LABEL_REVISION: revision}},
+        }
+    ]

@@ -1,0 +1,81 @@
+"""The chart's policy against deleting a ModelVersion in use, on a real API server; no operator runs here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster import objects
+from tests.support.kubectl import ROOT, Json, Kubectl
+from tests.support.waiting import wait_for
+
+NAME = "guard-modelversion-in-use"
+VERSION: Json = {
+    "apiVersion": "aifactory.dev/v1alpha1",
+    "kind": "ModelVersion",
+    "metadata": {"name": "m-v1"},
+    "spec": {"model": "m", "version": 1, "source": {"uri": "pvc://models/m/1"}, "format": "causal-lm"},
+}
+PART = {"revision": "v1-abc", "modelVersion": "m-v1"}
+USES = [
+    pytest.param({"stable": PART}, id="it serves it"),
+    pytest.param({"candidate": PART}, id="it rolls to it"),
+    pytest.param({"resolved": [{"name": "m", "version": 1, "modelVersion": "m-v1"}]}, id="it wants it"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def policy(kubectl: Kubectl) -> Iterator[None]:
+    """The template as Helm renders it."""
+    text = (ROOT / "charts/aifactory/templates/deletion-guard.yaml").read_text()
+    text = re.sub(r"\{\{- (if|end).*\}\}\n?|  labels: \{\{.*\}\}\n", "", text).replace("{{ .Release.Name }}", "guard")
+    kubectl.run("apply", "-f", "-", stdin=text)
+    yield
+    for kind in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
+        kubectl.run("delete", kind, NAME)
+
+
+def use(ns: Kubectl, name: str, status: Json) -> None:
+    ns.apply(objects.pool(name, "m"))
+    patch = json.dumps({"status": status})
+    ns.run("patch", "ipool", name, "--subresource=status", "--type=merge", "-p", patch)
+
+
+def refusal(ns: Kubectl) -> str:
+    return ns.run("delete", "mver", "m-v1", "--dry-run=server", check=False).err
+
+
+def wait_refused(ns: Kubectl, words: str) -> None:
+    """The API server takes a moment to know a policy that is new, and a pool."""
+    wait_for("the policy to refuse", lambda: refusal(ns), lambda seen: words in seen, seconds=30)
+
+
+@pytest.mark.parametrize("status", USES)
+def test_a_version_in_use_is_kept_and_its_user_is_named(status: Json, ns: Kubectl) -> None:
+    ns.apply(VERSION)
+    use(ns, "chat", status)
+    wait_refused(ns, "ModelVersion m-v1 is in use by InferencePool/chat: point it to another version first")
+    ns.run("annotate", "mver", "m-v1", "aifactory.dev/allow-delete-in-use=true")
+    ns.run("delete", "mver", "m-v1")
+
+
+def test_a_pool_that_is_gone_is_not_named_though_the_operator_is_away(ns: Kubectl) -> None:
+    ns.apply(VERSION)
+    stale = json.dumps({"status": {"inUse": 1, "usedBy": [{"kind": "InferencePool", "name": "chat"}]}})
+    ns.run("patch", "mver", "m-v1", "--subresource=status", "--type=merge", "-p", stale)
+    use(ns, "chat", {"stable": PART})
+    wait_refused(ns, "InferencePool/chat")
+    ns.run("delete", "ipool", "chat")
+    ns.run("delete", "mver", "m-v1")
+
+
+def test_what_nobody_uses_can_be_deleted(ns: Kubectl) -> None:
+    ns.apply(VERSION)
+    use(ns, "other", {"stable": {"revision": "v1-abc", "modelVersion": "m-v2"}})
+    ns.run("delete", "mver", "m-v1")
+    ns.apply(VERSION)
+    ns.run("delete", "ipool", "other")
+    ns.run("delete", "mver", "m-v1")
