@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from aifactory.api import names
+from aifactory.api import names, numbers
 from aifactory.api.modelversion import ModelVersion, model_of
 from aifactory.api.reasons import Reason
 from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
@@ -18,8 +18,8 @@ from aifactory.engine.plan import Plan, WriteError
 from aifactory.engine.tasks import task_pod
 from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
-from aifactory.kube.objects import Claim, Pod, PodGroup, Service, condition
-from aifactory.kube.resources import PODGROUPS, PODS, PVCS, SERVICES, Key
+from aifactory.kube.objects import Claim, ConfigMap, Pod, PodGroup, Service, condition
+from aifactory.kube.resources import CONFIGMAPS, PODGROUPS, PODS, PVCS, SERVICES, Key
 from aifactory.kube.tokens import Reporter, TokenReviewer
 from aifactory.training import children, workspace
 from aifactory.training.plan import plan_training
@@ -31,6 +31,7 @@ _PODS = Child(PODS, Pod)
 _SERVICES = Child(SERVICES, Service, verbs=("create", "patch", "delete"))
 _CLAIMS = Child(PVCS, Claim, verbs=("create",))
 _GANGS = Child(PODGROUPS, PodGroup, optional=True)
+_COUNTERS = Child(CONFIGMAPS, ConfigMap, verbs=())
 _VERSIONS = Index(ModelVersion, "model", model_of)
 
 
@@ -39,7 +40,7 @@ class Training(Domain[TrainingJob, Observed]):
 
     settings_class = Settings
     model = TrainingJob
-    children = (_PODS, _SERVICES, _CLAIMS, _GANGS)
+    children = (_PODS, _SERVICES, _CLAIMS, _GANGS, _COUNTERS)
     creates = (ModelVersion,)
 
     def __init__(self, settings: Settings | None = None, url: str = "") -> None:
@@ -73,6 +74,7 @@ class Training(Domain[TrainingJob, Observed]):
             publishers=tuple(publishers),
             gangs=tuple(map(gang_view, cluster.owned(_GANGS, namespace, uid))),
             versions=_versions(model, cluster),
+            highest_version=_highest_version(model, cluster),
             service=applied(service) if service is not None and _owned_by(service, uid) else None,
             gangs_served=cluster.serves(_GANGS),
             workspace_exists=_owned_by(claim, uid),
@@ -175,6 +177,14 @@ def _versions(job: TrainingJob, cluster: Cluster) -> tuple[VersionView, ...]:
         )
         for version in cluster.find(_VERSIONS, (job.metadata.namespace, job.spec.output.model.name))
     )
+
+
+def _highest_version(job: TrainingJob, cluster: Cluster) -> int:
+    if job.spec.output is None:
+        return 0
+    name = numbers.object_name(job.spec.output.model.name)
+    counter = cluster.get(_COUNTERS, job.metadata.namespace, name)
+    return numbers.highest(counter.metadata.annotations) if counter is not None else 0
 
 
 def _job_of_version(version: ModelVersion, _: Cluster) -> Iterable[Key]:

@@ -127,6 +127,8 @@ class Observed:
     """Pods that publish the result."""
     gangs: tuple[GangView, ...] = ()
     versions: tuple[VersionView, ...] = ()
+    highest_version: int = 0
+    """The highest number that the output's model has ever had, as written down (`api.numbers`)."""
     service: Applied | None = None
     """The job's own headless Service."""
     gangs_served: bool = False

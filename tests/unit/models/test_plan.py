@@ -11,7 +11,7 @@ import pytest
 from aifactory.api.modelversion import MAX_USERS, Use
 from aifactory.api.reasons import ConditionType
 from aifactory.models.plan import plan_model_version, plan_refused
-from aifactory.models.state import Observed
+from aifactory.models.state import Counter, Observed
 from aifactory.models.status import human_size
 from tests.unit.models.builders import DIGEST, GOOD, NOW, SETTINGS, World, conditions, message, version
 from tests.unit.plans import created, removed
@@ -89,6 +89,42 @@ def test_a_bad_artifact_that_was_put_right_is_read_again_when_asked(cleaned_up: 
     world.answer(GOOD)
     world.settle()
     assert conditions(world.status)["Ready"] == ("True", "Verified")
+
+
+@pytest.mark.parametrize("known", [None, Counter("aifactory-tiny-versions", "7", 0)])
+def test_a_number_is_written_down_before_its_version_is_ready(known: Counter | None) -> None:
+    """Else the next job could give it again after a deletion, and a pool that pins it would serve another artifact."""
+    world = World(version())
+    world.settle()
+    world.answer(GOOD)
+    world.counter = known
+    first = world.step()
+    assert conditions(first.status)["Ready"][0] == "False"
+    assert (first.requeue_after, world.counter.highest if world.counter else 0) == (0, 1)
+    world.settle()
+    assert conditions(world.status)["Ready"][0] == "True"
+
+
+def test_a_number_is_written_down_while_the_artifact_is_read() -> None:
+    world = World(version(), counter=None)
+    world.step()
+    assert (world.counter, len(world.made)) == (Counter("aifactory-tiny-versions", "1", 1), 1)
+
+
+def test_a_version_that_was_ready_before_there_were_counters_is_written_down() -> None:
+    world = World(version())
+    world.settle()
+    world.answer(GOOD)
+    world.settle()
+    world.counter = None
+    world.settle()
+    assert world.counter == Counter("aifactory-tiny-versions", "1", 1)
+
+
+def test_a_higher_number_stays() -> None:
+    world = World(version(), counter=Counter("aifactory-tiny-versions", "1", 9))
+    world.settle()
+    assert world.counter == Counter("aifactory-tiny-versions", "1", 9)
 
 
 PASSING = ["SourceNotFound", "AccessDenied", "StoreUnavailable", "StoreFull"]

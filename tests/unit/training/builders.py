@@ -115,6 +115,7 @@ class World:
     publishers: dict[str, TaskPod] = field(default_factory=dict)
     gangs: dict[str, GangView] = field(default_factory=dict)
     versions: dict[str, VersionView] = field(default_factory=dict)
+    highest_version: int = 0
     service: Applied | None = None
     others: set[str] = field(default_factory=set)
     progress: ProgressReport | None = None
@@ -136,6 +137,7 @@ class World:
             publishers=tuple(self.publishers.values()),
             gangs=tuple(self.gangs.values()),
             versions=tuple(self.versions.values()),
+            highest_version=self.highest_version,
             service=self.service,
             gangs_served=self.gangs_served,
             workspace_exists=f"PersistentVolumeClaim {workspace.claim(self.job)}" in claims,

@@ -328,6 +328,17 @@ def test_a_store_that_does_not_take_the_model_is_waited_for(reason: str) -> None
     assert conditions(world.status)["Stalled"][0] == "False"
 
 
+def test_a_number_whose_version_was_deleted_is_not_given_again() -> None:
+    """A pool that is pinned to it would serve another artifact."""
+    world = publishing()
+    world.versions = {"tiny-v1": VersionView("tiny-v1", 1, "other")}
+    world.highest_version = 4
+    world.end_publisher(PUBLISHED)
+    world.settle()
+    assert world.status.output is not None
+    assert world.status.output.model_version == "tiny-v5"
+
+
 @pytest.mark.parametrize("reason", ["InvalidArtifact", "SourceNotFound"])
 @pytest.mark.parametrize("how", ["edit", "annotation"])
 def test_what_a_person_can_mend_waits_and_is_published_when_asked(reason: str, how: str) -> None:
