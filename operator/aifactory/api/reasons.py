@@ -49,6 +49,17 @@ class Reason(StrEnum):
     APPLICATION_ERROR = "ApplicationError", "The training program exited with an error; its last words are the message."
     OUT_OF_MEMORY = "OutOfMemory", "The kernel ended the trainer because it used more memory than its limit."
     DISRUPTION = "Disruption", "A pod was evicted, preempted, drained or deleted by somebody else; it does not count."
+    NODE_REFUSED = (
+        "NodeRefused",
+        "The node to which the scheduler sent a pod did not admit it (OutOfcpu, UnexpectedAdmissionError ...); no program "
+        "ran, so it does not count and is tried again with growing waits.",
+    )
+    DEADLINE_EXCEEDED = "DeadlineExceeded", "A pod ran longer than activeDeadlineSeconds of its template and was stopped."
+    CONTAINER_CANNOT_START = (
+        "ContainerCannotStart",
+        "The program is not in the image or can not be executed; no restart mends that.",
+    )
+    INIT_CONTAINER_FAILED = "InitContainerFailed", "An init container of a pod failed, so its trainer was never started."
     RESIZED = "Resized", "spec.nodes.count changed, so the job restarts with the new number of pods."
     TEMPLATE_CHANGED = "TemplateChanged", "The pod settings changed, so the job restarts with them."
     RESUMED = "Resumed", "The job was suspended and runs again."

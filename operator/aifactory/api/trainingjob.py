@@ -300,6 +300,8 @@ class LastFailure(Model):
     pod: str
     node: str = ""
     index: int
+    container: str = ""
+    """The container whose end it was; empty when none has run."""
     exit_code: int | None = None
     reason: str = ""
     cause: str

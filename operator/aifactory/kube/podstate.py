@@ -10,8 +10,29 @@ from dataclasses import dataclass
 from aifactory.kube.objects import DISRUPTED, READY, SCHEDULED, ContainerStatus, Pod, Terminated, condition
 
 _NORMAL_WAITING = frozenset({"", "ContainerCreating", "PodInitializing"})
-DISRUPTIONS = frozenset({"Evicted", "Preempting", "NodeShutdown", "Terminated", "NodeAffinity", "NodeLost"})
+DISRUPTIONS = frozenset({"Evicted", "Preempting", "NodeShutdown", "Shutdown", "Terminated", "NodeLost"})
 """`pod.status.reason` values with which a kubelet or a controller ends a pod from outside."""
+_REFUSALS = frozenset(
+    {
+        "AdmissionError",
+        "AppArmor",
+        "InvalidNodeInfo",
+        "NodeAffinity",
+        "NodeName",
+        "NodePorts",
+        "NodeUnschedulable",
+        "PodOSNotSupported",
+        "PodOSSelectorNodeLabelDoesNotMatch",
+        "SysctlForbidden",
+        "TaintToleration",
+        "TopologyAffinityError",
+        "UnexpectedAdmissionError",
+        "UnexpectedPredicateFailureType",
+        "UnknownReason",
+    }
+)
+"""`pod.status.reason` values with which a kubelet does not admit a pod that was placed on its node; none of its
+containers has run. `OutOf<resource>` is another. See pkg/kubelet/lifecycle in kubernetes/kubernetes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +47,11 @@ class Trouble:
 
 
 NO_TROUBLE = Trouble()
+
+
+def refused(reason: str) -> bool:
+    """Whether a pod's reason says that the kubelet did not admit it."""
+    return reason in _REFUSALS or reason.startswith("OutOf")
 
 
 def container(pod: Pod, name: str) -> ContainerStatus | None:

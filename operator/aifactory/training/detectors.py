@@ -1,8 +1,8 @@
 """How a failure of the current attempt is noticed, and which one decides.
 
 Each detector looks at one kind of sign. The first failure decides, because the others usually follow from it: when one
-rank dies, the collectives of the rest break. For the same reason an outside cause (eviction, drain, deletion) outranks
-an application error seen at the same moment. A program that asks not to be restarted is believed whatever happened to
+rank dies, the collectives of the rest break. For the same reason an outside cause (eviction, drain, deletion, a node that
+refuses) outranks an application error seen at the same moment. A program that asks not to be restarted is believed whatever happened to
 the others.
 """
 
@@ -14,6 +14,9 @@ from aifactory.api.reasons import Reason
 from aifactory.training import children
 from aifactory.training.causes import Failure, classify
 from aifactory.training.state import Observed, PodView, created_attempt
+
+OUTSIDE = frozenset({Reason.DISRUPTION, Reason.NODE_REFUSED})
+"""Causes that are no fault of the program."""
 
 Detector = Callable[[Observed, tuple[PodView, ...]], Iterable[Failure]]
 
@@ -47,7 +50,7 @@ def first_failure(observed: Observed, current: tuple[PodView, ...]) -> Failure |
         current: pods of the current attempt.
     """
     found = [
-        (failure.cause is not Reason.NO_RESTART_REQUESTED, failure.cause is not Reason.DISRUPTION, order, failure)
+        (failure.cause is not Reason.NO_RESTART_REQUESTED, failure.cause not in OUTSIDE, order, failure)
         for order, detector in enumerate(DETECTORS)
         for failure in detector(observed, current)
     ]

@@ -18,7 +18,7 @@ from aifactory.engine.plan import Plan, WriteError
 from aifactory.engine.tasks import task_pod
 from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
-from aifactory.kube.objects import Claim, ConfigMap, Pod, PodGroup, Service, condition
+from aifactory.kube.objects import Claim, ConfigMap, Pod, PodGroup, Service, Terminated, condition
 from aifactory.kube.resources import CONFIGMAPS, PODGROUPS, PODS, PVCS, SERVICES, Key
 from aifactory.kube.tokens import Reporter, TokenReviewer
 from aifactory.training import children, workspace
@@ -129,7 +129,7 @@ class Training(Domain[TrainingJob, Observed]):
 def pod_view(pod: Pod, events: podstate.Trouble = podstate.NO_TROUBLE) -> PodView:
     """A training pod as planning sees it; `events` is what the kubelet's Events say while it does not start."""
     meta = pod.metadata
-    end = podstate.ended(pod, names.CONTAINER_TRAINER)
+    container, end = _decisive_end(pod)
     trouble = podstate.waiting(pod) or events
     trainer = podstate.container(pod, names.CONTAINER_TRAINER)
     return PodView(
@@ -142,8 +142,10 @@ def pod_view(pod: Pod, events: podstate.Trouble = podstate.NO_TROUBLE) -> PodVie
         node=pod.spec.node_name,
         running=podstate.is_running(pod, names.CONTAINER_TRAINER),
         terminating=meta.deletion_timestamp is not None,
+        stopped=pod.status.reason,
+        container=container,
         exit_code=end.exit_code if end is not None else None,
-        exit_reason=(end.reason if end is not None else "") or pod.status.reason,
+        exit_reason=pod.status.reason or (end.reason if end is not None else ""),
         exit_message=(end.message if end is not None else "") or pod.status.message,
         finished_at=end.finished_at if end is not None else None,
         disruption=podstate.disruption(pod),
@@ -152,6 +154,16 @@ def pod_view(pod: Pod, events: podstate.Trouble = podstate.NO_TROUBLE) -> PodVie
         unschedulable=podstate.unschedulable(pod),
         image=(trainer.image_id or trainer.image) if trainer is not None else "",
     )
+
+
+def _decisive_end(pod: Pod) -> tuple[str, Terminated | None]:
+    """The end that became the pod's: its trainer's, or that of an init container after which no other is begun."""
+    end = podstate.ended(pod, names.CONTAINER_TRAINER)
+    if end is None and pod.status.phase == "Failed":
+        for status in pod.status.init_container_statuses:
+            if (early := status.state.terminated) is not None and early.exit_code:
+                return status.name, early
+    return names.CONTAINER_TRAINER if end is not None else "", end
 
 
 def gang_view(gang: PodGroup) -> GangView:

@@ -2,7 +2,8 @@
 
 Counted are failures of the program (exit codes, out of memory); they may happen `maxRestarts` times within
 `windowSeconds`. Disruptions are not the program's fault: they do not count, and only one that follows another failure
-closely waits, so that something that keeps deleting pods does not keep the job busy with starting.
+closely waits, so that something that keeps deleting pods does not keep the job busy with starting. A node that refuses
+a pod is no fault of the program either; it refuses the next one too for a while, so every try waits, longer and longer.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ WINDOW_SECONDS = 3600
 BACKOFF_BASE_SECONDS = 10
 BACKOFF_MAX_SECONDS = 600
 DISRUPTION_CLOSE_SECONDS = 60
+REFUSED_WAIT_SECONDS = 10
+"""At least, whatever the policy's backoff: the scheduler has to learn what the node has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +45,16 @@ def decide(
     policy = policy or FailurePolicy()
     if cause is Reason.NO_RESTART_REQUESTED:
         return GiveUp(cause, "the trainer exited with code 93, which asks for no restart")
+    if cause is Reason.CONTAINER_CANNOT_START:
+        return GiveUp(cause, "no restart mends it: correct image and command in another TrainingJob")
+    if cause is Reason.NODE_REFUSED:
+        wait = max(REFUSED_WAIT_SECONDS, backoff_seconds(policy, restarts.by_cause.get(str(cause), 0)))
+        pause = now + timedelta(seconds=wait)
+        return Restart(record(restarts, cause, counted_times=restarts.counted_times, next_attempt=pause))
     if cause is Reason.DISRUPTION:
         close = last is not None and now - last < timedelta(seconds=DISRUPTION_CLOSE_SECONDS)
-        pause = now + timedelta(seconds=backoff_seconds(policy, 0)) if close else None
-        return Restart(record(restarts, cause, counted_times=restarts.counted_times, next_attempt=pause))
+        later = now + timedelta(seconds=backoff_seconds(policy, 0)) if close else None
+        return Restart(record(restarts, cause, counted_times=restarts.counted_times, next_attempt=later))
     limit = MAX_RESTARTS if policy.max_restarts is None else policy.max_restarts
     window = WINDOW_SECONDS if policy.window_seconds is None else policy.window_seconds
     recent = tuple(time for time in restarts.counted_times if now - time < timedelta(seconds=window))

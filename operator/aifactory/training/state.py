@@ -35,8 +35,13 @@ class PodView:
     running: bool = False
     """The trainer container runs."""
     terminating: bool = False
+    stopped: str = ""
+    """Kubernetes' reason for ending or refusing the whole pod (Evicted, DeadlineExceeded, OutOfcpu ...); empty when its
+    containers ended by themselves."""
+    container: str = ""
+    """The container whose end decided: the trainer, or an init container that the pod did not get past."""
     exit_code: int | None = None
-    """Exit code of the trainer container, when it has ended."""
+    """Its exit code, when it has ended."""
     exit_reason: str = ""
     exit_message: str = ""
     finished_at: datetime | None = None
@@ -53,9 +58,11 @@ class PodView:
     def succeeded(self) -> bool:
         """The trainer ended well by itself; a side container may still run.
 
-        A program that ends with 0 because it was told to end (SIGTERM, then a checkpoint) has not finished its work.
+        A program that ends with 0 because it was told to end (SIGTERM, then a checkpoint) has not finished its work,
+        whoever told it: somebody who deleted the pod, its node, or the pod's deadline.
         """
-        return (self.phase == "Succeeded" or self.exit_code == 0) and not (self.terminating or self.disruption)
+        told = self.terminating or self.disruption or self.stopped
+        return (self.phase == "Succeeded" or self.exit_code == 0) and not told
 
     @property
     def failed(self) -> bool:

@@ -62,6 +62,7 @@ def plan_failure(observed: Observed, failure: Failure, draft: StatusDraft, now: 
             pod=failure.pod,
             node=failure.node,
             index=failure.index,
+            container=failure.container,
             exit_code=failure.exit_code,
             reason=failure.reason,
             cause=str(failure.cause),

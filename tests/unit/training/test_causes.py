@@ -56,7 +56,7 @@ CAUSES = [
         id="preempted",
     ),
     pytest.param(
-        {"phase": "Failed", "exit_reason": "Evicted", "exit_message": "The node was low on resource: memory."},
+        {"phase": "Failed", "stopped": "Evicted", "exit_message": "The node was low on resource: memory."},
         Reason.DISRUPTION,
         "ended from outside (Evicted)",
         id="evicted",
@@ -75,10 +75,56 @@ CAUSES = [
     ),
     pytest.param({"phase": "Failed"}, Reason.APPLICATION_ERROR, "kubectl describe pod train-0-0", id="never-started"),
     pytest.param(
-        {"phase": "Failed", "exit_reason": "UnexpectedAdmissionError", "exit_message": "Allocate failed: no GPU"},
-        Reason.APPLICATION_ERROR,
-        "Allocate failed: no GPU",
+        {"phase": "Failed", "stopped": "UnexpectedAdmissionError", "exit_message": "Allocate failed", "node": "gpu-7"},
+        Reason.NODE_REFUSED,
+        "node gpu-7 refused the pod (UnexpectedAdmissionError): Allocate failed",
         id="not-admitted",
+    ),
+    pytest.param({"phase": "Failed", "stopped": "OutOfcpu"}, Reason.NODE_REFUSED, "(OutOfcpu)", id="out-of-cpu"),
+    pytest.param(
+        {"phase": "Failed", "stopped": "OutOfnvidia.com/gpu"}, Reason.NODE_REFUSED, "nvidia.com/gpu", id="out-of-gpu"
+    ),
+    pytest.param({"phase": "Failed", "stopped": "NodeAffinity"}, Reason.NODE_REFUSED, "NodeAffinity", id="affinity"),
+    pytest.param(
+        {"phase": "Failed", "stopped": "DeadlineExceeded", "exit_code": 0},
+        Reason.DEADLINE_EXCEEDED,
+        "(DeadlineExceeded): raise activeDeadlineSeconds of template.spec",
+        id="deadline-ended-with-0",
+    ),
+    pytest.param(
+        {"phase": "Failed", "stopped": "NodeShutdown", "exit_code": 0},
+        Reason.DISRUPTION,
+        "from outside (NodeShutdown)",
+        id="shut-down-ended-with-0",
+    ),
+    pytest.param(
+        {"phase": "Failed", "stopped": "Evicted", "exit_code": 137, "exit_reason": "Error"},
+        Reason.DISRUPTION,
+        "from outside (Evicted)",
+        id="evicted-with-a-code",
+    ),
+    pytest.param(
+        {
+            "exit_code": 128,
+            "exit_reason": "StartError",
+            "container": "trainer",
+            "exit_message": 'exec: "torchrunn": executable file not found in $PATH',
+        },
+        Reason.CONTAINER_CANNOT_START,
+        'container trainer could not start: exec: "torchrunn": executable file not found',
+        id="no-such-command",
+    ),
+    pytest.param(
+        {"exit_code": 128, "exit_reason": "StartError", "exit_message": "device error: GPU 3", "container": "trainer"},
+        Reason.CONTAINER_CONFIG_ERROR,
+        "could not start: device error: GPU 3",
+        id="the-runtime-had-trouble",
+    ),
+    pytest.param(
+        {"exit_code": 4, "container": "fetch", "phase": "Failed"},
+        Reason.INIT_CONTAINER_FAILED,
+        "init container fetch: exit code 4; see: kubectl logs train-0-0 -c fetch",
+        id="init",
     ),
 ]
 
@@ -217,6 +263,7 @@ WORDS = [
     pytest.param('{"message": "plain"}', RootCause(message="plain"), id="one-level"),
     pytest.param('{"message": {"message": 7}}', RootCause(message='{"message": {"message": 7}}'), id="not-text"),
     pytest.param('{"other": 1}', RootCause(message='{"other": 1}'), id="other-json"),
+    pytest.param("[" * 100_000, RootCause(message=""), id="brackets"),
     pytest.param("[1, 2]", RootCause(message="[1, 2]"), id="a-list"),
     pytest.param(
         '{"message": {"message": "cut of', RootCause(message='{"message": {"message": "cut of'), id="cut-json"

@@ -62,6 +62,23 @@ def test_no_restart_is_allowed_when_none_is_wanted() -> None:
     assert "failurePolicy.maxRestarts is 0" in verdict.explanation
 
 
+def test_a_node_that_refuses_does_not_count_and_is_waited_for_longer_and_longer() -> None:
+    policy = FailurePolicy(max_restarts=0, backoff=Backoff(base_seconds=1, max_seconds=60))
+    restarts, waits = Restarts(), []
+    for _ in range(8):
+        restarts = restarts_of(decide(policy, restarts, Reason.NODE_REFUSED, NOW))
+        assert restarts.next_attempt_time is not None
+        waits.append((restarts.next_attempt_time - NOW).total_seconds())
+    assert (restarts.total, restarts.counted, restarts.by_cause) == (8, 0, {"NodeRefused": 8})
+    assert waits == [10, 10, 10, 10, 16, 32, 60, 60]
+
+
+def test_a_program_that_can_not_be_started_is_not_tried_again() -> None:
+    verdict = decide(None, Restarts(), Reason.CONTAINER_CANNOT_START, NOW)
+    assert isinstance(verdict, GiveUp)
+    assert (verdict.reason, "correct image and command" in verdict.explanation) == (Reason.CONTAINER_CANNOT_START, True)
+
+
 @pytest.mark.parametrize(("seconds", "wait"), [(0, 10), (59, 10), (60, None), (3600, None)])
 def test_a_disruption_soon_after_another_failure_waits_once(seconds: int, wait: int | None) -> None:
     last = NOW - timedelta(seconds=seconds)
