@@ -18,6 +18,7 @@ from aifactory.engine.plan import Delete
 from aifactory.kube.patch import merge_difference
 from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, PODGROUPS, PODS, SERVICES
 from aifactory.serving.domain import Serving
+from aifactory.training.evidence import KEPT_ATTEMPTS
 from tests.sim.cluster import Body, encode, is_live, is_ready, key_of, labels_of, owner_uids
 from tests.sim.operator import options
 from tests.sim.world import World
@@ -60,8 +61,12 @@ def _job(world: World, job: Body) -> Iterable[str]:
     pods = [
         p for p in world.cluster.all(PODS, namespace, **{names.LABEL_JOB_UID: job["metadata"]["uid"]}) if _trains(p)
     ]
+    kept = [pod for pod in pods if not is_live(pod) and labels_of(pod)[names.LABEL_ATTEMPT] != _attempt(status)]
+    pods = [pod for pod in pods if pod not in kept]
     live = [pod for pod in pods if is_live(pod)]
     true = _true(status)
+    if len(kept) > KEPT_ATTEMPTS or len({labels_of(pod)[names.LABEL_ATTEMPT] for pod in kept}) < len(kept):
+        yield f"{says}: {len(kept)} pods of earlier attempts are kept"
     if true & {"Complete", "Failed"}:
         if live:
             yield f"{says}: {len(live)} pods live on"
@@ -78,7 +83,7 @@ def _job(world: World, job: Body) -> Iterable[str]:
     if ended and not live:
         yield f"{says}: all pods have ended"
         return
-    count, attempt = spec["nodes"]["count"], str(status.get("attempt", 0))
+    count, attempt = spec["nodes"]["count"], _attempt(status)
     indices = sorted(labels_of(pod)[names.LABEL_NODE_INDEX] for pod in pods)
     if indices != [str(index) for index in range(count)]:
         yield f"{says}: pods {indices} of {count}"
@@ -95,6 +100,10 @@ def _job(world: World, job: Body) -> Iterable[str]:
     running = all(pod["status"]["phase"] in ("Running", "Succeeded") for pod in pods)
     if not running or "Running" not in true or "Ready" not in true:
         yield f"{says}: not running; True are {sorted(true)}"
+
+
+def _attempt(status: Mapping[str, Any]) -> str:
+    return str(status.get("attempt", 0))
 
 
 def _version(world: World, version: Body) -> Iterable[str]:

@@ -51,6 +51,8 @@ def classify(pod: PodView) -> Failure:
     message = words or message
     if not message and exit_code is None:
         message = f"it failed before its trainer had ended; see: kubectl describe pod {pod.name}"
+    elif not message and (pod.live or pod.terminating):
+        message = f"exit code {exit_code}{_signal(exit_code)}"  # its log goes with it
     elif not message:
         logs = pod.name if pod.container in ("", names.CONTAINER_TRAINER) else f"{pod.name} -c {pod.container}"
         message = f"exit code {exit_code}{_signal(exit_code)}; see: kubectl logs {logs}"

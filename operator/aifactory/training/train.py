@@ -13,7 +13,7 @@ from aifactory.api.conditions import find
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import LastFailure, Resolved, TrainingJobStatus
 from aifactory.engine.plan import Create, Delete, Event, EventType, Plan, Write
-from aifactory.training import children, prepare, workspace
+from aifactory.training import children, evidence, prepare, workspace
 from aifactory.training.causes import Failure
 from aifactory.training.policy import GiveUp, decide
 from aifactory.training.state import Observed, PodView, created_attempt
@@ -33,7 +33,7 @@ def plan_running(
 
     missing = sorted(set(range(job.spec.nodes.count)) - {pod.index for pod in current})
     gang = observed.wants_gang
-    writes: list[Write] = [*prepare.surroundings(observed)]
+    writes: list[Write] = [*prepare.surroundings(observed), *deletions(evidence.leftovers(observed))]
     if prepare.workspace_is_ready(observed):
         writes += [Create(children.pod(job, index, attempt, settings, gang=gang)) for index in missing]
     draft.resolved(
@@ -89,20 +89,20 @@ def plan_next_attempt(draft: StatusDraft, cause: Reason, why: str) -> Plan[Train
 
 
 def plan_stopping(observed: Observed, stale: tuple[PodView, ...], draft: StatusDraft) -> Plan[TrainingJobStatus]:
-    """Pods of an earlier attempt go all at once; the next attempt's are created when they are gone."""
+    """Pods of an earlier attempt go all at once; the next attempt's are created when none lives any more."""
     draft.stopping(stale)
     gangs = prepare.remove_gangs(observed, upto=observed.job.status.attempt - 1)
-    return Plan(draft.result(), (*deletions(stale), *gangs))
+    return Plan(draft.result(), (*deletions((*stale, *evidence.leftovers(observed))), *gangs))
 
 
-def plan_suspended(observed: Observed, draft: StatusDraft) -> Plan[TrainingJobStatus]:
+def plan_suspended(observed: Observed, left: tuple[PodView, ...], draft: StatusDraft) -> Plan[TrainingJobStatus]:
     """The user wants no pods: they end, with their grace period to write a checkpoint."""
     gangs = prepare.remove_gangs(observed, upto=observed.job.status.attempt)
-    if observed.pods:
+    if left:
         # Known before the pods are gone: one that is resumed meanwhile has not lost them to somebody else.
         first = not was_suspended(observed.job.status)
-        draft.suspending(len(observed.pods))
-        return Plan(draft.result(), (*deletions(observed.pods), *gangs), urgent=first)
+        draft.suspending(len(left))
+        return Plan(draft.result(), (*deletions((*left, *evidence.leftovers(observed))), *gangs), urgent=first)
     draft.suspended()
     return Plan(draft.result(), gangs, urgent=True)
 

@@ -87,7 +87,7 @@ def test_a_coordinated_restart_step_by_step() -> None:
     assert world.status.attempt == 1
 
     decision = world.step()
-    assert set(removed(decision)) == {"Pod train-0-0", "Pod train-1-0", "Pod train-2-0"}, "all at once"
+    assert set(removed(decision)) == {"Pod train-0-0", "Pod train-2-0"}, "all at once that hold a GPU"
     assert world.status.reason == "StoppingPods"
 
     world.settle()
@@ -96,14 +96,14 @@ def test_a_coordinated_restart_step_by_step() -> None:
     decision = world.step()
     assert decision.requeue_after == 10
     assert world.status.reason == "BackOff"
-    assert not world.pods
+    assert set(world.pods) == {"train-1-0"}, "for its log"
 
     world.wait(9)
     world.settle()
-    assert not world.pods
+    assert set(world.pods) == {"train-1-0"}
     world.wait(1)
     world.settle()
-    assert set(world.pods) == {"train-0-1", "train-1-1", "train-2-1"}
+    assert set(world.pods) == {"train-1-0", "train-0-1", "train-1-1", "train-2-1"}
     assert conditions(world.status)["Restarting"][0] == "True"
 
     world.run_pods()
@@ -127,6 +127,65 @@ def test_a_restart_makes_a_new_gang_and_removes_the_old_one() -> None:
     world.settle()
     assert set(world.gangs) == {"train-1"}
     assert set(world.pods) == {"train-0-1", "train-1-1"}, "a disruption waits for nothing"
+
+
+def failed_and_restarted(world: World, *names: str) -> None:
+    for name in names:
+        world.end(name, 1)
+    world.settle()
+    world.bury()
+    world.wait(700)
+    world.settle()
+    world.run_pods()
+    world.settle()
+
+
+def test_the_pod_whose_failure_decided_is_kept_for_its_log() -> None:
+    """`see: kubectl logs X` never names a pod that is gone (jobset#776)."""
+    world = started(nodes=2, failurePolicy={"maxRestarts": 9, "windowSeconds": 60})
+    failed_and_restarted(world, "train-1-0")
+    assert set(world.pods) == {"train-1-0", "train-0-1", "train-1-1"}
+    assert (world.status.phase, world.status.replicas) == ("Running", 2)
+    assert world.status.nodes is not None
+    assert (world.status.nodes.failed, world.status.nodes.summary) == (0, "2/2")
+    assert world.status.last_failure is not None
+    assert world.status.last_failure.pod in world.pods
+    for attempt in range(1, 5):
+        failed_and_restarted(world, f"train-0-{attempt}")
+    kept = {"train-0-2", "train-0-3", "train-0-4"}
+    assert set(world.pods) == {*kept, "train-0-5", "train-1-5"}, "the last of each of the last three attempts"
+    world.edit(suspend=True)
+    world.settle()
+    world.bury()
+    world.settle()
+    assert set(world.pods) == kept
+    assert world.status.phase == "Suspended"
+
+
+def test_of_several_that_failed_the_one_that_decided_is_kept() -> None:
+    world = started(nodes=3)
+    world.end("train-2-0", 1)
+    world.wait(1)
+    failed_and_restarted(world, "train-0-0", "train-1-0")
+    assert {name for name in world.pods if name.endswith("-0")} == {"train-2-0"}
+
+
+def test_a_kept_pod_that_somebody_deletes_disturbs_nothing() -> None:
+    world = started()
+    failed_and_restarted(world, "train-0-0")
+    world.change("train-0-0", terminating=True)
+    world.settle()
+    assert world.status.phase == "Running"
+
+
+def test_of_the_attempt_that_ends_the_job_all_that_have_ended_are_kept() -> None:
+    world = started(nodes=3, failurePolicy={"maxRestarts": 0})
+    world.end("train-0-0", 1)
+    world.end("train-1-0", 1)
+    world.settle()
+    world.bury()
+    world.settle()
+    assert (world.status.phase, set(world.pods)) == ("Failed", {"train-0-0", "train-1-0"})
 
 
 def test_failures_until_the_policy_gives_up() -> None:
