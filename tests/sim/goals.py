@@ -16,7 +16,7 @@ from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Domain
 from aifactory.engine.plan import Delete
 from aifactory.kube.patch import merge_difference
-from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, PODGROUPS, PODS, SERVICES
+from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, NODES, PODGROUPS, PODS, SERVICES
 from aifactory.serving.domain import Serving
 from aifactory.training.evidence import KEPT_ATTEMPTS
 from tests.sim.cluster import Body, encode, is_live, is_ready, key_of, labels_of, owner_uids
@@ -200,13 +200,14 @@ def differences_of_fresh_view(world: World) -> list[str]:
 
 
 def _differences(world: World) -> Iterable[str]:
-    served = {PODGROUPS} if world.gangs else set()
+    served = {NODES, PODGROUPS} if world.gangs else {NODES}
     cluster = Cluster(make(options("observer", elect=False)), served)
     for kind in wiring.watched(cluster):
         for body in world.cluster.all(kind.resource):
             shell.take(kind, None, body)
     for child in cluster.children.values():
-        for body in world.cluster.all(child.resource, **{names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE}):
+        labels = {names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE} if child.selector is None else {}
+        for body in world.cluster.all(child.resource, **labels):
             cluster.objects(child).put_response(encode(body))
     for domain in cluster.domains:
         if isinstance(domain, Serving):

@@ -324,3 +324,24 @@ def test_a_leader_that_was_stopped_writes_nothing_once_another_one_leads(moment:
 
 def _revision(pod: Body) -> str:
     return labels_of(pod)[names.LABEL_REVISION]
+
+
+def test_ranks_that_fail_because_a_node_was_lost_are_not_charged_to_the_program(world: World) -> None:
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=3)), "user")
+    world.advance(20)
+    node = world.cluster.get(PODS, manifests.NAMESPACE, "job-a-0-0")["spec"]["nodeName"]
+    world.nodes.lose(node, given_up_after=300.0)
+    world.nodes.survivors_fail(node)
+    world.until(lambda: "" if status(world, TRAININGJOBS, "job-a")["attempt"] == 1 else "not noticed", 400)
+    # Those that gave up before the cluster had missed the machine are forgiven when it has.
+    world.until(lambda: "" if not status(world, TRAININGJOBS, "job-a")["restarts"]["counted"] else "counted", 30)
+    assert status(world, TRAININGJOBS, "job-a")["restarts"]["byCause"] == {"Disruption": 1}
+
+
+def test_a_job_that_waits_for_a_lost_node_names_it(world: World) -> None:
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec()), "user")
+    world.advance(20)
+    node = world.cluster.all(PODS)[0]["spec"]["nodeName"]
+    world.nodes.lose(node)
+    world.advance(600)
+    assert any(node in entry["message"] for entry in status(world, TRAININGJOBS, "job-a")["conditions"])

@@ -54,6 +54,10 @@ class Reason(StrEnum):
         "The node to which the scheduler sent a pod did not admit it (OutOfcpu, UnexpectedAdmissionError ...); no program "
         "ran, so it does not count and is tried again with growing waits.",
     )
+    NODE_LOST = (
+        "NodeLost",
+        "A pod can not end because its node does not answer; the message names both and says what a person can do.",
+    )
     DEADLINE_EXCEEDED = "DeadlineExceeded", "A pod ran longer than activeDeadlineSeconds of its template and was stopped."
     CONTAINER_CANNOT_START = (
         "ContainerCannotStart",

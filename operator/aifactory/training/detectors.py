@@ -38,7 +38,19 @@ def missing_pods(observed: Observed, current: tuple[PodView, ...]) -> Iterable[F
             yield Failure(name, index, Reason.DISRUPTION, "it was deleted by somebody else")
 
 
-DETECTORS: tuple[Detector, ...] = (failed_pods, missing_pods)
+def lost_nodes(observed: Observed, current: tuple[PodView, ...]) -> Iterable[Failure]:
+    """Pods on nodes that are lost, once a pod has failed: the others fail because these do not answer.
+
+    By itself a node that is silent for a while is no failure: its programs may go on, and it comes back.
+    """
+    if any(pod.failed for pod in current):
+        for pod in current:
+            if pod.live and not pod.succeeded and pod.node in observed.lost_nodes:
+                words = f"its node {pod.node} {observed.lost_nodes[pod.node]}"
+                yield Failure(pod.name, pod.index, Reason.DISRUPTION, words, node=pod.node)
+
+
+DETECTORS: tuple[Detector, ...] = (failed_pods, lost_nodes, missing_pods)
 """Of failures that are equal otherwise, the earlier detector's decides: it knows more."""
 
 

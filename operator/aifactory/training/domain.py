@@ -19,15 +19,16 @@ from aifactory.engine.tasks import task_pod
 from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
 from aifactory.kube.objects import Claim, ConfigMap, Pod, PodGroup, Service, Terminated, condition
-from aifactory.kube.resources import CONFIGMAPS, PODGROUPS, PODS, PVCS, SERVICES, Key
+from aifactory.kube.resources import CONFIGMAPS, PODGROUPS, PVCS, SERVICES, Key
 from aifactory.kube.tokens import Reporter, TokenReviewer
 from aifactory.training import children, workspace
+from aifactory.training.nodes import MACHINES, TRAINING_PODS, lost_nodes
 from aifactory.training.plan import plan_training
 from aifactory.training.reports import ProgressBook, ProgressEndpoint, ReportingPod
 from aifactory.training.state import GangView, Observed, PodView, Settings, VersionView
 from aifactory.training.status import StatusDraft
 
-_PODS = Child(PODS, Pod)
+_PODS = TRAINING_PODS
 _SERVICES = Child(SERVICES, Service, verbs=("create", "patch", "delete"))
 _CLAIMS = Child(PVCS, Claim, verbs=("create",))
 _GANGS = Child(PODGROUPS, PodGroup, optional=True)
@@ -40,7 +41,7 @@ class Training(Domain[TrainingJob, Observed]):
 
     settings_class = Settings
     model = TrainingJob
-    children = (_PODS, _SERVICES, _CLAIMS, _GANGS, _COUNTERS)
+    children = (_PODS, _SERVICES, _CLAIMS, _GANGS, _COUNTERS, MACHINES)
     creates = (ModelVersion,)
 
     def __init__(self, settings: Settings | None = None, url: str = "") -> None:
@@ -70,6 +71,7 @@ class Training(Domain[TrainingJob, Observed]):
         return Observed(
             job=model,
             settings=self.settings,
+            lost_nodes=lost_nodes(cluster, (view.node for view in pods)),
             pods=tuple(sorted(pods, key=lambda view: (view.attempt, view.index))),
             publishers=tuple(publishers),
             gangs=tuple(map(gang_view, cluster.owned(_GANGS, namespace, uid))),
@@ -142,6 +144,7 @@ def pod_view(pod: Pod, events: podstate.Trouble = podstate.NO_TROUBLE) -> PodVie
         node=pod.spec.node_name,
         running=podstate.is_running(pod, names.CONTAINER_TRAINER),
         terminating=meta.deletion_timestamp is not None,
+        due_to_end=meta.deletion_timestamp,
         stopped=pod.status.reason,
         container=container,
         exit_code=end.exit_code if end is not None else None,

@@ -23,6 +23,16 @@ REFUSED_WAIT_SECONDS = 10
 """At least, whatever the policy's backoff: the scheduler has to learn what the node has."""
 
 
+COUNTED = (
+    Reason.APPLICATION_ERROR,
+    Reason.OUT_OF_MEMORY,
+    Reason.DEADLINE_EXCEEDED,
+    Reason.INIT_CONTAINER_FAILED,
+    Reason.CONTAINER_CONFIG_ERROR,
+)
+"""Causes whose restarts the policy counts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Restart:
     """Restart all pods."""
@@ -66,6 +76,22 @@ def decide(
     delay = backoff_seconds(policy, len(recent))
     next_attempt = now + timedelta(seconds=delay) if delay else None
     return Restart(record(restarts, cause, counted_times=(*recent, now), next_attempt=next_attempt))
+
+
+def forgive(restarts: Restarts, cause: Reason) -> Restarts:
+    """The last restart, counted for this cause, was a disruption after all: it does not count and waits for nothing."""
+    by_cause = dict(restarts.by_cause)
+    by_cause[str(cause)] = by_cause.get(str(cause), 1) - 1
+    by_cause[str(Reason.DISRUPTION)] = by_cause.get(str(Reason.DISRUPTION), 0) + 1
+    times = restarts.counted_times[:-1]
+    return restarts.model_copy(
+        update={
+            "counted": len(times),
+            "counted_times": times,
+            "by_cause": {name: count for name, count in by_cause.items() if count},
+            "next_attempt_time": None,
+        }
+    )
 
 
 def backoff_seconds(policy: FailurePolicy, earlier: int) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
@@ -35,6 +36,8 @@ class PodView:
     running: bool = False
     """The trainer container runs."""
     terminating: bool = False
+    due_to_end: datetime | None = None
+    """When its grace period is over; set while it is terminating."""
     stopped: str = ""
     """Kubernetes' reason for ending or refusing the whole pod (Evicted, DeadlineExceeded, OutOfcpu ...); empty when its
     containers ended by themselves."""
@@ -130,6 +133,8 @@ class Observed:
     job: TrainingJob
     settings: Settings
     pods: tuple[PodView, ...] = ()
+    lost_nodes: Mapping[str, str] = field(default_factory=dict)
+    """Nodes of the pods that are lost, each with words that follow its name; empty too where nodes can not be read."""
     publishers: tuple[TaskPod, ...] = ()
     """Pods that publish the result."""
     gangs: tuple[GangView, ...] = ()

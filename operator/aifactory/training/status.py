@@ -90,9 +90,13 @@ class StatusDraft:
             else:
                 self._not_running("Starting", Reason.WAITING_FOR_PODS, f"{up} of {count} pods run")
 
-    def stopping(self, stale: tuple[PodView, ...]) -> None:
-        """Pods of an earlier attempt are ending."""
-        self._not_running("Restarting", Reason.STOPPING_PODS, f"{len(stale)} pods of an earlier attempt are ending")
+    def stopping(self, stale: tuple[PodView, ...], stuck: str = "") -> None:
+        """Pods of an earlier attempt are ending, or `stuck` says why one can not."""
+        message = f"{len(stale)} pods of an earlier attempt are ending"
+        if stuck:
+            self._not_running("Restarting", Reason.NODE_LOST, f"{message}; {stuck}", stalled=True)
+        else:
+            self._not_running("Restarting", Reason.STOPPING_PODS, message)
 
     def backing_off(self) -> None:
         """The next attempt waits."""
@@ -109,11 +113,14 @@ class StatusDraft:
         self._conditions.set(ConditionType.RESTARTING, True, cause, why)
         self._not_running("Restarting", cause, why)
 
-    def suspending(self, left: int) -> None:
-        """Pods of a suspended job are ending."""
+    def suspending(self, left: int, stuck: str = "") -> None:
+        """Pods of a suspended job are ending, or `stuck` says why one can not."""
         message = f"{left} pods are ending; they have their grace period to write a checkpoint"
         self._conditions.set(ConditionType.SUSPENDED, False, Reason.STOPPING_PODS, message)
-        self._not_running("Suspending", Reason.STOPPING_PODS, message)
+        if stuck:
+            self._not_running("Suspending", Reason.NODE_LOST, f"{message}; {stuck}", stalled=True)
+        else:
+            self._not_running("Suspending", Reason.STOPPING_PODS, message)
 
     def suspended(self) -> None:
         """No pod is left, on request."""

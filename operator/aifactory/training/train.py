@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from aifactory.api.conditions import find
+from aifactory.api.conditions import find, shorten
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import LastFailure, Resolved, TrainingJobStatus
 from aifactory.engine.plan import Create, Delete, Event, EventType, Plan, Write
-from aifactory.training import children, evidence, prepare, workspace
+from aifactory.training import children, evidence, nodeloss, prepare, workspace
 from aifactory.training.causes import Failure
-from aifactory.training.policy import GiveUp, decide
+from aifactory.training.policy import COUNTED, GiveUp, decide, forgive
 from aifactory.training.state import Observed, PodView, created_attempt
 from aifactory.training.status import StatusDraft
 
@@ -88,21 +88,47 @@ def plan_next_attempt(draft: StatusDraft, cause: Reason, why: str) -> Plan[Train
     return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
 
 
-def plan_stopping(observed: Observed, stale: tuple[PodView, ...], draft: StatusDraft) -> Plan[TrainingJobStatus]:
+def plan_stopping(
+    observed: Observed, stale: tuple[PodView, ...], draft: StatusDraft, now: datetime
+) -> Plan[TrainingJobStatus]:
     """Pods of an earlier attempt go all at once; the next attempt's are created when none lives any more."""
-    draft.stopping(stale)
+    _forgive(observed, stale, draft)
+    stuck = nodeloss.stuck(observed, stale, now)
+    draft.stopping(stale, stuck)
     gangs = prepare.remove_gangs(observed, upto=observed.job.status.attempt - 1)
-    return Plan(draft.result(), (*deletions((*stale, *evidence.leftovers(observed))), *gangs))
+    writes = (*deletions((*stale, *evidence.leftovers(observed))), *gangs)
+    return Plan(draft.result(), writes, requeue_after=nodeloss.next_look(stale, now))
 
 
-def plan_suspended(observed: Observed, left: tuple[PodView, ...], draft: StatusDraft) -> Plan[TrainingJobStatus]:
+def _forgive(observed: Observed, stale: tuple[PodView, ...], draft: StatusDraft) -> None:
+    """A failure that was counted before it was known that another pod's node is lost is no fault of the program.
+
+    Ranks that wait for one on a dead machine may give up before the cluster has missed that machine.
+    """
+    last, attempt = observed.job.status.last_failure, observed.job.status.attempt
+    pod = nodeloss.first_lost(observed, stale)
+    if last is None or pod is None or last.attempt != attempt - 1 or not draft.restarts.counted_times:
+        return
+    cause = next((cause for cause in COUNTED if cause == last.cause), None)
+    if cause is None or pod.attempt != last.attempt or pod.node == last.node:
+        return
+    draft.restarts = forgive(draft.restarts, cause)
+    words = f"node {pod.node} of pod {pod.name} {observed.lost_nodes[pod.node]}; pod {last.pod} then: {last.message}"
+    draft.last_failure(last.model_copy(update={"cause": str(Reason.DISRUPTION), "message": shorten(words)}))
+
+
+def plan_suspended(
+    observed: Observed, left: tuple[PodView, ...], draft: StatusDraft, now: datetime
+) -> Plan[TrainingJobStatus]:
     """The user wants no pods: they end, with their grace period to write a checkpoint."""
     gangs = prepare.remove_gangs(observed, upto=observed.job.status.attempt)
     if left:
+        stuck = nodeloss.stuck(observed, left, now)
         # Known before the pods are gone: one that is resumed meanwhile has not lost them to somebody else.
         first = not was_suspended(observed.job.status)
-        draft.suspending(len(left))
-        return Plan(draft.result(), (*deletions((*left, *evidence.leftovers(observed))), *gangs), urgent=first)
+        draft.suspending(len(left), stuck)
+        writes = (*deletions((*left, *evidence.leftovers(observed))), *gangs)
+        return Plan(draft.result(), writes, urgent=first, requeue_after=nodeloss.next_look(left, now))
     draft.suspended()
     return Plan(draft.result(), gangs, urgent=True)
 

@@ -119,6 +119,7 @@ class World:
     service: Applied | None = None
     others: set[str] = field(default_factory=set)
     progress: ProgressReport | None = None
+    lost_nodes: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     """Names of all training pods there ever were."""
     log: list[Plan[TrainingJobStatus]] = field(default_factory=list)
@@ -136,6 +137,7 @@ class World:
             pods=tuple(sorted(self.pods.values(), key=lambda view: (view.attempt, view.index))),
             publishers=tuple(self.publishers.values()),
             gangs=tuple(self.gangs.values()),
+            lost_nodes=self.lost_nodes,
             versions=tuple(self.versions.values()),
             highest_version=self.highest_version,
             service=self.service,

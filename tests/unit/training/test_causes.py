@@ -175,6 +175,20 @@ def test_a_pod_that_is_gone_outranks_errors_in_its_wake() -> None:
     assert failure.message == "it was deleted by somebody else"
 
 
+def test_ranks_that_fail_because_a_node_is_lost_are_no_fault_of_the_program() -> None:
+    pods = (pod(0, running=True, node="gpu-7"), pod(1, exit_code=1, node="gpu-8"))
+    seen = observe(job(nodes=2), *pods, lost_nodes={"gpu-7": "does not answer"})
+    failure = first_failure(seen, pods)
+    assert failure is not None
+    assert (failure.cause, failure.pod, failure.node) == (Reason.DISRUPTION, "train-0-0", "gpu-7")
+    assert failure.message == "its node gpu-7 does not answer"
+
+
+def test_a_node_that_is_silent_for_a_while_is_no_failure() -> None:
+    pods = (pod(0, running=True, node="gpu-7"), pod(1, running=True, node="gpu-8"))
+    assert first_failure(observe(job(nodes=2), *pods, lost_nodes={"gpu-7": "does not answer"}), pods) is None
+
+
 @pytest.mark.parametrize("code", [{"exit_code": 93}, {"exit_code": 1, "exit_message": GIVE_UP}])
 def test_a_wish_not_to_be_restarted_outranks_everything(code: dict[str, Any]) -> None:
     """Pods report their end by the second, so what follows from 93 can look as old as 93 itself."""

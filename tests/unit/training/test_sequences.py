@@ -188,6 +188,68 @@ def test_of_the_attempt_that_ends_the_job_all_that_have_ended_are_kept() -> None
     assert (world.status.phase, set(world.pods)) == ("Failed", {"train-0-0", "train-1-0"})
 
 
+def test_a_failure_that_was_counted_before_the_node_was_missed_is_forgiven() -> None:
+    """A rank that waits for one on a dead machine may give up before the cluster has noticed."""
+    world = started(nodes=2)
+    world.end("train-1-0", 1)
+    world.settle()
+    assert world.status.restarts is not None
+    assert world.status.restarts.counted == 1
+    world.lost_nodes = {"node-0": "does not answer"}
+    world.settle()
+    assert (world.status.restarts.counted, world.status.restarts.by_cause) == (0, {"Disruption": 1})
+    assert world.status.restarts.next_attempt_time is None
+    assert world.status.last_failure is not None
+    assert world.status.last_failure.cause == "Disruption"
+    assert "node node-0 of pod train-0-0 does not answer; pod train-1-0 then: exit code 1" in (
+        world.status.last_failure.message
+    )
+
+
+def test_a_program_that_failed_on_the_node_that_is_lost_later_is_not_forgiven() -> None:
+    world = started()
+    world.end("train-0-0", 1)
+    world.settle()
+    world.lost_nodes = {"node-0": "does not answer"}
+    world.settle()
+    assert world.status.restarts is not None
+    assert world.status.restarts.counted == 1
+
+
+@pytest.mark.parametrize("why", ["suspend", "restart"])
+def test_a_pod_that_can_not_end_is_told_with_its_node_and_the_way_out(why: str) -> None:
+    world = started(nodes=2)
+    if why == "suspend":
+        world.edit(suspend=True)
+    else:
+        world.end("train-1-0", 1)
+    world.settle()
+    world.change("train-0-0", terminating=True, due_to_end=world.now)
+    if why == "suspend":
+        world.change("train-1-0", terminating=True, due_to_end=world.now)
+    world.settle()
+    assert world.log[-1].requeue_after == 60
+    assert conditions(world.status)["Stalled"][0] == "False"
+    world.wait(60)
+    world.lost_nodes = {"node-0": "does not answer"}
+    world.settle()
+    assert conditions(world.status)["Stalled"] == ("True", "NodeLost")
+    words = message(world.status)
+    assert "pod train-0-0" in words
+    assert "its node node-0 does not answer" in words
+    assert "kubectl delete node node-0" in words
+
+
+def test_a_pod_that_does_not_end_is_told_also_where_nodes_can_not_be_read() -> None:
+    world = started()
+    world.edit(suspend=True)
+    world.settle()
+    world.change("train-0-0", terminating=True, due_to_end=world.now)
+    world.wait(61)
+    world.settle()
+    assert "its node node-0 has not confirmed that it has ended" in message(world.status)
+
+
 def test_failures_until_the_policy_gives_up() -> None:
     world = started(nodes=2, failurePolicy={"maxRestarts": 2, "backoff": {"baseSeconds": 5}})
     waits = []
