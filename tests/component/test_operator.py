@@ -42,7 +42,7 @@ def test_the_life_of_a_job(ns: Kubectl, operator: Operator) -> None:
     wait_pods(ns, "life-0-0", "life-1-0")
     found = ns.get("pod", "life-1-0")
     env = {entry["name"]: entry.get("value") for entry in found["spec"]["containers"][0]["env"]}
-    assert env["PET_RDZV_ENDPOINT"] == "life-0-0.life:29500"
+    assert env["PET_RDZV_ENDPOINT"] == "life-0-0.life-nodes:29500"
     assert found["spec"]["schedulingGroup"] == {"podGroupName": "life-0"}
     assert ns.get("podgroup", "life-0")["spec"]["schedulingPolicy"]["gang"]["minCount"] == 2
     assert ns.get("service", "life")["spec"]["clusterIP"] == "None"

@@ -18,6 +18,7 @@ from aifactory.engine.plan import Delete
 from aifactory.kube.patch import merge_difference
 from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, NODES, PODGROUPS, PODS, SERVICES
 from aifactory.serving.domain import Serving
+from aifactory.training import rendezvous
 from aifactory.training.evidence import KEPT_ATTEMPTS
 from tests.sim.cluster import Body, encode, is_live, is_ready, key_of, labels_of, owner_uids
 from tests.sim.operator import options
@@ -89,7 +90,7 @@ def _job(world: World, job: Body) -> Iterable[str]:
         yield f"{says}: pods {indices} of {count}"
     if any(labels_of(pod)[names.LABEL_ATTEMPT] != attempt for pod in pods):
         yield f"{says}: pods of another attempt than {attempt}"
-    if count > 1 and not _has_service(world, job):
+    if count > 1 and not _has_service(world, job, rendezvous.service_name(name)):
         yield f"{says}: it has no Service"
     gang = world.gangs and count > 1 and spec.get("scheduling", {}).get("gang") != "none"
     gangs = world.cluster.all(PODGROUPS, namespace, **{names.LABEL_JOB_UID: job["metadata"]["uid"]})
@@ -244,9 +245,9 @@ def _difference(stands: Mapping[str, Any], would: Mapping[str, Any]) -> str:
     return f"the status would change by {difference} from {merge_difference(keyed(would), keyed(stands))}"
 
 
-def _has_service(world: World, body: Body) -> bool:
-    """A Service of its name, its own."""
-    found = world.cluster.find(SERVICES, body["metadata"]["namespace"], body["metadata"]["name"])
+def _has_service(world: World, body: Body, name: str = "") -> bool:
+    """A Service of its own: of its name, or of this one."""
+    found = world.cluster.find(SERVICES, body["metadata"]["namespace"], name or body["metadata"]["name"])
     return found is not None and body["metadata"]["uid"] in owner_uids(found)
 
 

@@ -70,6 +70,7 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended", "spec.suspend is true and no pod is left."
     NOT_SUSPENDED = "NotSuspended", "spec.suspend is not set."
     MAX_RESTARTS_EXCEEDED = "MaxRestartsExceeded", "The failure policy allows no further restart within its window."
+    NO_PROGRESS = "NoProgress", "The job was restarted as often as it may be without a later checkpoint between."
     NO_RESTART_REQUESTED = "NoRestartRequested", "The trainer exited with code 93, which asks for no restart."
     IMAGE_PULL_FAILED = "ImagePullFailed", "A node cannot pull the image; the runtime's own words are in the message."
     CONTAINER_CONFIG_ERROR = "ContainerConfigError", "A container cannot be created from its settings."

@@ -90,6 +90,11 @@ class FailurePolicy(Model):
     """Counted restarts within the window before the job fails (default 3). Disruptions do not count."""
     window_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
     """Restarts older than this no longer count (default 3600)."""
+    max_total_restarts: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    """Restarts in the job's whole life, disruptions included, before it fails (default 100): nothing restarts for ever."""
+    max_restarts_without_progress: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Restarts in a row, disruptions included, with no later checkpoint reported between them (of a program that reports
+    no checkpoints: no later step) before the job fails (default: no limit). For programs that report progress."""
     backoff: Backoff | None = None
 
 
@@ -259,6 +264,10 @@ class Restarts(Model):
     by_cause: dict[str, int] = Field(default={})
     counted_times: tuple[Time, ...] = ()
     """When the counted restarts happened; those outside the window are dropped."""
+    without_progress: int = 0
+    """Restarts since the last one that found a later checkpoint (or step) than the one before it."""
+    furthest_step: int = 0
+    """The step of the furthest checkpoint, or step where none is reported, that a restart has found."""
     lost_steps: int = 0
     """Training steps done again after restarts."""
     next_attempt_time: Time | None = None

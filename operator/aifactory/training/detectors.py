@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from aifactory.api.reasons import Reason
-from aifactory.training import children
+from aifactory.training import rendezvous
 from aifactory.training.causes import Failure, classify
 from aifactory.training.state import Observed, PodView, created_attempt
 
@@ -34,7 +34,7 @@ def missing_pods(observed: Observed, current: tuple[PodView, ...]) -> Iterable[F
     seen = {pod.index for pod in current}
     for index in range(status.resolved.nodes):
         if index not in seen:
-            name = children.pod_name(observed.job.metadata.name, index, status.attempt)
+            name = rendezvous.pod_name(observed.job.metadata.name, index, status.attempt)
             yield Failure(name, index, Reason.DISRUPTION, "it was deleted by somebody else")
 
 

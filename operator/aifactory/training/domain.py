@@ -21,7 +21,7 @@ from aifactory.kube.errors import AlreadyExists
 from aifactory.kube.objects import Claim, ConfigMap, Pod, PodGroup, Service, Terminated, condition
 from aifactory.kube.resources import CONFIGMAPS, PODGROUPS, PVCS, SERVICES, Key
 from aifactory.kube.tokens import Reporter, TokenReviewer
-from aifactory.training import children, workspace
+from aifactory.training import children, rendezvous, workspace
 from aifactory.training.nodes import MACHINES, TRAINING_PODS, lost_nodes
 from aifactory.training.plan import plan_training
 from aifactory.training.reports import ProgressBook, ProgressEndpoint, ReportingPod
@@ -66,7 +66,7 @@ class Training(Domain[TrainingJob, Observed]):
                 publishers.append(task_pod(pod, "publish", cluster.explain(pod)))
             else:
                 pods.append(pod_view(pod, cluster.explain(pod)))
-        service = cluster.get(_SERVICES, namespace, meta.name)
+        service = cluster.get(_SERVICES, namespace, rendezvous.service_name(meta.name))
         claim = cluster.get(_CLAIMS, namespace, workspace.claim(model))
         return Observed(
             job=model,

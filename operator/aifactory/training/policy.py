@@ -15,6 +15,7 @@ from aifactory.api.reasons import Reason
 from aifactory.api.trainingjob import FailurePolicy, Restarts
 
 MAX_RESTARTS = 3
+MAX_TOTAL_RESTARTS = 100
 WINDOW_SECONDS = 3600
 BACKOFF_BASE_SECONDS = 10
 BACKOFF_MAX_SECONDS = 600
@@ -49,10 +50,27 @@ class GiveUp:
 
 
 def decide(
-    policy: FailurePolicy | None, restarts: Restarts, cause: Reason, now: datetime, last: datetime | None = None
+    policy: FailurePolicy | None,
+    restarts: Restarts,
+    cause: Reason,
+    now: datetime,
+    last: datetime | None = None,
+    step: int = 0,
 ) -> Restart | GiveUp:
-    """Restart or give up after a failure with this cause; `last` is when the job failed before."""
+    """Restart or give up after a failure.
+
+    Args:
+        policy: the job's.
+        restarts: those so far.
+        cause: of the failure.
+        now: the time.
+        last: when the job failed before.
+        step: how far it has got: of the last checkpoint, or of the last report of a program that reports none.
+    """
     policy = policy or FailurePolicy()
+    restarts = _measured(restarts, step)
+    if (limit := _exceeded(policy, restarts)) is not None:
+        return limit
     if cause is Reason.NO_RESTART_REQUESTED:
         return GiveUp(cause, "the trainer exited with code 93, which asks for no restart")
     if cause is Reason.CONTAINER_CANNOT_START:
@@ -76,6 +94,29 @@ def decide(
     delay = backoff_seconds(policy, len(recent))
     next_attempt = now + timedelta(seconds=delay) if delay else None
     return Restart(record(restarts, cause, counted_times=(*recent, now), next_attempt=next_attempt))
+
+
+def _measured(restarts: Restarts, step: int) -> Restarts:
+    """One restart more without progress, unless the job has got further than any before."""
+    if step > restarts.furthest_step:
+        return restarts.model_copy(update={"furthest_step": step, "without_progress": 1})
+    return restarts.model_copy(update={"without_progress": restarts.without_progress + 1})
+
+
+def _exceeded(policy: FailurePolicy, restarts: Restarts) -> GiveUp | None:
+    """Limits that hold whatever the cause, so that nothing restarts for ever."""
+    most = MAX_TOTAL_RESTARTS if policy.max_total_restarts is None else policy.max_total_restarts
+    if restarts.total >= most:
+        words = f"{restarts.total} restarts in all and failurePolicy.maxTotalRestarts is {most}"
+        return GiveUp(Reason.MAX_RESTARTS_EXCEEDED, words)
+    allowed = policy.max_restarts_without_progress
+    if allowed is not None and restarts.without_progress > allowed:
+        return GiveUp(
+            Reason.NO_PROGRESS,
+            f"{allowed} restarts in a row from step {restarts.furthest_step} and "
+            f"failurePolicy.maxRestartsWithoutProgress is {allowed}",
+        )
+    return None
 
 
 def forgive(restarts: Restarts, cause: Reason) -> Restarts:

@@ -34,7 +34,7 @@ def plan_running(
     missing = sorted(set(range(job.spec.nodes.count)) - {pod.index for pod in current})
     gang = observed.wants_gang
     writes: list[Write] = [*prepare.surroundings(observed), *deletions(evidence.leftovers(observed))]
-    if prepare.workspace_is_ready(observed):
+    if prepare.is_ready(observed):
         writes += [Create(children.pod(job, index, attempt, settings, gang=gang)) for index in missing]
     draft.resolved(
         Resolved(
@@ -70,7 +70,7 @@ def plan_failure(observed: Observed, failure: Failure, draft: StatusDraft, now: 
         )
     )
     before = job.status.last_failure.time if job.status.last_failure is not None else None
-    verdict = decide(job.spec.failure_policy, draft.restarts, failure.cause, now, before)
+    verdict = decide(job.spec.failure_policy, draft.restarts, failure.cause, now, before, _furthest(observed))
     if isinstance(verdict, GiveUp):
         message = f"{verdict.explanation}; pod {failure.pod}: {failure.message}"
         draft.failed(verdict.reason, message)
@@ -156,6 +156,18 @@ def changed(observed: Observed, current: tuple[PodView, ...]) -> tuple[Reason, s
 def deletions(pods: Iterable[PodView]) -> tuple[Delete, ...]:
     """Remove pods that are not on their way out yet."""
     return tuple(Delete("Pod", pod.name, pod.uid) for pod in pods if not pod.terminating)
+
+
+def _furthest(observed: Observed) -> int:
+    """The step to which the job would go back, or, of a program that reports no checkpoints, has got."""
+    status, report = observed.job.status, observed.progress
+    saved = [status.checkpoint.step] if status.checkpoint is not None else []
+    if report is not None and report.checkpoint_step is not None:
+        saved.append(report.checkpoint_step)
+    seen = [status.progress.step] if status.progress is not None else []
+    if report is not None:
+        seen.append(report.step)
+    return max(saved or seen, default=0)
 
 
 def _seconds_until(time: datetime | None, now: datetime) -> float:

@@ -16,7 +16,7 @@ from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
 from aifactory.engine.apply import Applied, ensure
 from aifactory.engine.plan import Delete, Plan
 from aifactory.engine.tasks import TaskPod
-from aifactory.training import children, workspace
+from aifactory.training import children, rendezvous, workspace
 from aifactory.training.plan import plan_training
 from aifactory.training.state import GangView, Observed, PodView, ProgressReport, Settings, VersionView
 from tests.unit.plans import bodies, repairs
@@ -26,7 +26,7 @@ UID = "3b0c0f7e-job"
 SETTINGS = Settings(agent_image="aifactory/agent:1", progress_url="http://operator:8080")
 GANGS = {"gangs_served": True}
 """The API server serves PodGroups."""
-SERVICE = Applied("train", "service")
+SERVICE = Applied("train-nodes", "service")
 OUTPUT = {"model": {"name": "tiny", "format": "causal-lm"}}
 PUBLISHED = {"uri": "pvc://aifactory-models/tiny/0123456789abcdef", "digest": f"sha256:{'0' * 64}", "files": 2}
 
@@ -46,7 +46,7 @@ def job(name: str = "train", *, nodes: int = 1, status: dict[str, Any] | None = 
 def pod(index: int = 0, attempt: int = 0, *, of: TrainingJob | None = None, **changes: Any) -> PodView:
     """A pod of the job as it was created; `running=True` and `exit_code=1` bring the phase along."""
     owner = of or job()
-    name = children.pod_name(owner.metadata.name, index, attempt)
+    name = rendezvous.pod_name(owner.metadata.name, index, attempt)
     phase = "Pending"
     if changes.get("running"):
         phase, changes = "Running", {"node": "node-a", **changes}

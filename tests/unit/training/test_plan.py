@@ -30,6 +30,7 @@ from tests.unit.training.builders import (
 
 TWO = job(nodes=2)
 SEEN = {"resolved": {"nodes": 2, "createdAttempt": 0}}
+STILL = {"withoutProgress": 0, "furthestStep": 0}
 """All pods of attempt 0 have been seen."""
 
 
@@ -75,14 +76,14 @@ CASES = {
         observe(TWO, service=None, workspace_exists=False),
         "Pending",
         "CreatingPods",
-        creates=("PersistentVolumeClaim train-workspace", "Service train"),
+        creates=("PersistentVolumeClaim train-workspace", "Service train-nodes"),
         words="0 of 2 pods exist",
     ),
     "first look, gang": Case(
         observe(TWO, **GANGS, service=None, workspace_exists=False),
         "Pending",
         "CreatingPods",
-        creates=("PersistentVolumeClaim train-workspace", "PodGroup train-0", "Service train"),
+        creates=("PersistentVolumeClaim train-workspace", "PodGroup train-0", "Service train-nodes"),
     ),
     "first look, one node": Case(
         observe(job(), **GANGS, service=None, workspace_exists=False),
@@ -94,7 +95,10 @@ CASES = {
         observe(TWO, **GANGS, service=None),
         "Pending",
         "CreatingPods",
-        creates=(*PODS, "PodGroup train-0", "Service train"),
+        creates=("PodGroup train-0", "Service train-nodes"),
+    ),
+    "the Service is there": Case(
+        observe(TWO, **GANGS), "Pending", "CreatingPods", creates=(*PODS, "PodGroup train-0")
     ),
     "a claim of the user": Case(
         observe(job(workspace={"claimName": "mine"}), service=None, workspace_exists=False),
@@ -112,7 +116,7 @@ CASES = {
         observe(job(), pod(0, running=True), service=SERVICE),
         "Running",
         "AllNodesReady",
-        removes=("Service train",),
+        removes=("Service train-nodes",),
         ready="True",
         reconciling="False",
     ),
@@ -150,7 +154,7 @@ CASES = {
         observe(two(), pod(0, of=TWO, running=True), pod(1, of=TWO, running=True), service=None),
         "Running",
         "AllNodesReady",
-        creates=("Service train",),
+        creates=("Service train-nodes",),
         ready="True",
         reconciling="False",
     ),
@@ -508,11 +512,11 @@ def test_what_the_api_server_refuses_is_told_in_its_words() -> None:
 
 def test_a_name_that_is_taken_is_waited_for() -> None:
     draft = StatusDraft(observe(TWO), (), NOW)
-    draft.name_taken("Service train")
+    draft.name_taken("Service train-nodes")
     status = draft.result()
     assert conditions(status)["Stalled"] == ("False", "NameConflict"), "it may be that of a job that is going"
     assert conditions(status)["Reconciling"] == ("True", "NameConflict")
-    assert "Service train exists and does not belong to this job" in message(status)
+    assert "Service train-nodes exists and does not belong to this job" in message(status)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -605,7 +609,7 @@ def test_the_status_shows_counts_selector_and_what_was_resolved() -> None:
         "conditions": [],
         "startTime": "2026-01-01T12:00:00Z",
         "attempt": 0,
-        "restarts": {"total": 0, "counted": 0, "byCause": {}, "countedTimes": [], "lostSteps": 0},
+        "restarts": {"total": 0, "counted": 0, "byCause": {}, "countedTimes": [], "lostSteps": 0} | STILL,
         "nodes": {"desired": 2, "active": 2, "ready": 1, "succeeded": 0, "failed": 0, "summary": "1/2"},
         "replicas": 2,
         "selector": "aifactory.dev/job-name=train,aifactory.dev/role=node",

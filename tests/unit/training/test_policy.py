@@ -62,6 +62,32 @@ def test_no_restart_is_allowed_when_none_is_wanted() -> None:
     assert "failurePolicy.maxRestarts is 0" in verdict.explanation
 
 
+@pytest.mark.parametrize("cause", [Reason.DISRUPTION, Reason.NODE_REFUSED, Reason.APPLICATION_ERROR])
+def test_nothing_restarts_for_ever(cause: Reason) -> None:
+    policy = FailurePolicy(max_restarts=1000, window_seconds=1)
+    assert isinstance(decide(policy, Restarts(total=99), cause, NOW), Restart)
+    verdict = decide(policy, Restarts(total=100), cause, NOW)
+    assert verdict == GiveUp(
+        Reason.MAX_RESTARTS_EXCEEDED, "100 restarts in all and failurePolicy.maxTotalRestarts is 100"
+    )
+    assert isinstance(decide(FailurePolicy(max_total_restarts=0), Restarts(), cause, NOW), GiveUp)
+
+
+def test_restarts_that_get_no_further_come_to_an_end() -> None:
+    policy, restarts = FailurePolicy(max_restarts_without_progress=3, max_restarts=1000), Restarts()
+    for step in (10, 20, 20, 20):
+        restarts = restarts_of(decide(policy, restarts, Reason.DISRUPTION, NOW, step=step))
+    assert (restarts.furthest_step, restarts.without_progress) == (20, 3)
+    assert isinstance(decide(policy, restarts, Reason.DISRUPTION, NOW, step=21), Restart), "it got further"
+    verdict = decide(policy, restarts, Reason.DISRUPTION, NOW, step=20)
+    assert verdict == GiveUp(
+        Reason.NO_PROGRESS,
+        "3 restarts in a row from step 20 and failurePolicy.maxRestartsWithoutProgress is 3",
+    )
+    free = FailurePolicy(max_restarts=1000)
+    assert isinstance(decide(free, restarts, Reason.DISRUPTION, NOW, step=20), Restart), "only if asked for"
+
+
 def test_a_node_that_refuses_does_not_count_and_is_waited_for_longer_and_longer() -> None:
     policy = FailurePolicy(max_restarts=0, backoff=Backoff(base_seconds=1, max_seconds=60))
     restarts, waits = Restarts(), []
