@@ -171,7 +171,7 @@ class Invariants:
         if not ours:
             self._used.pop(uid, None)  # a lost status takes with it what it said of the attempt
             return
-        if _conditions(new) & {"Running", "Suspended"}:
+        if _conditions(new) & {"Running", "Suspended"} and now.get("startTime"):  # born suspended it has had no pods
             self._used[uid] = now.get("attempt", 0)
         if now.get("attempt", 0) < before.get("attempt", 0):
             self.wrong(f"attempt of job {name} fell from {before['attempt']} to {now.get('attempt', 0)}")

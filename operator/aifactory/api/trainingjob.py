@@ -164,6 +164,20 @@ RESERVED_ENV_RULE = rule(
 )
 
 
+TEMPLATE_RULES = [
+    rule(
+        "!has(self.template.spec) || !has(self.template.spec.restartPolicy) || "
+        "self.template.spec.restartPolicy == 'Never'",
+        "template.spec.restartPolicy must be Never or left out: all pods restart together, see failurePolicy",
+    ),
+    rule(
+        "!has(self.template.spec) || !(has(self.template.spec.hostname) || has(self.template.spec.subdomain))",
+        "template.spec.hostname and subdomain can not be set: pods find each other by their own names, <job>-<index>-"
+        "<attempt>.<job>-nodes",
+    ),
+]
+
+
 class TrainingJobSpec(Model):
     """What to train."""
 
@@ -171,6 +185,7 @@ class TrainingJobSpec(Model):
         json_schema_extra={
             "x-kubernetes-validations": [
                 RESERVED_ENV_RULE,
+                *TEMPLATE_RULES,
                 rule(
                     "has(self.template.spec) && has(self.template.spec.containers) && "
                     "self.template.spec.containers.exists_one(c, c.name == 'trainer')",
@@ -208,7 +223,8 @@ class TrainingJobSpec(Model):
     """Controller responsible for the object (default aifactory.dev/operator). Objects of others are left alone."""
     nodes: Nodes
     proc_per_node: ProcPerNode | None = None
-    """Processes that torchrun starts in each pod. auto (default): one for each GPU in the trainer's limits, else 1."""
+    """Processes that torchrun starts in each pod. auto (default): one for each accelerator (GPU, MIG slice, Gaudi,
+    Neuron) in the trainer's limits, else 1."""
     launcher: Literal["torchrun", "none"] | None = None
     """torchrun (default): the PET_* environment; none: MASTER_ADDR, MASTER_PORT, WORLD_SIZE and NODE_RANK."""
     template: PodTemplate
@@ -391,12 +407,26 @@ PUBLISHED_RULE = rule(
 )
 
 
+FINISHED_RULE = rule(
+    "!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Succeeded', 'Failed']) || "
+    "(self.spec.template == oldSelf.spec.template && self.spec.nodes == oldSelf.spec.nodes && "
+    + " && ".join(
+        f"has(self.spec.{field}) == has(oldSelf.spec.{field}) && "
+        f"(!has(self.spec.{field}) || self.spec.{field} == oldSelf.spec.{field})"
+        for field in ("procPerNode", "launcher")
+    )
+    + ")",
+    "the job has ended, so template, nodes, procPerNode and launcher can not change any more: create another TrainingJob "
+    "(under another name, or delete this one first)",
+)
+
+
 class TrainingJob(CustomResource):
     """PyTorch pods that train together, restart together from a checkpoint, and publish a ModelVersion."""
 
     plural: ClassVar[str] = "trainingjobs"
 
-    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": [PUBLISHED_RULE]})
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": [PUBLISHED_RULE, FINISHED_RULE]})
 
     spec: TrainingJobSpec
     status: TrainingJobStatus = TrainingJobStatus()

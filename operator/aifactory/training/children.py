@@ -7,6 +7,7 @@ claim `<job>-workspace`, publisher `<job>-publish-<number>`, ModelVersion `<mode
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -26,13 +27,25 @@ _MAX_METRICS = 64
 
 
 def resolve_processes(spec: TrainingJobSpec) -> int:
-    """Processes per pod: as written, or for `auto` one for each GPU in the trainer's limits, at least one."""
+    """Processes per pod: as written, or for `auto` one for each accelerator in the trainer's limits, at least one."""
     if isinstance(spec.proc_per_node, int):
         return spec.proc_per_node
     trainer = _trainer(spec.template.raw_spec())
     limits = trainer.get("resources", {}).get("limits", {})
-    gpus = sum(int(value) for name, value in limits.items() if name.endswith("/gpu") and str(value).isdigit())
-    return max(gpus, 1)
+    devices = sum(int(value) for name, value in limits.items() if _is_accelerator(name) and str(value).isdigit())
+    return max(devices, 1)
+
+
+_ACCELERATOR = re.compile(
+    r"^[^/]*gpu[^/]*/[^/]+$|^[^/]+/[^/]*gpu[^/]*$|^nvidia\.com/mig-|^habana\.ai/gaudi|^aws\.amazon\.com/neuron"
+)
+"""Extended resources that are devices to compute with, by whoever's plugin: a slice of a GPU is one too."""
+_SHARE = re.compile(r"mem|percent|gpu-?cores?$")
+"""In their names: amounts of one device (HAMi's nvidia.com/gpumem), not devices."""
+
+
+def _is_accelerator(resource: str) -> bool:
+    return _ACCELERATOR.search(resource) is not None and _SHARE.search(resource.rpartition("/")[2]) is None
 
 
 def resources_asked(spec: TrainingJobSpec) -> str:

@@ -48,7 +48,7 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
         return plan_publishing(observed, current, draft, now)
     if job.spec.suspend:
         return train.plan_suspended(observed, (*stale, *current), draft, now)
-    if train.was_suspended(job.status):
+    if train.was_suspended(job.status) and train.has_run(observed):
         return train.plan_next_attempt(draft, Reason.RESUMED, "the job runs again after a suspension")
     if stale:
         return train.plan_stopping(observed, stale, draft, now)

@@ -70,6 +70,9 @@ class StatusDraft:
     def running(self, current: tuple[PodView, ...], gangs: tuple[GangView, ...]) -> None:
         """Pods of the current attempt exist or are being created; none has failed."""
         count = self._observed.job.spec.nodes.count
+        suspended = find(self._before.conditions, ConditionType.SUSPENDED)
+        if suspended is not None and suspended.status == "True":
+            self._conditions.set(ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED)
         up = sum(1 for pod in current if pod.running or pod.succeeded)
         self._scheduled(current, gangs)
         if current and self._status.start_time is None:
@@ -117,6 +120,8 @@ class StatusDraft:
         """Pods of a suspended job are ending, or `stuck` says why one can not."""
         message = f"{left} pods are ending; they have their grace period to write a checkpoint"
         self._conditions.set(ConditionType.SUSPENDED, False, Reason.STOPPING_PODS, message)
+        if self._status.start_time is None:  # it has had pods, which are not to be taken for those of its first run
+            self._status.start_time = self._now
         if stuck:
             self._not_running("Suspending", Reason.NODE_LOST, f"{message}; {stuck}", stalled=True)
         else:
@@ -126,6 +131,8 @@ class StatusDraft:
         """No pod is left, on request."""
         self._forced = True
         message = "spec.suspend is true; set it to false to go on from the last checkpoint"
+        if self._status.start_time is None:
+            message = "spec.suspend is true and the job has never run; set it to false to start it"
         self._conditions.set(ConditionType.SUSPENDED, True, Reason.SUSPENDED, message)
         self._conditions.set(ConditionType.RUNNING, False, Reason.SUSPENDED)
         self._conditions.remove(ConditionType.SCHEDULED)

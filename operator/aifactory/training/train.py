@@ -139,6 +139,11 @@ def was_suspended(status: TrainingJobStatus) -> bool:
     return found is not None and (found.status == "True" or found.reason == Reason.STOPPING_PODS)
 
 
+def has_run(observed: Observed) -> bool:
+    """There have been pods of the job, or a gang that waited for them: their names are not used again."""
+    return observed.job.status.start_time is not None or bool(observed.gangs)
+
+
 def changed(observed: Observed, current: tuple[PodView, ...]) -> tuple[Reason, str] | None:
     """Whether the spec has moved on since the current pods, or the gang that waits for them, were made."""
     spec, count = observed.job.spec, observed.job.spec.nodes.count

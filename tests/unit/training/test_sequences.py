@@ -287,6 +287,35 @@ def test_restarts_outside_the_window_are_forgiven() -> None:
     assert (world.status.restarts.total, world.status.restarts.counted) == (5, 1)
 
 
+def test_a_job_born_suspended_has_never_run_and_says_so() -> None:
+    """Kueue makes every job so: its first run is no resumption."""
+    world = World(job(nodes=2, suspend=True))
+    world.settle()
+    assert message(world.status, ConditionType.SUSPENDED).startswith("spec.suspend is true and the job has never run")
+    world.edit(suspend=False)
+    world.settle()
+    assert set(world.pods) == {"train-0-0", "train-1-0"}
+    assert world.status.attempt == 0
+    assert conditions(world.status)["Suspended"] == ("False", "NotSuspended")
+    assert not [event for plan in world.log for event in plan.events]
+
+
+def test_a_job_that_is_suspended_before_its_pods_are_told_has_run() -> None:
+    """Names of pods that were there are not used again, though nothing had been said about them yet."""
+    world = World(job())
+    world.step()
+    world.step()
+    assert world.status.start_time is None
+    assert world.pods
+    world.edit(suspend=True)
+    world.settle()
+    world.bury()
+    world.settle()
+    world.edit(suspend=False)
+    world.settle()
+    assert set(world.pods) == {"train-0-1"}
+
+
 def test_suspend_and_resume() -> None:
     world = started(nodes=2)
     world.edit(suspend=True)
