@@ -91,10 +91,10 @@ class FailurePolicy(Model):
     window_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
     """Restarts older than this no longer count (default 3600)."""
     max_total_restarts: Annotated[int, Field(ge=0, le=100_000)] | None = None
-    """Restarts in the job's whole life, disruptions included, before it fails (default 100): nothing restarts for ever."""
+    """Restarts in the job's whole life, disruptions included, before it fails (default 100)."""
     max_restarts_without_progress: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """Restarts in a row, disruptions included, with no later checkpoint reported between them (of a program that reports
-    no checkpoints: no later step) before the job fails (default: no limit). For programs that report progress."""
+    """Restarts in a row, disruptions included, with no later checkpoint reported between them (by a program that
+    reports none: no later step) before the job fails (default: no limit). For programs that report progress."""
     backoff: Backoff | None = None
 
 
@@ -308,7 +308,8 @@ class Resolved(Model):
     nodes: int = 0
     proc_per_node: int = 0
     gang: str = ""
-    """native: a PodGroup of scheduling.k8s.io/v1beta1; none: one by one."""
+    """How pods are placed. native: a PodGroup of scheduling.k8s.io/v1beta1; none: one by one; unavailable: one by one,
+    though together was wanted, because the cluster does not serve PodGroups."""
     workspace_claim: str = ""
     workspace_path: str = ""
     """Directory on a claim of yours (workspace.claimName) that the job sees at /workspace; it stays when the job goes.
@@ -416,8 +417,8 @@ FINISHED_RULE = rule(
         for field in ("procPerNode", "launcher")
     )
     + ")",
-    "the job has ended, so template, nodes, procPerNode and launcher can not change any more: create another TrainingJob "
-    "(under another name, or delete this one first)",
+    "the job has ended, so template, nodes, procPerNode and launcher can not change any more: create another "
+    "TrainingJob, under another name, or delete this one first",
 )
 
 

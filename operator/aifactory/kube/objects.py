@@ -180,6 +180,7 @@ class ContainerStatus(Struct, frozen=True, gc=False):
     image: str = ""
     image_id: str = msgspec.field(default="", name="imageID")
     state: ContainerState = ContainerState()
+    last_state: ContainerState = ContainerState()
 
 
 class PodSpec(Struct, frozen=True, gc=False):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from aifactory.kube.objects import DISRUPTED, READY, SCHEDULED, ContainerStatus, Pod, Terminated, condition
 
+CRASHES = "CrashLoopBackOff"
 _NORMAL_WAITING = frozenset({"", "ContainerCreating", "PodInitializing"})
 DISRUPTIONS = frozenset({"Evicted", "Preempting", "NodeShutdown", "Shutdown", "Terminated", "NodeLost"})
 """`pod.status.reason` values with which a kubelet or a controller ends a pod from outside."""
@@ -85,8 +86,17 @@ def waiting(pod: Pod) -> Trouble:
     for status in (*pod.status.init_container_statuses, *pod.status.container_statuses):
         state = status.state.waiting
         if state is not None and state.reason not in _NORMAL_WAITING:
-            return Trouble(state.reason, state.message)
+            return Trouble(state.reason, _told(status, state.reason, state.message))
     return NO_TROUBLE
+
+
+def _told(status: ContainerStatus, reason: str, message: str) -> str:
+    """The runtime's words; of a container that crashes, which it is and how it ended last, which they do not tell."""
+    last = status.last_state.terminated
+    if reason != CRASHES or last is None:
+        return message
+    words = f": {last.message}" if last.message else ""
+    return f"container {status.name} is in {CRASHES}, it ended with {last.exit_code} ({last.reason}){words}"
 
 
 def is_starting(pod: Pod) -> bool:
@@ -95,6 +105,12 @@ def is_starting(pod: Pod) -> bool:
         return False
     statuses = (*pod.status.init_container_statuses, *pod.status.container_statuses)
     return not any(status.state.running or status.state.terminated for status in statuses) and not waiting(pod)
+
+
+def is_unseen(pod: Pod) -> bool:
+    """No scheduler has looked at it yet: so begins every pod, and stays where none has the name that it asks for."""
+    scheduled = condition(pod.status.conditions, SCHEDULED)
+    return pod.status.phase == "Pending" and not pod.spec.node_name and scheduled is None
 
 
 def unschedulable(pod: Pod) -> str:

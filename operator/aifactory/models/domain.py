@@ -11,6 +11,7 @@ from aifactory.api.modelversion import ModelVersion, ModelVersionStatus, Use
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child, Domain, Index, Watch
 from aifactory.engine.plan import Plan, WriteError
+from aifactory.engine.refusals import explain
 from aifactory.engine.taskpods import TaskSettings
 from aifactory.engine.tasks import task_pod
 from aifactory.kube.objects import ConfigMap, Pod
@@ -55,7 +56,7 @@ class Models(Domain[ModelVersion, Observed]):
         return plan_model_version(observed, now)
 
     def refused(self, observed: Observed, errors: Sequence[WriteError], now: datetime) -> Plan[ModelVersionStatus]:
-        return plan_refused(observed, errors[0].message, now)
+        return plan_refused(observed, explain(errors[0]), now)
 
 
 def _counter(found: ConfigMap) -> Counter:

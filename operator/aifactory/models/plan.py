@@ -9,6 +9,7 @@ from aifactory.api.conditions import find, shorten
 from aifactory.api.modelversion import ModelVersionStatus
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.engine.plan import Create, Event, Patch, Plan, Write
+from aifactory.engine.refusals import Refusal
 from aifactory.engine.tasks import Json, Task, deletions, plan_task, retry_command
 from aifactory.models import children
 from aifactory.models.state import Observed
@@ -78,11 +79,11 @@ def _write_down(observed: Observed) -> tuple[Write, ...]:
     return (Patch("ConfigMap", counter.name, {"metadata": {**parts, "resourceVersion": counter.resource_version}}),)
 
 
-def plan_refused(observed: Observed, message: str, now: datetime) -> Plan[ModelVersionStatus]:
-    """The API server refused the verifier for good: its words."""
+def plan_refused(observed: Observed, refusal: Refusal, now: datetime) -> Plan[ModelVersionStatus]:
+    """The API server refused the verifier: its words, and what comes next."""
     draft = StatusDraft(observed.version, observed.users, now)
-    draft.stalled(Reason.POD_REJECTED, message, known=False)
-    return Plan(draft.result())
+    draft.refused(refusal)
+    return Plan(draft.result(), requeue_after=refusal.retry_after)
 
 
 def _verification(observed: Observed) -> Task:

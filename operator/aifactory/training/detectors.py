@@ -1,9 +1,9 @@
 """How a failure of the current attempt is noticed, and which one decides.
 
 Each detector looks at one kind of sign. The first failure decides, because the others usually follow from it: when one
-rank dies, the collectives of the rest break. For the same reason an outside cause (eviction, drain, deletion, a node that
-refuses) outranks an application error seen at the same moment. A program that asks not to be restarted is believed whatever happened to
-the others.
+rank dies, the collectives of the rest break. For the same reason an outside cause (eviction, drain, deletion, a node
+that refuses) outranks an application error seen at the same moment. A program that asks not to be restarted is believed
+whatever happened to the others.
 """
 
 from __future__ import annotations

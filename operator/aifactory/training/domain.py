@@ -9,12 +9,12 @@ from typing import Any
 
 from aifactory.api import names, numbers
 from aifactory.api.modelversion import ModelVersion, model_of
-from aifactory.api.reasons import Reason
 from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
 from aifactory.engine.apply import applied
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child, Domain, Index, Outside, Route, Watch
 from aifactory.engine.plan import Plan, WriteError
+from aifactory.engine.refusals import explain
 from aifactory.engine.tasks import task_pod
 from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
@@ -94,7 +94,9 @@ class Training(Domain[TrainingJob, Observed]):
         if isinstance(first.error, AlreadyExists):
             draft.name_taken(first.target)
         else:
-            draft.refused(Reason.POD_REJECTED, first.message)
+            refusal = explain(first)
+            draft.refused(refusal)
+            return Plan(draft.result(), requeue_after=refusal.retry_after or draft.due_after)
         return Plan(draft.result(), requeue_after=draft.due_after)
 
     def gone(self, uid: str) -> None:
@@ -155,6 +157,7 @@ def pod_view(pod: Pod, events: podstate.Trouble = podstate.NO_TROUBLE) -> PodVie
         waiting_reason=trouble.reason,
         waiting_message=trouble.message,
         unschedulable=podstate.unschedulable(pod),
+        unseen=podstate.is_unseen(pod),
         image=(trainer.image_id or trainer.image) if trainer is not None else "",
     )
 

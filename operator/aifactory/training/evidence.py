@@ -16,7 +16,7 @@ KEPT_ATTEMPTS: Final = 3
 
 
 def leftovers(observed: Observed) -> tuple[PodView, ...]:
-    """Pods of earlier attempts that have ended and show nothing that others do not: they go, and nothing waits for it."""
+    """Pods of earlier attempts that have ended and are not kept: they go, and nothing waits for it."""
     kept = _kept(observed)
     earlier = (pod for pod in observed.pods if pod.attempt < observed.job.status.attempt)
     return tuple(pod for pod in earlier if _is_over(pod) and pod.uid not in kept)

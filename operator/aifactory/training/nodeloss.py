@@ -26,8 +26,8 @@ def stuck(observed: Observed, ending: Iterable[PodView], now: datetime) -> str:
     where = f"its node {pod.node} {observed.lost_nodes.get(pod.node, 'has not confirmed that it has ended')}"
     return (
         f"pod {pod.name}{others} should have ended at {pod.due_to_end:%Y-%m-%dT%H:%M:%SZ} and {where}; bring the node "
-        f"back, or, if the machine is off for good, kubectl delete node {pod.node}; if only the pod hangs, make sure that "
-        f"it does not run any more, then kubectl delete pod {pod.name} --force"
+        f"back, or, if the machine is off for good, kubectl delete node {pod.node}; if only the pod hangs, make sure "
+        f"that it does not run any more, then kubectl delete pod {pod.name} --force"
     )
 
 

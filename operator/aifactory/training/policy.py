@@ -69,8 +69,8 @@ def decide(
     """
     policy = policy or FailurePolicy()
     restarts = _measured(restarts, step)
-    if (limit := _exceeded(policy, restarts)) is not None:
-        return limit
+    if (end := _exceeded(policy, restarts)) is not None:
+        return end
     if cause is Reason.NO_RESTART_REQUESTED:
         return GiveUp(cause, "the trainer exited with code 93, which asks for no restart")
     if cause is Reason.CONTAINER_CANNOT_START:

@@ -11,8 +11,8 @@ from aifactory.api.trainingjob import TrainingJob
 GRACE_SECONDS: Final = 120
 """Between SIGTERM and SIGKILL where the template says nothing: Kubernetes' 30 s cut the save of a checkpoint short."""
 START_SECONDS: Final = 1800
-"""How long a process waits for the others: as long as a node may take to pull a large image. torchrun's own 60 s for the
-first contact end the nodes that are ready, and use up restarts, while node 0 still starts."""
+"""How long a process waits for the others: as long as a node may take to pull a large image. torchrun's own 60 s for
+the first contact end the nodes that are ready, and use up restarts, while node 0 still starts."""
 _HOST_PORTS: Final = (20_000, 10_000)
 """First and number of the ports on the host's network: below those of NodePorts and of outgoing connections."""
 
@@ -70,6 +70,6 @@ def optional_environment(job: TrainingJob) -> dict[str, str]:
     wait = grace - max(1, grace // 12) if isinstance(grace, int) else GRACE_SECONDS
     return {
         "PET_RDZV_CONF": f"join_timeout={START_SECONDS},read_timeout={START_SECONDS}",
-        # torchrun ends its workers itself, and kills them after 30 s whatever the pod's grace is; a little is left for it.
+        # torchrun ends its workers itself, and kills them after 30 s whatever the pod's grace; it needs a little too.
         "PET_SHUTDOWN_TIMEOUT": str(max(1, wait)),
     }

@@ -54,6 +54,8 @@ class PodView:
     waiting_message: str = ""
     unschedulable: str = ""
     """The scheduler's words, when it finds no node."""
+    unseen: bool = False
+    """No scheduler has looked at it yet."""
     image: str = ""
     """Image of the trainer, by digest where the runtime reports one."""
 
@@ -152,9 +154,17 @@ class Observed:
     @property
     def wants_gang(self) -> bool:
         """Whether the pods are scheduled together: more than one, not opted out, and the cluster can."""
+        return self._would_have_gang and self.gangs_served
+
+    @property
+    def misses_gang(self) -> bool:
+        """The pods should be scheduled together, and the cluster can not."""
+        return self._would_have_gang and not self.gangs_served
+
+    @property
+    def _would_have_gang(self) -> bool:
         spec = self.job.spec
-        opted_out = spec.scheduling is not None and spec.scheduling.gang == "none"
-        return spec.nodes.count > 1 and self.gangs_served and not opted_out
+        return spec.nodes.count > 1 and not (spec.scheduling is not None and spec.scheduling.gang == "none")
 
 
 def created_attempt(status: TrainingJobStatus) -> int:

@@ -40,7 +40,7 @@ def plan_running(
         Resolved(
             nodes=job.spec.nodes.count,
             proc_per_node=children.resolve_processes(job.spec),
-            gang="native" if gang else "none",
+            gang="native" if gang else "unavailable" if observed.misses_gang else "none",
             workspace_claim=workspace.claim(job),
             workspace_path=workspace.path(job),
             # Written only once all pods have been seen: until then a missing pod was not created yet.
@@ -141,7 +141,9 @@ def was_suspended(status: TrainingJobStatus) -> bool:
 
 def has_run(observed: Observed) -> bool:
     """There have been pods of the job, or a gang that waited for them: their names are not used again."""
-    return observed.job.status.start_time is not None or bool(observed.gangs)
+    status = observed.job.status
+    told = status.start_time is not None or status.attempt > 0 or created_attempt(status) >= 0
+    return told or bool(observed.pods or observed.gangs)
 
 
 def changed(observed: Observed, current: tuple[PodView, ...]) -> tuple[Reason, str] | None:

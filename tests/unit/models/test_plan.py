@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from aifactory.api.modelversion import MAX_USERS, Use
-from aifactory.api.reasons import ConditionType
+from aifactory.api.reasons import ConditionType, Reason
+from aifactory.engine.refusals import Refusal
 from aifactory.models.plan import plan_model_version, plan_refused
 from aifactory.models.state import Counter, Observed
 from aifactory.models.status import human_size
@@ -255,10 +256,10 @@ def test_a_verifier_that_is_going_is_not_removed_twice() -> None:
 
 def test_a_refused_verifier_is_told_in_the_api_servers_words_and_forgotten_when_it_is_accepted() -> None:
     world = World(version())
-    status = plan_refused(world.observed(), "Pod tiny-v1-verify-0: exceeded quota", NOW).status
+    status = plan_refused(world.observed(), Refusal(Reason.POD_REJECTED, "Pod tiny-v1-verify-0: no"), NOW).status
     assert conditions(status)["Stalled"] == ("True", "PodRejected")
     assert conditions(status)["Verified"][0] == "Unknown"
-    assert message(status) == "Pod tiny-v1-verify-0: exceeded quota"
+    assert message(status) == "Pod tiny-v1-verify-0: no"
     world.version = world.version.model_copy(update={"status": status})
     world.settle()
     assert conditions(world.status)["Stalled"] == ("False", "Verifying")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from aifactory.api import names
 from aifactory.engine.taskpods import TaskPods
-from aifactory.training import children, workspace
+from aifactory.training import children, rendezvous, workspace
 from tests.unit.golden import assert_golden, assert_known_to_kubernetes, assert_restricted
 from tests.unit.plans import bodies, created
 from tests.unit.training.builders import OUTPUT, PUBLISHED, SETTINGS, UID, decide, job, observe
@@ -112,7 +112,7 @@ def test_the_publisher_can_write_nowhere_but_to_the_store_and_tmp() -> None:
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
     assert writable == {"/tmp", "/mnt/claims/aifactory-models"}
-    assert "limits" not in container["resources"], "it must not ask for a GPU"
+    assert container["resources"]["limits"].keys() == {"cpu", "memory"}, "a quota may ask for limits, and no GPU"
 
 
 def test_a_claim_of_the_user_is_used_and_not_made() -> None:
@@ -256,7 +256,9 @@ def test_a_node_that_is_ready_waits_for_one_that_still_pulls_its_image() -> None
     assert env(children.pod(mine, 0, 0, SETTINGS, gang=False))["PET_RDZV_CONF"] == "join_timeout=60"
 
 
-@pytest.mark.parametrize(("grace", "kept", "wait"), [(None, 120, "110"), (600, 600, "550"), (30, 30, "28"), (0, 0, "1")])
+@pytest.mark.parametrize(
+    ("grace", "kept", "wait"), [(None, 120, "110"), (600, 600, "550"), (30, 30, "28"), (0, 0, "1")]
+)
 def test_a_program_has_time_to_save_before_it_is_killed(grace: int | None, kept: int, wait: str) -> None:
     spec: dict[str, Any] = {"containers": [{"name": "trainer", "image": "t"}]}
     if grace is not None:
@@ -294,7 +296,9 @@ def test_without_a_launcher_the_plain_variables_are_set() -> None:
 @pytest.mark.parametrize("owner", [ONE_NODE, GANG, FULL], ids=lambda owner: owner.metadata.name)
 def test_every_variable_we_set_is_reserved(owner: Any) -> None:
     theirs = {"LR", "JOB"}
-    assert env(children.pod(owner, 0, 0, SETTINGS, gang=False)).keys() - theirs <= set(names.RESERVED_ENV)
+    may_be_set = rendezvous.optional_environment(owner).keys()
+    found = env(children.pod(owner, 0, 0, SETTINGS, gang=False)).keys() - theirs - may_be_set
+    assert found <= set(names.RESERVED_ENV)
 
 
 def test_every_reserved_variable_is_set_by_one_launcher() -> None:

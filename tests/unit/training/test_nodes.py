@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 
 from aifactory.api import names
+from aifactory.app.domains import DOMAINS
 from aifactory.engine.cluster import Cluster
 from aifactory.kube.resources import NODES, PODS, Key, Resource
 from aifactory.training.domain import Training
 from aifactory.training.nodes import lost_nodes
-from tests.support.kinds import TRAININGJOBS
 
 
 def put(cluster: Cluster, resource: Resource, body: dict[str, Any]) -> None:
@@ -44,13 +44,16 @@ def test_where_nodes_can_not_be_read_nothing_is_said_about_them() -> None:
 
 
 def test_a_node_that_is_lost_wakes_the_jobs_that_train_on_it() -> None:
-    cluster = Cluster([Training()], {NODES})
+    cluster = Cluster([kind() for kind in DOMAINS], {NODES})
     node(cluster, "a", "True")
     pod(cluster, "x-0-0", "x", "a")
     pod(cluster, "y-0-0", "y", "b")
     pod(cluster, "z-publish-0", "z", "a", names.ROLE_PUBLISH)
     woken: list[Key] = []
-    cluster.connect({TRAININGJOBS: lambda key, background=False: woken.append(key)})
+    wake = dict.fromkeys(
+        (domain.resource for domain in cluster.domains), lambda key, background=False: woken.append(key)
+    )
+    cluster.connect(wake)
     node(cluster, "a", "Unknown", "2")
     assert woken == [Key("ns", "x")]
     node(cluster, "a", "Unknown", "3")

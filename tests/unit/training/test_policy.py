@@ -34,6 +34,7 @@ def test_the_first_failure_restarts_after_ten_seconds() -> None:
         counted=1,
         by_cause={"ApplicationError": 1},
         counted_times=(NOW,),
+        without_progress=1,
         next_attempt_time=NOW + timedelta(seconds=10),
     )
 

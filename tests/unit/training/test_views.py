@@ -12,7 +12,6 @@ from aifactory.training.domain import pod_view
 from aifactory.training.state import PodView
 
 
-
 def ended(code: int, name: str = "trainer", reason: str = "", message: str = "") -> dict[str, Any]:
     return {"name": name, "state": {"terminated": {"exitCode": code, "reason": reason, "message": message}}}
 
@@ -44,6 +43,24 @@ def test_an_init_container_that_failed_is_named() -> None:
 def test_an_init_container_that_is_restarted_has_not_failed() -> None:
     seen = view(phase="Pending", initContainerStatuses=[ended(1, "proxy")])
     assert (seen.container, seen.exit_code, seen.failed) == ("", None, False)
+
+
+def test_a_side_container_that_crashes_is_named_with_its_last_end() -> None:
+    proxy = {
+        "name": "proxy",
+        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
+        "lastState": {"terminated": {"exitCode": 1, "reason": "Error", "message": "cannot bind 15001"}},
+    }
+    seen = view(phase="Pending", initContainerStatuses=[proxy])
+    assert seen.waiting_message == "container proxy is in CrashLoopBackOff, it ended with 1 (Error): cannot bind 15001"
+
+
+def test_a_pod_is_seen_by_a_scheduler_or_not() -> None:
+    raw: dict[str, Any] = {"metadata": {"name": "p", "uid": "u"}, "spec": {}, "status": {"phase": "Pending"}}
+    assert pod_view(decoder(Pod)(msgspec.json.encode(raw))).unseen
+    raw["status"]["conditions"] = [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]
+    assert not pod_view(decoder(Pod)(msgspec.json.encode(raw))).unseen
+    assert not view(phase="Pending").unseen, "it has a node"
 
 
 def test_a_pod_that_its_node_refused_has_no_exit_code() -> None:
