@@ -95,7 +95,7 @@ class Reason(StrEnum):
         "The pods break the Pod Security level of the namespace; what they break is in the message.",
     )
     CLAIM_NOT_BOUND = "ClaimNotBound", "Pods wait for a PersistentVolumeClaim that is missing or has no volume yet."
-    CONTAINER_CRASHES = (
+    CRASH_LOOP_BACK_OFF = (
         "CrashLoopBackOff",
         "A container that is restarted in its pod ends again and again; the message names it and how it ended.",
     )

@@ -35,7 +35,7 @@ def needs_person(pod: Waiting) -> tuple[Reason, str] | None:
     if pod.waiting_reason in _CONFIG_PROBLEMS:
         return Reason.CONTAINER_CONFIG_ERROR, message
     if pod.waiting_reason == CRASHES:
-        return Reason.CONTAINER_CRASHES, f"{message}; see: kubectl logs {pod.name} --all-containers"
+        return Reason.CRASH_LOOP_BACK_OFF, f"{message}; see: kubectl logs {pod.name} --all-containers"
     if pod.waiting_reason in MOUNT_PROBLEMS:
         return Reason.VOLUME_NOT_MOUNTED, f"{message}; check that the Secret, ConfigMap or claim exists"
     return None

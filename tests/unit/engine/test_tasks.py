@@ -64,7 +64,7 @@ def test_a_pod_is_made_for_the_try_that_counts_and_earlier_ones_go() -> None:
         ),
         (
             {"waiting_reason": "CrashLoopBackOff", "waiting_message": "back-off"},
-            Reason.CONTAINER_CRASHES,
+            Reason.CRASH_LOOP_BACK_OFF,
             True,
             "pod copy-0: back-off; see: kubectl logs copy-0 --all-containers",
         ),
