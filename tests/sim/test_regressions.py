@@ -12,7 +12,7 @@ from aifactory.kube.errors import TooManyRequests
 from aifactory.kube.resources import DEPLOYMENTS, PODGROUPS, PODS, PVCS, Resource
 from aifactory.kube.retry import MAX_ATTEMPTS
 from tests.sim import manifests
-from tests.sim.cluster import Body, is_ready, key_of, labels_of
+from tests.sim.cluster import Body, is_live, is_ready, key_of, labels_of
 from tests.sim.machine import settle
 from tests.sim.programs import SUCCESS, Exit
 from tests.sim.world import MODEL_STORE, World
@@ -32,6 +32,11 @@ def world() -> Iterator[World]:
 def status(world: World, resource: object, name: str) -> Body:
     found: Body = world.cluster.get(resource, manifests.NAMESPACE, name).get("status", {})  # type: ignore[arg-type]
     return found
+
+
+def live(world: World) -> list[Body]:
+    """Pods that have not ended: beside them there may be some that are kept for their logs."""
+    return [pod for pod in world.cluster.all(PODS) if is_live(pod)]
 
 
 def ready(world: World, pool: str = "pool-a") -> list[Body]:
@@ -282,18 +287,18 @@ def test_a_standby_whose_watches_had_fallen_silent_does_not_act_on_its_old_view(
         world.cluster.create(TRAININGJOBS, manifests.body("job-a", spec), "user")
         world.advance(20)
         for attempt in (1, 2):
-            world.nodes.fail(world.cluster.all(PODS)[0], Exit(1, "Error", "ValueError: loss is nan"))
-            world.until(lambda: "pods are ending" if world.cluster.all(PODS) else "", 9, step=0.2)
+            world.nodes.fail(live(world)[0], Exit(1, "Error", "ValueError: loss is nan"))
+            world.until(lambda: "pods are ending" if live(world) else "", 9, step=0.2)
             if attempt == 1:
                 world.advance(1)
                 world.processes[1 - leader].connection.stall()
-            world.until(lambda: "" if len(world.cluster.all(PODS)) == 2 else "backing off", 60, step=0.2)
+            world.until(lambda: "" if len(live(world)) == 2 else "backing off", 60, step=0.2)
             world.advance(5)
         assert status(world, TRAININGJOBS, "job-a")["attempt"] == 2
         world.kill(leader, away=300.0)
         world.until(lambda: "" if world.processes[1 - leader].leading else "no leader", 40)
         world.advance(30)
-        assert sorted(pod["metadata"]["name"] for pod in world.cluster.all(PODS)) == ["job-a-0-2", "job-a-1-2"]
+        assert sorted(pod["metadata"]["name"] for pod in live(world)) == ["job-a-0-2", "job-a-1-2"]
         settle(world)
     finally:
         world.close()
