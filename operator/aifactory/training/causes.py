@@ -22,6 +22,9 @@ _NOT_STARTED = frozenset({"StartError", "ContainerCannotRun", "RunContainerError
 _HOPELESS = re.compile(r"executable file not found|no such file or directory|permission denied|exec format error", re.I)
 """What in their words lies in image and command, so that it is the same on every node and at every try."""
 
+_SAID = 800
+"""Characters of a program's last words, so that there is room for where the others are."""
+
 LATEST = datetime.max.replace(tzinfo=UTC)
 
 
@@ -51,11 +54,10 @@ def classify(pod: PodView) -> Failure:
     message = words or message
     if not message and exit_code is None:
         message = f"it failed before its trainer had ended; see: kubectl describe pod {pod.name}"
-    elif not message and (pod.live or pod.terminating):
-        message = f"exit code {exit_code}{_signal(exit_code)}"  # its log goes with it
-    elif not message:
-        logs = pod.name if pod.container in ("", names.CONTAINER_TRAINER) else f"{pod.name} -c {pod.container}"
-        message = f"exit code {exit_code}{_signal(exit_code)}; see: kubectl logs {logs}"
+    elif not words and not root.name:
+        # No exception is in it, so what matters may stand further up.
+        message = shorten(message, _SAID) or f"exit code {exit_code}{_signal(exit_code)}"
+        message += _where_to_look(pod)
     if cause is Reason.INIT_CONTAINER_FAILED:
         message = f"init container {pod.container}: {message}"
     return Failure(
@@ -69,6 +71,14 @@ def classify(pod: PodView) -> Failure:
         reason=pod.stopped or root.name or pod.exit_reason,
         time=pod.finished_at or LATEST,
     )
+
+
+def _where_to_look(pod: PodView) -> str:
+    """Where its log is; a pod that lives or is being deleted takes it along."""
+    if pod.live or pod.terminating:
+        return ""
+    container = "" if pod.container in ("", names.CONTAINER_TRAINER) else f" -c {pod.container}"
+    return f"; see: kubectl logs {pod.name}{container}"
 
 
 def _cause(pod: PodView, exit_code: int | None, said: str) -> tuple[Reason, str]:

@@ -211,8 +211,15 @@ def test_node_exit_code_and_exception_are_reported() -> None:
 
 def test_a_long_message_is_cut() -> None:
     message = classify(pod(exit_code=1, exit_message="x" * 5000)).message
-    assert len(message) == 1024
-    assert message.endswith("…")
+    assert message == f"{'x' * 799}…; see: kubectl logs train-0-0", "where the rest is has room"
+    assert len(classify(pod(exit_code=1, exit_message=f"ValueError: {'x' * 5000}")).message) == 1024
+
+
+def test_words_without_an_exception_come_with_where_the_log_is() -> None:
+    """What matters may stand further up."""
+    assert classify(pod(exit_code=4, exit_message="29\n30\n")).message == "30; see: kubectl logs train-0-0"
+    gone = classify(pod(exit_code=4, exit_message="30", phase="Running"))
+    assert gone.message == "30", "a pod that lives takes its log along when it is removed"
 
 
 TRACEBACK = """\
