@@ -171,6 +171,20 @@ def test_of_several_that_failed_the_one_that_decided_is_kept() -> None:
     assert {name for name in world.pods if name.endswith("-0")} == {"train-2-0"}
 
 
+def test_the_pod_that_the_status_names_stays_however_often_the_job_is_edited() -> None:
+    world = started()
+    failed_and_restarted(world, "train-0-0")
+    for number in range(5):
+        world.edit(template={"spec": {"containers": [{"name": "trainer", "image": f"trainer:{number}"}]}})
+        world.settle()
+        world.bury()
+        world.settle()
+    assert world.status.attempt == 6
+    assert world.status.last_failure is not None
+    assert world.status.last_failure.pod == "train-0-0"
+    assert set(world.pods) == {"train-0-0", "train-0-6"}
+
+
 def test_a_kept_pod_that_somebody_deletes_disturbs_nothing() -> None:
     world = started()
     failed_and_restarted(world, "train-0-0")
