@@ -346,7 +346,7 @@ def _ended_well(pod: Body) -> bool:
     return (
         bool(ends)
         and all(end is not None and end["exitCode"] == 0 for end in ends)
-        and not (told or "deletionTimestamp" in pod["metadata"])
+        and not (told or pod["status"].get("reason") or "deletionTimestamp" in pod["metadata"])
     )
 
 

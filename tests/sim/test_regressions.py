@@ -331,6 +331,42 @@ def _revision(pod: Body) -> str:
     return labels_of(pod)[names.LABEL_REVISION]
 
 
+@pytest.mark.parametrize("reason", ["DeadlineExceeded", "NodeShutdown"])
+def test_half_a_model_is_not_published_because_its_program_ended_as_it_was_told(world: World, reason: str) -> None:
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(model="gpt")), "user")
+    world.advance(20)
+    world.nodes.stop(live(world)[0], reason, 0)
+    world.advance(60)
+    assert status(world, TRAININGJOBS, "job-a")["phase"] == "Running", "it was restarted"
+    assert status(world, TRAININGJOBS, "job-a")["lastFailure"]["reason"] == reason
+    assert world.cluster.find(MODELVERSIONS, manifests.NAMESPACE, "gpt-v1") is None
+
+
+def test_a_node_that_refuses_a_pod_costs_no_restart_that_counts(world: World) -> None:
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec()), "user")
+    world.until(lambda: "" if live(world) and live(world)[0]["spec"].get("nodeName") else "not placed", 20, step=0.05)
+    world.nodes.refuse(live(world)[0])
+    world.advance(60)
+    found = status(world, TRAININGJOBS, "job-a")
+    assert (found["phase"], found["restarts"]["counted"], found["restarts"]["byCause"]) == (
+        "Running",
+        0,
+        {"NodeRefused": 1},
+    )
+
+
+def test_a_number_whose_version_was_deleted_is_not_given_again(world: World) -> None:
+    for name in ("job-a", "job-b"):
+        world.cluster.create(TRAININGJOBS, manifests.body(name, manifests.job_spec(model="gpt")), "user")
+        world.advance(20)
+        world.nodes.fail(live(world)[0], SUCCESS)
+        world.until(lambda n=name: "" if status(world, TRAININGJOBS, n)["phase"] == "Succeeded" else "going on", 60)
+        made = status(world, TRAININGJOBS, name)["output"]["modelVersion"]
+        world.until(lambda m=made: "" if status(world, MODELVERSIONS, m).get("reason") == "Verified" else "not yet", 60)
+        world.cluster.delete(MODELVERSIONS, manifests.key(made), "user")
+    assert made == "gpt-v2"
+
+
 def test_ranks_that_fail_because_a_node_was_lost_are_not_charged_to_the_program(world: World) -> None:
     world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=3)), "user")
     world.advance(20)
