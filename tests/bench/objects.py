@@ -16,7 +16,7 @@ from aifactory.api.trainingjob import TrainingJob
 from aifactory.engine.plan import Create
 from aifactory.kube.resources import PODGROUPS, SERVICES
 from aifactory.kube.resources import PODS as POD_RESOURCE
-from aifactory.training import children
+from aifactory.training import children, rendezvous
 from aifactory.training.plan import plan_training
 from aifactory.training.state import Observed, PodView, Settings
 from tests.bench.plane import CLAIM, NAMESPACE
@@ -94,7 +94,7 @@ def recipe(body: Json) -> Recipe:
     gang = any(write.kind == PODGROUPS.kind for write in created.writes)
     wanted = children.template_hash(parsed.spec)
     pods = tuple(
-        PodView(children.pod_name(parsed.metadata.name, index, 0), "uid", 0, index, wanted, "Running", "node", True)
+        PodView(rendezvous.pod_name(parsed.metadata.name, index, 0), "uid", 0, index, wanted, "Running", "node", True)
         for index in range(count)
     )
     running = plan_training(Observed(parsed, SETTINGS, pods, gangs_served=True), now)

@@ -43,6 +43,10 @@ REFUSED = [
     ),
     pytest.param(changed(JOB, f"{TRAINER}.name", "main"), "one container named 'trainer'", id="no trainer"),
     pytest.param(changed(JOB, "spec.procPerNode", "many"), "'auto' or an integer from 1 to 128", id="processes"),
+    pytest.param(
+        changed(JOB, "spec.template.spec.restartPolicy", "OnFailure"), "must be Never or left out", id="restartPolicy"
+    ),
+    pytest.param(changed(JOB, "spec.template.spec.hostname", "me"), "hostname and subdomain can not be", id="hostname"),
     pytest.param(changed(JOB, "spec.launcher", "mpi"), "torchrun", id="launcher"),
     pytest.param(
         changed(JOB, "spec.workspace", {"claimName": "c", "size": "1Gi"}), "either claimName", id="two workspaces"
@@ -112,6 +116,18 @@ def test_the_format_of_the_output_can_be_corrected_until_it_is_published(ns: Kub
     published = '{"status":{"output":{"modelVersion":"m-v1"}}}'
     ns.run("patch", "tjob", "j", "--subresource=status", "--type=merge", "-p", published)
     assert "the result is published: create" in ns.refuse(job)
+
+
+def test_a_job_that_has_ended_is_not_edited_in_vain(ns: Kubectl) -> None:
+    ns.apply(JOB)
+    ns.run("patch", "tjob", "j", "--subresource=status", "--type=merge", "-p", '{"status":{"phase":"Succeeded"}}')
+    assert "create another TrainingJob" in ns.refuse(changed(JOB, f"{TRAINER}.image", "another"))
+    ns.apply(changed(JOB, "spec.suspend", True))
+
+
+def test_half_a_processor_is_a_quantity(ns: Kubectl) -> None:
+    ns.apply(changed(JOB, f"{TRAINER}.resources", {"limits": {"cpu": 0.5, "memory": "512Mi"}}))
+    assert ns.get("tjob", "j")["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] == 0.5
 
 
 @pytest.mark.parametrize("document", [JOB, POOL, VERSION], ids=lambda document: document["kind"])

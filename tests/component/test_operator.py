@@ -30,7 +30,9 @@ def operator(start_operator: Callable[..., Operator]) -> Iterator[Operator]:
 
 
 def pod_names(ns: Kubectl, role: str = "node") -> list[str]:
-    return sorted(pod["metadata"]["name"] for pod in ns.list("pods", f"aifactory.dev/role={role}"))
+    """Beside them there may be some that failed and are kept for their logs."""
+    found = ns.list("pods", f"aifactory.dev/role={role}")
+    return sorted(pod["metadata"]["name"] for pod in found if pod["status"].get("phase") != "Failed")
 
 
 def wait_pods(ns: Kubectl, *names: str, role: str = "node") -> None:
@@ -42,10 +44,10 @@ def test_the_life_of_a_job(ns: Kubectl, operator: Operator) -> None:
     wait_pods(ns, "life-0-0", "life-1-0")
     found = ns.get("pod", "life-1-0")
     env = {entry["name"]: entry.get("value") for entry in found["spec"]["containers"][0]["env"]}
-    assert env["PET_RDZV_ENDPOINT"] == "life-0-0.life:29500"
+    assert env["PET_RDZV_ENDPOINT"] == "life-0-0.life-nodes:29500"
     assert found["spec"]["schedulingGroup"] == {"podGroupName": "life-0"}
     assert ns.get("podgroup", "life-0")["spec"]["schedulingPolicy"]["gang"]["minCount"] == 2
-    assert ns.get("service", "life")["spec"]["clusterIP"] == "None"
+    assert ns.get("service", "life-nodes")["spec"]["clusterIP"] == "None"
 
     for name in ("life-0-0", "life-1-0"):
         pods.run(ns, name)
@@ -78,6 +80,7 @@ def test_one_failed_pod_restarts_all(ns: Kubectl, operator: Operator) -> None:
     ns.wait_condition("tjob", "again", "Running")
     pods.end(ns, "again-1-0", 1, "ValueError: loss is nan")
     wait_pods(ns, "again-0-1", "again-1-1")
+    assert ns.get("pod", "again-1-0")["status"]["phase"] == "Failed", "it is kept for its log"
     found = ns.wait(
         "tjob", "again", "to count the restart", lambda f: (f["status"]["restarts"] or {}).get("total") == 1
     )
@@ -165,7 +168,11 @@ def test_killed_and_started_again_ends_the_same(ns: Kubectl, start_operator: Cal
 def wait_pods_of(ns: Kubectl, job: str, *names: str) -> None:
     wait_for(
         f"pods {names}",
-        lambda: sorted(pod["metadata"]["name"] for pod in ns.list("pods", f"aifactory.dev/job-name={job}")),
+        lambda: sorted(
+            pod["metadata"]["name"]
+            for pod in ns.list("pods", f"aifactory.dev/job-name={job}")
+            if pod["status"].get("phase") != "Failed"
+        ),
         lambda seen: seen == sorted(names),
         seconds=40,
     )

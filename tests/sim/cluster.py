@@ -175,6 +175,9 @@ class Cluster:
         """Everything but status."""
         known = self._known(resource, key, resource_version)
         if isinstance(patch, Mapping):
+            wanted = patch.get("metadata", {}).get("resourceVersion", known["metadata"]["resourceVersion"])
+            if wanted != known["metadata"]["resourceVersion"]:
+                raise Conflict(409, "Conflict", f"{key.name} has been modified: it is not version {wanted} any more")
             changed = merge_patch(known, {name: value for name, value in patch.items() if name != "status"})
         else:
             changed = json_patch(known, patch)

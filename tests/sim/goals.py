@@ -16,8 +16,10 @@ from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Domain
 from aifactory.engine.plan import Delete
 from aifactory.kube.patch import merge_difference
-from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, PODGROUPS, PODS, SERVICES
+from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, NODES, PODGROUPS, PODS, SERVICES
 from aifactory.serving.domain import Serving
+from aifactory.training import rendezvous
+from aifactory.training.evidence import KEPT_ATTEMPTS
 from tests.sim.cluster import Body, encode, is_live, is_ready, key_of, labels_of, owner_uids
 from tests.sim.operator import options
 from tests.sim.world import World
@@ -60,8 +62,12 @@ def _job(world: World, job: Body) -> Iterable[str]:
     pods = [
         p for p in world.cluster.all(PODS, namespace, **{names.LABEL_JOB_UID: job["metadata"]["uid"]}) if _trains(p)
     ]
+    kept = [pod for pod in pods if not is_live(pod) and labels_of(pod)[names.LABEL_ATTEMPT] != _attempt(status)]
+    pods = [pod for pod in pods if pod not in kept]
     live = [pod for pod in pods if is_live(pod)]
     true = _true(status)
+    if len(kept) > KEPT_ATTEMPTS or len({labels_of(pod)[names.LABEL_ATTEMPT] for pod in kept}) < len(kept):
+        yield f"{says}: {len(kept)} pods of earlier attempts are kept"
     if true & {"Complete", "Failed"}:
         if live:
             yield f"{says}: {len(live)} pods live on"
@@ -78,13 +84,13 @@ def _job(world: World, job: Body) -> Iterable[str]:
     if ended and not live:
         yield f"{says}: all pods have ended"
         return
-    count, attempt = spec["nodes"]["count"], str(status.get("attempt", 0))
+    count, attempt = spec["nodes"]["count"], _attempt(status)
     indices = sorted(labels_of(pod)[names.LABEL_NODE_INDEX] for pod in pods)
     if indices != [str(index) for index in range(count)]:
         yield f"{says}: pods {indices} of {count}"
     if any(labels_of(pod)[names.LABEL_ATTEMPT] != attempt for pod in pods):
         yield f"{says}: pods of another attempt than {attempt}"
-    if count > 1 and not _has_service(world, job):
+    if count > 1 and not _has_service(world, job, rendezvous.service_name(name)):
         yield f"{says}: it has no Service"
     gang = world.gangs and count > 1 and spec.get("scheduling", {}).get("gang") != "none"
     gangs = world.cluster.all(PODGROUPS, namespace, **{names.LABEL_JOB_UID: job["metadata"]["uid"]})
@@ -95,6 +101,10 @@ def _job(world: World, job: Body) -> Iterable[str]:
     running = all(pod["status"]["phase"] in ("Running", "Succeeded") for pod in pods)
     if not running or "Running" not in true or "Ready" not in true:
         yield f"{says}: not running; True are {sorted(true)}"
+
+
+def _attempt(status: Mapping[str, Any]) -> str:
+    return str(status.get("attempt", 0))
 
 
 def _version(world: World, version: Body) -> Iterable[str]:
@@ -191,13 +201,14 @@ def differences_of_fresh_view(world: World) -> list[str]:
 
 
 def _differences(world: World) -> Iterable[str]:
-    served = {PODGROUPS} if world.gangs else set()
+    served = {NODES, PODGROUPS} if world.gangs else {NODES}
     cluster = Cluster(make(options("observer", elect=False)), served)
     for kind in wiring.watched(cluster):
         for body in world.cluster.all(kind.resource):
             shell.take(kind, None, body)
     for child in cluster.children.values():
-        for body in world.cluster.all(child.resource, **{names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE}):
+        labels = {names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE} if child.selector is None else {}
+        for body in world.cluster.all(child.resource, **labels):
             cluster.objects(child).put_response(encode(body))
     for domain in cluster.domains:
         if isinstance(domain, Serving):
@@ -234,9 +245,9 @@ def _difference(stands: Mapping[str, Any], would: Mapping[str, Any]) -> str:
     return f"the status would change by {difference} from {merge_difference(keyed(would), keyed(stands))}"
 
 
-def _has_service(world: World, body: Body) -> bool:
-    """A Service of its name, its own."""
-    found = world.cluster.find(SERVICES, body["metadata"]["namespace"], body["metadata"]["name"])
+def _has_service(world: World, body: Body, name: str = "") -> bool:
+    """A Service of its own: of its name, or of this one."""
+    found = world.cluster.find(SERVICES, body["metadata"]["namespace"], name or body["metadata"]["name"])
     return found is not None and body["metadata"]["uid"] in owner_uids(found)
 
 

@@ -43,6 +43,8 @@ class Invariants:
         """UIDs of versions that have been Ready."""
         self.lag: Callable[[], float] = lambda: 0.0
         """How many seconds behind the views of the operators may be."""
+        self._numbers: Counter[tuple[str, str]] = Counter()
+        """The highest number that has been Ready, by namespace and model."""
         self._ready_since: dict[str, float] = {}
         """UID of each ready serving pod."""
         self._suspended: set[str] = set()
@@ -169,7 +171,7 @@ class Invariants:
         if not ours:
             self._used.pop(uid, None)  # a lost status takes with it what it said of the attempt
             return
-        if _conditions(new) & {"Running", "Suspended"}:
+        if _conditions(new) & {"Running", "Suspended"} and now.get("startTime"):  # born suspended it has had no pods
             self._used[uid] = now.get("attempt", 0)
         if now.get("attempt", 0) < before.get("attempt", 0):
             self.wrong(f"attempt of job {name} fell from {before['attempt']} to {now.get('attempt', 0)}")
@@ -193,8 +195,13 @@ class Invariants:
             self.verified.add(meta["uid"])
             if ours and meta["uid"] not in self._checked:
                 self.wrong(f"version {key_of(commit.body)} is Ready and no verifier of its own has found it good")
+            model = (meta["namespace"], commit.body["spec"]["model"])
+            self._numbers[model] = max(self._numbers[model], commit.body["spec"]["version"])
         job = labels_of(commit.body).get(names.LABEL_JOB_UID)
         if ours and commit.type == "ADDED" and job is not None:
+            spec = commit.body["spec"]
+            if spec["version"] <= self._numbers[meta["namespace"], spec["model"]]:
+                self.wrong(f"version {key_of(commit.body)} has a number that was Ready before")
             if (job, commit.body["spec"]["source"]["uri"]) not in self._published:
                 self.wrong(f"version {key_of(commit.body)} is not what a publisher of job {job} has published")
             made = self._cluster.all(MODELVERSIONS, **{names.LABEL_JOB_UID: job})
@@ -339,7 +346,7 @@ def _ended_well(pod: Body) -> bool:
     return (
         bool(ends)
         and all(end is not None and end["exitCode"] == 0 for end in ends)
-        and not (told or "deletionTimestamp" in pod["metadata"])
+        and not (told or pod["status"].get("reason") or "deletionTimestamp" in pod["metadata"])
     )
 
 

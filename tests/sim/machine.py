@@ -322,6 +322,20 @@ class Machine(RuleBasedStateMachine):
             case _:
                 self.world.cluster.purge(PODS, key_of(pod), "user")
 
+    @rule(data=st.data(), how=st.sampled_from(["deadline", "shutdown", "refused"]))
+    def pod_is_stopped(self, data: st.DataObject, how: str) -> None:
+        """A kubelet ends a training pod, whose program may end with 0 then, or does not admit it at all."""
+        pod = self._draw_pod(data, names.ROLE_NODE)
+        phase = pod["status"].get("phase") if pod is not None else None
+        if pod is None or phase != ("Pending" if how == "refused" else "Running") or not pod["spec"].get("nodeName"):
+            self.count("no pod is stopped")
+            return
+        self.count(f"pod is stopped: {how}")
+        if how == "refused":
+            self.world.nodes.refuse(pod)
+        else:
+            self.world.nodes.stop(pod, "DeadlineExceeded" if how == "deadline" else "NodeShutdown", 0)
+
     @rule(data=st.data(), how=st.sampled_from(["delete", "drain", "pressure", "force", "OOM", "no answer", "node"]))
     def task_dies(self, data: st.DataObject, how: str) -> None:
         """A publisher or verifier ends before it has an answer."""

@@ -58,6 +58,16 @@ class Nodes:
         status = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}
         self._end(pod, status, Exit(137, "Error", ""), disrupted="TerminationByKubelet")
 
+    def stop(self, pod: Body, reason: str, code: int) -> None:
+        """The kubelet ends a pod for a reason of its own (deadline, shutdown); the program may end with 0."""
+        status = {"phase": "Failed", "reason": reason, "message": "it was told to end"}
+        self._end(pod, status, Exit(code, "Completed" if code == 0 else "Error", ""))
+
+    def refuse(self, pod: Body, reason: str = "OutOfcpu") -> None:
+        """The kubelet does not admit a pod that was placed on its node: none of its containers runs."""
+        status = {"phase": "Failed", "reason": reason, "message": "Node didn't have enough resource: cpu"}
+        self._cluster.patch_status(PODS, key_of(pod), status, KUBELET)
+
     def lose(self, node: str, *, given_up_after: float = LOST_SECONDS) -> None:
         """A node goes silent; after a while its pods are marked and deleted, and stay until the node is gone."""
         self.lost.add(node)

@@ -25,7 +25,7 @@ from aifactory.kube.api import Api
 from aifactory.kube.clock import Clock
 from aifactory.kube.errors import Gone, KubeError
 from aifactory.kube.informer import SILENCE_SECONDS
-from aifactory.kube.resources import PODGROUPS, Key
+from aifactory.kube.resources import NODES, PODGROUPS, Key
 from aifactory.kube.retry import Retrying
 from aifactory.serving.domain import Serving
 from aifactory.training.domain import Training
@@ -121,7 +121,7 @@ class SimProcess:
             chosen,
             connection,
             made,
-            {PODGROUPS} if gangs else (),
+            {NODES, PODGROUPS} if gangs else {NODES},
             LikeKopf(Retrying(connection, rng=rng), rng),
             health=_Quiet(clock),
             clock=clock,

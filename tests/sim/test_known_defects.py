@@ -96,27 +96,6 @@ def test_a_task_that_is_ending_on_a_lost_node_is_replaced(world: World, role: st
     world.until(lambda: "" if _ready(world, "gpt-v1") else "not Ready", 900)
 
 
-@known("no Node is looked at: ranks that fail because another one's node is gone count as failures of the program")
-def test_ranks_that_fail_because_a_node_was_lost_are_not_charged_to_the_program(world: World) -> None:
-    create(world, TRAININGJOBS, "job-a", manifests.job_spec(count=6))  # so many that some are on other nodes
-    world.advance(20)
-    node = world.cluster.get(PODS, manifests.NAMESPACE, "job-a-0-0")["spec"]["nodeName"]
-    world.nodes.lose(node, given_up_after=300.0)
-    world.nodes.survivors_fail(node)
-    world.until(lambda: "" if status(world, TRAININGJOBS, "job-a")["attempt"] == 1 else "not noticed", 400)
-    assert status(world, TRAININGJOBS, "job-a")["restarts"]["counted"] == 0
-
-
-@known("that a pod can not end because its node is gone is told as '1 pod is ending', for ever and without the node")
-def test_a_job_that_waits_for_a_lost_node_names_it(world: World) -> None:
-    create(world, TRAININGJOBS, "job-a", manifests.job_spec())
-    world.advance(20)
-    node = world.cluster.all(PODS)[0]["spec"]["nodeName"]
-    world.nodes.lose(node)
-    world.advance(600)
-    assert any(node in entry["message"] for entry in status(world, TRAININGJOBS, "job-a")["conditions"])
-
-
 @pytest.mark.parametrize("how", ["500", "hang"])
 @known("a write that fails for a passing reason keeps the status from being written")
 def test_a_failure_that_lasts_is_told_within_a_minute(world: World, how: str) -> None:

@@ -12,7 +12,7 @@ from aifactory.kube.errors import TooManyRequests
 from aifactory.kube.resources import DEPLOYMENTS, PODGROUPS, PODS, PVCS, Resource
 from aifactory.kube.retry import MAX_ATTEMPTS
 from tests.sim import manifests
-from tests.sim.cluster import Body, is_ready, key_of, labels_of
+from tests.sim.cluster import Body, is_live, is_ready, key_of, labels_of
 from tests.sim.machine import settle
 from tests.sim.programs import SUCCESS, Exit
 from tests.sim.world import MODEL_STORE, World
@@ -32,6 +32,11 @@ def world() -> Iterator[World]:
 def status(world: World, resource: object, name: str) -> Body:
     found: Body = world.cluster.get(resource, manifests.NAMESPACE, name).get("status", {})  # type: ignore[arg-type]
     return found
+
+
+def live(world: World) -> list[Body]:
+    """Pods that have not ended: beside them there may be some that are kept for their logs."""
+    return [pod for pod in world.cluster.all(PODS) if is_live(pod)]
 
 
 def ready(world: World, pool: str = "pool-a") -> list[Body]:
@@ -282,18 +287,18 @@ def test_a_standby_whose_watches_had_fallen_silent_does_not_act_on_its_old_view(
         world.cluster.create(TRAININGJOBS, manifests.body("job-a", spec), "user")
         world.advance(20)
         for attempt in (1, 2):
-            world.nodes.fail(world.cluster.all(PODS)[0], Exit(1, "Error", "ValueError: loss is nan"))
-            world.until(lambda: "pods are ending" if world.cluster.all(PODS) else "", 9, step=0.2)
+            world.nodes.fail(live(world)[0], Exit(1, "Error", "ValueError: loss is nan"))
+            world.until(lambda: "pods are ending" if live(world) else "", 9, step=0.2)
             if attempt == 1:
                 world.advance(1)
                 world.processes[1 - leader].connection.stall()
-            world.until(lambda: "" if len(world.cluster.all(PODS)) == 2 else "backing off", 60, step=0.2)
+            world.until(lambda: "" if len(live(world)) == 2 else "backing off", 60, step=0.2)
             world.advance(5)
         assert status(world, TRAININGJOBS, "job-a")["attempt"] == 2
         world.kill(leader, away=300.0)
         world.until(lambda: "" if world.processes[1 - leader].leading else "no leader", 40)
         world.advance(30)
-        assert sorted(pod["metadata"]["name"] for pod in world.cluster.all(PODS)) == ["job-a-0-2", "job-a-1-2"]
+        assert sorted(pod["metadata"]["name"] for pod in live(world)) == ["job-a-0-2", "job-a-1-2"]
         settle(world)
     finally:
         world.close()
@@ -324,3 +329,60 @@ def test_a_leader_that_was_stopped_writes_nothing_once_another_one_leads(moment:
 
 def _revision(pod: Body) -> str:
     return labels_of(pod)[names.LABEL_REVISION]
+
+
+@pytest.mark.parametrize("reason", ["DeadlineExceeded", "NodeShutdown"])
+def test_half_a_model_is_not_published_because_its_program_ended_as_it_was_told(world: World, reason: str) -> None:
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(model="gpt")), "user")
+    world.advance(20)
+    world.nodes.stop(live(world)[0], reason, 0)
+    world.advance(60)
+    assert status(world, TRAININGJOBS, "job-a")["phase"] == "Running", "it was restarted"
+    assert status(world, TRAININGJOBS, "job-a")["lastFailure"]["reason"] == reason
+    assert world.cluster.find(MODELVERSIONS, manifests.NAMESPACE, "gpt-v1") is None
+
+
+def test_a_node_that_refuses_a_pod_costs_no_restart_that_counts(world: World) -> None:
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec()), "user")
+    world.until(lambda: "" if live(world) and live(world)[0]["spec"].get("nodeName") else "not placed", 20, step=0.05)
+    world.nodes.refuse(live(world)[0])
+    world.advance(60)
+    found = status(world, TRAININGJOBS, "job-a")
+    assert (found["phase"], found["restarts"]["counted"], found["restarts"]["byCause"]) == (
+        "Running",
+        0,
+        {"NodeRefused": 1},
+    )
+
+
+def test_a_number_whose_version_was_deleted_is_not_given_again(world: World) -> None:
+    for name in ("job-a", "job-b"):
+        world.cluster.create(TRAININGJOBS, manifests.body(name, manifests.job_spec(model="gpt")), "user")
+        world.advance(20)
+        world.nodes.fail(live(world)[0], SUCCESS)
+        world.until(lambda n=name: "" if status(world, TRAININGJOBS, n)["phase"] == "Succeeded" else "going on", 60)
+        made = status(world, TRAININGJOBS, name)["output"]["modelVersion"]
+        world.until(lambda m=made: "" if status(world, MODELVERSIONS, m).get("reason") == "Verified" else "not yet", 60)
+        world.cluster.delete(MODELVERSIONS, manifests.key(made), "user")
+    assert made == "gpt-v2"
+
+
+def test_ranks_that_fail_because_a_node_was_lost_are_not_charged_to_the_program(world: World) -> None:
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=3)), "user")
+    world.advance(20)
+    node = world.cluster.get(PODS, manifests.NAMESPACE, "job-a-0-0")["spec"]["nodeName"]
+    world.nodes.lose(node, given_up_after=300.0)
+    world.nodes.survivors_fail(node)
+    world.until(lambda: "" if status(world, TRAININGJOBS, "job-a")["attempt"] == 1 else "not noticed", 400)
+    # Those that gave up before the cluster had missed the machine are forgiven when it has.
+    world.until(lambda: "" if not status(world, TRAININGJOBS, "job-a")["restarts"]["counted"] else "counted", 30)
+    assert status(world, TRAININGJOBS, "job-a")["restarts"]["byCause"] == {"Disruption": 1}
+
+
+def test_a_job_that_waits_for_a_lost_node_names_it(world: World) -> None:
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec()), "user")
+    world.advance(20)
+    node = world.cluster.all(PODS)[0]["spec"]["nodeName"]
+    world.nodes.lose(node)
+    world.advance(600)
+    assert any(node in entry["message"] for entry in status(world, TRAININGJOBS, "job-a")["conditions"])

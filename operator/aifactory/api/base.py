@@ -31,6 +31,10 @@ Time = Annotated[
 Quantity = Annotated[int | str, WithJsonSchema({"x-kubernetes-int-or-string": True, "maxLength": 64})]
 """A Kubernetes quantity such as `10Gi` or `1`."""
 
+ResourceAmount = Annotated[int | float | str, WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})]
+"""A quantity of a pod's resources, `0.5` too, which a structural schema can not say; the API server checks it when the
+pod is created."""
+
 FreeForm = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})]
 """An object whose schema belongs to Kubernetes; the API server checks it when the pod is created."""
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
-from aifactory.api.base import FreeForm, Model, Quantity
+from aifactory.api.base import FreeForm, Model, ResourceAmount
 
 PRESERVE: JsonDict = {"x-kubernetes-preserve-unknown-fields": True}
 
@@ -62,9 +62,9 @@ class Resources(Model):
 
     model_config = ConfigDict(extra="allow", json_schema_extra=PRESERVE)
 
-    limits: Annotated[dict[str, Quantity], Field(max_length=32)] | None = None
+    limits: Annotated[dict[str, ResourceAmount], Field(max_length=32)] | None = None
     """Most of each resource that the container may use."""
-    requests: Annotated[dict[str, Quantity], Field(max_length=32)] | None = None
+    requests: Annotated[dict[str, ResourceAmount], Field(max_length=32)] | None = None
     """What a node must have free for the container."""
 
 
@@ -144,6 +144,12 @@ class PodSpec(Model):
         | None
     ) = None
     """Volumes of the pod."""
+    restart_policy: Annotated[str, Field(max_length=63)] | None = None
+    """Of a TrainingJob's pods Never: another one is refused there."""
+    hostname: Annotated[str, Field(max_length=63)] | None = None
+    """Of a TrainingJob's pods their own names: pods find each other by it. It can not be set there."""
+    subdomain: Annotated[str, Field(max_length=63)] | None = None
+    """Of a TrainingJob's pods its Service. It can not be set there."""
     security_context: FreeForm | None = None
     """Security settings of the pod; what Pod Security `restricted` asks for is filled in where it is left out."""
 

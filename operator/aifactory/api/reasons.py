@@ -49,12 +49,34 @@ class Reason(StrEnum):
     APPLICATION_ERROR = "ApplicationError", "The training program exited with an error; its last words are the message."
     OUT_OF_MEMORY = "OutOfMemory", "The kernel ended the trainer because it used more memory than its limit."
     DISRUPTION = "Disruption", "A pod was evicted, preempted, drained or deleted by somebody else; it does not count."
+    NODE_REFUSED = (
+        "NodeRefused",
+        "The node of a pod did not admit it (OutOfcpu, UnexpectedAdmissionError ...); no program "
+        "ran, so it does not count and is tried again with growing waits.",
+    )
+    NODE_LOST = (
+        "NodeLost",
+        "A pod can not end because its node does not answer; the message names both and says what a person can do.",
+    )
+    DEADLINE_EXCEEDED = (
+        "DeadlineExceeded",
+        "A pod ran longer than its template's activeDeadlineSeconds allow.",
+    )
+    CONTAINER_CANNOT_START = (
+        "ContainerCannotStart",
+        "The program is not in the image or can not be executed; no restart mends that.",
+    )
+    INIT_CONTAINER_FAILED = (
+        "InitContainerFailed",
+        "An init container of a pod failed, so its trainer was never started.",
+    )
     RESIZED = "Resized", "spec.nodes.count changed, so the job restarts with the new number of pods."
     TEMPLATE_CHANGED = "TemplateChanged", "The pod settings changed, so the job restarts with them."
     RESUMED = "Resumed", "The job was suspended and runs again."
     SUSPENDED = "Suspended", "spec.suspend is true and no pod is left."
     NOT_SUSPENDED = "NotSuspended", "spec.suspend is not set."
     MAX_RESTARTS_EXCEEDED = "MaxRestartsExceeded", "The failure policy allows no further restart within its window."
+    NO_PROGRESS = "NoProgress", "The job was restarted as often as it may be without a later checkpoint between."
     NO_RESTART_REQUESTED = "NoRestartRequested", "The trainer exited with code 93, which asks for no restart."
     IMAGE_PULL_FAILED = "ImagePullFailed", "A node cannot pull the image; the runtime's own words are in the message."
     CONTAINER_CONFIG_ERROR = "ContainerConfigError", "A container cannot be created from its settings."
@@ -63,8 +85,20 @@ class Reason(StrEnum):
         "A volume, Secret or claim of a pod can not be mounted; the kubelet's own words are in the message.",
     )
     POD_REJECTED = "PodRejected", "The API server refused an object of ours; its own words are in the message."
-    QUOTA_EXCEEDED = "QuotaExceeded", "A ResourceQuota leaves no room for the pods; they are made when it does."
-    CRASH_LOOP = "CrashLoop", "A container ends again and again; how it ended last is in the message."
+    QUOTA_EXCEEDED = (
+        "QuotaExceeded",
+        "The namespace's ResourceQuota leaves no room; the server's words are the message.",
+    )
+    DEPENDENCY_MISSING = "DependencyMissing", "A PriorityClass or ServiceAccount that a pod names does not exist."
+    POD_SECURITY_VIOLATED = (
+        "PodSecurityViolated",
+        "The pods break the Pod Security level of the namespace; what they break is in the message.",
+    )
+    CLAIM_NOT_BOUND = "ClaimNotBound", "Pods wait for a PersistentVolumeClaim that is missing or has no volume yet."
+    CRASH_LOOP_BACK_OFF = (
+        "CrashLoopBackOff",
+        "A container that is restarted in its pod ends again and again; the message names it and how it ended.",
+    )
     NAME_CONFLICT = "NameConflict", "An object with a name we need belongs to somebody else; the message names both."
     PUBLISHING = "Publishing", "All pods succeeded and the result is being published."
     FORMAT_MISMATCH = "FormatMismatch", "The result is of another format than output.model.format says; it waits."

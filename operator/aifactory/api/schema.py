@@ -31,7 +31,8 @@ def _translate(node: dict[str, Any], defs: dict[str, Any], path: str) -> dict[st
     node = _inline(node, defs)
     node = _without_null(node, path)
     node = _inline(node, defs)
-    if node.get("x-kubernetes-int-or-string"):
+    anything = bool(node.get("x-kubernetes-preserve-unknown-fields")) and "type" not in node
+    if node.get("x-kubernetes-int-or-string") or anything:
         node.pop("anyOf", None)
     if "const" in node:
         node["enum"] = [node.pop("const")]
@@ -55,7 +56,7 @@ def _translate(node: dict[str, Any], defs: dict[str, Any], path: str) -> dict[st
             result[key] = " ".join(str(value).split())
         else:
             result[key] = value
-    if "type" not in result and not result.get("x-kubernetes-int-or-string"):
+    if "type" not in result and not result.get("x-kubernetes-int-or-string") and not anything:
         raise SchemaError(f"{path}: has no type")
     return result
 

@@ -90,6 +90,11 @@ class FailurePolicy(Model):
     """Counted restarts within the window before the job fails (default 3). Disruptions do not count."""
     window_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
     """Restarts older than this no longer count (default 3600)."""
+    max_total_restarts: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    """Restarts in the job's whole life, disruptions included, before it fails (default 100)."""
+    max_restarts_without_progress: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Restarts in a row, disruptions included, with no later checkpoint reported between them (by a program that
+    reports none: no later step) before the job fails (default: no limit). For programs that report progress."""
     backoff: Backoff | None = None
 
 
@@ -159,6 +164,20 @@ RESERVED_ENV_RULE = rule(
 )
 
 
+TEMPLATE_RULES = [
+    rule(
+        "!has(self.template.spec) || !has(self.template.spec.restartPolicy) || "
+        "self.template.spec.restartPolicy == 'Never'",
+        "template.spec.restartPolicy must be Never or left out: all pods restart together, see failurePolicy",
+    ),
+    rule(
+        "!has(self.template.spec) || !(has(self.template.spec.hostname) || has(self.template.spec.subdomain))",
+        "template.spec.hostname and subdomain can not be set: pods find each other by their own names, <job>-<index>-"
+        "<attempt>.<job>-nodes",
+    ),
+]
+
+
 class TrainingJobSpec(Model):
     """What to train."""
 
@@ -166,6 +185,7 @@ class TrainingJobSpec(Model):
         json_schema_extra={
             "x-kubernetes-validations": [
                 RESERVED_ENV_RULE,
+                *TEMPLATE_RULES,
                 rule(
                     "has(self.template.spec) && has(self.template.spec.containers) && "
                     "self.template.spec.containers.exists_one(c, c.name == 'trainer')",
@@ -203,7 +223,8 @@ class TrainingJobSpec(Model):
     """Controller responsible for the object (default aifactory.dev/operator). Objects of others are left alone."""
     nodes: Nodes
     proc_per_node: ProcPerNode | None = None
-    """Processes that torchrun starts in each pod. auto (default): one for each GPU in the trainer's limits, else 1."""
+    """Processes that torchrun starts in each pod. auto (default): one for each accelerator (GPU, MIG slice, Gaudi,
+    Neuron) in the trainer's limits, else 1."""
     launcher: Literal["torchrun", "none"] | None = None
     """torchrun (default): the PET_* environment; none: MASTER_ADDR, MASTER_PORT, WORLD_SIZE and NODE_RANK."""
     template: PodTemplate
@@ -259,6 +280,10 @@ class Restarts(Model):
     by_cause: dict[str, int] = Field(default={})
     counted_times: tuple[Time, ...] = ()
     """When the counted restarts happened; those outside the window are dropped."""
+    without_progress: int = 0
+    """Restarts since the last one that found a later checkpoint (or step) than the one before it."""
+    furthest_step: int = 0
+    """The step of the furthest checkpoint, or step where none is reported, that a restart has found."""
     lost_steps: int = 0
     """Training steps done again after restarts."""
     next_attempt_time: Time | None = None
@@ -283,7 +308,8 @@ class Resolved(Model):
     nodes: int = 0
     proc_per_node: int = 0
     gang: str = ""
-    """native: a PodGroup of scheduling.k8s.io/v1beta1; none: one by one."""
+    """How pods are placed. native: a PodGroup of scheduling.k8s.io/v1beta1; none: one by one; unavailable: one by one,
+    though together was wanted, because the cluster does not serve PodGroups."""
     workspace_claim: str = ""
     workspace_path: str = ""
     """Directory on a claim of yours (workspace.claimName) that the job sees at /workspace; it stays when the job goes.
@@ -300,6 +326,8 @@ class LastFailure(Model):
     pod: str
     node: str = ""
     index: int
+    container: str = ""
+    """The container whose end it was; empty when none has run."""
     exit_code: int | None = None
     reason: str = ""
     cause: str
@@ -380,12 +408,26 @@ PUBLISHED_RULE = rule(
 )
 
 
+FINISHED_RULE = rule(
+    "!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Succeeded', 'Failed']) || "
+    "(self.spec.template == oldSelf.spec.template && self.spec.nodes == oldSelf.spec.nodes && "
+    + " && ".join(
+        f"has(self.spec.{field}) == has(oldSelf.spec.{field}) && "
+        f"(!has(self.spec.{field}) || self.spec.{field} == oldSelf.spec.{field})"
+        for field in ("procPerNode", "launcher")
+    )
+    + ")",
+    "the job has ended, so template, nodes, procPerNode and launcher can not change any more: create another "
+    "TrainingJob, under another name, or delete this one first",
+)
+
+
 class TrainingJob(CustomResource):
     """PyTorch pods that train together, restart together from a checkpoint, and publish a ModelVersion."""
 
     plural: ClassVar[str] = "trainingjobs"
 
-    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": [PUBLISHED_RULE]})
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": [PUBLISHED_RULE, FINISHED_RULE]})
 
     spec: TrainingJobSpec
     status: TrainingJobStatus = TrainingJobStatus()

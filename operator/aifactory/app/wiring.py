@@ -20,7 +20,7 @@ from aifactory.engine.domain import READ, Domain
 from aifactory.engine.executor import Executor
 from aifactory.kube.api import Api
 from aifactory.kube.clock import Clock
-from aifactory.kube.errors import NotFound
+from aifactory.kube.errors import Forbidden, NotFound
 from aifactory.kube.events import EventRecorder
 from aifactory.kube.informer import Informer
 from aifactory.kube.lease import LeaseConfig
@@ -44,7 +44,7 @@ def watched(cluster: Cluster) -> tuple[shell.Watched, ...]:
 def make_informers(
     api: Api, cluster: Cluster, options: Options, *, clock: Clock, rng: random.Random
 ) -> list[Informer[Any]]:
-    """Informers for everything we make; what others make is not even received."""
+    """Informers for everything we make; what others make is not even received, but for what a domain asks for."""
     return [
         Informer(
             api,
@@ -52,7 +52,7 @@ def make_informers(
             child.type,
             cluster.objects(child),
             namespace=options.namespace,
-            label_selector=OURS,
+            label_selector=OURS if child.selector is None else child.selector,
             silence_seconds=options.silence_seconds,
             clock=clock,
             rng=rng,
@@ -84,8 +84,10 @@ async def served(api: Api, domains: Iterable[Domain[Any, Any]], namespace: str |
             try:
                 await api.list(child.resource, namespace=namespace, limit=1)
                 found.add(child.resource)
-            except NotFound:
-                logger.info("%s of %s is not served: done without", child.resource.plural, child.resource.api_version)
+            except (NotFound, Forbidden) as error:
+                # With a Role, what lies in no namespace can not be read: a fact like that of an API that is not there.
+                why = "not served" if isinstance(error, NotFound) else "not ours to read"
+                logger.info("%s of %s: %s, done without", child.resource.plural, child.resource.api_version, why)
     return found
 
 

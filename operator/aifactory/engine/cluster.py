@@ -7,6 +7,7 @@ nothing in another namespace, and nothing that an earlier object of the same nam
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from aifactory.api.base import CustomResource
@@ -56,7 +57,7 @@ class Cluster:
             for domain in domains
         }
         self._objects: dict[Resource, Store[Any]] = {
-            resource: Store(decoder(child.type), indexes={"controller": by_controller})
+            resource: Store(decoder(child.type), indexes={"controller": by_controller, **child.indexes})
             for resource, child in self.children.items()
         }
         self.explain: Callable[[Pod], Trouble] = lambda _: NO_TROUBLE
@@ -83,6 +84,11 @@ class Cluster:
         """The objects in the namespace that the object with this UID controls."""
         store = self._objects.get(child.resource)
         return cast("list[T]", store.by("controller", (namespace, uid))) if store is not None else []
+
+    def having(self, child: Child[T], index: str, value: Hashable) -> list[T]:
+        """The objects that an index of the child has under a value, whoever owns them."""
+        store = self._objects.get(child.resource)
+        return cast("list[T]", store.by(index, value)) if store is not None else []
 
     def find(self, index: Index[C], value: Hashable) -> list[C]:
         """The custom resources that an index has under a value; those that can not be read are left out."""
@@ -123,16 +129,20 @@ class Cluster:
         Listeners hang on stores, not on watches: an answer to a write, a watch event and a list wake in the same way,
         and the echo of what is known already wakes nobody.
         """
-        for store in self._objects.values():
-            store.subscribe(self._wake_owner(wake))
+        for resource, store in self._objects.items():
+            store.subscribe(self._wake_owner(wake, self.children[resource]))
         for domain in self.domains:
             for watch in domain.watches():
                 self._custom[resource_of(watch.model)].subscribe(self._wake_watching(watch, wake[domain.resource]))
             self._custom[domain.resource].subscribe(_forget(domain))
 
-    def _wake_owner(self, wake: Mapping[Resource, Wake]) -> Callable[[Change[Any]], None]:
+    def _wake_owner(self, wake: Mapping[Resource, Wake], child: Child[Any]) -> Callable[[Change[Any]], None]:
         def listener(change: Change[Any]) -> None:
             old, new = change.old, change.new
+            if child.concerns is not None:
+                for metadata in child.concerns(change.object, self):
+                    if (owner := self.owner(metadata)) is not None:
+                        wake[owner[0]](owner[1], background=change.background)
             if old is not None and new is not None and old.metadata.owner_references == new.metadata.owner_references:
                 old = None
             for obj in (old, new):
@@ -166,8 +176,15 @@ def declared_children(domains: Iterable[Domain[Any, Any] | type[Domain[Any, Any]
         known = found.get(child.resource, child)
         if known.type is not child.type:
             raise Declaration(f"{child.resource} is declared as {known.type.__name__} and as {child.type.__name__}")
-        verbs = tuple(dict.fromkeys((*known.verbs, *child.verbs)))
-        found[child.resource] = Child(child.resource, child.type, verbs, known.optional and child.optional)
+        if known.selector != child.selector:
+            raise Declaration(f"{child.resource} is declared with labels {known.selector} and {child.selector}")
+        found[child.resource] = replace(
+            known,
+            verbs=tuple(dict.fromkeys((*known.verbs, *child.verbs))),
+            optional=known.optional and child.optional,
+            indexes={**known.indexes, **child.indexes},
+            concerns=known.concerns or child.concerns,
+        )
     return list(found.values())
 
 

@@ -8,7 +8,7 @@ line in `app.domains`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -20,6 +20,7 @@ from aifactory.engine.custom import resource_of
 from aifactory.engine.plan import Plan, WriteError
 from aifactory.kube.api import Api
 from aifactory.kube.clock import Clock
+from aifactory.kube.objects import Metadata
 from aifactory.kube.resources import Key, Resource
 
 if TYPE_CHECKING:
@@ -43,7 +44,13 @@ class Child(Generic[T]):
     verbs: tuple[str, ...] = ("create", "delete")
     """What we do with them beside reading; the operator has no other rights."""
     optional: bool = False
-    """The API server need not serve it; whether it does is told by `Cluster.serves`."""
+    """The API server need not serve it, or let us read it; whether it does is told by `Cluster.serves`."""
+    selector: str | None = None
+    """Only objects with these labels; None stands for those that we make, "" for all there are."""
+    indexes: Mapping[str, Callable[[T], Iterable[Hashable]]] = field(default_factory=dict, hash=False)
+    """Beside the one by owner: `Cluster.having(child, index, value)`."""
+    concerns: Callable[[T, Cluster], Iterable[Metadata]] | None = None
+    """For what belongs to nobody: the objects that a change concerns; whose they are is woken."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from aifactory.api.reasons import Reason
+from aifactory.kube.podstate import CRASHES
 
 _PULL_PROBLEMS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG_PROBLEMS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
@@ -33,6 +34,8 @@ def needs_person(pod: Waiting) -> tuple[Reason, str] | None:
         return Reason.IMAGE_PULL_FAILED, f"{message}; check the image name, the registry and imagePullSecrets"
     if pod.waiting_reason in _CONFIG_PROBLEMS:
         return Reason.CONTAINER_CONFIG_ERROR, message
+    if pod.waiting_reason == CRASHES:
+        return Reason.CRASH_LOOP_BACK_OFF, f"{message}; see: kubectl logs {pod.name} --all-containers"
     if pod.waiting_reason in MOUNT_PROBLEMS:
         return Reason.VOLUME_NOT_MOUNTED, f"{message}; check that the Secret, ConfigMap or claim exists"
     return None

@@ -20,7 +20,9 @@ from aifactory.api import names
 from aifactory.engine.domain import option
 from aifactory.engine.podspec import Json, restricted_pod
 
-REQUESTS: Json = {"requests": {"cpu": "100m", "memory": "128Mi"}}
+RESOURCES: Json = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
+"""With limits, because a namespace with a quota may ask for them of every container, and its LimitRange may set some
+that are too small. Copying and checking work in pieces, whatever the size of the model."""
 TIME_LIMIT_SECONDS = 24 * 3600
 """A copy that takes longer hangs."""
 
@@ -43,7 +45,7 @@ class TaskPodDefaults(BaseModel):
     node_selector: dict[str, str] = {}
     service_account_name: str = ""
     priority_class_name: str = ""
-    resources: dict[str, Any] = REQUESTS
+    resources: dict[str, Any] = RESOURCES
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     active_deadline_seconds: Annotated[int, Field(ge=1)] = TIME_LIMIT_SECONDS

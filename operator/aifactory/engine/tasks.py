@@ -58,7 +58,7 @@ class TaskPod:
         """Its answer; empty when it gave none."""
         try:
             found = json.loads(self.message)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -168,7 +168,7 @@ def _ended(task: Task, pod: TaskPod, next_time: datetime | None, now: datetime) 
     told = f"pod {pod.name}: {shorten(words, 800)}"
     if reason in task.permanent:
         return Step(pod.number, told, reason, stalled=True, tried=True, failed=True)
-    stalled = reason is not Reason.DISRUPTION
+    stalled = reason not in (Reason.DISRUPTION, Reason.NODE_REFUSED)
     due = next_time or (pod.finished_at or now) + timedelta(seconds=int(TASK.delay(pod.number + 1)))
     if due <= now:
         told += "; it is being tried again"
@@ -184,6 +184,8 @@ def _cause(task: Task, pod: TaskPod) -> tuple[Reason, str]:
     known = (reason for reason in task.permanent | task.mendable if reason == answer.get("reason"))
     if (reason := next(known, None)) is not None:
         return reason, str(answer.get("message") or reason.sentence)
+    if podstate.refused(pod.end_reason) and pod.exit_code is None:
+        return Reason.NODE_REFUSED, f"its node refused it ({pod.end_reason}): {pod.message}"
     if pod.disruption or pod.end_reason in podstate.DISRUPTIONS:
         return Reason.DISRUPTION, pod.disruption or f"it was ended from outside ({pod.end_reason}): {pod.message}"
     if pod.end_reason == "OOMKilled":

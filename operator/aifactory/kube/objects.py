@@ -235,6 +235,48 @@ class Pod(Struct, frozen=True, gc=False):
     status: PodStatus = PodStatus()
 
 
+class NodeSpec(Struct, frozen=True, gc=False):
+    unschedulable: bool = False
+
+
+class NodeStatus(Struct, frozen=True, gc=False):
+    """Of the conditions only Ready is kept; the kubelet's heartbeat does not show in it."""
+
+    conditions: tuple[Condition, ...] = ()
+
+    def __post_init__(self) -> None:
+        kept = tuple(entry for entry in self.conditions if entry.type == READY)
+        _set(self, "conditions", shared(kept, _talkative(kept)))
+
+
+class NodeMetadata(Struct, frozen=True, gc=False):
+    """`metadata` of a node without its labels, of which each has dozens that are its own."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    owner_references: tuple[OwnerReference, ...] = ()
+    deletion_timestamp: datetime | None = None
+
+    @property
+    def key(self) -> Key:
+        return Key(self.namespace, self.name)
+
+    @property
+    def controller(self) -> OwnerReference | None:
+        """Nobody's."""
+        return None
+
+
+class Node(Struct, frozen=True, gc=False):
+    """A machine: whether it answers, and takes pods."""
+
+    metadata: NodeMetadata
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+
 class Service(Struct, frozen=True, gc=False):
     metadata: AppliedMetadata
 

@@ -9,9 +9,31 @@ from dataclasses import dataclass
 
 from aifactory.kube.objects import DISRUPTED, READY, SCHEDULED, ContainerStatus, Pod, Terminated, condition
 
+CRASHES = "CrashLoopBackOff"
 _NORMAL_WAITING = frozenset({"", "ContainerCreating", "PodInitializing"})
-DISRUPTIONS = frozenset({"Evicted", "Preempting", "NodeShutdown", "Terminated", "NodeAffinity", "NodeLost"})
+DISRUPTIONS = frozenset({"Evicted", "Preempting", "NodeShutdown", "Shutdown", "Terminated", "NodeLost"})
 """`pod.status.reason` values with which a kubelet or a controller ends a pod from outside."""
+_REFUSALS = frozenset(
+    {
+        "AdmissionError",
+        "AppArmor",
+        "InvalidNodeInfo",
+        "NodeAffinity",
+        "NodeName",
+        "NodePorts",
+        "NodeUnschedulable",
+        "PodOSNotSupported",
+        "PodOSSelectorNodeLabelDoesNotMatch",
+        "SysctlForbidden",
+        "TaintToleration",
+        "TopologyAffinityError",
+        "UnexpectedAdmissionError",
+        "UnexpectedPredicateFailureType",
+        "UnknownReason",
+    }
+)
+"""`pod.status.reason` values with which a kubelet does not admit a pod that was placed on its node; none of its
+containers has run. `OutOf<resource>` is another. See pkg/kubelet/lifecycle in kubernetes/kubernetes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +49,6 @@ class Trouble:
 
 NO_TROUBLE = Trouble()
 
-BACK_OFF = "CrashLoopBackOff"
 RESTARTS_OF_A_LOOP = 2
 """From so many restarts on a container that runs again for a moment is not taken for one that works."""
 
@@ -43,6 +64,11 @@ class Crash:
     words: str = ""
     """The last line it left, as termination message or in its log."""
     restarts: int = 0
+
+
+def refused(reason: str) -> bool:
+    """Whether a pod's reason says that the kubelet did not admit it."""
+    return reason in _REFUSALS or reason.startswith("OutOf")
 
 
 def container(pod: Pod, name: str) -> ContainerStatus | None:
@@ -76,7 +102,7 @@ def waiting(pod: Pod) -> Trouble:
     for status in (*pod.status.init_container_statuses, *pod.status.container_statuses):
         state = status.state.waiting
         if state is not None and state.reason not in _NORMAL_WAITING:
-            return Trouble(state.reason, state.message)
+            return Trouble(state.reason, _told(status, state.reason, state.message))
     return NO_TROUBLE
 
 
@@ -90,7 +116,7 @@ def crash(pod: Pod) -> Crash | None:
         last = now.terminated or status.last_state.terminated
         if last is None or (now.terminated is not None and now.terminated.exit_code == 0):
             continue
-        backs_off = now.waiting is not None and now.waiting.reason == BACK_OFF
+        backs_off = now.waiting is not None and now.waiting.reason == CRASHES
         if backs_off or (status.restart_count >= RESTARTS_OF_A_LOOP and last.exit_code != 0):
             return Crash(status.name, last.exit_code, last.reason, _last_line(last.message), status.restart_count)
     return None
@@ -114,12 +140,27 @@ def is_overlooked(pod: Pod) -> bool:
     )
 
 
+def _told(status: ContainerStatus, reason: str, message: str) -> str:
+    """The runtime's words; of a container that crashes, which it is and how it ended last, which they do not tell."""
+    last = status.last_state.terminated
+    if reason != CRASHES or last is None:
+        return message
+    words = f": {last.message}" if last.message else ""
+    return f"container {status.name} is in {CRASHES}, it ended with {last.exit_code} ({last.reason}){words}"
+
+
 def is_starting(pod: Pod) -> bool:
     """It has a node, no container of it has begun, and its status does not say why: only the kubelet's Events do."""
     if pod.status.phase != "Pending" or not pod.spec.node_name or pod.metadata.deletion_timestamp is not None:
         return False
     statuses = (*pod.status.init_container_statuses, *pod.status.container_statuses)
     return not any(status.state.running or status.state.terminated for status in statuses) and not waiting(pod)
+
+
+def is_unseen(pod: Pod) -> bool:
+    """No scheduler has looked at it yet: so begins every pod, and stays where none has the name that it asks for."""
+    scheduled = condition(pod.status.conditions, SCHEDULED)
+    return pod.status.phase == "Pending" and not pod.spec.node_name and scheduled is None
 
 
 def unschedulable(pod: Pod) -> str:

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from aifactory.api import names
+from aifactory.api import names, numbers
 from aifactory.api.modelversion import ModelVersion
 from aifactory.engine.podspec import Json, owner_reference
 from aifactory.engine.taskpods import TaskSettings, build
+
+
+def counter(version: ModelVersion) -> Json:
+    """The ConfigMap that remembers the model's highest number. It belongs to nobody: it outlives every version."""
+    model = version.spec.model
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": numbers.object_name(model),
+            "namespace": version.metadata.namespace,
+            "labels": {names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE, names.LABEL_MODEL: model},
+            "annotations": {numbers.ANNOTATION: str(version.spec.version)},
+        },
+    }
 
 
 def verifier_name(version: str, number: int) -> str:

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from datetime import datetime
 
+from aifactory.api import numbers
 from aifactory.api.inferencepool import InferencePool
 from aifactory.api.modelversion import ModelVersion, ModelVersionStatus, Use
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child, Domain, Index, Watch
 from aifactory.engine.plan import Plan, WriteError
+from aifactory.engine.refusals import explain
 from aifactory.engine.taskpods import TaskSettings
 from aifactory.engine.tasks import task_pod
-from aifactory.kube.objects import Pod
-from aifactory.kube.resources import PODS, Key
+from aifactory.kube.objects import ConfigMap, Pod
+from aifactory.kube.resources import CONFIGMAPS, PODS, Key
 from aifactory.models.plan import plan_model_version, plan_refused
-from aifactory.models.state import Observed
+from aifactory.models.state import Counter, Observed
 
 _PODS = Child(PODS, Pod)
+_COUNTERS = Child(CONFIGMAPS, ConfigMap, verbs=("create", "patch"))
 
 
 class Models(Domain[ModelVersion, Observed]):
@@ -25,7 +28,7 @@ class Models(Domain[ModelVersion, Observed]):
 
     settings_class = TaskSettings
     model = ModelVersion
-    children = (_PODS,)
+    children = (_PODS, _COUNTERS)
 
     def indexes(self) -> Sequence[Index[InferencePool]]:
         """Pools by the versions that they use."""
@@ -37,6 +40,7 @@ class Models(Domain[ModelVersion, Observed]):
 
     def gather(self, model: ModelVersion, cluster: Cluster) -> Observed:
         meta = model.metadata
+        counter = cluster.get(_COUNTERS, meta.namespace, numbers.object_name(model.spec.model))
         using = cluster.find(_USERS, (meta.namespace, meta.name))
         return Observed(
             version=model,
@@ -44,6 +48,7 @@ class Models(Domain[ModelVersion, Observed]):
             verifiers=tuple(
                 task_pod(pod, "verify", cluster.explain(pod)) for pod in cluster.owned(_PODS, meta.namespace, meta.uid)
             ),
+            counter=_counter(counter) if counter is not None else None,
             users=tuple(Use(kind="InferencePool", name=name) for name in sorted(pool.metadata.name for pool in using)),
         )
 
@@ -51,7 +56,12 @@ class Models(Domain[ModelVersion, Observed]):
         return plan_model_version(observed, now)
 
     def refused(self, observed: Observed, errors: Sequence[WriteError], now: datetime) -> Plan[ModelVersionStatus]:
-        return plan_refused(observed, errors[0].message, now)
+        return plan_refused(observed, explain(errors[0]), now)
+
+
+def _counter(found: ConfigMap) -> Counter:
+    meta = found.metadata
+    return Counter(meta.name, meta.resource_version, numbers.highest(meta.annotations))
 
 
 def versions_of(pool: InferencePool) -> set[str]:

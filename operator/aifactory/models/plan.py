@@ -8,7 +8,8 @@ from aifactory.api import names
 from aifactory.api.conditions import find, shorten
 from aifactory.api.modelversion import ModelVersionStatus
 from aifactory.api.reasons import ConditionType, Reason
-from aifactory.engine.plan import Event, Plan
+from aifactory.engine.plan import Create, Event, Patch, Plan, Write
+from aifactory.engine.refusals import Refusal
 from aifactory.engine.tasks import Json, Task, deletions, plan_task, retry_command
 from aifactory.models import children
 from aifactory.models.state import Observed
@@ -36,7 +37,8 @@ def plan_model_version(observed: Observed, now: datetime) -> Plan[ModelVersionSt
     if verified is not None and verified.status == "True":
         # Who uses it is what the deletion guard goes by: it can not wait for company.
         taken = status.used_by != observed.users
-        return Plan(draft.result(), deletions(observed.verifiers), urgent=taken)
+        writes = (*deletions(observed.verifiers), *_write_down(observed))
+        return Plan(draft.result(), writes, urgent=taken)
     request = version.metadata.annotations.get(names.ANNOTATION_RETRY, "")
     renewed = request != status.request
     if verified is not None and verified.status == "False" and verified.reason in PERMANENT and not renewed:
@@ -45,8 +47,12 @@ def plan_model_version(observed: Observed, now: datetime) -> Plan[ModelVersionSt
     task, number, due = _verification(observed), status.verify_attempt, status.next_verify_time
     step = plan_task(task, observed.verifiers, number, due, now, renewed=renewed)
     draft.tried(step, request)
+    noted = _write_down(observed)
     if renewed:
         draft.asked_again()
+    if step.answer is not None and noted:
+        # Its number first: one that was never written down may be given again, so it must never have been Ready.
+        return Plan(draft.result(), (*step.writes, *noted), requeue_after=0)
     if step.answer is not None:
         draft.verified(step.answer)
         return Plan(draft.result(), step.writes, urgent=True, requeue_after=0)
@@ -58,14 +64,26 @@ def plan_model_version(observed: Observed, now: datetime) -> Plan[ModelVersionSt
         event = Event("Warning", str(reason), shorten(step.message))
         return Plan(draft.result(), step.writes, urgent=True, events=(event,))
     draft.verifying(step)
-    return Plan(draft.result(), step.writes, urgent=step.urgent, requeue_after=step.requeue_after)
+    writes = (*step.writes, *noted)
+    return Plan(draft.result(), writes, urgent=step.urgent, requeue_after=step.requeue_after)
 
 
-def plan_refused(observed: Observed, message: str, now: datetime) -> Plan[ModelVersionStatus]:
-    """The API server refused the verifier for good: its words."""
+def _write_down(observed: Observed) -> tuple[Write, ...]:
+    """The version's number, if it is the highest so far; of two that are written at once neither gets lost."""
+    body, counter = children.counter(observed.version), observed.counter
+    if counter is None:
+        return (Create(body, shared=True),)
+    if counter.highest >= observed.version.spec.version:
+        return ()
+    parts = {name: body["metadata"][name] for name in ("labels", "annotations")}
+    return (Patch("ConfigMap", counter.name, {"metadata": {**parts, "resourceVersion": counter.resource_version}}),)
+
+
+def plan_refused(observed: Observed, refusal: Refusal, now: datetime) -> Plan[ModelVersionStatus]:
+    """The API server refused the verifier: its words, and what comes next."""
     draft = StatusDraft(observed.version, observed.users, now)
-    draft.stalled(Reason.POD_REJECTED, message, known=False)
-    return Plan(draft.result())
+    draft.refused(refusal)
+    return Plan(draft.result(), requeue_after=refusal.retry_after)
 
 
 def _verification(observed: Observed) -> Task:

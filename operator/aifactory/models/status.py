@@ -8,6 +8,7 @@ from typing import Any
 from aifactory.api.conditions import ConditionSet, find
 from aifactory.api.modelversion import MAX_USERS, ModelVersion, ModelVersionStatus, Use
 from aifactory.api.reasons import ConditionType, Reason
+from aifactory.engine.refusals import Refusal
 from aifactory.engine.tasks import Json, Step
 
 
@@ -61,6 +62,12 @@ class StatusDraft:
         """A person is needed; `known` tells that the artifact itself was asked for and found wanting."""
         self._conditions.set(ConditionType.VERIFIED, False if known else None, reason, message)
         self._set(ConditionType.STALLED, reason, message)
+
+    def refused(self, refusal: Refusal) -> None:
+        """The pod that reads it may not be made. What an earlier reading found is not known any more."""
+        self._conditions.set(ConditionType.VERIFIED, None, refusal.reason, refusal.message)
+        true = ConditionType.STALLED if refusal.stalled else ConditionType.RECONCILING
+        self._set(true, refusal.reason, refusal.message)
 
     def result(self) -> ModelVersionStatus:
         """The status to be written if it differs from the one that stands."""

@@ -121,7 +121,7 @@ def crashing(observed: Observed, pod: ServingPodView, crash: Crash) -> Problem:
         logs = f"kubectl -n {observed.pool.metadata.namespace} logs {pod.name} -c {crash.container} --previous"
         advice = f"read more with {logs}"
     message = f"container {crash.container} of pod {pod.name} ends again and again, last with {how}{said}; {advice}"
-    return Problem(Reason.CRASH_LOOP, message)
+    return Problem(Reason.CRASH_LOOP_BACK_OFF, message)
 
 
 def _scheduler(observed: Observed) -> str:

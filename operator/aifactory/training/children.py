@@ -1,12 +1,13 @@
 """The objects of a TrainingJob, as the API server gets them.
 
 Names are deterministic, so a view that is behind can cause a call too many but never a second pod:
-pods `<job>-<index>-<attempt>` (their host name too), headless Service `<job>`, PodGroup `<job>-<attempt>`,
+pods `<job>-<index>-<attempt>` (their host name too), headless Service `<job>-nodes`, PodGroup `<job>-<attempt>`,
 claim `<job>-workspace`, publisher `<job>-publish-<number>`, ModelVersion `<model>-v<version>`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from aifactory.api.trainingjob import TrainingJob, TrainingJobSpec
 from aifactory.engine.apply import content_hash
 from aifactory.engine.podspec import Json, memory_volume, merge_named, owner_reference, restricted_pod
 from aifactory.engine.taskpods import build
-from aifactory.training import workspace
+from aifactory.training import rendezvous, workspace
 from aifactory.training.state import Settings
 
 LABEL_TEMPLATE_HASH = f"{names.GROUP}/template-hash"
@@ -26,13 +27,25 @@ _MAX_METRICS = 64
 
 
 def resolve_processes(spec: TrainingJobSpec) -> int:
-    """Processes per pod: as written, or for `auto` one for each GPU in the trainer's limits, at least one."""
+    """Processes per pod: as written, or for `auto` one for each accelerator in the trainer's limits, at least one."""
     if isinstance(spec.proc_per_node, int):
         return spec.proc_per_node
     trainer = _trainer(spec.template.raw_spec())
     limits = trainer.get("resources", {}).get("limits", {})
-    gpus = sum(int(value) for name, value in limits.items() if name.endswith("/gpu") and str(value).isdigit())
-    return max(gpus, 1)
+    devices = sum(int(value) for name, value in limits.items() if _is_accelerator(name) and str(value).isdigit())
+    return max(devices, 1)
+
+
+_ACCELERATOR = re.compile(
+    r"^[^/]*gpu[^/]*/[^/]+$|^[^/]+/[^/]*gpu[^/]*$|^nvidia\.com/mig-|^habana\.ai/gaudi|^aws\.amazon\.com/neuron"
+)
+"""Extended resources that are devices to compute with, by whoever's plugin: a slice of a GPU is one too."""
+_SHARE = re.compile(r"mem|percent|gpu-?cores?$")
+"""In their names: amounts of one device (HAMi's nvidia.com/gpumem), not devices."""
+
+
+def _is_accelerator(resource: str) -> bool:
+    return _ACCELERATOR.search(resource) is not None and _SHARE.search(resource.rpartition("/")[2]) is None
 
 
 def resources_asked(spec: TrainingJobSpec) -> str:
@@ -74,11 +87,6 @@ def is_of(hash_: str, spec: TrainingJobSpec) -> bool:
     return version not in SHAPES or hash_ == template_hash(spec, version)
 
 
-def pod_name(job: str, index: int, attempt: int) -> str:
-    """Name of a training pod."""
-    return f"{job}-{index}-{attempt}"
-
-
 def gang_name(job: str, attempt: int) -> str:
     """Name of an attempt's PodGroup."""
     return f"{job}-{attempt}"
@@ -99,12 +107,12 @@ def service(job: TrainingJob) -> Json:
     return _object(
         "v1",
         "Service",
-        _metadata(job, job.metadata.name, {}),
+        _metadata(job, rendezvous.service_name(job.metadata.name), {}),
         spec={
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
             "selector": selector(job),
-            "ports": [{"name": "rendezvous", "port": names.RENDEZVOUS_PORT}],
+            "ports": [{"name": "rendezvous", "port": rendezvous.port(job)}],
         },
     )
 
@@ -159,7 +167,7 @@ def pod(job: TrainingJob, index: int, attempt: int, settings: Settings, *, gang:
         names.LABEL_NODE_INDEX: str(index),
         LABEL_TEMPLATE_HASH: template_hash(job.spec),
     }
-    metadata = _metadata(job, pod_name(job.metadata.name, index, attempt), labels)
+    metadata = _metadata(job, rendezvous.pod_name(job.metadata.name, index, attempt), labels)
     # Ours win: a pod without them would be invisible to us, and its name taken.
     theirs = (meta.labels if meta is not None else None) or {}
     metadata["labels"] = {
@@ -176,10 +184,13 @@ def pod(job: TrainingJob, index: int, attempt: int, settings: Settings, *, gang:
     _prepare(job, spec, settings)
     spec["volumes"] = merge_named(spec.get("volumes", ()), _volumes(job))
     spec["restartPolicy"] = "Never"
+    spec.setdefault("terminationGracePeriodSeconds", rendezvous.GRACE_SECONDS)
+    if spec.get("hostNetwork"):  # else such a pod asks the node's resolver, which knows no other pod
+        spec.setdefault("dnsPolicy", "ClusterFirstWithHostNet")
     # The attempt is part of the host name: a resolver that still remembers the last attempt's address would send the
     # workers to a pod that is gone, and torchrun gives up on it.
     spec["hostname"] = metadata["name"]
-    spec["subdomain"] = job.metadata.name
+    spec["subdomain"] = rendezvous.service_name(job.metadata.name)
     if gang:
         spec["schedulingGroup"] = {"podGroupName": gang_name(job.metadata.name, attempt)}
     return _object("v1", "Pod", metadata, spec=restricted_pod(spec, names.RUN_AS_UID))
@@ -272,6 +283,8 @@ def _trainer(spec: Json) -> Json:
 
 def _wired(job: TrainingJob, container: Json, index: int, attempt: int, settings: Settings) -> Json:
     token_file = f"{names.PROGRESS_TOKEN_MOUNT}/token"
+    written = {entry["name"] for entry in container.get("env", ())}
+    optional = rendezvous.optional_environment(job)
     env = {
         "AIFACTORY_JOB": job.metadata.name,
         "AIFACTORY_ATTEMPT": str(attempt),
@@ -279,7 +292,8 @@ def _wired(job: TrainingJob, container: Json, index: int, attempt: int, settings
         "AIFACTORY_OUTPUT": f"{names.WORKSPACE_MOUNT}/output",
         "AIFACTORY_PROGRESS_URL": f"{settings.progress_url}/v1/progress/{job.metadata.namespace}/{job.metadata.name}",
         "AIFACTORY_PROGRESS_TOKEN_FILE": token_file,
-        **_rendezvous(job, index, attempt),
+        **rendezvous.environment(job, index, attempt, resolve_processes(job.spec)),
+        **{name: value for name, value in optional.items() if name not in written},
     }
     ours = [{"name": name, "value": value} for name, value in env.items()]
     mounts: list[Json] = [
@@ -292,32 +306,6 @@ def _wired(job: TrainingJob, container: Json, index: int, attempt: int, settings
         "env": [*ours, *container.get("env", ())],
         "volumeMounts": merge_named(container.get("volumeMounts", ()), mounts, key="mountPath"),
         "terminationMessagePolicy": container.get("terminationMessagePolicy", "FallbackToLogsOnError"),
-    }
-
-
-def _rendezvous(job: TrainingJob, index: int, attempt: int) -> dict[str, str]:
-    """How the processes find each other: torchrun's PET_* (one per flag), or the plain variables."""
-    name, count = job.metadata.name, job.spec.nodes.count
-    first = "localhost" if count == 1 else f"{pod_name(name, 0, attempt)}.{name}"
-    if job.spec.launcher == "none":
-        return {
-            "MASTER_ADDR": first,
-            "MASTER_PORT": str(names.RENDEZVOUS_PORT),
-            "WORLD_SIZE": str(count * resolve_processes(job.spec)),
-            "NODE_RANK": str(index),
-            # `@record` of torch writes the exception there. Not under torchrun, whose agent removes the file first,
-            # which nobody may do to a pod's termination log; there the worker writes it itself, or the log's end is
-            # taken.
-            "TORCHELASTIC_ERROR_FILE": "/dev/termination-log",
-        }
-    return {
-        "PET_NNODES": str(count),
-        "PET_NPROC_PER_NODE": str(resolve_processes(job.spec)),
-        "PET_RDZV_BACKEND": "c10d",
-        "PET_RDZV_ENDPOINT": f"{first}:{names.RENDEZVOUS_PORT}",
-        # The attempt is part of the id, so that a process never joins the store of an attempt that is ending.
-        "PET_RDZV_ID": f"{job.metadata.uid}-{attempt}",
-        "PET_MAX_RESTARTS": "0",
     }
 
 

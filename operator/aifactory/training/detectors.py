@@ -1,9 +1,9 @@
 """How a failure of the current attempt is noticed, and which one decides.
 
 Each detector looks at one kind of sign. The first failure decides, because the others usually follow from it: when one
-rank dies, the collectives of the rest break. For the same reason an outside cause (eviction, drain, deletion) outranks
-an application error seen at the same moment. A program that asks not to be restarted is believed whatever happened to
-the others.
+rank dies, the collectives of the rest break. For the same reason an outside cause (eviction, drain, deletion, a node
+that refuses) outranks an application error seen at the same moment. A program that asks not to be restarted is believed
+whatever happened to the others.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from aifactory.api.reasons import Reason
-from aifactory.training import children
+from aifactory.training import rendezvous
 from aifactory.training.causes import Failure, classify
 from aifactory.training.state import Observed, PodView, created_attempt
+
+OUTSIDE = frozenset({Reason.DISRUPTION, Reason.NODE_REFUSED})
+"""Causes that are no fault of the program."""
 
 Detector = Callable[[Observed, tuple[PodView, ...]], Iterable[Failure]]
 
@@ -31,11 +34,23 @@ def missing_pods(observed: Observed, current: tuple[PodView, ...]) -> Iterable[F
     seen = {pod.index for pod in current}
     for index in range(status.resolved.nodes):
         if index not in seen:
-            name = children.pod_name(observed.job.metadata.name, index, status.attempt)
+            name = rendezvous.pod_name(observed.job.metadata.name, index, status.attempt)
             yield Failure(name, index, Reason.DISRUPTION, "it was deleted by somebody else")
 
 
-DETECTORS: tuple[Detector, ...] = (failed_pods, missing_pods)
+def lost_nodes(observed: Observed, current: tuple[PodView, ...]) -> Iterable[Failure]:
+    """Pods on nodes that are lost, once a pod has failed: the others fail because these do not answer.
+
+    By itself a node that is silent for a while is no failure: its programs may go on, and it comes back.
+    """
+    if any(pod.failed for pod in current):
+        for pod in current:
+            if pod.live and not pod.succeeded and pod.node in observed.lost_nodes:
+                words = f"its node {pod.node} {observed.lost_nodes[pod.node]}"
+                yield Failure(pod.name, pod.index, Reason.DISRUPTION, words, node=pod.node)
+
+
+DETECTORS: tuple[Detector, ...] = (failed_pods, lost_nodes, missing_pods)
 """Of failures that are equal otherwise, the earlier detector's decides: it knows more."""
 
 
@@ -47,7 +62,7 @@ def first_failure(observed: Observed, current: tuple[PodView, ...]) -> Failure |
         current: pods of the current attempt.
     """
     found = [
-        (failure.cause is not Reason.NO_RESTART_REQUESTED, failure.cause is not Reason.DISRUPTION, order, failure)
+        (failure.cause is not Reason.NO_RESTART_REQUESTED, failure.cause not in OUTSIDE, order, failure)
         for order, detector in enumerate(DETECTORS)
         for failure in detector(observed, current)
     ]

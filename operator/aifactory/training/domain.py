@@ -7,30 +7,32 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from aifactory.api import names
+from aifactory.api import names, numbers
 from aifactory.api.modelversion import ModelVersion, model_of
-from aifactory.api.reasons import Reason
 from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
 from aifactory.engine.apply import applied
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child, Domain, Index, Outside, Route, Watch
 from aifactory.engine.plan import Plan, WriteError
+from aifactory.engine.refusals import explain
 from aifactory.engine.tasks import task_pod
 from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
-from aifactory.kube.objects import Claim, Pod, PodGroup, Service, condition
-from aifactory.kube.resources import PODGROUPS, PODS, PVCS, SERVICES, Key
+from aifactory.kube.objects import Claim, ConfigMap, Pod, PodGroup, Service, Terminated, condition
+from aifactory.kube.resources import CONFIGMAPS, PODGROUPS, PVCS, SERVICES, Key
 from aifactory.kube.tokens import Reporter, TokenReviewer
-from aifactory.training import children, workspace
+from aifactory.training import children, rendezvous, workspace
+from aifactory.training.nodes import MACHINES, TRAINING_PODS, lost_nodes
 from aifactory.training.plan import plan_training
 from aifactory.training.reports import ProgressBook, ProgressEndpoint, ReportingPod
 from aifactory.training.state import GangView, Observed, PodView, Settings, VersionView
 from aifactory.training.status import StatusDraft
 
-_PODS = Child(PODS, Pod)
+_PODS = TRAINING_PODS
 _SERVICES = Child(SERVICES, Service, verbs=("create", "patch", "delete"))
 _CLAIMS = Child(PVCS, Claim, verbs=("create",))
 _GANGS = Child(PODGROUPS, PodGroup, optional=True)
+_COUNTERS = Child(CONFIGMAPS, ConfigMap, verbs=())
 _VERSIONS = Index(ModelVersion, "model", model_of)
 
 
@@ -39,7 +41,7 @@ class Training(Domain[TrainingJob, Observed]):
 
     settings_class = Settings
     model = TrainingJob
-    children = (_PODS, _SERVICES, _CLAIMS, _GANGS)
+    children = (_PODS, _SERVICES, _CLAIMS, _GANGS, _COUNTERS, MACHINES)
     creates = (ModelVersion,)
 
     def __init__(self, settings: Settings | None = None, url: str = "") -> None:
@@ -64,15 +66,17 @@ class Training(Domain[TrainingJob, Observed]):
                 publishers.append(task_pod(pod, "publish", cluster.explain(pod)))
             else:
                 pods.append(pod_view(pod, cluster.explain(pod)))
-        service = cluster.get(_SERVICES, namespace, meta.name)
+        service = cluster.get(_SERVICES, namespace, rendezvous.service_name(meta.name))
         claim = cluster.get(_CLAIMS, namespace, workspace.claim(model))
         return Observed(
             job=model,
             settings=self.settings,
+            lost_nodes=lost_nodes(cluster, (view.node for view in pods)),
             pods=tuple(sorted(pods, key=lambda view: (view.attempt, view.index))),
             publishers=tuple(publishers),
             gangs=tuple(map(gang_view, cluster.owned(_GANGS, namespace, uid))),
             versions=_versions(model, cluster),
+            highest_version=_highest_version(model, cluster),
             service=applied(service) if service is not None and _owned_by(service, uid) else None,
             gangs_served=cluster.serves(_GANGS),
             workspace_exists=_owned_by(claim, uid),
@@ -90,7 +94,9 @@ class Training(Domain[TrainingJob, Observed]):
         if isinstance(first.error, AlreadyExists):
             draft.name_taken(first.target)
         else:
-            draft.refused(Reason.POD_REJECTED, first.message)
+            refusal = explain(first)
+            draft.refused(refusal)
+            return Plan(draft.result(), requeue_after=refusal.retry_after or draft.due_after)
         return Plan(draft.result(), requeue_after=draft.due_after)
 
     def gone(self, uid: str) -> None:
@@ -127,7 +133,7 @@ class Training(Domain[TrainingJob, Observed]):
 def pod_view(pod: Pod, events: podstate.Trouble = podstate.NO_TROUBLE) -> PodView:
     """A training pod as planning sees it; `events` is what the kubelet's Events say while it does not start."""
     meta = pod.metadata
-    end = podstate.ended(pod, names.CONTAINER_TRAINER)
+    container, end = _decisive_end(pod)
     trouble = podstate.waiting(pod) or events
     trainer = podstate.container(pod, names.CONTAINER_TRAINER)
     return PodView(
@@ -140,16 +146,30 @@ def pod_view(pod: Pod, events: podstate.Trouble = podstate.NO_TROUBLE) -> PodVie
         node=pod.spec.node_name,
         running=podstate.is_running(pod, names.CONTAINER_TRAINER),
         terminating=meta.deletion_timestamp is not None,
+        due_to_end=meta.deletion_timestamp,
+        stopped=pod.status.reason,
+        container=container,
         exit_code=end.exit_code if end is not None else None,
-        exit_reason=(end.reason if end is not None else "") or pod.status.reason,
+        exit_reason=pod.status.reason or (end.reason if end is not None else ""),
         exit_message=(end.message if end is not None else "") or pod.status.message,
         finished_at=end.finished_at if end is not None else None,
         disruption=podstate.disruption(pod),
         waiting_reason=trouble.reason,
         waiting_message=trouble.message,
         unschedulable=podstate.unschedulable(pod),
+        unseen=podstate.is_unseen(pod),
         image=(trainer.image_id or trainer.image) if trainer is not None else "",
     )
+
+
+def _decisive_end(pod: Pod) -> tuple[str, Terminated | None]:
+    """The end that became the pod's: its trainer's, or that of an init container after which no other is begun."""
+    end = podstate.ended(pod, names.CONTAINER_TRAINER)
+    if end is None and pod.status.phase == "Failed":
+        for status in pod.status.init_container_statuses:
+            if (early := status.state.terminated) is not None and early.exit_code:
+                return status.name, early
+    return names.CONTAINER_TRAINER if end is not None else "", end
 
 
 def gang_view(gang: PodGroup) -> GangView:
@@ -175,6 +195,14 @@ def _versions(job: TrainingJob, cluster: Cluster) -> tuple[VersionView, ...]:
         )
         for version in cluster.find(_VERSIONS, (job.metadata.namespace, job.spec.output.model.name))
     )
+
+
+def _highest_version(job: TrainingJob, cluster: Cluster) -> int:
+    if job.spec.output is None:
+        return 0
+    name = numbers.object_name(job.spec.output.model.name)
+    counter = cluster.get(_COUNTERS, job.metadata.namespace, name)
+    return numbers.highest(counter.metadata.annotations) if counter is not None else 0
 
 
 def _job_of_version(version: ModelVersion, _: Cluster) -> Iterable[Key]:

@@ -38,7 +38,7 @@ def root_cause(text: str) -> RootCause:
     """
     try:
         document: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # anybody's log may begin with ten thousand brackets
         return _from_log(text)
     code = None
     while isinstance(document, dict) and "message" in document:

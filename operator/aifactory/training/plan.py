@@ -38,7 +38,7 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
     now = now.replace(microsecond=0)  # the precision of what is written
     attempt = job.status.attempt
     current = tuple(pod for pod in observed.pods if pod.attempt == attempt)
-    stale = tuple(pod for pod in observed.pods if pod.attempt < attempt)
+    stale = tuple(pod for pod in observed.pods if pod.attempt < attempt and pod.live)
     made = (*(pod.attempt for pod in observed.pods), *(gang.attempt for gang in observed.gangs))
     if (newest := max(made, default=0)) > attempt:
         return _plan_behind(job.status, newest)
@@ -47,11 +47,11 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
     if _have_succeeded(observed, current):
         return plan_publishing(observed, current, draft, now)
     if job.spec.suspend:
-        return train.plan_suspended(observed, draft)
-    if train.was_suspended(job.status):
+        return train.plan_suspended(observed, (*stale, *current), draft, now)
+    if train.was_suspended(job.status) and train.has_run(observed):
         return train.plan_next_attempt(draft, Reason.RESUMED, "the job runs again after a suspension")
     if stale:
-        return train.plan_stopping(observed, stale, draft)
+        return train.plan_stopping(observed, stale, draft, now)
     if (change := train.changed(observed, current)) is not None:
         return train.plan_next_attempt(draft, *change)
     if (failure := first_failure(observed, current)) is not None:

@@ -17,6 +17,14 @@ def workspace_is_ready(observed: Observed) -> bool:
     return observed.workspace_exists or not workspace.is_owned(observed.job)
 
 
+def is_ready(observed: Observed) -> bool:
+    """What pods need before they are made: the claim, and the Service, without which their names mean nothing.
+
+    A resolver remembers for a while that a name is not known, so pods that look for each other before it lose time.
+    """
+    return workspace_is_ready(observed) and (observed.service is not None or observed.job.spec.nodes.count == 1)
+
+
 def surroundings(observed: Observed) -> tuple[Write, ...]:
     """Bring Service, PodGroup and claim to what the current attempt needs."""
     job, attempt = observed.job, observed.job.status.attempt

@@ -1,7 +1,8 @@
 """The last stage, from succeeded pods to a ModelVersion: publish, register, and only then complete.
 
 The publisher copies to a content-addressed place, so running it again is harmless. A version number is taken by
-creating the ModelVersion of that name; who comes second sees the first one and takes the next number.
+creating the ModelVersion of that name; who comes second sees the first one and takes the next number. A number
+whose version is gone is not taken again (`api.numbers`).
 
 Training may have cost days, so nothing here ends the job badly. A store that is down or full, or credentials that are
 refused, are tried again as long as it takes, with the reason in `Stalled`. An output that is missing, not sound, or of
@@ -117,7 +118,8 @@ def _register(
         if renewed:  # the files may be others now
             draft.published(publish_attempt=draft.output.publish_attempt + 1)
         return Plan(draft.result(), urgent=True, requeue_after=0 if renewed else None)
-    version = max((view.version for view in observed.versions), default=0) + 1
+    version = max((view.version for view in observed.versions), default=0)
+    version = max(version, observed.highest_version) + 1
     image = next((pod.image for pod in current if pod.index == 0), "")
     draft.publishing("the ModelVersion is being created")
     body = children.model_version(observed.job, version, published, image)

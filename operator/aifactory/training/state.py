@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
@@ -35,8 +36,15 @@ class PodView:
     running: bool = False
     """The trainer container runs."""
     terminating: bool = False
+    due_to_end: datetime | None = None
+    """When its grace period is over; set while it is terminating."""
+    stopped: str = ""
+    """Kubernetes' reason for ending or refusing the whole pod (Evicted, DeadlineExceeded, OutOfcpu ...); empty when its
+    containers ended by themselves."""
+    container: str = ""
+    """The container whose end decided: the trainer, or an init container that the pod did not get past."""
     exit_code: int | None = None
-    """Exit code of the trainer container, when it has ended."""
+    """Its exit code, when it has ended."""
     exit_reason: str = ""
     exit_message: str = ""
     finished_at: datetime | None = None
@@ -46,6 +54,8 @@ class PodView:
     waiting_message: str = ""
     unschedulable: str = ""
     """The scheduler's words, when it finds no node."""
+    unseen: bool = False
+    """No scheduler has looked at it yet."""
     image: str = ""
     """Image of the trainer, by digest where the runtime reports one."""
 
@@ -53,9 +63,11 @@ class PodView:
     def succeeded(self) -> bool:
         """The trainer ended well by itself; a side container may still run.
 
-        A program that ends with 0 because it was told to end (SIGTERM, then a checkpoint) has not finished its work.
+        A program that ends with 0 because it was told to end (SIGTERM, then a checkpoint) has not finished its work,
+        whoever told it: somebody who deleted the pod, its node, or the pod's deadline.
         """
-        return (self.phase == "Succeeded" or self.exit_code == 0) and not (self.terminating or self.disruption)
+        told = self.terminating or self.disruption or self.stopped
+        return (self.phase == "Succeeded" or self.exit_code == 0) and not told
 
     @property
     def failed(self) -> bool:
@@ -123,10 +135,14 @@ class Observed:
     job: TrainingJob
     settings: Settings
     pods: tuple[PodView, ...] = ()
+    lost_nodes: Mapping[str, str] = field(default_factory=dict)
+    """Nodes of the pods that are lost, each with words that follow its name; empty too where nodes can not be read."""
     publishers: tuple[TaskPod, ...] = ()
     """Pods that publish the result."""
     gangs: tuple[GangView, ...] = ()
     versions: tuple[VersionView, ...] = ()
+    highest_version: int = 0
+    """The highest number that the output's model has ever had, as written down (`api.numbers`)."""
     service: Applied | None = None
     """The job's own headless Service."""
     gangs_served: bool = False
@@ -138,9 +154,17 @@ class Observed:
     @property
     def wants_gang(self) -> bool:
         """Whether the pods are scheduled together: more than one, not opted out, and the cluster can."""
+        return self._would_have_gang and self.gangs_served
+
+    @property
+    def misses_gang(self) -> bool:
+        """The pods should be scheduled together, and the cluster can not."""
+        return self._would_have_gang and not self.gangs_served
+
+    @property
+    def _would_have_gang(self) -> bool:
         spec = self.job.spec
-        opted_out = spec.scheduling is not None and spec.scheduling.gang == "none"
-        return spec.nodes.count > 1 and self.gangs_served and not opted_out
+        return spec.nodes.count > 1 and not (spec.scheduling is not None and spec.scheduling.gang == "none")
 
 
 def created_attempt(status: TrainingJobStatus) -> int:

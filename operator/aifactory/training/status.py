@@ -20,7 +20,8 @@ from aifactory.api.trainingjob import (
     TrainingJobStatus,
 )
 from aifactory.engine.pods import needs_person
-from aifactory.training import children
+from aifactory.engine.refusals import Refusal
+from aifactory.training import children, workspace
 from aifactory.training.progress import fold
 from aifactory.training.state import GangView, Observed, PodView
 
@@ -70,6 +71,9 @@ class StatusDraft:
     def running(self, current: tuple[PodView, ...], gangs: tuple[GangView, ...]) -> None:
         """Pods of the current attempt exist or are being created; none has failed."""
         count = self._observed.job.spec.nodes.count
+        suspended = find(self._before.conditions, ConditionType.SUSPENDED)
+        if suspended is not None and suspended.status == "True":
+            self._conditions.set(ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED)
         up = sum(1 for pod in current if pod.running or pod.succeeded)
         self._scheduled(current, gangs)
         if current and self._status.start_time is None:
@@ -86,13 +90,19 @@ class StatusDraft:
         else:
             waiting = find(self._conditions.result(), ConditionType.SCHEDULED)
             if waiting is not None and waiting.status == "False":
-                self._not_running("Pending", Reason.UNSCHEDULABLE, waiting.message)
+                self._not_running("Pending", _reason(waiting.reason), waiting.message)
             else:
-                self._not_running("Starting", Reason.WAITING_FOR_PODS, f"{up} of {count} pods run")
+                self._not_running(
+                    "Starting", Reason.WAITING_FOR_PODS, f"{up} of {count} pods run{self._unseen(current)}"
+                )
 
-    def stopping(self, stale: tuple[PodView, ...]) -> None:
-        """Pods of an earlier attempt are ending."""
-        self._not_running("Restarting", Reason.STOPPING_PODS, f"{len(stale)} pods of an earlier attempt are ending")
+    def stopping(self, stale: tuple[PodView, ...], stuck: str = "") -> None:
+        """Pods of an earlier attempt are ending, or `stuck` says why one can not."""
+        message = f"{len(stale)} pods of an earlier attempt are ending"
+        if stuck:
+            self._not_running("Restarting", Reason.NODE_LOST, f"{message}; {stuck}", stalled=True)
+        else:
+            self._not_running("Restarting", Reason.STOPPING_PODS, message)
 
     def backing_off(self) -> None:
         """The next attempt waits."""
@@ -109,16 +119,23 @@ class StatusDraft:
         self._conditions.set(ConditionType.RESTARTING, True, cause, why)
         self._not_running("Restarting", cause, why)
 
-    def suspending(self, left: int) -> None:
-        """Pods of a suspended job are ending."""
+    def suspending(self, left: int, stuck: str = "") -> None:
+        """Pods of a suspended job are ending, or `stuck` says why one can not."""
         message = f"{left} pods are ending; they have their grace period to write a checkpoint"
         self._conditions.set(ConditionType.SUSPENDED, False, Reason.STOPPING_PODS, message)
-        self._not_running("Suspending", Reason.STOPPING_PODS, message)
+        if self._status.start_time is None:  # it has had pods, which are not to be taken for those of its first run
+            self._status.start_time = self._now
+        if stuck:
+            self._not_running("Suspending", Reason.NODE_LOST, f"{message}; {stuck}", stalled=True)
+        else:
+            self._not_running("Suspending", Reason.STOPPING_PODS, message)
 
     def suspended(self) -> None:
         """No pod is left, on request."""
         self._forced = True
         message = "spec.suspend is true; set it to false to go on from the last checkpoint"
+        if self._status.start_time is None:
+            message = "spec.suspend is true and the job has never run; set it to false to start it"
         self._conditions.set(ConditionType.SUSPENDED, True, Reason.SUSPENDED, message)
         self._conditions.set(ConditionType.RUNNING, False, Reason.SUSPENDED)
         self._conditions.remove(ConditionType.SCHEDULED)
@@ -155,9 +172,12 @@ class StatusDraft:
         self._status.completion_time = self._now
         self._phase("Failed", reason)
 
-    def refused(self, reason: Reason, message: str) -> None:
+    def refused(self, refusal: Refusal) -> None:
         """The API server refused an object of ours."""
-        self._not_running("Pending", reason, message, stalled=True)
+        if all_succeeded(self._before.nodes) or all_succeeded(self._status.nodes):
+            self.publishing(refusal.message, refusal.reason, stalled=refusal.stalled)
+        else:
+            self._not_running("Pending", refusal.reason, refusal.message, stalled=refusal.stalled)
 
     def name_taken(self, what: str) -> None:
         """An object we need exists and is not ours: left by an earlier job of the name, or somebody else's."""
@@ -223,6 +243,14 @@ class StatusDraft:
     def _phase(self, phase: str, reason: Reason) -> None:
         self._status.phase, self._status.reason = phase, str(reason)
 
+    def _unseen(self, current: tuple[PodView, ...]) -> str:
+        """That a scheduler of the user's choice has not looked at pods: where none has the name, none ever will."""
+        name = self._observed.job.spec.template.raw_spec().get("schedulerName")
+        count = sum(1 for pod in current if pod.unseen)
+        if not count or name in (None, "default-scheduler"):
+            return ""
+        return f"; no scheduler has looked at {count} yet: check that one with the name {name} (schedulerName) runs"
+
     def _scheduled(self, current: tuple[PodView, ...], gangs: tuple[GangView, ...]) -> None:
         count = self._observed.job.spec.nodes.count
         words = next((pod.unschedulable for pod in current if pod.unschedulable), "")
@@ -231,10 +259,28 @@ class StatusDraft:
             # A gang's words count pods and name no resource: say what each of them asks for.
             wish = f"{count} pods{' must be placed together' if gangs else ''}, each asking for "
             wish += children.resources_asked(self._observed.job.spec) or "no resources"
+            if _about_claims(words):
+                advice = (
+                    f"see: kubectl describe pvc {workspace.claim(self._observed.job)}; its storage class must exist "
+                )
+                advice += "and offer the access modes of spec.workspace"
+                self._conditions.set(ConditionType.SCHEDULED, False, Reason.CLAIM_NOT_BOUND, f"{words}; {advice}")
+                return
             advice = "free nodes or GPUs, or lower nodes.count or the trainer's resources"
+            if self._observed.misses_gang:
+                advice += "; the cluster serves no PodGroups, so jobs may hold nodes and wait for each other"
             self._conditions.set(ConditionType.SCHEDULED, False, Reason.UNSCHEDULABLE, f"{wish}: {words}; {advice}")
         elif len(current) >= count and all(pod.node or not pod.live for pod in current):
             self._conditions.set(ConditionType.SCHEDULED, True, Reason.PODS_SCHEDULED)
+
+
+def _reason(of_scheduled: str) -> Reason:
+    return Reason.CLAIM_NOT_BOUND if of_scheduled == Reason.CLAIM_NOT_BOUND else Reason.UNSCHEDULABLE
+
+
+def _about_claims(words: str) -> bool:
+    """The scheduler waits for a volume and not for a node."""
+    return "persistentvolumeclaim" in words.lower()
 
 
 def _summed(nodes: NodeCounts) -> NodeCounts:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from aifactory.api.conditions import find
+from aifactory.api.conditions import find, shorten
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import LastFailure, Resolved, TrainingJobStatus
 from aifactory.engine.plan import Create, Delete, Event, EventType, Plan, Write
-from aifactory.training import children, prepare, workspace
+from aifactory.training import children, evidence, nodeloss, prepare, workspace
 from aifactory.training.causes import Failure
-from aifactory.training.policy import GiveUp, decide
+from aifactory.training.policy import COUNTED, GiveUp, decide, forgive
 from aifactory.training.state import Observed, PodView, created_attempt
 from aifactory.training.status import StatusDraft
 
@@ -33,14 +33,14 @@ def plan_running(
 
     missing = sorted(set(range(job.spec.nodes.count)) - {pod.index for pod in current})
     gang = observed.wants_gang
-    writes: list[Write] = [*prepare.surroundings(observed)]
-    if prepare.workspace_is_ready(observed):
+    writes: list[Write] = [*prepare.surroundings(observed), *deletions(evidence.leftovers(observed))]
+    if prepare.is_ready(observed):
         writes += [Create(children.pod(job, index, attempt, settings, gang=gang)) for index in missing]
     draft.resolved(
         Resolved(
             nodes=job.spec.nodes.count,
             proc_per_node=children.resolve_processes(job.spec),
-            gang="native" if gang else "none",
+            gang="native" if gang else "unavailable" if observed.misses_gang else "none",
             workspace_claim=workspace.claim(job),
             workspace_path=workspace.path(job),
             # Written only once all pods have been seen: until then a missing pod was not created yet.
@@ -62,6 +62,7 @@ def plan_failure(observed: Observed, failure: Failure, draft: StatusDraft, now: 
             pod=failure.pod,
             node=failure.node,
             index=failure.index,
+            container=failure.container,
             exit_code=failure.exit_code,
             reason=failure.reason,
             cause=str(failure.cause),
@@ -69,7 +70,7 @@ def plan_failure(observed: Observed, failure: Failure, draft: StatusDraft, now: 
         )
     )
     before = job.status.last_failure.time if job.status.last_failure is not None else None
-    verdict = decide(job.spec.failure_policy, draft.restarts, failure.cause, now, before)
+    verdict = decide(job.spec.failure_policy, draft.restarts, failure.cause, now, before, _furthest(observed))
     if isinstance(verdict, GiveUp):
         message = f"{verdict.explanation}; pod {failure.pod}: {failure.message}"
         draft.failed(verdict.reason, message)
@@ -87,21 +88,47 @@ def plan_next_attempt(draft: StatusDraft, cause: Reason, why: str) -> Plan[Train
     return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
 
 
-def plan_stopping(observed: Observed, stale: tuple[PodView, ...], draft: StatusDraft) -> Plan[TrainingJobStatus]:
-    """Pods of an earlier attempt go all at once; the next attempt's are created when they are gone."""
-    draft.stopping(stale)
+def plan_stopping(
+    observed: Observed, stale: tuple[PodView, ...], draft: StatusDraft, now: datetime
+) -> Plan[TrainingJobStatus]:
+    """Pods of an earlier attempt go all at once; the next attempt's are created when none lives any more."""
+    _forgive(observed, stale, draft)
+    stuck = nodeloss.stuck(observed, stale, now)
+    draft.stopping(stale, stuck)
     gangs = prepare.remove_gangs(observed, upto=observed.job.status.attempt - 1)
-    return Plan(draft.result(), (*deletions(stale), *gangs))
+    writes = (*deletions((*stale, *evidence.leftovers(observed))), *gangs)
+    return Plan(draft.result(), writes, requeue_after=nodeloss.next_look(stale, now))
 
 
-def plan_suspended(observed: Observed, draft: StatusDraft) -> Plan[TrainingJobStatus]:
+def _forgive(observed: Observed, stale: tuple[PodView, ...], draft: StatusDraft) -> None:
+    """A failure that was counted before it was known that another pod's node is lost is no fault of the program.
+
+    Ranks that wait for one on a dead machine may give up before the cluster has missed that machine.
+    """
+    last, attempt = observed.job.status.last_failure, observed.job.status.attempt
+    pod = nodeloss.first_lost(observed, stale)
+    if last is None or pod is None or last.attempt != attempt - 1 or not draft.restarts.counted_times:
+        return
+    cause = next((cause for cause in COUNTED if cause == last.cause), None)
+    if cause is None or pod.attempt != last.attempt or pod.node == last.node:
+        return
+    draft.restarts = forgive(draft.restarts, cause)
+    words = f"node {pod.node} of pod {pod.name} {observed.lost_nodes[pod.node]}; pod {last.pod} then: {last.message}"
+    draft.last_failure(last.model_copy(update={"cause": str(Reason.DISRUPTION), "message": shorten(words)}))
+
+
+def plan_suspended(
+    observed: Observed, left: tuple[PodView, ...], draft: StatusDraft, now: datetime
+) -> Plan[TrainingJobStatus]:
     """The user wants no pods: they end, with their grace period to write a checkpoint."""
     gangs = prepare.remove_gangs(observed, upto=observed.job.status.attempt)
-    if observed.pods:
+    if left:
+        stuck = nodeloss.stuck(observed, left, now)
         # Known before the pods are gone: one that is resumed meanwhile has not lost them to somebody else.
         first = not was_suspended(observed.job.status)
-        draft.suspending(len(observed.pods))
-        return Plan(draft.result(), (*deletions(observed.pods), *gangs), urgent=first)
+        draft.suspending(len(left), stuck)
+        writes = (*deletions((*left, *evidence.leftovers(observed))), *gangs)
+        return Plan(draft.result(), writes, urgent=first, requeue_after=nodeloss.next_look(left, now))
     draft.suspended()
     return Plan(draft.result(), gangs, urgent=True)
 
@@ -110,6 +137,13 @@ def was_suspended(status: TrainingJobStatus) -> bool:
     """The pods were removed, or are being removed, on request."""
     found = find(status.conditions, ConditionType.SUSPENDED)
     return found is not None and (found.status == "True" or found.reason == Reason.STOPPING_PODS)
+
+
+def has_run(observed: Observed) -> bool:
+    """There have been pods of the job, or a gang that waited for them: their names are not used again."""
+    status = observed.job.status
+    told = status.start_time is not None or status.attempt > 0 or created_attempt(status) >= 0
+    return told or bool(observed.pods or observed.gangs)
 
 
 def changed(observed: Observed, current: tuple[PodView, ...]) -> tuple[Reason, str] | None:
@@ -129,6 +163,18 @@ def changed(observed: Observed, current: tuple[PodView, ...]) -> tuple[Reason, s
 def deletions(pods: Iterable[PodView]) -> tuple[Delete, ...]:
     """Remove pods that are not on their way out yet."""
     return tuple(Delete("Pod", pod.name, pod.uid) for pod in pods if not pod.terminating)
+
+
+def _furthest(observed: Observed) -> int:
+    """The step to which the job would go back, or, of a program that reports no checkpoints, has got."""
+    status, report = observed.job.status, observed.progress
+    saved = [status.checkpoint.step] if status.checkpoint is not None else []
+    if report is not None and report.checkpoint_step is not None:
+        saved.append(report.checkpoint_step)
+    seen = [status.progress.step] if status.progress is not None else []
+    if report is not None:
+        seen.append(report.step)
+    return max(saved or seen, default=0)
 
 
 def _seconds_until(time: datetime | None, now: datetime) -> float:

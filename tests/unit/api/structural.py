@@ -64,7 +64,7 @@ def assert_structural(schema: Json, path: str = "") -> None:
     type_ = schema.get("type")
     if schema.get("x-kubernetes-int-or-string"):
         assert type_ is None, f"{path}: int-or-string has no type"
-    else:
+    elif type_ is not None or not schema.get("x-kubernetes-preserve-unknown-fields"):  # which stands for any type
         assert type_ in TYPES, f"{path}: type is {type_}"
         for owner, keywords in OF_TYPE.items():
             if owner != type_ and not (owner == "integer" and type_ == "number"):

@@ -41,6 +41,17 @@ def test_a_resource_of_several_domains_has_one_store_and_all_their_verbs() -> No
     assert (child.verbs, child.optional) == (("create", "delete"), False)
 
 
+def test_two_choices_of_labels_are_a_mistake() -> None:
+    class One(Herds):
+        children = (Child(PODS, Pod),)
+
+    class Two(Herds):
+        children = (Child(PODS, Pod, selector=""),)
+
+    with pytest.raises(Declaration, match="pods is declared with labels None and"):
+        declared_children([One, Two])
+
+
 def test_two_windows_on_one_resource_are_a_mistake() -> None:
     with pytest.raises(Declaration, match="pods is declared as Pod and as PartialObject"):
         Cluster([Herds(), Watchers()])

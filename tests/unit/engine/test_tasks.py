@@ -64,9 +64,9 @@ def test_a_pod_is_made_for_the_try_that_counts_and_earlier_ones_go() -> None:
         ),
         (
             {"waiting_reason": "CrashLoopBackOff", "waiting_message": "back-off"},
-            None,
-            False,
-            "pod copy-0 is waiting (CrashLoopBackOff): back-off",
+            Reason.CRASH_LOOP_BACK_OFF,
+            True,
+            "pod copy-0: back-off; see: kubectl logs copy-0 --all-containers",
         ),
     ],
 )
@@ -94,6 +94,12 @@ def test_the_answer_is_that_of_its_own_container() -> None:
         (pod(0, 137, end_reason="OOMKilled"), Reason.OUT_OF_MEMORY, True, "raise taskPods.resources"),
         (pod(0, 137, end_reason="DeadlineExceeded"), Reason.PUBLISHER_FAILED, True, "activeDeadlineSeconds"),
         (pod(0, 137, "full disk", end_reason="Evicted"), Reason.DISRUPTION, False, "outside (Evicted): full disk"),
+        (
+            pod(0, None, "no cpu", ended=True, end_reason="OutOfcpu"),
+            Reason.NODE_REFUSED,
+            False,
+            "its node refused it (OutOfcpu): no cpu",
+        ),
         (pod(0, 143, disruption="Preempted: make room"), Reason.DISRUPTION, False, "Preempted: make room"),
     ],
 )

@@ -7,18 +7,20 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from aifactory.api import numbers
 from aifactory.api.conditions import find
 from aifactory.api.modelversion import ModelVersion, ModelVersionStatus, Use
 from aifactory.api.reasons import ConditionType
-from aifactory.engine.plan import Delete, Plan
+from aifactory.engine.plan import Delete, Patch, Plan
 from aifactory.engine.taskpods import TaskSettings
 from aifactory.engine.tasks import TaskPod
 from aifactory.models.plan import plan_model_version
-from aifactory.models.state import Observed
+from aifactory.models.state import Counter, Observed
 from tests.unit.plans import bodies
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SETTINGS = TaskSettings(agent_image="aifactory/agent:1")
+COUNTER = Counter("aifactory-tiny-versions", "1", 1)
 DIGEST = f"sha256:{'a' * 64}"
 GOOD = {"uri": "pvc://models/tiny/1", "digest": DIGEST, "files": 2, "sizeBytes": 1_400_000, "format": "causal-lm"}
 
@@ -53,6 +55,7 @@ class World:
     now: datetime = NOW
     verifiers: dict[str, TaskPod] = field(default_factory=dict)
     users: tuple[Use, ...] = ()
+    counter: Counter | None = COUNTER
     made: list[str] = field(default_factory=list)
 
     @property
@@ -60,7 +63,7 @@ class World:
         return self.version.status
 
     def observed(self) -> Observed:
-        return Observed(self.version, SETTINGS, tuple(self.verifiers.values()), self.users)
+        return Observed(self.version, SETTINGS, tuple(self.verifiers.values()), self.counter, self.users)
 
     def step(self) -> Plan[ModelVersionStatus]:
         """Decide once and let it come true. The status takes the way through JSON, as in the API server."""
@@ -68,9 +71,21 @@ class World:
         assert decision is not None
         for body in bodies(decision):
             name = body["metadata"]["name"]
+            if body["kind"] == "ConfigMap":
+                self.counter = Counter(name, "1", int(body["metadata"]["annotations"][numbers.ANNOTATION]))
+                continue
             assert name not in self.verifiers
             self.made.append(name)
             self.verifiers[name] = TaskPod(name, f"{name}-uid", int(name.rpartition("-")[2]))
+        for noted in (write for write in decision.writes if isinstance(write, Patch)):
+            assert self.counter is not None
+            meta = noted.body["metadata"]
+            assert (noted.kind, noted.name, meta["resourceVersion"]) == (
+                "ConfigMap",
+                self.counter.name,
+                self.counter.resource_version,
+            )
+            self.counter = Counter(noted.name, "2", int(meta["annotations"][numbers.ANNOTATION]))
         for gone in (write for write in decision.writes if isinstance(write, Delete)):
             assert self.verifiers.pop(gone.name).uid == gone.uid
         written = ModelVersionStatus.model_validate(decision.status.dump())

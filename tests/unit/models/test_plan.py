@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from aifactory.api.modelversion import MAX_USERS, Use
-from aifactory.api.reasons import ConditionType
+from aifactory.api.reasons import ConditionType, Reason
+from aifactory.engine.refusals import Refusal
 from aifactory.models.plan import plan_model_version, plan_refused
-from aifactory.models.state import Observed
+from aifactory.models.state import Counter, Observed
 from aifactory.models.status import human_size
 from tests.unit.models.builders import DIGEST, GOOD, NOW, SETTINGS, World, conditions, message, version
 from tests.unit.plans import created, removed
@@ -89,6 +90,42 @@ def test_a_bad_artifact_that_was_put_right_is_read_again_when_asked(cleaned_up: 
     world.answer(GOOD)
     world.settle()
     assert conditions(world.status)["Ready"] == ("True", "Verified")
+
+
+@pytest.mark.parametrize("known", [None, Counter("aifactory-tiny-versions", "7", 0)])
+def test_a_number_is_written_down_before_its_version_is_ready(known: Counter | None) -> None:
+    """Else the next job could give it again after a deletion, and a pool that pins it would serve another artifact."""
+    world = World(version())
+    world.settle()
+    world.answer(GOOD)
+    world.counter = known
+    first = world.step()
+    assert conditions(first.status)["Ready"][0] == "False"
+    assert (first.requeue_after, world.counter.highest if world.counter else 0) == (0, 1)
+    world.settle()
+    assert conditions(world.status)["Ready"][0] == "True"
+
+
+def test_a_number_is_written_down_while_the_artifact_is_read() -> None:
+    world = World(version(), counter=None)
+    world.step()
+    assert (world.counter, len(world.made)) == (Counter("aifactory-tiny-versions", "1", 1), 1)
+
+
+def test_a_version_that_was_ready_before_there_were_counters_is_written_down() -> None:
+    world = World(version())
+    world.settle()
+    world.answer(GOOD)
+    world.settle()
+    world.counter = None
+    world.settle()
+    assert world.counter == Counter("aifactory-tiny-versions", "1", 1)
+
+
+def test_a_higher_number_stays() -> None:
+    world = World(version(), counter=Counter("aifactory-tiny-versions", "1", 9))
+    world.settle()
+    assert world.counter == Counter("aifactory-tiny-versions", "1", 9)
 
 
 PASSING = ["SourceNotFound", "AccessDenied", "StoreUnavailable", "StoreFull"]
@@ -219,10 +256,10 @@ def test_a_verifier_that_is_going_is_not_removed_twice() -> None:
 
 def test_a_refused_verifier_is_told_in_the_api_servers_words_and_forgotten_when_it_is_accepted() -> None:
     world = World(version())
-    status = plan_refused(world.observed(), "Pod tiny-v1-verify-0: exceeded quota", NOW).status
+    status = plan_refused(world.observed(), Refusal(Reason.POD_REJECTED, "Pod tiny-v1-verify-0: no"), NOW).status
     assert conditions(status)["Stalled"] == ("True", "PodRejected")
     assert conditions(status)["Verified"][0] == "Unknown"
-    assert message(status) == "Pod tiny-v1-verify-0: exceeded quota"
+    assert message(status) == "Pod tiny-v1-verify-0: no"
     world.version = world.version.model_copy(update={"status": status})
     world.settle()
     assert conditions(world.status)["Stalled"] == ("False", "Verifying")

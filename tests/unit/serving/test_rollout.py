@@ -159,7 +159,7 @@ def test_a_candidate_that_crashes_is_taken_back(restarts: int, phase: str) -> No
     world = rolling()
     waiting(world).trouble = {"crash": Crash("triton", 1, "Error", "no such flag", restarts), "node": "n-1"}
     world.settle()
-    assert (world.status.phase, world.status.reason) == (phase, "CrashLoop")
+    assert (world.status.phase, world.status.reason) == (phase, "CrashLoopBackOff")
     assert "last with exit code 1: no such flag" in message(world.status)
     assert conditions(world.status)["Available"][0] == "True"
     if phase == "Degraded":

@@ -95,7 +95,7 @@ def test_a_container_that_crashes_is_told_with_its_last_words(crash: Crash, word
     world.settle()
     world.pods[0].trouble = {"crash": crash}
     world.settle()
-    assert conditions(world.status)["Stalled"] == ("True", "CrashLoop")
+    assert conditions(world.status)["Stalled"] == ("True", "CrashLoopBackOff")
     assert words in message(world.status)
     assert world.pods[0].name in message(world.status)
     world.pods[0].trouble = {}

@@ -16,7 +16,7 @@ from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
 from aifactory.engine.apply import Applied, ensure
 from aifactory.engine.plan import Delete, Plan
 from aifactory.engine.tasks import TaskPod
-from aifactory.training import children, workspace
+from aifactory.training import children, rendezvous, workspace
 from aifactory.training.plan import plan_training
 from aifactory.training.state import GangView, Observed, PodView, ProgressReport, Settings, VersionView
 from tests.unit.plans import bodies, repairs
@@ -26,7 +26,7 @@ UID = "3b0c0f7e-job"
 SETTINGS = Settings(agent_image="aifactory/agent:1", progress_url="http://operator:8080")
 GANGS = {"gangs_served": True}
 """The API server serves PodGroups."""
-SERVICE = Applied("train", "service")
+SERVICE = Applied("train-nodes", "service")
 OUTPUT = {"model": {"name": "tiny", "format": "causal-lm"}}
 PUBLISHED = {"uri": "pvc://aifactory-models/tiny/0123456789abcdef", "digest": f"sha256:{'0' * 64}", "files": 2}
 
@@ -46,7 +46,7 @@ def job(name: str = "train", *, nodes: int = 1, status: dict[str, Any] | None = 
 def pod(index: int = 0, attempt: int = 0, *, of: TrainingJob | None = None, **changes: Any) -> PodView:
     """A pod of the job as it was created; `running=True` and `exit_code=1` bring the phase along."""
     owner = of or job()
-    name = children.pod_name(owner.metadata.name, index, attempt)
+    name = rendezvous.pod_name(owner.metadata.name, index, attempt)
     phase = "Pending"
     if changes.get("running"):
         phase, changes = "Running", {"node": "node-a", **changes}
@@ -115,9 +115,11 @@ class World:
     publishers: dict[str, TaskPod] = field(default_factory=dict)
     gangs: dict[str, GangView] = field(default_factory=dict)
     versions: dict[str, VersionView] = field(default_factory=dict)
+    highest_version: int = 0
     service: Applied | None = None
     others: set[str] = field(default_factory=set)
     progress: ProgressReport | None = None
+    lost_nodes: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     """Names of all training pods there ever were."""
     log: list[Plan[TrainingJobStatus]] = field(default_factory=list)
@@ -135,7 +137,9 @@ class World:
             pods=tuple(sorted(self.pods.values(), key=lambda view: (view.attempt, view.index))),
             publishers=tuple(self.publishers.values()),
             gangs=tuple(self.gangs.values()),
+            lost_nodes=self.lost_nodes,
             versions=tuple(self.versions.values()),
+            highest_version=self.highest_version,
             service=self.service,
             gangs_served=self.gangs_served,
             workspace_exists=f"PersistentVolumeClaim {workspace.claim(self.job)}" in claims,

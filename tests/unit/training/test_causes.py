@@ -56,7 +56,7 @@ CAUSES = [
         id="preempted",
     ),
     pytest.param(
-        {"phase": "Failed", "exit_reason": "Evicted", "exit_message": "The node was low on resource: memory."},
+        {"phase": "Failed", "stopped": "Evicted", "exit_message": "The node was low on resource: memory."},
         Reason.DISRUPTION,
         "ended from outside (Evicted)",
         id="evicted",
@@ -75,10 +75,56 @@ CAUSES = [
     ),
     pytest.param({"phase": "Failed"}, Reason.APPLICATION_ERROR, "kubectl describe pod train-0-0", id="never-started"),
     pytest.param(
-        {"phase": "Failed", "exit_reason": "UnexpectedAdmissionError", "exit_message": "Allocate failed: no GPU"},
-        Reason.APPLICATION_ERROR,
-        "Allocate failed: no GPU",
+        {"phase": "Failed", "stopped": "UnexpectedAdmissionError", "exit_message": "Allocate failed", "node": "gpu-7"},
+        Reason.NODE_REFUSED,
+        "node gpu-7 refused the pod (UnexpectedAdmissionError): Allocate failed",
         id="not-admitted",
+    ),
+    pytest.param({"phase": "Failed", "stopped": "OutOfcpu"}, Reason.NODE_REFUSED, "(OutOfcpu)", id="out-of-cpu"),
+    pytest.param(
+        {"phase": "Failed", "stopped": "OutOfnvidia.com/gpu"}, Reason.NODE_REFUSED, "nvidia.com/gpu", id="out-of-gpu"
+    ),
+    pytest.param({"phase": "Failed", "stopped": "NodeAffinity"}, Reason.NODE_REFUSED, "NodeAffinity", id="affinity"),
+    pytest.param(
+        {"phase": "Failed", "stopped": "DeadlineExceeded", "exit_code": 0},
+        Reason.DEADLINE_EXCEEDED,
+        "(DeadlineExceeded): raise activeDeadlineSeconds of template.spec",
+        id="deadline-ended-with-0",
+    ),
+    pytest.param(
+        {"phase": "Failed", "stopped": "NodeShutdown", "exit_code": 0},
+        Reason.DISRUPTION,
+        "from outside (NodeShutdown)",
+        id="shut-down-ended-with-0",
+    ),
+    pytest.param(
+        {"phase": "Failed", "stopped": "Evicted", "exit_code": 137, "exit_reason": "Error"},
+        Reason.DISRUPTION,
+        "from outside (Evicted)",
+        id="evicted-with-a-code",
+    ),
+    pytest.param(
+        {
+            "exit_code": 128,
+            "exit_reason": "StartError",
+            "container": "trainer",
+            "exit_message": 'exec: "torchrunn": executable file not found in $PATH',
+        },
+        Reason.CONTAINER_CANNOT_START,
+        'container trainer could not start: exec: "torchrunn": executable file not found',
+        id="no-such-command",
+    ),
+    pytest.param(
+        {"exit_code": 128, "exit_reason": "StartError", "exit_message": "device error: GPU 3", "container": "trainer"},
+        Reason.CONTAINER_CONFIG_ERROR,
+        "could not start: device error: GPU 3",
+        id="the-runtime-had-trouble",
+    ),
+    pytest.param(
+        {"exit_code": 4, "container": "fetch", "phase": "Failed"},
+        Reason.INIT_CONTAINER_FAILED,
+        "init container fetch: exit code 4; see: kubectl logs train-0-0 -c fetch",
+        id="init",
     ),
 ]
 
@@ -129,6 +175,20 @@ def test_a_pod_that_is_gone_outranks_errors_in_its_wake() -> None:
     assert failure.message == "it was deleted by somebody else"
 
 
+def test_ranks_that_fail_because_a_node_is_lost_are_no_fault_of_the_program() -> None:
+    pods = (pod(0, running=True, node="gpu-7"), pod(1, exit_code=1, node="gpu-8"))
+    seen = observe(job(nodes=2), *pods, lost_nodes={"gpu-7": "does not answer"})
+    failure = first_failure(seen, pods)
+    assert failure is not None
+    assert (failure.cause, failure.pod, failure.node) == (Reason.DISRUPTION, "train-0-0", "gpu-7")
+    assert failure.message == "its node gpu-7 does not answer"
+
+
+def test_a_node_that_is_silent_for_a_while_is_no_failure() -> None:
+    pods = (pod(0, running=True, node="gpu-7"), pod(1, running=True, node="gpu-8"))
+    assert first_failure(observe(job(nodes=2), *pods, lost_nodes={"gpu-7": "does not answer"}), pods) is None
+
+
 @pytest.mark.parametrize("code", [{"exit_code": 93}, {"exit_code": 1, "exit_message": GIVE_UP}])
 def test_a_wish_not_to_be_restarted_outranks_everything(code: dict[str, Any]) -> None:
     """Pods report their end by the second, so what follows from 93 can look as old as 93 itself."""
@@ -151,8 +211,15 @@ def test_node_exit_code_and_exception_are_reported() -> None:
 
 def test_a_long_message_is_cut() -> None:
     message = classify(pod(exit_code=1, exit_message="x" * 5000)).message
-    assert len(message) == 1024
-    assert message.endswith("…")
+    assert message == f"{'x' * 799}…; see: kubectl logs train-0-0", "where the rest is has room"
+    assert len(classify(pod(exit_code=1, exit_message=f"ValueError: {'x' * 5000}")).message) == 1024
+
+
+def test_words_without_an_exception_come_with_where_the_log_is() -> None:
+    """What matters may stand further up."""
+    assert classify(pod(exit_code=4, exit_message="29\n30\n")).message == "30; see: kubectl logs train-0-0"
+    gone = classify(pod(exit_code=4, exit_message="30", phase="Running"))
+    assert gone.message == "30", "a pod that lives takes its log along when it is removed"
 
 
 TRACEBACK = """\
@@ -217,6 +284,7 @@ WORDS = [
     pytest.param('{"message": "plain"}', RootCause(message="plain"), id="one-level"),
     pytest.param('{"message": {"message": 7}}', RootCause(message='{"message": {"message": 7}}'), id="not-text"),
     pytest.param('{"other": 1}', RootCause(message='{"other": 1}'), id="other-json"),
+    pytest.param("[" * 100_000, RootCause(message=""), id="brackets"),
     pytest.param("[1, 2]", RootCause(message="[1, 2]"), id="a-list"),
     pytest.param(
         '{"message": {"message": "cut of', RootCause(message='{"message": {"message": "cut of'), id="cut-json"

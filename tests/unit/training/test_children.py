@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from aifactory.api import names
 from aifactory.engine.taskpods import TaskPods
-from aifactory.training import children, workspace
+from aifactory.training import children, rendezvous, workspace
 from tests.unit.golden import assert_golden, assert_known_to_kubernetes, assert_restricted
 from tests.unit.plans import bodies, created
 from tests.unit.training.builders import OUTPUT, PUBLISHED, SETTINGS, UID, decide, job, observe
@@ -112,7 +112,7 @@ def test_the_publisher_can_write_nowhere_but_to_the_store_and_tmp() -> None:
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
     assert writable == {"/tmp", "/mnt/claims/aifactory-models"}
-    assert "limits" not in container["resources"], "it must not ask for a GPU"
+    assert container["resources"]["limits"].keys() == {"cpu", "memory"}, "a quota may ask for limits, and no GPU"
 
 
 def test_a_claim_of_the_user_is_used_and_not_made() -> None:
@@ -238,20 +238,54 @@ def test_torchrun_is_told_where_to_meet() -> None:
     found = env(children.pod(GANG, 3, 2, SETTINGS, gang=True))
     assert found["PET_NNODES"] == "4"
     assert found["PET_NPROC_PER_NODE"] == "2"
-    assert found["PET_RDZV_ENDPOINT"] == "gpt-0-2.gpt:29500"
+    assert found["PET_RDZV_ENDPOINT"] == "gpt-0-2.gpt-nodes:29500"
     assert found["PET_RDZV_ID"].endswith("-2"), "a stale store is never joined"
     assert found["AIFACTORY_ATTEMPT"] == "2"
     assert found["AIFACTORY_PROGRESS_URL"] == "http://operator:8080/v1/progress/ns/gpt"
 
 
 def test_one_node_meets_itself() -> None:
-    assert env(children.pod(ONE_NODE, 0, 0, SETTINGS, gang=False))["PET_RDZV_ENDPOINT"] == "localhost:29500"
+    assert env(children.pod(ONE_NODE, 0, 0, SETTINGS, gang=False))["PET_RDZV_ENDPOINT"] == "localhost:0"
+
+
+def test_a_node_that_is_ready_waits_for_one_that_still_pulls_its_image() -> None:
+    """torchrun's own 60 s ended node 1 again and again, and used up the restarts (pytorch-operator#125)."""
+    found = env(children.pod(GANG, 1, 0, SETTINGS, gang=True))
+    assert found["PET_RDZV_CONF"] == "join_timeout=1800,read_timeout=1800"
+    mine = job(container={"env": [{"name": "PET_RDZV_CONF", "value": "join_timeout=60"}]})
+    assert env(children.pod(mine, 0, 0, SETTINGS, gang=False))["PET_RDZV_CONF"] == "join_timeout=60"
+
+
+@pytest.mark.parametrize(
+    ("grace", "kept", "wait"), [(None, 120, "110"), (600, 600, "550"), (30, 30, "28"), (0, 0, "1")]
+)
+def test_a_program_has_time_to_save_before_it_is_killed(grace: int | None, kept: int, wait: str) -> None:
+    spec: dict[str, Any] = {"containers": [{"name": "trainer", "image": "t"}]}
+    if grace is not None:
+        spec["terminationGracePeriodSeconds"] = grace
+    body = children.pod(job(template={"spec": spec}), 0, 0, SETTINGS, gang=False)
+    assert body["spec"]["terminationGracePeriodSeconds"] == kept
+    assert env(body)["PET_SHUTDOWN_TIMEOUT"] == wait, "torchrun must not kill its workers earlier"
+
+
+def test_jobs_on_the_network_of_one_host_do_not_share_a_port() -> None:
+    """The second one joined the store of the first (TorchDR#249)."""
+    spec = {"hostNetwork": True, "containers": [{"name": "trainer", "image": "t"}]}
+    one, two = job(nodes=2, template={"spec": spec}), job(nodes=2, template={"spec": spec})
+    two = two.model_copy(update={"metadata": two.metadata.model_copy(update={"uid": "another"})})
+    ends = [env(children.pod(owner, 1, 0, SETTINGS, gang=False))["PET_RDZV_ENDPOINT"] for owner in (one, two)]
+    ports = {int(end.rpartition(":")[2]) for end in ends}
+    assert len(ports) == 2
+    assert all(20_000 <= port < 30_000 for port in ports)
+    assert children.pod(one, 0, 0, SETTINGS, gang=False)["spec"]["dnsPolicy"] == "ClusterFirstWithHostNet"
+    own = job(template={"spec": {**spec, "dnsPolicy": "Default"}})
+    assert children.pod(own, 0, 0, SETTINGS, gang=False)["spec"]["dnsPolicy"] == "Default"
 
 
 def test_without_a_launcher_the_plain_variables_are_set() -> None:
     found = env(children.pod(FULL, 1, 0, SETTINGS, gang=False))
     assert {name: found[name] for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK")} == {
-        "MASTER_ADDR": "own-0-0.own",
+        "MASTER_ADDR": "own-0-0.own-nodes",
         "MASTER_PORT": "29500",
         "WORLD_SIZE": "6",
         "NODE_RANK": "1",
@@ -262,7 +296,9 @@ def test_without_a_launcher_the_plain_variables_are_set() -> None:
 @pytest.mark.parametrize("owner", [ONE_NODE, GANG, FULL], ids=lambda owner: owner.metadata.name)
 def test_every_variable_we_set_is_reserved(owner: Any) -> None:
     theirs = {"LR", "JOB"}
-    assert env(children.pod(owner, 0, 0, SETTINGS, gang=False)).keys() - theirs <= set(names.RESERVED_ENV)
+    may_be_set = rendezvous.optional_environment(owner).keys()
+    found = env(children.pod(owner, 0, 0, SETTINGS, gang=False)).keys() - theirs - may_be_set
+    assert found <= set(names.RESERVED_ENV)
 
 
 def test_every_reserved_variable_is_set_by_one_launcher() -> None:
@@ -277,6 +313,14 @@ def test_every_reserved_variable_is_set_by_one_launcher() -> None:
         ({"nvidia.com/gpu": 8}, 8),
         ({"nvidia.com/gpu": "4"}, 4),
         ({"amd.com/gpu": 2, "cpu": 64}, 2),
+        ({"nvidia.com/mig-1g.10gb": 3, "nvidia.com/mig-2g.20gb": "1"}, 4),
+        ({"habana.ai/gaudi": 8}, 8),
+        ({"aws.amazon.com/neuroncore": 2}, 2),
+        ({"gpu.intel.com/i915": 2}, 2),
+        ({"nvidia.com/gpu.shared": 2}, 2),
+        ({"nvidia.com/gpu": 1, "nvidia.com/gpumem": 3000, "nvidia.com/gpucores": 50}, 1),
+        ({"rdma/hca": 4}, 1),
+        ({"cpu": 0.5}, 1),
         ({"cpu": "8", "memory": "1Gi"}, 1),
     ],
 )

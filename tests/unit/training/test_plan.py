@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aifactory.api.reasons import ConditionType, Reason
+from aifactory.engine.refusals import Refusal
 from aifactory.training.plan import plan_training
 from aifactory.training.state import GangView, Observed
 from aifactory.training.status import StatusDraft
@@ -30,6 +31,7 @@ from tests.unit.training.builders import (
 
 TWO = job(nodes=2)
 SEEN = {"resolved": {"nodes": 2, "createdAttempt": 0}}
+STILL = {"withoutProgress": 0, "furthestStep": 0}
 """All pods of attempt 0 have been seen."""
 
 
@@ -75,14 +77,14 @@ CASES = {
         observe(TWO, service=None, workspace_exists=False),
         "Pending",
         "CreatingPods",
-        creates=("PersistentVolumeClaim train-workspace", "Service train"),
+        creates=("PersistentVolumeClaim train-workspace", "Service train-nodes"),
         words="0 of 2 pods exist",
     ),
     "first look, gang": Case(
         observe(TWO, **GANGS, service=None, workspace_exists=False),
         "Pending",
         "CreatingPods",
-        creates=("PersistentVolumeClaim train-workspace", "PodGroup train-0", "Service train"),
+        creates=("PersistentVolumeClaim train-workspace", "PodGroup train-0", "Service train-nodes"),
     ),
     "first look, one node": Case(
         observe(job(), **GANGS, service=None, workspace_exists=False),
@@ -94,8 +96,9 @@ CASES = {
         observe(TWO, **GANGS, service=None),
         "Pending",
         "CreatingPods",
-        creates=(*PODS, "PodGroup train-0", "Service train"),
+        creates=("PodGroup train-0", "Service train-nodes"),
     ),
+    "the Service is there": Case(observe(TWO, **GANGS), "Pending", "CreatingPods", creates=(*PODS, "PodGroup train-0")),
     "a claim of the user": Case(
         observe(job(workspace={"claimName": "mine"}), service=None, workspace_exists=False),
         "Pending",
@@ -112,7 +115,7 @@ CASES = {
         observe(job(), pod(0, running=True), service=SERVICE),
         "Running",
         "AllNodesReady",
-        removes=("Service train",),
+        removes=("Service train-nodes",),
         ready="True",
         reconciling="False",
     ),
@@ -150,7 +153,7 @@ CASES = {
         observe(two(), pod(0, of=TWO, running=True), pod(1, of=TWO, running=True), service=None),
         "Running",
         "AllNodesReady",
-        creates=("Service train",),
+        creates=("Service train-nodes",),
         ready="True",
         reconciling="False",
     ),
@@ -500,19 +503,75 @@ def test_all_conditions_of_the_two_ends() -> None:
 
 def test_what_the_api_server_refuses_is_told_in_its_words() -> None:
     draft = StatusDraft(observe(TWO), (), NOW)
-    draft.refused(Reason.POD_REJECTED, 'Pod train-0-0: unknown field "spec.x"')
+    draft.refused(Refusal(Reason.POD_REJECTED, 'Pod train-0-0: unknown field "spec.x"'))
     status = draft.result()
     assert conditions(status)["Stalled"] == ("True", "PodRejected")
     assert (status.phase, message(status)) == ("Pending", 'Pod train-0-0: unknown field "spec.x"')
 
 
+def test_a_refusal_that_passes_is_waited_for() -> None:
+    draft = StatusDraft(observe(TWO), (), NOW)
+    draft.refused(Refusal(Reason.QUOTA_EXCEEDED, "Pod train-0-0: exceeded quota", stalled=False))
+    status = draft.result()
+    assert conditions(status)["Reconciling"] == ("True", "QuotaExceeded")
+    assert conditions(status)["Stalled"][0] == "False"
+
+
+def test_a_refused_publisher_does_not_make_a_trained_job_pending() -> None:
+    done = (pod(0, of=TWO, exit_code=0), pod(1, of=TWO, exit_code=0))
+    draft = StatusDraft(observe(two(output=OUTPUT), *done), done, NOW)
+    draft.refused(Refusal(Reason.QUOTA_EXCEEDED, "Pod train-publish-0: exceeded quota", stalled=False))
+    status = draft.result()
+    assert (status.phase, status.reason) == ("Publishing", "QuotaExceeded")
+    assert conditions(status)["Reconciling"] == ("True", "QuotaExceeded")
+
+
+@pytest.mark.parametrize(
+    "words", ["0/3 nodes: pod has unbound immediate PersistentVolumeClaims", 'persistentvolumeclaim "m" not found']
+)
+def test_pods_that_wait_for_a_claim_are_not_told_to_free_gpus(words: str) -> None:
+    status = decide(observe(job(), pod(0, unschedulable=words))).status
+    assert conditions(status)["Scheduled"] == ("False", "ClaimNotBound")
+    assert status.reason == "ClaimNotBound"
+    assert words in message(status)
+    assert "kubectl describe pvc train-workspace" in message(status)
+    assert "GPU" not in message(status)
+
+
+def test_a_scheduler_that_nobody_runs_is_named() -> None:
+    container = {"name": "trainer", "image": "t"}
+    own = job(template={"spec": {"schedulerName": "volcano", "containers": [container]}})
+    words = message(decide(observe(own, pod(0, of=own, unseen=True))).status)
+    advice = "check that one with the name volcano (schedulerName) runs"
+    assert words == f"0 of 1 pods run; no scheduler has looked at 1 yet: {advice}"
+    assert message(decide(observe(job(), pod(0, unseen=True))).status) == "0 of 1 pods run", "ours comes round to it"
+
+
+def test_a_gang_that_the_cluster_can_not_have_is_told() -> None:
+    status = decide(observe(TWO, pod(0, of=TWO), pod(1, of=TWO, unschedulable="0/3 nodes: no GPU"))).status
+    assert status.resolved is not None
+    assert status.resolved.gang == "unavailable"
+    assert "the cluster serves no PodGroups, so jobs may hold nodes and wait for each other" in message(status)
+    alone = job(nodes=2, scheduling={"gang": "none"})
+    resolved = decide(observe(alone, pod(0, of=alone), pod(1, of=alone))).status.resolved
+    assert resolved is not None
+    assert resolved.gang == "none"
+
+
+def test_a_side_container_that_crashes_before_the_trainer_is_named() -> None:
+    words = "container proxy is in CrashLoopBackOff, it ended with 1 (Error)"
+    status = decide(observe(job(), pod(0, waiting_reason="CrashLoopBackOff", waiting_message=words))).status
+    assert conditions(status)["Stalled"] == ("True", "CrashLoopBackOff")
+    assert message(status) == f"pod train-0-0: {words}; see: kubectl logs train-0-0 --all-containers"
+
+
 def test_a_name_that_is_taken_is_waited_for() -> None:
     draft = StatusDraft(observe(TWO), (), NOW)
-    draft.name_taken("Service train")
+    draft.name_taken("Service train-nodes")
     status = draft.result()
     assert conditions(status)["Stalled"] == ("False", "NameConflict"), "it may be that of a job that is going"
     assert conditions(status)["Reconciling"] == ("True", "NameConflict")
-    assert "Service train exists and does not belong to this job" in message(status)
+    assert "Service train-nodes exists and does not belong to this job" in message(status)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -556,6 +615,7 @@ def test_the_reason_of_a_restart_is_kept() -> None:
         "pod": "train-1-0",
         "node": "gpu-3",
         "index": 1,
+        "container": "",
         "exitCode": 9,
         "reason": "ValueError",
         "cause": "ApplicationError",
@@ -605,7 +665,7 @@ def test_the_status_shows_counts_selector_and_what_was_resolved() -> None:
         "conditions": [],
         "startTime": "2026-01-01T12:00:00Z",
         "attempt": 0,
-        "restarts": {"total": 0, "counted": 0, "byCause": {}, "countedTimes": [], "lostSteps": 0},
+        "restarts": {"total": 0, "counted": 0, "byCause": {}, "countedTimes": [], "lostSteps": 0} | STILL,
         "nodes": {"desired": 2, "active": 2, "ready": 1, "succeeded": 0, "failed": 0, "summary": "1/2"},
         "replicas": 2,
         "selector": "aifactory.dev/job-name=train,aifactory.dev/role=node",

@@ -34,6 +34,7 @@ def test_the_first_failure_restarts_after_ten_seconds() -> None:
         counted=1,
         by_cause={"ApplicationError": 1},
         counted_times=(NOW,),
+        without_progress=1,
         next_attempt_time=NOW + timedelta(seconds=10),
     )
 
@@ -60,6 +61,49 @@ def test_no_restart_is_allowed_when_none_is_wanted() -> None:
     verdict = decide(FailurePolicy(max_restarts=0), Restarts(), Reason.APPLICATION_ERROR, NOW)
     assert isinstance(verdict, GiveUp)
     assert "failurePolicy.maxRestarts is 0" in verdict.explanation
+
+
+@pytest.mark.parametrize("cause", [Reason.DISRUPTION, Reason.NODE_REFUSED, Reason.APPLICATION_ERROR])
+def test_nothing_restarts_for_ever(cause: Reason) -> None:
+    policy = FailurePolicy(max_restarts=1000, window_seconds=1)
+    assert isinstance(decide(policy, Restarts(total=99), cause, NOW), Restart)
+    verdict = decide(policy, Restarts(total=100), cause, NOW)
+    assert verdict == GiveUp(
+        Reason.MAX_RESTARTS_EXCEEDED, "100 restarts in all and failurePolicy.maxTotalRestarts is 100"
+    )
+    assert isinstance(decide(FailurePolicy(max_total_restarts=0), Restarts(), cause, NOW), GiveUp)
+
+
+def test_restarts_that_get_no_further_come_to_an_end() -> None:
+    policy, restarts = FailurePolicy(max_restarts_without_progress=3, max_restarts=1000), Restarts()
+    for step in (10, 20, 20, 20):
+        restarts = restarts_of(decide(policy, restarts, Reason.DISRUPTION, NOW, step=step))
+    assert (restarts.furthest_step, restarts.without_progress) == (20, 3)
+    assert isinstance(decide(policy, restarts, Reason.DISRUPTION, NOW, step=21), Restart), "it got further"
+    verdict = decide(policy, restarts, Reason.DISRUPTION, NOW, step=20)
+    assert verdict == GiveUp(
+        Reason.NO_PROGRESS,
+        "3 restarts in a row from step 20 and failurePolicy.maxRestartsWithoutProgress is 3",
+    )
+    free = FailurePolicy(max_restarts=1000)
+    assert isinstance(decide(free, restarts, Reason.DISRUPTION, NOW, step=20), Restart), "only if asked for"
+
+
+def test_a_node_that_refuses_does_not_count_and_is_waited_for_longer_and_longer() -> None:
+    policy = FailurePolicy(max_restarts=0, backoff=Backoff(base_seconds=1, max_seconds=60))
+    restarts, waits = Restarts(), []
+    for _ in range(8):
+        restarts = restarts_of(decide(policy, restarts, Reason.NODE_REFUSED, NOW))
+        assert restarts.next_attempt_time is not None
+        waits.append((restarts.next_attempt_time - NOW).total_seconds())
+    assert (restarts.total, restarts.counted, restarts.by_cause) == (8, 0, {"NodeRefused": 8})
+    assert waits == [10, 10, 10, 10, 16, 32, 60, 60]
+
+
+def test_a_program_that_can_not_be_started_is_not_tried_again() -> None:
+    verdict = decide(None, Restarts(), Reason.CONTAINER_CANNOT_START, NOW)
+    assert isinstance(verdict, GiveUp)
+    assert (verdict.reason, "correct image and command" in verdict.explanation) == (Reason.CONTAINER_CANNOT_START, True)
 
 
 @pytest.mark.parametrize(("seconds", "wait"), [(0, 10), (59, 10), (60, None), (3600, None)])

@@ -87,7 +87,7 @@ def test_a_coordinated_restart_step_by_step() -> None:
     assert world.status.attempt == 1
 
     decision = world.step()
-    assert set(removed(decision)) == {"Pod train-0-0", "Pod train-1-0", "Pod train-2-0"}, "all at once"
+    assert set(removed(decision)) == {"Pod train-0-0", "Pod train-2-0"}, "all at once that hold a GPU"
     assert world.status.reason == "StoppingPods"
 
     world.settle()
@@ -96,14 +96,14 @@ def test_a_coordinated_restart_step_by_step() -> None:
     decision = world.step()
     assert decision.requeue_after == 10
     assert world.status.reason == "BackOff"
-    assert not world.pods
+    assert set(world.pods) == {"train-1-0"}, "for its log"
 
     world.wait(9)
     world.settle()
-    assert not world.pods
+    assert set(world.pods) == {"train-1-0"}
     world.wait(1)
     world.settle()
-    assert set(world.pods) == {"train-0-1", "train-1-1", "train-2-1"}
+    assert set(world.pods) == {"train-1-0", "train-0-1", "train-1-1", "train-2-1"}
     assert conditions(world.status)["Restarting"][0] == "True"
 
     world.run_pods()
@@ -127,6 +127,142 @@ def test_a_restart_makes_a_new_gang_and_removes_the_old_one() -> None:
     world.settle()
     assert set(world.gangs) == {"train-1"}
     assert set(world.pods) == {"train-0-1", "train-1-1"}, "a disruption waits for nothing"
+
+
+def failed_and_restarted(world: World, *names: str) -> None:
+    for name in names:
+        world.end(name, 1)
+    world.settle()
+    world.bury()
+    world.wait(700)
+    world.settle()
+    world.run_pods()
+    world.bury()
+    world.settle()
+
+
+def test_the_pod_whose_failure_decided_is_kept_for_its_log() -> None:
+    """`see: kubectl logs X` never names a pod that is gone (jobset#776)."""
+    world = started(nodes=2, failurePolicy={"maxRestarts": 9, "windowSeconds": 60})
+    failed_and_restarted(world, "train-1-0")
+    assert set(world.pods) == {"train-1-0", "train-0-1", "train-1-1"}
+    assert (world.status.phase, world.status.replicas) == ("Running", 2)
+    assert world.status.nodes is not None
+    assert (world.status.nodes.failed, world.status.nodes.summary) == (0, "2/2")
+    assert world.status.last_failure is not None
+    assert world.status.last_failure.pod in world.pods
+    for attempt in range(1, 5):
+        failed_and_restarted(world, f"train-0-{attempt}")
+    kept = {"train-0-2", "train-0-3", "train-0-4"}
+    assert set(world.pods) == {*kept, "train-0-5", "train-1-5"}, "the last of each of the last three attempts"
+    world.edit(suspend=True)
+    world.settle()
+    world.bury()
+    world.settle()
+    assert set(world.pods) == kept
+    assert world.status.phase == "Suspended"
+
+
+def test_of_several_that_failed_the_one_that_decided_is_kept() -> None:
+    world = started(nodes=3)
+    world.end("train-2-0", 1)
+    world.wait(1)
+    failed_and_restarted(world, "train-0-0", "train-1-0")
+    assert {name for name in world.pods if name.endswith("-0")} == {"train-2-0"}
+
+
+def test_the_pod_that_the_status_names_stays_however_often_the_job_is_edited() -> None:
+    world = started()
+    failed_and_restarted(world, "train-0-0")
+    for number in range(5):
+        world.edit(template={"spec": {"containers": [{"name": "trainer", "image": f"trainer:{number}"}]}})
+        world.settle()
+        world.bury()
+        world.settle()
+    assert world.status.attempt == 6
+    assert world.status.last_failure is not None
+    assert world.status.last_failure.pod == "train-0-0"
+    assert set(world.pods) == {"train-0-0", "train-0-6"}
+
+
+def test_a_kept_pod_that_somebody_deletes_disturbs_nothing() -> None:
+    world = started()
+    failed_and_restarted(world, "train-0-0")
+    world.change("train-0-0", terminating=True)
+    world.settle()
+    assert world.status.phase == "Running"
+
+
+def test_of_the_attempt_that_ends_the_job_all_that_have_ended_are_kept() -> None:
+    world = started(nodes=3, failurePolicy={"maxRestarts": 0})
+    world.end("train-0-0", 1)
+    world.end("train-1-0", 1)
+    world.settle()
+    world.bury()
+    world.settle()
+    assert (world.status.phase, set(world.pods)) == ("Failed", {"train-0-0", "train-1-0"})
+
+
+def test_a_failure_that_was_counted_before_the_node_was_missed_is_forgiven() -> None:
+    """A rank that waits for one on a dead machine may give up before the cluster has noticed."""
+    world = started(nodes=2)
+    world.end("train-1-0", 1)
+    world.settle()
+    assert world.status.restarts is not None
+    assert world.status.restarts.counted == 1
+    world.lost_nodes = {"node-0": "does not answer"}
+    world.settle()
+    assert (world.status.restarts.counted, world.status.restarts.by_cause) == (0, {"Disruption": 1})
+    assert world.status.restarts.next_attempt_time is None
+    assert world.status.last_failure is not None
+    assert world.status.last_failure.cause == "Disruption"
+    assert "node node-0 of pod train-0-0 does not answer; pod train-1-0 then: exit code 1" in (
+        world.status.last_failure.message
+    )
+
+
+def test_a_program_that_failed_on_the_node_that_is_lost_later_is_not_forgiven() -> None:
+    world = started()
+    world.end("train-0-0", 1)
+    world.settle()
+    world.lost_nodes = {"node-0": "does not answer"}
+    world.settle()
+    assert world.status.restarts is not None
+    assert world.status.restarts.counted == 1
+
+
+@pytest.mark.parametrize("why", ["suspend", "restart"])
+def test_a_pod_that_can_not_end_is_told_with_its_node_and_the_way_out(why: str) -> None:
+    world = started(nodes=2)
+    if why == "suspend":
+        world.edit(suspend=True)
+    else:
+        world.end("train-1-0", 1)
+    world.settle()
+    world.change("train-0-0", terminating=True, due_to_end=world.now)
+    if why == "suspend":
+        world.change("train-1-0", terminating=True, due_to_end=world.now)
+    world.settle()
+    assert world.log[-1].requeue_after == 60
+    assert conditions(world.status)["Stalled"][0] == "False"
+    world.wait(60)
+    world.lost_nodes = {"node-0": "does not answer"}
+    world.settle()
+    assert conditions(world.status)["Stalled"] == ("True", "NodeLost")
+    words = message(world.status)
+    assert "pod train-0-0" in words
+    assert "its node node-0 does not answer" in words
+    assert "kubectl delete node node-0" in words
+
+
+def test_a_pod_that_does_not_end_is_told_also_where_nodes_can_not_be_read() -> None:
+    world = started()
+    world.edit(suspend=True)
+    world.settle()
+    world.change("train-0-0", terminating=True, due_to_end=world.now)
+    world.wait(61)
+    world.settle()
+    assert "its node node-0 has not confirmed that it has ended" in message(world.status)
 
 
 def test_failures_until_the_policy_gives_up() -> None:
@@ -164,6 +300,35 @@ def test_restarts_outside_the_window_are_forgiven() -> None:
     assert world.status.phase == "Running"
     assert world.status.restarts is not None
     assert (world.status.restarts.total, world.status.restarts.counted) == (5, 1)
+
+
+def test_a_job_born_suspended_has_never_run_and_says_so() -> None:
+    """Kueue makes every job so: its first run is no resumption."""
+    world = World(job(nodes=2, suspend=True))
+    world.settle()
+    assert message(world.status, ConditionType.SUSPENDED).startswith("spec.suspend is true and the job has never run")
+    world.edit(suspend=False)
+    world.settle()
+    assert set(world.pods) == {"train-0-0", "train-1-0"}
+    assert world.status.attempt == 0
+    assert conditions(world.status)["Suspended"] == ("False", "NotSuspended")
+    assert not [event for plan in world.log for event in plan.events]
+
+
+def test_a_job_that_is_suspended_before_its_pods_are_told_has_run() -> None:
+    """Names of pods that were there are not used again, though nothing had been said about them yet."""
+    world = World(job())
+    world.step()
+    world.step()
+    assert world.status.start_time is None
+    assert world.pods
+    world.edit(suspend=True)
+    world.settle()
+    world.bury()
+    world.settle()
+    world.edit(suspend=False)
+    world.settle()
+    assert set(world.pods) == {"train-0-1"}
 
 
 def test_suspend_and_resume() -> None:
@@ -231,7 +396,7 @@ def test_a_template_change_during_a_backoff_costs_no_attempt() -> None:
     assert world.status.reason == "BackOff"
     world.wait(10)
     world.settle()
-    assert set(world.pods) == {"train-0-1"}
+    assert {name for name, view in world.pods.items() if view.live} == {"train-0-1"}
 
 
 def test_a_change_and_back_again_restarts_twice_at_most() -> None:
@@ -258,7 +423,7 @@ def test_a_lost_status_is_healed() -> None:
     world.job = world.job.model_copy(update={"status": TrainingJobStatus()})
     world.settle()
     assert (world.status.attempt, world.status.phase) == (1, "Running")
-    assert set(world.pods) == {"train-0-1"}
+    assert {name for name, view in world.pods.items() if view.live} == {"train-0-1"}
 
 
 def test_pods_that_are_cleaned_up_after_success_are_not_made_again() -> None:
@@ -326,6 +491,17 @@ def test_a_store_that_does_not_take_the_model_is_waited_for(reason: str) -> None
     world.settle()
     assert world.status.phase == "Succeeded"
     assert conditions(world.status)["Stalled"][0] == "False"
+
+
+def test_a_number_whose_version_was_deleted_is_not_given_again() -> None:
+    """A pool that is pinned to it would serve another artifact."""
+    world = publishing()
+    world.versions = {"tiny-v1": VersionView("tiny-v1", 1, "other")}
+    world.highest_version = 4
+    world.end_publisher(PUBLISHED)
+    world.settle()
+    assert world.status.output is not None
+    assert world.status.output.model_version == "tiny-v5"
 
 
 @pytest.mark.parametrize("reason", ["InvalidArtifact", "SourceNotFound"])
@@ -520,7 +696,7 @@ def test_whatever_happens_the_job_comes_to_rest_and_tells_the_truth(
         assert world.status.attempt >= before.attempt, "the attempt never falls"
         before = world.status
     world.settle()
-    attempts = {view.attempt for view in world.pods.values() if not view.terminating}
+    attempts = {view.attempt for view in world.pods.values() if view.live and not view.terminating}
     assert len(attempts) <= 1, "pods of two attempts never live together"
     found = conditions(world.status)
     assert not (found["Ready"][0] == "True" and found["Stalled"][0] == "True")

@@ -1,0 +1,51 @@
+"""The machines that pods of jobs run on: which of them are lost, as far as the cluster knows.
+
+Nodes are read only: whether they are Ready and whether they are there. With a Role instead of a ClusterRole they can
+not be read at all, and then nothing is said about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Final
+
+from aifactory.api import names
+from aifactory.engine.cluster import Cluster
+from aifactory.engine.domain import Child
+from aifactory.kube.objects import READY, Metadata, Node, Pod, condition
+from aifactory.kube.resources import NODES, PODS
+
+BY_NODE: Final = "node"
+
+
+def _node_of(pod: Pod) -> Iterable[Hashable]:
+    return (pod.spec.node_name,) if pod.spec.node_name else ()
+
+
+TRAINING_PODS: Final = Child(PODS, Pod, indexes={BY_NODE: _node_of})
+
+
+def _pods_of(node: Node, cluster: Cluster) -> Iterable[Metadata]:
+    """Pods that train on a node."""
+    pods = cluster.having(TRAINING_PODS, BY_NODE, node.metadata.name)
+    return [pod.metadata for pod in pods if pod.metadata.labels.get(names.LABEL_ROLE) == names.ROLE_NODE]
+
+
+MACHINES: Final = Child(NODES, Node, verbs=(), optional=True, selector="", concerns=_pods_of)
+
+
+def lost_nodes(cluster: Cluster, wanted: Iterable[str]) -> dict[str, str]:
+    """Of these nodes those that are lost, each with words that follow its name: `does not answer`."""
+    if not cluster.serves(MACHINES):
+        return {}
+    found = ((name, _loss(cluster.get(MACHINES, "", name))) for name in sorted(set(wanted)) if name)
+    return {name: words for name, words in found if words}
+
+
+def _loss(node: Node | None) -> str:
+    if node is None:
+        return "is gone"
+    ready = condition(node.status.conditions, READY)
+    if ready is None or ready.status == "True":
+        return ""
+    return "does not answer" if ready.status == "Unknown" else "is not ready"
