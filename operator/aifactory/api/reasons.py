@@ -56,7 +56,7 @@ class Reason(StrEnum):
     )
     NODE_LOST = (
         "NodeLost",
-        "A pod can not end because its node does not answer; the message names both and says what a person can do.",
+        "A pod should have ended and its node has not confirmed that it has; the message says what a person can do.",
     )
     DEADLINE_EXCEEDED = (
         "DeadlineExceeded",

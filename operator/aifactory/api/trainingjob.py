@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, WithJsonSchema
 
-from aifactory.api import names
 from aifactory.api.base import CustomResource, Model, ModelName, ObjectName, Quantity, SecretRef, Status, Time
+from aifactory.api.jobrules import FINISHED_RULE, PUBLISHED_RULE, RESERVED_ENV_RULE, TEMPLATE_RULES
 from aifactory.api.pods import PodTemplate
 from aifactory.api.rules import immutable, no_parent_paths, rule
 
@@ -151,31 +151,6 @@ class Output(Model):
     """Where the model is published (default pvc://aifactory-models, a claim made in the namespace)."""
     secret_ref: SecretRef | None = None
     """Credentials for an s3:// store."""
-
-
-RESERVED_ENV_RULE = rule(
-    "!has(self.template.spec) || !has(self.template.spec.containers) || "
-    "self.template.spec.containers.all(c, !has(c.env) || c.env.all(e, !(e.name in ["
-    + ", ".join(f"'{name}'" for name in names.RESERVED_ENV)
-    + "])))",
-    "template: the environment variables AIFACTORY_* (those the operator sets), PET_*, MASTER_ADDR, MASTER_PORT, "
-    "WORLD_SIZE, NODE_RANK and TORCHELASTIC_ERROR_FILE are set by the operator: remove them from env; use nodes, "
-    "procPerNode and launcher instead",
-)
-
-
-TEMPLATE_RULES = [
-    rule(
-        "!has(self.template.spec) || !has(self.template.spec.restartPolicy) || "
-        "self.template.spec.restartPolicy == 'Never'",
-        "template.spec.restartPolicy must be Never or left out: all pods restart together, see failurePolicy",
-    ),
-    rule(
-        "!has(self.template.spec) || !(has(self.template.spec.hostname) || has(self.template.spec.subdomain))",
-        "template.spec.hostname and subdomain can not be set: pods find each other by their own names, <job>-<index>-"
-        "<attempt>.<job>-nodes",
-    ),
-]
 
 
 class TrainingJobSpec(Model):
@@ -398,28 +373,6 @@ class TrainingJobStatus(Status):
     progress: Progress | None = None
     checkpoint: Checkpoint | None = None
     output: OutputStatus | None = None
-
-
-PUBLISHED_RULE = rule(
-    "!has(oldSelf.status) || !has(oldSelf.status.output) || !has(oldSelf.status.output.modelVersion) || "
-    "oldSelf.status.output.modelVersion == '' || !has(self.spec.output) || !has(oldSelf.spec.output) || "
-    "self.spec.output.model.format == oldSelf.spec.output.model.format",
-    "output.model.format is immutable now, for the result is published: create another TrainingJob or a ModelVersion",
-)
-
-
-FINISHED_RULE = rule(
-    "!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Succeeded', 'Failed']) || "
-    "(self.spec.template == oldSelf.spec.template && self.spec.nodes == oldSelf.spec.nodes && "
-    + " && ".join(
-        f"has(self.spec.{field}) == has(oldSelf.spec.{field}) && "
-        f"(!has(self.spec.{field}) || self.spec.{field} == oldSelf.spec.{field})"
-        for field in ("procPerNode", "launcher")
-    )
-    + ")",
-    "the job has ended, so template, nodes, procPerNode and launcher can not change any more: create another "
-    "TrainingJob, under another name, or delete this one first",
-)
 
 
 class TrainingJob(CustomResource):

@@ -29,7 +29,8 @@ def restricted_pod(spec: Mapping[str, Any], uid: int) -> Json:
     context.setdefault("seccompProfile", {"type": "RuntimeDefault"})
     for container in (*result.get("containers", ()), *result.get("initContainers", ())):
         own = container.setdefault("securityContext", {})
-        own.setdefault("allowPrivilegeEscalation", False)
+        if not own.get("privileged"):  # which implies it, and the API server refuses the two together
+            own.setdefault("allowPrivilegeEscalation", False)
         own.setdefault("capabilities", {"drop": ["ALL"]})
     if not result.get("serviceAccountName"):
         result.setdefault("automountServiceAccountToken", False)

@@ -235,10 +235,6 @@ class Pod(Struct, frozen=True, gc=False):
     status: PodStatus = PodStatus()
 
 
-class NodeSpec(Struct, frozen=True, gc=False):
-    unschedulable: bool = False
-
-
 class NodeStatus(Struct, frozen=True, gc=False):
     """Of the conditions only Ready is kept; the kubelet's heartbeat does not show in it."""
 
@@ -257,11 +253,6 @@ class NodeMetadata(Struct, frozen=True, gc=False):
     uid: str = ""
     resource_version: str = ""
     owner_references: tuple[OwnerReference, ...] = ()
-    deletion_timestamp: datetime | None = None
-
-    @property
-    def key(self) -> Key:
-        return Key(self.namespace, self.name)
 
     @property
     def controller(self) -> OwnerReference | None:
@@ -270,10 +261,9 @@ class NodeMetadata(Struct, frozen=True, gc=False):
 
 
 class Node(Struct, frozen=True, gc=False):
-    """A machine: whether it answers, and takes pods."""
+    """A machine: whether it is there and answers."""
 
     metadata: NodeMetadata
-    spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()
 
 

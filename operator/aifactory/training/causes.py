@@ -19,8 +19,13 @@ NO_RESTART_EXIT_CODE = 93
 
 _NOT_STARTED = frozenset({"StartError", "ContainerCannotRun", "RunContainerError"})
 """Reasons with which runtimes tell that not one instruction of the program has run."""
-_HOPELESS = re.compile(r"executable file not found|no such file or directory|permission denied|exec format error", re.I)
-"""What in their words lies in image and command, so that it is the same on every node and at every try."""
+_HOPELESS = re.compile(
+    r'exec: "[^"]*": (?:executable file not found|(?:\S+ \S+: )?(?:no such file|permission denied|is a directory))'
+    r"|executable file `[^`]*` not found"
+)
+"""How runc and crun say that the command itself is not in the image or is no program: so at every try, on every node. A
+mount or a hook that is missing on one machine reads much the same; `hook` and `mount` in the words tell it apart."""
+_OF_THE_NODE = re.compile(r"\bhook|\bmount", re.IGNORECASE)
 
 _SAID = 800
 """Characters of a program's last words, so that there is room for where the others are."""
@@ -98,7 +103,7 @@ def _cause(pod: PodView, exit_code: int | None, said: str) -> tuple[Reason, str]
         advice = "the trainer used more memory than its limit: raise resources.limits.memory or use less"
         return Reason.OUT_OF_MEMORY, said or advice
     if pod.exit_reason in _NOT_STARTED:
-        hopeless = _HOPELESS.search(pod.exit_message) is not None
+        hopeless = _HOPELESS.search(pod.exit_message) is not None and not _OF_THE_NODE.search(pod.exit_message)
         cause = Reason.CONTAINER_CANNOT_START if hopeless else Reason.CONTAINER_CONFIG_ERROR
         return cause, f"container {pod.container} could not start: {said or pod.exit_reason}"
     if exit_code == NO_RESTART_EXIT_CODE:

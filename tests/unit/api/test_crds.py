@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from aifactory.api import crd, names
-from aifactory.api.trainingjob import RESERVED_ENV_RULE
+from aifactory.api.jobrules import RESERVED_ENV_RULE
 from tests.unit.api.structural import assert_structural, find, nodes, unknown_fields
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -85,3 +85,11 @@ def test_an_owner_that_controls_and_does_not_block_its_own_deletion() -> None:
 def test_a_volume_in_memory() -> None:
     assert memory_volume("shm") == {"name": "shm", "emptyDir": {"medium": "Memory"}}
     assert memory_volume("shm", "1Gi") == {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}}
+
+
+def test_a_privileged_container_is_not_contradicted() -> None:
+    """`privileged` with `allowPrivilegeEscalation: false` is refused by the API server."""
+    spec = {"containers": [{"name": "a", "securityContext": {"privileged": True}}, {"name": "b"}]}
+    privileged, plain = (c["securityContext"] for c in restricted_pod(spec, 1)["containers"])
+    assert "allowPrivilegeEscalation" not in privileged
+    assert plain["allowPrivilegeEscalation"] is False

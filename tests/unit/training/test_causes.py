@@ -115,6 +115,39 @@ CAUSES = [
         id="no-such-command",
     ),
     pytest.param(
+        {
+            "exit_code": 127,
+            "exit_reason": "StartError",
+            "container": "trainer",
+            "exit_message": 'runc create failed: exec: "/run.sh": stat /run.sh: no such file or directory: unknown',
+        },
+        Reason.CONTAINER_CANNOT_START,
+        "/run.sh",
+        id="no-such-path",
+    ),
+    pytest.param(
+        {
+            "exit_code": 128,
+            "exit_reason": "StartError",
+            "container": "trainer",
+            "exit_message": 'error running hook #0: exec: "nvidia-ctk": executable file not found in $PATH',
+        },
+        Reason.CONTAINER_CONFIG_ERROR,
+        "nvidia-ctk",
+        id="a-hook-that-one-node-lacks",
+    ),
+    pytest.param(
+        {
+            "exit_code": 128,
+            "exit_reason": "StartError",
+            "container": "trainer",
+            "exit_message": 'error mounting "/data" to rootfs at "/data": no such file or directory',
+        },
+        Reason.CONTAINER_CONFIG_ERROR,
+        "/data",
+        id="a-directory-that-one-node-lacks",
+    ),
+    pytest.param(
         {"exit_code": 128, "exit_reason": "StartError", "exit_message": "device error: GPU 3", "container": "trainer"},
         Reason.CONTAINER_CONFIG_ERROR,
         "could not start: device error: GPU 3",
