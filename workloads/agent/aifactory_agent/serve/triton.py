@@ -47,9 +47,11 @@ class Triton:
     Args:
         address: host and port of its gRPC endpoint.
         headers: metadata that opens its restricted protocols.
+        sign: by which the back ends know the agent's requests.
     """
 
-    def __init__(self, address: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, address: str, headers: Mapping[str, str] | None = None, sign: str = "") -> None:
+        self._sign = sign
         self._address = address
         self._headers = dict(headers or {})
         self._client: Any = InferenceServerClient(address, channel_args=_CHANNEL)
@@ -124,7 +126,7 @@ class Triton:
     async def _ask(self, key: ModelKey, config: ServingConfig) -> Any:
         inputs = [_probe_input(tensor, config) for tensor in config.signature.inputs if _wanted(tensor, config)]
         arguments: dict[str, Any] = {"model_name": key.name, "model_version": str(key.version), "inputs": inputs}
-        arguments["parameters"] = {PROBE_PARAMETER: True}
+        arguments["parameters"] = {PROBE_PARAMETER: self._sign}
         if not config.decoupled:
             return await self._client.infer(**arguments, client_timeout=PROBE_TIMEOUT_SECONDS)
 
