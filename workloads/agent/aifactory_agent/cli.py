@@ -1,7 +1,7 @@
-"""The command line: `publish` and `verify` run once in a pod of their own, `serve` runs beside Triton.
+"""The command line: `publish`, `verify` and `probe` run once in a pod of their own, `serve` runs beside Triton.
 
-`publish` and `verify` end with one JSON line in the termination log, which is how the operator reads the outcome, and
-the same line on stdout for people.
+Those that run once end with one JSON line in the termination log, which is how the operator reads the outcome, and the
+same line on stdout for people.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from aifactory_contract.names import check_model_name
 from aifactory_contract.uri import ArtifactUri
 
 _log = logging.getLogger(__name__)
-_MESSAGE_LIMIT = 2000
-"""A termination message has room for 4096 bytes; JSON escapes may double a character."""
+_ANSWER_BYTES = 4096
+"""Room in a termination message (Kubernetes, "Determine the Reason for Pod Failure"); more would be cut off."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,28 +35,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.setup(options.log_level)
     if options.command == "serve":
         _serve(options)
-    work = _publish if options.command == "publish" else _verify
+    work = {"publish": _publish, "verify": _verify, "probe": _probe}[options.command]
     try:
-        answer, code = work(options).as_result(), 0
+        answer, code = work(options), 0
     except FactoryError as error:
-        answer, code = {"reason": str(error.reason), "message": error.message[:_MESSAGE_LIMIT]}, 1
+        answer, code = {"reason": str(error.reason), "message": error.message}, 1
     except Exception as error:
         _log.exception("unexpected failure")
         message = f"{options.command} failed unexpectedly: {error!r}; the pod's log has the whole story"
-        answer, code = {"reason": str(Reason.INTERNAL_ERROR), "message": message[:_MESSAGE_LIMIT]}, 1
+        answer, code = {"reason": str(Reason.INTERNAL_ERROR), "message": message}, 1
     _report(options.result, answer)
     return code
 
 
-def _publish(options: argparse.Namespace) -> transfer.Artifact:
+def _publish(options: argparse.Namespace) -> dict[str, Any]:
     model, base = check_model_name(options.model), ArtifactUri.parse(options.store)
-    return transfer.publish(options.source, base, model, _mounts(options), options.secret)
+    if options.format is not None:
+        format_of(options.format)
+    if options.check_only:
+        open_store(base.child(model), _mounts(options), options.secret)  # reads the secret
+        return {"uri": str(base.child(model))}
+    if options.source is None:
+        raise FactoryError(Reason.SOURCE_NOT_FOUND, "publish needs --from DIR, the directory to publish")
+    source = transfer.publish(options.source, base, model, _mounts(options), options.secret, options.format)
+    return source.as_result()
 
 
-def _verify(options: argparse.Namespace) -> transfer.Artifact:
+def _verify(options: argparse.Namespace) -> dict[str, Any]:
     format_of(options.format)
     store = open_store(ArtifactUri.parse(options.uri), _mounts(options), options.secret)
-    return transfer.verify(store, options.digest, options.format)
+    return transfer.verify(store, options.digest, options.format).as_result()
+
+
+def _probe(options: argparse.Namespace) -> dict[str, Any]:
+    store = open_store(ArtifactUri.parse(options.store), _mounts(options), options.secret)
+    store.probe()
+    return {"uri": str(store.uri)}
 
 
 def _serve(options: argparse.Namespace) -> NoReturn:
@@ -77,10 +91,24 @@ def _serve(options: argparse.Namespace) -> NoReturn:
 
 
 def _report(path: Path, answer: dict[str, Any]) -> None:
-    line = json.dumps(answer)
+    line = _fitting(answer)
     print(line, flush=True)
     with suppress(OSError):  # outside a pod there is no termination log
         path.write_text(line)
+
+
+def _fitting(answer: dict[str, Any]) -> str:
+    """The answer in one line that is not cut off: of a long message its beginning, of many metrics the first."""
+    while len(line := json.dumps(answer)) > _ANSWER_BYTES:
+        if answer.get("metrics"):
+            answer = {**answer, "metrics": dict(list(answer["metrics"].items())[:-1])}
+        elif answer.get("message"):
+            # An escape has up to six bytes a character, so this many are too many at the least.
+            keep = len(answer["message"]) - max(1, (len(line) - _ANSWER_BYTES) // 6)
+            answer = {**answer, "message": answer["message"][:keep]}
+        else:
+            break
+    return line
 
 
 def _mounts(options: argparse.Namespace) -> Mounts:
@@ -94,7 +122,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     publish = commands.add_parser("publish", help="copy a directory to a store, under a name made of its digest")
-    publish.add_argument("--from", dest="source", type=Path, required=True, help="directory to publish")
+    publish.add_argument("--from", dest="source", type=Path, help="directory to publish")
+    publish.add_argument("--format", help="what it has to be; without it what config.json says")
+    publish.add_argument(
+        "--check-only", action="store_true", help="only see whether name, format, store and secret can be right"
+    )
     publish.add_argument("--store", required=True, help="pvc://<claim>[/<path>] or s3://<bucket>[/<prefix>]")
     publish.add_argument("--model", required=True, help="name clients call the model by")
 
@@ -103,7 +135,10 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--digest", help="sha256:<64 hex digits>; without it the digest is computed and reported")
     verify.add_argument("--format", required=True, help=", ".join(sorted(FORMATS)))
 
-    for command in (publish, verify):
+    probe = commands.add_parser("probe", help="write, read and delete something small, to see whether a store is good")
+    probe.add_argument("--store", required=True, help="pvc://<claim>[/<path>] or s3://<bucket>[/<prefix>]")
+
+    for command in (publish, verify, probe):
         command.add_argument("--secret", help="name of the mounted secret with the object store's credentials")
         result = Path("/dev/termination-log")
         command.add_argument("--result", type=Path, default=result, help="where the JSON answer goes")
@@ -116,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     load_help = "a load that takes longer counts as failed"
     serve.add_argument("--load-timeout-seconds", type=float, default=600, help=load_help)
 
-    for command in (publish, verify, serve):
+    for command in (publish, verify, probe, serve):
         command.add_argument("--claims", type=Path, default=Mounts.claims, help="directory the claims are mounted in")
         command.add_argument("--secrets", type=Path, default=Mounts.secrets, help="directory of the mounted secrets")
     return parser

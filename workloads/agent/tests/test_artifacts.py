@@ -7,13 +7,16 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import s3fs
@@ -43,31 +46,36 @@ class Place:
         return self.folder / uri.partition("://")[2].partition("/")[2] / name
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """Endpoint and data directory of an S3 server with a bucket `models`."""
+@contextmanager
+def s3_process(data: Path, *tls: str) -> Iterator[str]:
+    """Address of an S3 server with a bucket `models`, which it keeps in a directory."""
     cluster = WORKLOADS.parent / "localcluster" / "cluster.py"
     built = subprocess.run([sys.executable, cluster, "bin", "versitygw"], stdout=subprocess.PIPE, text=True, check=True)
-    data = tmp_path_factory.mktemp("s3")
+    (data / "models").mkdir(parents=True)
     (port,) = free_ports(1)
     address = f"127.0.0.1:{port}"
     credentials = ["--access", ACCESS, "--secret", SECRET]
-    arguments = [built.stdout.split()[-1], "--port", address, "--quiet", *credentials, "posix", str(data)]
+    arguments = [built.stdout.split()[-1], "--port", address, "--quiet", *tls, *credentials, "posix", str(data)]
     server = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
     try:
-        client = s3fs.S3FileSystem(
-            key=ACCESS, secret=SECRET, endpoint_url=f"http://{address}", skip_instance_cache=True
-        )
 
-        def make() -> bool:
-            client.mkdir("models")
+        def listens() -> bool:
+            socket.create_connection(("127.0.0.1", port), 1).close()
             return True
 
-        wait_for("the S3 server answers", make, 20)
-        yield f"http://{address}", data
+        wait_for("the S3 server answers", listens, 20)
+        yield address
     finally:
         server.terminate()
         server.wait()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Endpoint and data directory of an S3 server with a bucket `models`."""
+    data = tmp_path_factory.mktemp("s3")
+    with s3_process(data) as address:
+        yield f"http://{address}", data
 
 
 @pytest.fixture(params=["pvc", "s3"])
@@ -357,6 +365,157 @@ def test_too_little_room_is_said_before_the_copy(
     with pytest.raises(FactoryError, match="10 are free") as caught:
         transfer.fetch(store, tmp_path, artifact.digest, "causal-lm", threading.Event())
     assert caught.value.reason is Reason.DISK_FULL
+
+
+def test_fetches_at_the_same_time_share_the_room(
+    source: Path, claims: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each alone would fit; both together would fill the volume under the models that run."""
+    place = Place("pvc://models", Mounts(claims), None, claims / "models")
+    artifact = publish(source, place)
+    usage = shutil.disk_usage(tmp_path)._replace(free=artifact.size + artifact.size // 2)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    store = open_store(ArtifactUri.parse(artifact.uri), place.mounts, None)
+
+    def fetch(name: str) -> transfer.Artifact:
+        (tmp_path / name).mkdir()
+        return transfer.fetch(store, tmp_path / name, artifact.digest, "causal-lm", threading.Event())
+
+    original = transfer._fetch_file
+    refused: list[FactoryError] = []
+
+    def meanwhile(*arguments: Any) -> Any:
+        if not refused:
+            with pytest.raises(FactoryError) as caught:
+                fetch("second")
+            refused.append(caught.value)
+        return original(*arguments)
+
+    monkeypatch.setattr(transfer, "_fetch_file", meanwhile)
+    fetch("first")
+    assert refused[0].reason is Reason.DISK_FULL
+    monkeypatch.undo()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    fetch("third")
+
+
+def run_main(place: Place, tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    result = tmp_path / "termination-log"
+    common = ["--claims", str(place.mounts.claims), "--secrets", str(place.mounts.secrets), "--result", str(result)]
+    common += ["--secret", place.secret] if place.secret else []
+    code = main([*arguments, *common])
+    assert len(result.read_bytes()) <= 4096
+    return code, json.loads(result.read_text())
+
+
+def contents(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_store_is_tried_before_anybody_trains_for_it(place: Place, tmp_path: Path) -> None:
+    before = contents(place.folder)
+    assert run_main(place, tmp_path, "probe", "--store", place.base) == (0, {"uri": place.base})
+    assert contents(place.folder) == before, "the probe has left something"
+
+
+def test_a_store_that_is_no_good_is_told_by_the_probe(s3_server: tuple[str, Path], tmp_path: Path) -> None:
+    secrets = write_secret(tmp_path / "secrets", s3_server[0])
+    good = Place("s3://models", Mounts(tmp_path, secrets), "s3", tmp_path)
+    code, answer = run_main(good, tmp_path, "probe", "--store", "s3://no-such-bucket")
+    assert (code, answer["reason"]) == (1, "StoreUnavailable")
+    assert "no-such-bucket" in answer["message"]
+    wrong = write_secret(tmp_path / "wrong", s3_server[0], secret_key="wrong")
+    bad = Place("s3://models", Mounts(tmp_path, wrong), "s3", tmp_path)
+    assert run_main(bad, tmp_path, "probe", "--store", "s3://models")[1]["reason"] == "AccessDenied"
+    other = Place("s3://models", Mounts(tmp_path, secrets), "no-such-secret", tmp_path)
+    code, answer = run_main(other, tmp_path, "probe", "--store", "s3://models")
+    assert (code, answer["reason"]) == (1, "AccessDenied")
+    assert "no-such-secret" in answer["message"]
+    assert run_main(good, tmp_path, "probe", "--store", "pvc://none")[1]["reason"] == "SourceNotFound"
+
+
+def test_a_full_or_read_only_volume_is_told_by_the_probe(
+    claims: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place("pvc://models", Mounts(claims), None, claims / "models")
+    for number, reason in ((errno.ENOSPC, "StoreFull"), (errno.EROFS, "AccessDenied")):
+
+        def refuse(*_: object, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_bytes", refuse)
+            assert run_main(place, tmp_path, "probe", "--store", "pvc://models/a/b")[1]["reason"] == reason
+    assert contents(claims) == set()
+
+
+def test_what_can_not_be_published_is_told_before_the_training(place: Place, tmp_path: Path) -> None:
+    check = ["publish", "--check-only", "--store", place.base]
+    before = contents(place.folder)
+    assert run_main(place, tmp_path, *check, "--model", "gpt", "--format", "causal-lm") == (
+        0,
+        {"uri": f"{place.base}/gpt"},
+    )
+    assert run_main(place, tmp_path, *check, "--model", "GPT 4")[1]["reason"] == "InvalidArtifact"
+    assert "write one of" in run_main(place, tmp_path, *check, "--model", "gpt", "--format", "gguf")[1]["message"]
+    if place.secret:
+        other = Place(place.base, place.mounts, "no-such-secret", place.folder)
+        assert run_main(other, tmp_path, *check, "--model", "gpt")[1]["reason"] == "AccessDenied"
+    assert contents(place.folder) == before
+
+
+def test_an_answer_fits_a_termination_message_whatever_config_json_holds(claims: Path, tmp_path: Path) -> None:
+    metrics = {f"metric-{number}-" + "é" * 60: number / 7 for number in range(5000)}
+    source = write_model(tmp_path / "wide", metrics=metrics)
+    place = Place("pvc://models", Mounts(claims), None, claims / "models")
+    code, answer = run_main(place, tmp_path, "publish", "--from", str(source), "--store", place.base, "--model", "m")
+    assert code == 0
+    assert 0 < len(answer["metrics"]) <= 64
+    odd = write_model(tmp_path / "odd", format="\u4e00" * 3000)
+    code, answer = run_main(place, tmp_path, "publish", "--from", str(odd), "--store", place.base, "--model", "m")
+    assert (code, answer["reason"]) == (1, "InvalidArtifact")
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    folder.mkdir(parents=True, exist_ok=True)
+    key, made = folder / "key.pem", folder / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=s3", "-days", "2"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(made)]
+    subprocess.run(command, check=True, capture_output=True)
+    return made, key
+
+
+def test_a_store_with_a_ca_of_its_own_is_used_with_that_and_not_without(tmp_path: Path, source: Path) -> None:
+    made, key = certificate(tmp_path / "tls")
+    secrets = tmp_path / "secrets"
+    with s3_process(tmp_path / "data", "--cert", str(made), "--key", str(key)) as address:
+        write_secret(secrets, f"https://{address}")
+        place = Place("s3://models", Mounts(secrets=secrets), "s3", tmp_path)
+        with pytest.raises(FactoryError, match=r"TLS: .*into the secret under the key ca\.crt") as caught:
+            publish(source, place)
+        assert caught.value.reason is Reason.STORE_UNAVAILABLE
+        for name in ("ca.crt", "AWS_CA_BUNDLE"):
+            (secrets / "s3" / name).write_text(made.read_text())
+            artifact = publish(source, place)
+            assert verify(artifact.uri, place, artifact.digest) == artifact
+            (secrets / "s3" / name).unlink()
+        (secrets / "s3/ca.crt").write_text("put cert.pem here")
+        with pytest.raises(FactoryError, match=r"ca\.crt is no certificate in PEM form"):
+            publish(source, place)
+
+
+def test_temporary_keys_are_used_with_their_token_and_not_without(tmp_path: Path) -> None:
+    secrets = write_secret(tmp_path, "http://127.0.0.1:9")
+    (secrets / "s3/AWS_ACCESS_KEY_ID").write_text("ASIAEXAMPLE")
+    with pytest.raises(FactoryError, match="AWS_SESSION_TOKEN") as caught:
+        objects.read_credentials(secrets, "s3")
+    assert caught.value.reason is Reason.ACCESS_DENIED
+    (secrets / "s3/AWS_SESSION_TOKEN").write_text("token-of-today\n")
+    credentials = objects.read_credentials(secrets, "s3")
+    assert "token-of-today" not in repr(credentials)
+    store = objects.ObjectStore(ArtifactUri.parse("s3://models/x"), credentials)
+    assert store._filesystem.token == "token-of-today"
 
 
 def test_the_command_line_answers_in_one_line(source: Path, place: Place, tmp_path: Path) -> None:

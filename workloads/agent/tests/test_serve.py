@@ -8,6 +8,7 @@ import queue
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
-from harness import AgentProcess, TritonProcess, http, wait_for
+from harness import AgentProcess, TritonProcess, as_process_one, ended_by_sigterm, http, wait_for
 from tritonclient.utils import InferenceServerException
 
 Published = Callable[..., dict[str, Any]]
@@ -119,8 +120,9 @@ def test_a_version_that_does_not_load_leaves_the_old_one_and_other_models_alone(
     assert "\n" not in failed["message"]
     agent.wait_state("other", 7, "Ready")
     code, text = agent.get("/readyz")
-    assert code == 503
+    assert code == 200, "version 1 bears the traffic and answers"
     assert "weights do not fit the config" in text
+    assert not agent.status()["ready"]
     assert generate(triton, "gpt") == (200, "gpt 1")
     agent.want(published("gpt", 3), other, revision="t")
     agent.wait_ready("t")
@@ -272,6 +274,16 @@ def test_sigterm_ends_it_while_it_works(triton: TritonProcess, agent: AgentProce
     started = time.monotonic()
     assert agent.stop() == 0
     assert time.monotonic() - started < 4
+
+
+def test_a_pod_that_is_deleted_while_the_agent_starts_ends_at_once() -> None:
+    process = as_process_one(sys.executable, "-X", "importtime", "-m", "aifactory_agent", "serve", "--desired", "/none")
+    assert process.stderr is not None
+    while b"aifactory_agent.logs" not in process.stderr.readline():  # it imports for a while yet
+        pass
+    code, seconds = ended_by_sigterm(process)
+    assert code == 128 + signal.SIGTERM
+    assert seconds < 3
 
 
 def test_a_store_that_hangs_holds_up_neither_other_models_nor_the_end(

@@ -33,10 +33,14 @@ class Format:
     name: str
     weights: str
     check_weights: Callable[[BinaryIO], None]
-    check_config: Callable[[Mapping[str, Any]], object] = dict
+    check_config: Callable[[Mapping[str, Any]], object]
 
 
-CAUSAL_LM = Format("causal-lm", "model.safetensors", check_safetensors)
+def _check_nothing(_: Mapping[str, Any]) -> None:
+    """All models of the format have the same signature."""
+
+
+CAUSAL_LM = Format("causal-lm", "model.safetensors", check_safetensors, _check_nothing)
 TORCH_EXPORT = Format("torch-export", "model.pt2", check_pt2, Signature.of_config)
 FORMATS: Mapping[str, Format] = {form.name: form for form in (CAUSAL_LM, TORCH_EXPORT)}
 

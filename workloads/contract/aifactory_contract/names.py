@@ -9,8 +9,8 @@ from aifactory_contract.errors import FactoryError, Reason
 CONFIG = "config.json"
 """The file of an artifact that says what it is."""
 PROBE_PARAMETER = "aifactory_probe"
-"""Request parameter of the agent's own requests, by which it sees whether a version answers: back ends leave them out
-of their token counters."""
+"""Request parameter of the agent's own requests, by which it sees whether a version answers; its value is the sign of
+the pod (`control.probe_sign`). Back ends answer them first and leave them out of their token counters."""
 PROBE_REQUESTS = "aifactory_probe_requests_total"
 """Counter of those requests. Triton counts them like all others; what is left after subtracting came from clients."""
 GENERATED_TOKENS = "aifactory_generated_tokens_total"

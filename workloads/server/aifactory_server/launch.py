@@ -1,15 +1,16 @@
-"""`aifactory-triton`: prepare a directory with the back ends, then become tritonserver.
+"""`aifactory-triton`: prepare a directory with the back ends, then run tritonserver.
 
 Finds Triton where it is: NVIDIA's image has it in /opt/tritonserver, the wheel nvidia-pytriton brings it inside the
 package. Needs no writable root: everything it writes goes to the repository volume, /tmp and /dev/shm.
-This process is replaced by tritonserver (exec), so SIGTERM goes to tritonserver itself, which stops taking requests,
-finishes those under way for up to --exit-timeout-secs, and ends.
+SIGTERM is handed on to tritonserver (`supervise`), which stops taking requests, finishes those under way for up to
+--exit-timeout-secs, and ends; while it starts, it ends at once.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from aifactory_contract.cgroup import cpu_quota
 from aifactory_contract.control import RESTRICTION, control_key
 from aifactory_server.backends import write_backends
 from aifactory_server.distribution import Distribution, find_triton
+from aifactory_server.supervise import supervise
 
 _WORKER_START_SECONDS = 300
 """How long Triton waits for a worker process to say that it lives. Reading PyTorch from a cold disk takes a while."""
@@ -120,8 +122,10 @@ def remove_leftovers(prefix: str, folder: Path = Path("/dev/shm")) -> None:
         path.unlink(missing_ok=True)
 
 
-def main() -> None:
-    """Entry point; does not return."""
+def main() -> int:
+    """Entry point; returns the exit code of tritonserver."""
+    # Process 1 gets no signal without a handler: a pod may be deleted at any moment.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     settings = Settings.of(os.environ)
     triton = find_triton(os.environ)
     (settings.repository / "models").mkdir(parents=True, exist_ok=True)
@@ -129,8 +133,8 @@ def main() -> None:
     backends = write_backends(triton, Path(tempfile.mkdtemp(prefix="aifactory-backends-")))
     arguments = command(triton, settings, backends, control_key(settings.repository), sys.argv[1:])
     print(f"aifactory-triton: starting {triton.server}", file=sys.stderr, flush=True)
-    os.execve(triton.server, arguments, environment(triton, os.environ))
+    return supervise(arguments, environment(triton, os.environ))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

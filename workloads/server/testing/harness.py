@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from aifactory_contract.control import control_key
 from aifactory_contract.files import write_atomically
 from aifactory_server.backends import write_backends
@@ -66,6 +68,29 @@ def http(url: str, body: Any = None, seconds: float = 10.0, headers: dict[str, s
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+def as_process_one(*arguments: str, **environ: str) -> subprocess.Popen[bytes]:
+    """Run as a container does: as process 1, to which the kernel gives no signal that it has no handler for."""
+    if os.geteuid() != 0:
+        pytest.skip("needs the right to make a PID namespace")
+    paths = os.pathsep.join(str(WORKLOADS / name) for name in ("server", "agent", "contract"))
+    env = {**os.environ, "PYTHONPATH": paths, **environ}
+    outer = ["unshare", "--pid", "--fork", "--kill-child", *arguments]
+    return subprocess.Popen(outer, env=env, start_new_session=True, stderr=subprocess.PIPE)
+
+
+def ended_by_sigterm(process: subprocess.Popen[bytes]) -> tuple[int, float]:
+    """Ask process 1 to end; its exit code and the seconds it took."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    (inner,) = wait_for("process 1 is there", lambda: children.read_text().split(), 10)
+    started = time.monotonic()
+    os.kill(int(inner), signal.SIGTERM)
+    try:
+        code = process.wait(10)
+    finally:
+        process.kill()
+    return code, time.monotonic() - started
 
 
 @dataclass

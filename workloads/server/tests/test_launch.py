@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from harness import WORKLOADS, as_process_one, ended_by_sigterm
 
 from aifactory_contract.control import control_key
 from aifactory_server import launch
@@ -97,3 +101,27 @@ def test_shared_memory_of_a_killed_server_is_removed(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("")
     remove_leftovers("aifactory", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_a_pod_that_is_deleted_while_triton_starts_ends_at_once(tmp_path: Path) -> None:
+    server = tmp_path / "triton/bin/tritonserver"
+    server.parent.mkdir(parents=True)
+    (tmp_path / "triton/backends/python").mkdir(parents=True)
+    server.write_text("#!/bin/sh\necho starting >&2\nexec sleep 60\n")  # no handler, as Triton has none yet
+    server.chmod(0o755)
+    where = {"AIFACTORY_TRITONSERVER": str(tmp_path / "triton"), "AIFACTORY_REPOSITORY": str(tmp_path / "repository")}
+    process = as_process_one(sys.executable, "-m", "aifactory_server.launch", **where, AIFACTORY_SHM_PREFIX="aif-test")
+    assert process.stderr is not None
+    while b"starting" not in process.stderr.readline():
+        pass
+    code, seconds = ended_by_sigterm(process)
+    assert code == 128 + signal.SIGTERM
+    assert seconds < 3
+
+
+def test_an_exit_code_of_triton_is_the_containers() -> None:
+    script = "import sys; from aifactory_server.supervise import supervise; sys.exit(supervise(sys.argv[1:], {}))"
+    run = [sys.executable, "-c", script, "/bin/sh", "-c"]
+    env = {**os.environ, "PYTHONPATH": str(WORKLOADS / "server")}
+    assert subprocess.run([*run, "exit 7"], env=env, check=False).returncode == 7
+    assert subprocess.run([*run, "kill -9 $$"], env=env, check=False).returncode == 137

@@ -15,7 +15,7 @@ import torch
 
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.pt2 import check_pt2
-from aifactory_server.torch_export.batch import run_batched
+from aifactory_server.torch_export.batch import Room, run_batched, run_each
 from aifactory_server.torch_export.program import Program
 
 from .conftest import TwoHeads
@@ -229,3 +229,26 @@ def test_a_batch_is_put_together_and_taken_apart() -> None:
         torch.testing.assert_close(answer, given * 2)
     with pytest.raises(ValueError, match="export with a batch dim"):
         run_batched(lambda inputs: [inputs[0].sum()], requests)
+
+
+def test_a_bad_input_fails_alone_and_not_its_batch() -> None:
+    requests = [[torch.full((1, 2), float(number))] for number in (1, 2, 3)]
+
+    def call(inputs: Any) -> list[torch.Tensor]:
+        if (inputs[0] == 2).any():
+            raise IndexError("index out of range")
+        return [inputs[0] * 10]
+
+    first, bad, last = run_each(call, requests, batched=True)
+    assert isinstance(bad, IndexError)
+    torch.testing.assert_close(first, [requests[0][0] * 10])
+    torch.testing.assert_close(last, [requests[2][0] * 10])
+    assert [isinstance(one, IndexError) for one in run_each(call, requests, batched=False)] == [False, True, False]
+
+
+def test_an_answer_that_can_not_fit_into_shared_memory_is_refused_alone() -> None:
+    room = Room()
+    room.take(1000)
+    with pytest.raises(MemoryError, match=r"/dev/shm has \d+; ask for less"):
+        room.take(2**60)
+    room.take(1000)

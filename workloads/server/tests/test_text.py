@@ -63,11 +63,12 @@ def test_a_request_has_defaults_and_limits() -> None:
     request = read_request({"text_input": [b"hi"]}, {})
     assert (request.prompt, request.max_tokens, request.temperature, request.seed) == (b"hi", 16, 1.0, None)
     whole = {"text_input": [b"hi"], "max_tokens": [5], "temperature": [0.5], "seed": [2**64 - 1], "stream": [True]}
-    request = read_request({**whole, "stop": [b"\n", "é".encode()]}, {"aifactory_probe": True})
+    request = read_request({**whole, "stop": [b"\n", "é".encode()]}, {"triton_x": 1})
     assert request.seed == 2**63 - 1
     assert request.stops == ("\n", "é")
     assert request.stream
-    assert request.probe
+    assert not request.probe
+    assert read_request({"text_input": [b"x"]}, {"aifactory_probe": "sign"}, probe=True).probe
 
 
 @pytest.mark.parametrize(
@@ -94,3 +95,5 @@ def test_a_bad_request_is_told_what_to_write(inputs: dict[str, list[object]], wo
 def test_an_unknown_parameter_is_not_swallowed() -> None:
     with pytest.raises(BadRequest, match="top_p is not known; this model takes text_input, max_tokens"):
         read_request({"text_input": [b"x"]}, {"top_p": 0.9})
+    with pytest.raises(BadRequest, match="aifactory_probe is not known"):
+        read_request({"text_input": [b"x"]}, {"aifactory_probe": True})

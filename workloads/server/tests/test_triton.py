@@ -153,6 +153,8 @@ def test_seed_and_stop(triton: TritonProcess) -> None:
         ({"temperature": -1}, "temperature must be from 0"),
         ({"stop": [""]}, "stop string"),
         ({"top_p": 0.5}, "top_p is not known"),
+        ({"aifactory_probe": True}, "aifactory_probe is not known"),
+        ({"text_input": "x" * 63}, "text_input has 63 tokens, this model reads 62 at most"),
     ],
 )
 def test_a_bad_request_is_an_error_that_says_why(triton: TritonProcess, parameters: dict[str, Any], words: str) -> None:
@@ -301,6 +303,23 @@ def _burst(triton: TritonProcess, program: TwoHeads, count: int) -> None:
             expected = program(rows[number], torch.tensor([[number]]))[1]
         np.testing.assert_allclose(result.as_numpy("total"), expected.numpy(), rtol=1e-4)
     client.close()
+
+
+def test_nobody_else_can_pass_for_the_agent(triton: TritonProcess) -> None:
+    """Neither by the parameter's name nor by having it in another one's value; what a client asks is traffic."""
+
+    def clients() -> float:
+        success = triton.metric("nv_inference_request_success", model="program", version="1")
+        return success - triton.metric("aifactory_probe_requests_total", model="program", version="1")
+
+    before = clients()
+    x, index = grpcclient.InferInput("x", [1, 4], "FP32"), grpcclient.InferInput("index", [1, 1], "INT64")
+    x.set_data_from_numpy(np.zeros((1, 4), np.float32))
+    index.set_data_from_numpy(np.zeros((1, 1), np.int64))
+    with grpcclient.InferenceServerClient(triton.grpc) as client:
+        for parameters in ({"aifactory_probe": "true"}, {"aifactory_probe": True}, {"note": "aifactory_probe"}):
+            client.infer("program", [x, index], parameters=parameters)
+    wait_for("three requests of clients", lambda: clients() - before == 3, 20)
 
 
 def test_a_batch_that_is_too_large_is_refused(triton: TritonProcess) -> None:

@@ -7,6 +7,9 @@ readers compare the digest, and why publishing is only done when everything was 
 
 from __future__ import annotations
 
+import logging
+import ssl
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,16 +17,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from aifactory_agent.artifacts.store import StoredFile
+from aifactory_agent.artifacts.store import PROBE_BYTES, StoredFile, check_probe
+from aifactory_agent.logs import fields
 from aifactory_contract.errors import FactoryError, Reason
-from aifactory_contract.manifest import CHUNK, Manifest, check_path, is_part
+from aifactory_contract.manifest import BOOKKEEPING, CHUNK, Manifest, check_path, is_part
 from aifactory_contract.uri import ArtifactUri
 
+_log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_SECONDS = 10
 READ_TIMEOUT_SECONDS = 30
 """Without a byte for this long a request is tried again; a slow store that sends something is waited for."""
 ATTEMPTS = 3
 
+AUTHORITY_KEYS = ("ca.crt", "AWS_CA_BUNDLE")
+"""Under which a secret has the certificate of a private CA: the first is what cert-manager writes."""
+_TEMPORARY = "ASIA"
+"""How AWS begins access keys that are good with a session token only (IAM User Guide, "IAM identifiers")."""
 _FULL_CODES = frozenset({"QuotaExceeded", "InsufficientStorage", "StorageFull", "XMinioStorageFull", "507"})
 _DENIED_CODES = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "403"})
 
@@ -36,10 +45,14 @@ class Credentials:
     secret_key: str = field(repr=False)
     endpoint: str | None = None
     region: str | None = None
+    token: str | None = field(default=None, repr=False)
+    """What makes temporary keys good ones."""
+    authority: Path | None = None
+    """PEM file of the certificate authority of a store with TLS of its own."""
 
 
 def read_credentials(secrets: Path, name: str) -> Credentials:
-    """Read a mounted secret. Raises FactoryError (AccessDenied) if it or a key in it is missing."""
+    """Read a mounted secret. Raises FactoryError (AccessDenied) if it or a key in it is missing or no good."""
     folder = secrets / name
 
     def value(key: str) -> str | None:
@@ -55,7 +68,22 @@ def read_credentials(secrets: Path, name: str) -> Credentials:
     if access is None or secret is None:
         message = f"secret {name} needs the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (looked in {folder})"
         raise FactoryError(Reason.ACCESS_DENIED, message)
-    return Credentials(access, secret, value("AWS_ENDPOINT_URL"), value("AWS_REGION"))
+    token = value("AWS_SESSION_TOKEN")
+    if token is None and access.startswith(_TEMPORARY):
+        message = f"secret {name} has temporary keys ({_TEMPORARY}...) but not their AWS_SESSION_TOKEN; add that key"
+        raise FactoryError(Reason.ACCESS_DENIED, message)
+    authority = next((folder / key for key in AUTHORITY_KEYS if value(key) is not None), None)
+    if authority is not None:
+        _check_authority(name, authority)
+    return Credentials(access, secret, value("AWS_ENDPOINT_URL"), value("AWS_REGION"), token, authority)
+
+
+def _check_authority(secret: str, path: Path) -> None:
+    try:
+        ssl.create_default_context(cafile=str(path))
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        message = f"secret {secret}: {path.name} is no certificate in PEM form ({error}); write the CA's certificate"
+        raise FactoryError(Reason.ACCESS_DENIED, message) from error
 
 
 class ObjectStore:
@@ -96,6 +124,25 @@ class ObjectStore:
                 with self._failures(Reason.STORE_UNAVAILABLE):
                     self._filesystem.put_file(str(source / entry.path), key)
 
+    def probe(self) -> None:
+        key = f"{self._prefix}/{BOOKKEEPING}/probe-{uuid.uuid4().hex}"
+        with self._failures(Reason.STORE_UNAVAILABLE):
+            self._filesystem.find(key)  # who publishes lists too
+            self._filesystem.pipe_file(key, PROBE_BYTES)
+            try:
+                found = self._filesystem.cat_file(key)
+            finally:
+                self._remove(key)
+        check_probe(self.uri, found)
+
+    def _remove(self, key: str) -> None:
+        """Delete one object; who may not, may publish all the same."""
+        try:
+            self._filesystem.rm_file(key)
+        except Exception as error:
+            known = self._translate(error, Reason.STORE_UNAVAILABLE)
+            _log.warning("the probe's object stays", extra=fields(key=key, detail=known.message))
+
     @cached_property
     def _filesystem(self) -> Any:
         import s3fs  # 0.4 s: only who talks to a bucket pays for it
@@ -109,8 +156,9 @@ class ObjectStore:
         arguments: dict[str, Any] = {}
         if given is not None:
             arguments = {"key": given.access_key, "secret": given.secret_key, "endpoint_url": given.endpoint}
-            if given.region:
-                arguments["client_kwargs"] = {"region_name": given.region}
+            arguments["token"] = given.token
+            client = {"region_name": given.region, "verify": given.authority and str(given.authority)}
+            arguments["client_kwargs"] = {key: value for key, value in client.items() if value}
             if given.endpoint:
                 # Stores other than AWS's: many know no virtual-hosted buckets and not the newer checksum headers.
                 config["s3"] = {"addressing_style": "path"}
@@ -140,6 +188,12 @@ class ObjectStore:
             hint = f"check bucket {self.uri.root} and the prefix"
             return FactoryError(missing, f"{self.uri}: not found ({words}): {hint}")
         place = self._credentials.endpoint if self._credentials and self._credentials.endpoint else "its endpoint"
+        if "CERTIFICATE_VERIFY_FAILED" in words:
+            message = (
+                f"{self.uri}: TLS: the certificate of {place} is of a CA that is not known here ({words}): put the "
+                f"CA's certificate into the secret under the key {AUTHORITY_KEYS[0]}"
+            )
+            return FactoryError(Reason.STORE_UNAVAILABLE, message)
         return FactoryError(Reason.STORE_UNAVAILABLE, f"{self.uri}: {place} does not answer as it should: {words}")
 
 

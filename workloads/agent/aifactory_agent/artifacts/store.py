@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.manifest import Manifest
 from aifactory_contract.uri import ArtifactUri
 
@@ -34,3 +35,16 @@ class Store(Protocol):
 
     def create(self, source: Path, manifest: Manifest) -> None:
         """Copy a local directory there; what is there already stays as it is. The caller reads it back."""
+
+    def probe(self) -> None:
+        """Write, read and delete something small below this place, as one who publishes has to."""
+
+
+PROBE_BYTES = b"written by aifactory-agent probe; it may be deleted\n"
+
+
+def check_probe(uri: ArtifactUri, found: bytes) -> None:
+    """Raises FactoryError (StoreUnavailable) if a store has not given back what was written."""
+    if found != PROBE_BYTES:
+        message = f"{uri}: the store gave back {len(found)} other bytes than the {len(PROBE_BYTES)} written to it"
+        raise FactoryError(Reason.STORE_UNAVAILABLE, message)

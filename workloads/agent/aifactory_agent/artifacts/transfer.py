@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,8 +26,14 @@ from aifactory_contract.manifest import (
 )
 from aifactory_contract.uri import ArtifactUri
 
+MAX_METRICS = 64
 _NAME_DIGITS = 16
 """Hex digits of the digest that name a published artifact."""
+
+
+_promises_lock = threading.Lock()
+_promises: dict[object, int] = {}
+"""Bytes that the fetches of this process will write yet; they all go to one volume."""
 
 
 class Cancelled(Exception):
@@ -50,7 +59,7 @@ class Artifact:
             "files": self.files,
             "sizeBytes": self.size,
             "format": self.format,
-            "metrics": metrics_of(self.config),
+            "metrics": dict(islice(metrics_of(self.config).items(), MAX_METRICS)),
         }
 
 
@@ -73,30 +82,37 @@ def fetch(store: Store, target: Path, digest: str, expected_format: str, cancel:
     """
     check_digest(digest)
     files = store.files()
-    _check_room(target, sum(file.size for file in files), str(store.uri))
     entries = []
-    for file in files:
-        with store.open(file.path) as stream:
-            entries.append(_fetch_file(stream, file.path, target / file.path, cancel))
+    with _room(target, sum(file.size for file in files), str(store.uri)) as written:
+        for file in files:
+            with store.open(file.path) as stream:
+                entries.append(_fetch_file(stream, file.path, target / file.path, cancel, written))
     manifest = Manifest.of(entries)
     _compare(str(store.uri), digest, manifest)
     config = check_artifact(manifest, lambda path: open_regular(target / path), expected_format)
     return _artifact(str(store.uri), manifest, config, expected_format)
 
 
-def publish(source: Path, base: ArtifactUri, model: str, mounts: Mounts, secret: str | None = None) -> Artifact:
+def publish(
+    source: Path,
+    base: ArtifactUri,
+    model: str,
+    mounts: Mounts,
+    secret: str | None = None,
+    expected_format: str | None = None,
+) -> Artifact:
     """Copy a local directory to `<base>/<model>/<first digits of its digest>` and read it back.
 
     The place follows from the contents, so publishing twice is harmless and nothing is ever overwritten.
     Raises FactoryError; DigestMismatch also if the source changed while it was copied.
     """
     manifest = of_directory(source)
-    config = check_artifact(manifest, lambda path: open_regular(source / path))
+    config = check_artifact(manifest, lambda path: open_regular(source / path), expected_format)
     digits = manifest.digest.removeprefix("sha256:")[:_NAME_DIGITS]
     store = open_store(base.child(model, digits), mounts, secret)
     store.create(source, manifest)
     _check_published(store, manifest)
-    return _artifact(str(store.uri), manifest, config, None)
+    return _artifact(str(store.uri), manifest, config, expected_format)
 
 
 def _manifest(store: Store) -> Manifest:
@@ -114,7 +130,9 @@ def _check_published(store: Store, wanted: Manifest) -> None:
         raise FactoryError(Reason.DIGEST_MISMATCH, message)
 
 
-def _fetch_file(stream: BinaryIO, path: str, target: Path, cancel: threading.Event) -> FileEntry:
+def _fetch_file(
+    stream: BinaryIO, path: str, target: Path, cancel: threading.Event, written: Callable[[int], None]
+) -> FileEntry:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as writer:
@@ -123,6 +141,7 @@ def _fetch_file(stream: BinaryIO, path: str, target: Path, cancel: threading.Eve
                 if cancel.is_set():
                     raise Cancelled
                 writer.write(chunk)
+                written(len(chunk))
 
             return hash_stream(stream, path, sink)
     except OSError as error:
@@ -130,11 +149,29 @@ def _fetch_file(stream: BinaryIO, path: str, target: Path, cancel: threading.Eve
         raise FactoryError(Reason.DISK_FULL, message) from error
 
 
-def _check_room(target: Path, needed: int, uri: str) -> None:
-    free = shutil.disk_usage(target).free
-    if needed > free:
-        message = f"{uri} needs {needed} bytes but {free} are free in the serving pod's volume; enlarge /repository"
-        raise FactoryError(Reason.DISK_FULL, message)
+@contextmanager
+def _room(target: Path, needed: int, uri: str) -> Iterator[Callable[[int], None]]:
+    """Promise a fetch its bytes, before it begins; it says what it has written. Other fetches' promises count as used.
+
+    Raises FactoryError (DiskFull).
+    """
+    mine = object()
+    with _promises_lock:
+        free = max(0, shutil.disk_usage(target).free - sum(_promises.values()))
+        if needed > free:
+            message = f"{uri} needs {needed} bytes but {free} are free in the serving pod's volume; enlarge /repository"
+            raise FactoryError(Reason.DISK_FULL, message)
+        _promises[mine] = needed
+
+    def written(size: int) -> None:
+        with _promises_lock:
+            _promises[mine] = max(0, _promises[mine] - size)
+
+    try:
+        yield written
+    finally:
+        with _promises_lock:
+            del _promises[mine]
 
 
 def _compare(uri: str, expected: str, manifest: Manifest) -> None:

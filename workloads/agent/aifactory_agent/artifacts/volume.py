@@ -17,10 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from aifactory_agent.artifacts.store import StoredFile
+from aifactory_agent.artifacts.store import PROBE_BYTES, StoredFile, check_probe
 from aifactory_agent.logs import fields
 from aifactory_contract.errors import FactoryError, Reason
-from aifactory_contract.files import new_directory
+from aifactory_contract.files import fsync, new_directory
 from aifactory_contract.manifest import CHUNK, Manifest, open_regular, walk
 from aifactory_contract.uri import ArtifactUri
 
@@ -69,6 +69,21 @@ class VolumeStore:
                 with new_directory(self._root, aside, replace=False) as directory:
                     for entry in manifest.files:
                         _copy(source, directory, entry.path)
+
+    def probe(self) -> None:
+        self._check_mounted()
+        folder = self._root
+        while folder != self._claim and not folder.exists():  # a publisher makes what is missing
+            folder = folder.parent
+        path = folder / f"{_ASIDE_PREFIX}probe-{uuid.uuid4().hex}"
+        with _failures(self.uri):
+            try:
+                path.write_bytes(PROBE_BYTES)
+                fsync(path)
+                found = path.read_bytes()
+            finally:
+                path.unlink(missing_ok=True)
+        check_probe(self.uri, found)
 
     def _check_mounted(self) -> None:
         with _failures(self.uri):

@@ -8,6 +8,8 @@ SOON_SECONDS, SOON_LIMIT_SECONDS = 1.0, 60.0
 SELDOM_SECONDS, SELDOM_LIMIT_SECONDS = 30.0, 600.0
 """A digest that does not match or a model that does not load seldom gets better by itself."""
 
+UPKEEP_LIMIT_SECONDS = 60.0
+
 _BY_A_PROCESS = frozenset({Reason.LOAD_FAILED, Reason.CONFIRM_FAILED})
 
 
@@ -25,3 +27,8 @@ def next_try(reason: Reason, attempts: int, answered_before: bool) -> float:
     soon = reason in TRANSIENT or by_accident
     base, limit = (SOON_SECONDS, SOON_LIMIT_SECONDS) if soon else (SELDOM_SECONDS, SELDOM_LIMIT_SECONDS)
     return float(min(limit, base * 2.0 ** min(attempts - 1, 16)))
+
+
+def next_upkeep(attempts: int) -> float:
+    """Seconds until something is taken out again after this many failures in a row; nobody waits for it."""
+    return float(min(UPKEEP_LIMIT_SECONDS, SOON_SECONDS * 2.0 ** min(attempts - 1, 16)))

@@ -19,7 +19,7 @@ from aifactory_agent.serve.reconciler import Reconciler
 from aifactory_agent.serve.repository import Repository
 from aifactory_agent.serve.triton import Triton
 from aifactory_agent.serve.web import application
-from aifactory_contract.control import HEADER, control_key
+from aifactory_contract.control import HEADER, control_key, probe_sign
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ class Options:
 async def serve(options: Options) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
     metrics = Metrics()
-    triton = Triton(options.triton, {HEADER: control_key(options.repository)})
+    key, sign = control_key(options.repository), probe_sign(options.repository)
+    triton = Triton(options.triton, {HEADER: key}, sign)
     reconciler = Reconciler(
         options.desired,
         Repository(options.repository),

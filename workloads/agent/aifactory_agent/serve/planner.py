@@ -11,6 +11,7 @@ Rules
   swap, and Triton itself keeps the old version if the new one does not load.
 - A desired version that is there with other bytes than the desired ones goes at once: it must not answer.
 - A failed version waits until `retry_at`; while it waits it is as if it were not there, so the others go on.
+- Where taking something out has failed, a model is `held` for a while: nothing is taken out of it, all else goes on.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Actual:
     fetching: frozenset[ModelKey] = frozenset()
     loading: frozenset[str] = frozenset()
     """Models with a load, unload, confirmation or removal under way."""
+    held: frozenset[str] = frozenset()
+    """Models of which dropping, unloading or removing something failed a moment ago."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,36 @@ def is_ready(spec: ModelSpec, actual: Actual) -> bool:
     return actual.triton_up and running and spec.key in actual.confirmed and _is_right(spec, actual)
 
 
+def answers_by_name(name: str, actual: Actual) -> ModelKey | None:
+    """The version that answers requests without a version: the newest that runs, wanted or not."""
+    running = actual.serving.get(name)
+    return ModelKey(name, max(running)) if running else None
+
+
+def carries(desired: Desired, actual: Actual, bearing: frozenset[ModelKey]) -> bool:
+    """Whether clients are served as well as when the pod last had everything that was wished then.
+
+    Args:
+        bearing: the versions that were wished and ready then. A version that has been replaced in the wish may be
+            answered for by another one of its model; a model that is new in the wish bears no traffic yet.
+    """
+    wanted = {spec.key: spec for spec in desired.models}
+    kept = [key for key in bearing if desired.named(key.name)]
+    if not actual.triton_up or not kept:
+        return False
+
+    def answers(key: ModelKey) -> bool:
+        if key in wanted:
+            return is_ready(wanted[key], actual)
+        return key.version in actual.serving.get(key.name, frozenset()) and key in actual.confirmed
+
+    candidates = {*kept, *wanted}
+    return all(
+        answers(key) if key in wanted else any(answers(other) for other in candidates if other.name == key.name)
+        for key in kept
+    )
+
+
 def conflict_with(spec: ModelSpec, desired: Desired, actual: Actual, now: float) -> ModelSpec | None:
     """The desired version of the same model whose configuration keeps this one from being loaded, if there is one."""
     leader = _leader(_usable(spec.key.name, desired, actual, now))
@@ -141,9 +174,10 @@ def _plan_model(name: str, desired: Desired, actual: Actual, now: float) -> list
     leader = _leader(usable)
     targets = _target(specs, usable, leader, serving, actual)
     new = sorted(targets - serving)
-    if not targets and serving:
+    held = name in actual.held
+    if not targets and serving and not held:
         return [Unload(name)]
-    if new or serving - targets:
+    if new or (serving - targets and not held):
         # Keep what runs and stays; add at most one.
         versions = tuple(sorted((serving & targets) | set(new[:1])))
         adding = next((spec for spec in specs if new and spec.key.version == new[0]), None)
@@ -153,7 +187,7 @@ def _plan_model(name: str, desired: Desired, actual: Actual, now: float) -> list
         return [Confirm(ask[0])]
     right = {spec.key for spec in specs if _is_right(spec, actual) or spec.key not in actual.present}
     leftovers = sorted(key for key in actual.present if key.name == name and key not in right)
-    return [Remove(key) for key in leftovers if key.version not in serving]
+    return [Remove(key) for key in leftovers if key.version not in serving and not held]
 
 
 def _usable(name: str, desired: Desired, actual: Actual, now: float) -> list[ModelSpec]:

@@ -19,12 +19,12 @@ from aifactory_agent.artifacts.stores import Mounts, open_store
 from aifactory_agent.artifacts.transfer import Cancelled
 from aifactory_agent.logs import fields
 from aifactory_agent.serve import planner
-from aifactory_agent.serve.backoff import next_try
+from aifactory_agent.serve.backoff import next_try, next_upkeep
 from aifactory_agent.serve.metrics import Metrics
 from aifactory_agent.serve.planner import Action, Actual, Confirm, Failure, Fetch, Load, Remove, Unload
 from aifactory_agent.serve.repository import Repository
 from aifactory_agent.serve.status import Status, report
-from aifactory_agent.serve.triton import Triton
+from aifactory_agent.serve.triton import TooLate, Triton
 from aifactory_contract.desired import Desired, ModelKey, ModelSpec, parse
 from aifactory_contract.errors import FactoryError, Reason
 
@@ -35,6 +35,10 @@ STARTING_PERIOD_SECONDS = 0.2
 """While Triton is not up: seconds count in a cold start."""
 CHECK_SECONDS = 5.0
 """How often a version that is READY is asked again. Triton 2.51 says READY also when the model's process has died."""
+LATE_INDEXES = 2
+"""Late answers of Triton's index in a row after which the pod is not ready. One may be a busy node's."""
+LATE_PROBES = 3
+"""Late answers of a version in a row after which it hangs: it is taken out and loaded anew."""
 _CONCURRENT_FETCHES = 4
 """More than one, so that a store that hangs does not hold up the others."""
 
@@ -66,6 +70,11 @@ class Reconciler:
         self._actual = Actual()
         self._ask_at: dict[ModelKey, float] = {}
         self._doubted: set[ModelKey] = set()
+        self._late_probes: dict[ModelKey, int] = {}
+        self._late_indexes = 0
+        self._bearing: frozenset[ModelKey] = frozenset()
+        self._held: dict[str, tuple[int, float]] = {}
+        """Failures in a row of taking something out of a model, and when it may be tried again."""
         self._load_seconds: dict[ModelKey, float] = {}
         self._fetches: dict[ModelKey, tuple[ModelSpec, threading.Event]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -99,16 +108,26 @@ class Reconciler:
     async def _round(self) -> None:
         unreadable, silent = self._read_desired(), await self._observe()
         now = time.monotonic()
+        held = frozenset(name for name, (_, again) in self._held.items() if again > now)
+        self._actual = replace(self._actual, held=held)
         if self._desired is not None:
             self._cancel_unwanted(self._desired)
             for action in planner.plan(self._desired, self._actual, now):
                 self._start(action)
         status = report(self._desired, unreadable or silent, self._actual, self._load_seconds, time.monotonic())
+        status = replace(status, carries=self._carries(status))
         if status.summary != self.status.summary:
             about = fields(revision=status.revision, reason=status.reason, detail=status.message)
             _log.info("ready" if status.ready else "not ready", extra=about)
         self.status = status
         self._metrics.observe(status)
+
+    def _carries(self, status: Status) -> bool:
+        if self._desired is None:
+            return False
+        if status.ready:
+            self._bearing = frozenset(spec.key for spec in self._desired.models)
+        return status.ready or planner.carries(self._desired, self._actual, self._bearing)
 
     def _read_desired(self) -> FactoryError | None:
         """Take up a changed desired.json. An unreadable one is reported, and the last good one stays in force."""
@@ -134,10 +153,16 @@ class Reconciler:
         try:
             serving = await self._triton.serving()
         except FactoryError as error:
+            self._late_indexes += isinstance(error, TooLate)
+            if self._actual.triton_up and isinstance(error, TooLate) and self._late_indexes < LATE_INDEXES:
+                _log.warning("Triton's index is late; asked again", extra=fields(detail=error.message))
+                self._wake.set()
+                return None
             if self._actual.triton_up:
                 _log.warning("Triton is gone", extra=fields(detail=error.message))
             self._actual = replace(self._actual, triton_up=False, serving={}, confirmed=frozenset())
             return error
+        self._late_indexes = 0
         if not self._actual.triton_up:
             _log.info("Triton is up")
         running = {ModelKey(name, version) for name, versions in serving.items() for version in versions}
@@ -157,14 +182,30 @@ class Reconciler:
                 self._fetches[spec.key] = (spec, threading.Event())
                 self._actual = replace(self._actual, fetching=frozenset(self._fetches))
                 self._spawn(self._fetch(spec, self._fetches[spec.key][1]), self._fetched(spec.key))
-            case Load():
-                self._spawn_for(action.name, self._load(action))
+            case Load(name, adding=None):
+                self._spawn_for(name, self._upkeep(name, self._load(action)))
+            case Load(name):
+                self._spawn_for(name, self._load(action))
             case Confirm(spec):
                 self._spawn_for(spec.key.name, self._confirm(spec))
             case Unload(name):
-                self._spawn_for(name, self._unload(name))
+                self._spawn_for(name, self._upkeep(name, self._unload(name)))
             case Remove(key):
-                self._spawn_for(key.name, self._remove(key))
+                self._spawn_for(key.name, self._upkeep(key.name, self._remove(key)))
+
+    async def _upkeep(self, name: str, work: Coroutine[None, None, None]) -> None:
+        """Take something out of a model; if that fails, nothing is taken out of it for a while."""
+        try:
+            await work
+        except Exception as error:
+            attempts = self._held.get(name, (0, 0.0))[0] + 1
+            wait = next_upkeep(attempts)
+            self._held[name] = (attempts, time.monotonic() + wait)
+            known = isinstance(error, FactoryError)
+            about = fields(model=name, detail=str(error), retry_seconds=round(wait, 1))
+            _log.warning("could not take out what is no longer wanted", extra=about, exc_info=not known)
+        else:
+            self._held.pop(name, None)
 
     def _spawn_for(self, name: str, work: Coroutine[None, None, None]) -> None:
         self._actual = replace(self._actual, loading=self._actual.loading | {name})
@@ -252,14 +293,17 @@ class Reconciler:
                 await self._triton.confirm(key, config)
             except FactoryError as error:
                 # A busy server may be late and a request may fail once: neither may cost a working model its traffic.
-                if known and (error.transient or key not in self._doubted):
-                    self._doubted.add(key)
+                if known and self._is_forgiven(key, error):
                     self._ask_at[key] = time.monotonic() + PERIOD_SECONDS
                     _log.warning("asked again soon", extra=fields(**_about(key), detail=error.message))
                     return
                 self._actual = replace(self._actual, confirmed=self._actual.confirmed - {key})
+                self._forgive(key)
+                if known and isinstance(error, TooLate):
+                    message = f"it hangs: {LATE_PROBES} requests in a row had no answer in time; it is loaded anew"
+                    raise FactoryError(Reason.CONFIRM_FAILED, message) from error
                 raise
-            self._doubted.discard(key)
+            self._forgive(key)
             self._ask_at[key] = time.monotonic() + CHECK_SECONDS
             self._forget_failure(key)
             if not known:
@@ -267,6 +311,20 @@ class Reconciler:
                 _log.info("model answers", extra=fields(**_about(key)))
 
         await self._attempt(spec, work)
+
+    def _is_forgiven(self, key: ModelKey, error: FactoryError) -> bool:
+        if isinstance(error, TooLate):
+            self._late_probes[key] = self._late_probes.get(key, 0) + 1
+            return self._late_probes[key] < LATE_PROBES
+        if error.transient:
+            return True
+        again = key in self._doubted
+        self._doubted.add(key)
+        return not again
+
+    def _forgive(self, key: ModelKey) -> None:
+        self._doubted.discard(key)
+        self._late_probes.pop(key, None)
 
     async def _unload(self, name: str) -> None:
         await self._triton.unload(name)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from aifactory_agent.serve.planner import Actual, conflict_with, is_ready
+from aifactory_agent.serve.planner import Actual, answers_by_name, conflict_with, is_ready
 from aifactory_contract.desired import Desired, ModelKey, ModelSpec
 from aifactory_contract.errors import FactoryError, Reason
 
@@ -42,13 +42,16 @@ class ModelStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """The answer of `/v1/status`; `/readyz` is `ready` as a status code."""
+    """The answer of `/v1/status`."""
 
     revision: str = ""
     ready: bool = False
     reason: str = "Starting"
     message: str = "the agent has not looked at Triton yet"
     models: tuple[ModelStatus, ...] = field(default=())
+    carries: bool = False
+    """Whether the pod may have traffic, which is what `/readyz` says: it is ready, or on the way from one wish to the
+    next and answers as well as before."""
 
     @property
     def summary(self) -> tuple[bool, str, str]:
@@ -86,11 +89,23 @@ def report(
     if problem is not None:
         return Status(desired.revision, False, str(problem.reason), problem.message, models)
     waiting = [model for model in models if model.state is not State.READY]
+    if not waiting and (early := _answers_still(desired, actual)) is not None:
+        message = f"{early} still answers requests for {early.name} without a version"
+        return Status(desired.revision, False, str(State.LOADING), message, models)
     if not waiting:
         return Status(desired.revision, True, "Ready", f"{len(models)} model version(s) answer", models)
     worst = min(waiting, key=lambda model: (model.state is not State.FAILED, model.key))
     message = f"{worst.key} is {worst.state}" + (f": {worst.message}" if worst.message else "")
     return Status(desired.revision, False, worst.reason or str(worst.state), message, models)
+
+
+def _answers_still(desired: Desired, actual: Actual) -> ModelKey | None:
+    """A version that nobody wants any more and that answers by the name alone: on the way from 2 back to 1, it is 2."""
+    for name in sorted({spec.key.name for spec in desired.models}):
+        first = answers_by_name(name, actual)
+        if first is not None and all(spec.key != first for spec in desired.named(name)):
+            return first
+    return None
 
 
 def _model(spec: ModelSpec, desired: Desired, actual: Actual, seconds: float | None, now: float) -> ModelStatus:

@@ -41,15 +41,24 @@ _FRAME = re.compile(r".*\(\d+\): [\w<>.]+")
 _WORDS_LIMIT = 1500
 
 
+class TooLate(FactoryError):
+    """Triton or a model is there but has not answered in time; a busy node does that."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.TRITON_UNAVAILABLE, message)
+
+
 class Triton:
     """A connection to the Triton of this pod.
 
     Args:
         address: host and port of its gRPC endpoint.
         headers: metadata that opens its restricted protocols.
+        sign: by which the back ends know the agent's requests.
     """
 
-    def __init__(self, address: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, address: str, headers: Mapping[str, str] | None = None, sign: str = "") -> None:
+        self._sign = sign
         self._address = address
         self._headers = dict(headers or {})
         self._client: Any = InferenceServerClient(address, channel_args=_CHANNEL)
@@ -60,7 +69,7 @@ class Triton:
             await self._client.close()
 
     async def serving(self) -> dict[str, frozenset[int]]:
-        """READY versions by model. Raises FactoryError (TritonUnavailable) if Triton does not answer."""
+        """READY versions by model. Raises FactoryError (TritonUnavailable), or TooLate if no answer comes in time."""
         try:
             index = await self._client.get_model_repository_index(
                 headers=self._headers, client_timeout=CALL_TIMEOUT_SECONDS
@@ -98,8 +107,8 @@ class Triton:
     async def confirm(self, key: ModelKey, config: ServingConfig) -> None:
         """Ask a version for one answer of the right shape.
 
-        Raises FactoryError: ConfirmFailed with Triton's own words, or TritonUnavailable if it does not answer in time,
-        which says nothing about the model.
+        Raises FactoryError: ConfirmFailed with Triton's own words, TooLate if it does not answer in time, which says
+        little about the model, or TritonUnavailable, which says nothing.
         """
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
@@ -110,8 +119,7 @@ class Triton:
                     raise FactoryError(Reason.CONFIRM_FAILED, "it is in Triton's index but Triton says it is not ready")
                 result = await self._ask(key, config)
         except TimeoutError as error:
-            message = f"it has not answered within {PROBE_TIMEOUT_SECONDS:.0f} s"
-            raise FactoryError(Reason.TRITON_UNAVAILABLE, message) from error
+            raise TooLate(f"it has not answered within {PROBE_TIMEOUT_SECONDS:.0f} s") from error
         except InferenceServerException as error:
             if error.status() in (*_GONE, _LATE):
                 raise self._unavailable(error) from error
@@ -124,7 +132,7 @@ class Triton:
     async def _ask(self, key: ModelKey, config: ServingConfig) -> Any:
         inputs = [_probe_input(tensor, config) for tensor in config.signature.inputs if _wanted(tensor, config)]
         arguments: dict[str, Any] = {"model_name": key.name, "model_version": str(key.version), "inputs": inputs}
-        arguments["parameters"] = {PROBE_PARAMETER: True}
+        arguments["parameters"] = {PROBE_PARAMETER: self._sign}
         if not config.decoupled:
             return await self._client.infer(**arguments, client_timeout=PROBE_TIMEOUT_SECONDS)
 
@@ -145,6 +153,8 @@ class Triton:
     def _unavailable(self, error: InferenceServerException) -> FactoryError:
         # gRPC's words for a refused connection change from try to try; a status message must not.
         words = "" if error.status() in _GONE else f": {_words(error)}"
+        if error.status() == _LATE:
+            return TooLate(f"Triton does not answer in time at {self._address}{words}")
         return FactoryError(Reason.TRITON_UNAVAILABLE, f"Triton does not answer at {self._address}{words}")
 
 

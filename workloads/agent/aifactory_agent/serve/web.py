@@ -15,7 +15,7 @@ def application(status: Callable[[], Status], metrics: Metrics) -> web.Applicati
 
     async def readyz(_: web.Request) -> web.Response:
         now = status()
-        return web.Response(status=200 if now.ready else 503, text=f"{now.reason}: {now.message}\n")
+        return web.Response(status=200 if now.ready or now.carries else 503, text=f"{now.reason}: {now.message}\n")
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")

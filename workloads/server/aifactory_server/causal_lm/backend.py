@@ -8,6 +8,7 @@ asks for `stream` gets a response for every piece of text, the others exactly on
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb  # provided by Triton's worker process
 
+from aifactory_contract.control import is_probe, probe_sign
 from aifactory_contract.formats import CAUSAL_LM, CONFIG
 from aifactory_server.causal_lm.config import read_config
 from aifactory_server.causal_lm.engine import Engine, Outcome, QueueFull
@@ -25,6 +27,7 @@ from aifactory_server.causal_lm.request import INPUTS, BadRequest, Request, read
 from aifactory_server.device import device_of, useful_threads
 from aifactory_server.metrics import TokenMeter
 
+_log = logging.getLogger(__name__)
 _DRAIN_SECONDS = 60.0
 _CANCEL_CHECK_SECONDS = 0.05
 
@@ -46,20 +49,27 @@ class TritonPythonModel:
         max_waiting = int(os.environ.get("AIFACTORY_CAUSAL_LM_MAX_WAITING", "256"))
         self._engine = Engine(network, max_waiting, TokenMeter(pb, args))
         self._engine.start()
+        self._sign = probe_sign(Path(args["model_repository"]).parents[1])
 
     def execute(self, requests: list[Any]) -> None:
         """Queue requests."""
         for request in requests:
-            sender = request.get_response_sender()
             try:
-                wanted = read_request(_values(request), json.loads(request.parameters() or "{}"))
-                self._engine.submit(wanted, _Responses(sender, wanted))
-            except BadRequest as error:
-                _send_error(sender, str(error), pb.TritonError.INVALID_ARG)
-            except QueueFull as error:
-                _send_error(sender, str(error), pb.TritonError.UNAVAILABLE)
-            except Exception as error:  # an exception would leave the other requests without an answer
-                _send_error(sender, f"cannot read the request: {error!r}", pb.TritonError.INTERNAL)
+                self._queue(request, request.get_response_sender())
+            except Exception:  # it would leave the other requests without an answer
+                _log.exception("a client could not be told that its request was refused")
+
+    def _queue(self, request: Any, sender: Any) -> None:
+        try:
+            parameters = json.loads(request.parameters() or "{}")
+            wanted = read_request(_values(request), parameters, probe=is_probe(parameters, self._sign))
+            self._engine.submit(wanted, _Responses(sender, wanted))
+        except BadRequest as error:
+            _send_error(sender, str(error), pb.TritonError.INVALID_ARG)
+        except QueueFull as error:
+            _send_error(sender, str(error), pb.TritonError.UNAVAILABLE)
+        except Exception as error:
+            _send_error(sender, f"cannot read the request: {error!r}", pb.TritonError.INTERNAL)
 
     def finalize(self) -> None:
         """The version is being unloaded: finish what was taken."""

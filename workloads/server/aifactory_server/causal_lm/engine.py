@@ -2,21 +2,27 @@
 leave between steps.
 
 What always holds
-- One new sequence is prefilled in a step, so those that run go on while others arrive.
-- Waiting sequences are served in the order they came.
-- A sequence has one slot of the network's cache from its prefill until it ends, for whatever reason.
-- The past that does not fit the context is forgotten by halves: the slot is prefilled again with the last half of the
-  context, as `aifactory_trainer.model.generate` does.
-- A sequence's tokens depend on its own request only, not on its neighbours (up to rounding of the arithmetic).
-- No answer is left open: when computing fails, everybody concerned is told.
+- A prompt is read in chunks, and a step reads a bounded number of tokens; whoever generates gets a token in each step,
+  however long the prompts of others are.
+- Waiting sequences get slots in the order they came. A probe of the agent has a slot of its own and waits for nobody.
+- A sequence has one slot of the network's cache from its first chunk until it ends, for whatever reason.
+- The past that does not fit the context is forgotten by halves: the last half of the context is read again, as
+  `aifactory_trainer.model.generate` does.
+- A sequence's tokens depend on its own request only, not on its neighbours (up to rounding of the arithmetic): chunks
+  are cut by the prompt's own length, and chance comes from a generator of its own.
+- What is wrong with one sequence ends that one: a prompt that can not be computed, logits that are no numbers, a client
+  that can not be answered. Only a step that fails as a whole ends all that run.
+- No answer is left open, and no exception ends the thread.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
+import random
 import threading
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,11 +30,17 @@ import torch
 from torch import Tensor
 
 from aifactory_server.causal_lm.network import Network
-from aifactory_server.causal_lm.request import Request
+from aifactory_server.causal_lm.request import BadRequest, Request
 from aifactory_server.causal_lm.text import TextStream
 
 _log = logging.getLogger(__name__)
 _LAST_STEP_SECONDS = 10.0
+CHUNK_TOKENS = 128
+"""Of a prompt that is read at once: 20 ms for a model of 10 M weights on one core."""
+STEP_TOKENS = 256
+"""Prompt tokens that are read in one step at most, a chunk more or less."""
+GREEDY_TEMPERATURE = 1e-5
+"""Below this the likeliest token is the only one that float32 leaves any chance."""
 
 
 class QueueFull(Exception):
@@ -79,15 +91,20 @@ class _Sequence:
     answer: Answer
     tokens: list[int]
     """The prompt and what was generated."""
-    generator: torch.Generator
+    chance: random.Random
     stream: TextStream
+    prompt_tokens: int = field(init=False)
+    unread: deque[int] = field(init=False)
+    """Tokens that the cache must have before the next one can be generated; empty while it generates."""
     cached: int = 0
     """Tokens of it in the cache."""
+    read: int = 0
+    """Tokens of the prompt that were computed."""
     generated: int = 0
-    prompt_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.prompt_tokens = len(self.tokens) - 1
+        self.unread = deque(self.tokens)
 
 
 class Engine:
@@ -102,7 +119,9 @@ class Engine:
         self._max_waiting = max_waiting
         self._meter = meter
         self._waiting: deque[_Sequence] = deque()
-        self._running: list[_Sequence | None] = [None] * network.slots
+        self._probes: deque[_Sequence] = deque()
+        self._running: dict[int, _Sequence] = {}
+        """By slot; the reading ones in the order of their turns."""
         self._changed = threading.Condition()
         self._stopping = False
         self._given_up = False
@@ -122,24 +141,33 @@ class Engine:
         self._thread.join(_LAST_STEP_SECONDS)
 
     def submit(self, request: Request, answer: Answer) -> None:
-        """Queue a request. Raises QueueFull; a probe is always taken."""
-        generator = torch.Generator()
-        generator.manual_seed(secrets.randbits(63) if request.seed is None else request.seed)
-        tokens = [self._network.config.end_of_text, *request.prompt]
-        sequence = _Sequence(request, answer, tokens, generator, TextStream(request.stops))
+        """Queue a request. Raises BadRequest if the prompt is too long, and QueueFull; a probe is always taken."""
+        # The start of the text and the first generated token need a position each.
+        limit = self._network.config.context - 2
+        prompt = request.prompt[-limit:] if request.probe and limit else request.prompt
+        if len(prompt) > limit:
+            raise BadRequest(
+                f"text_input has {len(prompt)} tokens, this model reads {limit} at most; send a shorter one"
+            )
+        tokens = [self._network.config.end_of_text, *prompt]
+        chance = random.Random(request.seed)  # None: from the system's randomness
+        sequence = _Sequence(request, answer, tokens, chance, TextStream(request.stops))
         with self._changed:
             if self._stopping:
                 raise QueueFull("the model is being unloaded; ask again, another version answers")
-            if len(self._waiting) >= self._max_waiting and not request.probe:
+            if request.probe:
+                self._probes.append(sequence)
+            elif len(self._waiting) >= self._max_waiting:
                 raise QueueFull(f"{len(self._waiting)} requests are waiting already; ask again later")
-            self._waiting.append(sequence)
+            else:
+                self._waiting.append(sequence)
             self._changed.notify()
 
     @property
     def load(self) -> tuple[int, int]:
         """How many sequences run and how many wait."""
         with self._changed:
-            return sum(sequence is not None for sequence in self._running), len(self._waiting)
+            return len(self._running), len(self._waiting) + len(self._probes)
 
     def _run(self) -> None:
         while self._wait_for_work():
@@ -147,104 +175,176 @@ class Engine:
                 self._fail_all("the model was unloaded before the answer was finished")
                 return
             try:
-                self._admit()
-                self._decode()
+                self._step()
             except Exception as error:
                 _log.exception("a step failed")
                 self._fail_running(f"computing failed: {error}")
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            while not self._waiting and not any(self._running):
-                self._meter.flush()
+            while not (self._waiting or self._probes or self._running):
+                self._count(self._meter.flush)
                 if self._stopping:
                     return False
                 self._changed.wait()
             return True
 
+    def _step(self) -> None:
+        self._admit()
+        for slot, sequence in list(self._running.items()):
+            with self._only(slot, sequence):
+                if sequence.answer.cancelled():
+                    del self._running[slot]
+        self._emit(self._read())
+        self._emit(self._decode())
+
     def _admit(self) -> None:
-        """Prefill the first waiting sequence into a free slot, the lowest: steps are over the first slots only."""
+        """Give the free slots to those that wait, the lowest first: steps are over the first slots only."""
         with self._changed:
-            slot = next((slot for slot, sequence in enumerate(self._running) if sequence is None), None)
-            if slot is None or not self._waiting:
-                return
-            sequence = self._waiting.popleft()
-            self._running[slot] = sequence
-        if sequence.answer.cancelled():
-            self._running[slot] = None
-            return
-        if not sequence.request.probe:
-            self._meter.count(sequence.prompt_tokens, 0)
-        # One position is left for the first generated token.
-        self._emit(slot, sequence, self._prefill(slot, sequence, self._network.config.context - 1))
+            free = [slot for slot in range(self._network.slots) if slot not in self._running]
+            for slots, waiting in (([self._network.probe_slot], self._probes), (free, self._waiting)):
+                for slot in slots:
+                    if waiting and slot not in self._running:
+                        self._running[slot] = waiting.popleft()
 
-    def _prefill(self, slot: int, sequence: _Sequence, window: int) -> Tensor:
-        tokens = sequence.tokens[-window:]
-        sequence.cached = len(tokens)
-        return self._network.prefill(slot, tokens)
+    def _read(self) -> dict[int, Tensor]:
+        """A chunk for each in turn, up to the step's limit; logits of those that are at their end."""
+        budget, logits = STEP_TOKENS, dict[int, Tensor]()
+        while budget > 0:
+            slot = next((slot for slot, sequence in self._running.items() if sequence.unread), None)
+            if slot is None:
+                break
+            sequence = self._running.pop(slot)
+            self._running[slot] = sequence  # at the end: the others' turn is next
+            with self._only(slot, sequence):
+                chunk = [sequence.unread.popleft() for _ in range(min(CHUNK_TOKENS, len(sequence.unread)))]
+                budget -= len(chunk)
+                last = self._network.prefill(slot, chunk, sequence.cached)
+                sequence.cached += len(chunk)
+                self._note_read(sequence, len(chunk))
+                if not sequence.unread:
+                    logits[slot] = last
+        return logits
 
-    def _decode(self) -> None:
-        """One token for every running sequence."""
+    def _note_read(self, sequence: _Sequence, count: int) -> None:
+        """Count each token of the prompt once, when it is computed; the start of the text is none of them."""
+        before, sequence.read = sequence.read, min(sequence.read + count, len(sequence.tokens))
+        new = min(sequence.read, sequence.prompt_tokens + 1) - max(before, 1)
+        if new > 0 and not sequence.generated and not sequence.request.probe:
+            self._count(self._meter.count, new, 0)
+
+    def _decode(self) -> dict[int, Tensor]:
+        """Logits of one more token for every sequence that is not reading."""
         context = self._network.config.context
-        for slot, sequence in enumerate(self._running):
-            if sequence is None:
-                continue
-            if sequence.answer.cancelled():
-                self._running[slot] = None
-            elif sequence.cached == context:
-                # The newest token is not in the cache yet; prefilling the last half again takes it along.
-                self._emit(slot, sequence, self._prefill(slot, sequence, max(1, context // 2)))
-        active = [(slot, sequence) for slot, sequence in enumerate(self._running) if sequence is not None]
+        for sequence in self._running.values():
+            if not sequence.unread and sequence.cached == context:
+                # The newest token is not in the cache yet; reading the last half again takes it along.
+                sequence.unread.extend(sequence.tokens[-max(1, context // 2) :])
+                sequence.cached = 0
+        active = {slot: sequence for slot, sequence in self._running.items() if not sequence.unread}
         if not active:
-            return
-        rows = active[-1][0] + 1
+            return {}
+        rows = max(active) + 1
         tokens, lengths = [0] * rows, [0] * rows
-        for slot, sequence in active:
+        for slot, sequence in active.items():
             tokens[slot], lengths[slot] = sequence.tokens[-1], sequence.cached
+        # A row that is not asked for is written at a position of its own, which its sequence has not come to yet.
+        for slot, sequence in self._running.items():
+            if slot < rows and sequence.unread:
+                lengths[slot] = sequence.cached
         logits = self._network.decode(tokens, lengths)
-        for slot, sequence in active:
+        for sequence in active.values():
             sequence.cached += 1
-            self._emit(slot, sequence, logits[slot])
+        return {slot: logits[slot] for slot in active}
 
-    def _emit(self, slot: int, sequence: _Sequence, logits: Tensor) -> None:
-        """Sample the next token, let its text leave, and end the sequence if it is at its end."""
-        token = _sample(logits, sequence.request.temperature, sequence.generator)
+    def _emit(self, logits: dict[int, Tensor]) -> None:
+        """Choose the next token of each, let its text leave, and end the sequences that are at their end."""
+        if not logits:
+            return
+        sequences = [self._running[slot] for slot in logits]
+        temperatures = [sequence.request.temperature for sequence in sequences]
+        draws = [sequence.chance.random() for sequence in sequences]
+        tokens = choose(torch.stack(list(logits.values())).cpu(), temperatures, draws)
+        for slot, sequence, token in zip(logits, sequences, tokens, strict=True):
+            with self._only(slot, sequence):
+                if token is None:
+                    raise ArithmeticError("the model's logits are not finite numbers; publish one that is healthy")
+                self._take(slot, sequence, token)
+
+    def _take(self, slot: int, sequence: _Sequence, token: int) -> None:
         ended = token >= 256
         if not ended:
             sequence.tokens.append(token)
             sequence.generated += 1
             if not sequence.request.probe:
-                self._meter.count(0, 1)
+                self._count(self._meter.count, 0, 1)
             self._send(sequence, sequence.stream.push(bytes([token])))
         if ended or sequence.stream.stopped or sequence.generated >= sequence.request.max_tokens:
-            self._running[slot] = None
             self._send(sequence, sequence.stream.finish())
-            if sequence.request.probe:
-                self._meter.probed()
             finish_reason = "stop" if ended or sequence.stream.stopped else "length"
             sequence.answer.done(Outcome(finish_reason, sequence.prompt_tokens, sequence.generated))
+            del self._running[slot]
+            if sequence.request.probe:
+                self._count(self._meter.probed)
 
     def _send(self, sequence: _Sequence, text: str) -> None:
         if text:
             sequence.answer.piece(text)
 
+    def _count(self, call: Callable[..., None], *amounts: int) -> None:
+        """Counting is for nobody's answer to fail by."""
+        try:
+            call(*amounts)
+        except Exception:
+            _log.exception("tokens were not counted")
+
+    @contextmanager
+    def _only(self, slot: int, sequence: _Sequence) -> Iterator[None]:
+        """What fails in this block ends one sequence and nothing else."""
+        try:
+            yield
+        except Exception as error:
+            _log.exception("a request failed")
+            self._running.pop(slot, None)
+            _tell(sequence, f"this request failed: {error}")
+
     def _fail_all(self, message: str) -> None:
         self._fail_running(message)
         with self._changed:
-            waiting, self._waiting = self._waiting, deque()
+            waiting = [*self._probes, *self._waiting]
+            self._probes.clear()
+            self._waiting.clear()
         for sequence in waiting:
-            sequence.answer.failed(message)
+            _tell(sequence, message)
 
     def _fail_running(self, message: str) -> None:
-        with self._changed:
-            failed, self._running = self._running, [None] * self._network.slots
-        for sequence in failed:
-            if sequence is not None:
-                sequence.answer.failed(message)
+        failed, self._running = self._running, {}
+        for sequence in failed.values():
+            _tell(sequence, message)
 
 
-def _sample(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
-    if temperature <= 0:
-        return int(logits.argmax())
-    weights = (logits.cpu() / temperature).softmax(dim=-1)
-    return int(torch.multinomial(weights, 1, generator=generator))
+def _tell(sequence: _Sequence, message: str) -> None:
+    try:
+        sequence.answer.failed(message)
+    except Exception:
+        _log.exception("a client could not be told that its request failed")
+
+
+def choose(logits: Tensor, temperatures: Sequence[float], draws: Sequence[float]) -> list[int | None]:
+    """A token for each row, or None where a logit is no finite number.
+
+    Args:
+        logits: on the CPU, a row a sequence.
+        draws: one number from 0 to below 1 a row, the chance that goes into it.
+    """
+    values = logits.double()
+    # The largest weight is 1 whatever the temperature is, so none overflows and their sum is never 0.
+    divisors = torch.tensor([max(temperature, GREEDY_TEMPERATURE) for temperature in temperatures]).double()
+    sums = ((values - values.amax(1, keepdim=True)) / divisors.unsqueeze(1)).exp().cumsum(1)
+    wanted = torch.tensor(draws, dtype=torch.float64).unsqueeze(1) * sums[:, -1:]
+    drawn = torch.searchsorted(sums, wanted, right=True).squeeze(1).clamp(max=values.shape[1] - 1).tolist()
+    likeliest, healthy = values.argmax(1).tolist(), values.isfinite().all(1).tolist()
+    return [
+        (likeliest[row] if temperature <= GREEDY_TEMPERATURE else drawn[row]) if healthy[row] else None
+        for row, temperature in enumerate(temperatures)
+    ]

@@ -24,30 +24,30 @@ class Network:
     """Weights and cache of one model on one device.
 
     Args:
-        slots: sequences that can be in the cache at the same time.
+        slots: sequences that can be in the cache at the same time; there is one slot more, `probe_slot`, for the agent.
     """
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], slots: int) -> None:
         self.config = config
-        self.slots = slots
+        self.slots, self.probe_slot = slots, slots
         self._weights = weights
         some = weights["embedding.weight"]
         self.device, dtype = some.device, some.dtype
-        shape = (config.layers, slots, config.heads, config.context, config.head_size)
+        shape = (config.layers, slots + 1, config.heads, config.context, config.head_size)
         self._keys = torch.zeros(shape, dtype=dtype, device=self.device)
         self._values = torch.zeros(shape, dtype=dtype, device=self.device)
         self._cos, self._sin = _rope_tables(config, self.device)
 
     @torch.inference_mode()
-    def prefill(self, slot: int, tokens: list[int]) -> Tensor:
-        """Start the sequence of a slot anew with these tokens; logits of the token after them."""
-        return self._forward([tokens], [0], slot)[0]
+    def prefill(self, slot: int, tokens: list[int], start: int = 0) -> Tensor:
+        """Have these tokens in a slot from a position on, 0 for a new sequence; logits of the token after them."""
+        return self._forward([tokens], [start], slot)[0]
 
     @torch.inference_mode()
     def decode(self, tokens: list[int], lengths: list[int]) -> Tensor:
         """Add one token to each of the first slots: `tokens[s]` at position `lengths[s]`; logits, a row a slot.
 
-        A slot without a sequence takes any token at position 0, and its row means nothing.
+        A slot that is not asked for takes any token at a position that nobody has got to, and its row means nothing.
         """
         return self._forward([[token] for token in tokens], lengths, 0)
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aifactory_contract.names import PROBE_PARAMETER
 from aifactory_contract.signature import GENERATE
 
 MAX_TOKENS_LIMIT = 65_536
@@ -26,10 +25,10 @@ class Request:
     """One generation.
 
     Attributes:
-        temperature: 0 takes the likeliest token always.
+        temperature: 0 takes the likeliest token always, and so does all below 1e-5.
         seed: the same seed, prompt and temperature give the same answer; None: a fresh one each time.
         stream: several responses as the text grows, or one whole response.
-        probe: the agent asks; it is answered also when the queue is full, and its tokens are not counted.
+        probe: the agent asks; it is answered before all others, and its tokens are not counted.
     """
 
     prompt: bytes
@@ -41,9 +40,13 @@ class Request:
     probe: bool = False
 
 
-def read_request(inputs: Mapping[str, Sequence[Any]], parameters: Mapping[str, Any]) -> Request:
-    """Build a request from its tensors' flat values and its parameters. Raises BadRequest."""
-    unknown = [name for name in parameters if name != PROBE_PARAMETER and not name.startswith("triton_")]
+def read_request(inputs: Mapping[str, Sequence[Any]], parameters: Mapping[str, Any], *, probe: bool = False) -> Request:
+    """Build a request from its tensors' flat values and its parameters. Raises BadRequest.
+
+    Args:
+        probe: whether the parameters have shown that the agent asks.
+    """
+    unknown = [name for name in parameters if not name.startswith("triton_")] if not probe else []
     if unknown:
         raise BadRequest(f"{unknown[0]} is not known; this model takes {', '.join(INPUTS)}")
     text = _one(inputs, "text_input", None)
@@ -56,7 +59,7 @@ def read_request(inputs: Mapping[str, Sequence[Any]], parameters: Mapping[str, A
         seed=_seed(_one(inputs, "seed", None)),
         stops=_stops(inputs.get("stop", ())),
         stream=bool(_one(inputs, "stream", False)),
-        probe=bool(parameters.get(PROBE_PARAMETER, False)),
+        probe=probe,
     )
 
 

@@ -12,12 +12,13 @@ import triton_python_backend_utils as pb  # provided by Triton's worker process
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from aifactory_contract.control import is_probe, probe_sign
 from aifactory_contract.formats import TORCH_EXPORT
-from aifactory_contract.names import PROBE_PARAMETER, PROBE_REQUESTS
+from aifactory_contract.names import PROBE_REQUESTS
 from aifactory_contract.signature import DATA_TYPES
 from aifactory_server.device import device_of
 from aifactory_server.metrics import Counters
-from aifactory_server.torch_export.batch import run_batched
+from aifactory_server.torch_export.batch import Room, attempt, run_each
 from aifactory_server.torch_export.program import Program
 
 _DTYPES = {known.pbtxt: getattr(torch, known.torch) for known in DATA_TYPES.values() if known.torch}
@@ -35,26 +36,43 @@ class TritonPythonModel:
         path = Path(args["model_repository"]) / args["model_version"] / TORCH_EXPORT.weights
         self._program = Program(path, device_of(args))
         self._counters = Counters(pb, args, PROBE_REQUESTS)
+        self._sign = probe_sign(Path(args["model_repository"]).parents[1])
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer a batch of requests; if the call fails, all of them get its message."""
-        try:
-            inputs = [[_read(request, *wanted) for wanted in self._inputs] for request in requests]
-            answers = run_batched(self._call, inputs) if self._batched else [self._call(one) for one in inputs]
-            if any(PROBE_PARAMETER in request.parameters() for request in requests):
-                self._counters.add(PROBE_REQUESTS)  # the agent asks one request at a time
-                self._counters.flush()
-            return [self._response(outputs) for outputs in answers]
-        except Exception as error:
-            message = f"the program failed: {error}"
-            return [pb.InferenceResponse(error=pb.TritonError(message)) for _ in requests]
+        """Answer a batch of requests, each by an answer or an error of its own."""
+        inputs = [attempt(self._read, request) for request in requests]
+        readable = [one for one in inputs if not isinstance(one, Exception)]
+        answers = iter(run_each(self._program_call, readable, self._batched))
+        outcomes = [one if isinstance(one, Exception) else next(answers) for one in inputs]
+        good = [request for request, one in zip(requests, outcomes, strict=True) if not isinstance(one, Exception)]
+        attempt(self._count_probes, good)  # a counter is for nobody's answer to fail by
+        room = Room()
+        return [self._respond(outcome, room) for outcome in outcomes]
 
-    def _call(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def _read(self, request: Any) -> list[Tensor]:
+        return [_read(request, *wanted) for wanted in self._inputs]
+
+    def _program_call(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         return self._program.run(inputs, len(self._outputs))
 
-    def _response(self, outputs: Sequence[Tensor]) -> Any:
+    def _count_probes(self, requests: list[Any]) -> None:
+        """Count those of the agent among the answered: Triton's count of successes has them too."""
+        count = sum(is_probe(json.loads(request.parameters() or "{}"), self._sign) for request in requests)
+        if count:
+            self._counters.add(PROBE_REQUESTS, count)
+            self._counters.flush()
+
+    def _respond(self, outcome: list[Tensor] | Exception, room: Room) -> Any:
+        response = outcome if isinstance(outcome, Exception) else attempt(self._response, outcome, room)
+        if isinstance(response, Exception):
+            return pb.InferenceResponse(error=pb.TritonError(f"the program failed: {response}"))
+        return response
+
+    def _response(self, outputs: Sequence[Tensor], room: Room) -> Any:
         named = zip(self._outputs, outputs, strict=True)
-        return pb.InferenceResponse([_write(name, tensor.to(dtype)) for (name, dtype), tensor in named])
+        tensors = [(name, tensor.to(dtype)) for (name, dtype), tensor in named]
+        room.take(sum(tensor.nbytes for _, tensor in tensors))
+        return pb.InferenceResponse([_write(name, tensor) for name, tensor in tensors])
 
 
 def _dtype(tensor: dict[str, Any]) -> torch.dtype:
