@@ -40,7 +40,10 @@ log = logging.getLogger("aifactory")
 
 CHECKPOINT_FAILED = "checkpoint_failed"
 """Metric: how many saves in a row were not written. It is reported only while there are any."""
-_LAST_REPORT_SECONDS = 2.0
+_LAST_REPORT_SECONDS = 3.0
+"""Longer than the time for which an operator that just starts asks to be left alone."""
+_LAST_WORDS_SECONDS = 2.0
+"""The same after SIGTERM."""
 _LEAVING_SECONDS = 1.0
 """What is kept of the time before SIGKILL for the end itself."""
 
@@ -73,7 +76,9 @@ class Run:
             checkpoint_every: write a checkpoint after each so many steps.
             checkpoint_seconds: write one when the last is this old; default: AIFACTORY_CHECKPOINT_INTERVAL, else 300.
             keep: how many checkpoints stay.
-            per_rank: objects whose state differs between ranks, such as a data loader with its position.
+            per_rank: objects whose state differs between ranks, such as a data loader with its position. When the
+                number of ranks has changed since the checkpoint, one with a method `redistribute(states, rank, size)`
+                is given the states of all former ranks, in order; any other stays as the script made it.
             environment: where things are; default: as the factory's environment variables say.
             objects: what is the same on all ranks (`model=model, optimizer=optimizer, scheduler=scheduler`).
 
@@ -150,7 +155,7 @@ class Run:
         self._send()
 
     def flush(self) -> None:
-        """Send the last report now, in at most two seconds."""
+        """Send the last report now, in at most three seconds."""
         if self._reporter is not None:
             self._reporter.flush(_LAST_REPORT_SECONDS)
 
@@ -268,13 +273,18 @@ class Run:
             log.info("resumed from %s: step %d", where, step)
 
     def _restore_rank(self, ranks: list[dict[str, Any]], where: str) -> None:
-        """With another number of ranks than before, those that are new start with what they have."""
-        if len(ranks) != self._group.size and self._group.rank == 0:
-            log.warning("%s was written by %d ranks, now there are %d", where, len(ranks), self._group.size)
-        if self._group.rank < len(ranks):
-            own = ranks[self._group.rank]
-            states.restore(self._per_rank, own["objects"], where)
-            states.restore_random(own["random"])
+        """Give this rank back what it has of its own. The parts of another number of ranks are never mixed up."""
+        size, rank = self._group.size, self._group.rank
+        if len(ranks) == size:
+            states.restore(self._per_rank, ranks[rank]["objects"], where)
+            states.restore_random(ranks[rank]["random"])
+            return
+        now = states.collect_random()
+        alike = [name for name in states.RANDOM if self._group.same(states.encode(now.get(name)))]
+        states.spread_random([own["random"] for own in ranks], rank, alike)
+        anew = states.redistribute(self._per_rank, [own["objects"] for own in ranks], rank, size, where)
+        if rank == 0:
+            log.warning("%s was written by %d ranks, now there are %d%s", where, len(ranks), size, _anew(anew))
 
     def _listen(self) -> Any:
         """Take over SIGTERM for the time of the loop. Only the main thread can; elsewhere the default stays."""
@@ -292,15 +302,16 @@ class Run:
         message = f"stopped at step {self.step} of {self._total}: rank {by} was asked to end (SIGTERM){lost}"
         if self._group.rank == 0:
             print(f"{message}; {self._newest()}", file=sys.stderr, flush=True)
-        self.flush()
         errors.record(f"Terminated: {message}", code=errors.TERMINATED)
+        if self._reporter is not None:
+            self._reporter.flush(_LAST_WORDS_SECONDS)
         raise SystemExit(errors.TERMINATED)
 
     def _make_reporter(self) -> Reporter | None:
         if self._group.rank != 0 or self._env.progress_url is None:
             return None
         reporter = Reporter(self._env.progress_url, self._env.token_file)
-        atexit.register(reporter.flush, _LAST_REPORT_SECONDS)  # also when the script ends by an exception
+        atexit.register(reporter.flush, _LAST_WORDS_SECONDS)  # also when the script ends by an exception
         return reporter
 
     def _send(self) -> None:
@@ -315,6 +326,15 @@ class Run:
                 resumed_from=self.resumed_from,
             )
             self._reporter.submit(report)
+
+
+def _anew(names: list[str]) -> str:
+    if not names:
+        return ""
+    return (
+        f": {', '.join(map(repr, names))} can not be divided among them (no method `redistribute`) and is left as the "
+        "script made it, so the epoch begins anew and data that were seen are seen again"
+    )
 
 
 _FOR_EVER = 1e9

@@ -64,6 +64,43 @@ def test_two_ranks_agree_without_a_shared_file_system(pod: Pod) -> None:
     assert len(numbers) == 2, "each rank has its own random generator back"
 
 
+OTHER_RANKS = """
+import logging, os, sys, torch
+from aifactory_trainer import Run, start
+sys.path.insert(0, os.environ["TESTS"])
+from test_state import Position
+
+class Shares(Position):
+    def redistribute(self, states, rank, size):
+        self.at = f"{rank}/{size} of {[state['at'] for state in states]}"
+
+logging.basicConfig(level=logging.INFO)
+world = start()
+torch.manual_seed(int(os.environ["SEEDS"]) * world.rank)
+data, shares = Position(world.rank * 1000), Shares(world.rank)
+run = Run(per_rank={"data": data, "shares": shares})
+print(f"rank {world.rank}: {data.at}, {shares.at}, random {torch.rand(()).item():.6f}", flush=True)
+for step in run.steps(run.step + 10):
+    data.at += 1
+    torch.rand(())
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("seeds", ["0", "1"])
+def test_another_number_of_ranks_never_takes_a_part_that_is_anothers(pod: Pod, ranks: int, seeds: str) -> None:
+    script, env = pod.script(OTHER_RANKS), {"TESTS": str(Path(__file__).parent), "SEEDS": seeds}
+    pod.run(*TORCHRUN, script, **env)
+    command = [f"--nproc-per-node={ranks}" if word.startswith("--nproc") else word for word in TORCHRUN]
+    output = pod.run(*command, script, **env)
+    assert f"was written by 2 ranks, now there are {ranks}: 'data' can not be divided among them" in output
+    assert "so the epoch begins anew" in output
+    for rank in range(ranks):
+        assert f"rank {rank}: {rank * 1000}, {rank}/{ranks} of [0, 1], random" in output, "not 10 steps on"
+    numbers = {line.rpartition(" ")[2] for line in output.splitlines() if ", random" in line}
+    assert len(numbers) == (1 if seeds == "0" else ranks), "the ranks draw alike only where the script has them do so"
+
+
 def test_a_rank_that_is_not_finite_ends_all_of_them(pod: Pod) -> None:
     script = pod.script(
         "import torch\nfrom aifactory_trainer import Run, start\nworld = start()\nmodel = torch.nn.Linear(2, 2)\n"
