@@ -5,7 +5,9 @@ Role: the loop around a training loop. It joins the parts of this package; each 
 What always holds:
 - Rank 0 reads and writes checkpoints and hands the bytes to the others, so all ranks resume from the same step by
   construction, also where they do not share a file system.
-- Decisions (checkpoint now, stop now) are taken together at the end of a step, so no rank is a step ahead.
+- Decisions (checkpoint now, stop now) are taken together at the end of a step, so no rank is a step ahead; with several
+  ranks not of each step (`Rhythm`).
+- The figure `loss` is the mean over the ranks that report it; every other figure is rank 0's.
 - SIGTERM ends the run after the step under way, with a checkpoint of it on the disk, on every rank. One that would not
   be done before SIGKILL is not begun, and the run says so.
 - A state with NaN or infinity in it is not written: the last good checkpoint stays, and the run ends on every rank.
@@ -31,7 +33,7 @@ import torch
 from aifactory_trainer import errors
 from aifactory_trainer import state as states
 from aifactory_trainer.checkpoint import CheckpointError, CheckpointStore, decode
-from aifactory_trainer.distributed import Group
+from aifactory_trainer.distributed import Group, Rhythm
 from aifactory_trainer.environment import Environment
 from aifactory_trainer.progress import Report, Reporter, Speed
 from aifactory_trainer.state import Stateful
@@ -106,6 +108,11 @@ class Run:
         self._warned_slow = False
         self._total: int | None = None
         self._metrics: dict[str, SupportsFloat] = {}
+        self._mean: dict[str, float] = {}
+        """Figures that the ranks have put together; with one rank there are none."""
+        self._looping = False
+        self._rhythm = Rhythm()
+        self._agreed_at = (time.monotonic(), 0)
         self._speed = Speed()
         self._tokens_per_second: float | None = None
         self._checkpoint: tuple[int, str] | None = None
@@ -130,12 +137,14 @@ class Run:
         self._total = total
         self._send()
         previous = self._listen()
+        self._looping, self._agreed_at = True, (time.monotonic(), self.step)
         try:
             while self.step < total:
                 yield self.step
                 self.step += 1
                 self._boundary()
         finally:
+            self._looping = False
             if previous is not None:
                 signal.signal(signal.SIGTERM, previous)
         self._send()
@@ -147,7 +156,10 @@ class Run:
         Args:
             tokens: tokens (or samples) that all ranks together worked on since the last call.
             metrics: numbers or one-element tensors. A tensor is read later and elsewhere, so a GPU is not waited for.
+                `loss` is reported as the mean over the ranks, so call it on all of them; other figures are rank 0's.
         """
+        if not self._looping:
+            self._mean = {name: value for name, value in self._mean.items() if name not in metrics}
         for name, value in metrics.items():
             self._metrics[name] = value.detach() if isinstance(value, torch.Tensor) else value
         if tokens is not None and self._group.rank == 0:
@@ -167,13 +179,18 @@ class Run:
     def _boundary(self) -> None:
         """After each step: decide together whether to write a checkpoint and whether to stop."""
         due = self.step == self._total or (self._every is not None and self.step % self._every == 0)
+        if not (due or self._group.size == 1 or self._rhythm.due(self.step)):
+            return
         old = self._group.rank == 0 and time.monotonic() - self._checkpoint_time >= self._seconds
-        stopper, save, late, takes = self._group.maximum(
+        stopper, save, late, takes, pace = self._group.maximum(
             self._group.rank + 1 if self._stop_asked is not None else 0,
             int(due or old),
             -_milliseconds(self._seconds_left()),
             _milliseconds(self._save_seconds),
+            self._microseconds_a_step(),
         )
+        self._rhythm.agreed(self.step, pace / 1e6)
+        self._share_loss()
         if not stopper:
             if save:
                 self._save()
@@ -187,6 +204,19 @@ class Run:
         else:
             self._save()
         self._leave(stopper - 1, lost)
+
+    def _microseconds_a_step(self) -> int:
+        """On this rank, since this was last asked."""
+        now, (then, step) = time.monotonic(), self._agreed_at
+        self._agreed_at = (now, self.step)
+        return int((now - then) * 1e6) // max(1, self.step - step)
+
+    def _share_loss(self) -> None:
+        """A loss on a GPU is waited for here, as often as the ranks agree, and nowhere else."""
+        if self._group.size > 1:
+            own = self._own_loss()
+            total, count = self._group.total(own or 0.0, own is not None)
+            self._mean = {"loss": total / count} if count else {}
 
     def _seconds_left(self) -> float:
         """Until SIGKILL, as far as this process knows."""
@@ -230,9 +260,12 @@ class Run:
                 f"the state after step {self.step} holds NaN or infinity and is not saved: {where}; {self._newest()}"
             )
 
+    def _own_loss(self) -> float | None:
+        return Report(step=0, metrics=self._metrics).number("loss")
+
     def _loss(self) -> float | None:
         """The newest figure named `loss`; waits for the GPU where it is a tensor there."""
-        return Report(step=0, metrics=self._metrics).number("loss")
+        return self._mean.get("loss", self._own_loss())
 
     def _newest(self) -> str:
         return f"the last checkpoint is {self._checkpoint[1]}" if self._checkpoint else "there is no checkpoint"
@@ -255,12 +288,13 @@ class Run:
         if self._group.rank == 0:
             self._store.clean()
             found = self._store.newest()
-            data = b"" if found is None else found.data
-            where = where if found is None else str(found.path)
+            data, where = (found.data, str(found.path)) if found is not None else (b"", where)
+            found = None
         data = self._group.broadcast(data)
         if not data:
             return
         state = decode(data, where)
+        data = None  # it is as large as the state
         try:
             step, shared, ranks = int(state["step"]), state["shared"], state["ranks"]
         except (KeyError, TypeError, ValueError) as error:
@@ -321,7 +355,7 @@ class Run:
                 step=self.step,
                 total_steps=self._total,
                 tokens_per_second=self._tokens_per_second,
-                metrics={**failed, **self._metrics},
+                metrics={**failed, **self._metrics, **self._mean},
                 checkpoint=self._checkpoint,
                 resumed_from=self.resumed_from,
             )
