@@ -99,6 +99,11 @@ class Run:
         self._per_rank = dict(per_rank or {})
         states.check_storable({**self._objects, **self._per_rank})
         self._group = Group()
+        if not self._group.same(states.outline(self._objects)):
+            raise TypeError(
+                "the ranks hold different models (pipeline or tensor parallelism?): a checkpoint has rank 0's alone. "
+                "Keep them out of Run and save them with torch.distributed.checkpoint"
+            )
         self._store = CheckpointStore(self._env.checkpoints, keep)
         self._stop_asked: float | None = None
         """When SIGTERM came, in monotonic seconds."""

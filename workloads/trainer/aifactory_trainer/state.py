@@ -222,6 +222,13 @@ def _not_finite(found: Iterable[tuple[str, Tensor]]) -> list[str]:
     ]
 
 
+def outline(objects: Mapping[str, Stateful]) -> bytes:
+    """Names, shapes and types of what the models hold, to be compared between ranks."""
+    models = {name: inner for name, thing in objects.items() if isinstance(inner := unwrap(thing), nn.Module)}
+    parts = [part for name, model in models.items() for part in tensors(model.state_dict(), name)]
+    return repr([(where, tuple(tensor.shape), str(tensor.dtype)) for where, tensor in parts]).encode()
+
+
 def encode(value: object) -> bytes:
     """A plain value as bytes."""
     buffer = io.BytesIO()

@@ -158,6 +158,16 @@ def test_the_distance_between_agreements_follows_the_pace() -> None:
     assert not rhythm.due(step)
 
 
+def test_ranks_with_different_models_are_refused(pod: Pod) -> None:
+    """As in a pipeline, where a checkpoint of rank 0 would have one stage of it."""
+    script = pod.script(
+        "import torch\nfrom aifactory_trainer import Run, start\nworld = start()\n"
+        "Run(model=torch.nn.Linear(2, 2 + world.rank))\n"
+    )
+    pod.run(*TORCHRUN, script, expect=1)
+    assert "the ranks hold different models" in pod.termination_message()["message"]
+
+
 def test_a_large_message_is_passed_on_in_pieces(pod: Pod) -> None:
     script = pod.script(
         "from aifactory_trainer import distributed, start\nworld = start()\ndistributed._CHUNK_BYTES = 7\n"
