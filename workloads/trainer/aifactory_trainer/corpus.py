@@ -3,7 +3,8 @@
 Role: turn a directory (or one file) into two rows of bytes, one to train on and one to measure on.
 
 What always holds: the order is that of the paths, and a file is held out by a hash of its path, never by chance, so
-every rank, every attempt and every machine sees the same split. Held-out text is never trained on.
+every rank, every attempt and every machine sees the same split. Held-out text is never trained on: a file that is
+there under two names, as in a mounted ConfigMap, is one file.
 """
 
 from __future__ import annotations
@@ -91,10 +92,21 @@ def is_held_out(path: str) -> bool:
 
 
 def _files(source: Path) -> Iterator[Path]:
+    """Each file once, by its first name.
+
+    Where a kubelet mounts a ConfigMap or a Secret, `a` is a link to `..data/a`, and `..data` one to a folder that gets
+    a new name with each version (Kubernetes, pkg/volume/util/atomic_writer.go). No user's name begins with `..` there.
+    """
     standard_library = source == Path(sysconfig.get_paths()["stdlib"])
+    seen: set[tuple[int, int]] = set()
     for folder, folders, files in os.walk(source):
-        folders[:] = sorted(name for name in folders if not (standard_library and name in _SKIPPED))
+        folders[:] = sorted(
+            name for name in folders if not (name.startswith("..") or (standard_library and name in _SKIPPED))
+        )
         for name in sorted(files):
             path = Path(folder, name)
             if path.is_file() and (path.suffix == ".py" or not standard_library):
-                yield path
+                found = path.stat()
+                if (found.st_dev, found.st_ino) not in seen:
+                    seen.add((found.st_dev, found.st_ino))
+                    yield path

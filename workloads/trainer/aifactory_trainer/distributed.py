@@ -11,7 +11,9 @@ What always holds:
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import secrets
 import socket
 import struct
 from collections.abc import Mapping
@@ -29,6 +31,7 @@ from aifactory_trainer import errors
 
 _CHUNK_BYTES = 256 << 20
 _SIOCGIFADDR = 0x8915
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,6 @@ def start(timeout_seconds: float = 600.0) -> World:
     """
     errors.install()
     rank, size = rank_and_size(os.environ)
-    torch.set_num_threads(threads(os.environ, size))
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
@@ -66,6 +68,7 @@ def start(timeout_seconds: float = 600.0) -> World:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         timeout = timedelta(seconds=timeout_seconds)
         dist.init_process_group(backend, rank=rank, world_size=size, timeout=timeout)
+    torch.set_num_threads(threads(os.environ, neighbours()))
     return World(rank, size, device)
 
 
@@ -75,11 +78,11 @@ def rank_and_size(env: Mapping[str, str]) -> tuple[int, int]:
     return int(env.get("RANK", env.get("NODE_RANK", "0"))) if size > 1 else 0, size
 
 
-def threads(env: Mapping[str, str], world_size: int) -> int:
+def threads(env: Mapping[str, str], neighbours: int) -> int:
     """Threads for this process: OMP_NUM_THREADS, else its share of the cores.
 
-    A CPU limit belongs to this pod alone; without one the other ranks may be on the same machine, and two processes
-    that both use all cores take many times as long as with a core each.
+    A CPU limit belongs to this pod alone; without one the cores are shared by the ranks on this machine, and two
+    processes that both use all cores take many times as long as with half of them each.
     """
     explicit = env.get("OMP_NUM_THREADS", "")
     if explicit.isdigit() and int(explicit) > 0:
@@ -87,8 +90,26 @@ def threads(env: Mapping[str, str], world_size: int) -> int:
     cores = len(os.sched_getaffinity(0))
     quota = cpu_quota()
     if quota is not None and quota < cores:
-        return max(1, int(quota) // int(env.get("LOCAL_WORLD_SIZE", "1")))
-    return max(1, cores // world_size)
+        return max(1, int(quota) // _local_size(env))
+    return max(1, cores // max(neighbours, _local_size(env)))
+
+
+def _local_size(env: Mapping[str, str]) -> int:
+    return max(1, int(env.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def neighbours() -> int:
+    """How many of the ranks run on this machine, in whichever pod: those whose kernel was booted with this one's."""
+    if not dist.is_initialized() or "gloo" not in dist.get_backend_config():
+        return 1
+    try:
+        boot = _BOOT_ID.read_text()
+    except OSError:  # a machine of its own, then
+        boot = secrets.token_hex()
+    own = torch.tensor(int.from_bytes(hashlib.sha256(boot.encode()).digest()[:7]))
+    all_of_them = [torch.zeros_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(all_of_them, own)
+    return sum(bool(other == own) for other in all_of_them)
 
 
 def choose_gloo_interface() -> None:
@@ -161,6 +182,20 @@ class Group:
         dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group)
         return tuple(int(value) for value in tensor.tolist())
 
+    def total(self, *values: float) -> tuple[float, ...]:
+        """For each value the sum over all processes."""
+        if self.size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor, group=self._group)
+        return tuple(tensor.tolist())
+
+    def same(self, data: bytes) -> bool:
+        """Whether every process gave the same bytes."""
+        digest = int.from_bytes(hashlib.sha256(data).digest()[:7])
+        highest, lowest = self.maximum(digest, -digest)
+        return highest == -lowest
+
     def barrier(self) -> None:
         """Wait until all are here."""
         self.maximum(0)
@@ -170,10 +205,11 @@ class Group:
         if self.size == 1:
             return data or b""
         (length,) = self.maximum(len(data) if data is not None else 0)
-        tensor = _to_tensor(data) if data is not None else torch.empty(length, dtype=torch.uint8)
+        whole = torch.empty(length if data is None else 0, dtype=torch.uint8)
         for start in range(0, length, _CHUNK_BYTES):
-            dist.broadcast(tensor[start : start + _CHUNK_BYTES], src=0, group=self._group)
-        return data if data is not None else tensor.numpy().tobytes()
+            part = slice(start, start + _CHUNK_BYTES)  # not all at once: a copy of a checkpoint is a large thing
+            dist.broadcast(whole[part] if data is None else _to_tensor(data[part]), src=0, group=self._group)
+        return whole.numpy().tobytes() if data is None else data
 
     def gather(self, data: bytes) -> list[bytes]:
         """Every rank's bytes, in order of rank, on rank 0; an empty list on the others."""
@@ -194,3 +230,29 @@ class Group:
 
 def _to_tensor(data: bytes) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+
+
+class Rhythm:
+    """At which steps the ranks agree: the same ones on each, and about a quarter of a second apart.
+
+    To agree takes milliseconds, so not after each step; and by time, because SIGTERM is heeded then. The next step is
+    told from figures that all ranks have agreed about, so none is ever alone in waiting for the others. The distance at
+    most doubles: one fast step says little about the next.
+    """
+
+    def __init__(self, seconds: float = 0.25, longest: int = 256) -> None:
+        """Args: seconds: from one agreement to the next. longest: steps, whatever they take."""
+        self._seconds = seconds
+        self._longest = longest
+        self._distance = 1
+        self._next = 0
+
+    def due(self, step: int) -> bool:
+        """Whether the ranks agree after this step."""
+        return step >= self._next
+
+    def agreed(self, step: int, step_seconds: float) -> None:
+        """They have, after this step, and the slowest rank took so long for each step since the last time."""
+        wish = int(self._seconds / max(step_seconds, 1e-6))
+        self._distance = max(1, min(wish, 2 * self._distance, self._longest))
+        self._next = step + self._distance

@@ -8,7 +8,7 @@ What always holds:
 - The termination log is written by the process that failed. torchrun is meant to copy a worker's error file there, but
   it first removes the file that exists, and a bind mount can not be removed (torch 2.15, ErrorHandler._rm).
 - The first cause stays: processes that fail in the wake of another do not overwrite the log.
-- Nothing here raises: a full disk must not hide the error that is being reported.
+- Nothing here raises, whatever is full, read-only, mounted or closed: it must not hide the error that is reported.
 """
 
 from __future__ import annotations
@@ -45,20 +45,27 @@ def record(message: str, *, stack: str = "", code: int = 1) -> None:
         code: the exit code the process is going to have. torchrun itself always ends with 1, so this is the only way
             on which the code of the program gets out of the pod.
     """
-    document = _document(message, stack, code)
-    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if error_file:
-        # torchrun reads it while it ends the others: it must find all of it or nothing.
-        _write(Path(error_file), document, write_atomically)
-    log = _termination_log()
-    if log is not None and not _has_text(log):
-        _write(log, document, Path.write_text)
+    try:
+        document = _document(message, stack, code)
+        log = _termination_log()
+        error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+        if error_file and Path(error_file) != log:
+            # torchrun reads it while it ends the others: it must find all of it or nothing.
+            _write(Path(error_file), document, write_atomically)
+        if log is not None and not _has_text(log):
+            _write(log, document, Path.write_text)  # in place: a mount point can not be renamed over
+    except Exception as problem:
+        _complain(f"aifactory: why the process ends can not be written: {type(problem).__name__}")
 
 
 def record_exception(error: BaseException) -> None:
     """Write an exception that is about to end the process."""
-    stack = "".join(traceback.format_exception(error))
-    record(f"{type(error).__name__}: {error}", stack=stack)
+    name = type(error).__name__
+    try:
+        stack, text = "".join(traceback.format_exception(error)), str(error)
+    except Exception as problem:
+        stack, text = "", f"its text can not be read: {type(problem).__name__}"
+    record(f"{name}: {text}", stack=stack)
 
 
 def install() -> None:
@@ -75,7 +82,7 @@ def give_up(message: str) -> NoReturn:
     Raises:
         SystemExit: with code 93.
     """
-    print(message, file=sys.stderr, flush=True)
+    _complain(message)
     record(f"NoRestart: {message}", code=NO_RESTART)
     raise SystemExit(NO_RESTART)
 
@@ -111,7 +118,10 @@ def _middle_out(message: str, characters: int) -> str:
 def _termination_log() -> Path | None:
     """Where Kubernetes takes the termination message from, when this is a pod."""
     path = Path(os.environ.get("AIFACTORY_TERMINATION_LOG") or "/dev/termination-log")
-    return path if path.is_file() else None
+    try:
+        return path if path.is_file() else None
+    except OSError:
+        return None
 
 
 def _has_text(path: Path) -> bool:
@@ -125,4 +135,11 @@ def _write(path: Path, text: str, write: Callable[[Path, str], object]) -> None:
     try:
         write(path, text)
     except OSError as problem:
-        print(f"aifactory: {path} can not be written: {problem}", file=sys.stderr)
+        _complain(f"aifactory: {path} can not be written: {problem}")
+
+
+def _complain(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError, AttributeError):  # whoever read it is gone, or it is closed, or there never was one
+        pass

@@ -132,6 +132,7 @@ def train(settings: Settings, world: World) -> None:
     for name, tokens in (("training", training), ("held-out", held_out)):
         if len(tokens) <= settings.model.context + 1:
             raise ValueError(f"{text.source}: the {name} text of {len(tokens)} bytes is shorter than --context")
+    del text  # the rows are twice as large already
     torch.manual_seed(settings.seed)
     model = GPT(settings.model).to(world.device)
     optimizer = make_optimizer(model, settings.learning_rate)
@@ -141,7 +142,7 @@ def train(settings: Settings, world: World) -> None:
         "%d parameters, %.1f MB of text from %s, %d ranks on %s, %d threads each",
         sum(parameter.numel() for parameter in model.parameters()),
         len(training) / 1e6,
-        text.source,
+        settings.source,
         world.size,
         world.device.type,
         torch.get_num_threads(),
@@ -193,10 +194,13 @@ def finish(settings: Settings, world: World, model: GPT, held_out: Tensor, run: 
 
 
 def to_tokens(files: Sequence[bytes]) -> Tensor:
-    """All files in a row, END_OF_TEXT before each and after the last."""
-    end = torch.tensor([END_OF_TEXT], dtype=torch.int16)
-    parts = [part for file in files for part in (end, torch.frombuffer(bytearray(file), dtype=torch.uint8))]
-    return torch.cat([*(part.to(torch.int16) for part in parts), end])
+    """All files in a row, END_OF_TEXT before each and after the last, written into memory of that size."""
+    row = torch.full((sum(map(len, files)) + len(files) + 1,), END_OF_TEXT, dtype=torch.int16)
+    begin = 1
+    for file in files:
+        row[begin : begin + len(file)] = torch.frombuffer(bytearray(file), dtype=torch.uint8)
+        begin += len(file) + 1
+    return row
 
 
 def batch(tokens: Tensor, step: int, settings: Settings, world: World) -> Tensor:

@@ -5,7 +5,9 @@ Role: the loop around a training loop. It joins the parts of this package; each 
 What always holds:
 - Rank 0 reads and writes checkpoints and hands the bytes to the others, so all ranks resume from the same step by
   construction, also where they do not share a file system.
-- Decisions (checkpoint now, stop now) are taken together at the end of a step, so no rank is a step ahead.
+- Decisions (checkpoint now, stop now) are taken together at the end of a step, so no rank is a step ahead; with several
+  ranks not of each step (`Rhythm`).
+- The figure `loss` is the mean over the ranks that report it; every other figure is rank 0's.
 - SIGTERM ends the run after the step under way, with a checkpoint of it on the disk, on every rank. One that would not
   be done before SIGKILL is not begun, and the run says so.
 - A state with NaN or infinity in it is not written: the last good checkpoint stays, and the run ends on every rank.
@@ -31,7 +33,7 @@ import torch
 from aifactory_trainer import errors
 from aifactory_trainer import state as states
 from aifactory_trainer.checkpoint import CheckpointError, CheckpointStore, decode
-from aifactory_trainer.distributed import Group
+from aifactory_trainer.distributed import Group, Rhythm
 from aifactory_trainer.environment import Environment
 from aifactory_trainer.progress import Report, Reporter, Speed
 from aifactory_trainer.state import Stateful
@@ -40,7 +42,10 @@ log = logging.getLogger("aifactory")
 
 CHECKPOINT_FAILED = "checkpoint_failed"
 """Metric: how many saves in a row were not written. It is reported only while there are any."""
-_LAST_REPORT_SECONDS = 2.0
+_LAST_REPORT_SECONDS = 3.0
+"""Longer than the time for which an operator that just starts asks to be left alone."""
+_LAST_WORDS_SECONDS = 2.0
+"""The same after SIGTERM."""
 _LEAVING_SECONDS = 1.0
 """What is kept of the time before SIGKILL for the end itself."""
 
@@ -73,7 +78,9 @@ class Run:
             checkpoint_every: write a checkpoint after each so many steps.
             checkpoint_seconds: write one when the last is this old; default: AIFACTORY_CHECKPOINT_INTERVAL, else 300.
             keep: how many checkpoints stay.
-            per_rank: objects whose state differs between ranks, such as a data loader with its position.
+            per_rank: objects whose state differs between ranks, such as a data loader with its position. When the
+                number of ranks has changed since the checkpoint, one with a method `redistribute(states, rank, size)`
+                is given the states of all former ranks, in order; any other stays as the script made it.
             environment: where things are; default: as the factory's environment variables say.
             objects: what is the same on all ranks (`model=model, optimizer=optimizer, scheduler=scheduler`).
 
@@ -92,6 +99,11 @@ class Run:
         self._per_rank = dict(per_rank or {})
         states.check_storable({**self._objects, **self._per_rank})
         self._group = Group()
+        if not self._group.same(states.outline(self._objects)):
+            raise TypeError(
+                "the ranks hold different models (pipeline or tensor parallelism?): a checkpoint has rank 0's alone. "
+                "Keep them out of Run and save them with torch.distributed.checkpoint"
+            )
         self._store = CheckpointStore(self._env.checkpoints, keep)
         self._stop_asked: float | None = None
         """When SIGTERM came, in monotonic seconds."""
@@ -101,6 +113,11 @@ class Run:
         self._warned_slow = False
         self._total: int | None = None
         self._metrics: dict[str, SupportsFloat] = {}
+        self._mean: dict[str, float] = {}
+        """Figures that the ranks have put together; with one rank there are none."""
+        self._looping = False
+        self._rhythm = Rhythm()
+        self._agreed_at = (time.monotonic(), 0)
         self._speed = Speed()
         self._tokens_per_second: float | None = None
         self._checkpoint: tuple[int, str] | None = None
@@ -125,12 +142,14 @@ class Run:
         self._total = total
         self._send()
         previous = self._listen()
+        self._looping, self._agreed_at = True, (time.monotonic(), self.step)
         try:
             while self.step < total:
                 yield self.step
                 self.step += 1
                 self._boundary()
         finally:
+            self._looping = False
             if previous is not None:
                 signal.signal(signal.SIGTERM, previous)
         self._send()
@@ -142,7 +161,10 @@ class Run:
         Args:
             tokens: tokens (or samples) that all ranks together worked on since the last call.
             metrics: numbers or one-element tensors. A tensor is read later and elsewhere, so a GPU is not waited for.
+                `loss` is reported as the mean over the ranks, so call it on all of them; other figures are rank 0's.
         """
+        if not self._looping:
+            self._mean = {name: value for name, value in self._mean.items() if name not in metrics}
         for name, value in metrics.items():
             self._metrics[name] = value.detach() if isinstance(value, torch.Tensor) else value
         if tokens is not None and self._group.rank == 0:
@@ -150,7 +172,7 @@ class Run:
         self._send()
 
     def flush(self) -> None:
-        """Send the last report now, in at most two seconds."""
+        """Send the last report now, in at most three seconds."""
         if self._reporter is not None:
             self._reporter.flush(_LAST_REPORT_SECONDS)
 
@@ -162,13 +184,18 @@ class Run:
     def _boundary(self) -> None:
         """After each step: decide together whether to write a checkpoint and whether to stop."""
         due = self.step == self._total or (self._every is not None and self.step % self._every == 0)
+        if not (due or self._group.size == 1 or self._rhythm.due(self.step)):
+            return
         old = self._group.rank == 0 and time.monotonic() - self._checkpoint_time >= self._seconds
-        stopper, save, late, takes = self._group.maximum(
+        stopper, save, late, takes, pace = self._group.maximum(
             self._group.rank + 1 if self._stop_asked is not None else 0,
             int(due or old),
             -_milliseconds(self._seconds_left()),
             _milliseconds(self._save_seconds),
+            self._microseconds_a_step(),
         )
+        self._rhythm.agreed(self.step, pace / 1e6)
+        self._share_loss()
         if not stopper:
             if save:
                 self._save()
@@ -182,6 +209,19 @@ class Run:
         else:
             self._save()
         self._leave(stopper - 1, lost)
+
+    def _microseconds_a_step(self) -> int:
+        """On this rank, since this was last asked."""
+        now, (then, step) = time.monotonic(), self._agreed_at
+        self._agreed_at = (now, self.step)
+        return int((now - then) * 1e6) // max(1, self.step - step)
+
+    def _share_loss(self) -> None:
+        """A loss on a GPU is waited for here, as often as the ranks agree, and nowhere else."""
+        if self._group.size > 1:
+            own = self._own_loss()
+            total, count = self._group.total(own or 0.0, own is not None)
+            self._mean = {"loss": total / count} if count else {}
 
     def _seconds_left(self) -> float:
         """Until SIGKILL, as far as this process knows."""
@@ -225,9 +265,12 @@ class Run:
                 f"the state after step {self.step} holds NaN or infinity and is not saved: {where}; {self._newest()}"
             )
 
+    def _own_loss(self) -> float | None:
+        return Report(step=0, metrics=self._metrics).number("loss")
+
     def _loss(self) -> float | None:
         """The newest figure named `loss`; waits for the GPU where it is a tensor there."""
-        return Report(step=0, metrics=self._metrics).number("loss")
+        return self._mean.get("loss", self._own_loss())
 
     def _newest(self) -> str:
         return f"the last checkpoint is {self._checkpoint[1]}" if self._checkpoint else "there is no checkpoint"
@@ -250,12 +293,13 @@ class Run:
         if self._group.rank == 0:
             self._store.clean()
             found = self._store.newest()
-            data = b"" if found is None else found.data
-            where = where if found is None else str(found.path)
+            data, where = (found.data, str(found.path)) if found is not None else (b"", where)
+            found = None
         data = self._group.broadcast(data)
         if not data:
             return
         state = decode(data, where)
+        data = None  # it is as large as the state
         try:
             step, shared, ranks = int(state["step"]), state["shared"], state["ranks"]
         except (KeyError, TypeError, ValueError) as error:
@@ -268,13 +312,18 @@ class Run:
             log.info("resumed from %s: step %d", where, step)
 
     def _restore_rank(self, ranks: list[dict[str, Any]], where: str) -> None:
-        """With another number of ranks than before, those that are new start with what they have."""
-        if len(ranks) != self._group.size and self._group.rank == 0:
-            log.warning("%s was written by %d ranks, now there are %d", where, len(ranks), self._group.size)
-        if self._group.rank < len(ranks):
-            own = ranks[self._group.rank]
-            states.restore(self._per_rank, own["objects"], where)
-            states.restore_random(own["random"])
+        """Give this rank back what it has of its own. The parts of another number of ranks are never mixed up."""
+        size, rank = self._group.size, self._group.rank
+        if len(ranks) == size:
+            states.restore(self._per_rank, ranks[rank]["objects"], where)
+            states.restore_random(ranks[rank]["random"])
+            return
+        now = states.collect_random()
+        alike = [name for name in states.RANDOM if self._group.same(states.encode(now.get(name)))]
+        states.spread_random([own["random"] for own in ranks], rank, alike)
+        anew = states.redistribute(self._per_rank, [own["objects"] for own in ranks], rank, size, where)
+        if rank == 0:
+            log.warning("%s was written by %d ranks, now there are %d%s", where, len(ranks), size, _anew(anew))
 
     def _listen(self) -> Any:
         """Take over SIGTERM for the time of the loop. Only the main thread can; elsewhere the default stays."""
@@ -292,15 +341,16 @@ class Run:
         message = f"stopped at step {self.step} of {self._total}: rank {by} was asked to end (SIGTERM){lost}"
         if self._group.rank == 0:
             print(f"{message}; {self._newest()}", file=sys.stderr, flush=True)
-        self.flush()
         errors.record(f"Terminated: {message}", code=errors.TERMINATED)
+        if self._reporter is not None:
+            self._reporter.flush(_LAST_WORDS_SECONDS)
         raise SystemExit(errors.TERMINATED)
 
     def _make_reporter(self) -> Reporter | None:
         if self._group.rank != 0 or self._env.progress_url is None:
             return None
         reporter = Reporter(self._env.progress_url, self._env.token_file)
-        atexit.register(reporter.flush, _LAST_REPORT_SECONDS)  # also when the script ends by an exception
+        atexit.register(reporter.flush, _LAST_WORDS_SECONDS)  # also when the script ends by an exception
         return reporter
 
     def _send(self) -> None:
@@ -310,11 +360,20 @@ class Run:
                 step=self.step,
                 total_steps=self._total,
                 tokens_per_second=self._tokens_per_second,
-                metrics={**failed, **self._metrics},
+                metrics={**failed, **self._metrics, **self._mean},
                 checkpoint=self._checkpoint,
                 resumed_from=self.resumed_from,
             )
             self._reporter.submit(report)
+
+
+def _anew(names: list[str]) -> str:
+    if not names:
+        return ""
+    return (
+        f": {', '.join(map(repr, names))} can not be divided among them (no method `redistribute`) and is left as the "
+        "script made it, so the epoch begins anew and data that were seen are seen again"
+    )
 
 
 _FOR_EVER = 1e9

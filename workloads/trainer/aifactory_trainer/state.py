@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import random
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -21,6 +21,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from aifactory_trainer.checkpoint import CheckpointError
+
+
+@runtime_checkable
+class Redistributable(Protocol):
+    """What differs between ranks and can be divided among another number of them."""
+
+    def redistribute(self, states: list[dict[str, Any]], rank: int, size: int) -> object:
+        """Go on from the `state_dict` of each former rank, in order, as rank `rank` of `size`."""
 
 
 @runtime_checkable
@@ -71,6 +79,30 @@ def restore(objects: Mapping[str, Stateful], states: Mapping[str, Any], where: s
                 f"{where} does not fit {name!r}: was it written with other settings? Use those, or remove the "
                 f"directory to start anew. {' '.join(str(error).split())}"
             ) from error
+
+
+def redistribute(
+    objects: Mapping[str, Stateful], ranks: list[dict[str, Any]], rank: int, size: int, where: str
+) -> list[str]:
+    """Divide what differs between ranks among another number of them; returns the names that were left as they are.
+
+    Args:
+        ranks: for each former rank, the state of each object.
+
+    Raises:
+        CheckpointError: a former rank has no state of an object, or it does not fit.
+    """
+    left = []
+    for name, thing in objects.items():
+        inner = unwrap(thing)
+        if not isinstance(inner, Redistributable):
+            left.append(name)
+            continue
+        try:
+            inner.redistribute([own[name] for own in ranks], rank, size)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{where} can not be divided among {size} ranks: {name!r}: {error}") from error
+    return left
 
 
 def check_storable(objects: Mapping[str, Stateful]) -> None:
@@ -190,6 +222,13 @@ def _not_finite(found: Iterable[tuple[str, Tensor]]) -> list[str]:
     ]
 
 
+def outline(objects: Mapping[str, Stateful]) -> bytes:
+    """Names, shapes and types of what the models hold, to be compared between ranks."""
+    models = {name: inner for name, thing in objects.items() if isinstance(inner := unwrap(thing), nn.Module)}
+    parts = [part for name, model in models.items() for part in tensors(model.state_dict(), name)]
+    return repr([(where, tuple(tensor.shape), str(tensor.dtype)) for where, tensor in parts]).encode()
+
+
 def encode(value: object) -> bytes:
     """A plain value as bytes."""
     buffer = io.BytesIO()
@@ -200,6 +239,10 @@ def encode(value: object) -> bytes:
 def decode(data: bytes) -> Any:
     """The value in bytes that another rank made; code in them is never run."""
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+RANDOM = ("python", "torch", "numpy", "cuda")
+"""Names of the random generators."""
 
 
 def collect_random() -> dict[str, Any]:
@@ -230,3 +273,31 @@ def restore_random(state: Mapping[str, Any]) -> None:
         numpy.random.set_state((algorithm, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, cached))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def spread_random(generators: list[Mapping[str, Any]], rank: int, alike: Collection[str]) -> None:
+    """Set the random generators when there were other ranks before: `generators` are theirs, in order.
+
+    A rank that was there goes on where it was. One that is new must not draw what another draws, as it would with a
+    copy or with the script's seed; unless the ranks draw alike on purpose.
+
+    Args:
+        alike: the RANDOM that the script left in the same state on all ranks.
+    """
+    if rank < len(generators):
+        restore_random(generators[rank])
+        return
+    first = generators[0]
+    restore_random(first)
+    generator = torch.Generator()
+    generator.set_state(first["torch"])
+    seed = int(torch.randint(2**31, (), generator=generator)) + rank
+    seeds: dict[str, Callable[[int], object]] = {"python": random.seed, "torch": torch.default_generator.manual_seed}
+    if "numpy" in sys.modules:
+        seeds["numpy"] = sys.modules["numpy"].random.seed
+    if torch.cuda.is_available():
+        seeds["cuda"] = torch.cuda.manual_seed
+    for name, reseed in seeds.items():
+        former = {encode(own.get(name)) for own in generators}
+        if not (name in alike and len(former) == 1):
+            reseed(seed)

@@ -38,6 +38,33 @@ def test_the_split_is_by_path_and_ordered(tmp_path: Path) -> None:
     assert set(corpus.load(tmp_path).held_out) >= set(text.held_out)
 
 
+def test_a_mounted_config_map_is_read_once(tmp_path: Path) -> None:
+    """As a kubelet makes it. Read twice, half of the held-out files would be trained on under their other name."""
+    version, data = tmp_path / "..2026_01_02_03_04_05.123456789", tmp_path / "..data"
+    version.mkdir()
+    data.symlink_to(version.name)
+    for number in range(100):
+        (version / f"{number}.txt").write_text(f"file {number}")
+        (tmp_path / f"{number}.txt").symlink_to(f"..data/{number}.txt")
+    text = corpus.load(tmp_path)
+    assert len(text.train) + len(text.held_out) == 100
+    assert not set(text.train) & set(text.held_out)
+    renamed = version.rename(tmp_path / "..2026_09_09_09_09_09.987654321")
+    data.unlink()
+    data.symlink_to(renamed.name)
+    assert corpus.load(tmp_path) == text, "the next version of it has the same split"
+
+
+def test_a_file_under_two_names_is_one_file(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    for number in range(50):
+        (tmp_path / f"{number}.txt").write_text(f"file {number}")
+        (tmp_path / "b" / f"{number}.link").symlink_to(tmp_path / f"{number}.txt")
+        (tmp_path / "b" / f"{number}.hard").hardlink_to(tmp_path / f"{number}.txt")
+    text = corpus.load(tmp_path)
+    assert len(text.train) + len(text.held_out) == 50
+
+
 def test_few_files_hold_out_the_last(tmp_path: Path) -> None:
     names = [name for name in ("a", "b", "c", "d") if not corpus.is_held_out(name)][:2]
     for name in names:

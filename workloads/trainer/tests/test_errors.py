@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,56 @@ def test_trouble_with_the_file_is_only_printed(
     errors.record_exception(raised(ValueError("first")))
     assert "can not be written" in capsys.readouterr().err
     assert "first" in log.read_text()
+
+
+def test_a_termination_log_that_is_a_mount_point_is_written_in_place(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With `launcher: none` the operator names it for torchelastic's error file too; no file can be renamed over it."""
+
+    def busy(self: Path, target: Path) -> Path:
+        raise OSError(errno.EBUSY, "Device or resource busy", str(target))
+
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(log))
+    monkeypatch.setattr(Path, "replace", busy)
+    errors.record_exception(raised(ValueError("first")))
+    assert json.loads(log.read_text())["message"]["message"] == "ValueError: first"
+    assert capsys.readouterr().err == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["termination-log"]
+
+
+class Closed:
+    """A standard error whose reader is gone."""
+
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    def flush(self) -> None:
+        raise ValueError("I/O operation on closed file")
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize("trouble", [OSError(errno.EROFS, "Read-only file system"), ValueError("closed file")])
+@pytest.mark.parametrize("stderr", [Closed(), None])
+def test_nothing_ever_raises(
+    log: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception, stderr: Closed | None
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> int:
+        raise trouble
+
+    monkeypatch.setattr(sys, "stderr", stderr)
+    errors.record_exception(Speechless())
+    assert "Speechless: its text can not be read" in json.loads(log.read_text())["message"]["message"]
+    for name in ("write_text", "is_file", "stat"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, refuse)
+            errors.record_exception(raised(ValueError("first")))
+    with pytest.raises(SystemExit):
+        errors.give_up("why")
 
 
 def test_giving_up_ends_with_93(pod: Pod) -> None:

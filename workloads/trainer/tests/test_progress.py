@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aifactory_trainer.progress import Report, Reporter, Speed
+from aifactory_trainer.progress import Report, Reporter, Speed, leader
 from conftest import Receiver, wait_until
 
 
@@ -95,10 +95,56 @@ def test_a_redirect_is_followed_with_body_and_token(receiver: Receiver, token: P
 
 def test_redirects_in_a_circle_end(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
     receiver.answers = [(307, {"Location": receiver.url})]
-    reporter = Reporter(receiver.url)
+    reporter = Reporter(receiver.url, interval=60)
     reporter.submit(Report(step=3))
-    wait_until(lambda: "redirects" in caplog.text, "the complaint", lambda: caplog.text, 30)
-    assert len(receiver.requests) == 4
+    wait_until(lambda: "who leads" in caplog.text, "the complaint", lambda: caplog.text, 30)
+    assert len(receiver.requests) == 2
+
+
+OPERATOR = "http://operator.system.svc:8082/v1/progress/team/job"
+
+
+@pytest.mark.parametrize("host", ["10.1.2.3", "172.20.0.9", "192.168.7.7", "100.64.3.4", "[fd00::1:2]", "240.0.0.5"])
+def test_the_leader_is_another_pod(host: str) -> None:
+    location = f"http://{host}:8082/v1/progress/team/job"
+    assert leader(OPERATOR, location) == location
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://evil.example:8082/v1/progress/team/job",
+        "http://operator.system.svc.evil.example:8082/v1/progress/team/job",
+        "http://operator.system.svc@evil.example:8082/v1/progress/team/job",
+        "//evil.example:8082/v1/progress/team/job",
+        "http://8.8.8.8:8082/v1/progress/team/job",
+        "http://[2606:4700::1111]:8082/v1/progress/team/job",
+        "http://[::ffff:8.8.8.8]:8082/v1/progress/team/job",
+        "http://169.254.169.254:8082/v1/progress/team/job",
+        "http://127.0.0.1:8082/v1/progress/team/job",
+        "http://0.0.0.0:8082/v1/progress/team/job",
+        "http://10.1.2.3:80/v1/progress/team/job",
+        "http://10.1.2.3:8082/elsewhere",
+        "http://10.1.2.3:8082/v1/progress/team/job?x=1",
+        "https://10.1.2.3:8082/v1/progress/team/job",
+        "http://operator.system.svc:9999/v1/progress/team/job",
+        "ftp://10.1.2.3:8082/v1/progress/team/job",
+    ],
+)
+def test_the_token_is_sent_to_nobody_else(location: str) -> None:
+    with pytest.raises(ValueError, match="is not followed: the token is for the operator alone"):
+        leader(OPERATOR, location)
+
+
+def test_a_redirect_to_another_host_is_not_even_tried(
+    receiver: Receiver, token: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same machine by another name stands for it."""
+    receiver.answers = [(307, {"Location": receiver.url.replace("127.0.0.1", "localhost")}), (204, {})]
+    reporter = Reporter(receiver.url, token, interval=60)
+    reporter.submit(Report(step=3))
+    wait_until(lambda: "is not followed" in caplog.text, "the complaint", lambda: caplog.text, 30)
+    assert len(receiver.requests) == 1
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -121,7 +167,55 @@ def test_a_busy_operator_gets_the_next_report(receiver: Receiver, status: int) -
     arrived(receiver, 1)
     reporter.submit(Report(step=2))
     arrived(receiver, 2)
-    assert [body["step"] for body in receiver.reports] == [1, 2]
+    assert reporter.flush(5)
+    assert receiver.reports[-1]["step"] == 2
+
+
+def test_a_report_that_met_a_temporary_trouble_is_sent_again(receiver: Receiver) -> None:
+    """The next one may be a long step away."""
+    receiver.answers = [(503, {}), (204, {})]
+    reporter = Reporter(receiver.url, interval=0.01)
+    reporter.submit(Report(step=1))
+    arrived(receiver, 2)
+    assert [body["step"] for body in receiver.reports] == [1, 1]
+
+
+def test_the_receiver_is_left_alone_as_long_as_it_asks(receiver: Receiver) -> None:
+    receiver.answers = [(503, {"Retry-After": "1"}), (204, {})]
+    reporter = Reporter(receiver.url, interval=0.01)
+    start = time.monotonic()
+    reporter.submit(Report(step=1))
+    arrived(receiver, 2)
+    assert time.monotonic() - start >= 1.0
+
+
+def test_the_last_report_waits_as_asked_if_there_is_time(receiver: Receiver) -> None:
+    receiver.answers = [(503, {"Retry-After": "1"}), (204, {})]
+    reporter = Reporter(receiver.url)
+    reporter.submit(Report(step=1))
+    start = time.monotonic()
+    assert reporter.flush(10)
+    assert 1.0 <= time.monotonic() - start < 9.0
+    assert len(receiver.requests) == 2
+
+
+def test_a_new_token_is_tried_when_the_old_one_is_refused(receiver: Receiver, token: Path) -> None:
+    receiver.answers = [(401, {}), (401, {}), (204, {})]
+    reporter = Reporter(receiver.url, token)
+    reporter.submit(Report(step=300))
+    arrived(receiver, 1)
+    token.write_text("second")
+    assert reporter.flush(10)
+    assert [authorization for _, authorization, _ in receiver.requests][-1] == "Bearer second"
+    assert len(receiver.requests) == 3
+
+
+def test_a_token_that_stays_refused_is_given_up(receiver: Receiver, token: Path) -> None:
+    receiver.answers = [(401, {})]
+    reporter = Reporter(receiver.url, token)
+    reporter.submit(Report(step=300))
+    assert reporter.flush(10)
+    assert len(receiver.requests) == 3
 
 
 def test_the_last_report_is_tried_again(receiver: Receiver) -> None:
