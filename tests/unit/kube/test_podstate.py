@@ -105,10 +105,10 @@ def test_what_kubernetes_calls_a_disruption() -> None:
     """Reasons of a failed pod's status; an OOM kill or a container's own failure is none of them."""
     assert sorted(podstate.DISRUPTIONS) == [
         "Evicted",
-        "NodeAffinity",
         "NodeLost",
         "NodeShutdown",
         "Preempting",
+        "Shutdown",
         "Terminated",
     ]
 
