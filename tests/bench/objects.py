@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from aifactory.api.trainingjob import TrainingJob
+from aifactory.engine.apply import Applied
 from aifactory.engine.plan import Create
 from aifactory.kube.resources import PODGROUPS, SERVICES
 from aifactory.kube.resources import PODS as POD_RESOURCE
@@ -89,9 +90,14 @@ def recipe(body: Json) -> Recipe:
     meta = {**body["metadata"], "uid": _UID, "generation": 1, "resourceVersion": "1"}
     parsed = TrainingJob.model_validate({**body, "metadata": meta})
     count = parsed.spec.nodes.count
-    created = plan_training(Observed(parsed, SETTINGS, gangs_served=True), now)
-    assert created is not None
-    gang = any(write.kind == PODGROUPS.kind for write in created.writes)
+    before = plan_training(Observed(parsed, SETTINGS, gangs_served=True), now)
+    service = Applied(rendezvous.service_name(parsed.metadata.name), "uid", "stamp") if count > 1 else None
+    then = plan_training(Observed(parsed, SETTINGS, service=service, gangs_served=True), now)
+    assert before is not None
+    assert then is not None
+    # The Service comes before the pods; what is planned in both is made once.
+    created = {(write.kind, write.name): write for write in (*before.writes, *then.writes) if isinstance(write, Create)}
+    gang = any(kind == PODGROUPS.kind for kind, _ in created)
     wanted = children.template_hash(parsed.spec)
     pods = tuple(
         PodView(rendezvous.pod_name(parsed.metadata.name, index, 0), "uid", 0, index, wanted, "Running", "node", True)
@@ -106,9 +112,7 @@ def recipe(body: Json) -> Recipe:
     return Recipe(
         job=msgspec.json.encode(body),
         children=tuple(
-            (_RESOURCES[write.kind].collection(NAMESPACE), _bytes(write.body))
-            for write in created.writes
-            if isinstance(write, Create)
+            (_RESOURCES[write.kind].collection(NAMESPACE), _bytes(write.body)) for write in created.values()
         ),
         running=_bytes({"status": running.status.dump()}),
         complete=_bytes({"status": complete.status.dump()}),
