@@ -69,7 +69,8 @@ class State:
     succeeded: set[str] = field(default_factory=set)
     told_running: bool = False
     told_complete: bool = False
-    failed: bool = False
+    failed: str = ""
+    """The first pod that failed: it is kept for its log."""
 
 
 class Limit:
@@ -124,6 +125,8 @@ class Limit:
                 for body in state.recipe.second_attempt:
                     self._post(PODS, Recipe.with_uid(body, state.uid))
             return
+        if name == state.failed:
+            return
         state.pods[name] = pod.metadata.uid
         phase = pod.status.phase
         if phase == "Running":
@@ -137,7 +140,8 @@ class Limit:
                 state.told_complete = True
                 self._tell(job_name, state.recipe.complete)
         elif phase == "Failed" and not state.failed:
-            state.failed = True
+            state.failed = name
+            del state.pods[name]
             for other, uid in state.pods.items():
                 self._delete(f"{PODS}/{other}", {"preconditions": {"uid": uid}})
 

@@ -90,14 +90,14 @@ def recipe(body: Json) -> Recipe:
     meta = {**body["metadata"], "uid": _UID, "generation": 1, "resourceVersion": "1"}
     parsed = TrainingJob.model_validate({**body, "metadata": meta})
     count = parsed.spec.nodes.count
-    name = parsed.metadata.name
-    first = plan_training(Observed(parsed, SETTINGS, gangs_served=True), now)
-    service = Applied(rendezvous.service_name(name), _UID)
-    then = plan_training(Observed(parsed, SETTINGS, gangs_served=True, service=service), now)
-    assert first is not None
+    before = plan_training(Observed(parsed, SETTINGS, gangs_served=True), now)
+    service = Applied(rendezvous.service_name(parsed.metadata.name), "uid", "stamp") if count > 1 else None
+    then = plan_training(Observed(parsed, SETTINGS, service=service, gangs_served=True), now)
+    assert before is not None
     assert then is not None
-    created = {write.name: write for write in (*first.writes, *then.writes) if isinstance(write, Create)}
-    gang = any(write.kind == PODGROUPS.kind for write in created.values())
+    # The Service comes before the pods; what is planned in both is made once.
+    created = {(write.kind, write.name): write for write in (*before.writes, *then.writes) if isinstance(write, Create)}
+    gang = any(kind == PODGROUPS.kind for kind, _ in created)
     wanted = children.template_hash(parsed.spec)
     pods = tuple(
         PodView(rendezvous.pod_name(name, index, 0), "uid", 0, index, wanted, "Running", "node", True)
