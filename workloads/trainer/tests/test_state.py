@@ -144,6 +144,22 @@ def test_a_sharded_model_and_its_optimizer_are_refused() -> None:
         state.collect({"optimizer": optimizer})
 
 
+@pytest.mark.usefixtures("alone")
+def test_a_model_with_a_sharding_part_is_refused_without_asking_it() -> None:
+    """Its state_dict waits for all ranks, and a checkpoint is rank 0's business."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    class Sharding(FullyShardedDataParallel):
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+
+        def state_dict(self, *_arguments: Any, **_options: Any) -> Any:
+            pytest.fail("it was asked")
+
+    with pytest.raises(TypeError, match=r"the state of 'model' is sharded \(Sharding\)"):
+        state.check_storable({"model": nn.Sequential(nn.Linear(2, 2), Sharding())})
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
 def test_what_is_not_finite_is_named(value: float, kind: torch.dtype) -> None:
