@@ -100,7 +100,7 @@ def recipe(body: Json) -> Recipe:
     gang = any(kind == PODGROUPS.kind for kind, _ in created)
     wanted = children.template_hash(parsed.spec)
     pods = tuple(
-        PodView(rendezvous.pod_name(name, index, 0), "uid", 0, index, wanted, "Running", "node", True)
+        PodView(rendezvous.pod_name(parsed.metadata.name, index, 0), "uid", 0, index, wanted, "Running", "node", True)
         for index in range(count)
     )
     running = plan_training(Observed(parsed, SETTINGS, pods, gangs_served=True), now)

@@ -19,7 +19,7 @@ import pytest
 
 from aifactory.api import names
 from aifactory.app import web
-from aifactory.training import causes, children, progress, reports
+from aifactory.training import causes, children, progress, rendezvous, reports
 from aifactory.training.errorfile import root_cause
 from aifactory_contract.formats import FORMATS
 from tests.unit.training.builders import SETTINGS, job
@@ -54,8 +54,8 @@ def environment(launcher: str, nodes: int) -> dict[str, str]:
 
 
 def test_the_variables_are_those_that_are_set() -> None:
-    told = {name: when for name, (when, _) in rows("Environment", 3).items() if name != "variable"}
-    assert set(told) == set(names.RESERVED_ENV)
+    told = {name: when for name, (when, _) in rows("Environment", 3).items() if name not in ("variable", "default")}
+    assert set(told) == {*names.RESERVED_ENV, *rendezvous.optional_environment(job())}
     for launcher in ("torchrun", "none"):
         for nodes in (1, 2):
             expected = {name for name, when in told.items() if when in ("always", f"`launcher: {launcher}`")}
@@ -68,7 +68,7 @@ def test_the_values_are_those_that_are_set() -> None:
         for name, value in environment(launcher, nodes=1).items():
             if value.startswith("/") and name != "AIFACTORY_PROGRESS_TOKEN_FILE":
                 assert f"`{value}`" in told[name]
-            elif name in ("MASTER_PORT", "PET_RDZV_BACKEND", "PET_MAX_RESTARTS"):
+            elif name in ("MASTER_PORT", "PET_RDZV_BACKEND", "PET_MAX_RESTARTS", "PET_RDZV_CONF"):
                 assert told[name].strip("`").startswith(value)
     assert str(names.RENDEZVOUS_PORT) in told["PET_RDZV_ENDPOINT"]
     assert environment("torchrun", 2)["AIFACTORY_PROGRESS_TOKEN_FILE"] in rows("Paths", 2)
