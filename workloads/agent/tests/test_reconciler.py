@@ -35,6 +35,8 @@ class World:
         self.configured: dict[str, frozenset[int]] = {}
         self.fail: dict[str, list[Any]] = {}
         self.calls: Counter[str] = Counter()
+        self.answered = self.busy = 0
+        """Requests of clients: answered so far, and from one look to the next."""
         self.want(1)
 
     def want(self, *versions: int) -> None:
@@ -64,6 +66,10 @@ class World:
 
     async def confirm(self, key: ModelKey, _: object) -> None:
         self._call("confirm")
+
+    async def answers(self, _: ModelKey) -> int:
+        self.answered += self.busy
+        return self.answered
 
     # The volume
     def prepare(self) -> None: ...
@@ -176,6 +182,22 @@ def test_a_version_that_hangs_is_loaded_anew_after_three_late_answers(tmp_path: 
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_version_that_is_late_because_it_answers_others_is_left_alone(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.busy = 7
+
+    async def story(agent: Reconciler) -> None:
+        await until(lambda: agent.status.ready)
+        world.fail["confirm"] = [8, TooLate("late")]
+        while world.fail["confirm"][0]:
+            assert agent.status.ready
+            await asyncio.sleep(0.005)
+        assert world.calls["load"] == 1
+
+    play(world, story)
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("call", ["load", "configure", "unload", "remove"])
 def test_what_can_not_be_taken_out_is_not_tried_without_a_pause(tmp_path: Path, call: str) -> None:
     world = World(tmp_path)
@@ -252,6 +274,25 @@ def test_a_pod_that_has_never_been_ready_carries_nothing(tmp_path: Path) -> None
         assert not agent.status.carries
 
     play(world, story)
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_ends_also_when_something_finishes_in_the_same_moment(tmp_path: Path, turns: int) -> None:
+    world = World(tmp_path)
+
+    async def run() -> None:
+        agent = Reconciler(world.path, world, world, Mounts(tmp_path), Metrics(), 10)  # type: ignore[arg-type]
+        work = asyncio.create_task(agent.run())
+        await until(lambda: agent.status.ready)
+        await asyncio.sleep(0.1)
+        agent._wake.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        work.cancel()
+        done, _ = await asyncio.wait({work}, timeout=0.5)
+        assert done, "it goes on for ever"
+
+    asyncio.run(run())
 
 
 def test_taking_out_waits_longer_each_time() -> None:

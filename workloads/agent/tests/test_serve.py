@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import queue
@@ -22,6 +23,9 @@ import tritonclient.grpc as grpcclient
 from harness import AgentProcess, TritonProcess, as_process_one, ended_by_sigterm, http, wait_for
 from tritonclient.utils import InferenceServerException
 
+from aifactory_agent.serve.triton import Triton
+from aifactory_contract.desired import ModelKey
+
 Published = Callable[..., dict[str, Any]]
 
 
@@ -29,6 +33,15 @@ def generate(triton: TritonProcess, model: str, version: int | None = None) -> t
     where = f"/versions/{version}" if version else ""
     code, text = http(f"{triton.url}/v2/models/{model}{where}/generate", {"text_input": "x"})
     return code, json.loads(text).get("text_output") or text
+
+
+async def answers(triton: TritonProcess, name: str, version: int) -> int:
+    """As the agent counts them, to tell a version that is busy from one that hangs."""
+    client = Triton(triton.grpc)
+    try:
+        return await client.answers(ModelKey(name, version))
+    finally:
+        await client.close()
 
 
 def test_brings_a_model_up_and_reports_it(triton: TritonProcess, agent: AgentProcess, published: Published) -> None:
@@ -39,7 +52,10 @@ def test_brings_a_model_up_and_reports_it(triton: TritonProcess, agent: AgentPro
     assert [(m["name"], m["version"], m["state"]) for m in status["models"]] == [("gpt", 1, "Ready")]
     assert status["models"][0]["loadSeconds"] > 0
     assert agent.get("/readyz")[0] == 200
+    before = asyncio.run(answers(triton, "gpt", 1))
     assert generate(triton, "gpt") == (200, "gpt 1")
+    assert asyncio.run(answers(triton, "gpt", 1)) > before
+    assert asyncio.run(answers(triton, "other", 1)) == 0
     metrics = agent.get("/metrics")[1]
     assert 'aifactory_agent_model_state{model="gpt",state="Ready",version="1"} 1.0' in metrics
     assert "aifactory_agent_ready 1.0" in metrics

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +39,8 @@ CHECK_SECONDS = 5.0
 LATE_INDEXES = 2
 """Late answers of Triton's index in a row after which the pod is not ready. One may be a busy node's."""
 LATE_PROBES = 3
-"""Late answers of a version in a row after which it hangs: it is taken out and loaded anew."""
+"""Late answers of a version in a row after which it hangs, if nobody else has had an answer from it meanwhile: it is
+taken out and loaded anew. One that answers others has a long queue, and loading it anew would only hurt."""
 _CONCURRENT_FETCHES = 4
 """More than one, so that a store that hangs does not hold up the others."""
 
@@ -70,7 +72,8 @@ class Reconciler:
         self._actual = Actual()
         self._ask_at: dict[ModelKey, float] = {}
         self._doubted: set[ModelKey] = set()
-        self._late_probes: dict[ModelKey, int] = {}
+        self._late_probes: dict[ModelKey, tuple[int, int]] = {}
+        """Late answers in a row, and how many requests the version had answered at the last of them."""
         self._late_indexes = 0
         self._bearing: frozenset[ModelKey] = frozenset()
         self._held: dict[str, tuple[int, float]] = {}
@@ -93,10 +96,11 @@ class Reconciler:
                 self._wake.clear()
                 await self._round()
                 period = PERIOD_SECONDS if self._actual.triton_up else STARTING_PERIOD_SECONDS
-                try:
-                    await asyncio.wait_for(self._wake.wait(), period)
-                except TimeoutError:
-                    pass
+                # Not wait_for: in Python 3.11 it forgets that it was cancelled if the event comes in the same moment
+                # (cpython#86296), and then the agent would never end.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(period):
+                        await self._wake.wait()
         finally:
             self._stopping = True
             for _, cancel in self._fetches.values():
@@ -293,14 +297,16 @@ class Reconciler:
                 await self._triton.confirm(key, config)
             except FactoryError as error:
                 # A busy server may be late and a request may fail once: neither may cost a working model its traffic.
-                if known and self._is_forgiven(key, error):
+                if known and await self._is_forgiven(key, error):
                     self._ask_at[key] = time.monotonic() + PERIOD_SECONDS
                     _log.warning("asked again soon", extra=fields(**_about(key), detail=error.message))
                     return
                 self._actual = replace(self._actual, confirmed=self._actual.confirmed - {key})
                 self._forgive(key)
                 if known and isinstance(error, TooLate):
-                    message = f"it hangs: {LATE_PROBES} requests in a row had no answer in time; it is loaded anew"
+                    message = (
+                        f"it hangs: {LATE_PROBES} requests had no answer in time, nor had others; it is loaded anew"
+                    )
                     raise FactoryError(Reason.CONFIRM_FAILED, message) from error
                 raise
             self._forgive(key)
@@ -312,10 +318,13 @@ class Reconciler:
 
         await self._attempt(spec, work)
 
-    def _is_forgiven(self, key: ModelKey, error: FactoryError) -> bool:
+    async def _is_forgiven(self, key: ModelKey, error: FactoryError) -> bool:
         if isinstance(error, TooLate):
-            self._late_probes[key] = self._late_probes.get(key, 0) + 1
-            return self._late_probes[key] < LATE_PROBES
+            answered = await self._triton.answers(key)
+            count, before = self._late_probes.get(key, (0, answered))
+            count = count + 1 if answered == before else 1
+            self._late_probes[key] = (count, answered)
+            return count < LATE_PROBES
         if error.transient:
             return True
         again = key in self._doubted

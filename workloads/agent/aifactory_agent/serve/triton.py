@@ -129,6 +129,17 @@ class Triton:
         for output in outputs[:1] if config.decoupled else outputs:
             _check_output(output, result.as_numpy(output.name), config.batched)
 
+    async def answers(self, key: ModelKey) -> int:
+        """Requests that a version has answered or refused since it was loaded; 0 if Triton does not say."""
+        try:
+            found = await self._client.get_inference_statistics(
+                key.name, str(key.version), client_timeout=CALL_TIMEOUT_SECONDS
+            )
+        except InferenceServerException:
+            return 0
+        stats = [model.inference_stats for model in found.model_stats]
+        return sum(int(one.success.count) + int(one.fail.count) for one in stats)
+
     async def _ask(self, key: ModelKey, config: ServingConfig) -> Any:
         inputs = [_probe_input(tensor, config) for tensor in config.signature.inputs if _wanted(tensor, config)]
         arguments: dict[str, Any] = {"model_name": key.name, "model_version": str(key.version), "inputs": inputs}
