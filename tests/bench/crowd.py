@@ -30,9 +30,11 @@ import msgspec
 
 from aifactory.api import names
 from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
-from aifactory.app import domains, shell
-from aifactory.app.main import Process, freeze_garbage
+from aifactory.app import domains
+from aifactory.app.main import Process
 from aifactory.app.options import Options
+from aifactory.app.start import freeze_garbage
+from aifactory.app.watching import Watched
 from aifactory.engine.apply import content_hash
 from aifactory.engine.domain import Outside
 from aifactory.engine.plan import Plan
@@ -199,7 +201,7 @@ class QuietServing(Serving):
 class CrowdShell:
     """Nobody tells of changes."""
 
-    async def run(self, kinds: Collection[shell.Watched], stop: asyncio.Event, on_signal: Callable[[], None]) -> None:
+    async def run(self, kinds: Collection[Watched], stop: asyncio.Event, on_signal: Callable[[], None]) -> None:
         for kind in kinds:
             kind.listed.set()
         await stop.wait()

@@ -15,10 +15,11 @@ from typing import Any, cast
 
 import msgspec
 
-from aifactory.app import domains, shell
+from aifactory.app import domains, shell, watching
 from aifactory.app.domains import DOMAINS
 from aifactory.app.main import Process
 from aifactory.app.options import Options
+from aifactory.app.watching import Watched
 from aifactory.app.web import Health
 from aifactory.engine.domain import Domain, Outside
 from aifactory.kube.api import Api
@@ -89,7 +90,7 @@ class LikeKopf:
         self._api = api
         self._rng = rng
 
-    async def run(self, kinds: Collection[shell.Watched], stop: asyncio.Event, on_signal: Callable[[], None]) -> None:
+    async def run(self, kinds: Collection[Watched], stop: asyncio.Event, on_signal: Callable[[], None]) -> None:
         tasks = [asyncio.create_task(watch_like_kopf(self._api, kind, self._rng)) for kind in kinds]
         try:
             await stop.wait()
@@ -167,11 +168,11 @@ class SimProcess:
             self.loop.within(lambda: queue.add_after(Key(namespace, job), after))
 
 
-async def watch_like_kopf(api: Api, kind: shell.Watched, rng: random.Random) -> None:
-    """List nothing (`shell.list_nothing`) and watch one kind for ever."""
+async def watch_like_kopf(api: Api, kind: Watched, rng: random.Random) -> None:
+    """List nothing (`watching.list_nothing`) and watch one kind for ever."""
     while True:
         try:
-            listed = _decode(await api.list(kind.resource, field_selector=shell.NOTHING))
+            listed = _decode(await api.list(kind.resource, field_selector=watching.NOTHING))
             kind.listed.set()
             version = listed["metadata"]["resourceVersion"]
             while True:
@@ -182,7 +183,7 @@ async def watch_like_kopf(api: Api, kind: shell.Watched, rng: random.Random) -> 
             await asyncio.sleep(1.0 + rng.random())
 
 
-async def _follow(api: Api, kind: shell.Watched, version: str) -> str:
+async def _follow(api: Api, kind: Watched, version: str) -> str:
     """One watch to its end; returns the last version seen."""
     stream = api.watch(kind.resource, resource_version=version, timeout_seconds=600)
     async with aclosing(cast("Any", stream)) as batches:

@@ -39,7 +39,7 @@ FreeForm = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-kubern
 """An object whose schema belongs to Kubernetes; the API server checks it when the pod is created."""
 
 MODEL_NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
-_FITTING_NAME = "self.lowerAscii().findAll('[a-z0-9]+([.][a-z0-9]+)*').join('-')"
+_FITTING_NAME = "self.lowerAscii().replace('/', '-').replace('_', '-').replace(' ', '-')"
 _NAME_RULE = "a model name has lower-case letters, digits, - and . and begins with a letter"
 ModelName = Annotated[
     str,

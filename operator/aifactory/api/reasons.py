@@ -105,6 +105,10 @@ class Reason(StrEnum):
     PUBLISHER_FAILED = "PublisherFailed", "The pod that publishes failed without an answer; another one is made."
     SUCCEEDED = "Succeeded", "All pods succeeded and the result, if any, is registered as a ModelVersion."
     INVALID_SPEC = "InvalidSpec", "The stored object does not fit this operator's API; the message names the field."
+    FAILURE_LASTS = (
+        "FailureLasts",
+        "What the object needs has failed for a while and is tried again every minute; the failure is in the message.",
+    )
 
     # ModelVersion
     VERIFYING = "Verifying", "The artifact is being fetched and its digest computed."

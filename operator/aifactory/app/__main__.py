@@ -1,7 +1,17 @@
-"""`python -m aifactory.app`."""
+"""`python -m aifactory.app`, and the command `aifactory-operator`."""
 
+import signal
 import sys
 
-from aifactory.app.main import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the operator; returns the exit code."""
+    # Loading takes a second, and PID 1 ignores a signal that it has no handler for.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    from aifactory.app.main import main as run
+
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

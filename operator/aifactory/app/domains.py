@@ -20,5 +20,4 @@ DOMAINS: tuple[type[Domain[Any, Any]], ...] = (
 
 def make(options: Options, kinds: Sequence[type[Domain[Any, Any]]] = DOMAINS) -> list[Domain[Any, Any]]:
     """One of each, with what the command line says about it."""
-    url = f"http://{options.address}:{options.progress_port}"
-    return [kind(options.settings_of(kind), url) for kind in kinds]
+    return [kind(options.settings_of(kind), f"http://{options.endpoint}") for kind in kinds]

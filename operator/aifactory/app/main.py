@@ -2,8 +2,9 @@
 
 Order matters at both ends. Start: informers and kopf fill the stores, and only when every store is complete and this
 process leads do workers start; a plan made from half a view would be wrong. End: workers finish what they are doing,
-the lease is given up so that a successor need not wait, and kopf ends last. A process that loses its lease, or any of
-its parts, stops acting and exits; its replacement starts clean.
+the lease is given up so that a successor need not wait, and kopf ends last. A process that loses one of its parts
+exits; its replacement starts clean. One that loses its lease stops acting and takes part in the election again, with
+its stores kept true meanwhile: an API server that was too slow for a lease had better not be listed anew.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from aifactory.app import domains as kinds
 from aifactory.app import options as cli
 from aifactory.app import shell, wiring
 from aifactory.app.options import Options
+from aifactory.app.start import end_tasks, first_answer, freeze_garbage, unless
 from aifactory.app.web import Health, Servers, serve
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Domain, Outside
 from aifactory.engine.podevents import PodEvents
 from aifactory.kube import auth
 from aifactory.kube.api import Api
-from aifactory.kube.backoff import READ
 from aifactory.kube.client import Client
 from aifactory.kube.clock import Clock, SystemClock
-from aifactory.kube.errors import KubeError, NotFound
+from aifactory.kube.errors import KubeError
 from aifactory.kube.events import EventRecorder
 from aifactory.kube.fence import Fenced
 from aifactory.kube.lease import LeaderElection
@@ -44,8 +45,10 @@ logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 10.0
 """Reconciles in progress get this long to end."""
-START_SECONDS = 50.0
-"""An API server that is away gets this long to come back; the chart's startup probe allows a little more."""
+STALE_SECONDS = 180.0
+"""A watch that tells nothing for so long, where a bookmark comes every minute, tells nothing any more."""
+RESYNC_SECONDS = 3600.0
+"""Each store is read again once in so long."""
 
 
 def main(domains: Sequence[type[Domain[Any, Any]]] = kinds.DOMAINS) -> int:
@@ -65,64 +68,37 @@ def main(domains: Sequence[type[Domain[Any, Any]]] = kinds.DOMAINS) -> int:
 
 async def run(options: Options, domains: Sequence[type[Domain[Any, Any]]]) -> int:
     """One process; returns the exit code."""
-    provider = auth.SessionProvider(await auth.connect(), user_agent=f"aifactory-operator/{__version__}")
+    stop = asyncio.Event()
+    shell.take_signals(stop.set)
+    connection, agent = await auth.connect(), f"aifactory-operator/{__version__}"
+    provider, lease_provider = (auth.SessionProvider(connection, user_agent=agent) for _ in range(2))
     api = Client(provider)
+    # A connection of its own: what makes others wait or hang must not cost the lease.
+    lease_api = Client(lease_provider, timeout=options.lease_seconds)
     try:
         made = kinds.make(options, domains)
-        served = await first_answer(api, made, options.namespace)
+        served = await unless(stop, first_answer(api, made, options.namespace))
+        if served is None:
+            return 0
         deliver = shell.Kopf(provider, options)
-        return await Process(options, api, made, served, deliver, serve_http=True, on_complete=freeze_garbage).run()
+        process = Process(
+            options,
+            api,
+            made,
+            served,
+            deliver,
+            lease_api=lease_api,
+            serve_http=True,
+            on_complete=freeze_garbage,
+            stop=stop,
+        )
+        return await process.run()
     finally:
-        await _end_tasks()
-        await api.close()
-        await provider.close()
-
-
-def freeze_garbage() -> None:
-    """What is here now stays: the garbage collector need not look at it again."""
-    gc.collect()
-    gc.freeze()
-
-
-async def _end_tasks() -> None:
-    """End what kopf has left behind: its watchers may swallow one cancellation, and then run for ever."""
-    for _ in range(20):
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        if not left:
-            return
-        for task in left:
-            task.cancel()
-        await asyncio.wait(left, timeout=0.1)
-    logger.warning("left running: %s", ", ".join(sorted(task.get_name() for task in left)))
-
-
-async def first_answer(api: Api, domains: Sequence[Domain[Any, Any]], namespace: str | None) -> set[Resource]:
-    """Wait until our kinds are served; returns the optional resources that are.
-
-    A start may fall into the very outage that ended the last run, and CRDs may come after the operator. kopf must not
-    start before them: a kind that is not there then is never watched.
-
-    Raises:
-        KubeError: there is no answer, or one that waiting does not improve.
-    """
-    loop = asyncio.get_running_loop()
-    deadline, failures = loop.time() + START_SECONDS, 0
-    while True:
-        try:
-            for resource in (domain.resource for domain in domains):
-                await api.list(resource, namespace=namespace, limit=1, metadata_only=True)
-            return await wiring.served(api, domains, namespace)
-        except NotFound as error:
-            failure: KubeError = error
-            message = f"{resource} is not served by this cluster: apply the CRDs"
-        except KubeError as error:
-            failure = error
-            message = f"the API server does not answer as it should: {error}"
-        if loop.time() > deadline or not (failure.retryable or isinstance(failure, NotFound)):
-            raise failure
-        logger.warning("%s; looking again", message)
-        failures += 1
-        await asyncio.sleep(READ.delay(failures))
+        await end_tasks()
+        for client in (api, lease_api):
+            await client.close()
+        for source in (provider, lease_provider):
+            await source.close()
 
 
 class Process:
@@ -134,11 +110,13 @@ class Process:
         domains: what is reconciled.
         served: the optional resources that the API server serves.
         deliver: brings the custom resources into the stores.
+        lease_api: the API server over a connection of the lease's own; by default the same.
         serve_http: open the ports.
         on_complete: called once when every store is complete for the first time.
         health: how the process judges itself.
         clock: the time.
         rng: source of jitter; a seeded one makes a simulated run repeatable.
+        stop: set to end in order.
     """
 
     def __init__(
@@ -149,11 +127,13 @@ class Process:
         served: Collection[Resource],
         deliver: shell.Shell,
         *,
+        lease_api: Api | None = None,
         serve_http: bool = False,
         on_complete: Callable[[], None] = lambda: None,
         health: Health | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
+        stop: asyncio.Event | None = None,
     ) -> None:
         clock, rng = clock or SystemClock(), rng or random.Random()
         self._options = options
@@ -164,10 +144,12 @@ class Process:
         self.cluster = Cluster(domains, served)
         self._kinds = wiring.watched(self.cluster)
         self._informers = wiring.make_informers(patient, self.cluster, options, clock=clock, rng=rng)
-        self._election = LeaderElection(patient, wiring.lease_config(options), clock=clock, rng=rng)
+        lease = Retrying(lease_api or api, rng=rng)
+        self._election = LeaderElection(lease, wiring.lease_config(options), clock=clock, rng=rng)
         # The fence is inside: whether we lead is asked before each try, not only before the first.
-        acting = Retrying(Fenced(api, self.leading), rng=rng)
-        self._recorder = EventRecorder(acting, controller=names.MANAGED_BY, instance=options.identity, clock=clock)
+        acting = Fenced(api, self.leading)
+        told = Retrying(acting, rng=rng)
+        self._recorder = EventRecorder(told, controller=names.MANAGED_BY, instance=options.identity, clock=clock)
         self.controllers = wiring.make_controllers(acting, self.cluster, options, self._recorder, clock=clock, rng=rng)
         self._pod_events = PodEvents(patient, pods=self._pods, wake=self._wake_owner, clock=clock)
         self.cluster.explain = self._pod_events.of
@@ -182,9 +164,10 @@ class Process:
             )
             for domain in self.cluster.domains
         }
-        self._stop = asyncio.Event()
+        self._stop = stop or asyncio.Event()
         self._shell_stop = asyncio.Event()
         self._health = health or Health(clock)
+        self._health.stale = self._stale
         self._parts: list[asyncio.Task[Any]] = []
 
     def leading(self) -> bool:
@@ -218,6 +201,7 @@ class Process:
         self._start(self._health.run(), "health")
         self._start(self._fill(), "stores")
         self._start(self._lead(), "controllers")
+        self._start(self._resync(), "resync")
         shell_task = self._start(self._deliver.run(self._kinds, self._shell_stop, self.stop), "shell")
 
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
@@ -258,45 +242,64 @@ class Process:
         self._on_complete()
         counts = ", ".join(f"{len(store)} {resource.plural}" for resource, store in self.cluster.stores.items())
         logger.info("every store is complete: %s", counts)
+        for kind in self._kinds:
+            kind.heard.now()
         self._health.ready = True
         await shell.audit(self._api, self._kinds, self._options.namespace)
 
     async def _lead(self) -> None:
-        """Once every store is complete and this process leads: work. Ends when leadership is lost."""
+        """Once every store is complete: work whenever this process leads, for ever. Returns when a controller does."""
         await self._health.wait_ready()
-        if self._options.leader_elect:
+        if not self._options.leader_elect:
+            return await self._act()
+        led_before = False
+        while True:
             await self._election.acquire()
-        work = [asyncio.create_task(self._act())]
-        if self._options.leader_elect:
-            work.append(asyncio.create_task(self._election.hold()))
-        try:
-            await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
-            if self._stop.is_set():
-                # Reconciles in progress end.
-                await asyncio.wait(work[:1])
-            elif work[0].done():
-                work[0].result()
-        finally:
-            for task in work:
-                task.cancel()
+            acting = asyncio.create_task(self._act(led_before), name="acting")
+            holding = asyncio.create_task(self._election.hold(), name="lease")
+            try:
+                await asyncio.wait([acting, holding], return_when=asyncio.FIRST_COMPLETED)
+                if self._stop.is_set():
+                    await asyncio.wait([acting])  # reconciles in progress end
+                if acting.done():
+                    return acting.result()
+            finally:
+                for task in (acting, holding):
+                    task.cancel()
+                # What was under way has been sent or never will be: whoever leads next has it to himself.
+                await asyncio.gather(acting, holding, return_exceptions=True)
+            led_before = True
 
-    async def _act(self) -> None:
+    async def _act(self, led_before: bool = False) -> None:
         """As the leader: work, from a view that holds all that the leader before has done.
 
         A watch may have been silent for a minute without anybody having noticed; a plan made from that would undo or do
         again what was done since. If nobody has led since before the first list began, there is nothing to catch up on.
         """
-        if self._options.leader_elect and not self._election.undisturbed:
+        if self._options.leader_elect and (led_before or not self._election.undisturbed):
             await self.read_again()
+        if led_before:
+            for controller in self.controllers.values():
+                controller.start_over()
         async with asyncio.TaskGroup() as group:
             for controller in self.controllers.values():
                 group.create_task(controller.run())
 
+    async def _resync(self) -> None:
+        """Read each store again about once an hour, one after another, should a watch have left something out."""
+        await self._health.wait_ready()
+        while True:
+            for name, view in self._views().items():
+                await asyncio.sleep(RESYNC_SECONDS / len(self._views()))
+                try:
+                    await view()
+                except KubeError as error:
+                    logger.warning("%s could not be read again, it is in an hour: %s", name, error)
+
     async def read_again(self) -> None:
         """Bring every store to what the API server holds now."""
-        views = [informer.refresh for informer in self._informers]
-        views += [partial(shell.refresh, self._api, kind, self._options.namespace) for kind in self._kinds]
         # To end instead while the API server is away would cost a lease's time and a start.
+        views = self._views().values()
         await asyncio.gather(*(shell.patiently("the view of the leader before", view) for view in views))
 
     # --- Inside ---
@@ -306,6 +309,24 @@ class Process:
         task = asyncio.create_task(work, name=name)
         self._parts.append(task)
         return task
+
+    def _views(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+        """What brings each store to what the API server holds now, by the resource's name."""
+        views: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
+        for informer in self._informers:
+            views[informer.resource.plural] = informer.refresh
+        for kind in self._kinds:
+            views[kind.resource.plural] = partial(shell.refresh, self._api, kind, self._options.namespace)
+        return views
+
+    def _stale(self) -> str:
+        """Which watches have told nothing, not even that there is nothing to tell, for longer than two are silent."""
+        limit = max(STALE_SECONDS, 2 * self._options.silence_seconds)
+        silent = {informer.resource.plural: informer.silent_seconds() for informer in self._informers}
+        silent |= {kind.resource.plural: kind.heard.silent_seconds() for kind in self._kinds}
+        late = (f"{name} for {seconds:.0f} s" for name, seconds in sorted(silent.items()) if seconds > limit)
+        words = ", ".join(late)
+        return f"the watch is silent: {words}" if words else ""
 
     def _pods(self) -> list[Pod]:
         """Pods about whose start somebody should be told."""

@@ -35,6 +35,12 @@ class Options:
     domains: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the domains by the names of their fields; what is left out has its default."""
 
+    @property
+    def endpoint(self) -> str:
+        """host:port at which pods reach this process, an IPv6 address in brackets."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.progress_port}"
+
     def settings_of(self, kind: type[Domain[Any, Any]]) -> Any:
         """What the installation says about one domain."""
         wanted = {entry.name for entry in fields(kind.settings_class)}
@@ -101,10 +107,12 @@ def _told(read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _own_address() -> str:
-    """The address from which this host reaches other networks; no packet is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    """The address from which this host reaches other networks; no packet is sent. The targets are reserved for that."""
+    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         try:
-            probe.connect(("192.0.2.1", 9))
-            return str(probe.getsockname()[0])
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((target, 9))
+                return str(probe.getsockname()[0])
         except OSError:
-            return "127.0.0.1"
+            continue
+    return "127.0.0.1"

@@ -5,9 +5,11 @@ so no annotation and no finalizer of ours can ever appear on them.
 
 kopf watches, we list. A list of kopf's would take a millisecond of CPU an object, and it does not tell what was deleted
 while a watch was broken: children of such an object would be made again as often as the garbage collector removes them.
-So kopf's lists are made to find nothing (`list_nothing`): they only say from which version kopf watches on. After each
-of them the kind is listed by us (`refresh`), page by page; what that list holds, and what kopf's watch tells from then
-on, is everything. Now and then what is gone is looked for besides, should a broken watch have gone unnoticed.
+So kopf's lists are made to find nothing (`watching.list_nothing`): they only say from which version kopf watches on.
+After each of them the kind is listed by us (`refresh`), page by page; what that list holds, and what kopf's watch tells
+from then on, is everything. Now and then what is gone is looked for besides, should a broken watch have gone unnoticed.
+
+No object can end kopf, and with it the process: what it reads nests no deeper than it can read (`watching.readable`).
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -26,14 +27,14 @@ import msgspec
 
 from aifactory.api import names
 from aifactory.app.options import Options
-from aifactory.engine.custom import Stored
+from aifactory.app.watching import Watched, list_nothing, readable, refused_is_away
 from aifactory.kube.api import Api
 from aifactory.kube.auth import SessionProvider
 from aifactory.kube.backoff import READ
+from aifactory.kube.depth import shallow
 from aifactory.kube.errors import KubeError
 from aifactory.kube.informer import drop_missing
 from aifactory.kube.objects import ListMetadata, ObjectList, Struct, decoder
-from aifactory.kube.resources import Resource
 from aifactory.kube.store import Store
 
 logger = logging.getLogger(__name__)
@@ -45,8 +46,6 @@ AUDIT_SECONDS = 300.0
 LIST_PAGE = 1000
 SLICE = 100
 """Objects parsed without giving the event loop away: some ten milliseconds."""
-NOTHING = "metadata.name=-"
-"""A field selector that no object can match: a name begins with a letter or a digit."""
 
 
 class NoStorage(kopf.DiffBaseStorage, kopf.ProgressStorage):
@@ -74,17 +73,6 @@ class NoStorage(kopf.DiffBaseStorage, kopf.ProgressStorage):
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """A kind of ours: where it is served, how it is parsed, where it is kept."""
-
-    resource: Resource
-    parse: Callable[[Mapping[str, Any]], Stored[Any]]
-    store: Store[Any]
-    listed: asyncio.Event = field(default_factory=asyncio.Event)
-    """kopf has listed, that is begun to watch anew: what happened before is still to be read (`refresh`)."""
-
-
 class Shell(Protocol):
     """What brings the custom resources into the stores."""
 
@@ -107,10 +95,9 @@ class Kopf:
             return kopf.AiohttpSession(
                 server=connection.server,
                 default_namespace=connection.namespace,
-                aiohttp_session=self._provider.session(list_nothing(kinds), refused_is_away),
+                aiohttp_session=self._provider.session(list_nothing(kinds), refused_is_away, readable(kinds)),
             )
 
-        started = asyncio.Event()
         namespace = self._options.namespace
         tasks = await kopf.spawn_tasks(
             registry=registry(kinds, login),
@@ -121,21 +108,19 @@ class Kopf:
             clusterwide=namespace is None,
             namespaces=[namespace] if namespace is not None else [],
             stop_flag=stop,
-            ready_flag=started,
         )
-        signals = asyncio.create_task(_take_signals(started, on_signal), name="signals")
+        # kopf has just set handlers of its own, which would end it before the workers: ours again, in the same turn.
+        take_signals(on_signal)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            signals.cancel()
             stop.set()
             # When it ends, kopf waits five seconds for all tasks but these and cancels them: ours are not its own.
             await kopf.run_tasks(tasks, ignored=asyncio.all_tasks())
 
 
-async def _take_signals(started: asyncio.Event, on_signal: Callable[[], None]) -> None:
-    """Replace kopf's signal handlers by ours once they are set: kopf must not end first."""
-    await started.wait()
+def take_signals(on_signal: Callable[[], None]) -> None:
+    """Have SIGTERM and SIGINT call `on_signal` from now on. PID 1 ignores what it has no handler for."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
@@ -160,36 +145,6 @@ def _watch(handlers: kopf.OperatorRegistry, kind: Watched) -> None:
     @kopf.on.event(resource.group, resource.version, resource.plural, registry=handlers, id=resource.plural)
     async def _event(event: Mapping[str, Any], **_: Any) -> None:
         take(kind, event["type"], event["object"])
-
-
-def list_nothing(kinds: Collection[Watched]) -> aiohttp.ClientMiddlewareType:
-    """What makes kopf's own lists of a kind find nothing, and notices them."""
-    by_plural = {kind.resource.plural: kind for kind in kinds}
-
-    async def narrow(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        kind = by_plural.get(request.url.name) if request.method == "GET" else None
-        if kind is None or "watch" in request.url.query:
-            return await handler(request)
-        request.url = request.url.update_query(fieldSelector=NOTHING)
-        response = await handler(request)
-        if response.ok:
-            kind.listed.set()
-        return response
-
-    return narrow
-
-
-async def refused_is_away(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Have kopf wait for a token that works as it waits for an API server that is away.
-
-    For a 401 kopf would log in again and close its session under its other requests, which may then end the process.
-    The token is read anew for each request (`auth.SessionProvider`), so there is nothing to log in to.
-    """
-    response = await handler(request)
-    if response.status == 401:
-        response.close()
-        raise aiohttp.ClientConnectionError("401 Unauthorized: is the token revoked or expired?")
-    return response
 
 
 def take(kind: Watched, type_: str | None, body: Mapping[str, Any]) -> None:
@@ -276,7 +231,7 @@ async def _take_page(kind: Watched, raw: bytes, listed: set[str], *, background:
         if known is not None and known.metadata.resource_version == identity.resource_version:
             listed.add(known.metadata.uid)
         else:
-            kind.store.put_listed(kind.parse(_decode_body(item)), listed, background=background)
+            kind.store.put_listed(kind.parse(_decode_body(shallow(bytes(item)))), listed, background=background)
         if number % SLICE == 0:
             await asyncio.sleep(0)
     return page.metadata
@@ -341,7 +296,19 @@ class _Object(Struct, frozen=True, gc=False):
     metadata: _Identity
 
 
-_decode_page = decoder(ObjectList[msgspec.Raw])
-_decode_identities = decoder(ObjectList[_Object])
-_decode_object = decoder(_Object)
+def _reading(decode: Callable[[bytes], T]) -> Callable[[bytes], T]:
+    """Decode also what nests too deep to be skipped over; looking for that first would cost more than decoding."""
+
+    def read(raw: bytes) -> T:
+        try:
+            return decode(raw)
+        except RecursionError:
+            return decode(shallow(bytes(raw)))
+
+    return read
+
+
+_decode_page = _reading(decoder(ObjectList[msgspec.Raw]))
+_decode_identities = _reading(decoder(ObjectList[_Object]))
+_decode_object = _reading(decoder(_Object))
 _decode_body = decoder(dict[str, Any])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -27,6 +27,8 @@ class Health:
         self._clock = clock
         self._ticked = clock.monotonic()
         self._ready = asyncio.Event()
+        self.stale: Callable[[], str] = lambda: ""
+        """Names the watches that have told nothing for too long; empty when there are none."""
 
     @property
     def ready(self) -> bool:
@@ -39,6 +41,10 @@ class Health:
             self._ready.set()
         else:
             self._ready.clear()
+
+    def trouble(self) -> str:
+        """Why this replica is not ready; empty when it is. A view that nobody renews is none to act on."""
+        return self.stale() if self.ready else "stores are filling"
 
     async def wait_ready(self) -> None:
         """Wait until every store is complete."""
@@ -80,7 +86,8 @@ async def serve(options: Options, health: Health, routes: Iterable[Route]) -> Se
         return web.Response(text="ok\n") if health.alive() else web.Response(status=503, text="event loop is stuck\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n") if health.ready else web.Response(status=503, text="stores are filling\n")
+        trouble = health.trouble()
+        return web.Response(status=503, text=f"{trouble}\n") if trouble else web.Response(text="ok\n")
 
     async def metrics_page(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})

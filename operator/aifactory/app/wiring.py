@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aifactory.api import names
-from aifactory.app import shell
 from aifactory.app.options import Options
+from aifactory.app.watching import Watched
 from aifactory.engine import custom
 from aifactory.engine.cluster import Cluster, declared_children
 from aifactory.engine.controller import Controller
@@ -33,10 +33,10 @@ LEASE_NAME = "aifactory-operator"
 OURS = f"{names.LABEL_MANAGED_BY}={names.LABEL_MANAGED_BY_VALUE}"
 
 
-def watched(cluster: Cluster) -> tuple[shell.Watched, ...]:
+def watched(cluster: Cluster) -> tuple[Watched, ...]:
     """Our own kinds, for kopf."""
     return tuple(
-        shell.Watched(domain.resource, custom.parser(domain.model), cluster.stored(domain.resource))
+        Watched(domain.resource, custom.parser(domain.model), cluster.stored(domain.resource))
         for domain in cluster.domains
     )
 
@@ -64,8 +64,11 @@ def make_informers(
 def make_controllers(
     api: Api, cluster: Cluster, options: Options, recorder: EventRecorder, *, clock: Clock, rng: random.Random
 ) -> dict[Resource, Controller[Any, Any]]:
-    """A controller for each domain, with one executor; from now on changes in the stores wake them."""
-    executor = Executor(api, cluster.stores, clock=clock)
+    """A controller for each domain, with one executor; from now on changes in the stores wake them.
+
+    `api` sends each call once: the executor knows what to give up while it waits to send again.
+    """
+    executor = Executor(api, cluster.stores, clock=clock, rng=rng)
     controllers: dict[Resource, Controller[Any, Any]] = {}
     for domain in cluster.domains:
         queue: WorkQueue[Key] = WorkQueue(domain.name, rng=rng)
@@ -97,7 +100,7 @@ def lease_config(options: Options) -> LeaseConfig:
         namespace=options.lease_namespace,
         name=LEASE_NAME,
         identity=options.identity,
-        address=f"{options.address}:{options.progress_port}",
+        address=options.endpoint,
         duration=options.lease_seconds,
         renew_deadline=options.lease_seconds * 2 / 3,
         retry=options.lease_seconds * 2 / 15,

@@ -4,7 +4,9 @@ Read `Controller._reconcile` first; the rest of the file is what surrounds it. W
 - An object is reconciled by one worker at a time; the queue sees to it.
 - Whatever happens in one reconcile, the key ends up settled, queued, or waiting for a timer, and the worker goes on.
 - A status is written only on top of the version it was planned from: an old view can not overwrite a newer status.
-- Nothing is kept between reconciles but when a status first differed, and losing that only means writing sooner.
+- A failure that lasts is told in the status, in the words of whoever refused or did not answer.
+- Nothing is kept between reconciles but when a status first differed and since when a key fails. Losing the one only
+  means writing sooner, the other telling of it later.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from aifactory.api.base import CustomResource
 from aifactory.engine.cluster import Cluster
-from aifactory.engine.custom import Stored, invalid_status
+from aifactory.engine.custom import Stored, failing_status, invalid_status
 from aifactory.engine.domain import Domain
 from aifactory.engine.executor import Executor
 from aifactory.engine.plan import Event, Plan, Subject, Write
 from aifactory.engine.turn import Turn
 from aifactory.kube import metrics
 from aifactory.kube.clock import Clock, SystemClock
-from aifactory.kube.errors import Conflict, KubeError, NotFound
+from aifactory.kube.errors import Conflict, KubeError, NotFound, NotLeading
 from aifactory.kube.events import EventRecorder, Regarding
 from aifactory.kube.queue import ShutDown, WorkQueue
 from aifactory.kube.resources import Key
@@ -49,6 +51,8 @@ SLOW_FACTOR: Final = 60.0
 30 ms for a write has too much to do, and its work is spent better on pods and on states that stay."""
 EARLY_SECONDS: Final = 0.001
 """A timer may run early by its clock's resolution: what it was set for is due all the same."""
+LASTING_SECONDS: Final = 30.0
+"""A failure that may pass by waiting is told when it has not for so long."""
 REFUSED_SECONDS: Final = 1.0
 """First delay after a refusal: somebody has to change something, which is not done in milliseconds."""
 
@@ -104,6 +108,7 @@ class Controller(Generic[M, Observed]):
         self._clock = clock or SystemClock()
         self._turn = Turn(self._clock)
         self._differs_since: dict[Key, float] = {}
+        self._failing_since: dict[Key, float] = {}
         self._results = {
             result: metrics.RECONCILES.labels(self.name, result)
             for result in ("success", "requeue", "requeue_after", "error")
@@ -131,6 +136,16 @@ class Controller(Generic[M, Observed]):
                 await self.queue.drain()
         except TimeoutError:
             logger.warning("%s: some reconciles did not end within %.0f s", self.name, grace)
+
+    def start_over(self) -> None:
+        """Forget what was kept while this replica led before, and look at every object: another may have led since."""
+        self._differs_since.clear()
+        self._failing_since.clear()
+        for stored in self._store.all():
+            meta = stored.metadata
+            self.domain.gone(meta.uid)
+            self.queue.forget(meta.key)
+            self.queue.add(meta.key, background=True)
 
     def _wake(self, change: Change[Any]) -> None:
         """Every change of an object of the kind, but those it wrote itself."""
@@ -163,14 +178,22 @@ class Controller(Generic[M, Observed]):
         try:
             return await self._reconcile(key)
         except NotFound:
-            # The object went away under our hands; if it did not, its store will say so.
-            return self._end(key)
-        except Conflict:
-            # Our view is older than the object. The newer one is on its way and wakes the key; this is for safety.
+            # The object went away under our hands. If the store does not hear of that, it was a stray answer.
+            if self._store.get(*key) is None:
+                return self._end(key)
             self.queue.add_rate_limited(key)
             return "requeue"
-        except KubeError as error:
+        except Conflict as error:
+            # Our view is older than the object. The newer one is on its way and wakes the key; this is for safety.
+            self.queue.add_rate_limited(key)
+            await self._tell_lasting(key, str(error))
+            return "requeue"
+        except NotLeading as error:
             return self._failed(key, logging.WARNING, str(error), stack=False)
+        except KubeError as error:
+            result = self._failed(key, logging.WARNING, str(error), stack=False)
+            await self._tell_lasting(key, str(error))
+            return result
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -178,7 +201,10 @@ class Controller(Generic[M, Observed]):
             # Not we were cancelled but something we waited for: a failure like any other.
             return self._failed(key, logging.ERROR, "cancelled from inside", stack=True)
         except Exception as error:
-            return self._failed(key, logging.ERROR, f"{type(error).__name__}: {error}", stack=True)
+            message = f"{type(error).__name__}: {error}"
+            result = self._failed(key, logging.ERROR, message, stack=True)
+            await self._tell_lasting(key, f"a mistake in the operator, {message}")
+            return result
 
     async def _reconcile(self, key: Key) -> Result:
         # 1. Look and decide. Nothing is awaited in between, so the plan is made from one moment's view.
@@ -212,6 +238,7 @@ class Controller(Generic[M, Observed]):
                 )
 
         # 5. Come back when the plan says so.
+        self._failing_since.pop(key, None)
         if outcome.refused:
             self.queue.add_rate_limited(key, at_least=REFUSED_SECONDS)
             if decision.requeue_after is not None:
@@ -263,7 +290,22 @@ class Controller(Generic[M, Observed]):
         """There is no such object: remember nothing about it."""
         self.queue.forget(key)
         self._differs_since.pop(key, None)
+        self._failing_since.pop(key, None)
         return "success"
+
+    async def _tell_lasting(self, key: Key, failure: str) -> None:
+        """Put a failure that has lasted into the status, which nothing else would tell."""
+        now = self._clock.monotonic()
+        stored = self._store.get(*key)
+        if stored is None or now - self._failing_since.setdefault(key, now) < LASTING_SECONDS:
+            return
+        status, subject = failing_status(stored, failure, self._clock.now()), stored.subject
+        if status == subject.status:
+            return
+        try:
+            await self._executor.write_status(self.domain.resource, subject, status, origin=self.name)
+        except KubeError as error:
+            logger.info("%s %s: that it fails could not be told: %s", self.name, key, error)
 
     def _failed(self, key: Key, level: int, message: str, *, stack: bool) -> Result:
         """Try again later, and say why, but not each of a thousand times."""

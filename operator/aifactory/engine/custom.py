@@ -3,8 +3,8 @@
 As pydantic objects a thousand jobs take ten megabytes, as JSON three; reading one takes less than a tenth of planning
 it. Those that were read last are remembered, so that what happens often to a few is not read again each time.
 
-Reading never fails: an object that does not fit the model (an older or newer CRD let it through) is kept with the
-reason, so that its status can tell, instead of ending a watch or a worker.
+Reading never fails: an object that does not fit the model (an older or newer CRD let it through), or that nests too
+deep to be worked with, is kept with the reason, so that its status can tell, instead of ending a watch or a worker.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from pydantic import ValidationError
 
 from aifactory.api import names
 from aifactory.api.base import Condition, CustomResource, format_time
+from aifactory.api.conditions import shorten
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.engine.plan import Subject
+from aifactory.kube.depth import CUT, MAX_DEPTH, shallow
 from aifactory.kube.objects import Metadata
 from aifactory.kube.resources import Key, Resource
 
@@ -31,6 +33,9 @@ REMEMBERED: Final = 512
 """Objects that stay read, of all kinds together: about five megabytes."""
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 """The object once more, for `kubectl apply` alone."""
+MAX_MESSAGE: Final = 1024
+"""Longest message about an object: a field's name can be as long as the object."""
+_CUT: Final = CUT.encode()
 
 
 def resource_of(model: type[CustomResource]) -> Resource:
@@ -85,6 +90,8 @@ _pack = msgspec.json.Encoder().encode
 @lru_cache(maxsize=REMEMBERED)
 def _read(stored: Stored[Any]) -> tuple[Any, str]:
     """The model, or None and why there is none."""
+    if _CUT in stored.body:
+        return None, f"spec: it nests deeper than {MAX_DEPTH} levels"
     try:
         return stored.type.model_validate_json(b'{%b,"status":%b}' % (stored.body, stored.packed)), ""
     except ValidationError as error:
@@ -115,26 +122,53 @@ def _worth_keeping(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def decoder(model: type[M]) -> Callable[[bytes], Stored[M]]:
     """As `parser`, for bytes."""
     parse = parser(model)
-    return lambda raw: parse(_unpack(raw))
+    return lambda raw: parse(_unpack(shallow(raw)))
 
 
 def invalid_status(stored: Stored[Any], now: datetime) -> dict[str, Any]:
     """The status that tells the user that the object can not be read; everything else stays as it is."""
-    message = f"the object does not fit this operator's API: {stored.error}; correct the field or update the CRDs"
+    error = shorten(stored.error, MAX_MESSAGE // 2)
+    message = f"the object does not fit this operator's API: {error}; correct the field or update the CRDs"
+    return _with_condition(stored, ConditionType.STALLED, Reason.INVALID_SPEC, message, now)
+
+
+def failing_status(stored: Stored[Any], failure: str, now: datetime) -> dict[str, Any]:
+    """The status that tells the user that what the object needs has failed for a while; all else stays as it was.
+
+    What is planned with the next success is about the object as it is then, so nothing has to take this back.
+    """
+    message = f"it is tried again every minute: {failure}"
+    return _with_condition(stored, ConditionType.RECONCILING, Reason.FAILURE_LASTS, message, now)
+
+
+_EXCLUSIVE: Final = (ConditionType.RECONCILING, ConditionType.STALLED)
+
+
+def _untrue(condition: dict[str, Any], now: datetime) -> dict[str, Any]:
+    if condition.get("status") != "True":
+        return condition
+    return condition | {"status": "False", "message": "", "lastTransitionTime": format_time(now)}
+
+
+def _with_condition(
+    stored: Stored[Any], type_: ConditionType, reason: Reason, message: str, now: datetime
+) -> dict[str, Any]:
+    """The status as it stands, with one condition that is True. Of Reconciling and Stalled one is true at most."""
     status = stored.status
     conditions = status.get("conditions", ())
-    others = [entry for entry in conditions if entry.get("type") != ConditionType.STALLED]
-    old: Mapping[str, Any] = next((e for e in conditions if e.get("type") == ConditionType.STALLED), {})
+    message = shorten(message, MAX_MESSAGE)
+    others = [_untrue(e, now) if e.get("type") in _EXCLUSIVE else e for e in conditions if e.get("type") != type_]
+    old: Mapping[str, Any] = next((e for e in conditions if e.get("type") == type_), {})
     since = old.get("lastTransitionTime") if old.get("status") == "True" else format_time(now)
-    stalled = Condition(
-        type=str(ConditionType.STALLED),
+    condition = Condition(
+        type=str(type_),
         status="True",
-        reason=str(Reason.INVALID_SPEC),
+        reason=str(reason),
         message=message,
         last_transition_time=now,
         observed_generation=stored.metadata.generation,
     )
     return status | {
         "observedGeneration": stored.metadata.generation,
-        "conditions": [*others, {**stalled.dump(), "lastTransitionTime": since}],
+        "conditions": [*others, {**condition.dump(), "lastTransitionTime": since}],
     }

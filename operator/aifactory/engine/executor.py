@@ -3,14 +3,18 @@
 One executor is shared by all controllers of a process: its bound is what the API server sees. It sorts failures into
 three sorts: those that mean the goal is reached already (a delete of what is gone), those that pass by waiting, and
 those that are refusals, which the user must get to read.
+
+A call holds its place in the gate while it is under way, and gives it up while it waits to be sent again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -20,10 +24,12 @@ from aifactory.engine.gate import Gate
 from aifactory.engine.plan import Apply, Create, Delete, Patch, Subject, Write, WriteError
 from aifactory.kube.api import Api
 from aifactory.kube.clock import Clock, SystemClock
-from aifactory.kube.errors import AlreadyExists, ApiError, Conflict, KubeError, NotFound
+from aifactory.kube.depth import shallow
+from aifactory.kube.errors import AlreadyExists, ApiError, Conflict, KubeError, NotFound, Unreachable
 from aifactory.kube.objects import PartialObject
 from aifactory.kube.patch import merge_difference
 from aifactory.kube.resources import Key, Resource
+from aifactory.kube.retry import repeat
 from aifactory.kube.store import Store
 
 logger = logging.getLogger(__name__)
@@ -57,10 +63,11 @@ class Executor:
     """Carries out writes.
 
     Args:
-        api: the API server.
+        api: the API server; each call is sent once.
         stores: where answers go, by resource. Plans name kinds; these are the kinds that they may name.
         max_in_flight: bound over everything this executor does.
         clock: the time.
+        rng: source of jitter.
     """
 
     def __init__(
@@ -70,11 +77,13 @@ class Executor:
         *,
         max_in_flight: int = MAX_IN_FLIGHT,
         clock: Clock | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         self._api = api
         self._stores = stores
         self._resources = {resource.kind: resource for resource in stores}
         self._gate = Gate(max_in_flight, clock or SystemClock())
+        self._rng = rng or random.Random()
 
     @property
     def write_seconds(self) -> float:
@@ -112,16 +121,19 @@ class Executor:
             NotFound: it is gone.
             KubeError: anything else.
         """
-        async with self._gate.slot(STATUS_PATIENCE, outdated) as wanted:
-            if not wanted:
-                return False
-            raw = await self._api.patch_status(
-                resource,
-                subject.key.namespace,
-                subject.key.name,
-                merge_difference(subject.status, status),
-                resource_version=subject.resource_version,
-            )
+        key, difference = subject.key, merge_difference(subject.status, status)
+
+        async def attempt() -> bytes | None:
+            async with self._gate.slot(key.namespace, STATUS_PATIENCE, outdated) as wanted:
+                if not wanted:
+                    return None
+                return await self._api.patch_status(
+                    resource, key.namespace, key.name, difference, resource_version=subject.resource_version
+                )
+
+        raw = await repeat("PATCH", attempt, self._rng)
+        if raw is None:
+            return False
         self._take(resource, raw, origin=origin)
         return True
 
@@ -129,7 +141,8 @@ class Executor:
 
     async def _many(self, namespace: str, writes: Sequence[Write]) -> list[WriteError | KubeError | None]:
         """A few tasks take the writes one after another: a thousand writes need no thousand tasks."""
-        failures: list[WriteError | KubeError | None] = [None] * len(writes)
+        # A task group takes a write that was cancelled from inside for one that has ended well.
+        failures: list[WriteError | KubeError | None] = [_NOT_DONE] * len(writes)
         remaining = iter(enumerate(writes))
 
         async def work() -> None:
@@ -144,8 +157,7 @@ class Executor:
 
     async def _one(self, namespace: str, write: Write) -> WriteError | KubeError | None:
         try:
-            async with self._gate.slot():
-                await self._do(namespace, write)
+            await self._do(namespace, write)
         except KubeError as error:
             if error.retryable or isinstance(error, Conflict) or not isinstance(error, ApiError):
                 return error
@@ -158,7 +170,7 @@ class Executor:
             case Create():
                 await self._create(resource, namespace, write)
             case Apply():
-                await self._apply(resource, write)
+                await self._apply(resource, namespace, write)
             case Delete():
                 await self._delete(resource, Key(namespace, write.name), write.uid)
             case Patch():
@@ -167,7 +179,7 @@ class Executor:
     async def _create(self, resource: Resource, namespace: str, write: Create) -> None:
         """Create, or accept what exists if it is ours. A stale view costs two calls here, never a second object."""
         try:
-            raw = await self._api.create(resource, write.body)
+            raw = await self._send("POST", namespace, partial(self._api.create, resource, write.body))
         except AlreadyExists as taken:
             raw = await self._existing(resource, namespace, write, taken)
             metadata = _decode_identity(raw).metadata
@@ -185,23 +197,25 @@ class Executor:
     async def _existing(self, resource: Resource, namespace: str, write: Create, taken: AlreadyExists) -> bytes:
         """The object that has the name, if it is ours; else raises `taken`."""
         try:
-            raw = await self._api.get(resource, namespace, write.name)
+            raw = await self._send("GET", namespace, partial(self._api.get, resource, namespace, write.name))
         except NotFound:
             raise Conflict(409, "Conflict", f"{write.name} was there and is gone: look again") from taken
         if write.shared or _controller(write.body) == _controller_of(raw) is not None:
             return raw
         raise taken
 
-    async def _apply(self, resource: Resource, write: Apply) -> None:
+    async def _apply(self, resource: Resource, namespace: str, write: Apply) -> None:
         # The server compares the UID: an object made anew under the name is a conflict, and so is none at all.
         body = {**write.body, "metadata": {**write.body["metadata"], "uid": write.uid}}
-        self._take(resource, await self._api.apply(resource, body, field_manager=FIELD_MANAGER))
+        send = partial(self._api.apply, resource, body, field_manager=FIELD_MANAGER)
+        self._take(resource, await self._send("APPLY", namespace, send))
 
     async def _delete(self, resource: Resource, key: Key, uid: str) -> None:
         store = self._stores[resource]
         known = store.get(*key)
         try:
-            raw = await self._api.delete(resource, key.namespace, key.name, uid=uid)
+            send = partial(self._api.delete, resource, key.namespace, key.name, uid=uid)
+            raw = await self._send("DELETE", key.namespace, send)
             if _decode_head(raw).kind == resource.kind:
                 self._take(resource, raw)
                 return
@@ -213,9 +227,19 @@ class Executor:
 
     async def _patch(self, resource: Resource, namespace: str, write: Patch) -> None:
         try:
-            self._take(resource, await self._api.patch(resource, namespace, write.name, write.body))
+            send = partial(self._api.patch, resource, namespace, write.name, write.body)
+            self._take(resource, await self._send("PATCH", namespace, send))
         except NotFound:
             return
+
+    async def _send(self, verb: str, namespace: str, send: Callable[[], Awaitable[bytes]]) -> bytes:
+        """One call, and another where that may help; each try has a place of its own. The answer is shallow."""
+
+        async def attempt() -> bytes:
+            async with self._gate.slot(namespace):
+                return await send()
+
+        return shallow(await repeat(verb, attempt, self._rng))
 
     def _take(self, resource: Resource, raw: bytes, *, origin: str = "") -> None:
         try:
@@ -226,6 +250,7 @@ class Executor:
 
 
 _NOTHING_WRONG: Final = Outcome()
+_NOT_DONE: Final = Unreachable("it was cancelled from inside")
 
 
 def _controller(body: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,11 @@
 
 An API server with too much to do answers everybody late. What helps is to send it less, and what matters first: pods
 before the status that tells of them, and the status of a job that runs or has ended before that of one on its way.
+
+No namespace can keep the others out. Writes that hang (a webhook that does not answer) hold their places until they are
+given up, so a namespace gets another place only while it has fewer than `SHARE` times those that are free: alone it has
+three quarters of them, and each one more finds some left. Those that wait get in by turns, one namespace after another.
+This is how switches share buffers: https://doi.org/10.1109/90.664262 (dynamic queue length thresholds).
 """
 
 from __future__ import annotations
@@ -9,29 +14,37 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
 from aifactory.kube.clock import Clock
 
+SHARE: Final = 3
+"""Times the free places that one namespace may have. More leaves less to the others, fewer slows one that is alone."""
 _WEIGHT: Final = 0.1
 """Share of the newest write in the mean."""
 _HALF_LIFE_SECONDS: Final = 2.0
 """A mean that no write has renewed for so long counts half: nothing is known about the API server's load any more."""
 
+_Waiting = tuple[float, int, "asyncio.Future[None]"]
+
 
 class Gate:
-    """Lets `size` writes in at once.
+    """Lets up to `size` writes in at once.
 
-    Who has to wait gets in by the time of arrival plus the patience it came with, so what has patience gives way to
-    what has none, but not for ever.
+    Those of a namespace that have to wait get in by the time of arrival plus the patience they came with, so what has
+    patience gives way to what has none, but not for ever.
     """
 
     def __init__(self, size: int, clock: Clock) -> None:
         self._free = size
         self._clock = clock
-        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._held: Counter[str] = Counter()
+        """Places by namespace; none that has none."""
+        self._waiting: OrderedDict[str, list[_Waiting]] = OrderedDict()
+        """Heaps by namespace, in the order of their turns. Who waits may not go in: `_leave` lets in whoever may."""
         self._order = itertools.count()
         self._mean = 0.0
         self._measured_at = 0.0
@@ -42,15 +55,18 @@ class Gate:
         return float(self._mean * 0.5 ** ((self._clock.monotonic() - self._measured_at) / _HALF_LIFE_SECONDS))
 
     @asynccontextmanager
-    async def slot(self, patience: float = 0.0, outdated: Callable[[], bool] = lambda: False) -> AsyncIterator[bool]:
+    async def slot(
+        self, namespace: str = "", patience: float = 0.0, outdated: Callable[[], bool] = lambda: False
+    ) -> AsyncIterator[bool]:
         """Have one of the places.
 
         Args:
-            patience: seconds by which others may come later and go first.
+            namespace: whose share it counts to.
+            patience: seconds by which others of the namespace may come later and go first.
             outdated: asked after waiting whether there is still a reason to write; if not, False is given out.
         """
-        waited = not self._free
-        await self._enter(patience)
+        waited = not self._may_enter(namespace)
+        await self._enter(namespace, patience)
         wanted = not (waited and outdated())
         started = self._clock.monotonic()
         try:
@@ -58,29 +74,54 @@ class Gate:
         finally:
             if wanted:
                 self._measure(self._clock.monotonic() - started)
-            self._leave()
+            self._leave(namespace)
 
     def _measure(self, seconds: float) -> None:
         before = self.seconds
         self._mean, self._measured_at = before + _WEIGHT * (seconds - before), self._clock.monotonic()
 
-    async def _enter(self, patience: float) -> None:
-        if self._free:
-            self._free -= 1
+    def _may_enter(self, namespace: str) -> bool:
+        return self._held.get(namespace, 0) < SHARE * self._free
+
+    async def _enter(self, namespace: str, patience: float) -> None:
+        if self._may_enter(namespace):
+            self._take(namespace)
             return
         turn = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (self._clock.monotonic() + patience, next(self._order), turn))
+        entry = (self._clock.monotonic() + patience, next(self._order), turn)
+        heapq.heappush(self._waiting.setdefault(namespace, []), entry)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._leave()  # the place came together with the cancellation
+                self._leave(namespace)  # the place came together with the cancellation
             raise
 
-    def _leave(self) -> None:
-        while self._waiting:
-            turn = heapq.heappop(self._waiting)[2]
-            if not turn.done():
-                turn.set_result(None)
-                return
+    def _take(self, namespace: str) -> None:
+        self._free -= 1
+        self._held[namespace] += 1
+
+    def _leave(self, namespace: str) -> None:
         self._free += 1
+        self._held[namespace] -= 1
+        if not self._held[namespace]:
+            del self._held[namespace]
+        while (turn := self._next()) is not None:
+            turn.set_result(None)
+
+    def _next(self) -> asyncio.Future[None] | None:
+        """Who may go in now, with the place taken, or None."""
+        for namespace in list(self._waiting) if self._free else ():
+            heap = self._waiting[namespace]
+            while heap and heap[0][2].done():
+                heapq.heappop(heap)  # cancelled
+            if heap and not self._may_enter(namespace):
+                continue
+            turn = heapq.heappop(heap)[2] if heap else None
+            del self._waiting[namespace]
+            if heap:
+                self._waiting[namespace] = heap  # after the others
+            if turn is not None:
+                self._take(namespace)
+                return turn
+        return None

@@ -2,8 +2,9 @@
 
 The rules are client-go's. A lease is taken if it has no holder or if *we* have seen it unchanged for its whole
 duration, by our own monotonic clock; the times written in it are for people and never compared, so skewed clocks do no
-harm. The leader renews every `retry` seconds; when it has not managed to for `renew_deadline`, which is shorter than
-the duration, it stops by itself before anybody else may start. On a clean end it gives the lease up, so that the
+harm. The leader renews every `retry` seconds, and sooner after a renewal that failed or got no answer within a third of
+`renew_deadline`; when it has not managed to for all of that, which is shorter than the duration, it stops by itself
+before anybody else may start. On a clean end it gives the lease up, so that the
 successor need not wait. Those who wait look twice as often and try at the very moment the lease runs out: a fail-over
 takes the duration and about a second. Every write is tied to the resource version that was read: of two who try, one
 gets a conflict.
@@ -30,6 +31,10 @@ from aifactory.kube.resources import LEASES
 
 logger = logging.getLogger(__name__)
 
+TRIES: Final = 3
+"""A renewal without an answer is given up when this many of them still fit into the deadline."""
+RELEASES: Final = 3
+"""Attempts to give the lease up; each but the first follows a renewal that was on its way."""
 ADDRESS_ANNOTATION: Final = "aifactory.dev/address"
 
 
@@ -95,6 +100,8 @@ class LeaderElection:
         self._free_version = ""
         """The lease's version when `look` found that nobody could be leading; empty if somebody could."""
         self._undisturbed = False
+        self._taking_part: asyncio.Task[Any] | None = None
+        """Whose calls may be on their way: `release` ends it first."""
         self._gauge = metrics.LEADER.labels(config.name)
         self._gauge.set(0)
 
@@ -131,49 +138,76 @@ class LeaderElection:
 
     async def acquire(self) -> None:
         """Wait until this replica leads."""
+        self._taking_part = asyncio.current_task()
         while not await self._try("take"):
             await self._sleep(self._until_expiry())
         logger.info("leading as %s (lease %s/%s)", self.config.identity, self.config.namespace, self.config.name)
 
     async def hold(self) -> None:
         """Renew until leadership is lost. Returns in time: no other replica leads yet when it does."""
+        self._taking_part = asyncio.current_task()
+        patience, pause = self.config.renew_deadline / TRIES, self.config.retry
         while self.leading:
-            await self._sleep(self.config.retry)
+            await self._sleep(pause)
             left = self._renewed_at + self.config.renew_deadline - self._clock.monotonic()
             if left <= 0:
                 break
+            renewed = False
             try:
-                async with asyncio.timeout(left):
-                    if not await self._try("renew") and self._taken_by_other():
-                        break
+                async with asyncio.timeout(min(left, patience)):
+                    renewed = await self._try("renew")
             except TimeoutError:
+                logger.warning("lease: a renewal was not answered within %.1f s", patience)
+            if not renewed and self._taken_by_other():
                 break
+            pause = self.config.retry if renewed else self.config.retry / 4
         self._set(False)
         logger.error("lease %s/%s is lost: this replica stops acting", self.config.namespace, self.config.name)
 
     async def release(self) -> None:
-        """Give the lease up, if it is ours; a failure only means that the successor waits."""
-        seen, leading = self._seen, self._leading
+        """Give the lease up, if it is ours; a failure only means that the successor waits.
+
+        What takes or renews it is ended first: the answer to a write that is under way would tell of a version of the
+        lease that is given up no more.
+        """
+        was, self._leading = self._leading, False
+        acting = await self._end_taking_part()
         self._set(False)
-        if seen is None or not leading:
+        if not (was or acting):
             return
+        if acting:
+            await self._look()  # a write may have been carried out
+        for _ in range(RELEASES):
+            if self._seen is None or self._seen.spec.holder_identity != self.config.identity:
+                return
+            try:
+                async with asyncio.timeout(self.config.retry):
+                    await self._give_up(self._seen)
+                return
+            except Conflict:
+                await self._look()
+            except (KubeError, TimeoutError) as error:
+                logger.warning("lease %s/%s could not be given up: %s", self.config.namespace, self.config.name, error)
+                return
+
+    # --- Inside ---
+
+    async def _end_taking_part(self) -> bool:
+        """End `acquire` or `hold`; whether one of them was going on."""
+        task, self._taking_part = self._taking_part, None
+        if task is None or task.done() or task is asyncio.current_task():
+            return False
+        task.cancel()
+        await asyncio.wait([task])
+        return True
+
+    async def _give_up(self, seen: LeaseObject) -> None:
         # A holder of "" and a short duration are what client-go writes; the annotation goes with the holder.
         body = self._body(holder="", transitions=seen.spec.lease_transitions or 0, address=None)
         body["spec"]["leaseDurationSeconds"] = 1
-        try:
-            async with asyncio.timeout(self.config.retry):
-                await self._api.patch(
-                    LEASES,
-                    self.config.namespace,
-                    self.config.name,
-                    body,
-                    resource_version=seen.metadata.resource_version,
-                )
-            logger.info("lease %s/%s given up", self.config.namespace, self.config.name)
-        except (KubeError, TimeoutError) as error:
-            logger.warning("lease %s/%s could not be given up: %s", self.config.namespace, self.config.name, error)
-
-    # --- Inside ---
+        version = seen.metadata.resource_version
+        await self._api.patch(LEASES, self.config.namespace, self.config.name, body, resource_version=version)
+        logger.info("lease %s/%s given up", self.config.namespace, self.config.name)
 
     async def _try(self, purpose: str) -> bool:
         """One attempt to take or renew; whether this replica leads after it."""

@@ -2,7 +2,8 @@
 
 A call is sent again only if the server can not have carried it out or if doing it twice changes nothing, at most
 MAX_ATTEMPTS times. Every try is a whole call of the `Api` inside, so whatever that asks first (`fence.Fenced`: do we
-still lead?) is asked each time. Watches are left alone: whoever follows one knows from where to go on.
+still lead?) is asked each time. Watches are left alone: whoever follows one knows from where to go on. `repeat` does it
+for one call, for those who hold something while it is under way but not while it waits to be sent again.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from aifactory.kube import metrics
 from aifactory.kube.api import Api
 from aifactory.kube.backoff import REQUEST
 from aifactory.kube.errors import KubeError, TooManyRequests, Unreachable
 from aifactory.kube.resources import Resource
+
+T = TypeVar("T")
 
 MAX_ATTEMPTS: Final = 4
 
@@ -58,18 +62,23 @@ class Retrying:
         return await self._call("DELETE", self._api.delete, *args, **options)
 
     async def _call(self, verb: str, send: Callable[..., Awaitable[bytes]], *args: Any, **options: Any) -> bytes:
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return await send(*args, **options)
-            except KubeError as error:
-                if attempt >= MAX_ATTEMPTS or not _may_repeat(verb, error):
-                    raise
-                asked = min(error.retry_after or 0.0, REQUEST.limit)
-                delay = REQUEST.delay(attempt, self._rng, at_least=asked / 2 ** (attempt - 1))
-            metrics.REQUEST_RETRIES.labels(verb).inc()
-            await asyncio.sleep(delay)
+        return await repeat(verb, partial(send, *args, **options), self._rng)
+
+
+async def repeat(verb: str, send: Callable[[], Awaitable[T]], rng: random.Random) -> T:
+    """Send a call until there is an answer that waiting would not improve. Raises KubeError."""
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return await send()
+        except KubeError as error:
+            if attempt >= MAX_ATTEMPTS or not _may_repeat(verb, error):
+                raise
+            asked = min(error.retry_after or 0.0, REQUEST.limit)
+            delay = REQUEST.delay(attempt, rng, at_least=asked / 2 ** (attempt - 1))
+        metrics.REQUEST_RETRIES.labels(verb).inc()
+        await asyncio.sleep(delay)
 
 
 def _may_repeat(verb: str, error: KubeError) -> bool:

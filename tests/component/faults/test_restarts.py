@@ -45,21 +45,17 @@ def exits_of(site: Site, since: int) -> list[Exit]:
     "fault", [Fault(429, retry_after=1), Fault(503), Fault(500)], ids=lambda fault: str(fault.status)
 )
 def test_failing_for_longer_than_the_lease(ns: Kubectl, site: Site, fault: Fault) -> None:
-    """The lease can not be renewed, so the leader ends; what is started instead waits for the API server."""
+    """The lease can not be renewed, so the leader stops acting, and leads again when the API server is back."""
     if fault.status != 503 and not LONG:
         pytest.skip("as 503; AIFACTORY_LONG=1 runs it")
     site.wait_leading()
     scene = Scene(ns, site).before()
-    exits, started = len(site.exits), time.monotonic()
+    exits = len(site.exits)
     lasting(site, fault, OUTAGE_SECONDS, scene.meanwhile)
     took = scene.after(seconds=120)
-    found = exits_of(site, exits)
-    ends = ", ".join(f"{exit.at - started:.1f} s" for exit in found)
-    print(f"{fault.status} for {OUTAGE_SECONDS:.0f} s: ended after {ends}; converged {took:.1f} s after the outage")
-    # Each start waits 50 s for an answer.
-    assert 1 <= len(found) <= 1 + OUTAGE_SECONDS // 50
-    assert found[0].at - started < LEASE_SECONDS + 3
-    assert "is lost: this replica stops acting" in found[0].words
+    print(f"{fault.status} for {OUTAGE_SECONDS:.0f} s: converged {took:.1f} s after the outage")
+    assert site.exits[exits:] == [], "a start lists everything anew"
+    assert "is lost: this replica stops acting" in site.log
 
 
 def test_a_watch_answered_with_410(ns: Kubectl, site: Site) -> None:

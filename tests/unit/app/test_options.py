@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,20 @@ def test_what_is_left_out_has_its_default(monkeypatch: pytest.MonkeyPatch) -> No
     assert training.settings == TrainingSettings(progress_url="http://10.0.0.9:8082")
     assert models.settings.agent_image == f"aifactory/agent:{__version__}"
     assert serving.settings == ServingSettings()
+
+
+def test_an_ipv6_address_is_written_as_urls_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POD_IP", "fd00::7")
+    options = parse(DOMAINS, [])
+    assert domains.make(options)[0].settings.progress_url == "http://[fd00::7]:8082"
+    assert wiring.lease_config(options).address == "[fd00::7]:8082"
+
+
+def test_the_command_is_there() -> None:
+    """It named a module, which can not be called."""
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    module, _, function = project["project"]["scripts"]["aifactory-operator"].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_an_option_reaches_every_domain_that_has_it(tmp_path: Path) -> None:

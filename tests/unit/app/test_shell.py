@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from aifactory.api.modelversion import ModelVersion
-from aifactory.app import shell
+from aifactory.app import shell, watching
 from aifactory.engine import custom
 from aifactory.engine.custom import Stored
 from aifactory.kube.auth import Connection, SessionProvider
@@ -61,6 +61,8 @@ class Versions:
         self.version = 1
         self.expiries: asyncio.Queue[None] = asyncio.Queue()
         """Each ends one watch with 410."""
+        self.lines: asyncio.Queue[bytes] = asyncio.Queue()
+        """Each is told by one watch, which then goes on."""
         self.refusals = 0
         """So many of the next lists are answered with 401."""
         self.logins = 0
@@ -82,11 +84,13 @@ class Versions:
             return web.json_response(
                 {
                     "metadata": {"resourceVersion": str(self.version), "continue": ""},
-                    "items": [] if request.query.get("fieldSelector") == shell.NOTHING else self.objects,
+                    "items": [] if request.query.get("fieldSelector") == watching.NOTHING else self.objects,
                 }
             )
         response = web.StreamResponse()
         await response.prepare(request)
+        while not self.lines.empty():
+            await response.write(self.lines.get_nowait() + b"\n")
         await self.expiries.get()
         gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}
         await response.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
@@ -109,7 +113,7 @@ async def versions() -> Versions:
 async def store(versions: Versions, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store[Stored[ModelVersion]]]:
     """What kopf and the audits make of these versions."""
     monkeypatch.setattr(shell, "READ", Backoff(base=0.0, limit=0.0))
-    kind = shell.Watched(MODELVERSIONS, custom.parser(ModelVersion), Store())
+    kind = watching.Watched(MODELVERSIONS, custom.parser(ModelVersion), Store())
     async with TestServer(versions.application) as server:
         connection = Connection(server=str(server.make_url("")).rstrip("/"), namespace="team")
         provider = SessionProvider(connection, user_agent="test")
@@ -117,7 +121,9 @@ async def store(versions: Versions, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
 
         def login() -> kopf.AiohttpSession:
             versions.logins += 1
-            session = provider.session(shell.list_nothing([kind]), shell.refused_is_away)
+            session = provider.session(
+                watching.list_nothing([kind]), watching.refused_is_away, watching.readable([kind])
+            )
             return kopf.AiohttpSession(server=connection.server, aiohttp_session=session)
 
         stop, started = asyncio.Event(), asyncio.Event()
@@ -180,6 +186,44 @@ async def test_a_token_that_is_refused_is_waited_for(versions: Versions, store: 
     assert versions.logins == 1
 
 
+def _deep(name: str, version: int, levels: int) -> bytes:
+    metadata = {"name": name, "namespace": "team", "uid": name, "resourceVersion": str(version)}
+    raw = json.dumps({**KIND, "metadata": metadata, "spec": {**SPEC, "deep": 1}}).encode()
+    return raw.replace(b'"deep": 1', b'"deep": %b' % (b'{"a":' * levels + b"1" + b"}" * levels))
+
+
+async def test_an_object_that_nests_too_deep_does_not_end_kopf(
+    versions: Versions, store: Store[Stored[ModelVersion]]
+) -> None:
+    """kopf's parser raises RecursionError at 990 levels; then kopf ended, and the process, at each start again."""
+    for number, levels in enumerate((990, 10_000), start=1):
+        line = b'{"type":"ADDED","object":%b}' % _deep(f"deep{number}", 100 + number, levels)
+        versions.lines.put_nowait(line)
+    versions.expiries.put_nowait(None)
+    await holds(store, 2)
+    assert all(stored.model is None and "nests deeper" in stored.error for stored in store.all())
+    versions.version = 200
+    versions.add("gpt-v1")
+    versions.expiries.put_nowait(None)
+    await holds(store, 1)  # what the list does not hold is gone, so kopf goes on
+
+
+@pytest.mark.parametrize("levels", [350, 990, 10_000])
+async def test_a_list_with_an_object_that_nests_too_deep_is_read(levels: int) -> None:
+    class Deep(MemoryApi):
+        async def list(self, *args: Any, **options: Any) -> bytes:
+            items = b",".join((_deep("deep", 7, levels), _deep("gpt-v1", 8, 1)))
+            return b'{"metadata":{"resourceVersion":"9"},"items":[%b]}' % items
+
+    kind = watching.Watched(MODELVERSIONS, custom.parser(ModelVersion), Store())
+    for _ in range(2):
+        await shell.refresh(Deep(), kind, None)
+        assert [(found.metadata.name, found.model is None) for found in kind.store.all()] == [
+            ("deep", True),
+            ("gpt-v1", False),
+        ]
+
+
 def test_the_echo_of_a_write_whose_answer_is_known_is_not_parsed() -> None:
     parse, parsed = custom.parser(ModelVersion), []
 
@@ -188,7 +232,7 @@ def test_the_echo_of_a_write_whose_answer_is_known_is_not_parsed() -> None:
         return parse(body)
 
     store: Store[Stored[ModelVersion]] = Store()
-    kind = shell.Watched(MODELVERSIONS, counted, store)
+    kind = watching.Watched(MODELVERSIONS, counted, store)
 
     def body(version: int, phase: str) -> dict[str, Any]:
         metadata = {"name": "gpt-v1", "namespace": "team", "uid": "u", "resourceVersion": str(version)}
@@ -211,7 +255,7 @@ async def test_stores_are_filled_by_one_list_of_our_own() -> None:
     for number in range(shell.LIST_PAGE + 1):
         api.put(MODELVERSIONS, "team", f"gpt-v{number:04d}", spec=SPEC)
     changes: list[bool] = []
-    kind = shell.Watched(MODELVERSIONS, custom.parser(ModelVersion), Store())
+    kind = watching.Watched(MODELVERSIONS, custom.parser(ModelVersion), Store())
     kind.store.subscribe(lambda change: changes.append(change.background))
     filling = asyncio.create_task(shell.fill(api, [kind], None))
     await asyncio.sleep(0.05)
@@ -230,7 +274,7 @@ async def test_a_list_parses_only_what_is_new_and_drops_what_is_gone() -> None:
         parsed.append(body["metadata"]["name"])
         return parse(body)
 
-    kind = shell.Watched(MODELVERSIONS, counted, Store())
+    kind = watching.Watched(MODELVERSIONS, counted, Store())
     for name in ("kept", "changed", "deleted"):
         api.put(MODELVERSIONS, "team", name, spec=SPEC)
     await shell.refresh(api, kind, None)

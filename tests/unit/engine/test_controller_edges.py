@@ -15,7 +15,7 @@ from aifactory.engine.cluster import Cluster
 from aifactory.engine.controller import Controller
 from aifactory.engine.executor import Executor
 from aifactory.engine.plan import Plan
-from aifactory.kube.errors import Conflict, Forbidden, Invalid, NotFound, ServerError
+from aifactory.kube.errors import Conflict, Forbidden, Invalid, NotFound, ServerError, Unreachable
 from aifactory.kube.resources import EVENTS, PODS, Key, Resource
 from tests.support.faketime import EPOCH, run, until
 from tests.support.herd import HERDS, Herd, HerdStatus, RestlessHerds
@@ -58,9 +58,12 @@ def test_an_object_that_goes_away_under_a_write_is_forgotten() -> None:
         async with farm.running():
             api.failures["patch_status"] = [ServerError(500, "", "x"), NotFound(404, "NotFound", "gone")]
             api.put(HERDS, "ns", "a", spec={"size": 0})
-            await until(lambda: api.calls.count(("patch_status", "Herd", "a")) == 2)
-            await asyncio.sleep(30)
-            assert api.calls.count(("patch_status", "Herd", "a")) == 2, "nobody asks for what is gone"
+            await until(lambda: api.calls.count(("patch_status", "Herd", "a")) >= 2)
+            api.drop(HERDS, "ns", "a")
+            await asyncio.sleep(1)
+            asked = api.calls.count(("patch_status", "Herd", "a"))
+            await asyncio.sleep(300)
+            assert api.calls.count(("patch_status", "Herd", "a")) == asked, "nobody asks for what is gone"
             assert farm.controller.queue.failures(A) == 0
 
     run(main)
@@ -415,3 +418,65 @@ def test_a_failure_that_lasts_is_told_less_and_less_often(caplog: pytest.LogCapt
     ]
     assert {record.levelname for record in told} == {"WARNING"}
     assert not any(record.exc_info for record in told)
+
+
+@pytest.mark.parametrize("verb", ["create", "plan"])
+def test_a_failure_that_lasts_is_told_in_the_status_until_it_passes(verb: str) -> None:
+    """Nothing was said for as long as a webhook, or the operator itself, failed."""
+
+    async def main() -> None:
+        api = MemoryApi()
+        api.failures["create"] = [ServerError(500, "", "failed calling webhook")] * (1000 if verb == "create" else 0)
+        async with Farm(api).running() as farm:
+            farm.kind.poisoned = {"a"} if verb == "plan" else set()
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await asyncio.sleep(25)
+            assert not farm.status("a"), "it may pass"
+            await asyncio.sleep(35)
+            (told,) = farm.status("a")["conditions"]
+            words = "failed calling webhook" if verb == "create" else "RuntimeError: a is poisoned"
+            assert (told["type"], told["status"], told["reason"]) == ("Reconciling", "True", "FailureLasts")
+            assert words in told["message"]
+            await asyncio.sleep(600)
+            assert [call[0] for call in api.writes()].count("patch_status") == 1, "once is enough"
+            api.failures["create"].clear()
+            farm.kind.poisoned.clear()
+            await until(lambda: farm.status("a").get("full"), seconds=120)
+            assert not farm.status("a")["conditions"], "what has passed is told no more"
+
+    run(main)
+
+
+def test_a_stray_not_found_does_not_forget_an_object() -> None:
+    """Its key was dropped, and nothing woke it again."""
+
+    async def main() -> None:
+        api = MemoryApi()
+        api.failures["patch_status"] = [NotFound(404, "NotFound", "stray")]
+        async with Farm(api).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await until(lambda: farm.status("a").get("full"), seconds=60)
+
+    run(main)
+
+
+def test_a_namespace_whose_webhook_hangs_does_not_hold_up_another_one() -> None:
+    """All 32 places for writes were held: a job of four pods in another namespace waited for a minute."""
+
+    async def main() -> None:
+        api = MemoryApi()
+
+        async def before(verb: str, resource: Resource, name: str) -> None:
+            if verb == "create" and name.startswith("bad"):
+                await asyncio.sleep(10)
+                raise Unreachable("no answer")
+
+        api.before = before
+        async with Farm(api, workers=128).running():
+            for number in range(10):
+                api.put(HERDS, "bad", f"bad{number}", spec={"size": 32})
+            await asyncio.sleep(30)
+            api.put(HERDS, "ns", "a", spec={"size": 4})
+            await until(lambda: sum(key.namespace == "ns" for key in api.objects[PODS]) == 4, seconds=1.0)
+
+    run(main)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
 
+import msgspec
+import pytest
+
+from aifactory.api.base import CustomResource
 from aifactory.api.modelversion import ModelVersion
 from aifactory.engine import custom
+from aifactory.kube.depth import MAX_DEPTH
 from aifactory.kube.resources import Key
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -107,3 +112,57 @@ def test_since_when_it_can_not_be_read_stays_until_it_could() -> None:
 
 def test_an_object_that_never_had_a_status_gets_one() -> None:
     assert [entry["type"] for entry in invalid()["conditions"]] == ["Stalled"]
+
+
+@pytest.mark.parametrize("levels", [350, 990, 10_000])
+def test_what_nests_too_deep_is_kept_with_the_reason(levels: int) -> None:
+    """From 350 levels the planner could not hash it, from 990 no parser could read it."""
+    raw = msgspec.json.encode(body(spec={**SPEC, "format": 1})).replace(b'"format":1', b'"x":%b' % nested(levels))
+    stored = custom.decoder(ModelVersion)(raw)
+    assert stored.metadata.name == "gpt-v1"
+    assert stored.model is None
+    assert custom.invalid_status(stored, NOW)["conditions"][-1] | {"lastTransitionTime": ""} == {
+        "type": "Stalled",
+        "status": "True",
+        "reason": "InvalidSpec",
+        "message": "the object does not fit this operator's API: spec: it nests deeper than "
+        f"{MAX_DEPTH} levels; correct the field or update the CRDs",
+        "lastTransitionTime": "",
+        "observedGeneration": 3,
+    }
+
+
+def nested(levels: int) -> bytes:
+    return b'{"a":' * levels + b"1" + b"}" * levels
+
+
+class Named(CustomResource):
+    """Its fields have names of the user's."""
+
+    plural: ClassVar[str] = "named"
+
+    spec: dict[str, int]
+
+
+def test_what_is_said_about_an_object_is_not_as_long_as_the_object() -> None:
+    """A message of more than 32 KiB would be refused, and nothing would be said at all."""
+    stored = custom.parser(Named)(body(spec={"x" * 100_000: "y"}))
+    (*_, stalled) = custom.invalid_status(stored, NOW)["conditions"]
+    assert stalled["message"].startswith("the object does not fit this operator's API: spec.xxx")
+    assert stalled["message"].endswith("; correct the field or update the CRDs")
+    assert len(stalled["message"]) < custom.MAX_MESSAGE
+
+
+def test_a_failure_is_told_beside_what_is_true() -> None:
+    running = {**READY, "type": "Running", "status": "True"}
+    stalled = {**READY, "type": "Stalled", "status": "True", "message": "x"}
+    stored = custom.parser(ModelVersion)(body(status={"phase": "New", "conditions": [running, stalled]}))
+    status = custom.failing_status(stored, "500: no webhook", NOW)
+    assert (status["phase"], status["observedGeneration"]) == ("New", 3)
+    assert [(entry["type"], entry["status"], entry["message"]) for entry in status["conditions"]] == [
+        ("Running", "True", ""),
+        ("Stalled", "False", ""),
+        ("Reconciling", "True", "it is tried again every minute: 500: no webhook"),
+    ]
+    again = custom.parser(ModelVersion)(body(status=status))
+    assert custom.failing_status(again, "500: no webhook", NOW + timedelta(hours=1)) == status

@@ -23,6 +23,7 @@ from aifactory.kube.errors import (
 )
 from aifactory.kube.objects import Pod, decoder
 from aifactory.kube.resources import PODS, Key, Resource
+from aifactory.kube.retry import MAX_ATTEMPTS
 from aifactory.kube.store import Change, Store
 from tests.support.faketime import FakeClock, run
 from tests.unit.memory_api import MemoryApi, encode
@@ -114,7 +115,7 @@ def test_refusals_are_told_in_the_order_of_the_plan_and_the_other_writes_are_don
 
 def test_one_plan_leaves_room_for_others_and_all_together_have_a_bound() -> None:
     async def main() -> None:
-        yard = Yard(max_in_flight=30)
+        yard = Yard(max_in_flight=32)
         inside = most = 0
 
         async def before(verb: str, resource: Resource, name: str) -> None:
@@ -130,7 +131,7 @@ def test_one_plan_leaves_room_for_others_and_all_together_have_a_bound() -> None
         assert most == MAX_PER_PLAN
         assert asyncio.get_running_loop().time() == 2.0
         await asyncio.gather(
-            yard.executor.run("ns", plans[1]), yard.executor.run("ns", [Create(body("one", OWNER))] * 12)
+            yard.executor.run("ns", plans[1]), yard.executor.run("other", [Create(body("one", OWNER))] * 12)
         )
         assert most == 30
 
@@ -156,7 +157,7 @@ def test_one_plan_leaves_room_for_others_and_all_together_have_a_bound() -> None
 def test_what_passes_and_what_is_a_refusal(error: KubeError, passes: bool) -> None:
     async def main() -> None:
         yard = Yard()
-        yard.api.failures["create"].append(error)
+        yard.api.failures["create"] += [error] * MAX_ATTEMPTS
         write = Create(body("a", OWNER))
         outcome = await yard.executor.run("ns", [write])
         assert (outcome.passing is error) is passes
@@ -468,5 +469,38 @@ def test_a_cancelled_run_is_cancelled() -> None:
         with pytest.raises(asyncio.CancelledError):
             await running
         assert not yard.api.objects[PODS]
+
+    run(main)
+
+
+def test_a_write_that_waits_to_be_sent_again_holds_no_place() -> None:
+    """Four tries with their pauses held a place of 32 throughout."""
+
+    async def main() -> None:
+        yard = Yard(max_in_flight=1)
+        yard.api.failures["create"] = [TooManyRequests(429, "", "slow down", retry_after=5.0)]
+        waits = asyncio.create_task(yard.executor.run("ns", [Create(body("waits"))]))
+        await asyncio.sleep(1.0)
+        started = asyncio.get_running_loop().time()
+        assert await yard.executor.run("ns", [Create(body("quick"))]) == Outcome((), None)
+        assert asyncio.get_running_loop().time() - started < 0.5
+        assert await waits == Outcome((), None)
+        assert yard.names == ["quick", "waits"]
+
+    run(main)
+
+
+def test_what_was_cancelled_from_inside_was_not_done() -> None:
+    """A task group took it for done: three creates were lost, and with them a job's pods."""
+
+    async def main() -> None:
+        yard = Yard()
+        yard.api.failures["create"] = [asyncio.CancelledError()] * 2  # type: ignore[list-item]
+        outcome = await yard.executor.run("ns", [Create(body(name, OWNER)) for name in ("a", "b", "c")])
+        assert isinstance(outcome.passing, Unreachable)
+        assert await yard.executor.run("ns", [Create(body(name, OWNER)) for name in ("a", "b", "c")]) == Outcome(
+            (), None
+        )
+        assert yard.names == ["a", "b", "c"]
 
     run(main)

@@ -19,8 +19,8 @@ class Writes:
         self.ended: list[str] = []
         self.inside = self.most = 0
 
-    async def write(self, name: str, patience: float = 0.0, seconds: float = 1.0) -> None:
-        async with self.gate.slot(patience):
+    async def write(self, name: str, patience: float = 0.0, seconds: float = 1.0, namespace: str = "") -> None:
+        async with self.gate.slot(namespace, patience):
             self.inside += 1
             self.most = max(self.most, self.inside)
             await asyncio.sleep(seconds)
@@ -102,12 +102,12 @@ def test_it_knows_what_a_write_takes_and_forgets_it() -> None:
 def test_what_is_outdated_when_its_turn_comes_is_not_wanted_and_not_measured() -> None:
     async def main() -> None:
         gate = Gate(1, FakeClock())
-        async with gate.slot(0.0, lambda: True) as wanted:
+        async with gate.slot("", 0.0, lambda: True) as wanted:
             assert wanted, "it did not have to wait, so nothing can have happened"
         asked: list[bool] = []
 
         async def write(outdated: bool) -> None:
-            async with gate.slot(0.0, lambda: outdated) as wanted:
+            async with gate.slot("", 0.0, lambda: outdated) as wanted:
                 asked.append(wanted)
                 await asyncio.sleep(0.1 if wanted else 0.0)
 
@@ -130,5 +130,40 @@ def test_a_write_that_fails_leaves_its_place() -> None:
         for call in calls:
             with pytest.raises(OSError, match="reset"):
                 await call()
+
+    run(main)
+
+
+def test_writes_that_hang_in_one_namespace_leave_room_for_others() -> None:
+    """All 32 places were one namespace's, for as long as its webhook took to answer."""
+
+    async def main() -> None:
+        writes = Writes(32)
+        hanging = [asyncio.create_task(writes.write("hangs", seconds=30.0, namespace="bad")) for _ in range(320)]
+        await asyncio.sleep(1.0)
+        assert writes.inside == 24
+        worse = [asyncio.create_task(writes.write("hangs", seconds=30.0, namespace="worse")) for _ in range(320)]
+        await asyncio.sleep(1.0)
+        assert writes.inside == 30, "of what is left, each takes its share"
+        before = asyncio.get_running_loop().time()
+        await asyncio.gather(*(writes.write("good", seconds=0.01, namespace="good") for _ in range(4)))
+        assert asyncio.get_running_loop().time() - before < 0.1
+        for task in (*hanging, *worse):
+            task.cancel()
+
+    run(main)
+
+
+def test_namespaces_that_wait_take_turns() -> None:
+    async def main() -> None:
+        writes = Writes(1)
+        first = asyncio.create_task(writes.write("first"))
+        await asyncio.sleep(0)
+        many = [asyncio.create_task(writes.write(f"many {n}", namespace="many")) for n in range(3)]
+        few = asyncio.create_task(writes.write("few", namespace="few"))
+        await asyncio.sleep(0)
+        many[0].cancel()
+        await asyncio.gather(first, few, *many, return_exceptions=True)
+        assert writes.ended == ["first", "many 1", "few", "many 2"]
 
     run(main)

@@ -66,7 +66,7 @@ def test_patience_is_seconds_by_which_others_may_come_later() -> None:
 
         async def write(name: str, at: float, patience: float = 0.0) -> None:
             await asyncio.sleep(at)
-            async with gate.slot(patience):
+            async with gate.slot("", patience):
                 order.append(name)
                 await asyncio.sleep(10)
 
@@ -93,7 +93,7 @@ def test_who_finds_a_place_free_is_not_asked_and_who_waited_is(outdated: bool) -
             return outdated
 
         async def write() -> None:
-            async with gate.slot(0.0, ask) as found:
+            async with gate.slot("", 0.0, ask) as found:
                 wanted.append(found)
                 await asyncio.sleep(1)
 
@@ -109,13 +109,14 @@ def test_who_finds_a_place_free_is_not_asked_and_who_waited_is(outdated: bool) -
 def test_a_place_given_to_who_was_cancelled_goes_to_the_next() -> None:
     async def main() -> float:
         gate = Gate(1, FakeClock())
-        await gate._enter(0.0)
-        waiting = [asyncio.create_task(gate._enter(0.0)) for _ in range(2)]
+        await gate._enter("", 0.0)
+        waiting = [asyncio.create_task(gate._enter("", 0.0)) for _ in range(3)]
         await asyncio.sleep(1)
-        gate._leave()  # the first of them has the place now, and does not know yet
+        gate._leave("")  # the first of them has the place now, and does not know yet
         waiting[0].cancel()
-        await waiting[1]
-        gate._leave()
+        waiting[1].cancel()
+        await waiting[2]
+        gate._leave("")
         async with gate.slot():
             return now()
 

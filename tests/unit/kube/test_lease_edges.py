@@ -512,7 +512,7 @@ def test_a_renewal_that_hangs_is_given_up_in_time() -> None:
     async def main() -> float:
         api = MemoryApi()
         _, holding = await leading(api)
-        api.before = delayed("patch", 3600.0)
+        api.before = delayed("patch", 3600.0, times=100)
         await holding
         return now()
 
@@ -600,5 +600,67 @@ def test_times_are_written_in_utc() -> None:
         config = LeaseConfig("ns", "operator", identity="me")
         await LeaderElection(api, config, clock=Elsewhere()).acquire()
         assert lease(api)["spec"]["renewTime"] == "2026-01-01T00:00:00.000000Z"
+
+    run(main)
+
+
+@pytest.mark.parametrize("carried_out", [False, True])
+def test_one_renewal_that_hangs_costs_no_leadership(carried_out: bool) -> None:
+    """The only try lasted until the deadline."""
+
+    async def main() -> None:
+        api = MemoryApi()
+        election, holding = await leading(api)
+        real, hung = api.patch, []
+
+        async def patch(*args: Any, **options: Any) -> bytes:
+            if hung:
+                return await real(*args, **options)
+            hung.append(now())
+            if carried_out:
+                await real(*args, **options)
+            await asyncio.sleep(3600)
+            return b""
+
+        api.patch = patch  # type: ignore[method-assign]
+        await asyncio.sleep(60)
+        assert hung
+        assert election.leading
+        assert not holding.done()
+        holding.cancel()
+
+    run(main)
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["on its way", "carried out, not answered"])
+@pytest.mark.parametrize("taking", [False, True], ids=["renewing", "taking"])
+def test_a_stop_gives_the_lease_up_whatever_is_on_its_way(taking: bool, answered: bool) -> None:
+    """A renewal changed the lease while it was given up: up to 12 of 300 stops left it held."""
+
+    async def main() -> None:
+        api = MemoryApi()
+        election = replica(api)
+        await election.acquire()
+        if taking:
+            await election.release()
+        real, under_way = api.patch, asyncio.Event()
+
+        async def slow(*args: Any, **options: Any) -> bytes:
+            if under_way.is_set():
+                return await real(*args, **options)
+            if answered:
+                await real(*args, **options)
+            under_way.set()
+            await asyncio.sleep(1.0)
+            return await real(*args, **options) if not answered else b"{}"
+
+        api.patch = slow  # type: ignore[method-assign]
+        part = asyncio.create_task(election.acquire() if taking else election.hold())
+        await under_way.wait()
+        await election.release()
+        assert part.done()
+        assert not election.leading
+        lease = api.objects[LEASES][Key("ns", "operator")]
+        assert lease["spec"]["holderIdentity"] == ""
 
     run(main)
