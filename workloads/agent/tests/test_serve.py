@@ -54,7 +54,8 @@ def test_brings_a_model_up_and_reports_it(triton: TritonProcess, agent: AgentPro
     assert agent.get("/readyz")[0] == 200
     before = asyncio.run(answers(triton, "gpt", 1))
     assert generate(triton, "gpt") == (200, "gpt 1")
-    assert asyncio.run(answers(triton, "gpt", 1)) > before
+    # Triton counts an answer a moment after it has sent it.
+    wait_for("it is counted", lambda: asyncio.run(answers(triton, "gpt", 1)) > before, 10)
     assert asyncio.run(answers(triton, "other", 1)) == 0
     metrics = agent.get("/metrics")[1]
     assert 'aifactory_agent_model_state{model="gpt",state="Ready",version="1"} 1.0' in metrics
