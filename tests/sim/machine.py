@@ -325,12 +325,11 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), how=st.sampled_from(["deadline", "shutdown", "refused"]))
     def pod_is_stopped(self, data: st.DataObject, how: str) -> None:
         """A kubelet ends a training pod, whose program may end with 0 then, or does not admit it at all."""
+        self.count(f"pod is stopped: {how}")  # the world goes on, so the pod is looked for afterwards
         pod = self._draw_pod(data, names.ROLE_NODE)
         phase = pod["status"].get("phase") if pod is not None else None
         if pod is None or phase != ("Pending" if how == "refused" else "Running") or not pod["spec"].get("nodeName"):
-            self.count("no pod is stopped")
             return
-        self.count(f"pod is stopped: {how}")
         if how == "refused":
             self.world.nodes.refuse(pod)
         else:

@@ -126,11 +126,11 @@ def test_a_place_given_to_who_was_cancelled_goes_to_the_next() -> None:
 def test_who_is_cancelled_while_waiting_makes_no_place() -> None:
     async def main() -> float:
         gate = Gate(1, FakeClock())
-        await gate._enter(0.0)
-        waiting = asyncio.create_task(gate._enter(0.0))
+        await gate._enter("", 0.0)
+        waiting = asyncio.create_task(gate._enter("", 0.0))
         await asyncio.sleep(1)
         waiting.cancel()
-        asyncio.get_running_loop().call_later(5, gate._leave)
+        asyncio.get_running_loop().call_later(5, gate._leave, "")
         async with gate.slot():
             return now()
 
@@ -140,8 +140,8 @@ def test_who_is_cancelled_while_waiting_makes_no_place() -> None:
 def test_who_waited_is_let_in_for_what_it_came_for_unless_it_says_otherwise() -> None:
     async def main() -> bool:
         gate = Gate(1, FakeClock())
-        await gate._enter(0.0)
-        asyncio.get_running_loop().call_later(5, gate._leave)
+        await gate._enter("", 0.0)
+        asyncio.get_running_loop().call_later(5, gate._leave, "")
         async with gate.slot() as wanted:
             return wanted
 
