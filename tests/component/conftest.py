@@ -53,12 +53,12 @@ def ns(kubectl: Kubectl) -> Iterator[Kubectl]:
 class Operator:
     """One operator process."""
 
-    def __init__(self, kubeconfig: str, log: Path, *args: str, module: str = "aifactory.app") -> None:
+    def __init__(self, kubeconfig: str, log: Path, *args: str, module: str = "aifactory.app", **env: str) -> None:
         self.http_port, self.progress_port = free_port(), free_port()
         self.log = log
         ports = [f"--http-port={self.http_port}", f"--progress-port={self.progress_port}"]
         path = os.pathsep.join((str(ROOT / "operator"), str(ROOT)))
-        environment = {**os.environ, "KUBECONFIG": kubeconfig, "PYTHONPATH": path}
+        environment = {**os.environ, **env, "KUBECONFIG": kubeconfig, "PYTHONPATH": path}
         with log.open("ab") as stream:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, *ports, *args], env=environment, stderr=stream, stdout=stream
