@@ -40,7 +40,7 @@ def plan_pool(observed: Observed, now: datetime) -> Plan[InferencePoolStatus] | 
 
     revision, image = _wanted_revision(observed, target)
     draft.resolved(target)
-    match traffic.course(pool, revision, remains=observed.find(revision) is not None, now=now):
+    match traffic.course(pool, revision, remains=_is_being_removed(observed, revision, stable), now=now):
         case Course.STEADY:
             return _plan_steady(observed, target, revision, image, wanted, draft)
         case Course.HELD_BACK:
@@ -51,6 +51,16 @@ def plan_pool(observed: Observed, now: datetime) -> Plan[InferencePoolStatus] | 
             return Plan(draft.result(), urgent=True, requeue_after=0)
         case Course.ROLL_OUT:
             return _plan_rollout(observed, target, stable, revision, image, wanted, draft, now)
+
+
+def _is_being_removed(observed: Observed, revision: str, stable: str) -> bool:
+    """Something is left of an earlier try of the revision.
+
+    Not what goes on serving because nothing of the stable revision is there any more: it stays, and a new try starts
+    from it.
+    """
+    view = observed.find(revision)
+    return view is not None and (view.terminating or not view.ready or observed.find(stable) is not None)
 
 
 def _wanted_revision(observed: Observed, target: VersionView) -> tuple[str, str]:

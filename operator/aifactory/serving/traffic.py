@@ -31,7 +31,7 @@ def course(pool: InferencePool, revision: str, *, remains: bool, now: datetime) 
     Args:
         pool: as it stands.
         revision: the wanted one.
-        remains: something of it is there, be it of an earlier try that is still being removed.
+        remains: something is left of an earlier try of it, which has to go first.
         now: the time, in UTC.
     """
     rollout = pool.status.rollout

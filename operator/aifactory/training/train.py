@@ -130,7 +130,7 @@ def plan_suspended(
         writes = (*deletions((*left, *evidence.leftovers(observed))), *gangs)
         return Plan(draft.result(), writes, urgent=first, requeue_after=nodeloss.next_look(left, now))
     draft.suspended()
-    return Plan(draft.result(), gangs, urgent=True)
+    return Plan(draft.result(), (*deletions(evidence.leftovers(observed)), *gangs), urgent=True)
 
 
 def was_suspended(status: TrainingJobStatus) -> bool:

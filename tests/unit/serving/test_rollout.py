@@ -220,6 +220,28 @@ def test_when_it_is_mended_the_version_takes_over() -> None:
     assert (world.status.rollout.attempts, world.status.rollout.retry_time) == (0, None)
 
 
+def test_what_serves_alone_does_not_keep_itself_from_being_tried_again() -> None:
+    """Somebody removed the stable Deployment and its version: a pod of the candidate that is ready is all there is."""
+    world = rolling(done=1)
+    del world.versions[1], world.deployments[f"chat-{world.status.stable.revision}"]  # type: ignore[union-attr]
+    world.check = lambda: None
+    world.pods = [pod for pod in world.pods if pod.revision == world.revision(2)]
+    world.settle()
+    for pod in world.live(2):
+        if not pod.ready:
+            pod.trouble = NO_NODE
+    world.wait(1800)
+    world.settle()
+    assert (world.status.phase, world.ready()) == ("Degraded", 1)
+    world.wait(60)
+    world.settle()
+    assert world.status.phase == "RollingOut"
+    for pod in world.live(2):
+        pod.trouble = {}
+    world.roll_out()
+    assert (world.status.version, world.ready()) == ("2", 3)
+
+
 def test_a_rollout_that_was_late_is_tried_again() -> None:
     world = rolling()
     waiting(world).trouble = NO_NODE

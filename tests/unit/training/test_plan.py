@@ -317,6 +317,18 @@ CASES = {
         reconciling="False",
         removes=("PodGroup train-0",),
     ),
+    "suspended after an attempt that failed": Case(
+        observe(
+            job(nodes=2, suspend=True, status={"attempt": 1}),
+            pod(0, of=TWO, exit_code=1),
+            pod(1, of=TWO, exit_code=0),
+        ),
+        "Suspended",
+        "Suspended",
+        reconciling="False",
+        attempt=1,
+        removes=("Pod train-1-0",),
+    ),
     "suspended while it runs": Case(
         observe(
             job(nodes=2, suspend=True, status=SEEN),
