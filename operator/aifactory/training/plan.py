@@ -13,7 +13,7 @@ from aifactory.api.conditions import is_true
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import TrainingJobStatus
 from aifactory.engine.plan import Plan
-from aifactory.training import train
+from aifactory.training import evidence, train
 from aifactory.training.detectors import first_failure
 from aifactory.training.publish import plan_publishing
 from aifactory.training.state import Observed, PodView
@@ -60,9 +60,13 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
 
 
 def _plan_finished(observed: Observed) -> Plan[TrainingJobStatus]:
-    """Pods that outlived the job's end hold GPUs for nothing; those that ended are kept for their logs."""
+    """Pods that outlived the job's end hold GPUs for nothing; those that ended are kept for their logs.
+
+    Of earlier attempts one each, as while it ran.
+    """
     status = observed.job.status.model_copy(update={"observed_generation": observed.job.metadata.generation})
-    return Plan(status, train.deletions(pod for pod in observed.pods if pod.live))
+    live = (pod for pod in observed.pods if pod.live)
+    return Plan(status, train.deletions((*live, *evidence.leftovers(observed))))
 
 
 def _plan_behind(status: TrainingJobStatus, newest: int) -> Plan[TrainingJobStatus]:
