@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -15,12 +15,13 @@ from tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
-def operator(kubectl: Kubectl, start_operator: Callable[..., Operator]) -> Operator:
+def operator(kubectl: Kubectl, start_operator: Callable[..., Operator]) -> Iterator[Operator]:
     kubectl.apply(render(KindDefinition(Herd, short="herd", columns=())))
     kubectl.run("wait", "--for=condition=Established", "crd/herds.aifactory.dev", "--timeout=30s")
     process = start_operator("--lease-seconds=3", "--herd-image=idle:2", module="tests.support.herd_operator")
     process.wait_ready()
-    return process
+    yield process
+    assert process.stop() == 0, process.words()
 
 
 def pods(ns: Kubectl) -> set[str]:
