@@ -25,6 +25,8 @@ CALM_SECONDS = 30.0
 
 NEWS_SECONDS = 3.0
 """From a pod's readiness to a plan that knows of it, when nothing is slow."""
+SEEN_AGAIN_SECONDS = 60.0
+"""Whoever puts our label back on a child gives it back to us when the watch tells so, which may lag by half of this."""
 
 
 class Invariants:
@@ -63,6 +65,8 @@ class Invariants:
         """UIDs of jobs and what publishers of their own have said they published."""
         self._facts: dict[tuple[str, Key], float] = {}
         """When something last happened that concerns an object."""
+        self._given_back: dict[str, float] = {}
+        """UIDs of pods that got our label back, and when."""
         self._flips: dict[tuple[str, str], float] = {}
         """When a condition last flipped."""
         cluster.hooks.append(self.see)
@@ -109,6 +113,8 @@ class Invariants:
         if commit.actor == "kubelet" and _ended_well(pod):
             self._done.add((labels[names.LABEL_JOB_UID], labels[names.LABEL_NODE_INDEX]))
         if not ours:
+            if commit.old is not None and not _is_labelled(commit.old) and _is_labelled(pod):
+                self._given_back[pod["metadata"]["uid"]] = commit.time
             return
         if commit.type == "ADDED":
             self._no_other_attempt_lives(pod)
@@ -133,6 +139,9 @@ class Invariants:
         same = {name: labels[name] for name in (names.LABEL_JOB_UID, names.LABEL_NODE_INDEX)}
         for other in self._cluster.all(PODS, pod["metadata"]["namespace"], **same):
             if other["metadata"]["name"] == pod["metadata"]["name"] or is_stranger(other) or not _is_labelled(other):
+                continue
+            given_back = self._given_back.get(other["metadata"]["uid"])
+            if given_back is not None and self._cluster.loop.now - given_back < SEEN_AGAIN_SECONDS:
                 continue
             if is_live(other):
                 self.wrong(f"pod {pod['metadata']['name']} was created while {other['metadata']['name']} lives")
