@@ -10,6 +10,10 @@ TRAINER = "aifactory/trainer:0.1.0"
 AGENT = "aifactory/agent:0.1.0"
 
 
+UNTIL_TOLD = ["sh", "-c", "trap 'exit 143' TERM; sleep 3600 & wait"]
+"""Runs until SIGTERM. `sleep` alone, as process 1, does not hear it and holds its pod for the whole grace period."""
+
+
 def job(name: str, command: list[str], *, nodes: int = 1, image: str = TRAINER, **spec: Any) -> Json:
     """A TrainingJob that runs a command."""
     trainer: Json = {"name": "trainer", "image": image, "command": command}

@@ -47,7 +47,7 @@ def test_suspend_removes_the_pods_and_resume_goes_on(ns: Kubectl) -> None:
 
 
 def test_scaling_restarts_with_the_new_number_of_nodes(ns: Kubectl) -> None:
-    ns.apply(objects.job("grow", ["sleep", "600"]))
+    ns.apply(objects.job("grow", objects.UNTIL_TOLD))
     ns.wait_condition("tjob", "grow", "Running")
     ns.run("scale", "tjob", "grow", "--replicas=2")
     found = ns.wait(

@@ -11,7 +11,7 @@ from tests.support.waiting import wait_for
 
 
 def test_uninstall_leaves_nothing_stuck(ns: Kubectl, helm: Callable[..., str], cluster: Kubectl) -> None:
-    ns.apply(objects.job("long", ["sleep", "3600"]), objects.pool("waiting", "nothing"))
+    ns.apply(objects.job("long", objects.UNTIL_TOLD), objects.pool("waiting", "nothing"))
     ns.wait_condition("tjob", "long", "Running")
     helm("uninstall", "aifactory", "-n", SYSTEM, "--wait")
     try:
