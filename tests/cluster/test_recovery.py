@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.cluster import objects
 from tests.support.kubectl import Json, Kubectl
+from tests.support.waiting import wait_for
 
 
 def _step(found: Json) -> int:
@@ -57,4 +58,8 @@ def test_scaling_restarts_with_the_new_number_of_nodes(ns: Kubectl) -> None:
         lambda f: f["status"]["nodes"]["summary"] == "2/2" and f["status"]["attempt"] == 1,
     )
     assert found["status"]["resolved"]["nodes"] == 2
-    assert {pod["metadata"]["name"] for pod in ns.list("pods")} == {"grow-0-1", "grow-1-1"}
+    wait_for(
+        "the old pod, which has ended, to be gone too",
+        lambda: {pod["metadata"]["name"] for pod in ns.list("pods")},
+        lambda names: names == {"grow-0-1", "grow-1-1"},
+    )
