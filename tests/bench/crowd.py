@@ -46,7 +46,7 @@ from aifactory.serving.domain import Serving
 from aifactory.training import children
 from aifactory.training.domain import Training
 from aifactory.training.state import Observed
-from tests.bench.objects import SETTINGS, job, recipe
+from tests.bench.objects import SETTINGS, Recipe, job, recipe
 from tests.support.kinds import TRAININGJOBS
 
 Json = dict[str, Any]
@@ -146,7 +146,7 @@ class CrowdApi:
 
 def _job(body: Json) -> bytes:
     """A running job with everything a user's tools leave in its metadata."""
-    status = json.loads(recipe(body).running)["status"]
+    status = json.loads(Recipe.with_uid(recipe(body).running, f"{_UID}00"))["status"]
     applied = {"kubectl.kubernetes.io/last-applied-configuration": json.dumps(body)}
     return _encode({**body, "metadata": _metadata(body["metadata"], applied), "status": status})
 

@@ -133,12 +133,12 @@ class Limit:
             state.running.add(name)
             if len(state.running) == self._nodes and not state.told_running:
                 state.told_running = True
-                self._tell(job_name, state.recipe.running)
+                self._tell(job_name, Recipe.with_uid(state.recipe.running, state.uid))
         elif phase == "Succeeded":
             state.succeeded.add(name)
             if len(state.succeeded) == self._nodes and not state.told_complete:
                 state.told_complete = True
-                self._tell(job_name, state.recipe.complete)
+                self._tell(job_name, Recipe.with_uid(state.recipe.complete, state.uid))
         elif phase == "Failed" and not state.failed:
             state.failed = name
             del state.pods[name]
