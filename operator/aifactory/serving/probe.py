@@ -27,6 +27,7 @@ import msgspec
 
 from aifactory.api import names
 from aifactory.api.inferencepool import Throughput
+from aifactory.kube.backoff import PROBE
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,6 @@ WORTH_TELLING = 0.1
 """Share by which a figure must differ from the one that was told. From and to zero is always told."""
 TIMEOUT_SECONDS = 3.0
 CONCURRENCY = 64
-MAX_SILENCE_SECONDS = 120.0
 MAX_BODY_BYTES = 256 * 1024
 MAX_WORDS = 1024
 """Characters of a load error."""
@@ -233,7 +233,7 @@ class ServingProbe:
         except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.MsgspecError):
             silence = self._silent.setdefault(pod.uid, _Silence())
             silence.failures += 1
-            wait = min(INTERVAL_SECONDS * 2 ** min(silence.failures - 1, 8), MAX_SILENCE_SECONDS)
+            wait = PROBE.delay(silence.failures)
             silence.until = self._monotonic() + wait
             return
         self._silent.pop(pod.uid, None)
