@@ -14,14 +14,13 @@ from datetime import datetime, timedelta
 from aifactory.api.conditions import shorten
 from aifactory.api.inferencepool import InferencePoolSpec
 from aifactory.api.reasons import Reason
+from aifactory.kube.backoff import ROLLOUT
 from aifactory.serving import trouble
 from aifactory.serving.state import Observed, ServingPodView
 
 DEADLINE_SECONDS = 1800
 CRASHES = 3
 """A container of the candidate that was started again so often, while no pod of it is ready, will not do better."""
-RETRY_SECONDS, RETRY_MAX_SECONDS = 60, 3600
-"""From taking it back to the next try: doubled each time, up to the longest."""
 _MENDABLE = trouble.PASSING | {"AccessDenied", "StoreFull"}
 """Reasons of the agent that go away when somebody outside the pool mends something."""
 _WORDS = 400
@@ -96,8 +95,7 @@ def verdict(observed: Observed, revision: str, reached: Progress, wanted: int, n
 
 def retry_time(now: datetime, attempts: int) -> datetime:
     """When a candidate that was taken back for the so-manieth time is tried again."""
-    seconds = min(RETRY_SECONDS * 2 ** min(attempts - 1, 10), RETRY_MAX_SECONDS)
-    return now.replace(microsecond=0) + timedelta(seconds=seconds)
+    return now.replace(microsecond=0) + timedelta(seconds=ROLLOUT.delay(attempts))
 
 
 def _is_awaited(observed: Observed, revision: str) -> bool:
