@@ -13,7 +13,7 @@ from aifactory.engine.domain import Route
 from aifactory.kube import metrics
 from aifactory.kube.clock import Clock
 
-TICK_SECONDS = 0.5
+TICK_SECONDS = 0.1
 MAX_BODY_BYTES = 64 * 1024
 """Longest body that a pod may send."""
 STUCK_SECONDS = 30.0
