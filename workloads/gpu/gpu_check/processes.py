@@ -29,16 +29,18 @@ class EndedBadly(Exception):
 
 @dataclass
 class Training:
-    """One attempt of a training job.
+    """A training job's process.
 
     Attributes:
         root: its workspace; another attempt with the same one resumes.
         processes: ranks on this machine.
+        module: the program.
     """
 
     root: Path
     arguments: Sequence[str]
     processes: int = 1
+    module: str = "aifactory_trainer.gpt"
     peak_bytes: int | None = field(default=None, init=False)
     """Device memory that was in use at most, less what was in use before."""
 
@@ -58,7 +60,7 @@ class Training:
         )
         with self.log_file.open("w") as log:
             return subprocess.Popen(
-                [sys.executable, *torchrun, "-m", "aifactory_trainer.gpt", *self.arguments],
+                [sys.executable, *torchrun, "-m", self.module, *self.arguments],
                 env=env,
                 stdout=log,
                 stderr=subprocess.STDOUT,
