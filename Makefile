@@ -95,6 +95,10 @@ test-cluster: venv cluster images ## The whole factory on a real cluster: contai
 bench: venv ## Thousands of objects on fake nodes next to a bare client; fails when a figure leaves its range (SCENARIO=... for one)
 	$(BIN)/python -m tests.bench $(SCENARIO) --docs $(ARGS)
 
+.PHONY: gpu-check
+gpu-check: ## Trainer and server on this machine's GPU, no cluster: what holds, and how fast (TORCH_PYTHON=... for a Python that has PyTorch)
+	@$(MAKE) --no-print-directory -C workloads gpu-check
+
 ##  The local cluster (a development and test tool)
 
 .PHONY: cluster

@@ -19,6 +19,14 @@ from aifactory_trainer.model import GPT, GPTConfig
 torch.set_num_threads(1)  # small models; several workers share the machine
 
 SHAPE = GPTConfig(context=64, layers=2, heads=2, embedding=32)
+DEVICES = [
+    torch.device("cpu"),
+    pytest.param(
+        torch.device("cuda", 0),
+        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")],
+    ),
+]
+"""For parametrize: what is to hold on each of them."""
 
 
 def random_model(seed: int = 0, config: GPTConfig = SHAPE) -> GPT:

@@ -16,6 +16,7 @@ from aifactory_server.causal_lm import engine as module
 from aifactory_server.causal_lm.engine import Engine, QueueFull, choose
 from aifactory_server.causal_lm.request import BadRequest, Request
 
+from .conftest import DEVICES
 from .test_network import Collected, network
 
 
@@ -58,10 +59,10 @@ class Watched(Collected):
         return self.pieces >= self.cancel_after
 
 
-@pytest.fixture
-def make(gpt_folder: Path) -> Callable[..., Engine]:
+@pytest.fixture(params=DEVICES)
+def make(gpt_folder: Path, request: pytest.FixtureRequest) -> Callable[..., Engine]:
     def build(slots: int = 2, waiting: int = 8, meter: Meter | None = None) -> Engine:
-        return Engine(network(gpt_folder, slots), waiting, meter or Meter())
+        return Engine(network(gpt_folder, slots, request.param), waiting, meter or Meter())
 
     return build
 

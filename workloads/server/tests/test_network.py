@@ -18,19 +18,19 @@ from aifactory_server.causal_lm.request import Request
 from aifactory_trainer.model import END_OF_TEXT, GPT, GPTConfig
 from aifactory_trainer.model import generate as reference_generate
 
-from .conftest import SHAPE
+from .conftest import DEVICES, SHAPE
 
 CPU = torch.device("cpu")
 
 
-def network(folder: Path, slots: int = 3) -> Network:
+def network(folder: Path, slots: int = 3, device: torch.device = CPU) -> Network:
     config = read_config(folder / "config.json")
-    return Network(config, load_weights(folder / "model.safetensors", config, CPU), slots)
+    return Network(config, load_weights(folder / "model.safetensors", config, device), slots)
 
 
-@pytest.fixture(scope="module")
-def served(gpt_folder: Path) -> Network:
-    return network(gpt_folder)
+@pytest.fixture(scope="module", params=DEVICES)
+def served(gpt_folder: Path, request: pytest.FixtureRequest) -> Network:
+    return network(gpt_folder, device=request.param)
 
 
 @torch.inference_mode()
@@ -40,7 +40,7 @@ def reference(gpt: GPT, tokens: list[int]) -> torch.Tensor:
 
 def test_reads_a_text_as_the_trainer_does(gpt: GPT, served: Network) -> None:
     tokens = [END_OF_TEXT, *b"import torch\n"]
-    torch.testing.assert_close(served.prefill(1, tokens), reference(gpt, tokens), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(served.prefill(1, tokens).cpu(), reference(gpt, tokens), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 16, 63])
@@ -48,7 +48,7 @@ def test_a_text_that_is_read_in_chunks_is_the_same_text(gpt: GPT, served: Networ
     tokens = [END_OF_TEXT, *bytes(range(62))]
     for at in range(0, len(tokens), chunk):
         logits = served.prefill(2, tokens[at : at + chunk], at)
-    torch.testing.assert_close(logits, reference(gpt, tokens), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(logits.cpu(), reference(gpt, tokens), rtol=1e-3, atol=1e-3)
 
 
 @settings(max_examples=15, deadline=None)
@@ -64,7 +64,7 @@ def test_neighbours_and_earlier_sequences_do_not_matter(
             texts[1] = data.draw(st.lists(st.integers(0, 255), min_size=1, max_size=3))
             served.prefill(1, texts[1])
         tokens = [data.draw(st.integers(0, 255)) for _ in texts]
-        logits = served.decode(tokens, [len(text) for text in texts])
+        logits = served.decode(tokens, [len(text) for text in texts]).cpu()
         for slot, text in enumerate(texts):
             text.append(tokens[slot])
             torch.testing.assert_close(logits[slot], reference(gpt, text), rtol=1e-3, atol=1e-3)
@@ -99,10 +99,13 @@ class NoMeter:
     def flush(self) -> None: ...
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("prompt", [b"", b"def f(x):", b"x" * 62])
-def test_generates_what_the_trainer_generates_also_past_the_context(gpt: GPT, gpt_folder: Path, prompt: bytes) -> None:
+def test_generates_what_the_trainer_generates_also_past_the_context(
+    gpt: GPT, gpt_folder: Path, prompt: bytes, device: torch.device
+) -> None:
     """150 tokens through a context of 64: the cache is full several times, from short and from the longest prompts."""
-    engine, answer = Engine(network(gpt_folder), 4, NoMeter()), Collected()
+    engine, answer = Engine(network(gpt_folder, device=device), 4, NoMeter()), Collected()
     engine.submit(Request(prompt, max_tokens=150, temperature=0.0), answer)
     engine.start()
     engine.stop(60)

@@ -18,7 +18,7 @@ from aifactory_contract.pt2 import check_pt2
 from aifactory_server.torch_export.batch import Room, run_batched, run_each
 from aifactory_server.torch_export.program import Program
 
-from .conftest import TwoHeads
+from .conftest import DEVICES, TwoHeads
 
 CPU = torch.device("cpu")
 Change = Callable[[dict[str, bytes]], None]
@@ -95,8 +95,11 @@ def refused(path: Path, words: str) -> None:
     assert caught.value.reason is Reason.INVALID_ARTIFACT
 
 
-def test_what_the_trainer_exports_passes_and_runs(program_folder: Path, program: TwoHeads) -> None:
-    loaded = Program(good(program_folder), CPU)
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_the_trainer_exports_passes_and_runs(
+    program_folder: Path, program: TwoHeads, device: torch.device
+) -> None:
+    loaded = Program(good(program_folder), device)
     x, index = torch.randn(5, 4), torch.arange(5).unsqueeze(1)
     outputs = loaded.run([x, index], 2)
     with torch.no_grad():

@@ -26,6 +26,15 @@ TORCHRUN = (
 
 torch.set_num_threads(1)
 
+DEVICES = [
+    torch.device("cpu"),
+    pytest.param(
+        torch.device("cuda", 0),
+        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")],
+    ),
+]
+"""For parametrize: what is to hold on each of them."""
+
 
 def wait_until(condition: Callable[[], Any], what: str, seen: Callable[[], Any], seconds: float = 120.0) -> None:
     """Wait for a condition; on time-out fail with what was seen."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ from aifactory_contract.manifest import of_directory
 from aifactory_trainer import export_causal_lm, export_torch
 from aifactory_trainer.model import GPT, GPTConfig
 from aifactory_trainer.replacement import recover
-from conftest import Pod
+from conftest import DEVICES, Pod
 
 SMALL = GPTConfig(context=16, layers=1, heads=2, embedding=16)
 
@@ -37,10 +38,14 @@ def small_gpt() -> GPT:
     return GPT(SMALL)
 
 
-def test_a_language_model_comes_back_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_language_model_comes_back_the_same(tmp_path: Path, device: torch.device) -> None:
     model = small_gpt()
     directory = export_causal_lm(
-        model, SMALL.to_json(), metrics={"loss": 2.5, "bad": float("nan")}, output=tmp_path / "m"
+        copy.deepcopy(model).to(device),
+        SMALL.to_json(),
+        metrics={"loss": 2.5, "bad": float("nan")},
+        output=tmp_path / "m",
     )
     config = json.loads((directory / "config.json").read_text())
     assert config["format"] == "causal-lm"
@@ -203,14 +208,17 @@ class Classifier(nn.Module):
         return scores, scores.argmax(dim=1)
 
 
-def export_classifier(directory: Path) -> Path:
-    examples = {"features": torch.randn(2, 4), "bias": torch.randn(2, 3)}
+def export_classifier(directory: Path, device: torch.device | None = None) -> Path:
+    examples = {"features": torch.randn(2, 4, device=device), "bias": torch.randn(2, 3, device=device)}
     torch.manual_seed(5)
-    return export_torch(Classifier(), examples, outputs=("scores", "label"), max_batch_size=16, output=directory)
+    return export_torch(
+        Classifier().to(device), examples, outputs=("scores", "label"), max_batch_size=16, output=directory
+    )
 
 
-def test_a_program_serves_every_batch_size(tmp_path: Path) -> None:
-    directory = export_classifier(tmp_path / "output")
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_program_serves_every_batch_size(tmp_path: Path, device: torch.device) -> None:
+    directory = export_classifier(tmp_path / "output", device)
     config = json.loads((directory / "config.json").read_text())
     assert config == {
         "format": "torch-export",

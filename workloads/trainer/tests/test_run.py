@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from aifactory_trainer import CheckpointError, NotFiniteError, Run
 from aifactory_trainer.environment import Environment
-from conftest import ROOT, Pod, Receiver
+from conftest import DEVICES, ROOT, Pod, Receiver
 from test_state import Position
 
 
@@ -28,9 +28,10 @@ def environment(tmp_path: Path) -> Environment:
 class Trainer:
     """A training script whose every part depends on all of its state."""
 
-    def __init__(self, environment: Environment, every: int | None = 3) -> None:
+    def __init__(self, environment: Environment, every: int | None = 3, device: torch.device = DEVICES[0]) -> None:
         torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+        self.device = device
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1)).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, 20)
         self.data = Position(0)
@@ -46,7 +47,7 @@ class Trainer:
     def steps(self, total: int) -> Iterator[Tensor]:
         for _ in self.run.steps(total):
             assert isinstance(self.data.at, int)
-            loss = (self.model(torch.randn(16, 4)) - self.data.at).square().mean()
+            loss = (self.model(torch.randn(16, 4, device=self.device)) - self.data.at).square().mean()
             self.optimizer.zero_grad()
             torch.autograd.backward(loss)
             self.optimizer.step()
@@ -55,18 +56,19 @@ class Trainer:
             yield loss.detach()
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("lost_at", [1, 3, 4, 8, 11])
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(
-    environment: Environment, tmp_path: Path, lost_at: int
+    environment: Environment, tmp_path: Path, lost_at: int, device: torch.device
 ) -> None:
-    whole = Trainer(Environment(tmp_path / "other", tmp_path, 0, None, None, 3600.0))
+    whole = Trainer(Environment(tmp_path / "other", tmp_path, 0, None, None, 3600.0), device=device)
     expected = list(whole.steps(12))
 
-    first = Trainer(environment)
+    first = Trainer(environment, device=device)
     for done, _ in enumerate(first.steps(12), start=1):
         if done == lost_at:
             break
-    second = Trainer(environment)
+    second = Trainer(environment, device=device)
     resumed = (lost_at - 1) // 3 * 3
     assert second.run.step == resumed
     assert second.run.resumed_from == (resumed or None)

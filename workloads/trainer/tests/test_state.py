@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aifactory_trainer import state
 from aifactory_trainer.checkpoint import CheckpointError
+from conftest import DEVICES
 
 
 class Position:
@@ -31,23 +32,25 @@ class Position:
         self.at = state_dict["at"]
 
 
-def numbers() -> list[float]:
+def numbers(device: torch.device) -> list[float]:
     return [
         random.random(),
         random.gauss(0, 1),
         float(torch.rand(())),
+        float(torch.rand((), device=device)),
         float(numpy.random.rand()),
         numpy.random.randn(),
     ]
 
 
-def test_random_generators_go_on_where_they_were() -> None:
-    numbers()  # leaves a half-used pair of gaussian numbers in both generators
+@pytest.mark.parametrize("device", DEVICES)
+def test_random_generators_go_on_where_they_were(device: torch.device) -> None:
+    numbers(device)  # leaves a half-used pair of gaussian numbers in both generators
     kept = state.decode(state.encode(state.collect_random()))
-    expected = numbers()
-    numbers()
+    expected = numbers(device)
+    numbers(device)
     state.restore_random(kept)
-    assert numbers() == expected
+    assert numbers(device) == expected
 
 
 def test_a_wrapped_model_is_stored_as_itself() -> None:
@@ -162,8 +165,9 @@ def test_a_model_with_a_sharding_part_is_refused_without_asking_it() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
-def test_what_is_not_finite_is_named(value: float, kind: torch.dtype) -> None:
-    model = nn.Linear(3, 3, dtype=kind)
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_not_finite_is_named(value: float, kind: torch.dtype, device: torch.device) -> None:
+    model = nn.Linear(3, 3, dtype=kind, device=device)
     assert state.not_finite({"model": model}) == []
     with torch.no_grad():
         model.bias[1] = value
