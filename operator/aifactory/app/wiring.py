@@ -5,9 +5,8 @@ The simulator in `tests/sim` builds its process from the same functions.
 
 from __future__ import annotations
 
-import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from aifactory.api import names
@@ -20,14 +19,11 @@ from aifactory.engine.domain import READ, Domain
 from aifactory.engine.executor import Executor
 from aifactory.kube.api import Api
 from aifactory.kube.clock import Clock
-from aifactory.kube.errors import Forbidden, NotFound
 from aifactory.kube.events import EventRecorder
 from aifactory.kube.informer import Informer
 from aifactory.kube.lease import LeaseConfig
 from aifactory.kube.queue import WorkQueue
 from aifactory.kube.resources import CORE_EVENTS, EVENTS, Key, Resource
-
-logger = logging.getLogger(__name__)
 
 LEASE_NAME = "aifactory-operator"
 OURS = f"{names.LABEL_MANAGED_BY}={names.LABEL_MANAGED_BY_VALUE}"
@@ -77,21 +73,6 @@ def make_controllers(
         )
     cluster.connect({resource: controller.queue.add for resource, controller in controllers.items()})
     return controllers
-
-
-async def served(api: Api, domains: Iterable[Domain[Any, Any]], namespace: str | None) -> set[Resource]:
-    """Of the resources that need not be there, those that the API server serves."""
-    found = set()
-    for child in declared_children(domains):
-        if child.optional:
-            try:
-                await api.list(child.resource, namespace=namespace, limit=1)
-                found.add(child.resource)
-            except (NotFound, Forbidden) as error:
-                # With a Role, what lies in no namespace can not be read: a fact like that of an API that is not there.
-                why = "not served" if isinstance(error, NotFound) else "not ours to read"
-                logger.info("%s of %s: %s, done without", child.resource.plural, child.resource.api_version, why)
-    return found
 
 
 def lease_config(options: Options) -> LeaseConfig:
