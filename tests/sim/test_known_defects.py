@@ -119,17 +119,6 @@ def test_what_works_again_after_an_hour_is_noticed_within_a_minute(world: World)
     world.until(lambda: "" if world.cluster.all(PODS) else "no pods", 75)
 
 
-@known("writes are shared by namespace, workers are not: ten jobs whose writes hang hold the four of the simulator")
-def test_a_namespace_whose_webhook_hangs_does_not_hold_up_another_one(world: World) -> None:
-    world.cluster.broken = Breakage("create", PODS, "hang", manifests.OTHER)
-    for number in range(10):
-        body = manifests.body(f"job-{number}", manifests.job_spec(count=32), manifests.OTHER)
-        world.cluster.create(TRAININGJOBS, body, "user")
-    world.advance(30)
-    create(world, TRAININGJOBS, "job-a", manifests.job_spec(count=4))
-    world.until(lambda: "" if len(world.cluster.all(PODS, manifests.NAMESPACE)) == 4 else "no pods", 15, step=0.5)
-
-
 def _publish_attempt(world: World) -> int:
     tried: int = status(world, TRAININGJOBS, "job-a").get("output", {}).get("publishAttempt", 0)
     return tried

@@ -11,8 +11,8 @@ from aifactory.api import names
 from aifactory.kube.errors import TooManyRequests
 from aifactory.kube.resources import DEPLOYMENTS, PODGROUPS, PODS, PVCS, Resource
 from aifactory.kube.retry import MAX_ATTEMPTS
-from tests.sim import manifests
-from tests.sim.cluster import Body, is_live, is_ready, key_of, labels_of
+from tests.sim import connection, manifests
+from tests.sim.cluster import Body, Breakage, is_live, is_ready, key_of, labels_of
 from tests.sim.machine import settle
 from tests.sim.programs import SUCCESS, Exit
 from tests.sim.world import MODEL_STORE, World
@@ -386,3 +386,27 @@ def test_a_job_that_waits_for_a_lost_node_names_it(world: World) -> None:
     world.nodes.lose(node)
     world.advance(600)
     assert any(node in entry["message"] for entry in status(world, TRAININGJOBS, "job-a")["conditions"])
+
+
+def test_a_namespace_whose_webhook_hangs_does_not_hold_up_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten jobs whose writes hung held all workers, so nobody else's jobs were looked at (`-s` prints the figure)."""
+    monkeypatch.setattr(connection, "TIMEOUT_SECONDS", 10.0)
+    alone, beside = (_seconds_to_four_pods(hanging_jobs) for hanging_jobs in (0, 10))
+    print(f"4 pods after {alone:.2f} s, beside ten jobs of 32 pods whose webhook hangs after {beside:.2f} s")
+    assert beside <= alone + 1.0
+
+
+def _seconds_to_four_pods(hanging_jobs: int) -> float:
+    world = World(seed=1)
+    try:
+        world.cluster.broken = Breakage("create", PODS, "hang", manifests.OTHER)
+        for number in range(hanging_jobs):
+            body = manifests.body(f"job-{number}", manifests.job_spec(count=32), manifests.OTHER)
+            world.cluster.create(TRAININGJOBS, body, "user")
+        world.advance(30)
+        started = world.loop.now
+        world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=4)), "user")
+        world.until(lambda: "" if len(world.cluster.all(PODS, manifests.NAMESPACE)) == 4 else "no pods", 60, step=0.05)
+        return world.loop.now - started
+    finally:
+        world.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from aifactory.api import names
@@ -67,7 +68,9 @@ def make_controllers(
     executor = Executor(api, cluster.stores, clock=clock, rng=rng)
     controllers: dict[Resource, Controller[Any, Any]] = {}
     for domain in cluster.domains:
-        queue: WorkQueue[Key] = WorkQueue(domain.name, rng=rng)
+        queue: WorkQueue[Key] = WorkQueue(
+            domain.name, workers=options.workers, namespace_of=attrgetter("namespace"), rng=rng
+        )
         controllers[domain.resource] = Controller(
             domain, cluster, executor, recorder=recorder, queue=queue, workers=options.workers, clock=clock
         )
