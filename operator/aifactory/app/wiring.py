@@ -26,7 +26,6 @@ from aifactory.kube.lease import LeaseConfig
 from aifactory.kube.queue import WorkQueue
 from aifactory.kube.resources import CORE_EVENTS, EVENTS, Key, Resource
 
-LEASE_NAME = "aifactory-operator"
 OURS = f"{names.LABEL_MANAGED_BY}={names.LABEL_MANAGED_BY_VALUE}"
 
 
@@ -82,9 +81,10 @@ def lease_config(options: Options) -> LeaseConfig:
     """The lease, with the usual proportions between its times."""
     return LeaseConfig(
         namespace=options.lease_namespace,
-        name=LEASE_NAME,
-        identity=options.identity,
+        name=names.lease(options.namespace),
+        identity=f"{options.release}/{options.identity}",
         address=options.endpoint,
+        release=options.release,
         duration=options.lease_seconds,
         renew_deadline=options.lease_seconds * 2 / 3,
         retry=options.lease_seconds * 2 / 15,
