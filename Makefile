@@ -127,9 +127,9 @@ run: venv ## Run the operator from this checkout against the local cluster (KUBE
 	@export KUBECONFIG="$(or $(KUBECONFIG),$$($(CLUSTER) kubeconfig))" kubectl="$$($(CLUSTER) bin kubectl)"; \
 	"$$kubectl" apply --server-side --force-conflicts -f crds/ >/dev/null; \
 	"$$kubectl" create namespace aifactory-system --dry-run=client -o yaml | "$$kubectl" apply -f - >/dev/null; \
-	holder=$$("$$kubectl" -n aifactory-system get lease aifactory-operator -o 'jsonpath={.spec.holderIdentity}' 2>/dev/null || true); \
+	holder=$$("$$kubectl" -n kube-system get lease aifactory.dev -o 'jsonpath={.spec.holderIdentity}' 2>/dev/null || true); \
 	if [ -n "$$holder" ]; then echo "$$holder leads now; to take over at once: $$kubectl --kubeconfig $$KUBECONFIG -n aifactory-system scale deployment/aifactory-operator --replicas=0"; fi; \
-	PYTHONPATH=operator exec $(BIN)/python -m aifactory.app --lease-namespace=aifactory-system $(ARGS)
+	PYTHONPATH=operator exec $(BIN)/python -m aifactory.app --release=aifactory-system/aifactory $(ARGS)
 
 ##  Plumbing
 

@@ -214,7 +214,6 @@ class Crowd:
         options = Options(
             identity="crowd",
             address="127.0.0.1",
-            lease_namespace="system",
             log_level="WARNING",
             domains={"agent_image": "agent", "server_image": "server", "progress_url": SETTINGS.progress_url},
         )

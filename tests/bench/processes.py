@@ -16,7 +16,7 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.bench.plane import ROOT, SYSTEM, BenchPlane
+from tests.bench.plane import ROOT, BenchPlane
 
 TICKS = os.sysconf("SC_CLK_TCK")
 _LAG = re.compile(r'^aifactory_event_loop_lag_seconds_bucket\{le="([^"]+)"\} ([\d.e+]+)$', re.MULTILINE)
@@ -99,7 +99,7 @@ class Operator(Process):
         self._port, self.progress_port = free_port(), free_port()
         command = [*_python(), "-m", "aifactory.app", "--http-port", str(self._port)]
         command += ["--progress-port", str(self.progress_port)]
-        command += ["--lease-namespace", SYSTEM] if leader_elect else ["--no-leader-elect"]
+        command += [] if leader_elect else ["--no-leader-elect"]
         environment = {"KUBECONFIG": str(plane.service_account("aifactory-operator")), "POD_NAME": name}
         environment["POD_IP"] = "127.0.0.1"
         super().__init__(name, command, plane.directory / f"{name}.log", environment)

@@ -122,10 +122,13 @@ class Connection:
     # --- Verbs ---
 
     async def get(self, resource: Resource, namespace: str, name: str) -> bytes:
+        await self._reach(resource)
+        return await self._read("get", resource, lambda: encode(self.cluster.get(resource, namespace, name)))
+
+    async def _reach(self, resource: Resource) -> None:
         if resource == LEASES and self.faults.lease_away:
             await self._over(self._travel())
             raise Unreachable("connection refused", sent=False)
-        return await self._read("get", resource, lambda: encode(self.cluster.get(resource, namespace, name)))
 
     async def list(
         self,
@@ -138,6 +141,7 @@ class Connection:
         continue_: str = "",
         metadata_only: bool = False,
     ) -> bytes:
+        await self._reach(resource)
         return await self._read(
             "list",
             resource,

@@ -45,7 +45,6 @@ def options(identity: str, *, elect: bool, lease_seconds: float = 60.0) -> Optio
         identity=identity,
         address="operator",
         workers=4,
-        lease_namespace="system",
         lease_seconds=lease_seconds,
         leader_elect=elect,
     )

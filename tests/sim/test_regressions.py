@@ -8,15 +8,20 @@ from typing import Any
 import pytest
 
 from aifactory.api import names
+from aifactory.app.domains import DOMAINS
+from aifactory.engine import custom
 from aifactory.kube.errors import TooManyRequests
 from aifactory.kube.resources import DEPLOYMENTS, PODGROUPS, PODS, PVCS, Resource
 from aifactory.kube.retry import MAX_ATTEMPTS
-from tests.sim import manifests
-from tests.sim.cluster import Body, is_live, is_ready, key_of, labels_of
+from tests.sim import connection, manifests
+from tests.sim.cluster import Body, Breakage, is_live, is_ready, key_of, labels_of
 from tests.sim.machine import settle
+from tests.sim.operator import moment
 from tests.sim.programs import SUCCESS, Exit
 from tests.sim.world import MODEL_STORE, World
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
+
+MODELS = {custom.resource_of(kind.model): kind.model for kind in DOMAINS}
 
 
 @pytest.fixture
@@ -386,3 +391,69 @@ def test_a_job_that_waits_for_a_lost_node_names_it(world: World) -> None:
     world.nodes.lose(node)
     world.advance(600)
     assert any(node in entry["message"] for entry in status(world, TRAININGJOBS, "job-a")["conditions"])
+
+
+def test_a_namespace_whose_webhook_hangs_does_not_hold_up_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten jobs whose writes hung held all workers, so nobody else's jobs were looked at (`-s` prints the figure)."""
+    monkeypatch.setattr(connection, "TIMEOUT_SECONDS", 10.0)
+    alone, beside = (_seconds_to_four_pods(hanging_jobs) for hanging_jobs in (0, 10))
+    print(f"4 pods after {alone:.2f} s, beside ten jobs of 32 pods whose webhook hangs after {beside:.2f} s")
+    assert beside <= alone + 1.0
+
+
+def _seconds_to_four_pods(hanging_jobs: int) -> float:
+    world = World(seed=1)
+    try:
+        world.cluster.broken = Breakage("create", PODS, "hang", manifests.OTHER)
+        for number in range(hanging_jobs):
+            body = manifests.body(f"job-{number}", manifests.job_spec(count=32), manifests.OTHER)
+            world.cluster.create(TRAININGJOBS, body, "user")
+        world.advance(30)
+        started = world.loop.now
+        world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=4)), "user")
+        world.until(lambda: "" if len(world.cluster.all(PODS, manifests.NAMESPACE)) == 4 else "no pods", 60, step=0.05)
+        return world.loop.now - started
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("how", ["it can not be read", "its pods can not be made"])
+@pytest.mark.parametrize("kind", ["job", "failed job", "version", "refused version", "pool"])
+def test_what_is_told_in_between_is_taken_back(world: World, kind: str, how: str) -> None:
+    """A verified version and a finished job stayed Stalled for ever, because nothing looks at them a second time."""
+    resource, name = {"pool": (INFERENCEPOOLS, "pool-a"), "job": (TRAININGJOBS, "job-a")}.get(
+        kind.split()[-1], (MODELVERSIONS, "gpt-v1")
+    )
+    if resource == TRAININGJOBS:
+        spec = manifests.job_spec() | {"failurePolicy": {"maxRestarts": 0}}
+        world.cluster.create(TRAININGJOBS, manifests.body("job-a", spec), "user")
+        world.advance(20)
+        world.nodes.fail(live(world)[0], Exit(1, "Error", "no") if kind == "failed job" else SUCCESS)
+        world.advance(60)
+    elif resource == MODELVERSIONS:
+        if kind == "refused version":
+            world.programs.bad_artifacts["pvc://models/gpt/1/good"] = "InvalidArtifact"
+        version(world, "gpt", 1)
+        world.advance(60)
+    else:
+        serving(world, replicas=1)
+    before = _told(world, resource, name)
+    if how == "it can not be read":
+        stood = world.cluster.get(resource, manifests.NAMESPACE, name)["spec"]
+        edit(world, resource, name, {"unheard": {"of": 1}} | dict.fromkeys(stood, 1))
+        world.advance(10)
+        between = _told(world, resource, name)
+        assert (between["Ready"][0], between["Stalled"][:2]) == ("False", ("True", "InvalidSpec"))
+        edit(world, resource, name, stood)
+    else:
+        stored = custom.parser(MODELS[resource])(world.cluster.get(resource, manifests.NAMESPACE, name))
+        lasting = custom.failing_status(stored, "500: no webhook", moment(world.loop.now))
+        world.cluster.patch_status(resource, manifests.key(name), lasting, "user", resource_version=None)
+        assert _told(world, resource, name)["Reconciling"][:2] == ("True", "FailureLasts")
+    world.until(lambda: "" if _told(world, resource, name) == before else "not as before", 60)
+
+
+def _told(world: World, resource: object, name: str) -> dict[str, tuple[str, str, str]]:
+    found = status(world, resource, name)
+    told = {entry["type"]: (entry["status"], entry["reason"], entry["message"]) for entry in found["conditions"]}
+    return told | {"phase": (found.get("phase", ""), found["reason"], "")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import cast
 
 from aifactory.api.base import Condition
 from aifactory.api.reasons import ConditionType, Reason
@@ -41,6 +42,10 @@ class ConditionSet:
         self.set(ConditionType.READY, true is ConditionType.READY, reason, message)
         for type_ in (ConditionType.RECONCILING, ConditionType.STALLED):
             self.set(type_, true is type_, reason, message if true is type_ else "")
+
+    def by(self, fact: Condition, true: ConditionType) -> None:
+        """Ready, Reconciling and Stalled as they follow from a fact that stands, whatever was told in between."""
+        self.kstatus(true, cast("Reason", fact.reason), fact.message)
 
     def remove(self, type_: ConditionType) -> None:
         """Drop a condition about which nothing is known any more."""

@@ -88,3 +88,13 @@ RESERVED_ENV: Final = (
 def image(name: str) -> str:
     """One of our images as it is called where no registry is named."""
     return f"aifactory/{name}:{__version__}"
+
+
+def lease(namespace: str | None) -> str:
+    """Name of the Lease by which an operator leads over one namespace, or over all of them."""
+    return f"{namespace}.{GROUP}" if namespace else GROUP
+
+
+def led_by(lease: str) -> str:
+    """What a Lease of that name stands for, in words."""
+    return "all namespaces" if lease == GROUP else f"namespace {lease.removesuffix(f'.{GROUP}')}"

@@ -104,10 +104,16 @@ class Reason(StrEnum):
     FORMAT_MISMATCH = "FormatMismatch", "The result is of another format than output.model.format says; it waits."
     PUBLISHER_FAILED = "PublisherFailed", "The pod that publishes failed without an answer; another one is made."
     SUCCEEDED = "Succeeded", "All pods succeeded and the result, if any, is registered as a ModelVersion."
-    INVALID_SPEC = "InvalidSpec", "The stored object does not fit this operator's API; the message names the field."
+    INVALID_SPEC = (
+        "InvalidSpec",
+        "The stored object does not fit this operator's API; the message names the field. What was asked for before "
+        "goes on; what is asked for now is not there, so Ready is False. Available, Running and Verified say what was "
+        "true when the object could be read last.",
+    )
     FAILURE_LASTS = (
         "FailureLasts",
-        "What the object needs has failed for a while and is tried again every minute; the failure is in the message.",
+        "What the object needs has failed for a while and is tried again every minute; the failure is in the message. "
+        "What was Ready before still is.",
     )
 
     # ModelVersion

@@ -31,6 +31,7 @@ from aifactory.engine.domain import Domain, Outside
 from aifactory.engine.podevents import PodEvents
 from aifactory.kube import auth
 from aifactory.kube.api import Api
+from aifactory.kube.claims import Claims
 from aifactory.kube.client import Client
 from aifactory.kube.clock import Clock, SystemClock
 from aifactory.kube.errors import KubeError
@@ -144,12 +145,18 @@ class Process:
         self.cluster = Cluster(domains, served)
         self._kinds = wiring.watched(self.cluster)
         self._informers = wiring.make_informers(patient, self.cluster, options, clock=clock, rng=rng)
-        lease = Retrying(lease_api or api, rng=rng)
-        self._election = LeaderElection(lease, wiring.lease_config(options), clock=clock, rng=rng)
+        lease, config = Retrying(lease_api or api, rng=rng), wiring.lease_config(options)
+        self._claims = Claims(lease, config, clock=clock)
+        self._election = LeaderElection(
+            lease, config, rival=self._claims.rival, waits=self._tell_waiting, clock=clock, rng=rng
+        )
         # The fence is inside: whether we lead is asked before each try, not only before the first.
         acting = Fenced(api, self.leading)
         told = Retrying(acting, rng=rng)
-        self._recorder = EventRecorder(told, controller=names.MANAGED_BY, instance=options.identity, clock=clock)
+        recorder = partial(EventRecorder, controller=names.MANAGED_BY, instance=options.identity, clock=clock)
+        self._recorder = recorder(told)
+        self._own_recorder = recorder(patient)
+        """For Events about this process itself, which may not lead."""
         self.controllers = wiring.make_controllers(acting, self.cluster, options, self._recorder, clock=clock, rng=rng)
         self._pod_events = PodEvents(patient, pods=self._pods, wake=self._wake_owner, clock=clock)
         self.cluster.explain = self._pod_events.of
@@ -168,6 +175,7 @@ class Process:
         self._shell_stop = asyncio.Event()
         self._health = health or Health(clock)
         self._health.stale = self._stale
+        self._health.waits_for = lambda: self._election.waits_for
         self._parts: list[asyncio.Task[Any]] = []
 
     def leading(self) -> bool:
@@ -194,6 +202,7 @@ class Process:
         for informer in self._informers:
             self._start(informer.run(), f"informer-{informer.resource.plural}")
         self._start(self._recorder.run(), "events")
+        self._start(self._own_recorder.run(), "own-events")
         self._start(self._pod_events.run(), "pod-events")
         for domain, outside in self._outsides.items():
             for probe in domain.probes(outside):
@@ -276,7 +285,8 @@ class Process:
         A watch may have been silent for a minute without anybody having noticed; a plan made from that would undo or do
         again what was done since. If nobody has led since before the first list began, there is nothing to catch up on.
         """
-        if self._options.leader_elect and (led_before or not self._election.undisturbed):
+        undisturbed = not led_before and self._election.undisturbed and self._claims.none
+        if self._options.leader_elect and not undisturbed:
             await self.read_again()
         if led_before:
             for controller in self.controllers.values():
@@ -327,6 +337,12 @@ class Process:
         late = (f"{name} for {seconds:.0f} s" for name, seconds in sorted(silent.items()) if seconds > limit)
         words = ", ".join(late)
         return f"the watch is silent: {words}" if words else ""
+
+    def _tell_waiting(self, words: str) -> None:
+        """Another release acts on what this one is to act on: say so where somebody would look."""
+        logger.warning("%s", words)
+        if (pod := self._options.pod) is not None:
+            self._own_recorder.record(pod, type_="Warning", reason="OtherRelease", message=words, action="Wait")
 
     def _pods(self) -> list[Pod]:
         """Pods about whose start somebody should be told."""

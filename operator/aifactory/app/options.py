@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from aifactory.engine.domain import Domain
+from aifactory.kube.events import Regarding
 from aifactory.kube.informer import SILENCE_SECONDS
+from aifactory.kube.resources import PODS, Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,8 @@ class Options:
     address: str
     namespace: str | None = None
     workers: int = 128
-    lease_namespace: str = "default"
+    release: str = "aifactory"
+    lease_namespace: str = "kube-system"
     lease_seconds: float = 15.0
     leader_elect: bool = True
     http_port: int = 8080
@@ -32,6 +35,8 @@ class Options:
     log_level: str = "INFO"
     silence_seconds: float = SILENCE_SECONDS
     """A watch that says nothing for this long is taken for dead."""
+    pod: Regarding | None = None
+    """The pod that this process runs in, when it does in one."""
     domains: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the domains by the names of their fields; what is left out has its default."""
 
@@ -67,7 +72,8 @@ def parse(kinds: Sequence[type[Domain[Any, Any]]], arguments: Sequence[str] | No
         add(f"--{name.replace('_', '-')}", type=kind, default=default, help=entry.metadata["help"])
     add("--namespace", help="watch one namespace; left out: all namespaces")
     add("--workers", type=int, default=128, help="reconciles at the same time, per kind")
-    add("--lease-namespace", default="default", help="namespace of the leader's Lease")
+    add("--release", default="aifactory", help="which installation this is: two never act on the same namespace")
+    add("--lease-namespace", default="kube-system", help="namespace of the Leases, the same for all releases")
     add("--lease-seconds", type=float, default=15.0, help="how long a silent leader keeps its lease")
     add(
         "--leader-elect",
@@ -89,6 +95,7 @@ def parse(kinds: Sequence[type[Domain[Any, Any]]], arguments: Sequence[str] | No
     return Options(
         identity=os.environ.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
         address=os.environ.get("POD_IP") or _own_address(),
+        pod=_own_pod(),
         domains=settings,
         **found,
     )
@@ -104,6 +111,12 @@ def _told(read: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return checked
+
+
+def _own_pod() -> Regarding | None:
+    """As the chart tells it by the downward API."""
+    name, namespace, uid = (os.environ.get(f"POD_{part}", "") for part in ("NAME", "NAMESPACE", "UID"))
+    return Regarding(PODS, Key(namespace, name), uid) if uid else None
 
 
 def _own_address() -> str:

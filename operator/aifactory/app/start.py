@@ -8,10 +8,10 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from aifactory.app import wiring
+from aifactory.engine.cluster import declared_children
 from aifactory.engine.domain import Domain
-from aifactory.kube.api import Api
 from aifactory.kube.backoff import READ
+from aifactory.kube.client import Client
 from aifactory.kube.errors import KubeError, NotFound
 from aifactory.kube.resources import Resource
 
@@ -23,7 +23,7 @@ START_SECONDS = 50.0
 """An API server that is away gets this long to come back; the chart's startup probe allows a little more."""
 
 
-async def first_answer(api: Api, domains: Sequence[Domain[Any, Any]], namespace: str | None) -> set[Resource]:
+async def first_answer(api: Client, domains: Sequence[Domain[Any, Any]], namespace: str | None) -> set[Resource]:
     """Wait until our kinds are served; returns the optional resources that are.
 
     A start may fall into the very outage that ended the last run, and CRDs may come after the operator. kopf must not
@@ -32,19 +32,26 @@ async def first_answer(api: Api, domains: Sequence[Domain[Any, Any]], namespace:
     Raises:
         KubeError: there is no answer, or one that waiting does not improve.
     """
+    ours = {domain.resource for domain in domains}
+    # Who watches one namespace has a Role, and with that what lies in no namespace can not be read.
+    optional = {
+        child.resource
+        for child in declared_children(domains)
+        if child.optional and (namespace is None or child.resource.namespaced)
+    }
     loop = asyncio.get_running_loop()
     deadline, failures = loop.time() + START_SECONDS, 0
     while True:
         try:
-            for resource in (domain.resource for domain in domains):
-                await api.list(resource, namespace=namespace, limit=1, metadata_only=True)
-            return await wiring.served(api, domains, namespace)
-        except NotFound as error:
-            failure: KubeError = error
-            message = f"{resource} is not served by this cluster: apply the CRDs"
+            found = await api.served(ours | optional)
+            if ours <= found:
+                for resource in optional - found:
+                    logger.info("%s: not served, done without", resource)
+                return found - ours
+            message = f"this cluster does not serve {', '.join(sorted(map(str, ours - found)))}: apply the CRDs"
+            failure: KubeError = NotFound(404, "NotFound", message)
         except KubeError as error:
-            failure = error
-            message = f"the API server does not answer as it should: {error}"
+            failure, message = error, f"the API server does not answer as it should: {error}"
         if loop.time() > deadline or not (failure.retryable or isinstance(failure, NotFound)):
             raise failure
         logger.warning("%s; looking again", message)

@@ -29,10 +29,12 @@ class Health:
         self._ready = asyncio.Event()
         self.stale: Callable[[], str] = lambda: ""
         """Names the watches that have told nothing for too long; empty when there are none."""
+        self.waits_for: Callable[[], str] = lambda: ""
+        """Why this release does not act: another one does. Empty when it does, or could."""
 
     @property
     def ready(self) -> bool:
-        """Every store is complete: this replica leads, or could at once."""
+        """Every store is complete: this replica leads, or could at once, unless it `waits_for` another release."""
         return self._ready.is_set()
 
     @ready.setter
@@ -44,7 +46,7 @@ class Health:
 
     def trouble(self) -> str:
         """Why this replica is not ready; empty when it is. A view that nobody renews is none to act on."""
-        return self.stale() if self.ready else "stores are filling"
+        return self.waits_for() or self.stale() if self.ready else "stores are filling"
 
     async def wait_ready(self) -> None:
         """Wait until every store is complete."""

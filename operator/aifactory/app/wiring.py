@@ -5,9 +5,9 @@ The simulator in `tests/sim` builds its process from the same functions.
 
 from __future__ import annotations
 
-import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from aifactory.api import names
@@ -20,16 +20,12 @@ from aifactory.engine.domain import READ, Domain
 from aifactory.engine.executor import Executor
 from aifactory.kube.api import Api
 from aifactory.kube.clock import Clock
-from aifactory.kube.errors import Forbidden, NotFound
 from aifactory.kube.events import EventRecorder
 from aifactory.kube.informer import Informer
 from aifactory.kube.lease import LeaseConfig
 from aifactory.kube.queue import WorkQueue
 from aifactory.kube.resources import CORE_EVENTS, EVENTS, Key, Resource
 
-logger = logging.getLogger(__name__)
-
-LEASE_NAME = "aifactory-operator"
 OURS = f"{names.LABEL_MANAGED_BY}={names.LABEL_MANAGED_BY_VALUE}"
 
 
@@ -71,7 +67,9 @@ def make_controllers(
     executor = Executor(api, cluster.stores, clock=clock, rng=rng)
     controllers: dict[Resource, Controller[Any, Any]] = {}
     for domain in cluster.domains:
-        queue: WorkQueue[Key] = WorkQueue(domain.name, rng=rng)
+        queue: WorkQueue[Key] = WorkQueue(
+            domain.name, workers=options.workers, namespace_of=attrgetter("namespace"), rng=rng
+        )
         controllers[domain.resource] = Controller(
             domain, cluster, executor, recorder=recorder, queue=queue, workers=options.workers, clock=clock
         )
@@ -79,28 +77,14 @@ def make_controllers(
     return controllers
 
 
-async def served(api: Api, domains: Iterable[Domain[Any, Any]], namespace: str | None) -> set[Resource]:
-    """Of the resources that need not be there, those that the API server serves."""
-    found = set()
-    for child in declared_children(domains):
-        if child.optional:
-            try:
-                await api.list(child.resource, namespace=namespace, limit=1)
-                found.add(child.resource)
-            except (NotFound, Forbidden) as error:
-                # With a Role, what lies in no namespace can not be read: a fact like that of an API that is not there.
-                why = "not served" if isinstance(error, NotFound) else "not ours to read"
-                logger.info("%s of %s: %s, done without", child.resource.plural, child.resource.api_version, why)
-    return found
-
-
 def lease_config(options: Options) -> LeaseConfig:
     """The lease, with the usual proportions between its times."""
     return LeaseConfig(
         namespace=options.lease_namespace,
-        name=LEASE_NAME,
-        identity=options.identity,
+        name=names.lease(options.namespace),
+        identity=f"{options.release}/{options.identity}",
         address=options.endpoint,
+        release=options.release,
         duration=options.lease_seconds,
         renew_deadline=options.lease_seconds * 2 / 3,
         retry=options.lease_seconds * 2 / 15,

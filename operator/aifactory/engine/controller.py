@@ -295,9 +295,13 @@ class Controller(Generic[M, Observed]):
 
     async def _tell_lasting(self, key: Key, failure: str) -> None:
         """Put a failure that has lasted into the status, which nothing else would tell."""
-        now = self._clock.monotonic()
         stored = self._store.get(*key)
-        if stored is None or now - self._failing_since.setdefault(key, now) < LASTING_SECONDS:
+        if stored is None:
+            return
+        now = self._clock.monotonic()
+        left = self._failing_since.setdefault(key, now) + LASTING_SECONDS - now
+        if left > EARLY_SECONDS:
+            self.queue.add_after(key, left)  # the next try by itself may be half a minute later
             return
         status, subject = failing_status(stored, failure, self._clock.now()), stored.subject
         if status == subject.status:

@@ -126,49 +126,50 @@ def decoder(model: type[M]) -> Callable[[bytes], Stored[M]]:
 
 
 def invalid_status(stored: Stored[Any], now: datetime) -> dict[str, Any]:
-    """The status that tells the user that the object can not be read; everything else stays as it is."""
+    """The status that tells the user that the object can not be read.
+
+    It is not Ready: what is asked for now can not be there. What it has made goes on, and what is said about that
+    (phase, Available, Running) is how it was when the object could be read last.
+    """
     error = shorten(stored.error, MAX_MESSAGE // 2)
     message = f"the object does not fit this operator's API: {error}; correct the field or update the CRDs"
-    return _with_condition(stored, ConditionType.STALLED, Reason.INVALID_SPEC, message, now)
+    return _telling(stored, ConditionType.STALLED, Reason.INVALID_SPEC, message, now, unready=True)
 
 
 def failing_status(stored: Stored[Any], failure: str, now: datetime) -> dict[str, Any]:
     """The status that tells the user that what the object needs has failed for a while; all else stays as it was.
 
-    What is planned with the next success is about the object as it is then, so nothing has to take this back.
+    It may be Ready all the same, and its users need not suffer. Every plan says anew which of Ready, Reconciling and
+    Stalled is true, so the next success takes this back.
     """
     message = f"it is tried again every minute: {failure}"
-    return _with_condition(stored, ConditionType.RECONCILING, Reason.FAILURE_LASTS, message, now)
+    return _telling(stored, ConditionType.RECONCILING, Reason.FAILURE_LASTS, message, now)
 
 
 _EXCLUSIVE: Final = (ConditionType.RECONCILING, ConditionType.STALLED)
 
 
-def _untrue(condition: dict[str, Any], now: datetime) -> dict[str, Any]:
-    if condition.get("status") != "True":
-        return condition
-    return condition | {"status": "False", "message": "", "lastTransitionTime": format_time(now)}
-
-
-def _with_condition(
-    stored: Stored[Any], type_: ConditionType, reason: Reason, message: str, now: datetime
+def _telling(
+    stored: Stored[Any], true: ConditionType, reason: Reason, message: str, now: datetime, *, unready: bool = False
 ) -> dict[str, Any]:
     """The status as it stands, with one condition that is True. Of Reconciling and Stalled one is true at most."""
     status = stored.status
-    conditions = status.get("conditions", ())
-    message = shorten(message, MAX_MESSAGE)
-    others = [_untrue(e, now) if e.get("type") in _EXCLUSIVE else e for e in conditions if e.get("type") != type_]
-    old: Mapping[str, Any] = next((e for e in conditions if e.get("type") == type_), {})
-    since = old.get("lastTransitionTime") if old.get("status") == "True" else format_time(now)
-    condition = Condition(
-        type=str(type_),
-        status="True",
-        reason=str(reason),
-        message=message,
-        last_transition_time=now,
-        observed_generation=stored.metadata.generation,
-    )
-    return status | {
-        "observedGeneration": stored.metadata.generation,
-        "conditions": [*others, {**condition.dump(), "lastTransitionTime": since}],
-    }
+    conditions = {entry["type"]: entry for entry in status.get("conditions", ())}
+    for other in _EXCLUSIVE:
+        if other != true and conditions.get(other, {}).get("status") == "True":
+            conditions[other] |= {"status": "False", "message": "", "lastTransitionTime": format_time(now)}
+    values = {true: "True"} | ({ConditionType.READY: "False"} if unready and ConditionType.READY in conditions else {})
+    for type_, value in values.items():
+        old = conditions.get(type_, {})
+        condition = Condition(
+            type=str(type_),
+            status="True" if value == "True" else "False",
+            reason=str(reason),
+            message=shorten(message, MAX_MESSAGE),
+            last_transition_time=now,
+            observed_generation=stored.metadata.generation,
+        )
+        since = old["lastTransitionTime"] if old.get("status") == value else format_time(now)
+        conditions[str(type_)] = {**condition.dump(), "lastTransitionTime": since}
+    told = {"observedGeneration": stored.metadata.generation, "reason": str(reason)}
+    return status | told | {"conditions": list(conditions.values())}

@@ -44,7 +44,8 @@ class Child(Generic[T]):
     verbs: tuple[str, ...] = ("create", "delete")
     """What we do with them beside reading; the operator has no other rights."""
     optional: bool = False
-    """The API server need not serve it, or let us read it; whether it does is told by `Cluster.serves`."""
+    """The API server need not serve it, and what lies in no namespace is not read where one is watched. Whether it is
+    there is told by `Cluster.serves`."""
     selector: str | None = None
     """Only objects with these labels; None stands for those that we make, "" for all there are."""
     indexes: Mapping[str, Callable[[T], Iterable[Hashable]]] = field(default_factory=dict, hash=False)

@@ -3,10 +3,7 @@
 An API server with too much to do answers everybody late. What helps is to send it less, and what matters first: pods
 before the status that tells of them, and the status of a job that runs or has ended before that of one on its way.
 
-No namespace can keep the others out. Writes that hang (a webhook that does not answer) hold their places until they are
-given up, so a namespace gets another place only while it has fewer than `SHARE` times those that are free: alone it has
-three quarters of them, and each one more finds some left. Those that wait get in by turns, one namespace after another.
-This is how switches share buffers: https://doi.org/10.1109/90.664262 (dynamic queue length thresholds).
+No namespace can keep the others out (`kube.places`). Those that wait get in by turns, one namespace after another.
 """
 
 from __future__ import annotations
@@ -14,15 +11,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
 from aifactory.kube.clock import Clock
+from aifactory.kube.places import Places
 
-SHARE: Final = 3
-"""Times the free places that one namespace may have. More leaves less to the others, fewer slows one that is alone."""
 _WEIGHT: Final = 0.1
 """Share of the newest write in the mean."""
 _HALF_LIFE_SECONDS: Final = 2.0
@@ -39,10 +35,8 @@ class Gate:
     """
 
     def __init__(self, size: int, clock: Clock) -> None:
-        self._free = size
+        self._places = Places(size)
         self._clock = clock
-        self._held: Counter[str] = Counter()
-        """Places by namespace; none that has none."""
         self._waiting: OrderedDict[str, list[_Waiting]] = OrderedDict()
         """Heaps by namespace, in the order of their turns. Who waits may not go in: `_leave` lets in whoever may."""
         self._order = itertools.count()
@@ -65,8 +59,7 @@ class Gate:
             patience: seconds by which others of the namespace may come later and go first.
             outdated: asked after waiting whether there is still a reason to write; if not, False is given out.
         """
-        waited = not self._may_enter(namespace)
-        await self._enter(namespace, patience)
+        waited = await self._enter(namespace, patience)
         wanted = not (waited and outdated())
         started = self._clock.monotonic()
         try:
@@ -80,13 +73,10 @@ class Gate:
         before = self.seconds
         self._mean, self._measured_at = before + _WEIGHT * (seconds - before), self._clock.monotonic()
 
-    def _may_enter(self, namespace: str) -> bool:
-        return self._held.get(namespace, 0) < SHARE * self._free
-
-    async def _enter(self, namespace: str, patience: float) -> None:
-        if self._may_enter(namespace):
-            self._take(namespace)
-            return
+    async def _enter(self, namespace: str, patience: float) -> bool:
+        """Have a place; whether it had to wait."""
+        if self._places.enter(namespace):
+            return False
         turn = asyncio.get_running_loop().create_future()
         entry = (self._clock.monotonic() + patience, next(self._order), turn)
         heapq.heappush(self._waiting.setdefault(namespace, []), entry)
@@ -96,32 +86,25 @@ class Gate:
             if turn.done() and not turn.cancelled():
                 self._leave(namespace)  # the place came together with the cancellation
             raise
-
-    def _take(self, namespace: str) -> None:
-        self._free -= 1
-        self._held[namespace] += 1
+        return True
 
     def _leave(self, namespace: str) -> None:
-        self._free += 1
-        self._held[namespace] -= 1
-        if not self._held[namespace]:
-            del self._held[namespace]
+        self._places.leave(namespace)
         while (turn := self._next()) is not None:
             turn.set_result(None)
 
     def _next(self) -> asyncio.Future[None] | None:
         """Who may go in now, with the place taken, or None."""
-        for namespace in list(self._waiting) if self._free else ():
+        for namespace in list(self._waiting) if self._places.free else ():
             heap = self._waiting[namespace]
             while heap and heap[0][2].done():
                 heapq.heappop(heap)  # cancelled
-            if heap and not self._may_enter(namespace):
+            if heap and not self._places.enter(namespace):
                 continue
             turn = heapq.heappop(heap)[2] if heap else None
             del self._waiting[namespace]
             if heap:
                 self._waiting[namespace] = heap  # after the others
             if turn is not None:
-                self._take(namespace)
                 return turn
         return None

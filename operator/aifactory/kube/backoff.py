@@ -33,8 +33,8 @@ WATCH: Final = Backoff(base=0.1, limit=10.0, jitter=0.5)
 """Lists and watches, for ever. The limit decides how late the end of an outage is noticed."""
 READ: Final = Backoff(base=2.0, limit=5.0)
 """What the process needs before it can go on: the first answer, a complete view."""
-RECONCILE: Final = Backoff(base=0.005, limit=60.0)
-"""An object whose reconcile failed."""
+RECONCILE: Final = Backoff(base=0.005, limit=50.0)
+"""An object whose reconcile failed: with what chance adds, it is tried once a minute at least."""
 PROBE: Final = Backoff(base=5.0, limit=120.0, jitter=0.0)
 """A serving pod that does not answer."""
 TASK: Final = Backoff(base=10.0, limit=300.0, jitter=0.0)

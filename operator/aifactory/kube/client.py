@@ -8,7 +8,7 @@ does that, and its 429 is obeyed).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from functools import cache
 from typing import Any, Final
@@ -22,7 +22,8 @@ from yarl import URL
 from aifactory.kube import metrics
 from aifactory.kube.api import PatchType, Propagation
 from aifactory.kube.auth import AuthError, SessionProvider
-from aifactory.kube.errors import KubeError, Unreachable, error_from_response
+from aifactory.kube.errors import KubeError, NotFound, Unreachable, error_from_response
+from aifactory.kube.objects import ResourceList, decoder
 from aifactory.kube.resources import Resource
 
 JSON: Final = {"Content-Type": "application/json"}
@@ -37,6 +38,7 @@ METADATA_ONLY: Final = {"Accept": "application/json;as=PartialObjectMetadataList
 WATCH_GRACE_SECONDS: Final = 30
 """The server ends a watch after up to its `timeoutSeconds`; a client that waits longer by this finds a dead server."""
 
+_decode_group = decoder(ResourceList)
 _NO_ANSWER: Final = (aiohttp.ClientError, TimeoutError, OSError, AuthError)
 
 
@@ -68,6 +70,21 @@ class Client:
     async def close(self) -> None:
         """Close the session; calls in flight fail."""
         await self._session.close()
+
+    async def served(self, resources: Collection[Resource]) -> set[Resource]:
+        """Those of the resources that the server serves, whoever may read them; one request for each group.
+
+        https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api
+        """
+        found: set[Resource] = set()
+        for root in sorted({resource.root for resource in resources}):
+            try:
+                group = _decode_group(await self._call("GET", root))
+            except NotFound:
+                continue
+            plurals = {entry.name for entry in group.resources}
+            found |= {resource for resource in resources if resource.root == root and resource.plural in plurals}
+        return found
 
     # --- Verbs, documented in `api.Api` ---
 

@@ -10,6 +10,11 @@ takes the duration and about a second. Every write is tied to the resource versi
 gets a conflict.
 
 The Lease also says where its holder can be reached, in an annotation; replicas that do not lead read it there.
+
+Another annotation says to which release the leader belongs, and stays when the lease is given up. Replicas of another
+release take the lease only after it has been silent for `PATIENCE` times as long, however it was left: a release that
+is upgraded, or moved to another node, is away for a moment and must not come back to pods that another one has made.
+Releases also keep out of each other's way where their leases differ and what they watch overlaps (`claims`).
 https://kubernetes.io/docs/concepts/architecture/leases/
 """
 
@@ -18,10 +23,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from aifactory.api import names
 from aifactory.kube import metrics
 from aifactory.kube.api import Api
 from aifactory.kube.clock import Clock, SystemClock
@@ -35,7 +42,12 @@ TRIES: Final = 3
 """A renewal without an answer is given up when this many of them still fit into the deadline."""
 RELEASES: Final = 3
 """Attempts to give the lease up; each but the first follows a renewal that was on its way."""
+PATIENCE: Final = 4
+"""Times the duration for which a lease must have been silent before another release than its own takes it."""
+REMIND_SECONDS: Final = 600.0
+"""That this replica waits for another release is said again so often."""
 ADDRESS_ANNOTATION: Final = "aifactory.dev/address"
+RELEASE_ANNOTATION: Final = "aifactory.dev/release"
 
 
 class LeaseSpec(Struct, frozen=True, gc=False):
@@ -49,6 +61,11 @@ class LeaseSpec(Struct, frozen=True, gc=False):
 class LeaseObject(Struct, frozen=True, gc=False):
     metadata: AnnotatedMetadata
     spec: LeaseSpec = LeaseSpec()
+
+    @property
+    def release(self) -> str:
+        """The release that leads, or was the last to; empty if that is not known."""
+        return self.metadata.annotations.get(RELEASE_ANNOTATION, "")
 
 
 _decode = decoder(LeaseObject)
@@ -64,6 +81,8 @@ class LeaseConfig:
     """Unique among the replicas."""
     address: str = ""
     """host:port at which this replica can be reached when it leads."""
+    release: str = ""
+    """To which release it belongs; empty if there is only one."""
     duration: float = 15.0
     """Seconds of silence after which a leader counts as dead: how long a fail-over takes."""
     renew_deadline: float = 10.0
@@ -78,24 +97,59 @@ class LeaseConfig:
                 "must hold, or two replicas could lead at once"
             )
 
+    def is_anothers(self, lease: LeaseObject) -> bool:
+        """Whether another release leads, or was the last to."""
+        return lease.release not in ("", self.release)
+
+    def silence(self, lease: LeaseObject) -> float:
+        """Seconds for which a lease must have been silent before this replica may do as if nobody held it."""
+        duration = float(lease.spec.lease_duration_seconds or self.duration)
+        if self.is_anothers(lease):
+            return PATIENCE * max(duration, self.duration)
+        return duration if lease.spec.holder_identity not in ("", None, self.identity) else 0.0
+
 
 class LeaderElection:
     """Takes part in an election.
 
     Use: `await election.acquire()`, then run `await election.hold()` beside the work, which returns when leadership is
     lost; `await election.release()` at the end.
+
+    Args:
+        api: the API server.
+        config: which lease, and who we are.
+        rival: looks for the lease of anybody else who leads over a part of the same. Raises KubeError.
+        waits: told for whom this replica waits, in words, when that is another release.
+        clock: the time.
+        rng: source of jitter.
     """
 
     def __init__(
-        self, api: Api, config: LeaseConfig, *, clock: Clock | None = None, rng: random.Random | None = None
+        self,
+        api: Api,
+        config: LeaseConfig,
+        *,
+        rival: Callable[[], Awaitable[LeaseObject | None]] | None = None,
+        waits: Callable[[str], None] = lambda _: None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         self.config = config
+        self._find_rival = rival
+        self._tell = waits
+        self._alone = True
+        """No rival was there when one was last looked for."""
+        self._obstacle = ""
+        self._told, self._told_at = "", float("-inf")
         self._api = api
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self._seen: LeaseObject | None = None
         self._seen_at = float("-inf")
         self._leading = False
+        """The lease is ours."""
+        self._entering = False
+        """But whether a rival was there when we took it is not known yet."""
         self._renewed_at = float("-inf")
         self._free_version = ""
         """The lease's version when `look` found that nobody could be leading; empty if somebody could."""
@@ -104,11 +158,17 @@ class LeaderElection:
         """Whose calls may be on their way: `release` ends it first."""
         self._gauge = metrics.LEADER.labels(config.name)
         self._gauge.set(0)
+        self._waiting = metrics.WAITS_FOR_RELEASE.labels(config.name)
+        self._waiting.set(0)
 
     @property
     def leading(self) -> bool:
         """Whether this replica leads now. It turns False by itself when the lease could not be renewed in time."""
-        return self._leading and self._clock.monotonic() < self._renewed_at + self.config.renew_deadline
+        return (
+            self._leading
+            and not self._entering
+            and self._clock.monotonic() < self._renewed_at + self.config.renew_deadline
+        )
 
     @property
     def undisturbed(self) -> bool:
@@ -126,6 +186,13 @@ class LeaderElection:
             return ""
         return self._seen.metadata.annotations.get(ADDRESS_ANNOTATION, "")
 
+    @property
+    def waits_for(self) -> str:
+        """Why this release does not act, in words: another one does. Empty if it does, or could."""
+        if self._obstacle or self._seen is None or not self.config.is_anothers(self._seen):
+            return self._obstacle
+        return self._words(self._seen)
+
     async def look(self) -> None:
         """Note whether the lease is free. Call it before the first view is read; see `undisturbed`.
 
@@ -138,9 +205,15 @@ class LeaderElection:
 
     async def acquire(self) -> None:
         """Wait until this replica leads."""
-        self._taking_part = asyncio.current_task()
-        while not await self._try("take"):
+        self._taking_part, self._entering = asyncio.current_task(), True
+        # Who only looked first could miss one who looks at the same moment; who only took first would be in the way of
+        # a leader that is being replaced, each time it tries.
+        while not ((self._alone or await self._look_around()) and await self._try("take") and await self._stays()):
+            self._tell_waiting()
             await self._sleep(self._until_expiry())
+        self._tell_waiting()
+        self._entering = False
+        self._gauge.set(1)
         logger.info("leading as %s (lease %s/%s)", self.config.identity, self.config.namespace, self.config.name)
 
     async def hold(self) -> None:
@@ -161,7 +234,7 @@ class LeaderElection:
             if not renewed and self._taken_by_other():
                 break
             pause = self.config.retry if renewed else self.config.retry / 4
-        self._set(False)
+        self._step_down()
         logger.error("lease %s/%s is lost: this replica stops acting", self.config.namespace, self.config.name)
 
     async def release(self) -> None:
@@ -170,9 +243,10 @@ class LeaderElection:
         What takes or renews it is ended first: the answer to a write that is under way would tell of a version of the
         lease that is given up no more.
         """
-        was, self._leading = self._leading, False
+        was = self._leading
+        self._step_down()
         acting = await self._end_taking_part()
-        self._set(False)
+        self._step_down()
         if not (was or acting):
             return
         if acting:
@@ -201,9 +275,55 @@ class LeaderElection:
         await asyncio.wait([task])
         return True
 
-    async def _give_up(self, seen: LeaseObject) -> None:
-        # A holder of "" and a short duration are what client-go writes; the annotation goes with the holder.
+    async def _look_around(self) -> bool:
+        """Whether nobody else leads over a part of the same."""
+        try:
+            async with asyncio.timeout(self.config.renew_deadline):
+                rival = await self._find_rival() if self._find_rival is not None else None
+        except (KubeError, TimeoutError) as error:
+            self._alone, self._obstacle = False, f"the leases of other releases can not be read: {error}"
+            logger.warning("lease: %s", self._obstacle)
+            return False
+        self._alone = rival is None
+        self._obstacle = self._words(rival) if rival is not None and self.config.is_anothers(rival) else ""
+        return self._alone
+
+    async def _stays(self) -> bool:
+        """Whether the lease that was just taken can be kept; if not, it is as if it had never been taken."""
+        if await self._look_around():
+            return True
+        self._step_down()
+        try:
+            async with asyncio.timeout(self.config.retry):
+                if self._seen is not None:
+                    await self._give_up(self._seen, withdrawn=True)
+        except (KubeError, TimeoutError) as error:
+            logger.warning("lease %s/%s could not be given up: %s", self.config.namespace, self.config.name, error)
+        return False
+
+    def _words(self, lease: LeaseObject) -> str:
+        seconds = PATIENCE * self.config.duration
+        return (
+            f"release {lease.release} acts on {names.led_by(lease.metadata.name)} (lease {self.config.namespace}/"
+            f"{lease.metadata.name}), so this one, {self.config.release}, does not act on "
+            f"{names.led_by(self.config.name)}: uninstall one of them, or give each a watchNamespace of its own; "
+            f"it takes over when the other has been gone for {seconds:.0f} s"
+        )
+
+    def _tell_waiting(self) -> None:
+        """Say for whom this replica waits, when that changes and now and then."""
+        words, now = self.waits_for, self._clock.monotonic()
+        self._waiting.set(1 if words else 0)
+        if words and (words != self._told or now - self._told_at >= REMIND_SECONDS):
+            self._told_at = now
+            self._tell(words)
+        self._told = words
+
+    async def _give_up(self, seen: LeaseObject, *, withdrawn: bool = False) -> None:
+        # A holder of "" and a short duration are what client-go writes; the address goes with the holder.
         body = self._body(holder="", transitions=seen.spec.lease_transitions or 0, address=None)
+        if withdrawn:
+            body["metadata"]["annotations"][RELEASE_ANNOTATION] = None
         body["spec"]["leaseDurationSeconds"] = 1
         version = seen.metadata.resource_version
         await self._api.patch(LEASES, self.config.namespace, self.config.name, body, resource_version=version)
@@ -237,12 +357,8 @@ class LeaderElection:
         return False
 
     def _may_take(self, found: LeaseObject) -> bool:
-        """Whether the lease is free, ours from before a restart, or silent for its whole duration by our own clock."""
-        holder = found.spec.holder_identity
-        if not holder or holder == self.config.identity:
-            return True
-        duration = float(found.spec.lease_duration_seconds or self.config.duration)
-        return self._clock.monotonic() >= self._seen_at + duration
+        """Whether the lease is free, ours from before a restart, or silent for long enough by our own clock."""
+        return self._clock.monotonic() >= self._seen_at + self.config.silence(found)
 
     def _taken_by_other(self) -> bool:
         return self._seen is not None and self._seen.spec.holder_identity not in ("", None, self.config.identity)
@@ -288,19 +404,20 @@ class LeaderElection:
         self._observe(lease)
         # The lease runs from before the request: others can not have seen the write any earlier.
         self._renewed_at = started
-        self._set(True)
+        self._leading = True
 
-    def _set(self, leading: bool) -> None:
-        self._leading = leading
-        self._gauge.set(1 if leading else 0)
+    def _step_down(self) -> None:
+        self._leading = False
+        self._gauge.set(0)
 
     def _body(self, *, holder: str, transitions: int, address: str | None) -> dict[str, Any]:
         now = _micro_time(self._clock.now())
+        release = {RELEASE_ANNOTATION: self.config.release} if self.config.release else {}
         return {
             "metadata": {
                 "name": self.config.name,
                 "namespace": self.config.namespace,
-                "annotations": {ADDRESS_ANNOTATION: address},
+                "annotations": {ADDRESS_ANNOTATION: address, **release},
             },
             "spec": {
                 "holderIdentity": holder,
@@ -314,10 +431,8 @@ class LeaderElection:
     def _until_expiry(self) -> float:
         """Seconds until it is worth another try: half a renewal, or less if the lease runs out before."""
         half = self.config.retry / 2
-        if self._seen is None or not self._seen.spec.holder_identity:
-            return half
-        duration = float(self._seen.spec.lease_duration_seconds or self.config.duration)
-        return min(half, max(0.05, self._seen_at + duration - self._clock.monotonic()))
+        silence = self.config.silence(self._seen) if self._seen is not None else 0.0
+        return min(half, max(0.05, self._seen_at + silence - self._clock.monotonic())) if silence else half
 
     async def _sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds * (1.0 + 0.2 * self._rng.random()))

@@ -73,6 +73,10 @@ INFORMER_UNDECODABLE: Final = Counter(
 
 LEADER: Final = Gauge("leader_election_master_status", "1 while this process leads.", ["name"])
 
+WAITS_FOR_RELEASE: Final = Gauge(
+    "aifactory_waits_for_release", "1 while this process does not act because another release does.", ["name"]
+)
+
 EVENTS_SENT: Final = Counter(
     "aifactory_events_total", "Kubernetes Events by fate: sent, duplicate, dropped, failed.", ["fate"]
 )

@@ -384,6 +384,17 @@ class ObjectList(Struct, Generic[T], frozen=True, gc=False):
     """None is how Go writes an empty list."""
 
 
+class ServedResource(Struct, frozen=True, gc=False):
+    name: str
+    """Its plural, or `plural/subresource`."""
+
+
+class ResourceList(Struct, frozen=True, gc=False):
+    """What is served of one version of an API group."""
+
+    resources: tuple[ServedResource, ...] = ()
+
+
 class WatchEvent(Struct, Generic[T], frozen=True, gc=False):
     """One line of a watch; `type` is ADDED, MODIFIED, DELETED, BOOKMARK or ERROR."""
 

@@ -6,6 +6,8 @@ What always holds:
 - A key that was added is never lost: it is queued, worked on and marked to be queued again, or handed to a worker that
   must call `done`. Of two timers of a key the earlier counts, and handing the key out ends it: whoever works on the key
   sees everything and says anew when to look again.
+- No namespace has so many workers that the others get none (`places`). Keys that have to wait for that are held back,
+  and handed out before all others as soon as their namespace may have a worker again.
 - Fresh keys go before background keys (those of a first list), but every 16th turn is a background key's, so that
   steady traffic can not starve the others.
 
@@ -18,12 +20,15 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import random
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from aifactory.kube import metrics
 from aifactory.kube.backoff import RECONCILE, Backoff
+from aifactory.kube.places import Places
 
 K = TypeVar("K")
 
@@ -41,15 +46,29 @@ class WorkQueue(Generic[K]):
 
     Args:
         name: the label of its metrics.
+        workers: how many take keys, for namespaces to share.
+        namespace_of: the namespace of a key.
         backoff: delays of `add_rate_limited`.
         rng: source of jitter; a seeded one makes a run repeatable.
     """
 
-    def __init__(self, name: str, *, backoff: Backoff = RECONCILE, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        workers: float = math.inf,
+        namespace_of: Callable[[K], str] = lambda _: "",
+        backoff: Backoff = RECONCILE,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._places = Places(workers)
+        self._namespace_of = namespace_of
         self._backoff = backoff
         self._rng = rng or random.Random()
         self._fresh: OrderedDict[K, float] = OrderedDict()
         self._background: OrderedDict[K, float] = OrderedDict()
+        self._held_back: OrderedDict[str, OrderedDict[K, float]] = OrderedDict()
+        """Keys whose turn came when their namespace had its share of the workers; namespaces in the order of theirs."""
         self._processing: dict[K, float] = {}
         self._again: dict[K, bool] = {}
         """Keys added while worked on, with their background flag."""
@@ -71,8 +90,9 @@ class WorkQueue(Generic[K]):
         self._worked = metrics.WORK_SECONDS.labels(name)
 
     def __len__(self) -> int:
-        """Keys that could be handed out now."""
-        return len(self._fresh) + len(self._background)
+        """Keys that wait for a worker."""
+        held_back = sum(map(len, self._held_back.values())) if self._held_back else 0
+        return len(self._fresh) + len(self._background) + held_back
 
     def added_again(self, key: K) -> bool:
         """Whether a key that is worked on will be handed out again when that work is done."""
@@ -87,7 +107,7 @@ class WorkQueue(Generic[K]):
         if key in self._processing:
             self._again[key] = background and self._again.get(key, True)
             return
-        if key in self._fresh:
+        if key in self._fresh or (self._held_back and key in self._held_back.get(self._namespace_of(key), ())):
             return
         if key in self._background:
             if not background:
@@ -136,11 +156,11 @@ class WorkQueue(Generic[K]):
 
     async def get(self) -> K:
         """The next key, when there is one; its worker must call `done`. Raises ShutDown when there will be none."""
-        while not (self._fresh or self._background):
+        while (found := self._pop()) is None:
             if self._closed:
                 raise ShutDown
             await self._wait(self._getters)
-        key, since = self._pop()
+        key, since = found
         self._due.pop(key, None)
         now = asyncio.get_running_loop().time()
         self._processing[key] = now
@@ -151,10 +171,13 @@ class WorkQueue(Generic[K]):
     def done(self, key: K) -> None:
         """The worker has finished with the key; if it was added meanwhile it is queued again."""
         started = self._processing.pop(key)
+        self._places.leave(self._namespace_of(key))
         self._worked.observe(asyncio.get_running_loop().time() - started)
         background = self._again.pop(key, None)
         if background is not None:
             self._push(key, background)
+        if self._held_back:
+            self._wake_one()
         if not self._processing:
             self._release(self._idle)
 
@@ -166,7 +189,7 @@ class WorkQueue(Generic[K]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for collection in (self._fresh, self._background, self._again, self._due, self._heap):
+        for collection in (self._fresh, self._background, self._held_back, self._again, self._due, self._heap):
             collection.clear()
         self._depth.set(0)
         self._release(self._getters)
@@ -184,11 +207,32 @@ class WorkQueue(Generic[K]):
         self._depth.set(len(self))
         self._wake_one()
 
-    def _pop(self) -> tuple[K, float]:
-        self._turn += 1
-        background_first = self._turn % BACKGROUND_TURN == 0
-        first, second = (self._background, self._fresh) if background_first else (self._fresh, self._background)
-        return (first or second).popitem(last=False)
+    def _pop(self) -> tuple[K, float] | None:
+        """The next key whose namespace may have a worker, with that worker taken, and since when it waits."""
+        if self._held_back and (found := self._pop_held_back()) is not None:
+            return found
+        while self._fresh or self._background:
+            self._turn += 1
+            background_first = self._turn % BACKGROUND_TURN == 0
+            first, second = (self._background, self._fresh) if background_first else (self._fresh, self._background)
+            key, since = (first or second).popitem(last=False)
+            namespace = self._namespace_of(key)
+            if self._places.enter(namespace):
+                return key, since
+            self._held_back.setdefault(namespace, OrderedDict())[key] = since
+        return None
+
+    def _pop_held_back(self) -> tuple[K, float] | None:
+        for namespace, keys in self._held_back.items():
+            if self._places.enter(namespace):
+                found = keys.popitem(last=False)
+                if keys:
+                    self._held_back.move_to_end(namespace)
+                else:
+                    del self._held_back[namespace]
+                self._wake_one()  # one place less taken may be enough for two
+                return found
+        return None
 
     async def _wait(self, waiters: deque[asyncio.Future[None]]) -> None:
         """Wait to be woken. A waiter that was woken and is cancelled at the same time hands its wake-up on."""

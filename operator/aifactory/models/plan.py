@@ -36,12 +36,14 @@ def plan_model_version(observed: Observed, now: datetime) -> Plan[ModelVersionSt
     verified = find(status.conditions, ConditionType.VERIFIED)
     if verified is not None and verified.status == "True":
         # Who uses it is what the deletion guard goes by: it can not wait for company.
+        draft.found(verified)
         taken = status.used_by != observed.users
         writes = (*deletions(observed.verifiers), *_write_down(observed))
         return Plan(draft.result(), writes, urgent=taken)
     request = version.metadata.annotations.get(names.ANNOTATION_RETRY, "")
     renewed = request != status.request
     if verified is not None and verified.status == "False" and verified.reason in PERMANENT and not renewed:
+        draft.found(verified)
         return Plan(draft.result())
 
     task, number, due = _verification(observed), status.verify_attempt, status.next_verify_time

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from aifactory.api.base import Condition
 from aifactory.api.conditions import ConditionSet, find
 from aifactory.api.modelversion import MAX_USERS, ModelVersion, ModelVersionStatus, Use
 from aifactory.api.reasons import ConditionType, Reason
@@ -43,11 +44,18 @@ class StatusDraft:
             return
         verified = find(self._status.conditions, ConditionType.VERIFIED)
         if step.reason is None and verified is not None and verified.status == "False":
+            self.found(verified)
             return
         # Without a node, or ended from outside: that is waiting, for every kind of ours.
         reason = step.reason or Reason.VERIFYING
         self._set(ConditionType.RECONCILING, reason, step.message)
         self._conditions.set(ConditionType.VERIFIED, None, reason, step.message)
+
+    def found(self, verified: Condition) -> None:
+        """What an earlier reading has found stands, whatever was told in between."""
+        true = ConditionType.READY if verified.status == "True" else ConditionType.STALLED
+        self._conditions.by(verified, true)
+        self._status.reason = verified.reason
 
     def verified(self, answer: Json) -> None:
         """Every byte was read."""

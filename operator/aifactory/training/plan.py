@@ -17,7 +17,7 @@ from aifactory.training import evidence, train
 from aifactory.training.detectors import first_failure
 from aifactory.training.publish import plan_publishing
 from aifactory.training.state import Observed, PodView
-from aifactory.training.status import StatusDraft, all_succeeded
+from aifactory.training.status import StatusDraft, all_succeeded, finished
 
 STALE_VIEW_RETRY_SECONDS = 1.0
 
@@ -33,7 +33,7 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
     if (job.spec.managed_by or names.MANAGED_BY) != names.MANAGED_BY or job.metadata.deletion_timestamp is not None:
         return None
     if is_true(job.status.conditions, ConditionType.COMPLETE) or is_true(job.status.conditions, ConditionType.FAILED):
-        return _plan_finished(observed)
+        return _plan_finished(observed, now.replace(microsecond=0))
 
     now = now.replace(microsecond=0)  # the precision of what is written
     attempt = job.status.attempt
@@ -59,14 +59,13 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
     return train.plan_running(observed, current, draft, now)
 
 
-def _plan_finished(observed: Observed) -> Plan[TrainingJobStatus]:
+def _plan_finished(observed: Observed, now: datetime) -> Plan[TrainingJobStatus]:
     """Pods that outlived the job's end hold GPUs for nothing; those that ended are kept for their logs.
 
     Of earlier attempts one each, as while it ran.
     """
-    status = observed.job.status.model_copy(update={"observed_generation": observed.job.metadata.generation})
     live = (pod for pod in observed.pods if pod.live)
-    return Plan(status, train.deletions((*live, *evidence.leftovers(observed))))
+    return Plan(finished(observed.job, now), train.deletions((*live, *evidence.leftovers(observed))))
 
 
 def _plan_behind(status: TrainingJobStatus, newest: int) -> Plan[TrainingJobStatus]:

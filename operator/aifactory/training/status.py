@@ -17,6 +17,7 @@ from aifactory.api.trainingjob import (
     OutputStatus,
     Resolved,
     Restarts,
+    TrainingJob,
     TrainingJobStatus,
 )
 from aifactory.engine.pods import needs_person
@@ -290,3 +291,13 @@ def _summed(nodes: NodeCounts) -> NodeCounts:
 def all_succeeded(nodes: NodeCounts | None) -> bool:
     """Whether it is recorded that every pod of the job succeeded."""
     return nodes is not None and 0 < nodes.desired <= nodes.succeeded
+
+
+def finished(job: TrainingJob, now: datetime) -> TrainingJobStatus:
+    """The status of a job that has ended: how it ended stands."""
+    status, conditions = job.status, ConditionSet(job.status.conditions, job.metadata.generation, now)
+    ends = {ConditionType.COMPLETE: ConditionType.READY, ConditionType.FAILED: ConditionType.STALLED}
+    end = next(found for found in status.conditions if found.type in ends and found.status == "True")
+    conditions.by(end, ends[ConditionType(end.type)])
+    found = {"observed_generation": job.metadata.generation, "reason": end.reason, "conditions": conditions.result()}
+    return status.model_copy(update=found)

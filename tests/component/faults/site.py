@@ -61,7 +61,7 @@ class Site:
 
     def leads(self) -> bool:
         """Whether it acts, by its own account."""
-        return 'leader_election_master_status{name="aifactory-operator"} 1.0' in self.operator.fetch("/metrics")
+        return 'leader_election_master_status{name="aifactory.dev"} 1.0' in self.operator.fetch("/metrics")
 
     def wait_leading(self, seconds: float = 90) -> None:
         """Wait until it acts."""

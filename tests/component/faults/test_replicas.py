@@ -45,13 +45,13 @@ def roles(pair: Pair) -> Pair:
 
 
 def lease(kubectl: Kubectl) -> Json:
-    return dict(kubectl.within("default").get("lease", "aifactory-operator")["spec"])
+    return dict(kubectl.within("kube-system").get("lease", "aifactory.dev")["spec"])
 
 
 def renewed_at(kubectl: Kubectl, moment: datetime) -> None:
     """What a holder with a wrong clock would have written."""
     patch = {"spec": {"renewTime": moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}}
-    kubectl.within("default").run("patch", "lease", "aifactory-operator", "--type=merge", "-p", json.dumps(patch))
+    kubectl.within("kube-system").run("patch", "lease", "aifactory.dev", "--type=merge", "-p", json.dumps(patch))
 
 
 @pytest.mark.parametrize("hours", [-1, 1], ids=["an hour behind", "an hour ahead"])

@@ -152,6 +152,6 @@ def test_a_replica_that_loses_the_lease_steps_down_and_leads_again() -> None:
         assert ("list", "Pod", "") in api.calls[looked:], "it reads again what another leader may have done"
         process.stop()
         assert await running == 0
-        assert api.objects[LEASES][Key("default", "aifactory-operator")]["spec"]["holderIdentity"] == ""
+        assert api.objects[LEASES][Key("kube-system", "aifactory.dev")]["spec"]["holderIdentity"] == ""
 
     run(story)

@@ -82,10 +82,10 @@ def invalid(*conditions: dict[str, Any], **status: Any) -> dict[str, Any]:
 
 
 def test_the_user_is_told_which_field_does_not_fit_and_the_rest_stays() -> None:
-    status = invalid(READY, phase="Running", observedGeneration=2)
-    assert (status["phase"], status["observedGeneration"]) == ("Running", 3)
-    ready, stalled = status["conditions"]
-    assert ready == READY
+    status = invalid(READY | {"type": "Other"}, phase="Running", observedGeneration=2)
+    assert (status["phase"], status["observedGeneration"], status["reason"]) == ("Running", 3, "InvalidSpec")
+    other, stalled = status["conditions"]
+    assert other == READY | {"type": "Other"}
     message = stalled.pop("message")
     assert message.startswith("the object does not fit this operator's API: spec.version: ")
     assert message.endswith("; correct the field or update the CRDs")
@@ -96,6 +96,14 @@ def test_the_user_is_told_which_field_does_not_fit_and_the_rest_stays() -> None:
         "lastTransitionTime": "2026-01-02T03:04:05Z",
         "observedGeneration": 3,
     }
+
+
+@pytest.mark.parametrize("status", ["True", "False", "Unknown"])
+def test_what_can_not_be_read_is_not_ready(status: str) -> None:
+    """It was Ready and Stalled at once, and stayed Ready whatever became of its pods."""
+    ready, stalled = invalid({**READY, "status": status})["conditions"]
+    since = READY["lastTransitionTime"] if status == "False" else "2026-01-02T03:04:05Z"
+    assert ready == stalled | {"type": "Ready", "status": "False", "lastTransitionTime": since}
 
 
 def test_since_when_it_can_not_be_read_stays_until_it_could() -> None:
@@ -158,7 +166,7 @@ def test_a_failure_is_told_beside_what_is_true() -> None:
     stalled = {**READY, "type": "Stalled", "status": "True", "message": "x"}
     stored = custom.parser(ModelVersion)(body(status={"phase": "New", "conditions": [running, stalled]}))
     status = custom.failing_status(stored, "500: no webhook", NOW)
-    assert (status["phase"], status["observedGeneration"]) == ("New", 3)
+    assert (status["phase"], status["observedGeneration"], status["reason"]) == ("New", 3, "FailureLasts")
     assert [(entry["type"], entry["status"], entry["message"]) for entry in status["conditions"]] == [
         ("Running", "True", ""),
         ("Stalled", "False", ""),

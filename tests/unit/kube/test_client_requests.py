@@ -12,8 +12,8 @@ from aiohttp import web
 
 from aifactory.kube.auth import Connection, SessionProvider
 from aifactory.kube.client import Client
-from aifactory.kube.errors import ApiError, Gone, TooManyRequests, Unreachable
-from aifactory.kube.resources import NAMESPACES, PODS
+from aifactory.kube.errors import ApiError, Gone, ServerError, TooManyRequests, Unreachable
+from aifactory.kube.resources import NAMESPACES, PODGROUPS, PODS
 
 POD = {"metadata": {"name": "a", "namespace": "ns"}, "spec": {"nodeName": "n1"}}
 MERGE = "application/merge-patch+json"
@@ -265,3 +265,22 @@ async def test_an_answer_that_points_elsewhere_is_a_failure(client: Client, serv
     server.status, server.answer = 300, b"choose"
     with pytest.raises(ApiError, match="300 Unknown: choose"):
         await client.get(PODS, "ns", "a")
+
+
+async def test_what_is_served_is_asked_once_for_each_group(client: Client, server: Recorder) -> None:
+    """Lists asked it before: one for each resource."""
+    server.answer = b'{"kind":"APIResourceList","resources":[{"name":"pods"},{"name":"pods/log"},{"name":"nodes"}]}'
+    assert await client.served({PODS, NAMESPACES}) == {PODS}
+    assert [sent.line for sent in server.sent] == ["GET /api/v1"]
+    await client.served({PODS, PODGROUPS})
+    assert sorted(sent.line for sent in server.sent[1:]) == ["GET /api/v1", "GET /apis/scheduling.k8s.io/v1beta1"]
+
+
+async def test_a_group_that_is_not_there_is_not_served_and_other_trouble_is_told(
+    client: Client, server: Recorder
+) -> None:
+    server.status, server.answer = 404, b"404 page not found"
+    assert await client.served({PODGROUPS}) == set()
+    server.status = 503
+    with pytest.raises(ServerError):
+        await client.served({PODGROUPS})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,8 +15,13 @@ from aifactory.kube.queue import BACKGROUND_TURN, HEAP_SLACK, ShutDown, WorkQueu
 from tests.support.faketime import run, until
 
 
-def new_queue() -> WorkQueue[str]:
-    return WorkQueue("test", rng=random.Random(0))
+def new_queue(**options: Any) -> WorkQueue[str]:
+    return WorkQueue("test", rng=random.Random(0), **options)
+
+
+def shared_queue(workers: int) -> WorkQueue[str]:
+    """The first letter of a key is its namespace."""
+    return new_queue(workers=workers, namespace_of=lambda key: key[0])
 
 
 async def take(queue: WorkQueue[str]) -> str:
@@ -158,14 +164,91 @@ def test_a_wakeup_given_to_a_cancelled_worker_goes_to_another() -> None:
     assert run(main) == "a"
 
 
-@given(seed=st.integers(0, 2**32), workers=st.integers(1, 6), keys=st.integers(1, 8))
+def test_a_namespace_whose_work_hangs_leaves_workers_to_others() -> None:
+    """All 128 were one namespace's, for as long as its webhook took to answer."""
+
+    async def main() -> None:
+        queue = shared_queue(128)
+        for number in range(1000):
+            queue.add(f"a{number}")
+        workers = [asyncio.create_task(queue.get()) for _ in range(128)]
+        await asyncio.sleep(1.0)
+        assert sum(worker.done() for worker in workers) == 96, "alone it has three quarters"
+        assert len(queue) == 1000 - 96
+        queue.add("b0")
+        await asyncio.sleep(0.0)
+        await asyncio.sleep(0.0)
+        assert sum(worker.done() for worker in workers) == 97, "the other one need not wait"
+        for worker in workers:
+            worker.cancel()
+
+    run(main)
+
+
+def test_what_was_held_back_comes_first_in_its_order_and_once() -> None:
+    async def main() -> None:
+        queue = shared_queue(4)
+        for number in range(6):
+            queue.add(f"a{number}")
+        assert [await queue.get() for _ in range(3)] == ["a0", "a1", "a2"]
+        waiting = asyncio.create_task(queue.get())
+        await asyncio.sleep(1.0)
+        assert not waiting.done()
+        queue.add("a4")
+        queue.add("a4", background=True)
+        queue.add("a6")
+        assert len(queue) == 4
+        queue.done("a1")
+        assert await waiting == "a3"
+        for key in ("a0", "a2", "a3"):
+            queue.done(key)
+        assert [await take(queue) for _ in range(3)] == ["a4", "a5", "a6"]
+        assert len(queue) == 0
+
+    run(main)
+
+
+def test_namespaces_that_are_held_back_take_turns() -> None:
+    async def main() -> None:
+        queue = shared_queue(4)
+        for key in ("a0", "a1", "a2", "a3", "a4", "b0", "b1", "c0"):
+            queue.add(key)
+        assert [await queue.get() for _ in range(4)] == ["a0", "a1", "a2", "b0"]
+        order = []
+        waiting = asyncio.create_task(queue.get())
+        await asyncio.sleep(0)
+        for key in ("b0", "a0", "a1", "a2"):
+            queue.done(key)
+        order.append(await waiting)
+        order += [await take(queue) for _ in range(3)]
+        assert order == ["a3", "b1", "c0", "a4"]
+
+    run(main)
+
+
+def test_one_worker_less_may_let_two_in() -> None:
+    async def main() -> None:
+        queue = shared_queue(7)
+        for key in ("a0", "a1", "a2", "b0", "b1", "b2", "a3", "b3"):
+            queue.add(key)
+        assert [await queue.get() for _ in range(6)] == ["a0", "a1", "a2", "b0", "b1", "b2"]
+        waiting = [asyncio.create_task(queue.get()) for _ in range(2)]
+        await asyncio.sleep(1.0)
+        assert not any(task.done() for task in waiting)
+        queue.done("b0")
+        await asyncio.gather(*waiting)
+
+    run(main)
+
+
+@given(seed=st.integers(0, 2**32), workers=st.integers(1, 6), keys=st.integers(1, 8), shared=st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_nothing_stands_still_however_workers_come_and_go(seed: int, workers: int, keys: int) -> None:
+def test_nothing_stands_still_however_workers_come_and_go(seed: int, workers: int, keys: int, shared: bool) -> None:
     """Workers are cancelled while they wait or work; each key that is added is seen in its last state by somebody."""
 
     async def main() -> None:
         rng = random.Random(seed)
-        queue = new_queue()
+        queue = new_queue(workers=workers, namespace_of=lambda key: str(int(key) % 3)) if shared else new_queue()
         wanted = dict.fromkeys(range(keys), 0)
         seen = dict.fromkeys(range(keys), 0)
         busy: set[str] = set()

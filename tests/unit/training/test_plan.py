@@ -613,7 +613,10 @@ def test_a_finished_job_only_frees_its_nodes(end: str) -> None:
     decision = decide(observed)
     assert removed(decision) == ["Pod train-1-0"], "pods that ended are kept for their logs"
     assert not created(decision)
-    assert decision.status == owner.status.model_copy(update={"observed_generation": 4})
+    found, true = decision.status, {"Complete": "Ready", "Failed": "Stalled"}[end]
+    told = {"observed_generation": 4, "reason": found.reason, "conditions": found.conditions}
+    assert found == owner.status.model_copy(update=told)
+    assert conditions(found)[true] == conditions(found)[end] == ("True", found.reason)
 
 
 def test_the_reason_of_a_restart_is_kept() -> None:
