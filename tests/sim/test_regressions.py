@@ -227,13 +227,14 @@ def test_the_model_claim_is_made_though_the_publisher_already_waits_for_it(world
     """Both were created at once, the claim failed for a moment and was not tried again: published never."""
     world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(model="gpt")), "user")
     world.advance(10)
+    world.cluster.purge(PVCS, manifests.key(names.MODEL_CLAIM), "user")  # it was made before the first pod
     connection, create = world.processes[0].connection, world.processes[0].connection.create
     refusals = iter([TooManyRequests(429, "TooManyRequests", "slow down")] * MAX_ATTEMPTS)
 
-    async def fail_once(resource: Resource, body: Mapping[str, Any]) -> bytes:
+    async def fail_once(resource: Resource, body: Mapping[str, Any], **options: Any) -> bytes:
         if resource == PVCS and (error := next(refusals, None)) is not None:
             raise error
-        return await create(resource, body)
+        return await create(resource, body, **options)
 
     connection.create = fail_once  # type: ignore[method-assign]
     for pod in world.cluster.all(PODS):
@@ -386,3 +387,37 @@ def test_a_job_that_waits_for_a_lost_node_names_it(world: World) -> None:
     world.nodes.lose(node)
     world.advance(600)
     assert any(node in entry["message"] for entry in status(world, TRAININGJOBS, "job-a")["conditions"])
+
+
+def test_no_gpu_is_held_for_a_store_that_refuses_and_training_begins_soon_after_it_is_mended(world: World) -> None:
+    """That the keys were wrong was found out when training had ended."""
+    world.programs.keys_refused = True
+    spec = manifests.job_spec(count=2, model="gpt", store="s3://bucket")
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", spec), "user")
+    world.advance(600)
+    found = status(world, TRAININGJOBS, "job-a")
+    assert (found["phase"], found["reason"], found["attempt"]) == ("Pending", "AccessDenied", 0)
+    assert not world.cluster.all(PODS, **{names.LABEL_ROLE: names.ROLE_NODE})
+    words = next(entry["message"] for entry in found["conditions"] if entry["type"] == "Stalled")
+    assert words.startswith("s3://bucket with Secret keys: pod job-a-probe-")
+    world.programs.keys_refused = False
+    world.until(lambda: "" if status(world, TRAININGJOBS, "job-a")["phase"] == "Running" else "waiting", 400)
+
+
+def test_a_store_that_was_probed_once_is_not_probed_again_by_a_new_operator(world: World) -> None:
+    made: list[str] = []
+    world.cluster.hooks.append(
+        lambda commit: (
+            made.append(commit.body["metadata"]["name"]) if commit.resource == PODS and commit.type == "ADDED" else None
+        )
+    )
+    spec = manifests.job_spec(model="gpt", store="s3://bucket")
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", spec), "user")
+    world.until(
+        lambda: "" if status(world, TRAININGJOBS, "job-a").get("output", {}).get("probed") else "not yet", 30, step=0.01
+    )
+    world.kill(0)
+    world.until(lambda: "" if status(world, TRAININGJOBS, "job-a")["phase"] == "Running" else "not running", 60)
+    world.nodes.fail(live(world)[0], Exit(1, "Error", "ValueError: loss is nan"))
+    world.until(lambda: "" if "job-a-0-1" in made else "no restart", 60)
+    assert [name for name in made if "probe" in name] == ["job-a-probe-0"]

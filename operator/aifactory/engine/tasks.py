@@ -1,4 +1,4 @@
-"""One planner for pods that run to an end and give an answer: publishing, verifying, and whatever is to come.
+"""One planner for pods that run to an end and give an answer: probing, publishing, verifying, whatever is to come.
 
 A task is tried until it has an answer. Each try is a pod of its own, numbered; the number and the time of the next try
 are kept in the object's status, so nothing is remembered here. What always holds:
@@ -23,7 +23,7 @@ from aifactory.api.base import format_time
 from aifactory.api.conditions import shorten
 from aifactory.api.reasons import Reason
 from aifactory.engine.plan import Create, Delete, Write
-from aifactory.engine.pods import needs_person
+from aifactory.engine.pods import about_claims, needs_person
 from aifactory.kube import podstate
 from aifactory.kube.backoff import TASK
 from aifactory.kube.objects import Pod
@@ -147,7 +147,8 @@ def plan_task(
         return Step(number, trouble[1], trouble[0], stalled=True, writes=writes)
     if pod.unschedulable:
         message = f"pod {pod.name} has no node: {pod.unschedulable}"
-        return Step(number, message, Reason.UNSCHEDULABLE, writes=writes)
+        reason = Reason.CLAIM_NOT_BOUND if about_claims(pod.unschedulable) else Reason.UNSCHEDULABLE
+        return Step(number, message, reason, writes=writes)
     if pod.waiting_message:
         return Step(number, f"pod {pod.name} is waiting ({pod.waiting_reason}): {pod.waiting_message}", writes=writes)
     return Step(number, f"pod {pod.name} {task.what}", writes=writes)

@@ -15,7 +15,7 @@ from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child, Domain, Index, Outside, Route, Watch
 from aifactory.engine.plan import Plan, WriteError
 from aifactory.engine.refusals import explain
-from aifactory.engine.tasks import task_pod
+from aifactory.engine.tasks import TaskPod, task_pod
 from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
 from aifactory.kube.objects import Claim, ConfigMap, Pod, PodGroup, Service, Terminated, condition
@@ -60,10 +60,12 @@ class Training(Domain[TrainingJob, Observed]):
     def gather(self, model: TrainingJob, cluster: Cluster) -> Observed:
         meta = model.metadata
         namespace, uid = meta.namespace, meta.uid
-        pods, publishers = [], []
+        pods = []
+        tasks: dict[str, list[TaskPod]] = {names.ROLE_PROBE: [], names.ROLE_PUBLISH: []}
         for pod in cluster.owned(_PODS, namespace, uid):
-            if pod.metadata.labels.get(names.LABEL_ROLE) == names.ROLE_PUBLISH:
-                publishers.append(task_pod(pod, "publish", cluster.explain(pod)))
+            role = pod.metadata.labels.get(names.LABEL_ROLE, "")
+            if role in tasks:
+                tasks[role].append(task_pod(pod, role, cluster.explain(pod)))
             else:
                 pods.append(pod_view(pod, cluster.explain(pod)))
         service = cluster.get(_SERVICES, namespace, rendezvous.service_name(meta.name))
@@ -73,7 +75,8 @@ class Training(Domain[TrainingJob, Observed]):
             settings=self.settings,
             lost_nodes=lost_nodes(cluster, (view.node for view in pods)),
             pods=tuple(sorted(pods, key=lambda view: (view.attempt, view.index))),
-            publishers=tuple(publishers),
+            probes=tuple(tasks[names.ROLE_PROBE]),
+            publishers=tuple(tasks[names.ROLE_PUBLISH]),
             gangs=tuple(map(gang_view, cluster.owned(_GANGS, namespace, uid))),
             versions=_versions(model, cluster),
             highest_version=_highest_version(model, cluster),

@@ -1,9 +1,10 @@
-"""The first stage: what has to be there before and beside the pods of an attempt."""
+"""The first stage: what has to be there before and beside the pods of an attempt. Of the store, see `store`."""
 
 from __future__ import annotations
 
 from aifactory.engine import apply
 from aifactory.engine.plan import Create, Delete, Write
+from aifactory.engine.tasks import deletions
 from aifactory.training import children, workspace
 from aifactory.training.state import Observed
 
@@ -26,7 +27,7 @@ def is_ready(observed: Observed) -> bool:
 
 
 def surroundings(observed: Observed) -> tuple[Write, ...]:
-    """Bring Service, PodGroup and claim to what the current attempt needs."""
+    """Bring Service, PodGroup and claim to what the current attempt needs; what tried out the store goes."""
     job, attempt = observed.job, observed.job.status.attempt
     writes: list[Write] = []
     if job.spec.nodes.count > 1:
@@ -37,7 +38,7 @@ def surroundings(observed: Observed) -> tuple[Write, ...]:
         writes.append(Create(children.gang(job, attempt)))
     if not workspace_is_ready(observed):
         writes.append(Create(children.claim(job)))
-    return (*writes, *remove_gangs(observed, upto=attempt - 1))
+    return (*writes, *remove_gangs(observed, upto=attempt - 1), *deletions(observed.probes))
 
 
 def remove_gangs(observed: Observed, upto: int) -> tuple[Delete, ...]:

@@ -49,7 +49,7 @@ def test_from_nothing_to_a_model_version() -> None:
     world.settle()
     assert set(world.pods) == {"train-0-0", "train-1-0"}
     assert set(world.gangs) == {"train-0"}
-    assert world.others == {"PersistentVolumeClaim train-workspace"}
+    assert world.others == {"PersistentVolumeClaim train-workspace", "PersistentVolumeClaim aifactory-models"}
     assert world.service is not None
 
     world.run_pods()
