@@ -107,6 +107,47 @@ def test_a_publisher_that_may_not_be_made_is_told_before_anything_trains(ns: Kub
     wait_pods(ns, "told-0-0")
 
 
+def _running(ns: Kubectl, name: str) -> Json:
+    """A job of one pod that runs; returns the job."""
+    job = objects.job(name, ["true"], output={"model": {"name": name, "format": "causal-lm"}})
+    ns.apply(job)
+    wait_pods(ns, f"{name}-0-0")
+    pods.run(ns, f"{name}-0-0")
+    ns.wait_condition("tjob", name, "Running")
+    return job
+
+
+def test_an_edit_that_the_api_server_refuses_stops_nothing(ns: Kubectl, operator: Operator) -> None:
+    job = _running(ns, "typo")
+    uid = ns.get("pod", "typo-0-0")["metadata"]["uid"]
+    spec = job["spec"]["template"]["spec"]
+    spec["containers"][0]["imagePullPolcy"] = "Always"
+    ns.apply(job)
+    found = ns.wait_condition("tjob", "typo", "Stalled")
+    assert 'unknown field "spec.containers[0].imagePullPolcy"' in condition(found, "Stalled")["message"]
+    assert "those of attempt 0 run on as they are" in condition(found, "Stalled")["message"]
+    assert (condition(found, "Running")["status"], found["status"]["phase"]) == ("True", "Running")
+
+    del spec["containers"][0]["imagePullPolcy"]
+    spec["serviceAccountName"] = "bot"
+    ns.apply(job)
+    found = ns.wait("tjob", "typo", "to miss it", lambda f: f["status"]["reason"] == "DependencyMissing")
+    assert 'serviceaccount "bot" not found' in condition(found, "Stalled")["message"]
+    assert ns.get("pod", "typo-0-0")["metadata"]["uid"] == uid
+    assert pod_names(ns) == ["typo-0-0"]
+    ns.run("create", "serviceaccount", "bot")
+    wait_for("the next attempt", lambda: pod_names(ns), lambda seen: seen == ["typo-0-1"], seconds=60)
+
+
+def test_an_edit_in_a_quota_that_the_job_fills_itself_is_made(ns: Kubectl, operator: Operator) -> None:
+    job = _running(ns, "filled")
+    ns.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"pods": "1"}}})
+    ns.wait("resourcequota", "q", "to count the pod", lambda f: f.get("status", {}).get("used") == {"pods": "1"})
+    job["spec"]["template"]["spec"]["containers"][0]["image"] = "trainer:2"
+    ns.apply(job)
+    wait_pods(ns, "filled-0-1")
+
+
 def test_one_failed_pod_restarts_all(ns: Kubectl, operator: Operator) -> None:
     ns.apply(objects.job("again", ["true"], nodes=2, **FAST))
     wait_pods(ns, "again-0-0", "again-1-0")

@@ -286,7 +286,11 @@ class Cluster:
     def _admit_pod(self, body: Mapping[str, Any]) -> None:
         _check_fields(body["spec"])
         if self.pod_quota_exhausted:
-            raise Forbidden(403, "Forbidden", f'pods "{body["metadata"]["name"]}" is forbidden: exceeded quota')
+            name = body["metadata"]["name"]
+            words = (
+                f'pods "{name}" is forbidden: exceeded quota: team, requested: pods=1, used: pods=9, limited: pods=9'
+            )
+            raise Forbidden(403, "Forbidden", words)
 
     def _change(self, resource: Resource, known: Body, changed: Body, actor: str, *, followed: bool = True) -> Body:
         """Store a change; one that changes nothing makes no new version. `followed`: note whose the fields are now."""

@@ -76,8 +76,10 @@ def _job(world: World, job: Body) -> Iterable[str]:
             yield f"{says}: is to be suspended, {len(pods)} pods"
         return
     if _invalid(spec):
-        if pods or "Stalled" not in true or status.get("reason") != "PodRejected":
-            yield f"{says}: its pods are refused, which it should say; {len(pods)} pods"
+        # Pods that were there before the mistake was made run on; when one has failed, the others go as well.
+        ended = [pod for pod in pods if not is_live(pod)]
+        if ended or "Stalled" not in true or status.get("reason") != "PodRejected":
+            yield f"{says}: its pods are refused, which it should say; {len(pods)} pods, {len(ended)} ended"
         return
     ended = [pod for pod in pods if pod not in live]
     if ended and not live:

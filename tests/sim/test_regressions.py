@@ -421,3 +421,52 @@ def test_a_store_that_was_probed_once_is_not_probed_again_by_a_new_operator(worl
     world.nodes.fail(live(world)[0], Exit(1, "Error", "ValueError: loss is nan"))
     world.until(lambda: "" if "job-a-0-1" in made else "no restart", 60)
     assert [name for name in made if "probe" in name] == ["job-a-probe-0"]
+
+
+def _break(world: World, name: str, *, broken: bool = True) -> None:
+    edit(world, TRAININGJOBS, name, {"template": manifests.job_spec(invalid=broken, image="train:2")["template"]})
+
+
+def test_a_mistake_in_the_template_does_not_stop_what_runs(world: World) -> None:
+    """Its pods were ended before the API server had refused the new ones."""
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=2, model="gpt")), "user")
+    world.advance(20)
+    before = sorted(pod["metadata"]["uid"] for pod in live(world))
+    _break(world, "job-a")
+    world.advance(10)
+    told = world.invariants.writes["MODIFIED TrainingJob"]
+    world.advance(600)
+    assert world.invariants.writes["MODIFIED TrainingJob"] == told, "it is told once"
+    assert sorted(pod["metadata"]["uid"] for pod in live(world)) == before
+    found = status(world, TRAININGJOBS, "job-a")
+    assert (found["phase"], found["reason"], found["attempt"]) == ("Running", "PodRejected", 0)
+    stalled = next(entry for entry in found["conditions"] if entry["type"] == "Stalled")
+    assert 'unknown field "imagePullPolcy"; those of attempt 0 run on as they are' in stalled["message"]
+    _break(world, "job-a", broken=False)
+    world.until(lambda: "" if len(live(world)) == 2 and _attempts(world) == {"1"} else "not restarted", 90)
+
+
+def test_what_fails_beside_a_mistake_in_the_template_holds_no_node(world: World) -> None:
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=2)), "user")
+    world.advance(20)
+    _break(world, "job-a")
+    world.advance(20)
+    world.nodes.fail(live(world)[0], Exit(1, "Error", "ValueError: loss is nan"))
+    world.until(lambda: "pods hold nodes" if live(world) else "", 90)
+    _break(world, "job-a", broken=False)
+    world.until(lambda: "" if len(live(world)) == 2 else "no pods", 400)
+
+
+def test_an_edit_in_a_namespace_whose_quota_the_job_fills_itself_is_made(world: World) -> None:
+    """The dry run is refused for the pods that go first."""
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=2)), "user")
+    world.advance(20)
+    world.cluster.pod_quota_exhausted = True
+    edit(world, TRAININGJOBS, "job-a", {"template": manifests.job_spec(image="train:2")["template"]})
+    world.until(lambda: "" if not live(world) else "old pods", 60)
+    world.cluster.pod_quota_exhausted = False
+    world.until(lambda: "" if len(live(world)) == 2 and _attempts(world) == {"1"} else "not restarted", 400)
+
+
+def _attempts(world: World) -> set[str]:
+    return {labels_of(pod)[names.LABEL_ATTEMPT] for pod in live(world)}

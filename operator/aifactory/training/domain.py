@@ -13,7 +13,7 @@ from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
 from aifactory.engine.apply import applied
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child, Domain, Index, Outside, Route, Watch
-from aifactory.engine.plan import Plan, WriteError
+from aifactory.engine.plan import DryRun, Plan, WriteError
 from aifactory.engine.refusals import explain
 from aifactory.engine.tasks import TaskPod, task_pod
 from aifactory.kube import podstate
@@ -92,15 +92,21 @@ class Training(Domain[TrainingJob, Observed]):
 
     def refused(self, observed: Observed, errors: Sequence[WriteError], now: datetime) -> Plan[TrainingJobStatus]:
         attempt = observed.job.status.attempt
-        draft = StatusDraft(observed, tuple(pod for pod in observed.pods if pod.attempt == attempt), now)
-        first = errors[0]
+        current = tuple(pod for pod in observed.pods if pod.attempt == attempt)
+        draft = StatusDraft(observed, current, now)
+        telling = [error for error in errors if not _says_nothing(error)]
+        if not telling and (plan := plan_training(observed, now)) is not None:
+            return dataclasses.replace(plan, writes=())  # as it was planned
+        first = (telling or errors)[0]
         if isinstance(first.error, AlreadyExists):
             draft.name_taken(first.target)
+            return Plan(draft.result(), requeue_after=draft.due_after)
+        refusal = explain(first)
+        if isinstance(first.write, DryRun) and current:
+            draft.edit_refused(refusal, current)
         else:
-            refusal = explain(first)
             draft.refused(refusal)
-            return Plan(draft.result(), requeue_after=refusal.retry_after or draft.due_after)
-        return Plan(draft.result(), requeue_after=draft.due_after)
+        return Plan(draft.result(), requeue_after=refusal.retry_after or draft.due_after)
 
     def gone(self, uid: str) -> None:
         self.book.forget(uid)
@@ -211,6 +217,11 @@ def _highest_version(job: TrainingJob, cluster: Cluster) -> int:
 def _job_of_version(version: ModelVersion, _: Cluster) -> Iterable[Key]:
     job = version.metadata.labels.get(names.LABEL_JOB)
     return (Key(version.metadata.namespace, job),) if job else ()
+
+
+def _says_nothing(refused: WriteError) -> bool:
+    """A quota that is full now: the pods that run are in it, which go before others are made."""
+    return isinstance(refused.write, DryRun) and not explain(refused).stalled
 
 
 def _owned_by(found: Service | Claim | None, uid: str) -> bool:

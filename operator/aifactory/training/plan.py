@@ -53,9 +53,10 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
         return train.plan_next_attempt(draft, Reason.RESUMED, "the job runs again after a suspension")
     if stale:
         return train.plan_stopping(observed, stale, draft, now)
+    failure = first_failure(observed, current)
     if (change := train.changed(observed, current)) is not None:
-        return train.plan_next_attempt(draft, *change)
-    if (failure := first_failure(observed, current)) is not None:
+        return train.plan_edited(observed, draft, change, runs_on=bool(current) and failure is None)
+    if failure is not None:
         return train.plan_failure(observed, failure, draft, now)
     if not train.has_run(observed) and (probing := plan_probing(observed, draft, now)) is not None:
         return probing

@@ -182,6 +182,17 @@ class StatusDraft:
         else:
             self._not_running("Pending", refusal.reason, refusal.message, stalled=refusal.stalled)
 
+    def edit_refused(self, refusal: Refusal, current: tuple[PodView, ...]) -> None:
+        """The API server would not make the pods of the edited spec, so those that there are go on."""
+        if len(current) == self._observed.job.spec.nodes.count:
+            self.running(current, self._observed.gangs)
+        message = (
+            f"the spec was edited and the API server refuses its pods: {refusal.message}; those of attempt "
+            f"{self.attempt} run on as they are until the edit is corrected or taken back"
+        )
+        self._conditions.kstatus(ConditionType.STALLED, refusal.reason, message)
+        self._status.reason = str(refusal.reason)
+
     def name_taken(self, what: str) -> None:
         """An object we need exists and is not ours: left by an earlier job of the name, or somebody else's."""
         message = (

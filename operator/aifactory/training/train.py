@@ -7,6 +7,7 @@ A failure takes its way in four steps, each a module of its own: `detectors` not
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 
 from aifactory.api.conditions import find, shorten
@@ -87,6 +88,14 @@ def plan_next_attempt(draft: StatusDraft, cause: Reason, why: str) -> Plan[Train
     kind: EventType = "Normal" if cause in (Reason.RESUMED, Reason.RESIZED, Reason.TEMPLATE_CHANGED) else "Warning"
     event = Event(kind, str(cause), f"attempt {draft.attempt} starts: {why}")
     return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
+
+
+def plan_edited(
+    observed: Observed, draft: StatusDraft, change: tuple[Reason, str], *, runs_on: bool
+) -> Plan[TrainingJobStatus]:
+    """The spec has moved on: another attempt. Pods that run well are only stopped for some that may be made."""
+    plan = plan_next_attempt(draft, *change)
+    return replace(plan, writes=prepare.next_pods(observed)) if runs_on else plan
 
 
 def plan_stopping(
