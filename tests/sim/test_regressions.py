@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -401,7 +402,7 @@ def test_no_gpu_is_held_for_a_store_that_refuses_and_training_begins_soon_after_
     words = next(entry["message"] for entry in found["conditions"] if entry["type"] == "Stalled")
     assert words.startswith("s3://bucket with Secret keys: pod job-a-probe-")
     world.programs.keys_refused = False
-    world.until(lambda: "" if status(world, TRAININGJOBS, "job-a")["phase"] == "Running" else "waiting", 400)
+    world.until(lambda: "" if status(world, TRAININGJOBS, "job-a")["phase"] == "Running" else "waiting", 60)
 
 
 def test_a_store_that_was_probed_once_is_not_probed_again_by_a_new_operator(world: World) -> None:
@@ -421,6 +422,33 @@ def test_a_store_that_was_probed_once_is_not_probed_again_by_a_new_operator(worl
     world.nodes.fail(live(world)[0], Exit(1, "Error", "ValueError: loss is nan"))
     world.until(lambda: "" if "job-a-0-1" in made else "no restart", 60)
     assert [name for name in made if "probe" in name] == ["job-a-probe-0"]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_keys_that_were_put_right_are_noticed_within_a_minute(world: World, finished: bool) -> None:
+    """Tries came ever later, up to five minutes apart; the first ones within seconds."""
+    made: list[float] = []
+    world.cluster.hooks.append(
+        lambda commit: (
+            made.append(commit.time)
+            if commit.type == "ADDED" and labels_of(commit.body).get(names.LABEL_ROLE) in ("probe", "publish")
+            else None
+        )
+    )
+    world.programs.keys_refused = not finished
+    spec = manifests.job_spec(model="gpt", store="s3://bucket")
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", spec), "user")
+    world.advance(20)
+    if finished:
+        made.clear()
+        world.programs.keys_refused = True
+        world.nodes.fail(live(world)[0], SUCCESS)
+    world.advance(3600)
+    assert status(world, TRAININGJOBS, "job-a")["reason"] == "AccessDenied"
+    assert min(later - earlier for earlier, later in itertools.pairwise(made)) >= 30.0
+    world.programs.keys_refused = False
+    phase = "Succeeded" if finished else "Running"
+    world.until(lambda: "" if status(world, TRAININGJOBS, "job-a")["phase"] == phase else "waiting", 60, step=0.5)
 
 
 def _break(world: World, name: str, *, broken: bool = True) -> None:

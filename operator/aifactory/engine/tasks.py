@@ -6,8 +6,8 @@ are kept in the object's status, so nothing is remembered here. What always hold
 - No try is made while an earlier one may still answer, except that one which is being deleted (a drain, a dead node on
   which it stays for ever) is given up at once: the next one has another name.
 - Nothing is final, for what was finished before is never thrown away over something that a person can mend. An answer
-  that no other try can change by itself is waited on until somebody asks anew; everything else is tried again, less and
-  less often, for ever.
+  that no other try can change by itself is waited on until somebody asks anew; a store that refuses is tried again
+  every 45 s, so that it goes on within a minute of being put right, and everything else ever less often, for ever.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from aifactory.api.reasons import Reason
 from aifactory.engine.plan import Create, Delete, Write
 from aifactory.engine.pods import about_claims, needs_person
 from aifactory.kube import podstate
-from aifactory.kube.backoff import TASK
+from aifactory.kube.backoff import STORE, TASK
 from aifactory.kube.objects import Pod
 
 Json = dict[str, Any]
@@ -170,7 +170,8 @@ def _ended(task: Task, pod: TaskPod, next_time: datetime | None, now: datetime) 
     if reason in task.permanent:
         return Step(pod.number, told, reason, stalled=True, tried=True, failed=True)
     stalled = reason not in (Reason.DISRUPTION, Reason.NODE_REFUSED)
-    due = next_time or (pod.finished_at or now) + timedelta(seconds=int(TASK.delay(pod.number + 1)))
+    backoff = STORE if reason in task.mendable else TASK
+    due = next_time or (pod.finished_at or now) + timedelta(seconds=int(backoff.delay(pod.number + 1)))
     if due <= now:
         told += "; it is being tried again"
         return Step(pod.number + 1, told, reason, stalled, tried=True, urgent=True, requeue_after=0)
