@@ -116,7 +116,7 @@ class CrowdApi:
             raise NotFound(404, "NotFound", f"{resource} {name}")
         return msgspec.json.encode(self._lease)
 
-    async def create(self, resource: Resource, body: Mapping[str, Any]) -> bytes:
+    async def create(self, resource: Resource, body: Mapping[str, Any], **_: Any) -> bytes:
         return self._write(resource, body)
 
     async def patch(self, resource: Resource, namespace: str, name: str, body: Any, **_: Any) -> bytes:

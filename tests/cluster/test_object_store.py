@@ -81,15 +81,17 @@ def test_a_model_goes_through_an_object_store(ns: Kubectl, bucket: Bucket) -> No
     )
 
 
-def test_a_wrong_key_is_named_and_a_right_one_heals(ns: Kubectl, bucket: Bucket) -> None:
+def test_a_wrong_key_is_named_before_anything_trains_and_a_right_one_heals(ns: Kubectl, bucket: Bucket) -> None:
     job = objects.training_job("locked", steps=5, nodes=1, output="locked")
     job["spec"]["output"] |= {"store": "s3://models/team", "secretRef": {"name": "s3"}}
     ns.apply(bucket.secret("s3", key="not-the-key"), job)
     found = ns.wait_condition("tjob", "locked", "Stalled", seconds=240)
     stalled = condition(found, "Stalled")
     assert stalled["reason"] == "AccessDenied"
-    assert "s3://models/team" in stalled["message"]
+    assert stalled["message"].startswith("s3://models/team with Secret s3: pod locked-probe-")
     assert "it is tried again at" in stalled["message"]
+    assert not ns.list("pods", "aifactory.dev/role=node"), "no GPU waits for a store"
     ns.apply(bucket.secret("s3"))
-    ns.wait_condition("tjob", "locked", "Complete", seconds=120)
+    wait_for("the first pod", lambda: ns.list("pods", "aifactory.dev/role=node"), bool, seconds=75)
+    ns.wait_condition("tjob", "locked", "Complete", seconds=240)
     ns.wait_condition("mver", "locked-v1", "Ready", seconds=60)

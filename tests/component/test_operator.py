@@ -72,6 +72,82 @@ def test_the_life_of_a_job(ns: Kubectl, operator: Operator) -> None:
     ns.run("wait", "--for=condition=Complete", "tjob/life", "--timeout=5s")
 
 
+def test_the_store_is_found_good_before_a_pod_that_trains_is_made(ns: Kubectl, operator: Operator) -> None:
+    store = {"store": "s3://team/models", "secretRef": {"name": "keys"}}
+    ns.apply(objects.job("probed", ["true"], output={"model": {"name": "m", "format": "causal-lm"}, **store}))
+    wait_pods(ns, "probed-probe-0", role="probe")
+    denied = {"reason": "AccessDenied", "message": "s3://team/models/m: access denied (403)"}
+    pods.end(ns, "probed-probe-0", 1, json.dumps(denied), "probe")
+    found = ns.wait_condition("tjob", "probed", "Stalled")
+    assert found["status"]["reason"] == "AccessDenied"
+    assert condition(found, "Stalled")["message"].startswith("s3://team/models with Secret keys: pod probed-probe-0: ")
+    assert pod_names(ns) == []
+    ns.run("annotate", "tjob", "probed", "aifactory.dev/retry=1")
+    wait_pods(ns, "probed-probe-1", role="probe")
+    pods.end(ns, "probed-probe-1", 0, json.dumps({"uri": "s3://team/models/m"}), "probe")
+    wait_pods(ns, "probed-0-0")
+    wait_pods(ns, role="probe")
+    assert ns.get("tjob", "probed")["status"]["output"]["probed"] == "s3://team/models"
+
+
+def test_a_publisher_that_may_not_be_made_is_told_before_anything_trains(ns: Kubectl, operator: Operator) -> None:
+    """Nothing keeps the template from passing; the pod of ours is the one that the namespace has no room for."""
+    limits = [{"type": "Container", "max": {"memory": "64Mi"}}]
+    ns.apply({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "small"}, "spec": {"limits": limits}})
+    small = {"limits": {"memory": "32Mi"}}
+    job = objects.job("told", ["true"], output={"model": {"name": "told", "format": "causal-lm"}})
+    job["spec"]["template"]["spec"]["containers"][0]["resources"] = small
+    ns.apply(job)
+    found = ns.wait_condition("tjob", "told", "Stalled")
+    assert "Pod told-publish-0: " in condition(found, "Stalled")["message"]
+    assert "maximum memory usage per Container is 64Mi" in condition(found, "Stalled")["message"]
+    assert pod_names(ns) == []
+    assert ns.list("pods") == []
+    ns.run("delete", "limitrange", "small")
+    wait_pods(ns, "told-0-0")
+
+
+def _running(ns: Kubectl, name: str) -> Json:
+    """A job of one pod that runs; returns the job."""
+    job = objects.job(name, ["true"], output={"model": {"name": name, "format": "causal-lm"}})
+    ns.apply(job)
+    wait_pods(ns, f"{name}-0-0")
+    pods.run(ns, f"{name}-0-0")
+    ns.wait_condition("tjob", name, "Running")
+    return job
+
+
+def test_an_edit_that_the_api_server_refuses_stops_nothing(ns: Kubectl, operator: Operator) -> None:
+    job = _running(ns, "typo")
+    uid = ns.get("pod", "typo-0-0")["metadata"]["uid"]
+    spec = job["spec"]["template"]["spec"]
+    spec["containers"][0]["imagePullPolcy"] = "Always"
+    ns.apply(job)
+    found = ns.wait_condition("tjob", "typo", "Stalled")
+    assert 'unknown field "spec.containers[0].imagePullPolcy"' in condition(found, "Stalled")["message"]
+    assert "those of attempt 0 run on as they are" in condition(found, "Stalled")["message"]
+    assert (condition(found, "Running")["status"], found["status"]["phase"]) == ("True", "Running")
+
+    del spec["containers"][0]["imagePullPolcy"]
+    spec["serviceAccountName"] = "bot"
+    ns.apply(job)
+    found = ns.wait("tjob", "typo", "to miss it", lambda f: f["status"]["reason"] == "DependencyMissing")
+    assert 'serviceaccount "bot" not found' in condition(found, "Stalled")["message"]
+    assert ns.get("pod", "typo-0-0")["metadata"]["uid"] == uid
+    assert pod_names(ns) == ["typo-0-0"]
+    ns.run("create", "serviceaccount", "bot")
+    wait_for("the next attempt", lambda: pod_names(ns), lambda seen: seen == ["typo-0-1"], seconds=60)
+
+
+def test_an_edit_in_a_quota_that_the_job_fills_itself_is_made(ns: Kubectl, operator: Operator) -> None:
+    job = _running(ns, "filled")
+    ns.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"pods": "1"}}})
+    ns.wait("resourcequota", "q", "to count the pod", lambda f: f.get("status", {}).get("used") == {"pods": "1"})
+    job["spec"]["template"]["spec"]["containers"][0]["image"] = "trainer:2"
+    ns.apply(job)
+    wait_pods(ns, "filled-0-1")
+
+
 def test_one_failed_pod_restarts_all(ns: Kubectl, operator: Operator) -> None:
     ns.apply(objects.job("again", ["true"], nodes=2, **FAST))
     wait_pods(ns, "again-0-0", "again-1-0")

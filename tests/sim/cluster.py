@@ -140,15 +140,17 @@ class Cluster:
 
     # --- Changing; each raises what the API server would answer ---
 
-    def create(self, resource: Resource, body: Mapping[str, Any], actor: str) -> Body:
+    def create(self, resource: Resource, body: Mapping[str, Any], actor: str, *, dry_run: bool = False) -> Body:
         metadata = body["metadata"]
         key = Key(metadata.get("namespace", "") if resource.namespaced else "", metadata["name"])
-        if key in self.objects[resource]:
-            raise AlreadyExists(409, "AlreadyExists", f'{resource} "{key.name}" already exists')
         if resource == PODS:
             self._admit_pod(body)
         elif resource == DEPLOYMENTS:
             _check_fields(body["spec"]["template"]["spec"])
+        if key in self.objects[resource]:
+            raise AlreadyExists(409, "AlreadyExists", f'{resource} "{key.name}" already exists')
+        if dry_run:
+            return dict(body)
         self._uids += 1
         finalizers = [PVC_PROTECTION] if resource == PVCS else list(metadata.get("finalizers", ()))
         new = {
@@ -284,7 +286,11 @@ class Cluster:
     def _admit_pod(self, body: Mapping[str, Any]) -> None:
         _check_fields(body["spec"])
         if self.pod_quota_exhausted:
-            raise Forbidden(403, "Forbidden", f'pods "{body["metadata"]["name"]}" is forbidden: exceeded quota')
+            name = body["metadata"]["name"]
+            words = (
+                f'pods "{name}" is forbidden: exceeded quota: team, requested: pods=1, used: pods=9, limited: pods=9'
+            )
+            raise Forbidden(403, "Forbidden", words)
 
     def _change(self, resource: Resource, known: Body, changed: Body, actor: str, *, followed: bool = True) -> Body:
         """Store a change; one that changes nothing makes no new version. `followed`: note whose the fields are now."""

@@ -234,10 +234,10 @@ class Connection:
                     lines.append(line)
         return lines
 
-    async def create(self, resource: Resource, body: Mapping[str, Any]) -> bytes:
+    async def create(self, resource: Resource, body: Mapping[str, Any], *, dry_run: bool = False) -> bytes:
         def carry_out() -> bytes:
             try:
-                return encode(self.cluster.create(resource, body, self.actor))
+                return encode(self.cluster.create(resource, body, self.actor, dry_run=dry_run))
             except ApiError:
                 self.refused(body)
                 raise

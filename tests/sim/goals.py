@@ -59,9 +59,8 @@ def _job(world: World, job: Body) -> Iterable[str]:
     says = f"job {namespace}/{name}: {status.get('phase')} {status.get('reason')}"
     if status.get("observedGeneration") != job["metadata"]["generation"]:
         yield f"{says}: generation {job['metadata']['generation']} not observed"
-    pods = [
-        p for p in world.cluster.all(PODS, namespace, **{names.LABEL_JOB_UID: job["metadata"]["uid"]}) if _trains(p)
-    ]
+    uid = job["metadata"]["uid"]
+    pods = [p for p in world.cluster.all(PODS, namespace, **{names.LABEL_JOB_UID: uid}) if _trains(p)]
     kept = [pod for pod in pods if not is_live(pod) and labels_of(pod)[names.LABEL_ATTEMPT] != _attempt(status)]
     pods = [pod for pod in pods if pod not in kept]
     live = [pod for pod in pods if is_live(pod)]
@@ -77,8 +76,10 @@ def _job(world: World, job: Body) -> Iterable[str]:
             yield f"{says}: is to be suspended, {len(pods)} pods"
         return
     if _invalid(spec):
-        if pods or "Stalled" not in true or status.get("reason") != "PodRejected":
-            yield f"{says}: its pods are refused, which it should say; {len(pods)} pods"
+        # Pods that were there before the mistake was made run on; when one has failed, the others go as well.
+        ended = [pod for pod in pods if not is_live(pod)]
+        if ended or "Stalled" not in true or status.get("reason") != "PodRejected":
+            yield f"{says}: its pods are refused, which it should say; {len(pods)} pods, {len(ended)} ended"
         return
     ended = [pod for pod in pods if pod not in live]
     if ended and not live:
@@ -93,11 +94,13 @@ def _job(world: World, job: Body) -> Iterable[str]:
     if count > 1 and not _has_service(world, job, rendezvous.service_name(name)):
         yield f"{says}: it has no Service"
     gang = world.gangs and count > 1 and spec.get("scheduling", {}).get("gang") != "none"
-    gangs = world.cluster.all(PODGROUPS, namespace, **{names.LABEL_JOB_UID: job["metadata"]["uid"]})
+    gangs = world.cluster.all(PODGROUPS, namespace, **{names.LABEL_JOB_UID: uid})
     if [group["metadata"]["name"] for group in gangs] != ([f"{name}-{attempt}"] if gang else []):
         yield f"{says}: PodGroups {[group['metadata']['name'] for group in gangs]}"
     if any(group["spec"]["schedulingPolicy"]["gang"]["minCount"] != count for group in gangs):
         yield f"{says}: a PodGroup of another size than {count}"
+    if world.cluster.all(PODS, namespace, **{names.LABEL_JOB_UID: uid, names.LABEL_ROLE: names.ROLE_PROBE}):
+        yield f"{says}: a probe is left"
     running = all(pod["status"]["phase"] in ("Running", "Succeeded") for pod in pods)
     if not running or "Running" not in true or "Ready" not in true:
         yield f"{says}: not running; True are {sorted(true)}"

@@ -19,6 +19,7 @@ from tests.sim.strangers import is_stranger
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 
 OURS = (TRAININGJOBS, MODELVERSIONS, INFERENCEPOOLS)
+TASKS = (names.ROLE_PROBE, names.ROLE_PUBLISH, names.ROLE_VERIFY)
 CALM_SECONDS = 30.0
 """After a fault that killed serving pods, or an edit of the wish, how long fewer pods may be ready."""
 
@@ -60,6 +61,8 @@ class Invariants:
         """Jobs' UIDs and node indices whose program has ended well by itself."""
         self._checked: set[str] = set()
         """UIDs of versions that a verifier of their own has found good."""
+        self._probed: set[str] = set()
+        """UIDs of jobs whose store a probe of their own has found good."""
         self._published: set[tuple[str, str]] = set()
         """UIDs of jobs and what publishers of their own have said they published."""
         self._facts: dict[tuple[str, Key], float] = {}
@@ -105,7 +108,7 @@ class Invariants:
                 self.disturb(Key(pod["metadata"]["namespace"], labels[names.LABEL_POOL]))
             if commit.new is not None and is_ready(commit.new):
                 self._ready_since.setdefault(pod["metadata"]["uid"], commit.time)
-        if commit.actor == "kubelet" and labels.get(names.LABEL_ROLE) in (names.ROLE_PUBLISH, names.ROLE_VERIFY):
+        if commit.actor == "kubelet" and labels.get(names.LABEL_ROLE) in TASKS:
             self._task(pod)
         if labels.get(names.LABEL_ROLE) != names.ROLE_NODE:
             return
@@ -122,13 +125,15 @@ class Invariants:
             self._deletion_was_due(pod)
 
     def _task(self, pod: Body) -> None:
-        """A publisher or verifier; what it has found out is true even if it is told to end at that moment."""
+        """A probe, publisher or verifier; what it has found out is true even if it is told to end at that moment."""
         for entry in pod["status"].get("containerStatuses", ()):
             end = entry["state"].get("terminated")
             if end is None or end["exitCode"] or not end["message"]:
                 continue
             if labels_of(pod)[names.LABEL_ROLE] == names.ROLE_VERIFY:
                 self._checked.update(owner_uids(pod))
+            elif labels_of(pod)[names.LABEL_ROLE] == names.ROLE_PROBE:
+                self._probed.update(owner_uids(pod))
             else:
                 uri = json.loads(end["message"])["uri"]
                 self._published.update((owner, uri) for owner in owner_uids(pod))
@@ -154,6 +159,8 @@ class Invariants:
             until = (job.get("status", {}).get("restarts") or {}).get("nextAttemptTime", "")
             if until > self._cluster.timestamp():
                 self.wrong(f"pod {name} was created before {until}")
+            if job["spec"].get("output", {}).get("store") and job["metadata"]["uid"] not in self._probed:
+                self.wrong(f"pod {name} was created before its job's store was found good")
 
     def _deletion_was_due(self, pod: Body) -> None:
         """A pod of the attempt that is on is only deleted for a suspension or after the end."""

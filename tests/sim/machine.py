@@ -40,7 +40,7 @@ MOMENTS = (0.0, 0.0, 0.005, 0.02, 0.1, 0.5, 2.0)
 
 MOST_WRITES_AN_HOUR = 4000
 """Where something does not work for an hour it is tried again, but not all the time."""
-TASKS = (names.ROLE_PUBLISH, names.ROLE_VERIFY)
+TASKS = (names.ROLE_PROBE, names.ROLE_PUBLISH, names.ROLE_VERIFY)
 CALLS = (
     *(
         ("create", resource)
@@ -115,11 +115,16 @@ class Machine(RuleBasedStateMachine):
 
     # --- Users ---
 
-    @rule(key=st.sampled_from(JOBS), count=st.sampled_from([1, 1, 2, 3]), model=st.sampled_from(["", *MODELS]))
-    def create_job(self, key: Key, count: int, model: str) -> None:
+    @rule(
+        key=st.sampled_from(JOBS),
+        count=st.sampled_from([1, 1, 2, 3]),
+        model=st.sampled_from(["", *MODELS]),
+        store=st.sampled_from(["", "s3://bucket"]),
+    )
+    def create_job(self, key: Key, count: int, model: str, store: str) -> None:
         self.count("create job")
         if self._find(TRAININGJOBS, key) is None:
-            self._create(TRAININGJOBS, key, manifests.job_spec(count=count, model=model))
+            self._create(TRAININGJOBS, key, manifests.job_spec(count=count, model=model, store=store))
 
     @rule(
         key=st.sampled_from(JOBS),
@@ -337,7 +342,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(data=st.data(), how=st.sampled_from(["delete", "drain", "pressure", "force", "OOM", "no answer", "node"]))
     def task_dies(self, data: st.DataObject, how: str) -> None:
-        """A publisher or verifier ends before it has an answer."""
+        """A probe, publisher or verifier ends before it has an answer."""
         tasks = [pod for pod in self.world.cluster.all(PODS) if labels_of(pod).get(names.LABEL_ROLE) in TASKS]
         running = [key_of(pod) for pod in tasks if is_live(pod)]
         self.count(f"task dies: {how}" if running else "no task dies")
@@ -382,7 +387,11 @@ class Machine(RuleBasedStateMachine):
             nodes.lose(node, given_up_after=300.0)
             nodes.survivors_fail(node)
 
-    @rule(what=st.sampled_from(["full", "room", "quota", "no quota", "store away", "store back"]))
+    @rule(
+        what=st.sampled_from(
+            ["full", "room", "quota", "no quota", "store away", "store back", "keys refused", "keys good"]
+        )
+    )
     def environment(self, what: str) -> None:
         self.count(f"environment: {what}")
         self.world.invariants.note_everywhere()
@@ -393,6 +402,8 @@ class Machine(RuleBasedStateMachine):
                 self.world.nodes.make_room()
             case "quota" | "no quota":
                 self.world.cluster.pod_quota_exhausted = what == "quota"
+            case "keys refused" | "keys good":
+                self.world.programs.keys_refused = what == "keys refused"
             case _:
                 self.world.programs.store_away = what == "store away"
 

@@ -26,6 +26,7 @@ def job_spec(
     image: str = "train:1",
     invalid: bool = False,
     model: str = "",
+    store: str = "",
     suspend: bool = False,
     gang: str = "",
 ) -> Body:
@@ -38,6 +39,8 @@ def job_spec(
         spec["suspend"] = True
     if model:
         spec["output"] = {"model": {"name": model, "format": "causal-lm"}}
+    if model and store:
+        spec["output"] |= {"store": store, "secretRef": {"name": "keys"}}
     if gang:
         spec["scheduling"] = {"gang": gang}
     return spec

@@ -1,4 +1,4 @@
-"""What the containers do: train, publish, verify, serve.
+"""What the containers do: train, probe, publish, verify, serve.
 
 The world decides by changing the fields here: which artifacts are sound, which models load, which stores answer.
 """
@@ -41,6 +41,8 @@ class Programs:
         """Share of artifacts that take long, so that there is time for something to happen to the pod."""
         self.store_away = False
         """The model store does not answer."""
+        self.keys_refused = False
+        """Object stores refuse the credentials that jobs have."""
         self.unloadable: set[str] = set()
         """URIs of models that Triton does not load."""
 
@@ -55,6 +57,8 @@ class Programs:
             return
         arguments = pod["spec"]["containers"][0].get("args", [])
         match labels_of(pod).get(names.LABEL_ROLE):
+            case names.ROLE_PROBE:
+                end(self._task_seconds(), self._probe(arguments))
             case names.ROLE_PUBLISH:
                 end(self._task_seconds(), self._publish(arguments))
             case names.ROLE_VERIFY:
@@ -75,10 +79,22 @@ class Programs:
     def _task_seconds(self) -> float:
         return self._rng.uniform(*((10.0, 60.0) if self._rng.random() < self.large else (0.1, 2.0)))
 
-    def _publish(self, arguments: list[str]) -> Exit:
+    def _refusal(self, store: str) -> Exit | None:
+        """What a store says to who wants to write."""
         if self.store_away:
             return _failed("StoreUnavailable", "the store does not answer")
+        if self.keys_refused and store.startswith("s3://"):
+            return _failed("AccessDenied", f"{store}: access denied (403)")
+        return None
+
+    def _probe(self, arguments: list[str]) -> Exit:
+        store = arguments[arguments.index("--store") + 1]
+        return self._refusal(store) or Exit(0, "Completed", json.dumps({"uri": store}))
+
+    def _publish(self, arguments: list[str]) -> Exit:
         store, model = arguments[arguments.index("--store") + 1], arguments[arguments.index("--model") + 1]
+        if (refusal := self._refusal(store)) is not None:
+            return refusal
         uri = f"{store}/{model}/{self._rng.getrandbits(32):08x}"
         return Exit(0, "Completed", json.dumps({"uri": uri, "digest": DIGEST, "files": 2, "sizeBytes": 1000}))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -232,13 +233,14 @@ def test_the_model_claim_is_made_though_the_publisher_already_waits_for_it(world
     """Both were created at once, the claim failed for a moment and was not tried again: published never."""
     world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(model="gpt")), "user")
     world.advance(10)
+    world.cluster.purge(PVCS, manifests.key(names.MODEL_CLAIM), "user")  # it was made before the first pod
     connection, create = world.processes[0].connection, world.processes[0].connection.create
     refusals = iter([TooManyRequests(429, "TooManyRequests", "slow down")] * MAX_ATTEMPTS)
 
-    async def fail_once(resource: Resource, body: Mapping[str, Any]) -> bytes:
+    async def fail_once(resource: Resource, body: Mapping[str, Any], **options: Any) -> bytes:
         if resource == PVCS and (error := next(refusals, None)) is not None:
             raise error
-        return await create(resource, body)
+        return await create(resource, body, **options)
 
     connection.create = fail_once  # type: ignore[method-assign]
     for pod in world.cluster.all(PODS):
@@ -457,3 +459,113 @@ def _told(world: World, resource: object, name: str) -> dict[str, tuple[str, str
     found = status(world, resource, name)
     told = {entry["type"]: (entry["status"], entry["reason"], entry["message"]) for entry in found["conditions"]}
     return told | {"phase": (found.get("phase", ""), found["reason"], "")}
+
+
+def test_no_gpu_is_held_for_a_store_that_refuses_and_training_begins_soon_after_it_is_mended(world: World) -> None:
+    """That the keys were wrong was found out when training had ended."""
+    world.programs.keys_refused = True
+    spec = manifests.job_spec(count=2, model="gpt", store="s3://bucket")
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", spec), "user")
+    world.advance(600)
+    found = status(world, TRAININGJOBS, "job-a")
+    assert (found["phase"], found["reason"], found["attempt"]) == ("Pending", "AccessDenied", 0)
+    assert not world.cluster.all(PODS, **{names.LABEL_ROLE: names.ROLE_NODE})
+    words = next(entry["message"] for entry in found["conditions"] if entry["type"] == "Stalled")
+    assert words.startswith("s3://bucket with Secret keys: pod job-a-probe-")
+    world.programs.keys_refused = False
+    world.until(lambda: "" if status(world, TRAININGJOBS, "job-a")["phase"] == "Running" else "waiting", 60)
+
+
+def test_a_store_that_was_probed_once_is_not_probed_again_by_a_new_operator(world: World) -> None:
+    made: list[str] = []
+    world.cluster.hooks.append(
+        lambda commit: (
+            made.append(commit.body["metadata"]["name"]) if commit.resource == PODS and commit.type == "ADDED" else None
+        )
+    )
+    spec = manifests.job_spec(model="gpt", store="s3://bucket")
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", spec), "user")
+    world.until(
+        lambda: "" if status(world, TRAININGJOBS, "job-a").get("output", {}).get("probed") else "not yet", 30, step=0.01
+    )
+    world.kill(0)
+    world.until(lambda: "" if status(world, TRAININGJOBS, "job-a")["phase"] == "Running" else "not running", 60)
+    world.nodes.fail(live(world)[0], Exit(1, "Error", "ValueError: loss is nan"))
+    world.until(lambda: "" if "job-a-0-1" in made else "no restart", 60)
+    assert [name for name in made if "probe" in name] == ["job-a-probe-0"]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_keys_that_were_put_right_are_noticed_within_a_minute(world: World, finished: bool) -> None:
+    """Tries came ever later, up to five minutes apart; the first ones within seconds."""
+    made: list[float] = []
+    world.cluster.hooks.append(
+        lambda commit: (
+            made.append(commit.time)
+            if commit.type == "ADDED" and labels_of(commit.body).get(names.LABEL_ROLE) in ("probe", "publish")
+            else None
+        )
+    )
+    world.programs.keys_refused = not finished
+    spec = manifests.job_spec(model="gpt", store="s3://bucket")
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", spec), "user")
+    world.advance(20)
+    if finished:
+        made.clear()
+        world.programs.keys_refused = True
+        world.nodes.fail(live(world)[0], SUCCESS)
+    world.advance(3600)
+    assert status(world, TRAININGJOBS, "job-a")["reason"] == "AccessDenied"
+    assert min(later - earlier for earlier, later in itertools.pairwise(made)) >= 30.0
+    world.programs.keys_refused = False
+    phase = "Succeeded" if finished else "Running"
+    world.until(lambda: "" if status(world, TRAININGJOBS, "job-a")["phase"] == phase else "waiting", 60, step=0.5)
+
+
+def _break(world: World, name: str, *, broken: bool = True) -> None:
+    edit(world, TRAININGJOBS, name, {"template": manifests.job_spec(invalid=broken, image="train:2")["template"]})
+
+
+def test_a_mistake_in_the_template_does_not_stop_what_runs(world: World) -> None:
+    """Its pods were ended before the API server had refused the new ones."""
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=2, model="gpt")), "user")
+    world.advance(20)
+    before = sorted(pod["metadata"]["uid"] for pod in live(world))
+    _break(world, "job-a")
+    world.advance(10)
+    told = world.invariants.writes["MODIFIED TrainingJob"]
+    world.advance(600)
+    assert world.invariants.writes["MODIFIED TrainingJob"] == told, "it is told once"
+    assert sorted(pod["metadata"]["uid"] for pod in live(world)) == before
+    found = status(world, TRAININGJOBS, "job-a")
+    assert (found["phase"], found["reason"], found["attempt"]) == ("Running", "PodRejected", 0)
+    stalled = next(entry for entry in found["conditions"] if entry["type"] == "Stalled")
+    assert 'unknown field "imagePullPolcy"; those of attempt 0 run on as they are' in stalled["message"]
+    _break(world, "job-a", broken=False)
+    world.until(lambda: "" if len(live(world)) == 2 and _attempts(world) == {"1"} else "not restarted", 90)
+
+
+def test_what_fails_beside_a_mistake_in_the_template_holds_no_node(world: World) -> None:
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=2)), "user")
+    world.advance(20)
+    _break(world, "job-a")
+    world.advance(20)
+    world.nodes.fail(live(world)[0], Exit(1, "Error", "ValueError: loss is nan"))
+    world.until(lambda: "pods hold nodes" if live(world) else "", 90)
+    _break(world, "job-a", broken=False)
+    world.until(lambda: "" if len(live(world)) == 2 else "no pods", 400)
+
+
+def test_an_edit_in_a_namespace_whose_quota_the_job_fills_itself_is_made(world: World) -> None:
+    """The dry run is refused for the pods that go first."""
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=2)), "user")
+    world.advance(20)
+    world.cluster.pod_quota_exhausted = True
+    edit(world, TRAININGJOBS, "job-a", {"template": manifests.job_spec(image="train:2")["template"]})
+    world.until(lambda: "" if not live(world) else "old pods", 60)
+    world.cluster.pod_quota_exhausted = False
+    world.until(lambda: "" if len(live(world)) == 2 and _attempts(world) == {"1"} else "not restarted", 400)
+
+
+def _attempts(world: World) -> set[str]:
+    return {labels_of(pod)[names.LABEL_ATTEMPT] for pod in live(world)}

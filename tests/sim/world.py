@@ -201,7 +201,7 @@ class World:
         for resource in list(self.cluster.objects):
             for stranger in self.cluster.all(resource, **HOSTILE):
                 self.cluster.purge(resource, key_of(stranger), "user")
-        self.programs.store_away = False
+        self.programs.store_away = self.programs.keys_refused = False
         self.cluster.pod_quota_exhausted = False
         self.invariants.note_everywhere()
 

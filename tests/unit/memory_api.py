@@ -151,11 +151,13 @@ class MemoryApi:
                     continue
             await self._wait(min(ends, ends if stalled else bookmark))
 
-    async def create(self, resource: Resource, body: Mapping[str, Any]) -> bytes:
+    async def create(self, resource: Resource, body: Mapping[str, Any], *, dry_run: bool = False) -> bytes:
         name, namespace = body["metadata"]["name"], body["metadata"].get("namespace", "")
-        await self._call("create", resource, name)
+        await self._call("dry run" if dry_run else "create", resource, name)
         if Key(namespace, name) in self.objects[resource]:
             raise AlreadyExists(409, "AlreadyExists", f'{resource} "{name}" already exists')
+        if dry_run:
+            return encode(body)
         return encode(self._insert(resource, copy.deepcopy(dict(body))))
 
     async def apply(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aifactory.engine.plan import Apply, Create, Delete, Patch, Plan
+from aifactory.engine.plan import Apply, Create, Delete, DryRun, Patch, Plan
 
 
 def bodies(plan: Plan[Any]) -> list[Mapping[str, Any]]:
@@ -21,6 +21,11 @@ def created(plan: Plan[Any]) -> list[str]:
 def removed(plan: Plan[Any]) -> list[str]:
     """`Kind name` of everything the plan deletes."""
     return [f"{write.kind} {write.name}" for write in plan.writes if isinstance(write, Delete)]
+
+
+def tried(plan: Plan[Any]) -> list[str]:
+    """`Kind name` of everything that the API server is asked about."""
+    return [f"{write.kind} {write.name}" for write in plan.writes if isinstance(write, DryRun)]
 
 
 def patches(plan: Plan[Any]) -> list[Patch]:

@@ -141,4 +141,5 @@ class SecretRef(Model):
     """A Secret of the same namespace."""
 
     name: ObjectName
-    """Name of the Secret. Keys for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_REGION."""
+    """Name of the Secret. Keys for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; where the store needs them
+    AWS_SESSION_TOKEN (with temporary keys), AWS_ENDPOINT_URL, AWS_REGION, and ca.crt (PEM, of a private CA)."""

@@ -15,18 +15,20 @@ _MESSAGE_LIMIT = 1024
 class ConditionSet:
     """Conditions of one object under construction, starting from those it has.
 
-    What is set replaces the condition of that type; `lastTransitionTime` is kept unless the status changes.
+    What is set replaces the condition of that type; `lastTransitionTime` is kept unless the status is another than the
+    object has, whatever was set in between.
     """
 
     def __init__(self, current: Iterable[Condition], generation: int, now: datetime) -> None:
-        self._conditions = {condition.type: condition for condition in current}
+        self._before = {condition.type: condition for condition in current}
+        self._conditions = dict(self._before)
         self._generation = generation
         self._now = now
 
     def set(self, type_: ConditionType, status: bool | None, reason: Reason, message: str = "") -> None:
         """Set one condition; `None` is Unknown."""
         text = {True: "True", False: "False", None: "Unknown"}[status]
-        previous = self._conditions.get(type_)
+        previous = self._before.get(type_)
         since = previous.last_transition_time if previous is not None and previous.status == text else self._now
         self._conditions[type_] = Condition(
             type=str(type_),

@@ -28,6 +28,7 @@ LABEL_REVISION: Final = f"{GROUP}/revision"
 RESERVED_LABEL_PREFIX: Final = f"{GROUP}/"
 
 ROLE_NODE: Final = "node"
+ROLE_PROBE: Final = "probe"
 ROLE_PUBLISH: Final = "publish"
 ROLE_VERIFY: Final = "verify"
 ROLE_SERVE: Final = "serve"

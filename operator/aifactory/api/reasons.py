@@ -39,6 +39,11 @@ class Reason(StrEnum):
     sentence: str
 
     # TrainingJob
+    PROBING_STORE = "ProbingStore", "It is found out whether the model store takes a result, before a pod trains."
+    PROBE_FAILED = (
+        "ProbeFailed",
+        "The pod that tries out the model store failed without an answer; another one is made.",
+    )
     CREATING_PODS = "CreatingPods", "The pods of the current attempt are being created."
     WAITING_FOR_PODS = "WaitingForPods", "Pods exist but are not all running yet."
     ALL_NODES_READY = "AllNodesReady", "Every pod of the current attempt is running."

@@ -345,12 +345,15 @@ class Checkpoint(Model):
 class OutputStatus(Model):
     """What was published."""
 
+    probed: str = ""
+    """The store that was found good before the first pod was created."""
     model_version: str = ""
     uri: str = ""
     digest: str = ""
     publish_attempt: int = 0
+    """The try that counts: of the probe until the store is found good, then of the publisher."""
     next_publish_time: Time | None = None
-    """After a failed try: the next publisher is not created before this."""
+    """After a failed try: the next probe or publisher is not created before this."""
     request: str = ""
     """The generation and the annotation aifactory.dev/retry of the last try; another one has it tried again."""
 

@@ -21,11 +21,11 @@ import msgspec
 
 from aifactory.api.names import FIELD_MANAGER
 from aifactory.engine.gate import Gate
-from aifactory.engine.plan import Apply, Create, Delete, Patch, Subject, Write, WriteError
+from aifactory.engine.plan import Apply, Create, Delete, DryRun, Patch, Subject, Write, WriteError
 from aifactory.kube.api import Api
 from aifactory.kube.clock import Clock, SystemClock
 from aifactory.kube.depth import shallow
-from aifactory.kube.errors import AlreadyExists, ApiError, Conflict, KubeError, NotFound, Unreachable
+from aifactory.kube.errors import AlreadyExists, ApiError, BadRequest, Conflict, KubeError, NotFound, Unreachable
 from aifactory.kube.objects import PartialObject
 from aifactory.kube.patch import merge_difference
 from aifactory.kube.resources import Key, Resource
@@ -40,6 +40,8 @@ MAX_PER_PLAN: Final = 24
 """Of those, how many one plan may have: a job of a thousand pods leaves room for the others."""
 STATUS_PATIENCE: Final = 2.0
 """Seconds for which a status gives way to the writes it tells of, when not all can be under way."""
+_CAN_NOT_TELL: Final = "does not support dry run"
+"""What an API server says of an admission webhook that has effects of its own."""
 
 
 class _Head(msgspec.Struct, frozen=True, gc=False):
@@ -175,6 +177,8 @@ class Executor:
                 await self._delete(resource, Key(namespace, write.name), write.uid)
             case Patch():
                 await self._patch(resource, namespace, write)
+            case DryRun():
+                await self._dry_run(resource, namespace, write)
 
     async def _create(self, resource: Resource, namespace: str, write: Create) -> None:
         """Create, or accept what exists if it is ours. A stale view costs two calls here, never a second object."""
@@ -193,6 +197,15 @@ class Executor:
                 raise Conflict(409, "Conflict", f"{name} exists, but the watch does not show it") from taken
         else:
             self._take(resource, raw)
+
+    async def _dry_run(self, resource: Resource, namespace: str, write: DryRun) -> None:
+        try:
+            await self._send("DRYRUN", namespace, partial(self._api.create, resource, write.body, dry_run=True))
+        except AlreadyExists:
+            return
+        except BadRequest as error:
+            if _CAN_NOT_TELL not in error.message:
+                raise
 
     async def _existing(self, resource: Resource, namespace: str, write: Create, taken: AlreadyExists) -> bytes:
         """The object that has the name, if it is ours; else raises `taken`."""

@@ -6,7 +6,7 @@ reconciled object. The engine's promises about a plan:
 2. If one of them is refused for good (invalid, forbidden, the name belongs to somebody else), the domain's `refused`
    answers with another plan whose status is written instead; its writes are not carried out, and the key is tried again
    with growing delays, or when that plan is due. If one fails for a passing reason, the key is tried again and nothing
-   else is done.
+   else is done. So a status may say what a `DryRun` beside it has found out: it is written only if that was passed.
 3. Then the status is written, if it differs from the object's: at once when `urgent`, else at most `status_delay` after
    it first differed, computed anew by then. It is written only on top of the resource version it was planned from.
 4. Events are sent only after the status they speak about is in the API server (at once, if it did not differ).
@@ -84,7 +84,28 @@ class Delete:
     uid: str
 
 
-Write: TypeAlias = Create | Apply | Patch | Delete
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """Have the API server say whether it would create an object; nothing is made.
+
+    A name that is taken is fine: that is found out last, when all else is in order. So is a cluster with an admission
+    webhook that can not tell.
+    """
+
+    body: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """As in the body."""
+        return str(self.body["kind"])
+
+    @property
+    def name(self) -> str:
+        """As in the body."""
+        return str(self.body["metadata"]["name"])
+
+
+Write: TypeAlias = Create | Apply | Patch | Delete | DryRun
 
 
 @dataclass(frozen=True, slots=True)

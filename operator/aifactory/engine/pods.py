@@ -41,5 +41,10 @@ def needs_person(pod: Waiting) -> tuple[Reason, str] | None:
     return None
 
 
+def about_claims(words: str) -> bool:
+    """Whether the scheduler's words tell that it waits for a volume and not for a node."""
+    return "persistentvolumeclaim" in words.lower()
+
+
 MOUNT_PROBLEMS = frozenset({"FailedMount", "FailedAttachVolume"})
 """Reasons of the kubelet's Events about a pod whose containers do not even begin to start; its status keeps silent."""

@@ -1,4 +1,4 @@
-"""One planner for pods that run to an end and give an answer: publishing, verifying, and whatever is to come.
+"""One planner for pods that run to an end and give an answer: probing, publishing, verifying, whatever is to come.
 
 A task is tried until it has an answer. Each try is a pod of its own, numbered; the number and the time of the next try
 are kept in the object's status, so nothing is remembered here. What always holds:
@@ -6,8 +6,8 @@ are kept in the object's status, so nothing is remembered here. What always hold
 - No try is made while an earlier one may still answer, except that one which is being deleted (a drain, a dead node on
   which it stays for ever) is given up at once: the next one has another name.
 - Nothing is final, for what was finished before is never thrown away over something that a person can mend. An answer
-  that no other try can change by itself is waited on until somebody asks anew; everything else is tried again, less and
-  less often, for ever.
+  that no other try can change by itself is waited on until somebody asks anew; a store that refuses is tried again
+  every 45 s, so that it goes on within a minute of being put right, and everything else ever less often, for ever.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from aifactory.api.base import format_time
 from aifactory.api.conditions import shorten
 from aifactory.api.reasons import Reason
 from aifactory.engine.plan import Create, Delete, Write
-from aifactory.engine.pods import needs_person
+from aifactory.engine.pods import about_claims, needs_person
 from aifactory.kube import podstate
-from aifactory.kube.backoff import TASK
+from aifactory.kube.backoff import STORE, TASK
 from aifactory.kube.objects import Pod
 
 Json = dict[str, Any]
@@ -147,7 +147,8 @@ def plan_task(
         return Step(number, trouble[1], trouble[0], stalled=True, writes=writes)
     if pod.unschedulable:
         message = f"pod {pod.name} has no node: {pod.unschedulable}"
-        return Step(number, message, Reason.UNSCHEDULABLE, writes=writes)
+        reason = Reason.CLAIM_NOT_BOUND if about_claims(pod.unschedulable) else Reason.UNSCHEDULABLE
+        return Step(number, message, reason, writes=writes)
     if pod.waiting_message:
         return Step(number, f"pod {pod.name} is waiting ({pod.waiting_reason}): {pod.waiting_message}", writes=writes)
     return Step(number, f"pod {pod.name} {task.what}", writes=writes)
@@ -169,7 +170,8 @@ def _ended(task: Task, pod: TaskPod, next_time: datetime | None, now: datetime) 
     if reason in task.permanent:
         return Step(pod.number, told, reason, stalled=True, tried=True, failed=True)
     stalled = reason not in (Reason.DISRUPTION, Reason.NODE_REFUSED)
-    due = next_time or (pod.finished_at or now) + timedelta(seconds=int(TASK.delay(pod.number + 1)))
+    backoff = STORE if reason in task.mendable else TASK
+    due = next_time or (pod.finished_at or now) + timedelta(seconds=int(backoff.delay(pod.number + 1)))
     if due <= now:
         told += "; it is being tried again"
         return Step(pod.number + 1, told, reason, stalled, tried=True, urgent=True, requeue_after=0)

@@ -55,8 +55,11 @@ class Api(Protocol):
         version is too old; the same may come as an event of type ERROR.
         """
 
-    async def create(self, resource: Resource, body: Mapping[str, Any]) -> bytes:
-        """Create the object in the namespace its metadata names. Raises AlreadyExists, Invalid, Forbidden."""
+    async def create(self, resource: Resource, body: Mapping[str, Any], *, dry_run: bool = False) -> bytes:
+        """Create the object in the namespace its metadata names. Raises AlreadyExists, Invalid, Forbidden.
+
+        With `dry_run` all is checked as for a creation, admission too, and nothing is kept.
+        """
 
     async def apply(
         self, resource: Resource, body: Mapping[str, Any], *, field_manager: str, force: bool = True

@@ -39,5 +39,7 @@ PROBE: Final = Backoff(base=5.0, limit=120.0, jitter=0.0)
 """A serving pod that does not answer."""
 TASK: Final = Backoff(base=10.0, limit=300.0, jitter=0.0)
 """A pod that runs to an end and did not reach it: each try costs a pod."""
+STORE: Final = Backoff(base=30.0, limit=45.0, jitter=0.0)
+"""A store that refuses, or does not answer: somebody has to put it right, and a minute later all has to go on."""
 ROLLOUT: Final = Backoff(base=60.0, limit=3600.0, jitter=0.0)
 """A version that was taken back: each try costs a pod, and a person may be at work on the cause."""

@@ -33,6 +33,7 @@ PATCH_HEADERS: Final = {
     "apply": {"Content-Type": "application/apply-patch+yaml"},  # JSON is YAML; the server parses it as such
 }
 STRICT: Final = "fieldValidation=Strict"
+DRY_RUN: Final = f"{STRICT}&dryRun=All"
 METADATA_ONLY: Final = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
 
 WATCH_GRACE_SECONDS: Final = 30
@@ -139,10 +140,11 @@ class Client:
         except _NO_ANSWER as error:
             raise Unreachable(f"watch {resource}: {_words(error)}") from error
 
-    async def create(self, resource: Resource, body: Mapping[str, Any]) -> bytes:
+    async def create(self, resource: Resource, body: Mapping[str, Any], *, dry_run: bool = False) -> bytes:
         namespace = body["metadata"].get("namespace")
         # Strict: a typo in a user's pod template is refused with the field's name, not dropped in silence.
-        return await self._call("POST", resource.collection(namespace), STRICT, body=body, headers=JSON)
+        query = DRY_RUN if dry_run else STRICT
+        return await self._call("POST", resource.collection(namespace), query, body=body, headers=JSON)
 
     async def apply(
         self, resource: Resource, body: Mapping[str, Any], *, field_manager: str, force: bool = True

@@ -37,9 +37,9 @@ class Fenced:
     def watch(self, resource: Resource, *, resource_version: str, **options: Any) -> AsyncIterator[Sequence[bytes]]:
         return self._api.watch(resource, resource_version=resource_version, **options)
 
-    async def create(self, resource: Resource, body: Mapping[str, Any]) -> bytes:
+    async def create(self, resource: Resource, body: Mapping[str, Any], *, dry_run: bool = False) -> bytes:
         self._check("create", resource)
-        return await self._api.create(resource, body)
+        return await self._api.create(resource, body, dry_run=dry_run)
 
     async def apply(
         self, resource: Resource, body: Mapping[str, Any], *, field_manager: str, force: bool = True

@@ -43,7 +43,8 @@ def verifier(version: ModelVersion, number: int, settings: TaskSettings) -> Json
     if spec.source.secret_ref is not None:
         secret = spec.source.secret_ref.name
         args += ["--secret", secret]
-        volumes.append({"name": "secret", "secret": {"secretName": secret}})
+        # A Secret that is missing is the agent's to tell, by name: the kubelet would wait for it, ever longer.
+        volumes.append({"name": "secret", "secret": {"secretName": secret, "optional": True}})
         mounts.append({"name": "secret", "mountPath": f"{names.SECRETS_MOUNT}/{secret}", "readOnly": True})
     return build(
         settings.task_pods.of(meta.namespace),

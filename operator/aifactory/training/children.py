@@ -2,7 +2,8 @@
 
 Names are deterministic, so a view that is behind can cause a call too many but never a second pod:
 pods `<job>-<index>-<attempt>` (their host name too), headless Service `<job>-nodes`, PodGroup `<job>-<attempt>`,
-claim `<job>-workspace`, publisher `<job>-publish-<number>`, ModelVersion `<model>-v<version>`.
+claim `<job>-workspace`, probe `<job>-probe-<number>`, publisher `<job>-publish-<number>`, ModelVersion
+`<model>-v<version>`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from aifactory.api import names
-from aifactory.api.trainingjob import TrainingJob, TrainingJobSpec
+from aifactory.api.trainingjob import Output, TrainingJob, TrainingJobSpec
 from aifactory.engine.apply import content_hash
 from aifactory.engine.podspec import Json, memory_volume, merge_named, owner_reference, restricted_pod
 from aifactory.engine.taskpods import build
@@ -95,6 +96,11 @@ def gang_name(job: str, attempt: int) -> str:
 def publisher_name(job: str, number: int) -> str:
     """Name of a pod that publishes."""
     return f"{job}-publish-{number}"
+
+
+def probe_name(job: str, number: int) -> str:
+    """Name of a pod that tries out the store."""
+    return f"{job}-probe-{number}"
 
 
 def selector(job: TrainingJob) -> dict[str, str]:
@@ -198,41 +204,75 @@ def pod(job: TrainingJob, index: int, attempt: int, settings: Settings, *, gang:
 
 def publisher(job: TrainingJob, number: int, settings: Settings) -> Json:
     """The pod that digests /workspace/output and copies it to the store; it asks for no GPU."""
-    output = job.spec.output
-    if output is None:
-        raise ValueError(f"TrainingJob {job.metadata.name} has no output")
-    store = output.store or f"pvc://{names.MODEL_CLAIM}"
+    output, store = _output(job), store_of(job)
     args = ["publish", "--from", f"{_PUBLISH_MOUNT}/output", "--store", store, "--model", output.model.name]
     whole: Json = {"name": workspace.VOLUME, "mountPath": _PUBLISH_MOUNT, "readOnly": True}
     mounts: list[Json] = [workspace.narrowed(job, whole)]
     volumes: list[Json] = [_workspace_volume(job)]
-    if store.startswith("pvc://"):
-        target = store.removeprefix("pvc://").partition("/")[0]
-        if target == workspace.claim(job):
-            mounts.append({"name": workspace.VOLUME, "mountPath": f"{names.CLAIMS_MOUNT}/{target}"})
-        else:
-            volumes.append({"name": "store", "persistentVolumeClaim": {"claimName": target}})
-            mounts.append({"name": "store", "mountPath": f"{names.CLAIMS_MOUNT}/{target}"})
-    if output.secret_ref is not None:
-        args += ["--secret", output.secret_ref.name]
-        volumes.append({"name": "secret", "secret": {"secretName": output.secret_ref.name}})
-        mounts.append(
-            {"name": "secret", "mountPath": f"{names.SECRETS_MOUNT}/{output.secret_ref.name}", "readOnly": True}
-        )
+    if is_on_workspace(job):
+        mounts.append({"name": workspace.VOLUME, "mountPath": f"{names.CLAIMS_MOUNT}/{workspace.claim(job)}"})
+    metadata = _metadata(job, publisher_name(job.metadata.name, number), {names.LABEL_ROLE: names.ROLE_PUBLISH})
+    return _store_pod(job, settings, metadata, "publish", args, volumes, mounts)
+
+
+def probe(job: TrainingJob, number: int, settings: Settings) -> Json:
+    """A pod that writes, reads and deletes something small where the publisher will write; it asks for no GPU."""
+    args = ["probe", "--store", f"{store_of(job).rstrip('/')}/{_output(job).model.name}"]
+    metadata = _metadata(job, probe_name(job.metadata.name, number), {names.LABEL_ROLE: names.ROLE_PROBE})
+    return _store_pod(job, settings, metadata, "probe", args, [], [])
+
+
+def store_of(job: TrainingJob) -> str:
+    """Where the result is published."""
+    return _output(job).store or f"pvc://{names.MODEL_CLAIM}"
+
+
+def is_on_workspace(job: TrainingJob) -> bool:
+    """Whether the store is on the claim that the job works on."""
+    return _claim_of(store_of(job)) == workspace.claim(job)
+
+
+def _claim_of(store: str) -> str:
+    return store.removeprefix("pvc://").partition("/")[0] if store.startswith("pvc://") else ""
+
+
+def _store_pod(
+    job: TrainingJob,
+    settings: Settings,
+    metadata: Json,
+    name: str,
+    args: list[str],
+    volumes: list[Json],
+    mounts: list[Json],
+) -> Json:
+    """A pod of the agent's that reaches the store."""
+    secret, target = _output(job).secret_ref, _claim_of(store_of(job))
+    if target and not is_on_workspace(job):
+        volumes.append({"name": "store", "persistentVolumeClaim": {"claimName": target}})
+        mounts.append({"name": "store", "mountPath": f"{names.CLAIMS_MOUNT}/{target}"})
+    if secret is not None:
+        args += ["--secret", secret.name]
+        # A Secret that is missing is the agent's to tell, by name: the kubelet would wait for it, ever longer.
+        volumes.append({"name": "secret", "secret": {"secretName": secret.name, "optional": True}})
+        mounts.append({"name": "secret", "mountPath": f"{names.SECRETS_MOUNT}/{secret.name}", "readOnly": True})
     return build(
         settings.task_pods.of(job.metadata.namespace),
-        metadata=_metadata(job, publisher_name(job.metadata.name, number), {names.LABEL_ROLE: names.ROLE_PUBLISH}),
-        container={"name": "publish", "image": settings.agent_image, "args": args, "volumeMounts": mounts},
+        metadata=metadata,
+        container={"name": name, "image": settings.agent_image, "args": args, "volumeMounts": mounts},
         volumes=volumes,
         like=job.spec.template.raw_spec(),
     )
 
 
+def _output(job: TrainingJob) -> Output:
+    if job.spec.output is None:
+        raise ValueError(f"TrainingJob {job.metadata.name} has no output")
+    return job.spec.output
+
+
 def model_version(job: TrainingJob, version: int, published: dict[str, Any], image: str) -> Json:
     """The ModelVersion of a published result. Not owned by the job: a model outlives it."""
-    output = job.spec.output
-    if output is None:
-        raise ValueError(f"TrainingJob {job.metadata.name} has no output")
+    output = _output(job)
     source: Json = {"uri": published["uri"]}
     if output.secret_ref is not None:
         source["secretRef"] = {"name": output.secret_ref.name}

@@ -13,9 +13,9 @@ from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
 from aifactory.engine.apply import applied
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child, Domain, Index, Outside, Route, Watch
-from aifactory.engine.plan import Plan, WriteError
+from aifactory.engine.plan import DryRun, Plan, WriteError
 from aifactory.engine.refusals import explain
-from aifactory.engine.tasks import task_pod
+from aifactory.engine.tasks import TaskPod, task_pod
 from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
 from aifactory.kube.objects import Claim, ConfigMap, Pod, PodGroup, Service, Terminated, condition
@@ -60,10 +60,12 @@ class Training(Domain[TrainingJob, Observed]):
     def gather(self, model: TrainingJob, cluster: Cluster) -> Observed:
         meta = model.metadata
         namespace, uid = meta.namespace, meta.uid
-        pods, publishers = [], []
+        pods = []
+        tasks: dict[str, list[TaskPod]] = {names.ROLE_PROBE: [], names.ROLE_PUBLISH: []}
         for pod in cluster.owned(_PODS, namespace, uid):
-            if pod.metadata.labels.get(names.LABEL_ROLE) == names.ROLE_PUBLISH:
-                publishers.append(task_pod(pod, "publish", cluster.explain(pod)))
+            role = pod.metadata.labels.get(names.LABEL_ROLE, "")
+            if role in tasks:
+                tasks[role].append(task_pod(pod, role, cluster.explain(pod)))
             else:
                 pods.append(pod_view(pod, cluster.explain(pod)))
         service = cluster.get(_SERVICES, namespace, rendezvous.service_name(meta.name))
@@ -73,7 +75,8 @@ class Training(Domain[TrainingJob, Observed]):
             settings=self.settings,
             lost_nodes=lost_nodes(cluster, (view.node for view in pods)),
             pods=tuple(sorted(pods, key=lambda view: (view.attempt, view.index))),
-            publishers=tuple(publishers),
+            probes=tuple(tasks[names.ROLE_PROBE]),
+            publishers=tuple(tasks[names.ROLE_PUBLISH]),
             gangs=tuple(map(gang_view, cluster.owned(_GANGS, namespace, uid))),
             versions=_versions(model, cluster),
             highest_version=_highest_version(model, cluster),
@@ -89,15 +92,21 @@ class Training(Domain[TrainingJob, Observed]):
 
     def refused(self, observed: Observed, errors: Sequence[WriteError], now: datetime) -> Plan[TrainingJobStatus]:
         attempt = observed.job.status.attempt
-        draft = StatusDraft(observed, tuple(pod for pod in observed.pods if pod.attempt == attempt), now)
-        first = errors[0]
+        current = tuple(pod for pod in observed.pods if pod.attempt == attempt)
+        draft = StatusDraft(observed, current, now)
+        telling = [error for error in errors if not _says_nothing(error)]
+        if not telling and (plan := plan_training(observed, now)) is not None:
+            return dataclasses.replace(plan, writes=())  # as it was planned
+        first = (telling or errors)[0]
         if isinstance(first.error, AlreadyExists):
             draft.name_taken(first.target)
+            return Plan(draft.result(), requeue_after=draft.due_after)
+        refusal = explain(first)
+        if isinstance(first.write, DryRun) and current:
+            draft.edit_refused(refusal, current)
         else:
-            refusal = explain(first)
             draft.refused(refusal)
-            return Plan(draft.result(), requeue_after=refusal.retry_after or draft.due_after)
-        return Plan(draft.result(), requeue_after=draft.due_after)
+        return Plan(draft.result(), requeue_after=refusal.retry_after or draft.due_after)
 
     def gone(self, uid: str) -> None:
         self.book.forget(uid)
@@ -208,6 +217,11 @@ def _highest_version(job: TrainingJob, cluster: Cluster) -> int:
 def _job_of_version(version: ModelVersion, _: Cluster) -> Iterable[Key]:
     job = version.metadata.labels.get(names.LABEL_JOB)
     return (Key(version.metadata.namespace, job),) if job else ()
+
+
+def _says_nothing(refused: WriteError) -> bool:
+    """A quota that is full now: the pods that run are in it, which go before others are made."""
+    return isinstance(refused.write, DryRun) and not explain(refused).stalled
 
 
 def _owned_by(found: Service | Claim | None, uid: str) -> bool:

@@ -18,6 +18,7 @@ from aifactory.training.detectors import first_failure
 from aifactory.training.publish import plan_publishing
 from aifactory.training.state import Observed, PodView
 from aifactory.training.status import StatusDraft, all_succeeded, finished
+from aifactory.training.store import plan_probing
 
 STALE_VIEW_RETRY_SECONDS = 1.0
 
@@ -52,10 +53,13 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
         return train.plan_next_attempt(draft, Reason.RESUMED, "the job runs again after a suspension")
     if stale:
         return train.plan_stopping(observed, stale, draft, now)
+    failure = first_failure(observed, current)
     if (change := train.changed(observed, current)) is not None:
-        return train.plan_next_attempt(draft, *change)
-    if (failure := first_failure(observed, current)) is not None:
+        return train.plan_edited(observed, draft, change, runs_on=bool(current) and failure is None)
+    if failure is not None:
         return train.plan_failure(observed, failure, draft, now)
+    if not train.has_run(observed) and (probing := plan_probing(observed, draft, now)) is not None:
+        return probing
     return train.plan_running(observed, current, draft, now)
 
 

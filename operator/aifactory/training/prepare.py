@@ -1,9 +1,10 @@
-"""The first stage: what has to be there before and beside the pods of an attempt."""
+"""The first stage: what has to be there before and beside the pods of an attempt. Of the store, see `store`."""
 
 from __future__ import annotations
 
 from aifactory.engine import apply
-from aifactory.engine.plan import Create, Delete, Write
+from aifactory.engine.plan import Create, Delete, DryRun, Write
+from aifactory.engine.tasks import deletions
 from aifactory.training import children, workspace
 from aifactory.training.state import Observed
 
@@ -26,7 +27,7 @@ def is_ready(observed: Observed) -> bool:
 
 
 def surroundings(observed: Observed) -> tuple[Write, ...]:
-    """Bring Service, PodGroup and claim to what the current attempt needs."""
+    """Bring Service, PodGroup and claim to what the current attempt needs; what tried out the store goes."""
     job, attempt = observed.job, observed.job.status.attempt
     writes: list[Write] = []
     if job.spec.nodes.count > 1:
@@ -37,7 +38,17 @@ def surroundings(observed: Observed) -> tuple[Write, ...]:
         writes.append(Create(children.gang(job, attempt)))
     if not workspace_is_ready(observed):
         writes.append(Create(children.claim(job)))
-    return (*writes, *remove_gangs(observed, upto=attempt - 1))
+    return (*writes, *remove_gangs(observed, upto=attempt - 1), *deletions(observed.probes))
+
+
+def next_pods(observed: Observed) -> tuple[DryRun, ...]:
+    """Ask for one of each kind of pods that the next attempt makes: the others differ in their number alone."""
+    job, settings = observed.job, observed.settings
+    pods = [children.pod(job, 0, job.status.attempt + 1, settings, gang=observed.wants_gang)]
+    if job.spec.output is not None:
+        number = job.status.output.publish_attempt if job.status.output is not None else 0
+        pods.append(children.publisher(job, number, settings))
+    return tuple(DryRun(pod) for pod in pods)
 
 
 def remove_gangs(observed: Observed, upto: int) -> tuple[Delete, ...]:

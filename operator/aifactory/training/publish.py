@@ -19,9 +19,9 @@ from datetime import datetime
 from aifactory.api import names
 from aifactory.api.reasons import Reason
 from aifactory.api.trainingjob import TrainingJobStatus
-from aifactory.engine.plan import Create, Plan, Write
+from aifactory.engine.plan import Create, Plan
 from aifactory.engine.tasks import Json, Task, plan_task, retry_command
-from aifactory.training import children
+from aifactory.training import children, store
 from aifactory.training.state import Observed, PodView, VersionView
 from aifactory.training.status import StatusDraft
 
@@ -29,8 +29,6 @@ REGISTER_RETRY_SECONDS = 2.0
 
 PERMANENT = frozenset({Reason.INVALID_ARTIFACT, Reason.SOURCE_NOT_FOUND, Reason.DIGEST_MISMATCH})
 """Reasons of the publisher that another try does not change: it is as training left it, until somebody mends it."""
-MENDABLE = frozenset({Reason.ACCESS_DENIED, Reason.STORE_UNAVAILABLE, Reason.STORE_FULL})
-"""Reasons of the publisher that pass, or that a person can remove while the result waits in the workspace."""
 
 
 def plan_publishing(
@@ -47,7 +45,7 @@ def plan_publishing(
         return _completed(observed, draft, mine)
 
     output = draft.output
-    request = _request(observed)
+    request = store.request_of(observed)
     renewed = output.request not in ("", request)
     step = plan_task(
         _publication(observed),
@@ -60,19 +58,16 @@ def plan_publishing(
     draft.published(publish_attempt=step.number, next_publish_time=step.next_time, request=request)
     if step.answer is not None:
         return _register(observed, current, step.answer, draft, renewed=renewed)
-    message = step.message
+    message = store.told(job, step)
     if step.failed:
         message += f"; what was trained waits in the workspace: mend it there, then {_again(observed)}"
     draft.publishing(message, step.reason, stalled=step.stalled)
     return Plan(
-        draft.result(), (*_model_claim(observed), *step.writes), urgent=step.urgent, requeue_after=step.requeue_after
+        draft.result(),
+        (*store.model_claim(observed), *step.writes),
+        urgent=step.urgent,
+        requeue_after=step.requeue_after,
     )
-
-
-def _request(observed: Observed) -> str:
-    """Stands for what was asked for; another one asks for another try."""
-    meta = observed.job.metadata
-    return f"{meta.generation}/{meta.annotations.get(names.ANNOTATION_RETRY, '')}"
 
 
 def _again(observed: Observed) -> str:
@@ -86,21 +81,13 @@ def _publication(observed: Observed) -> Task:
         body=lambda number: children.publisher(observed.job, number, observed.settings),
         wanted=_is_receipt,
         permanent=PERMANENT,
-        mendable=MENDABLE,
+        mendable=store.MENDABLE,
         unexplained=Reason.PUBLISHER_FAILED,
     )
 
 
 def _is_receipt(answer: Json) -> bool:
     return isinstance(answer.get("uri"), str) and isinstance(answer.get("digest"), str)
-
-
-def _model_claim(observed: Observed) -> tuple[Write, ...]:
-    """The namespace's claim for models. Also while the publisher exists: it waits for a claim that may have failed."""
-    job = observed.job
-    if job.spec.output is None or job.spec.output.store is not None or observed.model_claim_exists:
-        return ()
-    return (Create(children.model_claim(job, observed.settings), shared=True),)
 
 
 def _register(

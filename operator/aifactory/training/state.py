@@ -137,6 +137,8 @@ class Observed:
     pods: tuple[PodView, ...] = ()
     lost_nodes: Mapping[str, str] = field(default_factory=dict)
     """Nodes of the pods that are lost, each with words that follow its name; empty too where nodes can not be read."""
+    probes: tuple[TaskPod, ...] = ()
+    """Pods that try out the model store."""
     publishers: tuple[TaskPod, ...] = ()
     """Pods that publish the result."""
     gangs: tuple[GangView, ...] = ()

@@ -20,7 +20,7 @@ from aifactory.api.trainingjob import (
     TrainingJob,
     TrainingJobStatus,
 )
-from aifactory.engine.pods import needs_person
+from aifactory.engine.pods import about_claims, needs_person
 from aifactory.engine.refusals import Refusal
 from aifactory.training import children, workspace
 from aifactory.training.progress import fold
@@ -69,12 +69,15 @@ class StatusDraft:
         """What has become of the output so far; keywords are fields of `OutputStatus`."""
         self._status.output = self.output.model_copy(update=changes)
 
+    def probing(self, message: str, trouble: Reason | None = None, *, stalled: bool = False) -> None:
+        """Before the first pod: it is found out whether the store takes a result, or something is in the way."""
+        self._not_suspended()
+        self._not_running("Pending", trouble or Reason.PROBING_STORE, message, stalled=stalled)
+
     def running(self, current: tuple[PodView, ...], gangs: tuple[GangView, ...]) -> None:
         """Pods of the current attempt exist or are being created; none has failed."""
         count = self._observed.job.spec.nodes.count
-        suspended = find(self._before.conditions, ConditionType.SUSPENDED)
-        if suspended is not None and suspended.status == "True":
-            self._conditions.set(ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED)
+        self._not_suspended()
         up = sum(1 for pod in current if pod.running or pod.succeeded)
         self._scheduled(current, gangs)
         if current and self._status.start_time is None:
@@ -180,6 +183,17 @@ class StatusDraft:
         else:
             self._not_running("Pending", refusal.reason, refusal.message, stalled=refusal.stalled)
 
+    def edit_refused(self, refusal: Refusal, current: tuple[PodView, ...]) -> None:
+        """The API server would not make the pods of the edited spec, so those that there are go on."""
+        if len(current) == self._observed.job.spec.nodes.count:
+            self.running(current, self._observed.gangs)
+        message = (
+            f"the spec was edited and the API server refuses its pods: {refusal.message}; those of attempt "
+            f"{self.attempt} run on as they are until the edit is corrected or taken back"
+        )
+        self._conditions.kstatus(ConditionType.STALLED, refusal.reason, message)
+        self._status.reason = str(refusal.reason)
+
     def name_taken(self, what: str) -> None:
         """An object we need exists and is not ours: left by an earlier job of the name, or somebody else's."""
         message = (
@@ -226,6 +240,11 @@ class StatusDraft:
             self._status.nodes = _summed(NodeCounts(desired=count, succeeded=count))
         self._conditions.set(ConditionType.RESTARTING, False, Reason.SUCCEEDED)
 
+    def _not_suspended(self) -> None:
+        suspended = find(self._before.conditions, ConditionType.SUSPENDED)
+        if suspended is not None and suspended.status == "True":
+            self._conditions.set(ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED)
+
     def _all_ready(self, count: int) -> None:
         self.became_running = self._before.phase != "Running"
         message = f"{count} of {count} pods run"
@@ -260,7 +279,7 @@ class StatusDraft:
             # A gang's words count pods and name no resource: say what each of them asks for.
             wish = f"{count} pods{' must be placed together' if gangs else ''}, each asking for "
             wish += children.resources_asked(self._observed.job.spec) or "no resources"
-            if _about_claims(words):
+            if about_claims(words):
                 advice = (
                     f"see: kubectl describe pvc {workspace.claim(self._observed.job)}; its storage class must exist "
                 )
@@ -277,11 +296,6 @@ class StatusDraft:
 
 def _reason(of_scheduled: str) -> Reason:
     return Reason.CLAIM_NOT_BOUND if of_scheduled == Reason.CLAIM_NOT_BOUND else Reason.UNSCHEDULABLE
-
-
-def _about_claims(words: str) -> bool:
-    """The scheduler waits for a volume and not for a node."""
-    return "persistentvolumeclaim" in words.lower()
 
 
 def _summed(nodes: NodeCounts) -> NodeCounts:

@@ -7,11 +7,13 @@ A failure takes its way in four steps, each a module of its own: `detectors` not
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 
 from aifactory.api.conditions import find, shorten
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import LastFailure, Resolved, TrainingJobStatus
+from aifactory.engine import tasks
 from aifactory.engine.plan import Create, Delete, Event, EventType, Plan, Write
 from aifactory.training import children, evidence, nodeloss, prepare, workspace
 from aifactory.training.causes import Failure
@@ -88,6 +90,14 @@ def plan_next_attempt(draft: StatusDraft, cause: Reason, why: str) -> Plan[Train
     return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
 
 
+def plan_edited(
+    observed: Observed, draft: StatusDraft, change: tuple[Reason, str], *, runs_on: bool
+) -> Plan[TrainingJobStatus]:
+    """The spec has moved on: another attempt. Pods that run well are only stopped for some that may be made."""
+    plan = plan_next_attempt(draft, *change)
+    return replace(plan, writes=prepare.next_pods(observed)) if runs_on else plan
+
+
 def plan_stopping(
     observed: Observed, stale: tuple[PodView, ...], draft: StatusDraft, now: datetime
 ) -> Plan[TrainingJobStatus]:
@@ -121,16 +131,16 @@ def plan_suspended(
     observed: Observed, left: tuple[PodView, ...], draft: StatusDraft, now: datetime
 ) -> Plan[TrainingJobStatus]:
     """The user wants no pods: they end, with their grace period to write a checkpoint."""
-    gangs = prepare.remove_gangs(observed, upto=observed.job.status.attempt)
+    others = (*prepare.remove_gangs(observed, upto=observed.job.status.attempt), *tasks.deletions(observed.probes))
     if left:
         stuck = nodeloss.stuck(observed, left, now)
         # Known before the pods are gone: one that is resumed meanwhile has not lost them to somebody else.
         first = not was_suspended(observed.job.status)
         draft.suspending(len(left), stuck)
-        writes = (*deletions((*left, *evidence.leftovers(observed))), *gangs)
+        writes = (*deletions((*left, *evidence.leftovers(observed))), *others)
         return Plan(draft.result(), writes, urgent=first, requeue_after=nodeloss.next_look(left, now))
     draft.suspended()
-    return Plan(draft.result(), (*deletions(evidence.leftovers(observed)), *gangs), urgent=True)
+    return Plan(draft.result(), (*deletions(evidence.leftovers(observed)), *others), urgent=True)
 
 
 def was_suspended(status: TrainingJobStatus) -> bool:

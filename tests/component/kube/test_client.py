@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from aifactory.kube.api import Api
-from aifactory.kube.errors import AlreadyExists, Conflict, Invalid, NotFound
+from aifactory.kube.errors import AlreadyExists, BadRequest, Conflict, Forbidden, Invalid, NotFound
 from aifactory.kube.objects import ObjectList, PartialObject, Pod, decoder
 from aifactory.kube.resources import CONFIGMAPS, PODS, SERVICES, Resource
 
@@ -59,6 +59,23 @@ async def test_a_refused_object_comes_with_the_servers_words(client: Api, namesp
         await client.create(PODS, pod("no-such-namespace", "a"))
     with pytest.raises(NotFound):
         await client.list(Resource("no.such.group", "v1", "things", "Thing"))
+
+
+async def test_a_dry_run_is_checked_as_a_creation_and_keeps_nothing(client: Api, namespace: str) -> None:
+    assert decode_pod(await client.create(PODS, pod(namespace, "a"), dry_run=True)).metadata.name == "a"
+    with pytest.raises(NotFound):
+        await client.get(PODS, namespace, "a")
+    await client.create(PODS, pod(namespace, "a"))
+    wrong = pod(namespace, "a")
+    wrong["spec"]["containers"][0]["imagePullPolcy"] = "Always"
+    with pytest.raises(BadRequest, match="imagePullPolcy"):
+        await client.create(PODS, wrong, dry_run=True)
+    urgent = pod(namespace, "a")
+    urgent["spec"]["priorityClassName"] = "urgent"
+    with pytest.raises(Forbidden, match="no PriorityClass with name urgent"):
+        await client.create(PODS, urgent, dry_run=True)
+    with pytest.raises(AlreadyExists):  # asked last, when all else is in order
+        await client.create(PODS, pod(namespace, "a"), dry_run=True)
 
 
 async def test_apply_owns_its_fields_and_nobody_elses(client: Api, namespace: str) -> None:

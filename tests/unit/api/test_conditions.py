@@ -47,6 +47,13 @@ def test_a_flip_moves_the_time() -> None:
     assert after.last_transition_time == LATER
 
 
+def test_what_is_set_and_set_back_has_not_flipped() -> None:
+    found = ConditionSet(one(True), 3, LATER)
+    found.set(ConditionType.READY, False, Reason.SERVING, "words")
+    found.set(ConditionType.READY, True, Reason.SERVING, "words")
+    assert found.result() == one(True)
+
+
 @given(st.lists(st.sampled_from([True, False, None]), min_size=1))
 def test_the_time_is_that_of_the_last_flip(statuses: list[bool | None]) -> None:
     found: tuple[Condition, ...] = ()

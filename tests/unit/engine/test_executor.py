@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from aifactory.engine.executor import MAX_PER_PLAN, STATUS_PATIENCE, Executor, Outcome
-from aifactory.engine.plan import Apply, Create, Delete, Patch, Subject
+from aifactory.engine.plan import Apply, Create, Delete, DryRun, Patch, Subject
 from aifactory.kube.errors import (
     AlreadyExists,
+    BadRequest,
     Conflict,
     Forbidden,
     Invalid,
@@ -502,5 +503,48 @@ def test_what_was_cancelled_from_inside_was_not_done() -> None:
             (), None
         )
         assert yard.names == ["a", "b", "c"]
+
+    run(main)
+
+
+# --- Dry runs ---
+
+
+def test_a_dry_run_makes_nothing_and_tells_what_a_creation_would() -> None:
+    async def main() -> None:
+        yard = Yard()
+        dry = DryRun(body("p", OWNER))
+        assert await yard.executor.run("ns", [dry]) == Outcome((), None)
+        assert (yard.names, yard.api.objects[PODS], yard.changes) == ([], {}, [])
+        yard.api.failures["dry run"] = [Forbidden(403, "Forbidden", "no such service account")]
+        (refused,) = (await yard.executor.run("ns", [dry])).refused
+        assert (refused.write, refused.message) == (dry, "Pod p: no such service account")
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        AlreadyExists(409, "AlreadyExists", "p exists"),
+        BadRequest(400, "BadRequest", 'admission webhook "mesh" does not support dry run'),
+        ServerError(503, "ServiceUnavailable", "etcd has no leader"),
+    ],
+)
+def test_what_a_dry_run_can_not_find_out_holds_nothing_up(answer: KubeError) -> None:
+    async def main() -> None:
+        yard = Yard()
+        yard.api.failures["dry run"] = [answer]
+        assert await yard.executor.run("ns", [DryRun(body("p", OWNER))]) == Outcome((), None)
+
+    run(main)
+
+
+def test_a_dry_run_of_what_makes_no_sense_is_refused() -> None:
+    async def main() -> None:
+        yard = Yard()
+        yard.api.failures["dry run"] = [BadRequest(400, "BadRequest", 'unknown field "imagePullPolcy"')]
+        outcome = await yard.executor.run("ns", [DryRun(body("p", OWNER))])
+        assert [error.message for error in outcome.refused] == ['Pod p: unknown field "imagePullPolcy"']
 
     run(main)

@@ -51,6 +51,12 @@ def test_a_pod_is_made_for_the_try_that_counts_and_earlier_ones_go() -> None:
         ({}, None, False, "pod copy-0 copies"),
         ({"unschedulable": "0/3 nodes"}, Reason.UNSCHEDULABLE, False, "pod copy-0 has no node: 0/3 nodes"),
         (
+            {"unschedulable": 'persistentvolumeclaim "m" not found'},
+            Reason.CLAIM_NOT_BOUND,
+            False,
+            'pod copy-0 has no node: persistentvolumeclaim "m" not found',
+        ),
+        (
             {"waiting_reason": "ImagePullBackOff", "waiting_message": "no such image"},
             Reason.IMAGE_PULL_FAILED,
             True,
@@ -109,15 +115,22 @@ def test_a_try_without_the_answer_is_followed_by_another(
     step = plan(ended)
     assert (step.number, step.reason, step.stalled, step.tried) == (0, reason, stalled, True)
     assert message in step.message
-    assert step.message.endswith("it is tried again at 2026-01-01T12:00:10Z")
-    assert (step.next_time, step.requeue_after, step.urgent) == (NOW + timedelta(seconds=10), 10.0, True)
-    due = plan(ended, next_time=step.next_time, now=NOW + timedelta(seconds=10))
+    wait = 30 if reason is Reason.STORE_FULL else 10
+    assert step.message.endswith(f"it is tried again at 2026-01-01T12:00:{wait}Z")
+    assert (step.next_time, step.requeue_after, step.urgent) == (NOW + timedelta(seconds=wait), wait, True)
+    due = plan(ended, next_time=step.next_time, now=NOW + timedelta(seconds=wait))
     assert (due.number, due.next_time, due.requeue_after, due.failed) == (1, None, 0, False)
 
 
 def test_waits_grow_and_stay_bounded() -> None:
     waits = [plan(pod(number, 1), number=number).requeue_after for number in range(8)]
     assert waits == [10, 20, 40, 80, 160, 300, 300, 300]
+
+
+def test_what_a_person_mends_goes_on_within_a_minute_and_is_not_tried_at_a_fast_pace() -> None:
+    full = {"reason": "StoreFull", "message": "no space"}
+    waits = [plan(pod(number, 1, full), number=number).requeue_after for number in range(20)]
+    assert waits == [30, *[45] * 19]
 
 
 def test_a_wait_that_was_told_is_kept() -> None:

@@ -86,6 +86,13 @@ CALLS: list[tuple[Call, str, dict[str, str], str | None, Any]] = [
         POD,
     ),
     (
+        lambda c: c.create(PODS, POD, dry_run=True),
+        "POST /api/v1/namespaces/ns/pods",
+        {"fieldValidation": "Strict", "dryRun": "All"},
+        "application/json",
+        POD,
+    ),
+    (
         lambda c: c.create(NAMESPACES, {"metadata": {"name": "team"}}),
         "POST /api/v1/namespaces",
         {"fieldValidation": "Strict"},

@@ -43,9 +43,9 @@ class Link:
         await self._travel("answer")
         return answer
 
-    async def create(self, resource: Resource, body: Mapping[str, Any]) -> bytes:
+    async def create(self, resource: Resource, body: Mapping[str, Any], *, dry_run: bool = False) -> bytes:
         await self._travel("request")
-        answer = await self._api.create(resource, body)
+        answer = await self._api.create(resource, body, dry_run=dry_run)
         await self._travel("answer")
         return answer
 

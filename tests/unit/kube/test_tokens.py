@@ -31,7 +31,7 @@ class Server:
         self._answer = answer
         self.asked: list[tuple[Resource, Mapping[str, Any]]] = []
 
-    async def create(self, resource: Resource, body: Mapping[str, Any]) -> bytes:
+    async def create(self, resource: Resource, body: Mapping[str, Any], *, dry_run: bool = False) -> bytes:
         self.asked.append((resource, body))
         if isinstance(self._answer, Exception):
             raise self._answer

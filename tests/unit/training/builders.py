@@ -112,6 +112,7 @@ class World:
     gangs_served: bool = False
     now: datetime = NOW
     pods: dict[str, PodView] = field(default_factory=dict)
+    probes: dict[str, TaskPod] = field(default_factory=dict)
     publishers: dict[str, TaskPod] = field(default_factory=dict)
     gangs: dict[str, GangView] = field(default_factory=dict)
     versions: dict[str, VersionView] = field(default_factory=dict)
@@ -135,6 +136,7 @@ class World:
             job=self.job,
             settings=self.settings,
             pods=tuple(sorted(self.pods.values(), key=lambda view: (view.attempt, view.index))),
+            probes=tuple(self.probes.values()),
             publishers=tuple(self.publishers.values()),
             gangs=tuple(self.gangs.values()),
             lost_nodes=self.lost_nodes,
@@ -163,7 +165,7 @@ class World:
             if gone.kind == "Pod" and gone.name in self.pods:
                 self.pods[gone.name] = replace(self.pods[gone.name], terminating=True)
             elif gone.kind == "Pod":
-                del self.publishers[gone.name]
+                del (self.probes if gone.name in self.probes else self.publishers)[gone.name]
             elif gone.kind == "PodGroup":
                 self.gangs.pop(gone.name, None)
             else:
@@ -216,10 +218,16 @@ class World:
         self.change(name, phase=phase, running=False, exit_code=code, finished_at=self.now, **changes)
 
     def end_publisher(self, answer: Any, exit_code: int = 0, **changes: Any) -> None:
-        (name,) = self.publishers
+        self._end_task(self.publishers, answer, exit_code, **changes)
+
+    def end_probe(self, answer: Any, exit_code: int = 0, **changes: Any) -> None:
+        self._end_task(self.probes, answer, exit_code, **changes)
+
+    def _end_task(self, tasks: dict[str, TaskPod], answer: Any, exit_code: int, **changes: Any) -> None:
+        (name,) = tasks
         message_ = answer if isinstance(answer, str) else json.dumps(answer)
-        ended = {"ended": True, "exit_code": exit_code, "message": message_, **changes}
-        self.publishers[name] = replace(self.publishers[name], **ended)
+        ended = {"ended": True, "exit_code": exit_code, "message": message_, "finished_at": self.now, **changes}
+        tasks[name] = replace(tasks[name], **ended)
 
     def bury(self) -> None:
         """Terminating pods are gone."""
@@ -228,8 +236,9 @@ class World:
     def _create(self, body: dict[str, Any]) -> None:
         meta, kind = body["metadata"], body["kind"]
         name, labels, uid = meta["name"], meta["labels"], f"uid-{next(iter(self._uids))}"
-        if kind == "Pod" and labels["aifactory.dev/role"] == "publish":
-            self.publishers[name] = TaskPod(name, uid, int(name.rpartition("-")[2]))
+        if kind == "Pod" and labels["aifactory.dev/role"] in ("probe", "publish"):
+            tasks = self.probes if labels["aifactory.dev/role"] == "probe" else self.publishers
+            tasks[name] = TaskPod(name, uid, int(name.rpartition("-")[2]))
         elif kind == "Pod":
             attempt, index = int(labels["aifactory.dev/attempt"]), int(labels["aifactory.dev/node-index"])
             # Until all pods of an attempt have been seen, one that is missing can not be told from one not yet made.

@@ -69,6 +69,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "own-settings": [
         children.claim(FULL),
         children.pod(FULL, 1, 0, SETTINGS, gang=False),
+        children.probe(FULL, 1, SETTINGS),
         children.publisher(FULL, 1, SETTINGS),
         children.model_version(FULL, 7, {**PUBLISHED, "metrics": {"loss": 1.25, "bits": 2}}, "own@sha256:abc"),
     ],

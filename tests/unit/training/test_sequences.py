@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 
 from aifactory.api.reasons import ConditionType
 from aifactory.api.trainingjob import TrainingJobStatus
+from aifactory.engine.plan import DryRun, Plan, WriteError
+from aifactory.kube.errors import ApiError, BadRequest, Forbidden
+from aifactory.training.domain import Training
 from aifactory.training.state import VersionView
-from tests.unit.plans import created, removed
+from tests.unit.plans import created, removed, tried
 from tests.unit.training.builders import (
     NOW,
     OUTPUT,
@@ -22,6 +25,7 @@ from tests.unit.training.builders import (
     UID,
     World,
     conditions,
+    decide,
     job,
     message,
     report,
@@ -49,7 +53,7 @@ def test_from_nothing_to_a_model_version() -> None:
     world.settle()
     assert set(world.pods) == {"train-0-0", "train-1-0"}
     assert set(world.gangs) == {"train-0"}
-    assert world.others == {"PersistentVolumeClaim train-workspace"}
+    assert world.others == {"PersistentVolumeClaim train-workspace", "PersistentVolumeClaim aifactory-models"}
     assert world.service is not None
 
     world.run_pods()
@@ -385,13 +389,89 @@ def test_resize(count: int, names: set[str]) -> None:
     assert world.status.restarts.total == 0
 
 
+OTHER = {"spec": {"containers": [{"name": "trainer", "image": "trainer:2"}]}}
+
+
+def test_pods_that_run_are_stopped_only_for_some_that_may_be_made() -> None:
+    world = started(nodes=2, output=OUTPUT)
+    world.edit(template=OTHER, nodes={"count": 3})
+    decision = world.step()
+    assert tried(decision) == ["Pod train-0-1", "Pod train-publish-0"], "of each kind of pod one is asked for"
+    (pod, publisher_) = (write.body for write in decision.writes if isinstance(write, DryRun))
+    assert pod["spec"]["containers"][0]["image"] == "trainer:2"
+    assert publisher_["metadata"]["labels"]["aifactory.dev/role"] == "publish"
+    assert decision.status.attempt == 1, "written only if the API server agrees"
+
+
+@pytest.mark.parametrize("how", ["failed", "deleted"])
+def test_what_does_not_run_well_is_not_kept_for_an_edit_that_may_be_refused(how: str) -> None:
+    world = started(nodes=2)
+    if how == "failed":
+        world.end("train-1-0", 1)
+    else:
+        del world.pods["train-1-0"]
+    world.edit(template=OTHER)
+    decision = world.step()
+    assert (tried(decision), decision.status.attempt) == ([], 1)
+
+
+REFUSED = BadRequest(400, "BadRequest", 'unknown field "spec.x"')
+FULL = Forbidden(403, "Forbidden", 'pods "train-0-1" is forbidden: exceeded quota: team')
+
+
+def refuse(world: World, error: ApiError) -> Plan[TrainingJobStatus]:
+    """The API server answers to what the job's next plan asks."""
+    observed = world.observed()
+    errors = [WriteError(write, error) for write in decide(observed, world.now).writes if isinstance(write, DryRun)]
+    return Training(world.settings).refused(observed, errors, world.now)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_an_edit_that_is_refused_is_told_and_nothing_is_stopped(count: int) -> None:
+    world = started(nodes=2)
+    world.edit(template=OTHER, nodes={"count": count})
+    status = refuse(world, REFUSED).status
+    assert (status.attempt, status.phase, status.reason) == (0, "Running", "PodRejected")
+    assert conditions(status)["Running"][0] == "True"
+    assert conditions(status)["Stalled"] == ("True", "PodRejected")
+    assert message(status) == (
+        'the spec was edited and the API server refuses its pods: Pod train-0-1: unknown field "spec.x"; those of '
+        "attempt 0 run on as they are until the edit is corrected or taken back"
+    )
+
+
+def test_pods_that_come_up_beside_a_refused_edit_are_told_of() -> None:
+    world = World(job(nodes=2))
+    world.settle()
+    world.edit(template=OTHER)
+    assert refuse(world, REFUSED).status.phase == "Starting"
+    world.run_pods()
+    status = refuse(world, REFUSED).status
+    assert (status.phase, conditions(status)["Running"][0]) == ("Running", "True")
+    assert conditions(status)["Stalled"] == ("True", "PodRejected")
+
+
+def test_a_quota_that_the_job_itself_fills_keeps_no_edit_back() -> None:
+    world = started(nodes=2)
+    world.edit(template=OTHER)
+    plan = refuse(world, FULL)
+    assert (plan.status.attempt, plan.writes, plan.urgent) == (1, (), True)
+
+
+def test_a_publisher_that_may_not_be_made_is_told_before_anything_trains() -> None:
+    status = refuse(World(job(output=OUTPUT)), REFUSED).status
+    assert (status.phase, status.reason) == ("Pending", "PodRejected")
+    assert message(status) == 'Pod train-publish-0: unknown field "spec.x"'
+    assert status.output is None, "it is asked again"
+
+
 def test_a_template_change_during_a_backoff_costs_no_attempt() -> None:
     world = started()
     world.end("train-0-0", 1)
     world.settle()
     world.bury()
     world.settle()
-    world.edit(template={"spec": {"containers": [{"name": "trainer", "image": "trainer:2"}]}})
+    world.edit(template=OTHER)
     world.settle()
     assert world.status.reason == "BackOff"
     world.wait(10)
@@ -402,7 +482,7 @@ def test_a_template_change_during_a_backoff_costs_no_attempt() -> None:
 def test_a_change_and_back_again_restarts_twice_at_most() -> None:
     world = started()
     first = world.job.spec.template.dump()
-    world.edit(template={"spec": {"containers": [{"name": "trainer", "image": "trainer:2"}]}})
+    world.edit(template=OTHER)
     world.step()
     world.edit(template=first)
     world.settle()
@@ -481,12 +561,12 @@ def test_a_store_that_does_not_take_the_model_is_waited_for(reason: str) -> None
         again = world.log[-1].requeue_after
         assert again is not None
         waits.append(again)
-        world.wait(again / 2)
+        world.wait(again - 10)
         world.settle()
-        assert world.log[-1].requeue_after == again / 2, "asking again does not prolong the wait"
-        world.wait(again / 2)
+        assert world.log[-1].requeue_after == 10, "asking again does not prolong the wait"
+        world.wait(10)
         world.settle()
-    assert waits == [10, 20, 40, 80, 160, *[300] * 7]
+    assert waits == [30, *[45] * 11], "no fast pace, and within a minute of being mended it goes on"
     world.end_publisher(PUBLISHED)
     world.settle()
     assert world.status.phase == "Succeeded"
