@@ -24,6 +24,7 @@ _HASH_LENGTH = 10
 _TOKEN_LIFETIME_SECONDS = 3600
 _PUBLISH_MOUNT = "/workspace"
 _MAX_METRICS = 64
+_SHM: Final[Json] = {"name": "aifactory-shm", "mountPath": "/dev/shm"}
 
 
 def resolve_processes(spec: TrainingJobSpec) -> int:
@@ -296,15 +297,20 @@ def _wired(job: TrainingJob, container: Json, index: int, attempt: int, settings
         **{name: value for name, value in optional.items() if name not in written},
     }
     ours = [{"name": name, "value": value} for name, value in env.items()]
+    # Written with a slash at its end it is the same place.
+    theirs = [
+        {**mount, "mountPath": mount["mountPath"].rstrip("/") or "/"} for mount in container.get("volumeMounts", ())
+    ]
     mounts: list[Json] = [
         workspace.mount(job),
-        {"name": "aifactory-shm", "mountPath": "/dev/shm"},
         {"name": "aifactory-token", "mountPath": names.PROGRESS_TOKEN_MOUNT, "readOnly": True},
     ]
+    if not any(mount["mountPath"] == _SHM["mountPath"] for mount in theirs):
+        mounts.insert(1, _SHM)
     return {
         **container,
         "env": [*ours, *container.get("env", ())],
-        "volumeMounts": merge_named(container.get("volumeMounts", ()), mounts, key="mountPath"),
+        "volumeMounts": merge_named(theirs, mounts, key="mountPath"),
         "terminationMessagePolicy": container.get("terminationMessagePolicy", "FallbackToLogsOnError"),
     }
 
