@@ -24,6 +24,10 @@ _HASH_LENGTH = 10
 _TOKEN_LIFETIME_SECONDS = 3600
 _PUBLISH_MOUNT = "/workspace"
 _MAX_METRICS = 64
+_UNDISTURBED: Final = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+"""To autoscalers: a node that has too little to do may not be removed, all pods of the job would lose their steps since
+the last checkpoint. Sources: https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md,
+https://karpenter.sh/docs/concepts/disruption/"""
 _SHM: Final[Json] = {"name": "aifactory-shm", "mountPath": "/dev/shm"}
 
 
@@ -175,8 +179,7 @@ def pod(job: TrainingJob, index: int, attempt: int, settings: Settings, *, gang:
         **{key: value for key, value in theirs.items() if not key.startswith(names.RESERVED_LABEL_PREFIX)},
         **metadata["labels"],
     }
-    if meta is not None and meta.annotations:
-        metadata["annotations"] = dict(meta.annotations)
+    metadata["annotations"] = {**_UNDISTURBED, **((meta.annotations if meta is not None else None) or {})}
 
     spec["containers"] = [
         _wired(job, container, index, attempt, settings) if container["name"] == names.CONTAINER_TRAINER else container

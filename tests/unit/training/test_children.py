@@ -219,6 +219,18 @@ def test_a_template_can_not_override_our_labels(label: str) -> None:
     assert labels["team"] == "a"
 
 
+def test_autoscalers_leave_a_node_that_trains_alone_unless_the_template_says_otherwise() -> None:
+    usual = children.pod(job(), 0, 0, SETTINGS, gang=False)["metadata"]["annotations"]
+    safe, undisturbed = "cluster-autoscaler.kubernetes.io/safe-to-evict", "karpenter.sh/do-not-disrupt"
+    assert usual == {safe: "false", undisturbed: "true"}
+    template = {
+        "metadata": {"annotations": {safe: "true", "note": "keep"}},
+        "spec": {"containers": [{"name": "trainer"}]},
+    }
+    asked = children.pod(job(template=template), 0, 0, SETTINGS, gang=False)["metadata"]["annotations"]
+    assert asked == {safe: "true", undisturbed: "true", "note": "keep"}
+
+
 def test_labels_and_annotations_of_the_job_are_not_copied() -> None:
     owner = job()
     owner = owner.model_copy(
@@ -226,7 +238,7 @@ def test_labels_and_annotations_of_the_job_are_not_copied() -> None:
     )
     for body in (children.pod(owner, 0, 0, SETTINGS, gang=False), children.service(owner), children.claim(owner)):
         assert "argocd" not in body["metadata"]["labels"]
-        assert not body["metadata"].get("annotations")
+        assert "a" not in body["metadata"].get("annotations", {})
 
 
 def env(body: dict[str, Any]) -> dict[str, str]:
