@@ -13,7 +13,7 @@ import yaml
 
 from tests.cluster import objects
 from tests.component.test_crds import VERSION
-from tests.support.kubectl import ROOT, Kubectl, binary, command
+from tests.support.kubectl import ROOT, Json, Kubectl, binary, command
 
 DOCS = ROOT / "docs"
 
@@ -64,23 +64,43 @@ def test_what_was_backed_up_is_restored(ns: Kubectl, tmp_path: Path) -> None:
     assert restored["annotations"]["aifactory.dev/highest-version"] == "3"
 
 
-def test_the_values_of_an_installation(tmp_path: Path) -> None:
+def rendered(values: str, folder: Path) -> dict[tuple[str, str], Json]:
+    """What the chart makes of values."""
+    (folder / "values.yaml").write_text(values)
+    chart, given = str(ROOT / "charts/aifactory"), f"--values={folder / 'values.yaml'}"
+    text = command([binary("helm"), "template", "aifactory", chart, "--namespace=aifactory-system", given])
+    return {(found["kind"], found["metadata"]["name"]): found for found in yaml.safe_load_all(text) if found}
+
+
+def test_the_values_of_an_installation(ns: Kubectl, tmp_path: Path) -> None:
     (values,) = blocks("install", "yaml")
-    (tmp_path / "values.yaml").write_text(values)
-    chart, given = str(ROOT / "charts/aifactory"), str(tmp_path / "values.yaml")
-    text = command(
-        [binary("helm"), "template", "aifactory", chart, "--namespace=aifactory-system", f"--values={given}"]
-    )
-    made = {(found["kind"], found["metadata"]["name"]): found for found in yaml.safe_load_all(text) if found}
-    deployment = made["Deployment", "aifactory-operator"]
-    assert deployment["spec"]["replicas"] == 2
-    (rule,) = deployment["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"][
-        "requiredDuringSchedulingIgnoredDuringExecution"
-    ]
-    wanted = rule["labelSelector"]["matchLabels"].items()
-    assert wanted <= deployment["spec"]["template"]["metadata"]["labels"].items()
-    arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
-    assert "--server-image=registry.example.com/aifactory/server:0.1.0" in arguments
+    made = rendered(values, tmp_path)
+    deployment = made["Deployment", "aifactory-operator"]["spec"]
+    assert deployment["replicas"] == 2
+    pod = deployment["template"]
+    (rule,) = pod["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert rule["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert "--server-image=registry.example.com/aifactory/server:0.1.0" in pod["spec"]["containers"][0]["args"]
+    budget = made["PodDisruptionBudget", "aifactory-operator"]
+    assert budget["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    budget["metadata"]["namespace"] = ns.namespace
+    ns.run("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(budget))
+
+
+def test_what_a_platform_says_of_the_operators_own_pod(tmp_path: Path) -> None:
+    values = {
+        "priorityClassName": "system-cluster-critical",
+        "podLabels": {"team": "platform"},
+        "podAnnotations": {"sidecar.istio.io/inject": "false"},
+        "serviceAccountAnnotations": {"a": "b"},
+    }
+    made = rendered(yaml.safe_dump(values), tmp_path)
+    pod = made["Deployment", "aifactory-operator"]["spec"]["template"]
+    assert pod["spec"]["priorityClassName"] == "system-cluster-critical"
+    assert pod["metadata"]["labels"]["team"] == "platform"
+    assert pod["metadata"]["annotations"].keys() == {"sidecar.istio.io/inject", "checksum/settings"}
+    assert made["ServiceAccount", "aifactory-operator"]["metadata"]["annotations"] == {"a": "b"}
+    assert ("PodDisruptionBudget", "aifactory-operator") not in made
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
