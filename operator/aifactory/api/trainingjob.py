@@ -328,6 +328,8 @@ class Progress(Model):
     percent: int | None = None
     summary: str = ""
     eta_seconds: int | None = None
+    eta: str = ""
+    """The same for people, as ages are written: 3h20m."""
     tokens_per_second: str | None = None
     loss: str | None = None
     metrics: tuple[Metric, ...] = ()
