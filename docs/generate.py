@@ -49,17 +49,20 @@ def rbac_rules() -> str:
 
 
 def reasons_page() -> str:
-    """A table of every condition reason."""
-    lines = [
-        "# Condition reasons",
-        "",
-        "Every reason that appears in `status.conditions`, from `operator/aifactory/api/reasons.py`.",
-        "",
-        "| reason | what it means |",
-        "|---|---|",
-    ]
-    lines += [f"| `{reason}` | {reason.sentence} |" for reason in sorted(Reason, key=str)]
-    return "\n".join(lines) + "\n"
+    """A table of every condition reason and one of every phase, with what a person does about it."""
+    advice = yaml.safe_load((ROOT / "docs/advice.yaml").read_text())
+    silent = {str(reason) for reason in Reason} ^ set(advice["reasons"])
+    if silent:
+        raise SystemExit(
+            f"docs/advice.yaml must have what is in api/reasons.py and no more: {', '.join(sorted(silent))}"
+        )
+    lines = ["# Condition reasons, and what to do about them", "", advice["head"]]
+    lines += ["## Reasons", "", "| reason | what it means | what to do |", "|---|---|---|"]
+    lines += [f"| `{reason}` | {reason.sentence} | {advice['reasons'][reason]} |" for reason in sorted(Reason, key=str)]
+    for kind, phases in advice["phases"].items():
+        lines += ["", f"## Phases of {kind}s", "", "| phase | what it means |", "|---|---|"]
+        lines += [f"| `{phase}` | {words} |" for phase, words in phases.items()]
+    return "\n".join([*lines, "", advice["tail"]])
 
 
 def values_page() -> str:

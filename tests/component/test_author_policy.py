@@ -66,6 +66,7 @@ def _create(ns: Kubectl, user: str, body: str, *flags: str) -> str:
         ({"volumes": [{"name": "etc", "hostPath": {"path": "/etc"}}]}, "hostPath"),
         ({"nodeName": "control-plane"}, "nodeName"),
         ({"priorityClassName": "system-node-critical"}, "priorityClassName"),
+        ({"initContainers": [{"name": "i", "securityContext": {"privileged": True}}]}, "privileged"),
     ],
 )
 def test_a_template_is_not_a_way_up(ns: Kubectl, author: str, asks: dict[str, Any], word: str) -> None:
@@ -73,7 +74,8 @@ def test_a_template_is_not_a_way_up(ns: Kubectl, author: str, asks: dict[str, An
     pool["spec"]["template"] = {"spec": {"containers": [{"name": "triton"}], **asks}}
     for body in (template(asks), pool):
         assert word in _create(ns, author, json.dumps(body))
-    harmless = {"serviceAccountName": "default", "hostNetwork": False, "priorityClassName": ""}
+    harmless: Json = {"serviceAccountName": "default", "hostNetwork": False, "priorityClassName": ""}
+    harmless["initContainers"] = [{"name": "i", "securityContext": {"privileged": False}}]
     assert _create(ns, author, json.dumps(template(harmless, "plain"))) == ""
     patch = json.dumps({"spec": {"template": {"spec": asks}}})
     changed = ns.run("patch", "tjob", "plain", "--type=merge", "-p", patch, f"--as={author}", check=False)
@@ -111,3 +113,8 @@ def test_kubernetes_own_roles_hold_our_kinds(ns: Kubectl, role: str, may: list[s
             lambda seen: seen == [True] * len(may) + [False] * len(may_not),
             seconds=60,
         )
+    for kind in ("trainingjobs", "inferencepools"):
+        asked = ns.run(
+            "auth", "can-i", "patch", f"{kind}.aifactory.dev", "--subresource=scale", f"--as={user}", check=False
+        )
+        assert asked.out.strip() == ("yes" if role == "edit" else "no"), "kubectl scale"

@@ -28,7 +28,10 @@ def changed(base: Json, path: str, value: Any) -> Json:
     node: Any = result
     for part in parents:
         node = node[int(part)] if part.isdecimal() else node.setdefault(part, {})
-    node[last] = value
+    if isinstance(node, list):
+        node.append(value)
+    else:
+        node[last] = value
     return result
 
 
@@ -40,6 +43,21 @@ REFUSED = [
     pytest.param(changed(JOB, "spec.nodes.count", 0), "nodes.count must be at least 1", id="no nodes"),
     pytest.param(
         changed(JOB, f"{TRAINER}.env", [{"name": "PET_NNODES", "value": "3"}]), "are set by the operator", id="reserved"
+    ),
+    pytest.param(
+        changed(JOB, f"{TRAINER}.env", [{"name": "PET_STANDALONE", "value": "1"}]), "trainer's env", id="for itself"
+    ),
+    pytest.param(changed(JOB, "spec.workspace", {"size": "lots"}), "for example 100Gi", id="no size"),
+    pytest.param(changed(JOB, "spec.workspace", {"size": -1}), "for example 100Gi", id="negative size"),
+    pytest.param(
+        changed(JOB, "spec.template.spec.volumes", [{"name": "aifactory-token", "emptyDir": {}}]),
+        "choose another name",
+        id="our volume",
+    ),
+    pytest.param(
+        changed(JOB, "spec.output", {**OUTPUT, "store": "pvc://c", "secretRef": {"name": "s"}}),
+        "for an s3:// store",
+        id="secret for a claim",
     ),
     pytest.param(changed(JOB, f"{TRAINER}.name", "main"), "one container named 'trainer'", id="no trainer"),
     pytest.param(changed(JOB, "spec.procPerNode", "many"), "'auto' or an integer from 1 to 128", id="processes"),
@@ -90,6 +108,16 @@ REFUSED = [
 @pytest.mark.parametrize(("document", "words"), REFUSED)
 def test_a_mistake_is_refused_with_the_way_out(document: Json, words: str, ns: Kubectl) -> None:
     assert words in ns.refuse(document)
+
+
+@pytest.mark.parametrize("size", [1, "1Gi", "1500M", "0.5Ti"])
+def test_sizes_of_a_workspace(size: Any, ns: Kubectl) -> None:
+    ns.apply(changed(JOB, "spec.workspace", {"size": size}))
+
+
+def test_a_side_container_may_have_the_trainers_variables(ns: Kubectl) -> None:
+    side = {"name": "logs", "image": "logs", "env": [{"name": "WORLD_SIZE", "value": "2"}]}
+    ns.apply(changed(JOB, f"{TRAINER.rpartition('.')[0]}.1", side))
 
 
 IMMUTABLE = [

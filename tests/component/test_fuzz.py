@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from aifactory.engine.controller import SLOW_STATUS_DELAY
 from aifactory.kube.api import Api
 from aifactory.kube.auth import SessionProvider, from_kubeconfig
 from aifactory.kube.client import Client
@@ -35,7 +36,8 @@ from tests.support.kubectl import Json, Kubectl
 TOTAL = int(os.environ.get("AIFACTORY_FUZZ") or (10_000 if os.environ.get("AIFACTORY_LONG") == "1" else 300))
 BATCH = 100
 """Objects under way at once."""
-OBSERVED_SECONDS = 30.0
+OBSERVED_SECONDS = SLOW_STATUS_DELAY + 15.0
+"""A status may be held back so long where the API server is slow, and is then still to be written."""
 KINDS = {resource.plural: resource for resource in (TRAININGJOBS, INFERENCEPOOLS, MODELVERSIONS)}
 
 _numbers = itertools.count(1)

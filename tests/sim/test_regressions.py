@@ -374,6 +374,16 @@ def test_a_number_whose_version_was_deleted_is_not_given_again(world: World) -> 
     assert made == "gpt-v2"
 
 
+def test_a_job_and_a_pool_may_have_the_same_name(world: World) -> None:
+    world.cluster.create(TRAININGJOBS, manifests.body("gpt", manifests.job_spec(count=2, model="gpt")), "user")
+    world.cluster.create(INFERENCEPOOLS, manifests.body("gpt", manifests.pool_spec("gpt")), "user")
+    world.advance(20)
+    for pod in live(world):
+        world.nodes.fail(pod, SUCCESS)
+    world.until(lambda: "" if status(world, INFERENCEPOOLS, "gpt").get("phase") == "Serving" else "not yet", 120)
+    assert status(world, TRAININGJOBS, "gpt")["phase"] == "Succeeded"
+
+
 def test_ranks_that_fail_because_a_node_was_lost_are_not_charged_to_the_program(world: World) -> None:
     world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=3)), "user")
     world.advance(20)

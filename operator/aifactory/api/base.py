@@ -28,7 +28,21 @@ Time = Annotated[
 ]
 """A `metav1.Time`."""
 
-Quantity = Annotated[int | str, WithJsonSchema({"x-kubernetes-int-or-string": True, "maxLength": 64})]
+Quantity = Annotated[
+    int | str,
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "maxLength": 64,
+            "x-kubernetes-validations": [
+                rule(
+                    "type(self) == int ? self > 0 : isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",
+                    "write a quantity above 0, for example 100Gi",
+                )
+            ],
+        }
+    ),
+]
 """A Kubernetes quantity such as `10Gi` or `1`."""
 
 ResourceAmount = Annotated[int | float | str, WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})]

@@ -93,7 +93,7 @@ KINDS = (
             Column("Reason", ".status.reason"),
             _AGE,
             Column("Tokens/s", ".status.progress.tokensPerSecond", wide=True),
-            Column("ETA", ".status.progress.etaSeconds", "integer", wide=True),
+            Column("ETA", ".status.progress.eta", wide=True),
             Column("Attempt", ".status.attempt", "integer", wide=True),
             Column("Model", ".status.output.modelVersion", wide=True),
         ),

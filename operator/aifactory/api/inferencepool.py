@@ -36,7 +36,8 @@ class PoolModel(Model):
 
 
 class Drain(Model):
-    """How a serving pod ends: out of the endpoints, wait, then SIGTERM, then at most the timeout."""
+    """How a serving pod ends: out of the endpoints, wait, then SIGTERM, then at most the timeout. Both together are its
+    grace period, unless template.spec.terminationGracePeriodSeconds names another one."""
 
     pre_stop_seconds: Annotated[int, Field(ge=0, le=3600)] | None = None
     """Wait between leaving the endpoints and SIGTERM (default 15)."""

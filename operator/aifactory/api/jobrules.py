@@ -7,12 +7,12 @@ from aifactory.api.rules import rule
 
 RESERVED_ENV_RULE = rule(
     "!has(self.template.spec) || !has(self.template.spec.containers) || "
-    "self.template.spec.containers.all(c, !has(c.env) || c.env.all(e, !(e.name in ["
-    + ", ".join(f"'{name}'" for name in names.RESERVED_ENV)
+    "self.template.spec.containers.all(c, c.name != 'trainer' || !has(c.env) || c.env.all(e, !(e.name in ["
+    + ", ".join(f"'{name}'" for name in (*names.RESERVED_ENV, *names.REFUSED_ENV))
     + "])))",
-    "template: the environment variables AIFACTORY_* (those the operator sets), PET_*, MASTER_ADDR, MASTER_PORT, "
-    "WORLD_SIZE, NODE_RANK and TORCHELASTIC_ERROR_FILE are set by the operator: remove them from env; use nodes, "
-    "procPerNode and launcher instead",
+    "template: the environment variables AIFACTORY_* (those the operator sets), PET_* (but PET_RDZV_CONF and "
+    "PET_SHUTDOWN_TIMEOUT), MASTER_ADDR, MASTER_PORT, WORLD_SIZE, NODE_RANK and TORCHELASTIC_ERROR_FILE are set by the "
+    "operator: remove them from the trainer's env; use nodes, procPerNode and launcher instead",
 )
 
 TEMPLATE_RULES = [

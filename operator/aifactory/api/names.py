@@ -84,6 +84,8 @@ RESERVED_ENV: Final = (
     "WORLD_SIZE",
 )
 """Environment variables of the `trainer` container that we set; a template that sets one is rejected."""
+REFUSED_ENV: Final = ("PET_STANDALONE",)
+"""What nobody may set either: each pod would train for itself, and all into one workspace."""
 
 
 def image(name: str) -> str:

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
 from aifactory.api.base import FreeForm, Model, ResourceAmount
+from aifactory.api.rules import rule
 
 PRESERVE: JsonDict = {"x-kubernetes-preserve-unknown-fields": True}
 
@@ -51,7 +52,18 @@ class ContainerPort(Model):
 class Volume(Model):
     """A volume of the pod, of any of Kubernetes' types."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra=PRESERVE)
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra=PRESERVE
+        | {
+            "x-kubernetes-validations": [
+                rule(
+                    "!self.name.startsWith('aifactory-')",
+                    "names of volumes that begin with aifactory- are the operator's: choose another name",
+                )
+            ]
+        },
+    )
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
     """Name for volumeMounts. Names that begin with aifactory- are ours."""

@@ -122,8 +122,8 @@ class Output(Model):
         json_schema_extra={
             "x-kubernetes-validations": [
                 rule(
-                    "!has(self.secretRef) || has(self.store)",
-                    "output.secretRef is for an s3:// store: set output.store or drop secretRef",
+                    "!has(self.secretRef) || (has(self.store) && self.store.startsWith('s3://'))",
+                    "output.secretRef is for an s3:// store: set output.store to one or drop secretRef",
                 )
             ]
         }
@@ -328,6 +328,8 @@ class Progress(Model):
     percent: int | None = None
     summary: str = ""
     eta_seconds: int | None = None
+    eta: str = ""
+    """The same for people, as ages are written: 3h20m."""
     tokens_per_second: str | None = None
     loss: str | None = None
     metrics: tuple[Metric, ...] = ()

@@ -187,7 +187,10 @@ class Executor:
         except AlreadyExists as taken:
             raw = await self._existing(resource, namespace, write, taken)
             metadata = _decode_identity(raw).metadata
-            if write.shared or metadata.labels.items() >= write.body["metadata"].get("labels", {}).items():
+            if write.shared:
+                # Whoever made it need not have given it our labels, by which the watch would show it.
+                self._take(resource, raw, unwatched=True)
+            elif metadata.labels.items() >= write.body["metadata"].get("labels", {}).items():
                 # Without our labels no watch would show what becomes of it.
                 self._take(resource, raw)
             if self._stores[resource].get(metadata.namespace, metadata.name) is None:
@@ -254,9 +257,13 @@ class Executor:
 
         return shallow(await repeat(verb, attempt, self._rng))
 
-    def _take(self, resource: Resource, raw: bytes, *, origin: str = "") -> None:
+    def _take(self, resource: Resource, raw: bytes, *, origin: str = "", unwatched: bool = False) -> None:
+        store = self._stores[resource]
         try:
-            self._stores[resource].put_response(raw, origin=origin)
+            if unwatched:
+                store.put_unwatched(raw)
+            else:
+                store.put_response(raw, origin=origin)
         except Exception:
             # The write was done; the watch will bring the object, or report that it can not be understood.
             logger.exception("the answer to a write of %s could not be read", resource)

@@ -26,6 +26,8 @@ def restricted_pod(spec: Mapping[str, Any], uid: int) -> Json:
     context.setdefault("runAsUser", uid)
     context.setdefault("runAsGroup", uid)
     context.setdefault("fsGroup", uid)
+    # Else the kubelet goes through every file of a volume at each start.
+    context.setdefault("fsGroupChangePolicy", "OnRootMismatch")
     context.setdefault("seccompProfile", {"type": "RuntimeDefault"})
     for container in (*result.get("containers", ()), *result.get("initContainers", ())):
         own = container.setdefault("securityContext", {})

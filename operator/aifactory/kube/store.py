@@ -158,6 +158,14 @@ class Store(Generic[T]):
         assert self._decode is not None, "a store that takes in responses needs a decoder"
         return self.apply_response(self._decode(raw), origin=origin)
 
+    def put_unwatched(self, raw: bytes) -> bool:
+        """Take in an object that was read and that no watch need show, however old it is; the next list drops it again.
+
+        What is known to be deleted, or known in a newer version, stays so.
+        """
+        assert self._decode is not None, "a store that takes in responses needs a decoder"
+        return self.put(self._decode(raw))
+
     def apply_response(self, obj: T, *, origin: str = "") -> bool:
         """As `put_response`, for an object that is already decoded."""
         metadata = obj.metadata

@@ -24,6 +24,7 @@ from typing import Final
 
 import aiohttp
 import msgspec
+from aiohttp import hdrs
 
 from aifactory.api import names
 from aifactory.api.inferencepool import Throughput
@@ -157,10 +158,9 @@ class ServingProbe:
 
     async def run(self) -> None:
         """Ask for ever; ends when cancelled."""
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
         # A connection that is kept for each of ten thousand pods would be a file descriptor each.
         connector = aiohttp.TCPConnector(limit=CONCURRENCY, force_close=True)
-        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+        async with pod_session(connector) as session:
             while True:
                 started = self._monotonic()
                 try:
@@ -360,6 +360,16 @@ def read_load_error(body: bytes) -> str:
     """Why models can not be loaded, from the agent's status; empty when they can. Raises MsgspecError."""
     failed = (model for model in _decode_status(body).models if model.state == "Failed")
     return "; ".join(f"{model.reason or 'Failed'}: {model.message}" for model in failed)[:MAX_WORDS]
+
+
+def pod_session(connector: aiohttp.BaseConnector | None = None) -> aiohttp.ClientSession:
+    """How pods are asked. What they send is not decompressed: a few bytes could become millions before they count."""
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+        auto_decompress=False,
+        headers={hdrs.ACCEPT_ENCODING: "identity"},
+    )
 
 
 async def fetch(session: aiohttp.ClientSession, url: str) -> bytes:

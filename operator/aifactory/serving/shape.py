@@ -126,7 +126,9 @@ def _pod_template(pool: InferencePool, version: VersionView, settings: Settings,
     # An empty list in the template means: wherever there is room.
     spec.setdefault("topologySpreadConstraints", disruption.spread(pool, revision))
     pre_stop, timeout = drain_seconds(pool)
-    spec["terminationGracePeriodSeconds"] = pre_stop + timeout
+    spec.setdefault("terminationGracePeriodSeconds", pre_stop + timeout)
+    if spec.get("hostNetwork"):  # else such a pod asks the node's resolver, which knows no Service
+        spec.setdefault("dnsPolicy", "ClusterFirstWithHostNet")
     pod: Json = {"labels": labels}
     if meta is not None and meta.annotations:
         pod["annotations"] = dict(meta.annotations)

@@ -25,6 +25,11 @@ _HASH_LENGTH = 10
 _TOKEN_LIFETIME_SECONDS = 3600
 _PUBLISH_MOUNT = "/workspace"
 _MAX_METRICS = 64
+_UNDISTURBED: Final = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+"""To autoscalers: a node that has too little to do may not be removed, all pods of the job would lose their steps since
+the last checkpoint. Sources: https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md,
+https://karpenter.sh/docs/concepts/disruption/"""
+_SHM: Final[Json] = {"name": "aifactory-shm", "mountPath": "/dev/shm"}
 
 
 def resolve_processes(spec: TrainingJobSpec) -> int:
@@ -180,8 +185,7 @@ def pod(job: TrainingJob, index: int, attempt: int, settings: Settings, *, gang:
         **{key: value for key, value in theirs.items() if not key.startswith(names.RESERVED_LABEL_PREFIX)},
         **metadata["labels"],
     }
-    if meta is not None and meta.annotations:
-        metadata["annotations"] = dict(meta.annotations)
+    metadata["annotations"] = {**_UNDISTURBED, **((meta.annotations if meta is not None else None) or {})}
 
     spec["containers"] = [
         _wired(job, container, index, attempt, settings) if container["name"] == names.CONTAINER_TRAINER else container
@@ -336,15 +340,20 @@ def _wired(job: TrainingJob, container: Json, index: int, attempt: int, settings
         **{name: value for name, value in optional.items() if name not in written},
     }
     ours = [{"name": name, "value": value} for name, value in env.items()]
+    # Written with a slash at its end it is the same place.
+    theirs = [
+        {**mount, "mountPath": mount["mountPath"].rstrip("/") or "/"} for mount in container.get("volumeMounts", ())
+    ]
     mounts: list[Json] = [
         workspace.mount(job),
-        {"name": "aifactory-shm", "mountPath": "/dev/shm"},
         {"name": "aifactory-token", "mountPath": names.PROGRESS_TOKEN_MOUNT, "readOnly": True},
     ]
+    if not any(mount["mountPath"] == _SHM["mountPath"] for mount in theirs):
+        mounts.insert(1, _SHM)
     return {
         **container,
         "env": [*ours, *container.get("env", ())],
-        "volumeMounts": merge_named(container.get("volumeMounts", ()), mounts, key="mountPath"),
+        "volumeMounts": merge_named(theirs, mounts, key="mountPath"),
         "terminationMessagePolicy": container.get("terminationMessagePolicy", "FallbackToLogsOnError"),
     }
 

@@ -56,13 +56,15 @@ def _progress(report: ProgressReport) -> Progress:
     if report.total_steps:
         percent = min(100, report.step * 100 // report.total_steps)
     loss = dict(report.metrics).get("loss")
+    eta = _eta_seconds(report)
     return Progress(
         attempt=report.attempt,
         step=report.step,
         total_steps=report.total_steps,
         percent=percent,
         summary=f"{percent}%" if percent is not None else f"step {report.step}",
-        eta_seconds=_eta_seconds(report),
+        eta_seconds=eta,
+        eta="" if eta is None else human_duration(eta),
         tokens_per_second=None if report.tokens_per_second is None else f"{report.tokens_per_second:.0f}",
         loss=None if loss is None else f"{loss:.3f}",
         metrics=tuple(Metric(name=name, value=f"{value:.6g}") for name, value in report.metrics),
@@ -79,6 +81,22 @@ def _eta_seconds(report: ProgressReport) -> int | None:
     if steps <= 0 or seconds <= 0:
         return None
     return max(0, round((report.total_steps - report.step) * seconds / steps))
+
+
+def human_duration(seconds: int) -> str:
+    """As kubectl writes ages, with one or two units.
+
+    >>> human_duration(90), human_duration(12_000), human_duration(190_000)
+    ('90s', '3h20m', '2d4h')
+    """
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86_400
+    if seconds < 120:
+        return f"{seconds}s"
+    if hours < 1:
+        return f"{minutes}m"
+    if hours < 48:
+        return f"{hours}h{minutes % 60}m" if minutes % 60 else f"{hours}h"
+    return f"{days}d{hours % 24}h" if hours % 24 else f"{days}d"
 
 
 def _checkpoint(status: TrainingJobStatus, report: ProgressReport) -> Checkpoint | None:

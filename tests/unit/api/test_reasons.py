@@ -82,3 +82,21 @@ def test_the_page_lists_every_reason() -> None:
     page = (ROOT / "docs/reasons.md").read_text()
     for reason in Reason:
         assert f"| `{reason}` | {reason.sentence} |" in page, "run: make generate"
+
+
+def phases_in(path: str) -> set[str]:
+    """Every string that is given as the phase to a method of a status draft."""
+    methods = ("_phase", "_not_running")
+    calls = (node for node in syntax(OPERATOR / path) if isinstance(node, ast.Call))
+    given = (call.args[0] for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in methods)
+    found = (part.value for argument in given for part in ast.walk(argument) if isinstance(part, ast.Constant))
+    return {phase for phase in found if isinstance(phase, str)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"), [("TrainingJob", "training/status.py"), ("InferencePool", "serving/status.py")]
+)
+def test_the_page_lists_every_phase(kind: str, path: str) -> None:
+    page = (ROOT / "docs/reasons.md").read_text()
+    table = page.split(f"## Phases of {kind}s")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == phases_in(path)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from aifactory.api.base import FreeForm, Quantity, Time
+from aifactory.api.base import FreeForm, Time
 from aifactory.api.schema import SchemaError, structural_schema
 from tests.unit.api.structural import assert_structural
+
+Share = Annotated[str | int, WithJsonSchema({"x-kubernetes-int-or-string": True, "maxLength": 64})]
 
 
 class Inner(BaseModel):
@@ -37,8 +39,8 @@ def of(annotation: Any, default: Any = ...) -> dict[str, Any]:
         (Literal["a"] | None, {"type": "string", "enum": ["a"]}),
         (tuple[str, ...], {"type": "array", "items": {"type": "string"}}),
         (dict[str, int], {"type": "object", "additionalProperties": {"type": "integer"}}),
-        (Quantity, {"x-kubernetes-int-or-string": True, "maxLength": 64}),
-        (Quantity | None, {"x-kubernetes-int-or-string": True, "maxLength": 64}),
+        (Share, {"x-kubernetes-int-or-string": True, "maxLength": 64}),
+        (Share | None, {"x-kubernetes-int-or-string": True, "maxLength": 64}),
         (FreeForm, {"type": "object", "x-kubernetes-preserve-unknown-fields": True}),
         (Time, {"type": "string", "format": "date-time"}),
     ],

@@ -235,6 +235,19 @@ def test_what_exists_and_the_watch_does_not_show_is_looked_at_again(caplog: pyte
     assert "were its labels changed" in caplog.text
 
 
+def test_what_several_share_is_taken_as_it_is_though_no_watch_shows_it() -> None:
+    """A claim that a person made, without our labels and long ago, was looked at again for ever."""
+
+    async def main() -> None:
+        yard = Yard()
+        yard.api.put(PODS, "ns", "a", metadata={"name": "a", "namespace": "ns"})
+        yard.store.advance("1000")
+        assert await yard.executor.run("ns", [Create(body("a"), shared=True)]) == Outcome((), None)
+        assert yard.names == ["a"]
+
+    run(main)
+
+
 def test_what_was_there_and_is_gone_is_looked_at_again() -> None:
     async def main() -> None:
         yard = Yard()

@@ -17,6 +17,7 @@ def test_what_a_template_leaves_out_is_filled_in() -> None:
             "runAsUser": 1000,
             "runAsGroup": 1000,
             "fsGroup": 1000,
+            "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [{"name": "main", "securityContext": own}],
@@ -33,6 +34,7 @@ def test_what_a_template_says_is_kept() -> None:
             "runAsUser": 5,
             "runAsGroup": 6,
             "fsGroup": 7,
+            "fsGroupChangePolicy": "Always",
             "seccompProfile": {"type": "Localhost"},
         },
         "containers": [

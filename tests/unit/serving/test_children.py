@@ -164,6 +164,17 @@ def test_draining_takes_as_long_as_is_asked_for(drain: Any, grace: int, pre_stop
     assert spec["containers"][0].get("lifecycle") == pre_stop
 
 
+def test_what_a_template_says_of_its_pods_end_and_names_is_kept() -> None:
+    def spec(**settings: Any) -> Any:
+        template = {"spec": {"containers": [{"name": "triton"}], **settings}}
+        return objects(pool(template=template), version(1))[2]["spec"]["template"]["spec"]
+
+    assert spec(terminationGracePeriodSeconds=600)["terminationGracePeriodSeconds"] == 600
+    assert "dnsPolicy" not in spec()
+    assert spec(hostNetwork=True)["dnsPolicy"] == "ClusterFirstWithHostNet"
+    assert spec(hostNetwork=True, dnsPolicy="Default")["dnsPolicy"] == "Default"
+
+
 OURS = {names.LABEL_MANAGED_BY: "aifactory", names.LABEL_POOL: "chat", names.LABEL_ROLE: "serve"}
 
 

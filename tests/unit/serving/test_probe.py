@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -123,6 +124,18 @@ async def test_what_answers_is_not_trusted(answer: Callable[[], web.Response], e
     async with server(handler) as url, aiohttp.ClientSession() as session:
         with pytest.raises(error):
             await fetch(session, url)
+
+
+async def test_what_answers_is_not_blown_up() -> None:
+    """A thousand bytes that decompress to a million cost what a thousand bytes cost."""
+    packed = gzip.compress(bytes(1_000_000))
+
+    async def handler(request: web.Request) -> web.Response:
+        assert request.headers["Accept-Encoding"] == "identity"
+        return web.Response(body=packed, headers={"Content-Encoding": "gzip"})
+
+    async with server(handler) as url, probes.pod_session() as session:
+        assert await fetch(session, url) == packed
 
 
 class World:

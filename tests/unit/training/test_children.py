@@ -220,6 +220,18 @@ def test_a_template_can_not_override_our_labels(label: str) -> None:
     assert labels["team"] == "a"
 
 
+def test_autoscalers_leave_a_node_that_trains_alone_unless_the_template_says_otherwise() -> None:
+    usual = children.pod(job(), 0, 0, SETTINGS, gang=False)["metadata"]["annotations"]
+    safe, undisturbed = "cluster-autoscaler.kubernetes.io/safe-to-evict", "karpenter.sh/do-not-disrupt"
+    assert usual == {safe: "false", undisturbed: "true"}
+    template = {
+        "metadata": {"annotations": {safe: "true", "note": "keep"}},
+        "spec": {"containers": [{"name": "trainer"}]},
+    }
+    asked = children.pod(job(template=template), 0, 0, SETTINGS, gang=False)["metadata"]["annotations"]
+    assert asked == {safe: "true", undisturbed: "true", "note": "keep"}
+
+
 def test_labels_and_annotations_of_the_job_are_not_copied() -> None:
     owner = job()
     owner = owner.model_copy(
@@ -227,7 +239,7 @@ def test_labels_and_annotations_of_the_job_are_not_copied() -> None:
     )
     for body in (children.pod(owner, 0, 0, SETTINGS, gang=False), children.service(owner), children.claim(owner)):
         assert "argocd" not in body["metadata"]["labels"]
-        assert not body["metadata"].get("annotations")
+        assert "a" not in body["metadata"].get("annotations", {})
 
 
 def env(body: dict[str, Any]) -> dict[str, str]:
@@ -366,6 +378,14 @@ def test_mounts_and_volumes_of_ours_win_over_those_of_the_same_place() -> None:
     shm = next(volume for volume in spec["volumes"] if volume["name"] == "aifactory-shm")
     assert shm["emptyDir"] == {"medium": "Memory"}
     assert len(spec["volumes"]) == 4
+
+
+def test_a_place_is_the_same_with_a_slash_at_its_end_and_memory_may_be_the_users() -> None:
+    theirs = [{"name": "x", "mountPath": "/workspace/"}, {"name": "mine", "mountPath": "/dev/shm"}]
+    template = {"spec": {"containers": [{"name": "trainer", "volumeMounts": theirs}]}}
+    (trainer,) = children.pod(job(template=template), 0, 0, SETTINGS, gang=False)["spec"]["containers"]
+    mounts = [(mount["mountPath"], mount["name"]) for mount in trainer["volumeMounts"]]
+    assert sorted(mounts)[:1] + sorted(mounts)[2:] == [("/dev/shm", "mine"), ("/workspace", "aifactory-workspace")]
 
 
 def test_the_template_is_not_changed_in_place() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aifactory.api.trainingjob import Metric, Progress, TrainingJobStatus
-from aifactory.training.progress import fold
+from aifactory.training.progress import fold, human_duration
 from tests.unit.training.builders import NOW, decide, job, observe, pod, report
 
 
@@ -40,6 +40,7 @@ def test_a_report_becomes_figures() -> None:
         percent=40,
         summary="40%",
         eta_seconds=90,
+        eta="90s",
         tokens_per_second="51234",
         loss="2.314",
         metrics=(Metric(name="accuracy", value="0.5"), Metric(name="loss", value="2.31419")),
@@ -57,7 +58,25 @@ def test_a_report_becomes_figures() -> None:
 def test_without_a_total_there_is_no_percent_and_no_eta() -> None:
     progress = fold(TrainingJobStatus(), report(7, first_time=later(-5)), NOW, force=False).progress
     assert progress is not None
-    assert (progress.percent, progress.eta_seconds, progress.summary) == (None, None, "step 7")
+    assert (progress.percent, progress.eta_seconds, progress.eta, progress.summary) == (None, None, "", "step 7")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0s"),
+        (119, "119s"),
+        (120, "2m"),
+        (3599, "59m"),
+        (3600, "1h"),
+        (12_000, "3h20m"),
+        (172_799, "47h59m"),
+        (172_800, "2d"),
+        (190_000, "2d4h"),
+    ],
+)
+def test_a_time_left_is_for_people(seconds: int, words: str) -> None:
+    assert human_duration(seconds) == words
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,112 @@
+"""Commands and YAML of the pages for people who run it, as they stand there, against a real API server."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster import objects
+from tests.component.test_crds import VERSION
+from tests.support.kubectl import ROOT, Json, Kubectl, binary, command
+
+DOCS = ROOT / "docs"
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Code blocks of a page."""
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)
+
+
+def run(script: str, ns: Kubectl, folder: Path) -> None:
+    """A block in a shell, in the namespace of this test instead of the page's."""
+    script = script.replace("team-a", str(ns.namespace)).replace(" -A ", f" -n {ns.namespace} ")
+    kubectl = Path(binary("kubectl")).parent
+    env = {**os.environ, "PATH": f"{kubectl}:{os.environ['PATH']}", "KUBECONFIG": ns.kubeconfig}
+    done = subprocess.run(["/bin/sh", "-ec", script], cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{script}\n{done.stderr}"
+
+
+def test_what_a_tenant_is_given(ns: Kubectl, tmp_path: Path) -> None:
+    for document in blocks("security", "yaml"):
+        ns.apply(document.replace("team-a", str(ns.namespace)))
+    for script in blocks("security", "sh"):
+        run(script, ns, tmp_path)
+    may = ns.run("auth", "can-i", "use", "serviceaccounts/loader", "--as=ann", check=False)
+    assert may.out.strip() == "yes"
+
+
+def test_the_secret_of_a_store(ns: Kubectl, tmp_path: Path) -> None:
+    create, _ = blocks("storage", "sh")
+    run(create, ns, tmp_path)
+    (output,) = blocks("storage", "yaml")
+    job = objects.job("job", ["true"])
+    ns.apply({**job, "spec": {**job["spec"], **yaml.safe_load(output)}})
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="no jq here")
+def test_what_was_backed_up_is_restored(ns: Kubectl, tmp_path: Path) -> None:
+    counter = {"name": "aifactory-m-versions", "annotations": {"aifactory.dev/highest-version": "3"}}
+    counter["labels"] = {"app.kubernetes.io/managed-by": "aifactory", "aifactory.dev/model": "m"}
+    ns.apply(VERSION, objects.pool("chat", "m"), {"apiVersion": "v1", "kind": "ConfigMap", "metadata": counter})
+    backup, restore = (script for script in blocks("upgrade", "sh") if ".json" in script)
+    run(backup, ns, tmp_path)
+    ns.run("delete", "mver,ipool,configmap", "--all")
+    run(restore, ns, tmp_path)
+    assert ns.get("mver", "m-v1")["spec"] == VERSION["spec"]
+    assert ns.get("ipool", "chat")["spec"]["models"] == [{"name": "m", "track": "Latest"}]
+    restored = ns.get("configmap", "aifactory-m-versions")["metadata"]
+    assert restored["annotations"]["aifactory.dev/highest-version"] == "3"
+
+
+def rendered(values: str, folder: Path) -> dict[tuple[str, str], Json]:
+    """What the chart makes of values."""
+    (folder / "values.yaml").write_text(values)
+    chart, given = str(ROOT / "charts/aifactory"), f"--values={folder / 'values.yaml'}"
+    text = command([binary("helm"), "template", "aifactory", chart, "--namespace=aifactory-system", given])
+    return {(found["kind"], found["metadata"]["name"]): found for found in yaml.safe_load_all(text) if found}
+
+
+def test_the_values_of_an_installation(ns: Kubectl, tmp_path: Path) -> None:
+    (values,) = blocks("install", "yaml")
+    made = rendered(values, tmp_path)
+    deployment = made["Deployment", "aifactory-operator"]["spec"]
+    assert deployment["replicas"] == 2
+    pod = deployment["template"]
+    (rule,) = pod["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert rule["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert "--server-image=registry.example.com/aifactory/server:0.1.0" in pod["spec"]["containers"][0]["args"]
+    budget = made["PodDisruptionBudget", "aifactory-operator"]
+    assert budget["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    budget["metadata"]["namespace"] = ns.namespace
+    ns.run("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(budget))
+
+
+def test_what_a_platform_says_of_the_operators_own_pod(tmp_path: Path) -> None:
+    values = {
+        "priorityClassName": "system-cluster-critical",
+        "podLabels": {"team": "platform"},
+        "podAnnotations": {"sidecar.istio.io/inject": "false"},
+        "serviceAccountAnnotations": {"a": "b"},
+    }
+    made = rendered(yaml.safe_dump(values), tmp_path)
+    pod = made["Deployment", "aifactory-operator"]["spec"]["template"]
+    assert pod["spec"]["priorityClassName"] == "system-cluster-critical"
+    assert pod["metadata"]["labels"]["team"] == "platform"
+    assert pod["metadata"]["annotations"].keys() == {"sidecar.istio.io/inject", "checksum/settings"}
+    assert made["ServiceAccount", "aifactory-operator"]["metadata"]["annotations"] == {"a": "b"}
+    assert ("PodDisruptionBudget", "aifactory-operator") not in made
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_examples_are_accepted_with_the_image_of_another_registry(path: Path, ns: Kubectl, tmp_path: Path) -> None:
+    (script,) = re.findall(r"^sed .*one-node.yaml", (ROOT / "README.md").read_text(), re.MULTILINE)
+    script = script.replace("examples/one-node.yaml", str(path))
+    run(f"REGISTRY=registry.example.com/aifactory; {script} > out.yaml", ns, tmp_path)
+    ns.run("apply", "--dry-run=server", "-f", str(tmp_path / "out.yaml"))
+    assert "image: registry.example.com/aifactory/trainer:0.1.0" in (tmp_path / "out.yaml").read_text()
