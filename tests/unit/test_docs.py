@@ -12,7 +12,8 @@ import yaml
 from aifactory.api import names
 from aifactory.app import wiring
 from aifactory.app.domains import DOMAINS
-from aifactory.engine import gate, taskpods
+from aifactory.engine import taskpods
+from aifactory.kube import places
 from aifactory.kube.depth import MAX_DEPTH
 from aifactory.serving import probe
 from aifactory.training import rendezvous, reports
@@ -91,7 +92,7 @@ def test_the_operators_rights_are_those_it_has() -> None:
     given = {(rule["apiGroups"][0], rule["resources"][0]): rule["verbs"] for rule in wiring.rbac_rules(DOMAINS)}
     assert told == given
     roles = (CHART / "templates/rbac.yaml").read_text()
-    assert re.findall(r"resources: \[(.*)\]", roles) == ["tokenreviews", "leases", "leases"]
+    assert re.findall(r"resources: \[(.*)\]", roles) == ["tokenreviews", "leases", "leases", "events"]
 
 
 def test_what_a_template_may_not_ask_for_is_what_the_policy_looks_at() -> None:
@@ -107,7 +108,7 @@ def test_what_a_template_may_not_ask_for_is_what_the_policy_looks_at() -> None:
 
 def test_shares_and_limits() -> None:
     told = section("security", "Fair shares")
-    assert gate.SHARE == 3
+    assert places.SHARE == 3
     assert "fewer than three" in told
     assert f"{reports.MAX_REVIEWS} tokens are reviewed" in told
     assert (reports.TOKEN_CACHE_SECONDS, reports.REFUSED_CACHE_SECONDS) == (300, 10)
