@@ -42,6 +42,7 @@ def plan(
 
 
 def test_a_pod_is_made_for_the_try_that_counts_and_earlier_ones_go() -> None:
+    assert [write.name for write in plan().writes] == ["copy-0"]
     step = plan(pod(1, 1), pod(0, 1, terminating=True), number=2)
     assert [(type(write), write.name) for write in step.writes] == [(Create, "copy-2"), (Delete, "copy-1")]
     assert (step.message, step.reason, step.requeue_after) == ("the copier is being created", None, None)
@@ -83,7 +84,7 @@ def test_a_pod_that_has_not_ended_says_why(changes: Any, reason: Any, stalled: b
     step = plan(pod(**changes))
     assert (step.reason, step.stalled, step.tried) == (reason, stalled, False)
     assert step.message.startswith(message)
-    assert (step.number, step.writes) == (0, ())
+    assert (step.number, step.writes, step.urgent) == (0, (), False)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,7 @@ def test_the_answer_is_that_of_its_own_container() -> None:
     """An injected sidecar lives on and the pod never ends; kubelets call it Running."""
     assert plan(pod(0, 0, GOOD)).answer == GOOD
     assert plan(pod(0, 0, GOOD, terminating=True)).answer == GOOD, "it has answered before it goes"
+    assert plan(pod(0, 1, terminating=True)).reason == Reason.PUBLISHER_FAILED, "or it has failed before that"
 
 
 @pytest.mark.parametrize(
@@ -142,12 +144,19 @@ def test_what_is_no_answer_is_not_taken_for_one(tried: TaskPod) -> None:
     [
         (pod(0, 1, {"reason": "StoreFull", "message": "no space"}), Reason.STORE_FULL, True, "no space"),
         (pod(0, 1, {"reason": "StoreFull"}), Reason.STORE_FULL, True, "no space left in the store"),
-        (pod(0, 1, {"reason": "Odd", "message": "odd"}), Reason.PUBLISHER_FAILED, True, "odd"),
+        (pod(0, 1, {"reason": "Odd", "message": "odd"}), Reason.PUBLISHER_FAILED, True, "copy-0: odd; "),
         (pod(0, 0, {"other": 1}), Reason.PUBLISHER_FAILED, True, '{"other": 1}'),
         (pod(0, 1), Reason.PUBLISHER_FAILED, True, "see: kubectl logs copy-0"),
-        (pod(0, 137, end_reason="OOMKilled"), Reason.OUT_OF_MEMORY, True, "raise taskPods.resources"),
-        (pod(0, 137, end_reason="DeadlineExceeded"), Reason.PUBLISHER_FAILED, True, "activeDeadlineSeconds"),
+        (pod(0, 137, end_reason="OOMKilled"), Reason.OUT_OF_MEMORY, True, "raise taskPods.resources of the chart; "),
+        (
+            pod(0, 137, end_reason="DeadlineExceeded"),
+            Reason.PUBLISHER_FAILED,
+            True,
+            "raise taskPods.activeDeadlineSeconds of the chart; ",
+        ),
         (pod(0, 137, "full disk", end_reason="Evicted"), Reason.DISRUPTION, False, "outside (Evicted): full disk"),
+        (pod(0, None, "gone", ended=True, end_reason="NodeLost"), Reason.DISRUPTION, False, "outside (NodeLost): gone"),
+        (pod(0, 1, "it ran", end_reason="UnexpectedAdmissionError"), Reason.PUBLISHER_FAILED, True, "copy-0: it ran; "),
         (
             pod(0, None, "no cpu", ended=True, end_reason="OutOfcpu"),
             Reason.NODE_REFUSED,
@@ -214,7 +223,7 @@ def test_one_that_is_being_deleted_is_given_up_at_once() -> None:
 
 
 def test_an_older_view_makes_no_second_pod() -> None:
-    step = plan(pod(4), number=1)
+    step = plan(pod(0), pod(4), number=1)
     assert (step.number, step.writes, step.urgent) == (4, (), True)
     assert step.message == "an older view of the object: looking again"
     assert step.requeue_after is not None
