@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from aifactory.api import names
-from aifactory.engine.taskpods import TaskPodDefaults, TaskPodError, TaskPods, build, read
+from aifactory.engine.taskpods import TaskPodDefaults, TaskPodError, TaskPods, TaskSettings, build, read
 from tests.unit.golden import assert_known_to_kubernetes, assert_restricted
 
 META = {"name": "copy-0", "namespace": "ns", "labels": {"app": "ours"}}
@@ -153,6 +155,22 @@ def test_a_mistake_names_its_field(tmp_path: Path, text: str, message: str) -> N
     file.write_text(text)
     with pytest.raises(TaskPodError, match=message.replace("[", r"\[")):
         read(str(file))
+
+
+def test_an_installation_names_a_file_with_settings_and_the_image_of_its_agent(tmp_path: Path) -> None:
+    assert TaskSettings() == TaskSettings(agent_image=names.image("agent"), task_pods=TaskPods())
+    file = tmp_path / "task-pods.yaml"
+    file.write_text("defaults: {nodeSelector: {pool: cpu}}")
+    (option,) = [field for field in fields(TaskSettings) if field.name == "task_pods"]
+    assert option.metadata["parse"](str(file)) == read(str(file)) != TaskPods()
+
+
+def test_settings_that_all_domains_share_are_changed_by_none() -> None:
+    shared = TaskPods()
+    with pytest.raises(ValidationError, match="frozen"):
+        shared.namespaces = {}
+    with pytest.raises(ValidationError, match="frozen"):
+        shared.defaults.labels = {}
 
 
 def test_no_file_and_an_empty_one_are_no_settings(tmp_path: Path) -> None:
