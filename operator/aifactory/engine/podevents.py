@@ -77,9 +77,8 @@ class PodEvents:
 
     def of(self, pod: Pod) -> Trouble:
         """What is in the way of a pod; it counts only while the pod has not begun."""
-        if not self._known or not podstate.is_starting(pod):
-            return NO_TROUBLE
-        return self._known.get(pod.metadata.uid, NO_TROUBLE)
+        known = self._known.get(pod.metadata.uid, NO_TROUBLE)
+        return known if known and podstate.is_starting(pod) else NO_TROUBLE
 
     async def run(self) -> None:
         """Look for ever; ends when cancelled."""

@@ -38,7 +38,7 @@ class TaskPodError(ValueError):
 class TaskPodDefaults(BaseModel):
     """What the pods of tasks get; the names are those of a pod."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
 
     image_pull_secrets: tuple[dict[str, str], ...] = ()
     tolerations: tuple[dict[str, Any], ...] = ()

@@ -133,13 +133,6 @@ def refused_by_node(pod: Pod) -> Trouble:
     return Trouble(pod.status.reason, pod.status.message)
 
 
-def is_overlooked(pod: Pod) -> bool:
-    """No scheduler has said anything about it yet."""
-    return (
-        pod.status.phase == "Pending" and not pod.spec.node_name and condition(pod.status.conditions, SCHEDULED) is None
-    )
-
-
 def _told(status: ContainerStatus, reason: str, message: str) -> str:
     """The runtime's words; of a container that crashes, which it is and how it ended last, which they do not tell."""
     last = status.last_state.terminated

@@ -144,7 +144,7 @@ class Serving(Domain[InferencePool, Observed]):
             waiting_reason=trouble.reason,
             waiting_message=trouble.message,
             unschedulable=podstate.unschedulable(pod),
-            overlooked=podstate.is_overlooked(pod),
+            overlooked=podstate.is_unseen(pod),
             gated=podstate.is_gated(pod),
             refused_by_node=f"{refused.reason}: {refused.message}" if refused else "",
             node=pod.spec.node_name,

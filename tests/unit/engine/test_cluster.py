@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -39,6 +40,20 @@ def test_a_resource_of_several_domains_has_one_store_and_all_their_verbs() -> No
 
     (child,) = declared_children([One, Two])
     assert (child.verbs, child.optional) == (("create", "delete"), False)
+
+
+def test_what_several_domains_look_up_and_wake_by_is_kept_of_all() -> None:
+    def concerns(_: Pod, cluster: Cluster) -> tuple[()]:
+        return ()
+
+    plain = Child(PODS, Pod)
+    named = Child(PODS, Pod, indexes={"name": lambda pod: (pod.metadata.name,)})
+    placed = Child(PODS, Pod, indexes={"node": lambda pod: (pod.spec.node_name,)}, concerns=concerns)
+    kinds = [type("Kind", (Herds,), {"children": (child,)}) for child in (plain, named, placed)]
+    for order in permutations(kinds):
+        (child,) = declared_children(order)
+        assert child.indexes.keys() == {"name", "node"}
+        assert child.concerns is concerns
 
 
 def test_two_choices_of_labels_are_a_mistake() -> None:

@@ -11,7 +11,7 @@ from aifactory.api import names
 from aifactory.engine import custom
 from aifactory.engine.cluster import MAX_OWNERS, Cluster, declared_children
 from aifactory.engine.domain import Child, Index
-from aifactory.kube.objects import Deployment, Metadata, OwnerReference, PartialObject, Pod
+from aifactory.kube.objects import Deployment, Metadata, OwnerReference, PartialObject, Pod, PodStatus
 from aifactory.kube.resources import DEPLOYMENTS, PODGROUPS, PODS, Key, Resource
 from tests.support.herd import HERDS, Herd, Herds
 
@@ -70,6 +70,21 @@ def test_custom_resources_are_found_by_an_index_unless_they_can_not_be_read(clus
     assert cluster.find(BY_SIZE, 5) == []
     assert len(cluster.stored(HERDS)) == 3
     assert Cluster([]).find(BY_SIZE, 3) == []
+
+
+def test_children_are_found_by_an_index_whoever_owns_them() -> None:
+    by_phase = Child(PODS, Pod, indexes={"phase": lambda pod: (pod.status.phase,)}, optional=True)
+
+    class Ranger(Herds):
+        children = (by_phase,)
+
+    cluster = Cluster([Ranger()], {PODS})
+    strange = Pod(metadata=owned("p", None), status=PodStatus(phase="Running"))
+    cluster.objects(by_phase).put(strange)
+    assert cluster.having(by_phase, "phase", "Running") == [strange]
+    assert cluster.having(by_phase, "phase", "Pending") == []
+    assert cluster.owned(by_phase, "ns", "h-uid") == [], "they are found by their owner all the same"
+    assert Cluster([Ranger()]).having(by_phase, "phase", "Running") == [], "what is not served is not there"
 
 
 def chain(cluster: Cluster, *, deployment_uid: str = "d-uid") -> Metadata:

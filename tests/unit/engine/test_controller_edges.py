@@ -15,7 +15,16 @@ from aifactory.engine.cluster import Cluster
 from aifactory.engine.controller import Controller
 from aifactory.engine.executor import Executor
 from aifactory.engine.plan import Plan
-from aifactory.kube.errors import Conflict, Forbidden, Invalid, NotFound, ServerError, Unreachable
+from aifactory.kube.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    KubeError,
+    NotFound,
+    NotLeading,
+    ServerError,
+    Unreachable,
+)
 from aifactory.kube.resources import EVENTS, PODS, Key, Resource
 from tests.support.faketime import EPOCH, run, until
 from tests.support.herd import HERDS, Herd, HerdStatus, RestlessHerds
@@ -420,23 +429,32 @@ def test_a_failure_that_lasts_is_told_less_and_less_often(caplog: pytest.LogCapt
     assert not any(record.exc_info for record in told)
 
 
-@pytest.mark.parametrize("verb", ["create", "plan"])
-def test_a_failure_that_lasts_is_told_in_the_status_until_it_passes(verb: str) -> None:
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ServerError(500, "", "failed calling webhook"), "failed calling webhook"),
+        (Conflict(409, "Conflict", "exists, but is not shown"), "exists, but is not shown"),
+        (None, "a mistake in the operator, RuntimeError: a is poisoned"),
+    ],
+)
+def test_a_failure_that_lasts_is_told_in_the_status_until_it_passes(error: KubeError | None, words: str) -> None:
     """Nothing was said for as long as a webhook, or the operator itself, failed."""
 
     async def main() -> None:
         api = MemoryApi()
-        api.failures["create"] = [ServerError(500, "", "failed calling webhook")] * (1000 if verb == "create" else 0)
         async with Farm(api).running() as farm:
-            farm.kind.poisoned = {"a"} if verb == "plan" else set()
+            await asyncio.sleep(100)
+            if error is None:
+                farm.kind.poisoned.add("a")
+            else:
+                api.failures["create"] = [error] * 1000
             api.put(HERDS, "ns", "a", spec={"size": 1})
             await asyncio.sleep(25)
             assert not farm.status("a"), "it may pass"
             await asyncio.sleep(35)
             (told,) = farm.status("a")["conditions"]
-            words = "failed calling webhook" if verb == "create" else "RuntimeError: a is poisoned"
             assert (told["type"], told["status"], told["reason"]) == ("Reconciling", "True", "FailureLasts")
-            assert words in told["message"]
+            assert told["message"].endswith(words)
             await asyncio.sleep(600)
             assert [call[0] for call in api.writes()].count("patch_status") == 1, "once is enough"
             api.failures["create"].clear()
@@ -445,6 +463,114 @@ def test_a_failure_that_lasts_is_told_in_the_status_until_it_passes(verb: str) -
             assert not farm.status("a")["conditions"], "what has passed is told no more"
 
     run(main)
+
+
+def test_a_replica_that_does_not_lead_tells_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        api.failures["create"] = [NotLeading("another one leads")] * 1000
+        async with Farm(api).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await asyncio.sleep(300)
+            assert not any(verb == "patch_status" for verb, _, _ in api.calls)
+            assert farm.controller.queue.failures(A) >= 10
+
+    run(main)
+    assert {(record.levelname, bool(record.exc_info)) for record in caplog.records} == {("WARNING", False)}
+
+
+def test_that_something_fails_is_told_as_soon_as_it_can_be() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        api.failures["create"] = [ServerError(500, "", "failed calling webhook")] * 1000
+        api.failures["patch_status"] = [ServerError(500, "", "etcd is away")] * 6
+        async with Farm(api).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await until(lambda: farm.status("a"), seconds=300)
+            assert farm.status("a")["conditions"][0]["message"].endswith("failed calling webhook")
+
+    run(main)
+
+
+def test_an_object_that_goes_away_while_it_fails_holds_nobody_up() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+
+        async def before(verb: str, resource: Resource, name: str) -> None:
+            if name == "a-0":
+                if now() > 60 and A in api.objects[HERDS]:
+                    api.drop(HERDS, "ns", "a")
+                    await asyncio.sleep(1)
+                raise ServerError(500, "", "failed calling webhook")
+
+        api.before = before
+        async with Farm(api, workers=1).running():
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await until(lambda: A not in api.objects[HERDS], seconds=300)
+            api.put(HERDS, "ns", "b", spec={"size": 1})
+            await until(lambda: Key("ns", "b-0") in api.objects[PODS], seconds=5)
+
+    run(main)
+
+
+@pytest.mark.parametrize("between", ["a success", "another object of that name", "another leader"])
+def test_only_what_fails_without_a_break_lasts(between: str) -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        async with Farm(api).running() as farm:
+
+            async def fails_for_a_while() -> None:
+                api.failures["create"] = [ServerError(500, "", "failed calling webhook")] * 1000
+                await asyncio.sleep(25)
+                assert not farm.status("a").get("conditions"), "it may pass"
+
+            api.put(HERDS, "ns", "a", spec={"size": 1})
+            await fails_for_a_while()
+            match between:
+                case "a success":
+                    api.failures["create"].clear()
+                    await until(lambda: farm.status("a").get("full"), seconds=60)
+                    api.put(HERDS, "ns", "a", spec={"size": 2})
+                case "another object of that name":
+                    api.drop(HERDS, "ns", "a")
+                    await asyncio.sleep(1)
+                    api.put(HERDS, "ns", "a", spec={"size": 1})
+                case "another leader":
+                    farm.controller.start_over()
+            await fails_for_a_while()
+
+    run(main)
+
+
+def test_who_leads_again_looks_at_everything_anew_behind_what_happens_meanwhile() -> None:
+    async def main() -> None:
+        farm = Farm(MemoryApi())
+        queue, gone = farm.controller.queue, list[str]()
+        farm.kind.gone = gone.append  # type: ignore[method-assign]
+        metadata = {"name": "a", "namespace": "ns", "uid": "a-uid", "resourceVersion": "1"}
+        farm.herds.put(custom.parser(Herd)({"metadata": metadata, "spec": {}}))
+        queue.done(await queue.get())
+        for _ in range(20):
+            queue.add_rate_limited(A)
+        farm.controller.start_over()
+        assert queue.failures(A) == 0
+        assert gone == ["a-uid"], "what a domain keeps of it may be wrong by now"
+        queue.add(Key("ns", "b"))
+        assert [await queue.get() for _ in range(2)] == [Key("ns", "b"), A]
+
+    run(main)
+
+
+def test_who_leads_again_gives_a_status_its_whole_delay() -> None:
+    async def main() -> float:
+        api = MemoryApi()
+        async with Farm(api).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 0})
+            await asyncio.sleep(0.8)
+            farm.controller.start_over()
+            return await written(farm)
+
+    assert run(main) == pytest.approx(1.8, abs=0.05)
 
 
 def test_a_stray_not_found_does_not_forget_an_object() -> None:

@@ -174,3 +174,11 @@ def test_a_failure_is_told_beside_what_is_true() -> None:
     ]
     again = custom.parser(ModelVersion)(body(status=status))
     assert custom.failing_status(again, "500: no webhook", NOW + timedelta(hours=1)) == status
+
+
+def test_of_two_conditions_that_exclude_each_other_the_other_is_untrue_from_now_on() -> None:
+    reconciling = {**READY, "type": "Reconciling", "status": "True", "message": "it comes up"}
+    untrue = invalid(READY, reconciling)["conditions"][1]
+    assert untrue == {**reconciling, "status": "False", "message": "", "lastTransitionTime": "2026-01-02T03:04:05Z"}
+    settled = {**READY, "type": "Reconciling", "message": "it was done"}
+    assert invalid(settled)["conditions"][0] == settled, "what was untrue already stays as it was told"

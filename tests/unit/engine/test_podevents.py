@@ -6,9 +6,11 @@ import asyncio
 from typing import Any
 
 import msgspec
+import pytest
 
 from aifactory.engine import podevents
 from aifactory.engine.podevents import PodEvents
+from aifactory.kube.errors import Unreachable
 from aifactory.kube.objects import Pod, decoder
 from aifactory.kube.podstate import NO_TROUBLE, Trouble
 from tests.support.faketime import FakeClock, run
@@ -29,12 +31,15 @@ class Events:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.said: dict[str, list[dict[str, Any]]] = {}
+        self.fails = False
 
     async def list(self, resource: Any, *, namespace: str, field_selector: str, limit: int) -> bytes:
         assert (resource.plural, namespace) == ("events", "ns")
         uid = field_selector.removeprefix("involvedObject.uid=")
         self.asked.append(uid)
-        return msgspec.json.encode({"items": self.said.get(uid, [])})
+        if self.fails:
+            raise Unreachable("away")
+        return msgspec.json.encode({"items": self.said.get(uid)})  # servers in Go write null for an empty list
 
 
 class Scene:
@@ -56,11 +61,13 @@ def mount(message: str, time: str = "2026-01-01T00:00:00Z") -> dict[str, Any]:
 
 def test_a_pod_that_does_not_start_is_asked_about_after_a_while_and_its_owner_is_told_once() -> None:
     async def main() -> None:
+        await asyncio.sleep(1000)
         scene = Scene(pod("a"))
         scene.api.said["a-uid"] = [mount("older"), mount('secret "s3" not found', "2026-01-01T00:01:00Z")]
         scene.api.said["a-uid"].append({"reason": "Pulled", "message": "image is there"})
         await scene.events.round()
         assert scene.api.asked == [], "it may be starting"
+        assert scene.events.of(scene.pods[0]) == NO_TROUBLE
         await asyncio.sleep(podevents.PATIENCE_SECONDS)
         for _ in range(3):
             await scene.events.round()
@@ -106,6 +113,10 @@ def test_a_thousand_pods_that_pull_a_large_image_cost_a_few_reads() -> None:
         assert len(first) == podevents.PER_ROUND
         await scene.events.round()
         assert len(set(scene.api.asked)) == 2 * podevents.PER_ROUND, "others have their turn"
+        for _ in range(18):
+            await asyncio.sleep(podevents.ROUND_SECONDS)
+            await scene.events.round()
+        assert len(set(scene.api.asked)) == 20 * podevents.PER_ROUND, "and before those who have had theirs"
 
     run(main)
 
@@ -121,3 +132,45 @@ def test_nobody_is_asked_about_who_says_why_or_has_no_node() -> None:
         assert scene.api.asked == []
 
     run(main)
+
+
+def test_the_newest_event_counts_whichever_clock_it_was_written_by() -> None:
+    """Kubernetes writes `lastTimestamp` or, in Events of a newer kind, `eventTime` alone; clients may write neither."""
+    said = [
+        {"reason": "FailedMount", "message": "by nobody's clock"},
+        {"reason": "FailedMount", "message": "first", "lastTimestamp": None, "eventTime": "2026-01-01T00:00:01.5Z"},
+        {"reason": "FailedMount", "message": "second", "lastTimestamp": "2026-01-01T00:00:02Z", "eventTime": None},
+        {"reason": "FailedAttachVolume", "message": "third", "eventTime": "2026-01-01T00:00:03.5Z"},
+        {"reason": "FailedMount", "message": "older", "lastTimestamp": None, "eventTime": None},
+    ]
+
+    async def told(count: int) -> str:
+        scene = Scene(pod("a"))
+        scene.api.said["a-uid"] = said[:count]
+        await scene.events.round()
+        await asyncio.sleep(podevents.PATIENCE_SECONDS)
+        await scene.events.round()
+        return scene.events.of(scene.pods[0]).message
+
+    async def main() -> list[str]:
+        return [await told(count) for count in range(1, 6)]
+
+    assert run(main) == ["by nobody's clock", "first", "second", "third", "third"]
+
+
+def test_it_looks_for_ever_whatever_the_api_server_answers(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        scene = Scene(pod("a"))
+        scene.api.said["a-uid"] = [mount("no claim")]
+        scene.api.fails = True
+        task = asyncio.create_task(scene.events.run())
+        await asyncio.sleep(60)
+        assert not task.done()
+        assert 1 <= len(scene.api.asked) <= 2
+        scene.api.fails = False
+        await asyncio.sleep(podevents.AGAIN_SECONDS + podevents.ROUND_SECONDS)
+        assert scene.woken == ["a"]
+        task.cancel()
+
+    run(main)
+    assert "Events of pods that do not start could not be read: away" in caplog.text

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from aifactory.engine.taskpods import TaskPodDefaults, TaskPodError, TaskPods, build, read
+from aifactory.api import names
+from aifactory.engine.taskpods import TaskPodDefaults, TaskPodError, TaskPods, TaskSettings, build, read
 from tests.unit.golden import assert_known_to_kubernetes, assert_restricted
 
 META = {"name": "copy-0", "namespace": "ns", "labels": {"app": "ours"}}
@@ -46,27 +49,86 @@ def test_everything_that_is_said_is_in_the_pod() -> None:
 
 
 def test_nothing_said_is_a_small_pod_with_a_time_limit() -> None:
-    spec = pod(TaskPodDefaults())["spec"]
-    assert spec["activeDeadlineSeconds"] == 86_400
-    assert {mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]} == {"/in", "/tmp"}
-    assert not spec.keys() & {"imagePullSecrets", "tolerations", "nodeSelector", "serviceAccountName"}
+    tmp = {"name": "tmp", "mountPath": "/tmp"}
+    assert pod(TaskPodDefaults()) == {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": META,
+        "spec": {
+            "restartPolicy": "Never",
+            "activeDeadlineSeconds": 86_400,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": names.RUN_AS_UID,
+                "runAsGroup": names.RUN_AS_UID,
+                "fsGroup": names.RUN_AS_UID,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "copy",
+                    "image": "agent",
+                    "volumeMounts": [{"name": "in", "mountPath": "/in"}, tmp],
+                    "resources": {
+                        "requests": {"cpu": "100m", "memory": "128Mi"},
+                        "limits": {"cpu": "1", "memory": "1Gi"},
+                    },
+                    "securityContext": {
+                        "readOnlyRootFilesystem": True,
+                        "allowPrivilegeEscalation": False,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                    "terminationMessagePolicy": "FallbackToLogsOnError",
+                }
+            ],
+            "volumes": [{"name": "in", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+        },
+    }
 
 
 def test_it_reads_as_the_user_who_wrote() -> None:
+    context = {
+        "runAsUser": 1000,
+        "runAsGroup": 1001,
+        "runAsNonRoot": True,
+        "fsGroup": 3000,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "supplementalGroups": [4000],
+        "seLinuxOptions": {"level": "s0:c1"},
+    }
+    trainer = {"runAsUser": 2000, "runAsGroup": 2001}
     like = {
-        "securityContext": {"runAsUser": 1000, "fsGroup": 3000, "supplementalGroups": [4000], "sysctls": []},
-        "containers": [{"name": "trainer", "securityContext": {"runAsUser": 2000, "privileged": True}}],
+        "securityContext": {**context, "sysctls": []},
+        "containers": [
+            {"name": "logger", "securityContext": {"runAsUser": 5}},
+            {"name": "trainer", "securityContext": {**trainer, "privileged": True}},
+        ],
         "tolerations": [TOLERATION, {"key": "spot"}],
         "imagePullSecrets": [{"name": "mine"}],
         "nodeSelector": {"gpu": "h100"},
     }
     spec = pod(TaskPodDefaults.model_validate({"tolerations": [TOLERATION]}), like)["spec"]
-    context = spec["securityContext"]
-    assert (context["runAsUser"], context["fsGroup"], context["supplementalGroups"]) == (2000, 3000, [4000])
-    assert "sysctls" not in context
+    assert spec["securityContext"] == context | trainer | {"seccompProfile": {"type": "RuntimeDefault"}}
     assert spec["tolerations"] == [TOLERATION, {"key": "spot"}]
     assert spec["imagePullSecrets"] == [{"name": "mine"}]
     assert "nodeSelector" not in spec, "a copy needs no GPU node"
+
+
+@pytest.mark.parametrize("context", [{}, {"securityContext": None}])
+def test_a_writer_that_says_nothing_of_its_user_is_read_as_any_other(context: dict[str, Any]) -> None:
+    like = {**context, "containers": [{"name": "trainer", **context}]}
+    assert pod(TaskPodDefaults(), like) == pod(TaskPodDefaults())
+
+
+def test_a_writer_that_may_be_root_is_read_as_root() -> None:
+    """What it wrote may be readable by root alone."""
+    root = {"runAsUser": 0, "runAsNonRoot": False}
+    like = {"securityContext": {"runAsNonRoot": True}, "containers": [{"name": "trainer", "securityContext": root}]}
+    body = build(TaskPodDefaults(), metadata=META, container={"name": "copy"}, volumes=(), like=like)
+    context = body["spec"]["securityContext"]
+    assert (context["runAsUser"], context["runAsNonRoot"]) == (0, False)
 
 
 def test_a_namespace_replaces_what_it_sets() -> None:
@@ -93,6 +155,22 @@ def test_a_mistake_names_its_field(tmp_path: Path, text: str, message: str) -> N
     file.write_text(text)
     with pytest.raises(TaskPodError, match=message.replace("[", r"\[")):
         read(str(file))
+
+
+def test_an_installation_names_a_file_with_settings_and_the_image_of_its_agent(tmp_path: Path) -> None:
+    assert TaskSettings() == TaskSettings(agent_image=names.image("agent"), task_pods=TaskPods())
+    file = tmp_path / "task-pods.yaml"
+    file.write_text("defaults: {nodeSelector: {pool: cpu}}")
+    (option,) = [field for field in fields(TaskSettings) if field.name == "task_pods"]
+    assert option.metadata["parse"](str(file)) == read(str(file)) != TaskPods()
+
+
+def test_settings_that_all_domains_share_are_changed_by_none() -> None:
+    shared = TaskPods()
+    with pytest.raises(ValidationError, match="frozen"):
+        shared.namespaces = {}
+    with pytest.raises(ValidationError, match="frozen"):
+        shared.defaults.labels = {}
 
 
 def test_no_file_and_an_empty_one_are_no_settings(tmp_path: Path) -> None:

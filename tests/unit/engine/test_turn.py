@@ -43,6 +43,23 @@ async def test_a_turn_takes_no_more_decisions_than_its_budget_allows() -> None:
     assert len(seen) <= 36, "no turn is wasted"
 
 
+async def test_a_budget_that_is_used_up_is_used_up() -> None:
+    clock, ends = Clock(), []
+    turn, loop = Turn(clock, 0.5), asyncio.get_running_loop()
+
+    async def decide(number: int) -> None:
+        async with turn:
+            clock.time += 0.25
+            ends.append(number)
+
+    tasks = [asyncio.create_task(decide(number)) for number in range(3)]
+    told: list[list[int]] = []
+    loop.call_soon(lambda: told.append(list(ends)))  # after the tasks in this turn
+    await asyncio.gather(*tasks)
+    assert told == [[0, 1]]
+    assert ends == [0, 1, 2]
+
+
 async def test_a_decision_that_fails_counts_as_well() -> None:
     clock = Clock()
     turn = Turn(clock, 0.02)

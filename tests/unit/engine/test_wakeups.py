@@ -9,9 +9,9 @@ import pytest
 
 from aifactory.engine import custom
 from aifactory.engine.cluster import Cluster
-from aifactory.engine.domain import Watch
-from aifactory.kube.objects import Metadata, OwnerReference, Pod, PodStatus
-from aifactory.kube.resources import PODS, Key
+from aifactory.engine.domain import Child, Watch
+from aifactory.kube.objects import Metadata, OwnerReference, PartialObject, Pod, PodStatus
+from aifactory.kube.resources import CONFIGMAPS, PODS, Key
 from tests.support.herd import HERDS, Herd, Herds
 
 GROUP = HERDS.group
@@ -95,6 +95,42 @@ def test_a_first_list_wakes_in_the_background() -> None:
     found = Listening(Herds())
     found.cluster.stores[PODS].put(pod("a"), background=True)
     assert found.woken == [("ns/a", True)]
+
+
+class Fed(Herds):
+    """Herds whose pods eat what belongs to nobody."""
+
+    food = Child(CONFIGMAPS, PartialObject, concerns=lambda food, cluster: [p.metadata for p in eaters(food, cluster)])
+    children = (*Herds.children, food)
+
+
+def eaters(food: PartialObject, cluster: Cluster) -> list[Pod]:
+    return [found for found in cluster.objects(Herds.children[0]).all() if found.status.phase == food.metadata.name]
+
+
+def test_whose_objects_a_change_concerns_is_woken_though_it_owns_nothing_of_it() -> None:
+    found = Listening(Fed())
+    store = found.cluster.stores[CONFIGMAPS]
+    grass = PartialObject(metadata=Metadata(name="grass", namespace="else", uid="g", resource_version="2"))
+    found.pod_changes(pod("a", phase="grass"))
+    found.woken.clear()
+    store.put(grass, background=True)
+    assert found.woken == [("ns/a", True)]
+    found.woken.clear()
+    store.delete(Key("else", "grass"), "g", "3")
+    assert found.woken == [("ns/a", False)]
+    found.woken.clear()
+    store.put(PartialObject(metadata=Metadata(name="hay", namespace="else", uid="h", resource_version="4")))
+    assert found.woken == [], "nobody's pod eats it"
+
+
+@pytest.mark.parametrize("eater", [pod(phase="grass"), pod("a", kind="Flock", phase="grass")])
+def test_what_concerns_objects_of_somebody_else_wakes_nobody(eater: Pod) -> None:
+    found = Listening(Fed())
+    found.pod_changes(eater)
+    grass = PartialObject(metadata=Metadata(name="grass", namespace="else", uid="g", resource_version="2"))
+    found.cluster.stores[CONFIGMAPS].put(grass)
+    assert found.woken == []
 
 
 class Neighbours(Herds):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from aifactory.kube.objects import (
     Terminated,
     Waiting,
 )
-from aifactory.kube.podstate import NO_TROUBLE, Trouble
+from aifactory.kube.podstate import NO_TROUBLE, Crash, Trouble
 
 MAIN_RUNS = ContainerStatus(name="main", state=ContainerState(running=Running()))
 MAIN_ENDED = ContainerStatus(name="main", state=ContainerState(terminated=Terminated(exit_code=3, reason="Error")))
@@ -161,3 +162,105 @@ def test_no_node_for_a_pod(status: str, reason: str, message: str, words: str) -
 def test_a_disruption(status: str, message: str, words: str) -> None:
     target = Condition(type="DisruptionTarget", status=status, reason="EvictionByEvictionAPI", message=message)
     assert podstate.disruption(pod(conditions=(target,))) == words
+
+
+def test_the_reasons_with_which_a_kubelet_does_not_admit_a_pod() -> None:
+    """As pkg/kubelet/lifecycle of kubernetes/kubernetes writes them; none of the pod's containers has run."""
+    reasons = [
+        "AdmissionError",
+        "AppArmor",
+        "InvalidNodeInfo",
+        "NodeAffinity",
+        "NodeName",
+        "NodePorts",
+        "NodeUnschedulable",
+        "OutOfcpu",
+        "OutOfnvidia.com/gpu",
+        "PodOSNotSupported",
+        "PodOSSelectorNodeLabelDoesNotMatch",
+        "SysctlForbidden",
+        "TaintToleration",
+        "TopologyAffinityError",
+        "UnexpectedAdmissionError",
+        "UnexpectedPredicateFailureType",
+        "UnknownReason",
+    ]
+    assert [reason for reason in reasons if not podstate.refused(reason)] == []
+    assert not any(podstate.refused(reason) for reason in ("", "Evicted", "Error", "RanOutOf"))
+
+
+@pytest.mark.parametrize(
+    ("phase", "reason", "refused"),
+    [("Failed", "OutOfcpu", True), ("Failed", "", False), ("Running", "OutOfcpu", False)],
+)
+def test_a_pod_that_its_node_refused_for_good(phase: str, reason: str, refused: bool) -> None:
+    status = PodStatus(phase=phase, reason=reason, message="not enough cpu")
+    found = Pod(metadata=Metadata(name="a"), status=status)
+    assert podstate.refused_by_node(found) == (Trouble("OutOfcpu", "not enough cpu") if refused else NO_TROUBLE)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "gated"),
+    [
+        ("False", "SchedulingGated", True),
+        ("True", "SchedulingGated", False),
+        ("False", "Unschedulable", False),
+    ],
+)
+def test_a_pod_whose_scheduling_is_gated(status: str, reason: str, gated: bool) -> None:
+    found = pod(phase="Pending", conditions=(Condition(type="PodScheduled", status=status, reason=reason),))
+    assert podstate.is_gated(found) is gated
+    assert podstate.is_unseen(found) is False, "a scheduler has said so"
+
+
+def test_a_pod_that_no_scheduler_has_seen() -> None:
+    assert podstate.is_gated(pod(phase="Pending")) is False
+    assert podstate.is_unseen(pod(phase="Pending")) is True
+    assert podstate.is_unseen(pod(phase="Pending", node="n1")) is False, "whoever made it has chosen its node"
+    assert podstate.is_unseen(pod(phase="Running")) is False
+
+
+def crashes(words: str = "", *, code: int = 1, restarts: int = 0, **now: Any) -> ContainerStatus:
+    """A container that ended at least once."""
+    last = ContainerState(terminated=Terminated(exit_code=code, reason="Error", message=words))
+    return ContainerStatus(name="main", state=ContainerState(**now), last_state=last, restart_count=restarts)
+
+
+BACK_OFF = Waiting(reason="CrashLoopBackOff", message="back-off 10s restarting failed container")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"), [("no such flag", ", it ended with 1 (Error): no such flag"), ("", ", it ended with 1 (Error)")]
+)
+def test_of_a_container_that_crashes_its_own_end_is_told(words: str, told: str) -> None:
+    found = pod(containers=(crashes(words, waiting=BACK_OFF),))
+    assert podstate.waiting(found) == Trouble("CrashLoopBackOff", f"container main is in CrashLoopBackOff{told}")
+    pulls = pod(containers=(crashes(words, waiting=Waiting(reason="ErrImagePull", message="no image")),))
+    assert podstate.waiting(pulls).message == "no image"
+    fresh = pod(containers=(ContainerStatus(name="main", state=ContainerState(waiting=BACK_OFF)),))
+    assert podstate.waiting(fresh).message == BACK_OFF.message, "how it ended is not known"
+
+
+@pytest.mark.parametrize(
+    ("found", "restarts"),
+    [
+        pytest.param(crashes("\n line\n last \n\n", restarts=1, waiting=BACK_OFF), 1, id="it is held back"),
+        pytest.param(crashes("last", restarts=1, running=Running()), None, id="it runs again"),
+        pytest.param(crashes("last", restarts=2, running=Running()), 2, id="it runs again, for a moment"),
+        pytest.param(crashes("last", code=0, restarts=2, running=Running()), None, id="it ends well each time"),
+        pytest.param(crashes("x", restarts=9, terminated=Terminated(exit_code=0)), None, id="it has made it"),
+        pytest.param(ContainerStatus(name="main", restart_count=9), None, id="it never ended"),
+        pytest.param(MAIN_ENDED, None, id="it ended once"),
+    ],
+)
+def test_which_container_crashes(found: ContainerStatus, restarts: int | None) -> None:
+    crash = None if restarts is None else Crash("main", 1, "Error", "last", restarts)
+    assert podstate.crash(pod(containers=(MAIN_RUNS, found))) == crash
+    assert podstate.crash(pod(init=(MAIN_RUNS, found), containers=(MAIN_RUNS,))) == crash
+
+
+def test_the_end_that_a_container_has_just_come_to_is_the_one_that_is_told() -> None:
+    ended = crashes("before", restarts=2, terminated=Terminated(exit_code=3, reason="OOMKilled", message="now"))
+    assert podstate.crash(pod(containers=(ended,))) == Crash("main", 3, "OOMKilled", "now", 2)
+    silent = crashes(restarts=2, running=Running())
+    assert podstate.crash(pod(containers=(silent,))) == Crash("main", 1, "Error", "", 2)

@@ -15,6 +15,7 @@ from aifactory.kube.resources import Key, Resource
         (resources.SERVICES, "v1", "/api/v1/namespaces/n/services/a", "services"),
         (resources.CONFIGMAPS, "v1", "/api/v1/namespaces/n/configmaps/a", "configmaps"),
         (resources.PVCS, "v1", "/api/v1/namespaces/n/persistentvolumeclaims/a", "persistentvolumeclaims"),
+        (resources.NODES, "v1", "/api/v1/nodes/a", "nodes"),
         (resources.NAMESPACES, "v1", "/api/v1/namespaces/a", "namespaces"),
         (resources.DEPLOYMENTS, "apps/v1", "/apis/apps/v1/namespaces/n/deployments/a", "deployments.apps"),
         (
@@ -22,6 +23,12 @@ from aifactory.kube.resources import Key, Resource
             "apps/v1",
             "/apis/apps/v1/namespaces/n/replicasets/a",
             "replicasets.apps",
+        ),
+        (
+            resources.BUDGETS,
+            "policy/v1",
+            "/apis/policy/v1/namespaces/n/poddisruptionbudgets/a",
+            "poddisruptionbudgets.policy",
         ),
         (resources.CORE_EVENTS, "v1", "/api/v1/namespaces/n/events/a", "events"),
         (

@@ -220,9 +220,9 @@ def test_which_container_crashes(state: Any, last: Any, restarts: int, found: bo
 
 
 def test_a_pod_that_nobody_has_scheduled() -> None:
-    assert podstate.is_overlooked(pod("Pending"))
-    assert not podstate.is_overlooked(pod("Pending", conditions=[{"type": "PodScheduled", "status": "False"}]))
-    assert not podstate.is_overlooked(pod("Running"))
+    assert podstate.is_unseen(pod("Pending"))
+    assert not podstate.is_unseen(pod("Pending", conditions=[{"type": "PodScheduled", "status": "False"}]))
+    assert not podstate.is_unseen(pod("Running"))
 
 
 @pytest.mark.parametrize(("reason", "gated"), [("SchedulingGated", True), ("Unschedulable", False)])
