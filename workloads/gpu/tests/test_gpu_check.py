@@ -62,6 +62,23 @@ def test_what_does_not_hold_is_a_failure() -> None:
     assert not report.failed({"checks": [{"what": "x", "holds": True, "seen": 1}]})
 
 
+def test_the_committed_page_is_made_from_the_committed_record() -> None:
+    parts = json.loads((ROOT / "docs" / "gpu.json").read_text())
+    assert (ROOT / "docs" / "gpu.md").read_text() == report.page(parts)
+
+
+def test_a_run_of_some_parts_keeps_the_others(tmp_path: Path) -> None:
+    for day, names in (("1", ("speed", "ranks")), ("2", ("ranks",))):
+        parts = {name: {"checks": [], "seconds": 1.0, "figures": {"x": day}} for name in names}
+        machine = {"device": f"card {day}", "torch": "2.15"}
+        report.publish({"taken": f"day {day}", "machine": machine, "parts": parts}, tmp_path)
+    page = (tmp_path / "gpu.md").read_text()
+    assert "| speed | holds | nothing | day 1, card 1, PyTorch 2.15 |" in page
+    assert "| ranks | holds | nothing | day 2, card 2, PyTorch 2.15 |" in page
+    assert "| ranks | x | 2 |" in page
+    assert "| ranks | x | 1 |" not in page
+
+
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["gpu_check"])
