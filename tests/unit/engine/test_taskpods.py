@@ -64,6 +64,7 @@ def test_nothing_said_is_a_small_pod_with_a_time_limit() -> None:
                 "runAsUser": names.RUN_AS_UID,
                 "runAsGroup": names.RUN_AS_UID,
                 "fsGroup": names.RUN_AS_UID,
+                "fsGroupChangePolicy": "OnRootMismatch",
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [

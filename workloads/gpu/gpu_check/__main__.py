@@ -43,11 +43,11 @@ def main() -> int:
     parser.add_argument("part", nargs="*", help=f"of: {', '.join(PARTS)} (default: all)")
     parser.add_argument("--out", type=Path, default=Path("build/gpu-check"), help="directory for what was found")
     parser.add_argument("--tiny", action="store_true", help="in miniature, on the CPU")
-    parser.add_argument("--docs", type=Path, metavar="RESULT", help="measure nothing: write docs/gpu.md from a result")
+    parser.add_argument("--docs", type=Path, metavar="RESULT", help="measure nothing: put a result on record")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.docs:
-        report.write_page(json.loads(options.docs.read_text()))
+        report.publish(json.loads(options.docs.read_text()))
         return 0
     unknown = [name for name in options.part if name not in PARTS]
     if unknown:

@@ -23,7 +23,7 @@ class Sizes:
         large: the model whose speed is measured, for training and for serving.
         large_batches: windows a step of it, the first that fits the memory is used.
         large_steps: steps of it.
-        compiled: whether the plain loop is also timed with torch.compile.
+        compiled: whether all is also done with torch.compile.
         clients: how many ask the server at the same time.
         answer_tokens: length of each answer.
     """
@@ -46,7 +46,7 @@ FULL = Sizes(
     # The vocabulary is 257 bytes: 18 blocks of GPT-2's width give the 124 M weights that it has with 12 and 50,257.
     large=GPTConfig(context=1024, layers=18, heads=12, embedding=768),
     large_batches=(32, 16, 8),
-    large_steps=120,
+    large_steps=80,
     compiled=True,
     clients=(1, 32, 128),
     answer_tokens=128,
@@ -54,7 +54,7 @@ FULL = Sizes(
 TINY = Sizes(
     small=GPTConfig(context=32, layers=1, heads=2, embedding=16),
     small_batch=4,
-    small_steps=400,
+    small_steps=200,
     large=GPTConfig(context=64, layers=2, heads=2, embedding=32),
     large_batches=(4,),
     large_steps=20,

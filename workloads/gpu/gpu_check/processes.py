@@ -1,4 +1,4 @@
-"""The training program, started as its pod starts it: under torchrun, with the factory's environment variables."""
+"""The training program, started as its pod starts it: with the factory's environment variables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Training:
 
     Attributes:
         root: its workspace; another attempt with the same one resumes.
-        processes: ranks on this machine.
+        processes: ranks on this machine, under torchrun; 0: one without it.
         module: the program.
     """
 
@@ -58,9 +58,10 @@ class Training:
             *("-m", "torch.distributed.run", f"--nproc-per-node={self.processes}", "--rdzv-backend=c10d"),
             *("--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"),
         )
+        launcher = torchrun if self.processes else ()
         with self.log_file.open("w") as log:
             return subprocess.Popen(
-                [sys.executable, *torchrun, "-m", self.module, *self.arguments],
+                [sys.executable, *launcher, "-m", self.module, *self.arguments],
                 env=env,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -138,7 +139,7 @@ class Training:
         return sorted(int(name) for name in names if name.isdigit())
 
     def stop_after(self, step: int, seconds: float = 120.0) -> int:
-        """Start it, send SIGTERM to torchrun once a checkpoint of this step is there; returns the exit code."""
+        """Start it, send SIGTERM once a checkpoint of this step is there; returns the exit code."""
         process, deadline = self.start(), time.monotonic() + seconds
         while not (saved := self.steps_saved()) or saved[-1] < step:
             if process.poll() is not None or time.monotonic() > deadline:

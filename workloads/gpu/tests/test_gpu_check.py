@@ -4,46 +4,54 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+import torch
+
+from gpu_check import __main__ as program
 from gpu_check import report
 
-WORKLOADS = Path(__file__).resolve().parents[2]
-PATHS = [str(WORKLOADS / name) for name in ("gpu", "trainer", "server", "contract")]
+ROOT = Path(__file__).resolve().parents[3]
+PATHS = [str(ROOT / "workloads" / name) for name in ("gpu", "trainer", "server", "contract")]
+torch.set_num_threads(1)
 
 
-def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS), "OMP_NUM_THREADS": "1", **env}
-    command = [sys.executable, "-m", "gpu_check", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Of the processes that parts start; and gradients, which a back end turns off in its process."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(PATHS))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("AIFACTORY_CAUSAL_LM_SLOTS", "16")  # a part sets it: as before afterwards
+    with torch.enable_grad():
+        yield
 
 
-def test_every_part_holds_in_miniature(tmp_path: Path) -> None:
-    done = run("--tiny", "--out", str(tmp_path))
-    result = json.loads((tmp_path / "result.json").read_text())
-    bad = {name: part for name, part in result["parts"].items() if report.failed(part)}
-    assert done.returncode == 0, (bad, done.stderr)
-    assert set(result["parts"]) == {
-        *("resumed", "random-state", "ranks", "export", "answers", "engine", "speed", "tests"),
-    }
-    assert all(part["checks"] for part in result["parts"].values())
-    assert result["parts"]["speed"]["figures"]["plainLoop"]["programToThis"] > 0
-    page = report.page(result)
-    assert "| speed | plainLoop.tokensPerSecond |" in page
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
 
 
-def test_a_part_that_fails_is_reported_and_the_next_one_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [name for name in program.PARTS if name != "tests"])
+def test_a_part_holds_in_miniature(name: str, work: Path) -> None:
+    """In this process, which has PyTorch already; `tests` is the suites beside this one."""
+    program.run_part(name, work, tiny=True)
+    part = json.loads((work / f"{name}.json").read_text())
+    assert part["checks"]
+    assert not report.failed(part), part
+
+
+def test_a_part_that_fails_is_reported_and_the_next_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sitecustomize.py").write_text(  # as a crash in a driver would end it
-        "import os, sys\nif {'random-state', '--work'} <= {*sys.orig_argv}: os._exit(9)\n"
+        "import os, sys\nif {'speed', '--work'} <= {*sys.orig_argv}: os._exit(9)\n"
     )
-    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *PATHS])}
-    done = run("random-state", "ranks", "--tiny", "--out", str(tmp_path / "out"), **env)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *PATHS]))
+    assert program.run_all(["speed", "random-state"], tmp_path / "out", tiny=True) == 1
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert done.returncode == 1
-    assert result["parts"]["random-state"]["error"] == "its process ended with 9"
-    assert not report.failed(result["parts"]["ranks"])
+    assert result["parts"]["speed"]["error"] == "its process ended with 9"
+    assert not report.failed(result["parts"]["random-state"])
     assert "FAILED" in (tmp_path / "out" / "table.txt").read_text()
 
 
@@ -54,7 +62,27 @@ def test_what_does_not_hold_is_a_failure() -> None:
     assert not report.failed({"checks": [{"what": "x", "holds": True, "seen": 1}]})
 
 
-def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
-    done = run("--out", str(tmp_path), CUDA_VISIBLE_DEVICES="")
-    assert done.returncode == 2
-    assert "PyTorch sees no GPU here" in done.stderr
+def test_the_committed_page_is_made_from_the_committed_record() -> None:
+    parts = json.loads((ROOT / "docs" / "gpu.json").read_text())
+    assert (ROOT / "docs" / "gpu.md").read_text() == report.page(parts)
+
+
+def test_a_run_of_some_parts_keeps_the_others(tmp_path: Path) -> None:
+    for day, names in (("1", ("speed", "ranks")), ("2", ("ranks",))):
+        parts = {name: {"checks": [], "seconds": 1.0, "figures": {"x": day}} for name in names}
+        machine = {"device": f"card {day}", "torch": "2.15"}
+        report.publish({"taken": f"day {day}", "machine": machine, "parts": parts}, tmp_path)
+    page = (tmp_path / "gpu.md").read_text()
+    assert "| speed | holds | nothing | day 1, card 1, PyTorch 2.15 |" in page
+    assert "| ranks | holds | nothing | day 2, card 2, PyTorch 2.15 |" in page
+    assert "| ranks | x | 2 |" in page
+    assert "| ranks | x | 1 |" not in page
+
+
+def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu_check"])
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == 2
+    assert "PyTorch sees no GPU here" in capsys.readouterr().err

@@ -56,6 +56,9 @@ def start(timeout_seconds: float = 600.0) -> World:
 
     Args:
         timeout_seconds: how long a collective waits for a process that is silent. A dead one is noticed at once.
+
+    Raises:
+        RuntimeError: another process computes on the same GPU, which NCCL refuses.
     """
     errors.install()
     rank, size = rank_and_size(os.environ)
@@ -68,6 +71,7 @@ def start(timeout_seconds: float = 600.0) -> World:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         timeout = timedelta(seconds=timeout_seconds)
         dist.init_process_group(backend, rank=rank, world_size=size, timeout=timeout)
+        check_devices(device)
     torch.set_num_threads(threads(os.environ, neighbours()))
     return World(rank, size, device)
 
@@ -100,13 +104,29 @@ def _local_size(env: Mapping[str, str]) -> int:
 
 def neighbours() -> int:
     """How many of the ranks run on this machine, in whichever pod: those whose kernel was booted with this one's."""
+    try:
+        return alike(_BOOT_ID.read_text())
+    except OSError:
+        return alike(secrets.token_hex())  # a machine of its own, then
+
+
+def check_devices(device: torch.device) -> None:
+    """Say before NCCL does that a GPU is for one process, and what to change.
+
+    Asked of all ranks and not told from this machine's numbers: a launcher may show each process one GPU of several.
+    """
+    if device.type == "cuda" and (sharing := alike(str(torch.cuda.get_device_properties(device).uuid))) > 1:
+        raise RuntimeError(
+            f"{sharing} processes compute on one GPU ({device}), and NCCL takes one: ask for as many GPUs in the "
+            "template as the job's procPerNode, or set procPerNode to the number of GPUs that a pod has"
+        )
+
+
+def alike(text: str) -> int:
+    """How many of the ranks, this one included, gave the same text."""
     if not dist.is_initialized() or "gloo" not in dist.get_backend_config():
         return 1
-    try:
-        boot = _BOOT_ID.read_text()
-    except OSError:  # a machine of its own, then
-        boot = secrets.token_hex()
-    own = torch.tensor(int.from_bytes(hashlib.sha256(boot.encode()).digest()[:7]))
+    own = torch.tensor(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]))
     all_of_them = [torch.zeros_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(all_of_them, own)
     return sum(bool(other == own) for other in all_of_them)

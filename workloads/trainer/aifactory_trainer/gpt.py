@@ -16,16 +16,17 @@ import atexit
 import logging
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -61,6 +62,7 @@ class Settings:
         checkpoint_every: steps between checkpoints.
         keep: checkpoints that stay.
         sample: bytes to write at the end.
+        compile: have torch.compile make kernels for this model.
     """
 
     model: GPTConfig
@@ -72,6 +74,7 @@ class Settings:
     checkpoint_every: int
     keep: int
     sample: int
+    compile: bool
 
 
 class Parser(argparse.ArgumentParser):
@@ -101,6 +104,9 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     parser.add_argument("--checkpoint-every", type=positive, default=50, help="steps (%(default)s)")
     parser.add_argument("--keep", type=positive, default=3, help="checkpoints that stay (%(default)s)")
     parser.add_argument("--sample", type=int, default=200, help="bytes to write at the end (%(default)s)")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the model: a slow first step, then up to twice as fast on a GPU"
+    )
     given = vars(parser.parse_args(arguments))
     try:
         model = GPTConfig(*(given.pop(name) for name in ("context", "layers", "heads", "embedding")))
@@ -137,32 +143,46 @@ def train(settings: Settings, world: World) -> None:
     model = GPT(settings.model).to(world.device)
     optimizer = make_optimizer(model, settings.learning_rate)
     network = distribute(model, world)
+    if settings.compile:
+        network = compiled(network, world.device)
     run = Run(model=model, optimizer=optimizer, checkpoint_every=settings.checkpoint_every, keep=settings.keep)
     log.info(
-        "%d parameters, %.1f MB of text from %s, %d ranks on %s, %d threads each",
+        "%d parameters, %.1f MB of text from %s, %d ranks on %s, %d threads each%s",
         sum(parameter.numel() for parameter in model.parameters()),
         len(training) / 1e6,
         settings.source,
         world.size,
         world.device.type,
         torch.get_num_threads(),
+        ", compiled" if settings.compile else "",
     )
     printed = 0.0
     for step in run.steps(settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * group["rate"] * schedule(step, settings.steps)
-        windows = batch(training, step, settings, world).to(world.device)
-        with torch.autocast("cuda", torch.bfloat16, enabled=world.device.type == "cuda"):
-            loss = next_byte_loss(network(windows[:, :-1]), windows[:, 1:])
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
-        optimizer.step()
-        optimizer.zero_grad()
+        loss = train_step(network, optimizer, to_device(batch(training, step, settings, world), world.device))
         run.report(loss=loss, tokens=settings.batch * settings.model.context * world.size)
         if time.monotonic() - printed > PRINT_SECONDS or step + 1 == settings.steps:
             printed = time.monotonic()
             show(step + 1, settings.steps, loss.item(), run)
     finish(settings, world, model, held_out, run)
+
+
+def train_step(network: nn.Module, optimizer: torch.optim.Optimizer, windows: Tensor) -> Tensor:
+    """Learn from the windows; returns their loss. Nothing here waits for a GPU: meanwhile the next step is prepared."""
+    loss = backward(network, windows)
+    nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss
+
+
+def backward(network: nn.Module, windows: Tensor) -> Tensor:
+    """Loss of the windows, and its gradients; matrix products are bfloat16 on a GPU."""
+    with torch.autocast("cuda", torch.bfloat16, enabled=windows.is_cuda):
+        loss = next_byte_loss(network(windows[:, :-1]), windows[:, 1:])
+    torch.autograd.backward(loss)
+    return loss
 
 
 def show(step: int, total: int, loss: float, run: Run) -> None:
@@ -215,6 +235,11 @@ def windows_at(tokens: Tensor, starts: Tensor, context: int) -> Tensor:
     return tokens[starts[:, None] + torch.arange(context + 1)].long()
 
 
+def to_device(windows: Tensor, device: torch.device) -> Tensor:
+    """The windows where they are needed. A copy from memory that is not pinned would wait until the GPU is idle."""
+    return windows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else windows
+
+
 def next_byte_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy in nats."""
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
@@ -235,13 +260,26 @@ def schedule(step: int, total: int) -> float:
     return warm * (FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * 0.5 * (1 + math.cos(math.pi * step / total)))
 
 
-def distribute(model: GPT, world: World) -> torch.nn.Module:
+def distribute(model: GPT, world: World) -> nn.Module:
     """Average the gradients of all ranks while they are computed."""
     if world.size == 1:
         return model
     devices = [world.device] if world.device.type == "cuda" else None
     # The buffers are constant tables: to send them before each step would only cost time.
     return DistributedDataParallel(model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True)
+
+
+def compiled(network: nn.Module, device: torch.device) -> nn.Module:
+    """The same network, as kernels made for it in the first step. Only training uses it: the model itself stays what is
+    saved, measured and exported. Around DistributedDataParallel, for gradients to be sent while others are computed."""
+    variable, names = ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++",))
+    names = (os.environ[variable],) if variable in os.environ else names
+    if not any(map(shutil.which, names)):
+        give_up(
+            f"--compile needs a compiler ({' or '.join(names)}) and Python's headers, and this image has none: build "
+            "it on one that has (docker build --build-arg BASE=python:3.11), or leave --compile out"
+        )
+    return cast(nn.Module, torch.compile(network))
 
 
 @torch.no_grad()
@@ -263,6 +301,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     settings = parse(arguments)
     world = start()
+    if world.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for what is not bfloat16: the measuring
     if world.rank != 0:
         log.setLevel(logging.WARNING)
     try:

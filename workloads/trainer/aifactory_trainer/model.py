@@ -135,8 +135,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], cache: Cache | None, block: int) -> Tensor:
         x = x + self.attention(normalise(x), rope, cache, block)
-        x = x + self.down(F.relu(self.up(normalise(x))).square())
-        return x
+        hidden = F.relu(self.up(normalise(x)))
+        return x + self.down(hidden * hidden)  # square() is pow(), which autocast does in float32: more memory to move
 
 
 class GPT(nn.Module):
@@ -183,8 +183,12 @@ class GPT(nn.Module):
 
 
 def normalise(x: Tensor) -> Tensor:
-    """Scale the last dimension to a root mean square of 1; no weights, so nothing to keep in step."""
-    return F.rms_norm(x, (x.shape[-1],))
+    """Scale the last dimension to a root mean square of 1; no weights, so nothing to keep in step.
+
+    In the type that comes in (it adds up in float32 all the same): autocast would make queries and keys float32.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return F.rms_norm(x, (x.shape[-1],))
 
 
 def rope_tables(context: int, size: int) -> tuple[Tensor, Tensor]:

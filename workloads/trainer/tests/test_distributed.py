@@ -18,7 +18,7 @@ SCRIPT = """
 import os, sys, torch
 from pathlib import Path
 from aifactory_trainer import Run, start
-from aifactory_trainer.distributed import Group, neighbours
+from aifactory_trainer.distributed import Group, alike, neighbours
 from aifactory_trainer.environment import Environment
 sys.path.insert(0, os.environ["TESTS"])
 from test_state import Position
@@ -28,7 +28,7 @@ group = Group()
 assert group.maximum(world.rank, -world.rank) == (1, 0)
 assert group.total(1.5, world.rank) == (3.0, 1.0)
 assert group.same(b"x") and not group.same(b"x" * world.rank)
-assert neighbours() == 2
+assert neighbours() == alike("one") == 2 and alike(str(world.rank)) == 1
 assert group.broadcast(b"from rank 0" if world.rank == 0 else None) == b"from rank 0"
 assert group.broadcast(b"" if world.rank == 0 else None) == b""
 parts = group.gather(b"x" * (10 + world.rank))
@@ -215,6 +215,30 @@ def test_sigterm_to_the_launcher_saves_the_step_under_way(pod: Pod) -> None:
     assert process.returncode != 0
     assert len(pod.steps_saved()) == 1
     assert pod.steps_saved()[0] > 50
+
+
+ONE_GPU = """
+import torch, torch.distributed as dist
+from types import SimpleNamespace
+from unittest import mock
+from aifactory_trainer import start
+
+join = dist.init_process_group
+gpu = SimpleNamespace(uuid="7")
+fakes = {"is_available": True, "device_count": 1, "set_device": None, "get_device_properties": gpu}
+with (
+    mock.patch.multiple(torch.cuda, **{name: mock.Mock(return_value=value) for name, value in fakes.items()}),
+    mock.patch.object(dist, "init_process_group", lambda backend, **options: join("gloo", **options)),
+):
+    start()
+"""
+
+
+def test_ranks_that_share_a_gpu_are_told_what_to_change(pod: Pod) -> None:
+    pod.run(*TORCHRUN, pod.script(ONE_GPU), expect=1)
+    said = pod.termination_message()["message"]
+    assert said.startswith("RuntimeError: 2 processes compute on one GPU (cuda:0), and NCCL takes one: ask for as many")
+    assert said.endswith("or set procPerNode to the number of GPUs that a pod has")
 
 
 def test_the_interface_to_the_own_machine_is_the_loopback() -> None:

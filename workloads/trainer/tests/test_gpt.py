@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -11,10 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 
 from aifactory_trainer import gpt
-from conftest import TORCHRUN, Pod, Receiver, wait_until
+from aifactory_trainer.state import unwrap
+from conftest import DEVICES, TORCHRUN, Pod, Receiver, wait_until
 from test_export import digest
 
 GPT = ("-m", "aifactory_trainer.gpt")
@@ -80,6 +85,74 @@ def test_two_processes_killed_and_resumed_end_like_an_uninterrupted_run(
     assert f"step-{killed_after}: step {killed_after}" in output
     assert {body["resumedFromStep"] for body in receiver.reports} == {killed_after}
     assert digest(pod.output) == digest(pod.root / "whole"), "the same weights and the same measures"
+
+
+NO_COMPILER = shutil.which(os.environ.get("CXX", "g++")) is None
+
+
+@pytest.mark.skipif(NO_COMPILER, reason="no C++ compiler here: torch.compile needs one on a CPU")
+def test_compiled_it_resumes_and_exports_as_it_does_otherwise(
+    job: Path, data: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    command = [*SMALL, "--steps=20", f"--data={data}"]
+    found = {}
+    for name, more in (("whole", ["--compile"]), ("resumed", ["--compile"]), ("resumed as it is", [])):
+        caplog.clear()
+        gpt.main([*command, *more])
+        assert (name == "whole") is ("step-10: step 10" not in caplog.text)
+        assert (", compiled" in caplog.text) is bool(more)
+        found[name] = load_file(job / "output" / "model.safetensors")
+        shutil.rmtree(job / "output")
+        shutil.rmtree(job / "checkpoints" / "step-20")
+    for name, tolerance in (("resumed", 0.0), ("resumed as it is", 1e-4)):
+        torch.testing.assert_close(found[name], found["whole"], rtol=0, atol=tolerance)
+
+
+@pytest.mark.skipif(NO_COMPILER, reason="no C++ compiler here: torch.compile needs one on a CPU")
+def test_compiled_around_ddp_gradients_and_names_are_the_models() -> None:
+    cpu = torch.device("cpu")
+    model = gpt.GPT(gpt.parse(SMALL).model)
+    alone = copy.deepcopy(model)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        network = gpt.compiled(gpt.distribute(model, gpt.World(0, 2, cpu)), cpu)
+        windows = torch.randint(256, (4, 33))
+        counters.clear()
+        losses = [gpt.backward(one, windows) for one in (network, alone)]
+        assert counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
+        assert unwrap(network) is model
+    finally:
+        dist.destroy_process_group()
+    torch.testing.assert_close(*losses)
+    for mine, bare in zip(model.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, bare.grad)
+
+
+def test_without_a_compiler_it_says_what_to_do(
+    job: Path, data: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(SystemExit) as ended:
+        gpt.main([*SMALL, f"--data={data}", "--compile"])
+    assert ended.value.code == 93
+    assert "--compile needs a compiler (no-such-compiler)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_step_does_not_wait_for_the_device(device: torch.device) -> None:
+    settings = gpt.parse(SMALL)
+    tokens, model = torch.arange(10_000, dtype=torch.int16) % 256, gpt.GPT(settings.model).to(device)
+    optimizer = gpt.make_optimizer(model, 0.01)
+    losses = []
+    for step in range(4):
+        if device.type == "cuda" and step == 2:  # what is set up in the first steps may wait
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            windows = gpt.to_device(gpt.batch(tokens, 0, settings, gpt.World(0, 1, device)), device)
+            losses.append(gpt.train_step(model, optimizer, windows))
+        finally:
+            torch.cuda.set_sync_debug_mode("default") if device.type == "cuda" else None
+    assert losses[-1] < losses[0]
 
 
 def test_a_finished_run_that_lost_its_output_only_exports(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from aifactory_trainer.model import END_OF_TEXT, GPT, VOCABULARY, Cache, GPTConfig, generate, rope_tables, sample
 
@@ -26,6 +27,28 @@ def test_a_prediction_does_not_see_the_future(model: GPT) -> None:
     before, after = model(tokens), model(changed)
     assert torch.equal(before[:, :10], after[:, :10])
     assert not torch.allclose(before[:, 10:], after[:, 10:])
+
+
+def test_in_mixed_precision_what_is_large_is_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU that is not there: its tensors have types and no numbers."""
+    seen: dict[str, set[torch.dtype]] = {"attention": set(), "hidden": set()}
+
+    def attention(*inputs: torch.Tensor) -> torch.Tensor:
+        seen["attention"] |= {tensor.dtype for tensor in inputs}
+        return inputs[0]
+
+    monkeypatch.setattr("aifactory_trainer.model.attend", attention)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    try:
+        with FakeTensorMode(), torch.device("cuda"):
+            model, tokens = GPT(SMALL), torch.zeros(2, 8, dtype=torch.int64)
+            for block in model.blocks:
+                block.down.register_forward_pre_hook(lambda _module, inputs: seen["hidden"].add(inputs[0].dtype))
+            torch.set_autocast_enabled("cuda", True)
+            model(tokens)
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+    assert seen == {"attention": {torch.bfloat16}, "hidden": {torch.bfloat16}}
 
 
 def test_only_distances_count(model: GPT) -> None:
