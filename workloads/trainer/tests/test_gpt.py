@@ -117,6 +117,7 @@ def test_compiled_around_ddp_gradients_and_names_are_the_models() -> None:
     try:
         network = gpt.compiled(gpt.distribute(model, gpt.World(0, 2, cpu)), cpu)
         windows = torch.randint(256, (4, 33))
+        torch.compiler.reset()  # what another test has compiled would be used again
         counters.clear()
         losses = [gpt.backward(one, windows) for one in (network, alone)]
         assert counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
