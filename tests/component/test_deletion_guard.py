@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from localcluster.controlplane import ControlPlane
 from tests.cluster import objects
 from tests.support.kubectl import ROOT, Json, Kubectl
 from tests.support.waiting import wait_for
@@ -81,18 +82,17 @@ def test_what_nobody_uses_can_be_deleted(ns: Kubectl) -> None:
     ns.run("delete", "mver", "m-v1")
 
 
-def test_where_the_pools_crd_is_missing_when_the_guard_comes_into_force_nothing_is_deleted(
-    ns: Kubectl, kubectl: Kubectl, policy: str
+def test_where_the_pools_crd_is_missing_when_the_api_server_starts_nothing_is_deleted(
+    ns: Kubectl, kubectl: Kubectl, policy: str, control_plane: ControlPlane
 ) -> None:
-    """After a start of the API server too: it looks for the parameters first. docs/limits.md has the way out."""
+    """It looks for the policy's parameters before it asks anything. docs/limits.md has the way out."""
     ns.apply(VERSION)
     use(ns, "chat", {"stable": PART})
     wait_refused(ns, "InferencePool/chat")
     kubectl.run("delete", "crd", "inferencepools.aifactory.dev")
     try:
         wait_for("no pool to be left", lambda: refusal(ns), lambda seen: not seen, seconds=60)
-        kubectl.run("delete", "-f", "-", stdin=policy)
-        kubectl.run("apply", "-f", "-", stdin=policy)
+        control_plane.restart_apiserver()
         wait_refused(ns, "paramKind")
         controller = "--as=system:serviceaccount:kube-system:namespace-controller"
         by_controller = ns.run("delete", "mver", "m-v1", "--dry-run=server", controller, check=False).err
