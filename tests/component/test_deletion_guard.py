@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from localcluster.controlplane import ControlPlane
 from tests.cluster import objects
 from tests.support.kubectl import ROOT, Json, Kubectl
 from tests.support.waiting import wait_for
@@ -28,12 +29,12 @@ USES = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def policy(kubectl: Kubectl) -> Iterator[None]:
+def policy(kubectl: Kubectl) -> Iterator[str]:
     """The template as Helm renders it."""
     text = (ROOT / "charts/aifactory/templates/deletion-guard.yaml").read_text()
     text = re.sub(r"\{\{- (if|end).*\}\}\n?|  labels: \{\{.*\}\}\n", "", text).replace("{{ .Release.Name }}", "guard")
     kubectl.run("apply", "-f", "-", stdin=text)
-    yield
+    yield text
     for kind in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
         kubectl.run("delete", kind, NAME)
 
@@ -50,7 +51,7 @@ def refusal(ns: Kubectl) -> str:
 
 def wait_refused(ns: Kubectl, words: str) -> None:
     """The API server takes a moment to know a policy that is new, and a pool."""
-    wait_for("the policy to refuse", lambda: refusal(ns), lambda seen: words in seen, seconds=30)
+    wait_for("the policy to refuse", lambda: refusal(ns), lambda seen: words in seen, seconds=60)
 
 
 @pytest.mark.parametrize("status", USES)
@@ -79,3 +80,30 @@ def test_what_nobody_uses_can_be_deleted(ns: Kubectl) -> None:
     ns.apply(VERSION)
     ns.run("delete", "ipool", "other")
     ns.run("delete", "mver", "m-v1")
+
+
+def test_where_the_pools_crd_is_missing_when_the_api_server_starts_nothing_is_deleted(
+    ns: Kubectl, kubectl: Kubectl, policy: str, control_plane: ControlPlane
+) -> None:
+    """It looks for the policy's parameters before it asks anything. docs/limits.md has the way out."""
+    ns.apply(VERSION)
+    use(ns, "chat", {"stable": PART})
+    wait_refused(ns, "InferencePool/chat")
+    kubectl.run("delete", "crd", "inferencepools.aifactory.dev")
+    try:
+        wait_for("no pool to be left", lambda: refusal(ns), lambda seen: not seen, seconds=60)
+        control_plane.restart_apiserver()
+        wait_refused(ns, "paramKind")
+        controller = "--as=system:serviceaccount:kube-system:namespace-controller"
+        by_controller = ns.run("delete", "mver", "m-v1", "--dry-run=server", controller, check=False).err
+        assert "paramKind" in by_controller, "its namespace can not be deleted either"
+        kubectl.run("delete", "validatingadmissionpolicybinding", NAME)
+        wait_for("nothing to refuse", lambda: refusal(ns), lambda seen: not seen, seconds=60)
+        ns.run("delete", "mver", "m-v1")
+    finally:
+        kubectl.run("apply", "-f", str(ROOT / "crds"))
+        kubectl.run("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        kubectl.run("apply", "-f", "-", stdin=policy)
+    ns.apply(VERSION)
+    use(ns, "chat", {"stable": PART})
+    wait_refused(ns, "InferencePool/chat")

@@ -7,11 +7,14 @@ kubernetes/kubernetes (plugin/pkg/admission) and have been the same for years; o
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from aifactory.api.reasons import Reason
-from aifactory.engine.plan import WriteError
+from aifactory.engine.plan import Create, WriteError
+from aifactory.kube.errors import AlreadyExists
+from aifactory.kube.resources import PVCS
 
 LOOK_AGAIN_SECONDS: Final = 30.0
 """What others free (quota) or make (a ServiceAccount) is noticed after this at most."""
@@ -64,8 +67,19 @@ _KNOWN: Final = (
 )
 
 
+def removal(errors: Sequence[WriteError], namespace: str) -> str:
+    """The command that removes the objects which have names we need."""
+    targets = " ".join(f"{error.write.kind.lower()}/{error.write.name}" for error in errors)
+    lost = any(error.write.kind == PVCS.kind for error in errors)
+    return f"kubectl -n {namespace} delete {targets}{' (what is on a claim goes with it)' if lost else ''}"
+
+
 def explain(error: WriteError) -> Refusal:
     """What a refusal means and what comes next."""
+    if isinstance(error.error, AlreadyExists) and isinstance(error.write, Create):
+        command = removal([error], error.write.body["metadata"]["namespace"])
+        message = f"{error.message}; it belongs to somebody else: rename one of them, or, if nobody needs it: {command}"
+        return Refusal(Reason.NAME_CONFLICT, message, retry_after=LOOK_AGAIN_SECONDS)
     for pattern, reason, stalled, step in _KNOWN:
         if pattern.search(error.error.message):
             return Refusal(reason, f"{error.message}; {step}", stalled, LOOK_AGAIN_SECONDS)

@@ -16,6 +16,7 @@ from aifactory.engine.apply import Applied, applied
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child, Domain, Index, Outside, Watch
 from aifactory.engine.plan import Plan, WriteError
+from aifactory.engine.refusals import removal
 from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
 from aifactory.kube.objects import ConfigMap, Deployment, DisruptionBudget, Pod, ReplicaSet, Service
@@ -231,10 +232,9 @@ def _name_conflict(observed: Observed, errors: Sequence[WriteError]) -> str:
     if observed.orphans:
         left = " ".join(observed.orphans)
         return f"an earlier pool of this name has left objects behind: kubectl -n {namespace} delete {left}"
-    targets = " ".join(f"{error.write.kind.lower()}/{error.write.name}" for error in errors)
     return (
         f"{errors[0].message}; it does not belong to this pool: rename one of them, or, if nobody needs it: "
-        f"kubectl -n {namespace} delete {targets}"
+        f"{removal(errors, namespace)}"
     )
 
 

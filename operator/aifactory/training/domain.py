@@ -14,7 +14,7 @@ from aifactory.engine.apply import applied
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child, Domain, Index, Outside, Route, Watch
 from aifactory.engine.plan import DryRun, Plan, WriteError
-from aifactory.engine.refusals import explain
+from aifactory.engine.refusals import explain, removal
 from aifactory.engine.tasks import TaskPod, task_pod
 from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
@@ -99,7 +99,9 @@ class Training(Domain[TrainingJob, Observed]):
             return dataclasses.replace(plan, writes=())  # as it was planned
         first = (telling or errors)[0]
         if isinstance(first.error, AlreadyExists):
-            draft.name_taken(first.target)
+            taken = [error for error in telling or errors if isinstance(error.error, AlreadyExists)]
+            targets = ", ".join(error.target for error in taken)
+            draft.name_taken(targets, removal(taken, observed.job.metadata.namespace))
             return Plan(draft.result(), requeue_after=draft.due_after)
         refusal = explain(first)
         if isinstance(first.write, DryRun) and current:

@@ -194,11 +194,14 @@ class StatusDraft:
         self._conditions.kstatus(ConditionType.STALLED, refusal.reason, message)
         self._status.reason = str(refusal.reason)
 
-    def name_taken(self, what: str) -> None:
-        """An object we need exists and is not ours: left by an earlier job of the name, or somebody else's."""
+    def name_taken(self, what: str, removal: str) -> None:
+        """Objects we need exist and are not ours: left by an earlier job of the name, or somebody else's.
+
+        `removal` is the command that removes them.
+        """
         message = (
             f"{what} exists and does not belong to this job; if an earlier job of this name is being deleted it goes "
-            "by itself, else rename one of them"
+            f"by itself, else rename one of them, or, if nobody needs it: {removal}"
         )
         self._not_running("Pending", Reason.NAME_CONFLICT, message)
 

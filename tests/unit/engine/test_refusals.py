@@ -6,8 +6,8 @@ import pytest
 
 from aifactory.api.reasons import Reason
 from aifactory.engine.plan import Create, WriteError
-from aifactory.engine.refusals import LOOK_AGAIN_SECONDS, Refusal, explain
-from aifactory.kube.errors import Forbidden, Invalid
+from aifactory.engine.refusals import LOOK_AGAIN_SECONDS, Refusal, explain, removal
+from aifactory.kube.errors import AlreadyExists, Forbidden, Invalid
 
 QUOTA = (
     'pods "train-0-0" is forbidden: exceeded quota: team, requested: requests.cpu=2, used: requests.cpu=1, '
@@ -56,3 +56,16 @@ def test_what_is_not_known_is_told_as_it_is() -> None:
     error = Invalid(422, "Invalid", 'unknown field "spec.x"')
     found = explain(WriteError(Create({"kind": "Pod", "metadata": {"name": "p"}}), error))
     assert found == Refusal(Reason.POD_REJECTED, 'Pod p: unknown field "spec.x"')
+
+
+def test_what_is_in_the_way_is_named_with_the_command_that_removes_it() -> None:
+    claim = {"kind": "PersistentVolumeClaim", "metadata": {"name": "train-workspace", "namespace": "team"}}
+    pod = {"kind": "Pod", "metadata": {"name": "train-0-0", "namespace": "team"}}
+    taken = [WriteError(Create(body), AlreadyExists(409, "AlreadyExists", "it exists")) for body in (pod, claim)]
+    found = explain(taken[0])
+    assert (found.reason, found.stalled, found.retry_after) == (Reason.NAME_CONFLICT, True, LOOK_AGAIN_SECONDS)
+    assert found.message.startswith("Pod train-0-0: it exists; it belongs to somebody else")
+    assert found.message.endswith("if nobody needs it: kubectl -n team delete pod/train-0-0")
+    assert removal(taken, "team") == (
+        "kubectl -n team delete pod/train-0-0 persistentvolumeclaim/train-workspace (what is on a claim goes with it)"
+    )

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from aifactory.api.reasons import ConditionType, Reason
+from aifactory.engine.plan import Create, WriteError
 from aifactory.engine.refusals import Refusal
+from aifactory.kube.errors import AlreadyExists
+from aifactory.training.domain import Training
 from aifactory.training.plan import plan_training
 from aifactory.training.state import GangView, Observed
 from aifactory.training.status import StatusDraft
@@ -19,6 +22,7 @@ from tests.unit.training.builders import (
     NOW,
     OUTPUT,
     SERVICE,
+    SETTINGS,
     UID,
     conditions,
     decide,
@@ -579,11 +583,24 @@ def test_a_side_container_that_crashes_before_the_trainer_is_named() -> None:
 
 def test_a_name_that_is_taken_is_waited_for() -> None:
     draft = StatusDraft(observe(TWO), (), NOW)
-    draft.name_taken("Service train-nodes")
+    draft.name_taken("Service train-nodes", "kubectl -n ns delete service/train-nodes")
     status = draft.result()
     assert conditions(status)["Stalled"] == ("False", "NameConflict"), "it may be that of a job that is going"
     assert conditions(status)["Reconciling"] == ("True", "NameConflict")
     assert "Service train-nodes exists and does not belong to this job" in message(status)
+    assert message(status).endswith("or, if nobody needs it: kubectl -n ns delete service/train-nodes")
+
+
+def test_all_that_an_earlier_job_of_the_name_has_left_is_named_with_the_command_that_removes_it() -> None:
+    observed = observe(TWO)
+    taken = [
+        WriteError(write, AlreadyExists(409, "AlreadyExists", "it exists"))
+        for write in decide(observed).writes
+        if isinstance(write, Create)
+    ]
+    status = Training(SETTINGS).refused(observed, taken, NOW).status
+    named = " ".join(f"{error.write.kind.lower()}/{error.write.name}" for error in taken)
+    assert f"kubectl -n {TWO.metadata.namespace} delete {named}" in message(status)
 
 
 @pytest.mark.parametrize("name", CASES)
