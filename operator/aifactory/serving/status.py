@@ -249,7 +249,7 @@ class StatusDraft:
 
     def _stable(self, revision: str) -> None:
         """Keep the stable revision, with its numbers brought up to date."""
-        if not revision or self._before.stable is None:
+        if self._before.stable is None:
             return
         view = self._observed.find(revision)
         numbers = {"replicas": view.replicas if view else 0, "ready_replicas": view.ready if view else 0}
