@@ -40,3 +40,18 @@ def test_the_digest_is_compared_only_if_one_is_given() -> None:
     assert "--digest" not in CASES["bucket"]["spec"]["containers"][0]["args"]
     args = CASES["claim"]["spec"]["containers"][0]["args"]
     assert args[args.index("--digest") + 1] == DIGEST
+
+
+def test_the_highest_number_is_written_down_where_it_outlives_every_version() -> None:
+    body = children.counter(version())
+    assert_known_to_kubernetes(body)
+    assert body == {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": "aifactory-tiny-versions",
+            "namespace": "ns",
+            "labels": {"app.kubernetes.io/managed-by": "aifactory", "aifactory.dev/model": "tiny"},
+            "annotations": {"aifactory.dev/highest-version": "1"},
+        },
+    }
