@@ -268,7 +268,7 @@ class World:
     def _deploy(self) -> None:
         """The Deployment controllers: pods that are not ready go first."""
         owned = {deployment.revision: deployment.wanted for deployment in self.deployments.values()}
-        for revision in {pod.revision for pod in self.pods} | owned.keys():
+        for revision in sorted({pod.revision for pod in self.pods} | owned.keys()):
             pods = [pod for pod in self.live() if pod.revision == revision]
             surplus = len(pods) - owned.get(revision, 0)
             for pod in sorted(pods, key=lambda pod: pod.ready)[: max(0, surplus)]:
