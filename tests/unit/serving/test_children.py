@@ -189,6 +189,20 @@ def test_a_template_can_not_override_our_labels(label: str) -> None:
     assert labels["team"] == "a"
 
 
+def test_a_template_bears_no_other_label_of_ours_and_needs_none_at_all() -> None:
+    for theirs in ({"annotations": {"note": "keep"}}, {"labels": {"aifactory.dev/job": "mine"}}):
+        deployment = objects(pool(template={"metadata": theirs}), version(1))[2]
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        assert labels == {**OURS, names.LABEL_REVISION: deployment["metadata"]["labels"][names.LABEL_REVISION]}
+
+
+def test_where_a_template_mounts_what_is_ours_it_is_ours() -> None:
+    theirs = {"name": "triton", "volumeMounts": [{"name": "cache", "mountPath": "/tmp"}]}
+    spec = {"containers": [theirs], "volumes": [{"name": "cache", "emptyDir": {}}]}
+    triton = objects(pool(template={"spec": spec}), version(1))[2]["spec"]["template"]["spec"]["containers"][0]
+    assert [mount["name"] for mount in triton["volumeMounts"] if mount["mountPath"] == "/tmp"] == ["aifactory-tmp"]
+
+
 def test_ports_and_hooks_of_the_template_come_beside_ours() -> None:
     theirs = {
         "name": "triton",
