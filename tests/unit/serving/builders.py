@@ -164,6 +164,8 @@ class World:
         """Decide once and let it come true. The status takes the way through JSON, as in the API server."""
         decision = plan_pool(self.observed(), self.now)
         assert decision is not None
+        targets = [(type(write), write.kind, write.name) for write in decision.writes]
+        assert len(targets) == len(set(targets)), f"one thing is written twice: {targets}"
         for body in bodies(decision):
             self._create(dict(body))
         for again in repairs(decision):

@@ -126,7 +126,7 @@ def test_what_pods_say_against_a_candidate(pods: Any, most: int, told: Verdict |
 
 @pytest.mark.parametrize("reason", ["AccessDenied", "StoreFull"])
 def test_what_somebody_can_mend_outside_the_pool(reason: str) -> None:
-    told = verdict(observed(pod("a", load_error=f"{reason}: no")), "new", Progress(NOW, 0), 3, NOW)
+    told = verdict(observed(pod("a", load_error=f"{reason}: s3://b: no")), "new", Progress(NOW, 0), 3, NOW)
     assert told is not None
     assert told.mendable
 
