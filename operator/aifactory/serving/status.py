@@ -41,7 +41,7 @@ class StatusDraft:
         status.ready_replicas = self._ready
         status.traffic = traffic.words(observed.revisions)
         status.summary = f"{self._ready}/{wanted}"
-        status.selector = ",".join(f"{key}={value}" for key, value in sorted(selector(pool).items()))
+        status.selector = ",".join(f"{key}={value}" for key, value in selector(pool).items())
         status.url = f"http://{pool.metadata.name}.{pool.metadata.namespace}.svc:{names.TRITON_HTTP_PORT}"
         if observed.throughput is not None:
             status.throughput = observed.throughput
