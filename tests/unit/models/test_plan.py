@@ -10,6 +10,7 @@ import pytest
 
 from aifactory.api.modelversion import MAX_USERS, Use
 from aifactory.api.reasons import ConditionType, Reason
+from aifactory.engine.plan import Create
 from aifactory.engine.refusals import Refusal
 from aifactory.models.plan import plan_model_version, plan_refused
 from aifactory.models.state import Counter, Observed
@@ -114,8 +115,11 @@ def test_a_number_is_written_down_before_its_version_is_ready(known: Counter | N
 
 def test_a_number_is_written_down_while_the_artifact_is_read() -> None:
     world = World(version(), counter=None)
-    world.step()
+    decision = world.step()
     assert (world.counter, len(world.made)) == (Counter("aifactory-tiny-versions", "1", 1), 1)
+    assert conditions(world.status)["Reconciling"] == ("True", "Verifying")
+    shared = {write.kind: write.shared for write in decision.writes if isinstance(write, Create)}
+    assert shared == {"Pod": False, "ConfigMap": True}, "another version of the model may be the first to make it"
 
 
 def test_a_version_that_was_ready_before_there_were_counters_is_written_down() -> None:
