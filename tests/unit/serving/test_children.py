@@ -158,6 +158,7 @@ def test_the_agent_is_told_all_about_the_model() -> None:
     [
         (None, 75, {"preStop": {"sleep": {"seconds": 15}}}),
         ({"preStopSeconds": 3}, 63, {"preStop": {"sleep": {"seconds": 3}}}),
+        ({"timeoutSeconds": 9}, 24, {"preStop": {"sleep": {"seconds": 15}}}),
         ({"preStopSeconds": 0, "timeoutSeconds": 9}, 9, None),
     ],
 )

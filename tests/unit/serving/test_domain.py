@@ -296,11 +296,11 @@ def test_pods_that_really_belong_to_a_pool_are_asked_by_the_leader_alone() -> No
     found = Installation()
     found.pool()
     found.revision()
+    found.pod("of-another-role", meta={"labels": {}}, status={"podIP": "10.0.0.4"})
     found.pod("ready", status={"podIP": "10.0.0.1", "conditions": [READY]})
     found.pod("starting", status={"podIP": "10.0.0.2"})
     found.pod("without-address")
     found.pod("going", meta=GONE, status={"podIP": "10.0.0.3"})
-    found.pod("of-another-role", meta={"labels": {}}, status={"podIP": "10.0.0.4"})
     forged = {names.LABEL_ROLE: names.ROLE_SERVE, names.LABEL_POOL: "chat"}
     found.put(resources.PODS, "forged", meta={"labels": forged}, status={"podIP": "10.0.0.5"})
     leads, woken, clock = [False], [], FakeClock()

@@ -85,6 +85,12 @@ def promoted(replicas: int) -> World:
     return world
 
 
+def rolled_out() -> World:
+    world = promoted(2)
+    world.roll_out()
+    return world
+
+
 def tried_again() -> World:
     """Version 2 was taken back, and has got its second chance."""
     world = rolling(0, **DENIED)
@@ -113,6 +119,15 @@ def on_the_way_back() -> World:
     world = rolling(2)
     world.pin(1)
     world.settle()
+    return world
+
+
+def on_the_way_back_from_what_failed() -> World:
+    world = rolling(2, **NO_NODE)
+    world.wait(1800)
+    world.step()
+    world.pin(1)
+    world.step()
     return world
 
 
@@ -164,6 +179,7 @@ SITUATIONS: dict[str, Callable[[], World]] = {
     "rolls out, and has lost a pod that served": lambda: lost(rolling(), **CRASH),
     "has rolled out": lambda: promoted(2),
     "has rolled out nothing": lambda: promoted(0),
+    "has rolled out and removed what served before": rolled_out,
     "took a version back": lambda: rolling(0, **BROKEN),
     "took a version back that can be mended": lambda: rolling(0, **DENIED),
     "took a version back and has lost a pod that served": lambda: lost(rolling(0, **BROKEN), **CRASH),
@@ -171,6 +187,7 @@ SITUATIONS: dict[str, Callable[[], World]] = {
     "took a version back twice": taken_back_twice,
     "holds a version back since an earlier release": held_back_since_an_earlier_release,
     "goes back in the middle": on_the_way_back,
+    "goes back after it took a version back in the middle": on_the_way_back_from_what_failed,
     "serves a version that is broken by now": lambda: without_any_version(serving()),
     "rolls out versions that are broken by now": lambda: without_any_version(rolling()),
 }
@@ -182,7 +199,7 @@ def summed_up(status: InferencePoolStatus) -> dict[str, str]:
     found = status.dump()
     ready = message(status)
     for entry in found.pop("conditions"):
-        words = "" if entry["type"] != "Ready" and entry["message"] == ready else entry["message"]
+        words = "(so too)" if entry["type"] != "Ready" and entry["message"] == ready else entry["message"]
         told[entry["type"]] = f"{entry['status']} {entry['reason']} {words}".strip()
     for part in ("stable", "candidate", "rollout", "throughput"):
         if part in found:
@@ -230,6 +247,66 @@ def test_how_many_pods_there_were_is_kept_up_to_what_is_wanted(had: int, pods: i
         pod.ready = False
     world.step()
     assert world.status.rollout.most_ready == most
+
+
+def test_a_pod_that_is_lost_at_once_was_there() -> None:
+    world = World(pool())
+    world.publish(1)
+    world.settle()
+    for pod in world.live():
+        pod.ready = True
+    world.step()
+    assert world.status.rollout is not None
+    assert (world.status.rollout.phase, world.status.rollout.most_ready) == ("Complete", 2)
+
+
+def test_a_pool_of_no_pods_is_complete_with_its_deployment() -> None:
+    """Who scales it up finds the version there."""
+    world = serving(replicas=0)
+    world.deployments.clear()
+    world.step()
+    assert conditions(world.status)["Ready"][0] == "False"
+    world.settle()
+    assert conditions(world.status)["Ready"][0] == "True"
+
+
+def test_a_candidate_begins_with_no_pods_and_no_earlier_tries() -> None:
+    world = rolling(0, **DENIED)
+    world.publish(3)
+    world.step()
+    assert message(world.status).startswith("tiny-v3: 0 of 3 pods are ready")
+    assert world.status.rollout is not None
+    assert (world.status.rollout.attempts, world.status.rollout.failed_revision) == (0, "")
+
+
+def test_a_first_version_begins_with_no_pods() -> None:
+    world = World(pool())
+    world.publish(1)
+    world.step()
+    assert message(world.status) == "tiny-v1: 0 of 2 pods have it loaded"
+
+
+def test_earlier_tries_of_another_version_count_for_nothing() -> None:
+    """Also when what was written about the newer one was lost."""
+    world = taken_back_twice()
+    world.publish(3)
+    before = world.pool
+    world.step()
+    world.pool = before
+    for pod in world.live(3):
+        pod.trouble = DENIED
+    world.step()
+    assert world.status.rollout is not None
+    assert (world.status.rollout.phase, world.status.rollout.attempts) == ("Failed", 1)
+
+
+def test_a_stable_revision_whose_deployment_is_gone_has_no_pods() -> None:
+    world = taken_back_twice()
+    world.deployments.clear()
+    world.pods.clear()
+    world.step()
+    assert world.status.stable is not None
+    assert (world.status.stable.replicas, world.status.stable.ready_replicas) == (0, 0)
 
 
 def test_times_in_status_have_whole_seconds() -> None:

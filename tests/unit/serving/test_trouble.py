@@ -156,8 +156,9 @@ def test_what_is_wrong_with_the_pods_that_serve_meanwhile_is_told_as_well(way: s
     assert f"; of what is served meanwhile, container triton of pod {lost.name} ends again and again" in said
 
 
-def test_the_default_scheduler_is_given_its_moment() -> None:
-    world = World(pool(replicas=1))
+@pytest.mark.parametrize("template", [{}, {"spec": {"schedulerName": "default-scheduler"}}])
+def test_the_default_scheduler_is_given_its_moment(template: Any) -> None:
+    world = World(pool(replicas=1, template=template))
     world.publish(1)
     world.settle()
     world.pods[0].trouble = {"overlooked": True}
@@ -436,12 +437,19 @@ def test_a_pod_that_can_not_load_what_others_have_loaded(node: str, others: int,
     assert found.message == told
 
 
+def test_what_passes_is_no_fault_of_a_pod_or_its_node() -> None:
+    pods = [serving_pod(load_error="StoreUnavailable: s3://b: away", node="n-1"), serving_pod("o", ready=True)]
+    found = problem(seen(*pods), "r")
+    assert found is not None
+    assert found.message == "pod p: StoreUnavailable: s3://b: away"
+
+
 @pytest.mark.parametrize(
     ("errors", "told"),
     [
         ([], ""),
         (["", ""], ""),
-        (["StoreUnavailable: it is away"], ""),
+        (["StoreUnavailable: s3://b: it is away"], ""),
         (["StoreUnavailable: it is away", "LoadFailed: no such layer: h.7"], "LoadFailed: no such layer: h.7"),
         (["LoadFailed: StoreUnavailable: no"], "LoadFailed: StoreUnavailable: no"),
     ],
