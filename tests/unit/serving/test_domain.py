@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aifactory import __version__
 from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool, Throughput
 from aifactory.api.modelversion import ModelVersion
@@ -396,4 +397,9 @@ def test_a_pool_is_planned_with_what_the_installation_says() -> None:
     assert plan is not None
     assert plan.status.phase == "Waiting"
     assert Serving(SETTINGS, "http://here").url == "http://here"
-    assert Serving().settings == Settings()
+
+
+def test_an_installation_that_says_nothing_has_this_releases_images() -> None:
+    settings = Serving().settings
+    assert settings.server_image == f"aifactory/server:{__version__}"
+    assert settings.agent_image == f"aifactory/agent:{__version__}"
