@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from aifactory.api.conditions import ConditionSet
 from aifactory.api.modelversion import MAX_USERS, Use
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.engine.plan import Create
@@ -366,6 +367,35 @@ def test_what_is_in_the_way_of_the_next_try_is_told_in_place_of_what_the_last_on
     world.settle()
     assert conditions(world.status)["Reconciling"] == ("True", "Unschedulable")
     assert conditions(world.status)["Verified"] == ("Unknown", "Unschedulable")
+
+
+@pytest.mark.parametrize(
+    ("answer", "ready", "stalled"),
+    [
+        (GOOD, ("True", "Verified"), ("False", "Verified")),
+        (
+            {"reason": "DigestMismatch", "message": "a is not b"},
+            ("False", "DigestMismatch"),
+            ("True", "DigestMismatch"),
+        ),
+        ({"reason": "StoreUnavailable", "message": "x"}, ("False", "StoreUnavailable"), ("True", "StoreUnavailable")),
+    ],
+)
+def test_what_was_found_is_told_again_after_something_else_was(answer: Any, ready: Any, stalled: Any) -> None:
+    world = World(version())
+    world.settle()
+    world.answer(answer, 0 if answer is GOOD else 1)
+    world.wait(world.settle().requeue_after or 0)
+    world.settle()
+    told, reason = message(world.status), world.status.reason
+    between = ConditionSet(world.status.conditions, 1, world.now)
+    between.kstatus(ConditionType.RECONCILING, Reason.POD_REJECTED, "it can not be read")
+    status = world.status.model_copy(update={"conditions": between.result(), "reason": "PodRejected"})
+    world.version = world.version.model_copy(update={"status": status})
+    world.settle()
+    assert (conditions(world.status)["Ready"], conditions(world.status)["Stalled"]) == (ready, stalled)
+    assert conditions(world.status)["Reconciling"][0] == "False"
+    assert (message(world.status), world.status.reason) == (told, reason)
 
 
 def test_times_have_whole_seconds() -> None:
