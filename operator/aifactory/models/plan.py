@@ -42,7 +42,7 @@ def plan_model_version(observed: Observed, now: datetime) -> Plan[ModelVersionSt
         return Plan(draft.result(), writes, urgent=taken)
     request = version.metadata.annotations.get(names.ANNOTATION_RETRY, "")
     renewed = request != status.request
-    if verified is not None and verified.status == "False" and verified.reason in PERMANENT and not renewed:
+    if verified is not None and verified.reason in PERMANENT and not renewed:
         draft.found(verified)
         return Plan(draft.result())
 

@@ -70,7 +70,7 @@ def _wanted_revision(observed: Observed, target: VersionView) -> tuple[str, str]
     """
     pool, stable = observed.pool, observed.pool.status.stable
     image = shape.image_of(pool, observed.settings)
-    if stable is not None and shape.is_outdated(stable, image) and not observed.may_upgrade:
+    if stable is not None and not observed.may_upgrade:
         as_made = shape.revision_of(pool, target, stable.image, shape.shape_version(stable.revision))
         if as_made == stable.revision:
             return stable.revision, stable.image

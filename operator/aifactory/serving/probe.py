@@ -19,7 +19,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
@@ -87,7 +87,7 @@ class _PoolWindow:
     """Counters of a pool's pods at the start of the window."""
 
     since: float
-    start: dict[str, Counters] = field(default_factory=dict)
+    start: dict[str, Counters]
 
 
 class ServingBook:
@@ -317,7 +317,7 @@ def worth_telling(told: Throughput | None, new: Throughput) -> bool:
 
 def _differs(told: str, new: str) -> bool:
     old, now = float(told), float(new)
-    return (old == 0) != (now == 0) or abs(now - old) > WORTH_TELLING * max(old, now)
+    return abs(now - old) > WORTH_TELLING * max(old, now)
 
 
 def read_counters(page: bytes) -> tuple[float, float]:

@@ -77,7 +77,7 @@ def verdict(observed: Observed, revision: str, reached: Progress, wanted: int, n
         failed = [pod for pod in pods if pod.load_error and not pod.ready]
         message = f"it does not load: {shorten(words, _WORDS)} ({_where(failed)}, and none has it loaded)"
         return Verdict(Reason.MODEL_LOAD_FAILED, message, mendable=words.partition(":")[0] in _MENDABLE)
-    crashed = [pod for pod in pods if pod.crash is not None and pod.crash.restarts >= CRASHES and not pod.ready]
+    crashed = [pod for pod in pods if pod.crash is not None and pod.crash.restarts >= CRASHES]
     if crashed and crashed[0].crash is not None and not any(pod.ready for pod in pods):
         said = trouble.crashing(observed, crashed[0], crashed[0].crash)
         return Verdict(said.reason, f"{shorten(said.message, _WORDS)} ({_where(crashed)}, and none is ready)")

@@ -41,7 +41,7 @@ class StatusDraft:
         status.ready_replicas = self._ready
         status.traffic = traffic.words(observed.revisions)
         status.summary = f"{self._ready}/{wanted}"
-        status.selector = ",".join(f"{key}={value}" for key, value in sorted(selector(pool).items()))
+        status.selector = ",".join(f"{key}={value}" for key, value in selector(pool).items())
         status.url = f"http://{pool.metadata.name}.{pool.metadata.namespace}.svc:{names.TRITON_HTTP_PORT}"
         if observed.throughput is not None:
             status.throughput = observed.throughput
@@ -249,7 +249,7 @@ class StatusDraft:
 
     def _stable(self, revision: str) -> None:
         """Keep the stable revision, with its numbers brought up to date."""
-        if not revision or self._before.stable is None:
+        if self._before.stable is None:
             return
         view = self._observed.find(revision)
         numbers = {"replicas": view.replicas if view else 0, "ready_replicas": view.ready if view else 0}

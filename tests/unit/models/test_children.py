@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,20 +13,20 @@ from tests.unit.golden import assert_golden, assert_known_to_kubernetes, assert_
 from tests.unit.models.builders import DIGEST, SETTINGS, version
 
 GOLDEN = Path(__file__).parent / "golden"
-CASES = {
-    "claim": children.verifier(version(digest=DIGEST), 0, SETTINGS),
-    "bucket": children.verifier(version(uri="s3://b/tiny", source={"secretRef": {"name": "s3"}}), 3, SETTINGS),
+CASES: dict[str, Callable[[], dict[str, Any]]] = {
+    "claim": lambda: children.verifier(version(digest=DIGEST), 0, SETTINGS),
+    "bucket": lambda: children.verifier(version(uri="s3://b/tiny", source={"secretRef": {"name": "s3"}}), 3, SETTINGS),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_verifier_is_the_golden_one(case: str) -> None:
-    assert_golden(GOLDEN / f"{case}.yaml", [CASES[case]])
+    assert_golden(GOLDEN / f"{case}.yaml", [CASES[case]()])
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_verifier_is_restricted_and_can_only_read(case: str) -> None:
-    body = CASES[case]
+    body = CASES[case]()
     assert_known_to_kubernetes(body)
     assert_restricted(body["spec"])
     assert body["spec"]["automountServiceAccountToken"] is False
@@ -37,6 +39,21 @@ def test_the_verifier_is_restricted_and_can_only_read(case: str) -> None:
 
 
 def test_the_digest_is_compared_only_if_one_is_given() -> None:
-    assert "--digest" not in CASES["bucket"]["spec"]["containers"][0]["args"]
-    args = CASES["claim"]["spec"]["containers"][0]["args"]
+    assert "--digest" not in CASES["bucket"]()["spec"]["containers"][0]["args"]
+    args = CASES["claim"]()["spec"]["containers"][0]["args"]
     assert args[args.index("--digest") + 1] == DIGEST
+
+
+def test_the_highest_number_is_written_down_where_it_outlives_every_version() -> None:
+    body = children.counter(version())
+    assert_known_to_kubernetes(body)
+    assert body == {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": "aifactory-tiny-versions",
+            "namespace": "ns",
+            "labels": {"app.kubernetes.io/managed-by": "aifactory", "aifactory.dev/model": "tiny"},
+            "annotations": {"aifactory.dev/highest-version": "1"},
+        },
+    }

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from aifactory.api.conditions import ConditionSet
 from aifactory.api.modelversion import MAX_USERS, Use
 from aifactory.api.reasons import ConditionType, Reason
+from aifactory.engine.plan import Create
 from aifactory.engine.refusals import Refusal
 from aifactory.models.plan import plan_model_version, plan_refused
 from aifactory.models.state import Counter, Observed
@@ -31,6 +33,7 @@ def test_a_good_artifact_becomes_ready_and_leaves_no_pod() -> None:
     }
     world.settle()
     assert message(world.status) == "pod tiny-v1-verify-0 reads the artifact"
+    assert (world.status.observed_generation, world.status.request) == (1, "")
 
     world.answer(GOOD)
     decision = world.step()
@@ -56,7 +59,9 @@ def test_a_bad_artifact_is_the_end(reason: str) -> None:
     world.answer({"reason": reason, "message": "config.json is not there"}, 1)
     decision = world.step()
     assert decision.urgent
-    assert [(event.type, event.reason) for event in decision.events] == [("Warning", reason)]
+    (event,) = decision.events
+    words = "pod tiny-v1-verify-0: config.json is not there"
+    assert (event.type, event.reason, event.message) == ("Warning", reason, words)
     assert conditions(world.status)["Stalled"] == ("True", reason)
     assert conditions(world.status)["Verified"] == ("False", reason)
     assert message(world.status) == (
@@ -83,7 +88,10 @@ def test_a_bad_artifact_that_was_put_right_is_read_again_when_asked(cleaned_up: 
         world.made.clear()
     meta = world.version.metadata.model_copy(update={"annotations": {"aifactory.dev/retry": "1"}})
     world.version = world.version.model_copy(update={"metadata": meta})
+    world.step()
+    assert message(world.status, ConditionType.VERIFIED) == "it is asked for again"
     world.settle()
+    assert world.status.request == "1"
     assert conditions(world.status)["Verified"] == ("Unknown", "Verifying")
     assert conditions(world.status)["Reconciling"][0] == "True"
     assert set(world.verifiers) == {"tiny-v1-verify-0" if cleaned_up else "tiny-v1-verify-1"}
@@ -108,8 +116,11 @@ def test_a_number_is_written_down_before_its_version_is_ready(known: Counter | N
 
 def test_a_number_is_written_down_while_the_artifact_is_read() -> None:
     world = World(version(), counter=None)
-    world.step()
+    decision = world.step()
     assert (world.counter, len(world.made)) == (Counter("aifactory-tiny-versions", "1", 1), 1)
+    assert conditions(world.status)["Reconciling"] == ("True", "Verifying")
+    shared = {write.kind: write.shared for write in decision.writes if isinstance(write, Create)}
+    assert shared == {"Pod": False, "ConfigMap": True}, "another version of the model may be the first to make it"
 
 
 def test_a_version_that_was_ready_before_there_were_counters_is_written_down() -> None:
@@ -265,6 +276,14 @@ def test_a_refused_verifier_is_told_in_the_api_servers_words_and_forgotten_when_
     assert conditions(world.status)["Stalled"] == ("False", "Verifying")
 
 
+def test_a_refusal_has_its_time_in_whole_seconds_and_its_next_look() -> None:
+    refusal = Refusal(Reason.QUOTA_EXCEEDED, "no room", stalled=False, retry_after=30.0)
+    plan = plan_refused(World(version()).observed(), refusal, NOW + timedelta(microseconds=7))
+    assert plan.requeue_after == 30.0
+    assert conditions(plan.status)["Reconciling"] == ("True", "QuotaExceeded")
+    assert {found.last_transition_time for found in plan.status.conditions} == {NOW}
+
+
 def test_a_version_that_is_being_deleted_is_left_alone() -> None:
     assert plan_model_version(Observed(version(deleting=True), SETTINGS), NOW) is None
 
@@ -315,8 +334,10 @@ def test_odd_numbers_in_an_answer_do_not_stop_us() -> None:
     [
         (0, "0B"),
         (999, "999B"),
+        (1000, "0.977KiB"),
         (1023, "0.999KiB"),
         (1024, "1KiB"),
+        (1_023_488, "0.976MiB"),
         (1_400_000, "1.34MiB"),
         (5 * 2**30, "5GiB"),
         (2**42, "4TiB"),
@@ -324,6 +345,57 @@ def test_odd_numbers_in_an_answer_do_not_stop_us() -> None:
 )
 def test_sizes_are_for_people(size: int, text: str) -> None:
     assert human_size(size) == text
+
+
+def test_a_verifier_that_goes_is_replaced_at_once() -> None:
+    world = World(version())
+    assert "the verifier is being created" in message(world.step().status)
+    world.verifier(terminating=True)
+    decision = world.step()
+    assert (decision.urgent, decision.requeue_after) == (True, 0), "its number first"
+    world.settle()
+    assert world.made == ["tiny-v1-verify-0", "tiny-v1-verify-1"]
+
+
+def test_what_is_in_the_way_of_the_next_try_is_told_in_place_of_what_the_last_one_said() -> None:
+    world = World(version())
+    world.settle()
+    world.answer({"reason": "StoreUnavailable", "message": "no answer"}, 1)
+    world.wait(world.settle().requeue_after or 0)
+    world.settle()
+    world.verifier(unschedulable="no node")
+    world.settle()
+    assert conditions(world.status)["Reconciling"] == ("True", "Unschedulable")
+    assert conditions(world.status)["Verified"] == ("Unknown", "Unschedulable")
+
+
+@pytest.mark.parametrize(
+    ("answer", "ready", "stalled"),
+    [
+        (GOOD, ("True", "Verified"), ("False", "Verified")),
+        (
+            {"reason": "DigestMismatch", "message": "a is not b"},
+            ("False", "DigestMismatch"),
+            ("True", "DigestMismatch"),
+        ),
+        ({"reason": "StoreUnavailable", "message": "x"}, ("False", "StoreUnavailable"), ("True", "StoreUnavailable")),
+    ],
+)
+def test_what_was_found_is_told_again_after_something_else_was(answer: Any, ready: Any, stalled: Any) -> None:
+    world = World(version())
+    world.settle()
+    world.answer(answer, 0 if answer is GOOD else 1)
+    world.wait(world.settle().requeue_after or 0)
+    world.settle()
+    told, reason = message(world.status), world.status.reason
+    between = ConditionSet(world.status.conditions, 1, world.now)
+    between.kstatus(ConditionType.RECONCILING, Reason.POD_REJECTED, "it can not be read")
+    status = world.status.model_copy(update={"conditions": between.result(), "reason": "PodRejected"})
+    world.version = world.version.model_copy(update={"status": status})
+    world.settle()
+    assert (conditions(world.status)["Ready"], conditions(world.status)["Stalled"]) == (ready, stalled)
+    assert conditions(world.status)["Reconciling"][0] == "False"
+    assert (message(world.status), world.status.reason) == (told, reason)
 
 
 def test_times_have_whole_seconds() -> None:

@@ -164,6 +164,8 @@ class World:
         """Decide once and let it come true. The status takes the way through JSON, as in the API server."""
         decision = plan_pool(self.observed(), self.now)
         assert decision is not None
+        targets = [(type(write), write.kind, write.name) for write in decision.writes]
+        assert len(targets) == len(set(targets)), f"one thing is written twice: {targets}"
         for body in bodies(decision):
             self._create(dict(body))
         for again in repairs(decision):
@@ -268,7 +270,7 @@ class World:
     def _deploy(self) -> None:
         """The Deployment controllers: pods that are not ready go first."""
         owned = {deployment.revision: deployment.wanted for deployment in self.deployments.values()}
-        for revision in {pod.revision for pod in self.pods} | owned.keys():
+        for revision in sorted({pod.revision for pod in self.pods} | owned.keys()):
             pods = [pod for pod in self.live() if pod.revision == revision]
             surplus = len(pods) - owned.get(revision, 0)
             for pod in sorted(pods, key=lambda pod: pod.ready)[: max(0, surplus)]:

@@ -37,27 +37,47 @@ def test_the_version_that_is_meant(wish: PoolModel, versions: list[Any], number:
     assert found.version == number
 
 
+UNCHECKED = {"ready": False, "reason": "", "message": ""}
+
+
 @pytest.mark.parametrize(
-    ("wish", "versions", "reason", "words"),
+    ("wish", "versions", "told"),
     [
-        (LATEST, [], Reason.WAITING_FOR_MODEL, "none exists; a TrainingJob with output.model.name tiny makes one"),
-        (LATEST, [version(2, **VERIFYING)], Reason.WAITING_FOR_MODEL, "tiny-v2, is not: Verifying: pod tiny-v2-verify"),
-        (LATEST, [version(2, ready=False)], Reason.WAITING_FOR_MODEL, "tiny-v2, is not: it has not been checked yet"),
-        (LATEST, [version(1, deleting=True)], Reason.WAITING_FOR_MODEL, "tiny-v1"),
-        (pinned(3), [], Reason.WAITING_FOR_MODEL, "waiting for version 3 of model tiny; existing versions: none"),
-        (pinned(3), [version(2), version(1)], Reason.WAITING_FOR_MODEL, "existing versions: 1, 2"),
+        (
+            LATEST,
+            [],
+            "waiting for a ModelVersion of tiny: none exists; a TrainingJob with output.model.name tiny makes one",
+        ),
+        (
+            LATEST,
+            [version(2, **VERIFYING), version(1, **BROKEN)],
+            "no ModelVersion of tiny is Ready; the newest, tiny-v2, is not: "
+            "Verifying: pod tiny-v2-verify-0 reads the artifact",
+        ),
+        (
+            LATEST,
+            [version(2, **UNCHECKED)],
+            "no ModelVersion of tiny is Ready; the newest, tiny-v2, is not: it has not been checked yet",
+        ),
+        (
+            LATEST,
+            [version(1, deleting=True, reason="Verified")],
+            "no ModelVersion of tiny is Ready; the newest, tiny-v1, is not: Verified",
+        ),
+        (pinned(3), [], "waiting for version 3 of model tiny; existing versions: none"),
+        (pinned(3), [version(2), version(1)], "waiting for version 3 of model tiny; existing versions: 1, 2"),
         (
             pinned(2),
             [version(2, **VERIFYING)],
-            Reason.WAITING_FOR_MODEL,
-            "ModelVersion tiny-v2 is not Ready: Verifying",
+            "ModelVersion tiny-v2 is not Ready: Verifying: pod tiny-v2-verify-0 reads the artifact",
         ),
-        (pinned(2), [version(2, ready=False)], Reason.WAITING_FOR_MODEL, "it has not been checked yet"),
-        (pinned(2), [version(2, **BROKEN)], Reason.MODEL_NOT_READY, "tiny-v2 is not Ready: DigestMismatch: sha256:a"),
+        (pinned(2), [version(2, **UNCHECKED)], "ModelVersion tiny-v2 is not Ready: it has not been checked yet"),
     ],
 )
-def test_what_is_waited_for(wish: PoolModel, versions: list[Any], reason: Reason, words: str) -> None:
-    found = resolve(wish, versions)
-    assert isinstance(found, Waiting)
-    assert found.reason is reason
-    assert words in found.message
+def test_what_is_waited_for(wish: PoolModel, versions: list[Any], told: str) -> None:
+    assert resolve(wish, versions) == Waiting(Reason.WAITING_FOR_MODEL, told)
+
+
+def test_a_pinned_version_that_is_broken_needs_a_person() -> None:
+    told = "ModelVersion tiny-v2 is not Ready: DigestMismatch: sha256:a is not sha256:b"
+    assert resolve(pinned(2), [version(2, **BROKEN)]) == Waiting(Reason.MODEL_NOT_READY, told)

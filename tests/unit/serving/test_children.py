@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,29 +54,32 @@ def objects(owner: Any, model: Any) -> list[dict[str, Any]]:
     ]
 
 
-CASES = {"plain": objects(pool(), version(1)), "own-settings": objects(OWN, BUCKET)}
+CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "plain": lambda: objects(pool(), version(1)),
+    "own-settings": lambda: objects(OWN, BUCKET),
+}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_objects_are_the_golden_ones(case: str) -> None:
-    assert_golden(GOLDEN / f"{case}.yaml", CASES[case])
+    assert_golden(GOLDEN / f"{case}.yaml", CASES[case]())
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_kubernetes_knows_every_field(case: str) -> None:
-    for body in CASES[case]:
+    for body in CASES[case]():
         assert_known_to_kubernetes(body)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_object_is_found_by_our_label_and_goes_with_its_pool(case: str) -> None:
-    for body in CASES[case]:
+    for body in CASES[case]():
         assert body["metadata"]["labels"][names.LABEL_MANAGED_BY] == names.LABEL_MANAGED_BY_VALUE
         assert body["metadata"]["ownerReferences"][0]["kind"] == "InferencePool"
 
 
 def template(case: str) -> dict[str, Any]:
-    return CASES[case][2]["spec"]["template"]
+    return CASES[case]()[2]["spec"]["template"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -90,7 +94,7 @@ def test_every_pod_is_restricted(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_service_and_deployment_select_the_pods(case: str) -> None:
-    service, _, deployment, budget = CASES[case]
+    service, _, deployment, budget = CASES[case]()
     labels = template(case)["metadata"]["labels"].items()
     assert service["spec"]["selector"].items() <= labels
     assert budget["spec"]["selector"]["matchLabels"] == service["spec"]["selector"]
@@ -108,9 +112,9 @@ def test_every_mount_has_its_volume_and_every_port_its_name(case: str) -> None:
         assert {mount["name"] for mount in container.get("volumeMounts", ())} <= set(volumes)
     triton = next(container for container in spec["containers"] if container["name"] == "triton")
     ports = {port["name"] for port in triton["ports"]}
-    assert {port["targetPort"] for port in CASES[case][0]["spec"]["ports"]} <= ports
+    assert {port["targetPort"] for port in CASES[case]()[0]["spec"]["ports"]} <= ports
     config = next(volume for volume in spec["volumes"] if volume["name"] == "aifactory-desired")
-    assert config["configMap"]["name"] == CASES[case][1]["metadata"]["name"]
+    assert config["configMap"]["name"] == CASES[case]()[1]["metadata"]["name"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -124,15 +128,15 @@ def test_readiness_is_the_agents_word_alone(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_written_for_the_agent_it_can_read(case: str) -> None:
-    config = CASES[case][1]
+    config = CASES[case]()[1]
     desired = parse(config["data"]["desired.json"])
     assert desired.revision == config["metadata"]["labels"][names.LABEL_REVISION]
     assert len(desired.models) == 1
 
 
 def test_the_agent_is_told_all_about_the_model() -> None:
-    desired = json.loads(CASES["own-settings"][1]["data"]["desired.json"])
-    revision = CASES["own-settings"][1]["metadata"]["labels"][names.LABEL_REVISION]
+    desired = json.loads(CASES["own-settings"]()[1]["data"]["desired.json"])
+    revision = CASES["own-settings"]()[1]["metadata"]["labels"][names.LABEL_REVISION]
     assert desired == {
         "pool": "chat",
         "revision": revision,
@@ -154,6 +158,7 @@ def test_the_agent_is_told_all_about_the_model() -> None:
     [
         (None, 75, {"preStop": {"sleep": {"seconds": 15}}}),
         ({"preStopSeconds": 3}, 63, {"preStop": {"sleep": {"seconds": 3}}}),
+        ({"timeoutSeconds": 9}, 24, {"preStop": {"sleep": {"seconds": 15}}}),
         ({"preStopSeconds": 0, "timeoutSeconds": 9}, 9, None),
     ],
 )
@@ -187,6 +192,20 @@ def test_a_template_can_not_override_our_labels(label: str) -> None:
         labels[label] == {**OURS, names.LABEL_REVISION: deployment["metadata"]["labels"][names.LABEL_REVISION]}[label]
     )
     assert labels["team"] == "a"
+
+
+def test_a_template_bears_no_other_label_of_ours_and_needs_none_at_all() -> None:
+    for theirs in ({"annotations": {"note": "keep"}}, {"labels": {"aifactory.dev/job": "mine"}}):
+        deployment = objects(pool(template={"metadata": theirs}), version(1))[2]
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        assert labels == {**OURS, names.LABEL_REVISION: deployment["metadata"]["labels"][names.LABEL_REVISION]}
+
+
+def test_where_a_template_mounts_what_is_ours_it_is_ours() -> None:
+    theirs = {"name": "triton", "volumeMounts": [{"name": "cache", "mountPath": "/tmp"}]}
+    spec = {"containers": [theirs], "volumes": [{"name": "cache", "emptyDir": {}}]}
+    triton = objects(pool(template={"spec": spec}), version(1))[2]["spec"]["template"]["spec"]["containers"][0]
+    assert [mount["name"] for mount in triton["volumeMounts"] if mount["mountPath"] == "/tmp"] == ["aifactory-tmp"]
 
 
 def test_ports_and_hooks_of_the_template_come_beside_ours() -> None:
@@ -284,7 +303,7 @@ def test_pods_of_a_revision_are_spread_over_nodes_if_that_is_possible() -> None:
     spec = template("plain")["spec"]
     (constraint,) = spec["topologySpreadConstraints"]
     assert (constraint["topologyKey"], constraint["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
-    assert constraint["labelSelector"]["matchLabels"] == CASES["plain"][2]["spec"]["selector"]["matchLabels"]
+    assert constraint["labelSelector"]["matchLabels"] == CASES["plain"]()[2]["spec"]["selector"]["matchLabels"]
 
 
 def test_a_template_may_spread_its_pods_in_its_own_way_or_not_at_all() -> None:

@@ -188,6 +188,12 @@ def test_status_of_an_earlier_release_does_not_know_how_many_pods_there_were() -
             "2 pods of tiny-v1 in revision a and 1 of tiny-v1 in revision b answer",
         ),
         ([("m-v1", "a", 3), ("m-v2", "b", 2), ("m-v3", "c", 1)], "3 pods of m-v1, 2 of m-v2 and 1 of m-v3 answer"),
+        ([("tiny-v1", "b", 1), ("tiny-v1", "a", 0), ("tiny-v2", "c", 0)], "1 pod of tiny-v1 answers"),
+        (
+            [("tiny-v1", "b", 1), ("tiny-v1", "a", 1)],
+            "1 pod of tiny-v1 in revision a and 1 of tiny-v1 in revision b answer",
+        ),
+        ([("", "a", 2)], "2 pods of in revision a answer"),
     ],
 )
 def test_who_answers_in_words(revisions: Any, words: str) -> None:

@@ -8,13 +8,16 @@ import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from aifactory.api import names
 from aifactory.api.inferencepool import Throughput
 from aifactory.serving import probe as probes
 from aifactory.serving.probe import (
@@ -51,6 +54,8 @@ aifactory_generated_tokens_total 4.0e+03"""
 def test_the_agents_own_requests_are_not_traffic() -> None:
     assert read_counters(PAGE) == (130.0, 4000.0)
     assert read_counters(b"") == (0.0, 0.0)
+    assert read_counters(b"nv_inference_request_success 5\n") == (5.0, 0.0)
+    assert read_counters(b"aifactory_probe_requests_total 5\n") == (0.0, 0.0), "they are counted before their answers"
 
 
 @pytest.mark.parametrize("value", [b"NaN", b"+Inf", b"many", b"1e999"])
@@ -63,13 +68,25 @@ def test_the_agents_words_are_read_and_bounded() -> None:
     models = b'{"name":"m","state":"Failed","reason":"LoadFailed","message":"%s"},{"state":"Ready"}'
     assert read_load_error(b'{"models":[%s]}' % (models % b"bad weights")) == "LoadFailed: bad weights"
     assert read_load_error(b'{"models":[]}') == ""
+    silent = b'{"state":"Failed","message":"no"}'
+    assert read_load_error(b'{"models":[%s,%s]}' % (silent, models % b"bad")) == "Failed: no; LoadFailed: bad"
     assert len(read_load_error(b'{"models":[%s]}' % (models % (b"x" * 9000)))) == probes.MAX_WORDS
 
 
 def test_rates_are_summed_over_pods() -> None:
-    start = {"a": Counters(0.0, 100, 1000), "b": Counters(0.0, 0, 0)}
-    end = {"a": Counters(10.0, 150, 3000), "b": Counters(10.0, 50, 1000)}
+    idle = Counters(5.0, 70, 700)
+    start = {"a": Counters(5.0, 100, 1000), "b": Counters(5.0, 0, 0), "idle": idle, "not asked": idle}
+    end = {
+        "new": Counters(15.0, 9, 9),
+        "a": Counters(15.0, 150, 3000),
+        "b": Counters(15.0, 50, 1000),
+        "idle": Counters(15.0, 70, 700),
+        "not asked": idle,
+    }
     assert rates(start, end) == Throughput(requests_per_second="10", tokens_per_second="300")
+    assert rates(start, {"a": Counters(15.0, 112.34, 1056.78)}) == Throughput(
+        requests_per_second="1.2", tokens_per_second="5.7"
+    )
 
 
 def test_a_triton_that_was_restarted_counts_from_zero() -> None:
@@ -79,7 +96,9 @@ def test_a_triton_that_was_restarted_counts_from_zero() -> None:
 
 
 def test_one_look_is_no_rate() -> None:
-    assert rates({}, {"a": Counters(10.0, 20, 100)}) is None
+    look = {"a": Counters(10.0, 20, 100)}
+    assert rates({}, look) is None
+    assert rates(look, look) is None
 
 
 def test_only_news_wakes_anybody() -> None:
@@ -87,17 +106,43 @@ def test_only_news_wakes_anybody() -> None:
     assert book.set_error("uid", "LoadFailed: bad weights")
     assert not book.set_error("uid", "LoadFailed: bad weights")
     assert book.load_error("uid") == "LoadFailed: bad weights"
-    book.retain([], [])
-    assert book.load_error("uid") == ""
+    assert book.set_error("uid", "")
+    assert not book.set_error("uid", "")
+    figures, pool = Throughput(requests_per_second="3"), ("ns", "pool")
+    assert book.throughput(pool) is None
+    assert book.set_throughput(pool, figures)
+    assert not book.set_throughput(pool, figures)
+    assert book.throughput(pool) == figures
+
+
+def test_what_is_known_of_others_is_forgotten() -> None:
+    book = ServingBook()
+    for name in ("kept", "gone"):
+        book.set_error(name, "LoadFailed: bad weights")
+        book.set_throughput(("ns", name), Throughput())
+    book.retain(["kept"], [("ns", "kept")])
+    assert [bool(book.load_error(name)) for name in ("kept", "gone")] == [True, False]
+    assert [book.throughput(("ns", name)) for name in ("kept", "gone")] == [Throughput(), None]
 
 
 @pytest.mark.parametrize(
     ("told", "new", "worth"),
-    [(None, "5", True), ("100", "105", False), ("100", "115", True), ("0", "0.1", True), ("3", "0", True)],
+    [
+        (None, "5", True),
+        ("100", "105", False),
+        ("100", "111", False),
+        ("90", "100", False),
+        ("100", "115", True),
+        ("0", "0.1", True),
+        ("3", "0", True),
+        ("0", "0", False),
+    ],
 )
 def test_figures_are_told_when_they_differ_by_enough(told: str | None, new: str, worth: bool) -> None:
     before = None if told is None else Throughput(requests_per_second=told, tokens_per_second="7")
     assert worth_telling(before, Throughput(requests_per_second=new, tokens_per_second="7")) is worth
+    before = None if told is None else Throughput(requests_per_second="7", tokens_per_second=told)
+    assert worth_telling(before, Throughput(requests_per_second="7", tokens_per_second=new)) is worth
 
 
 @asynccontextmanager
@@ -114,8 +159,9 @@ async def server(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
         (lambda: web.Response(body=b"x" * (probes.MAX_BODY_BYTES + 1)), ValueError),
         (lambda: web.Response(status=302, headers={"Location": "http://127.0.0.1:1/secret"}), ValueError),
         (lambda: web.Response(status=500), aiohttp.ClientResponseError),
+        (lambda: web.Response(status=204), ValueError),
     ],
-    ids=["too large", "elsewhere", "failed"],
+    ids=["too large", "elsewhere", "failed", "empty"],
 )
 async def test_what_answers_is_not_trusted(answer: Callable[[], web.Response], error: type[Exception]) -> None:
     async def handler(_: web.Request) -> web.Response:
@@ -138,11 +184,25 @@ async def test_what_answers_is_not_blown_up() -> None:
         assert await fetch(session, url) == packed
 
 
+async def test_a_page_is_read_to_its_end() -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(body=b"x" * probes.MAX_BODY_BYTES)
+
+    async with server(handler) as url, aiohttp.ClientSession() as session:
+        assert await fetch(session, url) == b"x" * probes.MAX_BODY_BYTES
+
+
 class World:
     """Serving pods that answer at once, and a probe that asks them on made-up time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, pods: list[ServingPod]) -> None:
         self.pods = pods
+        self.takes = 0.001
+        """Seconds until a pod answers."""
+        self.busy = self.busiest = 0
+        """Pods that are being asked, now and at most."""
+        self.urls: list[str] = []
+        self.raised: Exception = TimeoutError()
         self.asked: list[tuple[float, str]] = []
         self.woken: list[tuple[float, probes.PoolKey]] = []
         self.errors: dict[str, str] = {}
@@ -161,23 +221,37 @@ class World:
         host, _, path = url.removeprefix("http://").partition("/")
         now, name = self.clock.monotonic(), host.rpartition(":")[0]
         self.asked.append((now, name))
-        await asyncio.sleep(0.001)
+        self.urls.append(url)
+        self.busy += 1
+        self.busiest = max(self.busy, self.busiest)
+        await asyncio.sleep(self.takes)
+        self.busy -= 1
         if self.errors.get(name) == "away":
-            raise TimeoutError
+            raise self.raised
         if path == "v1/status":
             words = self.errors.get(name, "")
+            if not words:
+                return b"{}"
             return b'{"models":[{"state":"Failed","reason":"LoadFailed","message":"%s"}]}' % words.encode()
         return b"nv_inference_request_success %f\n" % self.requests(name, now)
 
-    async def rounds(self, seconds: float) -> None:
+    async def rounds(self, seconds: float, every: float = INTERVAL_SECONDS) -> None:
         until = self.clock.monotonic() + seconds
         while (started := self.clock.monotonic()) < until:
             await self.probe.round(None)  # type: ignore[arg-type] # `fetch` is replaced
-            await asyncio.sleep(max(0.0, started + INTERVAL_SECONDS - self.clock.monotonic()))
+            await asyncio.sleep(max(0.0, started + every - self.clock.monotonic()))
+
+    def gaps(self) -> list[float]:
+        """Seconds between two that are woken."""
+        return [round(after - before, 1) for (before, _), (after, _) in itertools.pairwise(self.woken)]
 
 
 def ready(number: int, pool: int = 0) -> ServingPod:
     return ServingPod(uid=f"uid-{number}", address=f"pod-{number}", pool=("ns", f"pool-{pool}"), ready=True)
+
+
+def unready(number: int, pool: int = 0) -> ServingPod:
+    return replace(ready(number, pool), ready=False)
 
 
 def test_many_ready_pods_are_asked_less_often_and_those_that_are_not_ready_are_not(
@@ -213,7 +287,109 @@ def test_a_pod_that_does_not_answer_is_asked_less_and_less_often(monkeypatch: py
         await world.rounds(300)
         asked = Counter(name for _, name in world.asked)
         assert asked["pod-0"] >= 58
-        assert asked["pod-1"] <= 9
+        assert [round(at) for at, name in world.asked if name == "pod-1"] == [2, 10, 25, 50, 95, 180]
+        world.errors.clear()
+        await world.rounds(10)
+        world.errors["pod-1"] = "away"
+        world.asked.clear()
+        await world.rounds(30)
+        asked = Counter(name for _, name in world.asked)
+        assert asked["pod-1"] == 3, "it has answered meanwhile, so its waits begin again"
+
+    run(main)
+
+
+@pytest.mark.parametrize("error", [aiohttp.ClientError(), TimeoutError(), ValueError(), msgspec.MsgspecError()])
+def test_whatever_keeps_a_pod_from_answering_concerns_it_alone(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        world = World(monkeypatch, [ready(0), ready(1)])
+        world.errors["pod-0"], world.raised = "away", error
+        await world.rounds(5)
+        assert [name for _, name in world.asked] == ["pod-0", "pod-1"]
+
+    run(main)
+
+
+def test_ready_pods_are_asked_of_triton_and_others_of_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        pods = [replace(ready(0), address="fd00::1"), replace(unready(1), address="10.0.0.1")]
+        world = World(monkeypatch, pods)
+        await world.rounds(5)
+        assert sorted(world.urls) == [
+            f"http://10.0.0.1:{names.AGENT_PORT}/v1/status",
+            f"http://[fd00::1]:{names.TRITON_METRICS_PORT}/metrics",
+        ]
+
+    run(main)
+
+
+def test_pods_are_asked_one_after_the_other_over_most_of_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World(monkeypatch, [ready(number) for number in range(4)])
+        await world.rounds(5)
+        assert [round(at, 1) for at, _ in world.asked] == [0, 1, 2, 3]
+
+    run(main)
+
+
+def test_who_is_not_asked_by_the_end_of_the_interval_is_the_first_to_be_asked_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(probes, "CONCURRENCY", 2)
+        world = World(monkeypatch, [ready(number) for number in range(6)])
+        world.takes = 3.0
+        await world.rounds(7)
+        assert world.busiest == 2
+        asked = [int(name.removeprefix("pod-")) for _, name in world.asked]
+        assert asked == [0, 1, 2, 3, 4, 5, 0, 1]
+
+    run(main)
+
+
+@pytest.mark.parametrize(("count", "asked"), [(7, [5, 5]), (9, [5, 4])])
+def test_no_ready_pod_is_asked_long_before_its_turn(
+    count: int, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one a second: those asked five seconds ago are due after seven seconds, to the nearest round."""
+
+    async def main() -> None:
+        monkeypatch.setattr(probes, "PER_SECOND", 1.0)
+        world = World(monkeypatch, [ready(number) for number in range(count)])
+        counts = []
+        for _ in asked:
+            before = len(world.asked)
+            await world.rounds(5)
+            counts.append(len(world.asked) - before)
+        assert counts == asked
+
+    run(main)
+
+
+def test_of_many_pods_that_are_not_ready_those_are_asked_first_that_have_waited_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(probes, "PER_SECOND", 1.0)
+        world = World(monkeypatch, [unready(number) for number in range(15)])
+        await world.rounds(30)
+        assert set(Counter(name for _, name in world.asked).values()) == {2}
+        assert len(world.asked) == 30
+
+    run(main)
+
+
+def test_a_model_that_is_loaded_after_all_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World(monkeypatch, [unready(0)])
+        world.errors["pod-0"] = "bad weights"
+        await world.rounds(5)
+        world.pods = [ready(0)]
+        await world.rounds(5)
+        assert world.book.load_error("uid-0") == ""
+        assert len(world.woken) == 2
 
     run(main)
 
@@ -239,6 +415,61 @@ def test_one_busy_pool_is_as_fresh_as_its_window(monkeypatch: pytest.MonkeyPatch
         gaps = [after - before for before, after in itertools.pairwise(times)]
         assert len(times) >= 8
         assert max(gaps) <= WINDOW_SECONDS + 1
+        assert min(gaps) >= WINDOW_SECONDS - 1
+
+    run(main)
+
+
+def test_the_round_that_is_nearest_to_its_end_closes_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World(monkeypatch, [ready(0)])
+        world.requests = lambda _, now: now**3
+        await world.rounds(100, every=6.5)
+        assert set(world.gaps()) == {13.0}
+
+    run(main)
+
+
+def test_a_window_is_long_enough_for_every_pod_to_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(probes, "PER_SECOND", 0.2)
+        world = World(monkeypatch, [ready(number) for number in range(4)])
+        world.requests = lambda _, now: now**3
+        await world.rounds(200)
+        assert set(world.gaps()) == {25.0}
+
+    run(main)
+
+
+def test_figures_that_are_as_they_were_told_wait_for_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(probes, "FIGURES_PER_SECOND", 0.01)
+        world = World(monkeypatch, [ready(0)])
+        world.book.set_throughput(("ns", "pool-0"), Throughput())
+        world.requests = lambda _, now: now
+        await world.rounds(20)
+        assert list(world.probe._news) == [("ns", "pool-0")]
+        world.requests = lambda _, now: 1e6
+        await world.rounds(40)
+        assert not world.probe._news
+
+    run(main)
+
+
+def test_however_often_it_looks_only_so_many_pools_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World(monkeypatch, [])
+        figures = Throughput(requests_per_second="1")
+        world.probe._news = {("ns", f"pool-{number}"): figures for number in range(100)}
+        for _ in range(10):
+            world.probe._tell()
+            await asyncio.sleep(1.0)
+        at_once = int(FIGURES_PER_SECOND * INTERVAL_SECONDS)
+        assert len(world.woken) == at_once + 9 * FIGURES_PER_SECOND
+        world.woken.clear()
+        await asyncio.sleep(100)
+        world.probe._tell()
+        assert len(world.woken) == at_once, "what was not used is not saved up"
 
     run(main)
 
@@ -262,8 +493,10 @@ def test_what_is_gone_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, [ready(number, pool=number) for number in range(5)])
         world.requests = lambda _, now: now**3
         await world.rounds(40)
+        world.book.set_error("uid-0", "LoadFailed: no")
         world.pods = []
         await world.rounds(1)
+        assert world.book.load_error("uid-0") == ""
         probe = world.probe
         assert not any((probe._asked, probe._silent, probe._latest, probe._windows, probe._news, probe._told))
 
@@ -292,3 +525,30 @@ def test_it_goes_on_after_a_mistake(caplog: pytest.LogCaptureFixture, monkeypatc
     run(main)
     assert rounds == 3
     assert caplog.text.count("probing serving pods failed") == 1
+
+
+def test_rounds_begin_at_an_interval_and_leave_time_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    probe = ServingProbe(book=ServingBook(), pods=list, wake=lambda _: None, monotonic=clock.monotonic)
+    began: list[float] = []
+    sessions = []
+
+    async def round_(session: aiohttp.ClientSession) -> None:
+        began.append(clock.monotonic())
+        sessions.append((session.timeout.total, session.connector))
+        await asyncio.sleep([2.0, 7.0, 0.0][len(began) - 1])
+
+    monkeypatch.setattr(probe, "round", round_)
+
+    async def main() -> None:
+        task = asyncio.create_task(probe.run())
+        await asyncio.sleep(14)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run(main)
+    assert began == [0.0, INTERVAL_SECONDS, 12.5]
+    timeout, connector = sessions[0]
+    assert timeout == probes.TIMEOUT_SECONDS
+    assert connector is not None
+    assert (connector.limit, connector.force_close) == (probes.CONCURRENCY, True)

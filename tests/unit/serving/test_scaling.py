@@ -27,6 +27,8 @@ from aifactory.serving.scaling import share
         pytest.param(4, {"a": 1, "b": 3, "c": 2}, "c", "a", {"a": 1, "b": 1, "c": 3}, id="a third one takes over"),
         pytest.param(4, {"a": 1, "b": 1}, "c", "a", {"a": 3, "b": 1, "c": 1}, id="too few are ready"),
         pytest.param(2, {"b": 1}, "c", "", {"b": 1, "c": 2}, id="none is stable yet"),
+        pytest.param(2, {"a": 1, "z": 2}, "c", "z", {"a": 0, "z": 2, "c": 1}, id="the stable one serves on"),
+        pytest.param(3, {"b": 1, "d": 3}, "c", "", {"b": 0, "d": 3, "c": 1}, id="the one with most pods serves on"),
     ],
 )
 def test_pods_are_shared(wanted: int, ready: dict[str, int], growing: str, stable: str, sizes: dict[str, int]) -> None:

@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
+from aifactory.api.reasons import Reason
+from aifactory.engine.apply import Applied
 from aifactory.kube import podstate
 from aifactory.kube.objects import Deployment, Pod, decoder
 from aifactory.kube.podstate import Crash
 from aifactory.serving.domain import revision_view
-from tests.unit.serving.builders import World, conditions, message, pool, serving
+from aifactory.serving.state import Observed, RevisionView, ServingPodView
+from aifactory.serving.trouble import Problem, load_error, problem
+from tests.unit.serving.builders import SETTINGS, World, conditions, message, pool, serving
 
 QUOTA = 'FailedCreate: pods "chat-v1-x-y" is forbidden: exceeded quota: team, requested: requests.cpu=1, used: 0'
 REFUSALS = [
@@ -152,8 +156,9 @@ def test_what_is_wrong_with_the_pods_that_serve_meanwhile_is_told_as_well(way: s
     assert f"; of what is served meanwhile, container triton of pod {lost.name} ends again and again" in said
 
 
-def test_the_default_scheduler_is_given_its_moment() -> None:
-    world = World(pool(replicas=1))
+@pytest.mark.parametrize("template", [{}, {"spec": {"schedulerName": "default-scheduler"}}])
+def test_the_default_scheduler_is_given_its_moment(template: Any) -> None:
+    world = World(pool(replicas=1, template=template))
     world.publish(1)
     world.settle()
     world.pods[0].trouble = {"overlooked": True}
@@ -257,3 +262,198 @@ def test_a_pod_that_its_node_ended() -> None:
 def test_a_deployment_that_can_make_no_pods(entry: dict[str, str], refusal: str) -> None:
     body = {"metadata": {"name": "a", "namespace": "ns"}, "status": {"replicas": 0, "conditions": [entry]}}
     assert revision_view(decoder(Deployment)(json.dumps(body).encode())).refusal == refusal
+
+
+# --- In full ---
+
+
+def seen(*pods: ServingPodView, refusal: str = "", terminating: bool = False, **spec: Any) -> Observed:
+    view = RevisionView(Applied("chat-r", "uid"), "r", 1, refusal=refusal, terminating=terminating)
+    return Observed(pool(**spec), SETTINGS, revisions=(view,), pods=pods)
+
+
+def serving_pod(name: str = "p", revision: str = "r", **changes: Any) -> ServingPodView:
+    return ServingPodView(name, revision, **changes)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "told"),
+    [
+        (
+            {"crash": Crash("triton", 1, "Error", "no such flag")},
+            Problem(
+                Reason.CRASH_LOOP_BACK_OFF,
+                "container triton of pod p ends again and again, last with exit code 1: no such flag; "
+                "read more with kubectl -n ns logs p -c triton --previous",
+                waits=False,
+            ),
+        ),
+        (
+            {"crash": Crash("triton", 137, "OOMKilled")},
+            Problem(
+                Reason.CRASH_LOOP_BACK_OFF,
+                "container triton of pod p ends again and again, last with exit code 137, OOMKilled; "
+                "raise resources.limits.memory of container triton in spec.template",
+                waits=False,
+            ),
+        ),
+        (
+            {"crash": Crash("proxy", 0, "Completed")},
+            Problem(
+                Reason.CRASH_LOOP_BACK_OFF,
+                "container proxy of pod p ends again and again, last with exit code 0; "
+                "read more with kubectl -n ns logs p -c proxy --previous",
+                waits=False,
+            ),
+        ),
+        (
+            {"unschedulable": "3 Insufficient cpu"},
+            Problem(
+                Reason.UNSCHEDULABLE,
+                "pod p has no node: 3 Insufficient cpu; "
+                "free nodes or GPUs, add a node, or ask for less in spec.template",
+                waits=True,
+            ),
+        ),
+        (
+            {"overlooked": True},
+            Problem(
+                Reason.UNSCHEDULABLE,
+                "pod p waits for scheduler volcano: start it, or correct schedulerName in spec.template",
+                waits=True,
+            ),
+        ),
+        (
+            {"gated": True},
+            Problem(
+                Reason.UNSCHEDULABLE,
+                "pod p waits for its scheduling gates: whoever set them, a queue for example, removes them",
+                waits=True,
+            ),
+        ),
+        (
+            {"load_error": "LoadFailed: no such layer"},
+            Problem(Reason.MODEL_LOAD_FAILED, "pod p: LoadFailed: no such layer", waits=False),
+        ),
+        (
+            {"refused_by_node": "OutOfcpu: no room", "node": "n-3"},
+            Problem(
+                Reason.PODS_NOT_READY, "node n-3 does not run pod p: OutOfcpu: no room; another one is made", waits=True
+            ),
+        ),
+        ({}, None),
+    ],
+)
+def test_what_keeps_a_pod_away_is_told_in_full(trouble: Any, told: Problem | None) -> None:
+    assert problem(seen(serving_pod(**trouble), template={"spec": {"schedulerName": "volcano"}}), "r") == told
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("exceeded quota: team", "raise the quota or ask for less in spec.template"),
+        (
+            "must specify limits.memory",
+            "a ResourceQuota asks for these: write them into spec.template, or add a LimitRange",
+        ),
+        ("violates PodSecurity", "take what it names out of spec.template"),
+        (
+            'serviceaccount "bot" not found',
+            "create the ServiceAccount or correct serviceAccountName in spec.template",
+        ),
+        ("no PriorityClass with name high", "create the PriorityClass or correct priorityClassName in spec.template"),
+        (
+            'admission webhook "w" denied the request: no',
+            "change spec.template as the admission webhook or policy asks",
+        ),
+        ("something new", "correct spec.template"),
+    ],
+)
+def test_the_way_out_when_no_pod_can_be_made(words: str, advice: str) -> None:
+    quota = words.startswith("exceeded quota")
+    reason = Reason.QUOTA_EXCEEDED if quota else Reason.POD_REJECTED
+    told = Problem(reason, f"no pod of Deployment chat-r can be made: {words}; {advice}", waits=quota)
+    assert problem(seen(refusal=words), "r") == told
+    assert problem(seen(refusal=words, terminating=True), "r") is None, "it makes no pods any more"
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (
+            "unbound immediate PersistentVolumeClaims",
+            "create the claim, or give it a storage class that can provide it",
+        ),
+        ("volume node affinity", "the volume lies where no such node is: free one there, or move the claim"),
+        ("Insufficient cpu", "free nodes or GPUs, add a node, or ask for less in spec.template"),
+        ("Pod's node affinity", "label a node as nodeSelector or affinity in spec.template ask, or correct them"),
+        ("untolerated taint", "free nodes or GPUs, or tolerate the taint in spec.template"),
+        ("something new", "correct spec.template"),
+    ],
+)
+def test_the_way_out_when_there_is_no_node(words: str, advice: str) -> None:
+    found = problem(seen(serving_pod(unschedulable=words)), "r")
+    assert found is not None
+    assert found.message == f"pod p has no node: {words}; {advice}"
+
+
+def test_the_first_pod_by_name_that_has_a_trouble_is_told() -> None:
+    gated = {"gated": True}
+    pods = [
+        serving_pod("d", **gated),
+        serving_pod("c", **gated),
+        serving_pod("b"),
+        serving_pod("a", ready=True, **gated),
+        serving_pod("a", terminating=True, **gated),
+        serving_pod("a", "other", **gated),
+    ]
+    found = problem(seen(*pods), "r")
+    assert found is not None
+    assert found.message.startswith("pod c waits")
+
+
+@pytest.mark.parametrize(
+    ("node", "others", "told"),
+    [
+        (
+            "n-1",
+            1,
+            "pod p: LoadFailed: x; 1 other pod has it loaded, so it is this pod or n-1: "
+            "kubectl cordon n-1, then kubectl -n ns delete pod p",
+        ),
+        (
+            "",
+            2,
+            "pod p: LoadFailed: x; 2 other pods have it loaded, so it is this pod or its node: "
+            "kubectl cordon NODE, then kubectl -n ns delete pod p",
+        ),
+    ],
+)
+def test_a_pod_that_can_not_load_what_others_have_loaded(node: str, others: int, told: str) -> None:
+    pods = [serving_pod(f"o-{number}", ready=True) for number in range(others)]
+    stranger = serving_pod("s", "other", ready=True)
+    found = problem(seen(serving_pod(load_error="LoadFailed: x", node=node), *pods, stranger), "r")
+    assert found is not None
+    assert found.message == told
+
+
+def test_what_passes_is_no_fault_of_a_pod_or_its_node() -> None:
+    pods = [serving_pod(load_error="StoreUnavailable: s3://b: away", node="n-1"), serving_pod("o", ready=True)]
+    found = problem(seen(*pods), "r")
+    assert found is not None
+    assert found.message == "pod p: StoreUnavailable: s3://b: away"
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        ([], ""),
+        (["", ""], ""),
+        (["StoreUnavailable: s3://b: it is away"], ""),
+        (["StoreUnavailable: it is away", "LoadFailed: no such layer: h.7"], "LoadFailed: no such layer: h.7"),
+        (["LoadFailed: StoreUnavailable: no"], "LoadFailed: StoreUnavailable: no"),
+    ],
+)
+def test_which_load_errors_do_not_pass(errors: list[str], told: str) -> None:
+    pods = [serving_pod(f"p-{number}", load_error=error) for number, error in enumerate(errors)]
+    assert load_error(pods, "r") == told

@@ -16,6 +16,7 @@ from aifactory.serving.state import Settings
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS
 from tests.unit.plans import created, repairs
 from tests.unit.serving.builders import SETTINGS, World, guard, serving
+from tests.unit.serving.builders import pool as new_pool
 
 NEWER = replace(SETTINGS, server_image="aifactory/server:2")
 
@@ -46,6 +47,13 @@ def test_what_the_user_changes_does_not_wait_for_a_turn() -> None:
     world.publish(2)
     world.roll_out()
     assert (world.status.version, image(world)) == ("2", NEWER.server_image)
+
+
+def test_a_first_version_does_not_wait_for_a_turn() -> None:
+    world = World(new_pool(), may_upgrade=False)
+    world.publish(1)
+    world.settle()
+    assert len(world.live(1)) == 2
 
 
 def test_scaling_goes_on_while_a_pool_waits_and_a_lost_deployment_is_made_as_it_was() -> None:

@@ -1,0 +1,405 @@
+"""What is gathered around a pool, whom a change wakes, and what is told when the API server refuses an object."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from aifactory import __version__
+from aifactory.api import names
+from aifactory.api.inferencepool import InferencePool, Throughput
+from aifactory.api.modelversion import ModelVersion
+from aifactory.api.reasons import ConditionType
+from aifactory.engine import custom
+from aifactory.engine.apply import Applied
+from aifactory.engine.cluster import Cluster
+from aifactory.engine.domain import Outside
+from aifactory.engine.plan import Create, WriteError
+from aifactory.kube import resources
+from aifactory.kube.errors import AlreadyExists, Forbidden
+from aifactory.kube.objects import ConfigMap, Deployment, DisruptionBudget, Pod, ReplicaSet, Service, decoder
+from aifactory.kube.podstate import Crash, Trouble
+from aifactory.kube.resources import Key, Resource
+from aifactory.models.domain import Models
+from aifactory.serving.domain import Serving
+from aifactory.serving.probe import ServingPod
+from aifactory.serving.state import ConfigView, RevisionView, ServingPodView, Settings, VersionView
+from tests.support.faketime import FakeClock
+from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS
+from tests.unit.serving.builders import NOW, SETTINGS, conditions, message
+
+TYPES: dict[Resource, Any] = {
+    resources.SERVICES: Service,
+    resources.BUDGETS: DisruptionBudget,
+    resources.CONFIGMAPS: ConfigMap,
+    resources.DEPLOYMENTS: Deployment,
+    resources.REPLICASETS: ReplicaSet,
+    resources.PODS: Pod,
+}
+STAMP = {names.ANNOTATION_APPLIED: "stamp."}
+GONE = {"deletionTimestamp": "2026-01-01T12:00:00Z"}
+READY = {"type": "Ready", "status": "True"}
+
+
+class Installation:
+    """Pool chat, uid `chat-uid`, among other objects."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.serving = Serving(Settings(**{"server_image": "server:1", "agent_image": "agent:1", **settings}))
+        self.cluster = Cluster([self.serving, Models()])
+        self.woken: list[str] = []
+        self._versions = 0
+        self.cluster.connect(
+            {
+                INFERENCEPOOLS: lambda key, *, background: self.woken.append(str(key)),
+                MODELVERSIONS: lambda key, *, background: None,
+            }
+        )
+
+    def meta(self, name: str, namespace: str = "ns", **meta: Any) -> dict[str, Any]:
+        self._versions += 1
+        ours = {"name": name, "namespace": namespace, "uid": f"{name}-uid", "resourceVersion": str(self._versions)}
+        return {**ours, **meta}
+
+    def pool(self, name: str = "chat", model: str = "tiny", status: Any = None, **meta: Any) -> None:
+        body = {"metadata": self.meta(name, **meta), "spec": {"models": [{"name": model, "track": "Latest"}]}}
+        self.cluster.stored(INFERENCEPOOLS).put(custom.parser(InferencePool)({**body, "status": status or {}}))
+
+    def version(self, number: int, model: str = "tiny", status: Any = None, source: Any = None, **meta: Any) -> None:
+        source = {"uri": f"s3://b/{number}", **(source or {})}
+        spec = {"model": model, "version": number, "source": source, "format": "causal-lm"}
+        body = {"metadata": self.meta(f"{model}-v{number}", **meta), "spec": spec, "status": status or {}}
+        self.cluster.stored(MODELVERSIONS).put(custom.parser(ModelVersion)(body))
+
+    def put(self, resource: Resource, name: str, owner: tuple[str, str] | None = None, **body: Any) -> None:
+        """An object; `owner` is kind and name of who controls it."""
+        meta = self.meta(name, **body.pop("meta", {}))
+        if owner is not None:
+            kind, of = owner
+            group = names.API_VERSION if kind == "InferencePool" else "apps/v1"
+            reference = {"apiVersion": group, "kind": kind, "name": of, "uid": f"{of}-uid", "controller": True}
+            meta["ownerReferences"] = [reference]
+        found = decoder(TYPES[resource])(json.dumps({"metadata": meta, **body}).encode())
+        self.cluster._objects[resource].put(found)
+
+    def pod(self, name: str, revision: str = "v1-a", meta: Any = None, **body: Any) -> None:
+        """A pod of the revision's ReplicaSet."""
+        labels = {names.LABEL_ROLE: names.ROLE_SERVE, names.LABEL_REVISION: revision}
+        of = ("ReplicaSet", f"chat-{revision}-rs")
+        self.put(resources.PODS, name, of, meta={"labels": labels, **(meta or {})}, **body)
+
+    def revision(self, revision: str = "v1-a", meta: Any = None, **body: Any) -> None:
+        """A Deployment with its ReplicaSet and ConfigMap."""
+        labels, name = {"labels": {names.LABEL_REVISION: revision}}, f"chat-{revision}"
+        notes = {**STAMP, names.LABEL_MODEL_VERSION: "tiny-v1"}
+        ours = ("InferencePool", "chat")
+        self.put(resources.DEPLOYMENTS, name, ours, meta={**labels, "annotations": notes, **(meta or {})}, **body)
+        self.put(resources.REPLICASETS, f"{name}-rs", ("Deployment", name))
+        self.put(resources.CONFIGMAPS, name, ours, meta={**labels, "annotations": STAMP})
+
+    def observed(self) -> Any:
+        stored = self.cluster.stored(INFERENCEPOOLS).get("ns", "chat")
+        assert stored is not None
+        assert stored.model is not None
+        return self.serving.gather(stored.model, self.cluster)
+
+
+def test_everything_around_a_pool_is_gathered() -> None:
+    found = Installation()
+    found.pool()
+    found.revision(spec={"replicas": 3}, status={"replicas": 2, "readyReplicas": 1})
+    found.put(resources.SERVICES, "chat", ("InferencePool", "chat"), meta={"annotations": STAMP})
+    found.put(resources.BUDGETS, "chat-serving", ("InferencePool", "chat"), meta={"annotations": STAMP})
+    found.pod("p", status={"phase": "Running", "conditions": [READY]}, spec={"nodeName": "n-1"})
+    found.put(resources.PODS, "theirs", ("ReplicaSet", "other"))
+    found.version(1)
+    found.version(1, model="other")
+    found.version(2, namespace="elsewhere")
+    throughput = Throughput(requests_per_second="3")
+    found.serving.book.set_throughput(("ns", "chat"), throughput)
+    seen = found.observed()
+    assert seen.pool.metadata.name == "chat"
+    assert seen.settings is found.serving.settings
+    assert [view.name for view in seen.versions] == ["tiny-v1"]
+    assert seen.revisions == (
+        RevisionView(
+            Applied("chat-v1-a", "chat-v1-a-uid", "stamp."), "v1-a", 3, replicas=2, ready=1, model_version="tiny-v1"
+        ),
+    )
+    assert seen.configs == (ConfigView(Applied("chat-v1-a", "chat-v1-a-uid", "stamp."), "v1-a"),)
+    assert seen.pods == (ServingPodView("p", "v1-a", ready=True, node="n-1"),)
+    assert seen.service == Applied("chat", "chat-uid", "stamp.")
+    assert seen.budget == Applied("chat-serving", "chat-serving-uid", "stamp.")
+    assert (seen.throughput, seen.may_upgrade, seen.orphans) == (throughput, True, ())
+
+
+@pytest.mark.parametrize("owner", [None, ("InferencePool", "other")])
+def test_a_service_and_a_budget_of_others_are_not_the_pools(owner: Any) -> None:
+    found = Installation()
+    found.pool()
+    found.put(resources.SERVICES, "chat", owner)
+    found.put(resources.BUDGETS, "chat-serving", owner)
+    assert (found.observed().service, found.observed().budget) == (None, None)
+
+
+def test_what_is_being_deleted_or_bears_no_labels_is_seen_as_that() -> None:
+    found = Installation()
+    found.pool()
+    found.revision(meta={**GONE, "labels": {}, "annotations": {}})
+    found.put(resources.CONFIGMAPS, "odd", ("InferencePool", "chat"))
+    found.pod("p", meta={**GONE, "labels": {}}, status={"conditions": [READY]})
+    seen = found.observed()
+    (view,), (pod,) = seen.revisions, seen.pods
+    assert (view.terminating, view.revision, view.model_version, view.refusal) == (True, "", "", "")
+    assert (pod.terminating, pod.revision, pod.ready) == (True, "", False)
+    assert {config.revision for config in seen.configs} == {"v1-a", ""}
+
+
+SCHEDULED = {"type": "PodScheduled", "status": "False"}
+NEVER = {"name": "triton", "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}
+LOOP = {
+    "name": "triton",
+    "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
+    "lastState": {"terminated": {"exitCode": 1, "reason": "Error", "message": "no such flag"}},
+    "restartCount": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "view"),
+    [
+        ({"containerStatuses": [NEVER]}, {"waiting_reason": "ErrImagePull", "waiting_message": "no such image"}),
+        ({"containerStatuses": [LOOP]}, {"crash": Crash("triton", 1, "Error", "no such flag", 3)}),
+        (
+            {"conditions": [{**SCHEDULED, "reason": "Unschedulable", "message": "no node"}]},
+            {"unschedulable": "no node", "waiting_reason": "FailedMount", "waiting_message": "no secret"},
+        ),
+        (
+            {"conditions": [{**SCHEDULED, "reason": "SchedulingGated"}]},
+            {"gated": True, "waiting_reason": "FailedMount", "waiting_message": "no secret"},
+        ),
+        ({}, {"overlooked": True, "waiting_reason": "FailedMount", "waiting_message": "no secret"}),
+        (
+            {"phase": "Failed", "reason": "OutOfcpu", "message": "no room"},
+            {
+                "refused_by_node": "OutOfcpu: no room",
+                "waiting_reason": "FailedMount",
+                "waiting_message": "no secret",
+            },
+        ),
+    ],
+)
+def test_what_keeps_a_pod_away_is_read_of_its_status_and_events(status: Any, view: Any) -> None:
+    found = Installation()
+    found.cluster.explain = lambda _: Trouble("FailedMount", "no secret")
+    found.pool()
+    found.revision()
+    found.pod("p", status={"phase": "Pending", **status})
+    found.serving.book.set_error("p-uid", "LoadFailed: no")
+    overlooked = {"overlooked": not status.get("conditions") and status.get("phase") != "Failed"}
+    expected = {"load_error": "LoadFailed: no", **overlooked, **view}
+    assert found.observed().pods == (ServingPodView("p", "v1-a", **expected),)
+
+
+def test_a_version_is_seen_with_all_that_makes_a_difference() -> None:
+    found = Installation()
+    found.pool()
+    ready = {
+        "type": "Ready",
+        "status": "True",
+        "reason": "Verified",
+        "message": "3 files",
+        "lastTransitionTime": NOW,
+        "observedGeneration": 1,
+    }
+    found.version(
+        1,
+        status={"conditions": [ready], "resolvedDigest": "sha256:a", "sizeBytes": 7},
+        source={"secretRef": {"name": "s3"}},
+    )
+    found.version(2, status={"conditions": [{**ready, "status": "False"}]}, **GONE)
+    found.version(3)
+    kept = {"model": "tiny", "digest": "", "format": "causal-lm"}
+    told = {"reason": "Verified", "message": "3 files"}
+    first = {**kept, **told, "digest": "sha256:a", "size_bytes": 7, "secret": "s3", "ready": True}
+    assert sorted(found.observed().versions, key=lambda view: view.version) == [
+        VersionView(name="tiny-v1", version=1, uri="s3://b/1", **first, deleting=False),
+        VersionView(name="tiny-v2", version=2, uri="s3://b/2", **kept, **told, ready=False, deleting=True),
+        VersionView(name="tiny-v3", version=3, uri="s3://b/3", **kept, ready=False, reason="", message=""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("uri", "claim"), [("pvc://models/tiny/1", "models"), ("pvc://models/", "models"), ("s3://pvc://models/1", None)]
+)
+def test_the_claim_that_an_artifact_lies_in(uri: str, claim: str | None) -> None:
+    assert VersionView("tiny-v1", "tiny", 1, uri, "", "causal-lm").claim == claim
+
+
+# --- Whom a change wakes ---
+
+
+def test_a_version_wakes_the_pools_of_its_model_when_they_see_something_new() -> None:
+    found = Installation()
+    found.pool("chat")
+    found.pool("search", model="other")
+    found.pool("far", namespace="elsewhere")
+    found.woken.clear()
+    found.version(1)
+    assert found.woken == ["ns/chat"]
+    found.version(1, status={"inUse": 3})
+    assert found.woken == ["ns/chat"], "who else uses it is none of their business"
+    found.version(1, status={"resolvedDigest": "sha256:a"})
+    assert found.woken == ["ns/chat"] * 3, "asked for the version as it was and as it is"
+
+
+OLD = {"stable": {"revision": "v1-a", "image": "server:0"}}
+
+
+def test_a_pool_that_is_up_to_date_wakes_those_whose_turn_it_is() -> None:
+    found = Installation(max_concurrent_rollouts=1)
+    for name in ("c", "b", "chat"):
+        found.pool(name, status=OLD)
+    found.woken.clear()
+    found.pool("b", status={**OLD, "summary": "1/1"})
+    assert found.woken == [], "nothing that others see has changed"
+    assert not found.observed().may_upgrade
+    found.pool("b", status={"stable": {"revision": "v1-b", "image": "server:1"}})
+    assert set(found.woken) == {"ns/c"}
+    found.pool("c", status=OLD, **GONE)
+    assert found.observed().may_upgrade, "one that is being deleted holds up nobody"
+
+
+@pytest.mark.parametrize(
+    ("status", "waits"),
+    [
+        (OLD, True),
+        ({**OLD, "rollout": {"phase": "Complete", "revision": "v1-a"}}, True),
+        ({**OLD, "rollout": {"phase": "Failed", "failedRevision": "v1-b"}}, False),
+        ({"stable": {"revision": "v0-a", "image": "server:1"}}, True),
+        ({"stable": {"revision": "v1-a", "image": "server:1"}}, False),
+        ({"stable": {"revision": "", "image": "server:0"}}, False),
+        ({}, False),
+    ],
+)
+def test_a_pool_waits_for_its_turn_if_only_the_installation_has_changed(status: Any, waits: bool) -> None:
+    found = Installation(max_concurrent_rollouts=0)
+    found.pool(status=status)
+    assert found.observed().may_upgrade is not waits
+
+
+# --- Who is asked ---
+
+
+def test_pods_that_really_belong_to_a_pool_are_asked_by_the_leader_alone() -> None:
+    found = Installation()
+    found.pool()
+    found.revision()
+    found.pod("of-another-role", meta={"labels": {}}, status={"podIP": "10.0.0.4"})
+    found.pod("ready", status={"podIP": "10.0.0.1", "conditions": [READY]})
+    found.pod("starting", status={"podIP": "10.0.0.2"})
+    found.pod("without-address")
+    found.pod("going", meta=GONE, status={"podIP": "10.0.0.3"})
+    forged = {names.LABEL_ROLE: names.ROLE_SERVE, names.LABEL_POOL: "chat"}
+    found.put(resources.PODS, "forged", meta={"labels": forged}, status={"podIP": "10.0.0.5"})
+    leads, woken, clock = [False], [], FakeClock()
+    outside = Outside(
+        api=None,  # type: ignore[arg-type] # the pods are asked, nobody else
+        cluster=found.cluster,
+        wake=lambda key, seconds: woken.append((key, seconds)),
+        leading=lambda: leads[0],
+        leader_address=lambda: "",
+        clock=clock,
+    )
+    (run,) = found.serving.probes(outside)
+    probe = run.__self__  # type: ignore[attr-defined]
+    assert probe._pods() == []
+    leads[0] = True
+    assert sorted(probe._pods(), key=lambda pod: pod.uid) == [
+        ServingPod("ready-uid", "10.0.0.1", ("ns", "chat"), ready=True),
+        ServingPod("starting-uid", "10.0.0.2", ("ns", "chat"), ready=False),
+    ]
+    probe._wake(("ns", "chat"))
+    assert woken == [(Key("ns", "chat"), 0.0)]
+    assert (probe._book, probe._monotonic) == (found.serving.book, clock.monotonic)
+
+
+def test_a_pod_of_another_kind_of_ours_is_not_asked() -> None:
+    found = Installation()
+    found.version(1)
+    reference = {"apiVersion": names.API_VERSION, "kind": "ModelVersion", "name": "tiny-v1", "uid": "u"}
+    meta = {"labels": {names.LABEL_ROLE: names.ROLE_SERVE}, "ownerReferences": [{**reference, "controller": True}]}
+    found.put(resources.PODS, "p", meta=meta, status={"podIP": "10.0.0.1"})
+    assert found.serving.asked_pods(found.cluster) == []
+
+
+# --- What is told of a refusal, and what the operator may do at all ---
+
+
+def refused(found: Installation, *errors: Any) -> Any:
+    return found.serving.refused(found.observed(), errors, NOW).status
+
+
+def test_what_was_left_behind_is_named_in_order() -> None:
+    found = Installation()
+    found.pool()
+    label = {"labels": {names.LABEL_POOL: "chat"}}
+    for resource in (resources.SERVICES, resources.BUDGETS, resources.DEPLOYMENTS, resources.CONFIGMAPS):
+        for name in ("chat-b", "chat-a"):
+            found.put(resource, name if resource is not resources.SERVICES else "chat", meta=label)
+    assert found.observed().orphans == (
+        "service/chat",
+        "poddisruptionbudget/chat-a",
+        "poddisruptionbudget/chat-b",
+        "deployment/chat-a",
+        "deployment/chat-b",
+        "configmap/chat-a",
+        "configmap/chat-b",
+    )
+
+
+def test_a_refusal_is_told_in_the_api_servers_words_and_a_taken_name_first() -> None:
+    found = Installation()
+    found.pool()
+    write = Create({"kind": "Service", "metadata": {"name": "chat"}})
+    no = WriteError(write, Forbidden(403, "Forbidden", "no"))
+    other = WriteError(write, Forbidden(403, "Forbidden", "not that either"))
+    status = refused(found, no, other)
+    assert conditions(status)["Stalled"] == ("True", "PodRejected")
+    assert message(status, ConditionType.STALLED) == no.message
+    taken = WriteError(write, AlreadyExists(409, "AlreadyExists", '"chat" already exists'))
+    status = refused(found, no, taken)
+    assert conditions(status)["Stalled"] == ("True", "NameConflict")
+    assert message(status, ConditionType.STALLED) == (
+        f"{taken.message}; it does not belong to this pool: rename one of them, or, if nobody needs it: "
+        "kubectl -n ns delete service/chat"
+    )
+
+
+def test_the_operator_may_do_with_a_pools_objects_what_it_does_with_them() -> None:
+    change = ("create", "patch", "delete")
+    assert {child.resource.kind: child.verbs for child in Serving.children} == {
+        "Service": change,
+        "ConfigMap": change,
+        "Deployment": change,
+        "PodDisruptionBudget": ("create", "patch"),
+        "ReplicaSet": (),
+        "Pod": (),
+    }
+
+
+def test_a_pool_is_planned_with_what_the_installation_says() -> None:
+    found = Installation()
+    found.pool()
+    plan = found.serving.plan(found.observed(), NOW)
+    assert plan is not None
+    assert plan.status.phase == "Waiting"
+    assert Serving(SETTINGS, "http://here").url == "http://here"
+
+
+def test_an_installation_that_says_nothing_has_this_releases_images() -> None:
+    settings = Serving().settings
+    assert settings.server_image == f"aifactory/server:{__version__}"
+    assert settings.agent_image == f"aifactory/agent:{__version__}"
