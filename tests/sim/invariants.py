@@ -15,6 +15,7 @@ from aifactory.api import names
 from aifactory.kube.patch import merge_difference
 from aifactory.kube.resources import DEPLOYMENTS, EVENTS, LEASES, PODS, Key
 from tests.sim.cluster import Body, Cluster, Commit, is_live, is_ready, key_of, labels_of, owner_uids
+from tests.sim.nodes import SIDE_CONTAINER
 from tests.sim.strangers import is_stranger
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 
@@ -356,7 +357,8 @@ def _is_labelled(child: Body) -> bool:
 
 def _ended_well(pod: Body) -> bool:
     """The main container has ended with 0, and not because the pod was told to end."""
-    ends = [entry["state"].get("terminated") for entry in pod["status"].get("containerStatuses", ())]
+    containers = pod["status"].get("containerStatuses", ())
+    ends = [entry["state"].get("terminated") for entry in containers if entry["name"] != SIDE_CONTAINER]
     told = any(entry["type"] == "DisruptionTarget" for entry in pod["status"].get("conditions", ()))
     return (
         bool(ends)

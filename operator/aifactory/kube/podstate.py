@@ -91,6 +91,16 @@ def is_running(pod: Pod, name: str) -> bool:
     return pod.status.phase == "Running" and status is not None and status.state.running is not None
 
 
+def is_ending(pod: Pod) -> bool:
+    """All that it is there for has ended and will not be started again (restartPolicy Never), so it is about to end.
+
+    A kubelet tells the ends of containers first, and the pod's phase when all of the pod has been cleared away.
+    """
+    statuses = pod.status.container_statuses
+    over = pod.status.phase in ("Succeeded", "Failed")
+    return bool(statuses) and not over and all(status.state.terminated is not None for status in statuses)
+
+
 def ended(pod: Pod, name: str) -> Terminated | None:
     """How the container ended, if it has."""
     status = container(pod, name)

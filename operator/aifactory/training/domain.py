@@ -154,6 +154,7 @@ def pod_view(pod: Pod, events: podstate.Trouble = podstate.NO_TROUBLE) -> PodVie
         phase=pod.status.phase,
         node=pod.spec.node_name,
         running=podstate.is_running(pod, names.CONTAINER_TRAINER),
+        ending=podstate.is_ending(pod),
         terminating=meta.deletion_timestamp is not None,
         due_to_end=meta.deletion_timestamp,
         stopped=pod.status.reason,

@@ -35,6 +35,8 @@ class PodView:
     node: str = ""
     running: bool = False
     """The trainer container runs."""
+    ending: bool = False
+    """Its containers have ended, and it is about to: nobody has to delete it."""
     terminating: bool = False
     due_to_end: datetime | None = None
     """When its grace period is over; set while it is terminating."""

@@ -171,8 +171,8 @@ def changed(observed: Observed, current: tuple[PodView, ...]) -> tuple[Reason, s
 
 
 def deletions(pods: Iterable[PodView]) -> tuple[Delete, ...]:
-    """Remove pods that are not on their way out yet."""
-    return tuple(Delete("Pod", pod.name, pod.uid) for pod in pods if not pod.terminating)
+    """Remove pods that are not on their way out yet. One that ends by itself keeps its log if it is let."""
+    return tuple(Delete("Pod", pod.name, pod.uid) for pod in pods if not (pod.terminating or pod.ending))
 
 
 def _furthest(observed: Observed) -> int:

@@ -167,6 +167,22 @@ def test_the_pod_whose_failure_decided_is_kept_for_its_log() -> None:
     assert world.status.phase == "Suspended"
 
 
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_a_pod_whose_containers_have_ended_is_let_end_by_itself(restarts: int) -> None:
+    """A kubelet tells the pod's phase later than its containers' ends: deleted between the two, its log would go."""
+    world = started(nodes=2, failurePolicy={"maxRestarts": restarts})
+    world.change("train-1-0", running=False, exit_code=1, finished_at=world.now, ending=True)
+    world.settle()
+    world.bury()
+    assert set(world.pods) == {"train-1-0"}, "the others are removed"
+    world.change("train-1-0", phase="Failed", ending=False)
+    world.wait(700)
+    world.settle()
+    assert world.status.last_failure is not None
+    assert world.status.last_failure.message.endswith("see: kubectl logs train-1-0")
+    assert set(world.pods) == {"train-1-0", *(("train-0-1", "train-1-1") if restarts else ())}
+
+
 def test_of_several_that_failed_the_one_that_decided_is_kept() -> None:
     world = started(nodes=3)
     world.end("train-2-0", 1)

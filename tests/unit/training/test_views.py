@@ -33,6 +33,19 @@ def test_a_program_that_ended_with_0_by_itself_has_succeeded_whatever_became_of_
     assert view(phase="Running", containerStatuses=[ended(0)]).succeeded
 
 
+@pytest.mark.parametrize(
+    ("phase", "side", "ending"),
+    [
+        ("Running", ended(0, "logs"), True),
+        ("Running", {"name": "logs", "state": {"running": {}}}, False),
+        ("Failed", ended(0, "logs"), False),
+    ],
+)
+def test_a_pod_ends_by_itself_when_all_its_containers_have_ended(phase: str, side: Any, ending: bool) -> None:
+    assert view(phase=phase, containerStatuses=[ended(1), side]).ending is ending
+    assert not view(phase="Pending").ending
+
+
 def test_an_init_container_that_failed_is_named() -> None:
     waiting = {"name": "trainer", "state": {"waiting": {"reason": "PodInitializing"}}}
     before = [ended(0, "first"), ended(3, "fetch", "Error", "no such bucket")]
