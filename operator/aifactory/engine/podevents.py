@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from aifactory.engine.pods import MOUNT_PROBLEMS
+from aifactory.engine.pods import EVENT_PROBLEMS
 from aifactory.kube import podstate
 from aifactory.kube.api import Api
 from aifactory.kube.clock import Clock
@@ -28,6 +28,8 @@ PATIENCE_SECONDS: Final = 10.0
 """A pod that starts takes this long without anything being wrong."""
 AGAIN_SECONDS: Final = 30.0
 PER_ROUND: Final = 8
+_PULLS: Final = frozenset({"Pulling", "Pulled"})
+"""Events after which what was in the way of mounting and setting up is past; an image may take long."""
 
 
 class CoreEvent(Struct, frozen=True, gc=False):
@@ -110,6 +112,8 @@ class PodEvents:
     async def _ask(self, pod: Pod) -> Trouble:
         selector = f"involvedObject.uid={pod.metadata.uid}"
         raw = await self._api.list(CORE_EVENTS, namespace=pod.metadata.namespace, field_selector=selector, limit=100)
-        found = [event for event in _decode(raw).items or () if event.reason in MOUNT_PROBLEMS]
+        events = _decode(raw).items or ()
+        past = max((event.time for event in events if event.reason in _PULLS), default="")
+        found = (event for event in events if event.reason in EVENT_PROBLEMS and event.time >= past)
         newest = max(found, key=lambda event: event.time, default=None)
         return NO_TROUBLE if newest is None else Trouble(newest.reason, newest.message)

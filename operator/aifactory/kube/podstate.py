@@ -61,8 +61,8 @@ class Crash:
     exit_code: int
     reason: str = ""
     """Kubernetes' reason, for example OOMKilled or Error."""
-    words: str = ""
-    """The last line it left, as termination message or in its log."""
+    message: str = ""
+    """What it left as termination message, or the end of its log."""
     restarts: int = 0
 
 
@@ -112,28 +112,27 @@ def waiting(pod: Pod) -> Trouble:
     for status in (*pod.status.init_container_statuses, *pod.status.container_statuses):
         state = status.state.waiting
         if state is not None and state.reason not in _NORMAL_WAITING:
-            return Trouble(state.reason, _told(status, state.reason, state.message))
+            return Trouble(state.reason, state.message)
     return NO_TROUBLE
 
 
 def crash(pod: Pod) -> Crash | None:
     """The first container that ends again and again; meant for pods that are not ready.
 
-    While it runs for a moment between two ends it counts all the same: what is said should not come and go with it.
+    While it runs for a moment between two ends it counts all the same: what is said should not come and go with it. Nor
+    is a back-off always told: in a pod that is not restarted (restartPolicy Never) a kubelet lets an init container
+    that is (restartPolicy Always) look ended until its next start.
     """
     for status in (*pod.status.init_container_statuses, *pod.status.container_statuses):
         now = status.state
         last = now.terminated or status.last_state.terminated
-        if last is None or (now.terminated is not None and now.terminated.exit_code == 0):
+        if last is None or (now.terminated is not None and status.ready):  # an init container that is done
             continue
         backs_off = now.waiting is not None and now.waiting.reason == CRASHES
-        if backs_off or (status.restart_count >= RESTARTS_OF_A_LOOP and last.exit_code != 0):
-            return Crash(status.name, last.exit_code, last.reason, _last_line(last.message), status.restart_count)
+        fails = last.exit_code != 0 or (now.terminated is not None and status in pod.status.init_container_statuses)
+        if backs_off or (status.restart_count >= RESTARTS_OF_A_LOOP and fails):
+            return Crash(status.name, last.exit_code, last.reason, last.message, status.restart_count)
     return None
-
-
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def refused_by_node(pod: Pod) -> Trouble:
@@ -141,15 +140,6 @@ def refused_by_node(pod: Pod) -> Trouble:
     if pod.status.phase != "Failed" or not pod.status.reason:
         return NO_TROUBLE
     return Trouble(pod.status.reason, pod.status.message)
-
-
-def _told(status: ContainerStatus, reason: str, message: str) -> str:
-    """The runtime's words; of a container that crashes, which it is and how it ended last, which they do not tell."""
-    last = status.last_state.terminated
-    if reason != CRASHES or last is None:
-        return message
-    words = f": {last.message}" if last.message else ""
-    return f"container {status.name} is in {CRASHES}, it ended with {last.exit_code} ({last.reason}){words}"
 
 
 def is_starting(pod: Pod) -> bool:
@@ -169,7 +159,7 @@ def is_unseen(pod: Pod) -> bool:
 def unschedulable(pod: Pod) -> str:
     """The scheduler's words when it finds no node; empty while it has not tried or is not allowed to."""
     scheduled = condition(pod.status.conditions, SCHEDULED)
-    if scheduled is None or scheduled.status != "False" or scheduled.reason != "Unschedulable":
+    if scheduled is None or scheduled.status != "False" or scheduled.reason not in ("Unschedulable", "SchedulerError"):
         return ""
     return scheduled.message or "no node fits"
 

@@ -192,6 +192,9 @@ def pod(job: TrainingJob, index: int, attempt: int, settings: Settings, *, gang:
         for container in workspace.narrowed_all(job, spec.get("containers", ()))
     ]
     _prepare(job, spec, settings)
+    for container in (*spec["containers"], *spec.get("initContainers", ())):
+        # The last words of one that fails are then in the pod's status, from where they get into the job's.
+        container.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
     spec["volumes"] = merge_named(spec.get("volumes", ()), _volumes(job))
     spec["restartPolicy"] = "Never"
     spec.setdefault("terminationGracePeriodSeconds", rendezvous.GRACE_SECONDS)
@@ -354,7 +357,6 @@ def _wired(job: TrainingJob, container: Json, index: int, attempt: int, settings
         **container,
         "env": [*ours, *container.get("env", ())],
         "volumeMounts": merge_named(theirs, mounts, key="mountPath"),
-        "terminationMessagePolicy": container.get("terminationMessagePolicy", "FallbackToLogsOnError"),
     }
 
 

@@ -14,6 +14,7 @@ from aifactory.engine.apply import applied
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child, Domain, Index, Outside, Route, Watch
 from aifactory.engine.plan import DryRun, Plan, WriteError
+from aifactory.engine.pods import beside, trouble
 from aifactory.engine.refusals import explain
 from aifactory.engine.tasks import TaskPod, task_pod
 from aifactory.kube import podstate
@@ -143,7 +144,8 @@ def pod_view(pod: Pod, events: podstate.Trouble = podstate.NO_TROUBLE) -> PodVie
     """A training pod as planning sees it; `events` is what the kubelet's Events say while it does not start."""
     meta = pod.metadata
     container, end = _decisive_end(pod)
-    trouble = podstate.waiting(pod) or events
+    found = trouble(pod, events)
+    running = podstate.is_running(pod, names.CONTAINER_TRAINER)
     trainer = podstate.container(pod, names.CONTAINER_TRAINER)
     return PodView(
         name=meta.name,
@@ -153,20 +155,23 @@ def pod_view(pod: Pod, events: podstate.Trouble = podstate.NO_TROUBLE) -> PodVie
         template_hash=meta.labels.get(children.LABEL_TEMPLATE_HASH, ""),
         phase=pod.status.phase,
         node=pod.spec.node_name,
-        running=podstate.is_running(pod, names.CONTAINER_TRAINER),
+        running=running,
+        beside=beside(pod, names.CONTAINER_TRAINER) if running else "",
         ending=podstate.is_ending(pod),
         terminating=meta.deletion_timestamp is not None,
         due_to_end=meta.deletion_timestamp,
         stopped=pod.status.reason,
+        stopped_message=pod.status.message if pod.status.reason else "",
         container=container,
         exit_code=end.exit_code if end is not None else None,
         exit_reason=pod.status.reason or (end.reason if end is not None else ""),
         exit_message=(end.message if end is not None else "") or pod.status.message,
         finished_at=end.finished_at if end is not None else None,
         disruption=podstate.disruption(pod),
-        waiting_reason=trouble.reason,
-        waiting_message=trouble.message,
+        waiting_reason=found.reason,
+        waiting_message=found.message,
         unschedulable=podstate.unschedulable(pod),
+        gated=podstate.is_gated(pod),
         unseen=podstate.is_unseen(pod),
         image=(trainer.image_id or trainer.image) if trainer is not None else "",
     )

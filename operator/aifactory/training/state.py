@@ -35,6 +35,8 @@ class PodView:
     node: str = ""
     running: bool = False
     """The trainer container runs."""
+    beside: str = ""
+    """Words about another container that has ended badly, or ends again and again, while the trainer runs."""
     ending: bool = False
     """Its containers have ended, and it is about to: nobody has to delete it."""
     terminating: bool = False
@@ -43,6 +45,8 @@ class PodView:
     stopped: str = ""
     """Kubernetes' reason for ending or refusing the whole pod (Evicted, DeadlineExceeded, OutOfcpu ...); empty when its
     containers ended by themselves."""
+    stopped_message: str = ""
+    """Kubernetes' words for it."""
     container: str = ""
     """The container whose end decided: the trainer, or an init container that the pod did not get past."""
     exit_code: int | None = None
@@ -56,6 +60,8 @@ class PodView:
     waiting_message: str = ""
     unschedulable: str = ""
     """The scheduler's words, when it finds no node."""
+    gated: bool = False
+    """Somebody has yet to let the scheduler see it."""
     unseen: bool = False
     """No scheduler has looked at it yet."""
     image: str = ""

@@ -86,6 +86,23 @@ def test_a_pod_that_does_not_start_is_asked_about_after_a_while_and_its_owner_is
     run(main)
 
 
+def test_what_was_in_the_way_is_past_when_an_image_is_pulled() -> None:
+    async def main() -> None:
+        scene = Scene(pod("a"))
+        sandbox = {"reason": "FailedCreatePodSandBox", "message": "no runtime", "lastTimestamp": "2026-01-01T00:00:10Z"}
+        scene.api.said["a-uid"] = [mount("no claim"), sandbox]
+        await scene.events.round()
+        await asyncio.sleep(podevents.PATIENCE_SECONDS)
+        await scene.events.round()
+        assert scene.events.of(scene.pods[0]) == Trouble("FailedCreatePodSandBox", "no runtime")
+        scene.api.said["a-uid"].append({"reason": "Pulling", "lastTimestamp": "2026-01-01T00:00:11Z"})
+        await asyncio.sleep(podevents.AGAIN_SECONDS)
+        await scene.events.round()
+        assert scene.events.of(scene.pods[0]) == NO_TROUBLE, "a large image takes its time"
+
+    run(main)
+
+
 def test_what_was_said_counts_no_more_when_the_pod_has_begun() -> None:
     async def main() -> None:
         scene = Scene(pod("a"))

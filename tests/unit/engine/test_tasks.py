@@ -79,6 +79,18 @@ def test_a_pod_is_made_for_the_try_that_counts_and_earlier_ones_go() -> None:
             'pod copy-0: secret "s3" not found; check that the Secret',
         ),
         (
+            {"waiting_reason": "FailedCreatePodSandBox", "waiting_message": 'no runtime for "nvidia" is configured'},
+            Reason.POD_NOT_SET_UP,
+            True,
+            'pod copy-0: no runtime for "nvidia" is configured; check runtimeClassName',
+        ),
+        (
+            {"waiting_reason": "PostStartHookError", "waiting_message": "exited with 3"},
+            Reason.CONTAINER_CONFIG_ERROR,
+            True,
+            "pod copy-0: exited with 3",
+        ),
+        (
             {"waiting_reason": "CrashLoopBackOff", "waiting_message": "back-off"},
             Reason.CRASH_LOOP_BACK_OFF,
             True,

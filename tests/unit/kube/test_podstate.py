@@ -141,6 +141,7 @@ def test_the_first_container_in_trouble_is_told_init_containers_first() -> None:
     [
         ("False", "Unschedulable", "0/3 nodes are available", "0/3 nodes are available"),
         ("False", "Unschedulable", "", "no node fits"),
+        ("False", "SchedulerError", "running PreFilter plugin: no claim", "running PreFilter plugin: no claim"),
         ("False", "SchedulingGated", "waits for a gate", ""),
         ("True", "", "", ""),
         ("True", "Unschedulable", "an old message", ""),

@@ -236,8 +236,9 @@ def test_a_failure_that_was_counted_before_the_node_was_missed_is_forgiven() -> 
     assert world.status.restarts.next_attempt_time is None
     assert world.status.last_failure is not None
     assert world.status.last_failure.cause == "Disruption"
-    assert "node node-0 of pod train-0-0 does not answer; pod train-1-0 then: exit code 1" in (
-        world.status.last_failure.message
+    assert (
+        "node node-0 of pod train-0-0 does not answer; pod train-1-0 then: container trainer ended with exit code 1"
+        in (world.status.last_failure.message)
     )
 
 

@@ -65,7 +65,31 @@ def test_a_side_container_that_crashes_is_named_with_its_last_end() -> None:
         "lastState": {"terminated": {"exitCode": 1, "reason": "Error", "message": "cannot bind 15001"}},
     }
     seen = view(phase="Pending", initContainerStatuses=[proxy])
-    assert seen.waiting_message == "container proxy is in CrashLoopBackOff, it ended with 1 (Error): cannot bind 15001"
+    words = "container proxy ends again and again, last with exit code 1: cannot bind 15001"
+    assert (seen.waiting_reason, seen.waiting_message) == ("CrashLoopBackOff", words)
+
+
+def test_a_side_container_that_crashes_is_told_also_where_the_kubelet_shows_no_back_off() -> None:
+    """In a pod with restartPolicy Never it looks ended between two tries: `Init:Error` (kubernetes#120234)."""
+    seen = view(phase="Pending", initContainerStatuses=[{**ended(1, "proxy", "Error"), "restartCount": 2}])
+    assert seen.waiting_reason == "CrashLoopBackOff"
+    assert not seen.failed
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "words"),
+    [
+        (0, 0, ""),
+        (137, 0, "container logs has ended with exit code 137 (OOMKilled): no memory"),
+        (137, 2, "container logs ends again and again, last with exit code 137 (OOMKilled): no memory"),
+    ],
+)
+def test_a_container_beside_a_trainer_that_runs_is_told_when_it_dies(code: int, restarts: int, words: str) -> None:
+    trainer = {"name": "trainer", "state": {"running": {}}}
+    logs = {**ended(code, "logs", "OOMKilled" if code else "Completed", "no memory"), "restartCount": restarts}
+    seen = view(phase="Running", containerStatuses=[trainer, logs])
+    assert (seen.beside, seen.running, seen.failed) == (words, True, False)
+    assert view(phase="Running", containerStatuses=[ended(0), logs]).beside == "", "the trainer is done"
 
 
 def test_a_pod_is_seen_by_a_scheduler_or_not() -> None:
