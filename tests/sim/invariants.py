@@ -356,12 +356,13 @@ def _is_labelled(child: Body) -> bool:
 
 
 def _ended_well(pod: Body) -> bool:
-    """The main container has ended with 0, and not because the pod was told to end."""
+    """The main container has ended with 0, and not because the pod was told to end, which its phase comes with."""
     containers = pod["status"].get("containerStatuses", ())
     ends = [entry["state"].get("terminated") for entry in containers if entry["name"] != SIDE_CONTAINER]
     told = any(entry["type"] == "DisruptionTarget" for entry in pod["status"].get("conditions", ()))
     return (
         bool(ends)
+        and (len(ends) < len(containers) or not is_live(pod))
         and all(end is not None and end["exitCode"] == 0 for end in ends)
         and not (told or pod["status"].get("reason") or "deletionTimestamp" in pod["metadata"])
     )

@@ -21,6 +21,7 @@ KUBELET, SCHEDULER, NODE_CONTROLLER = "kubelet", "scheduler", "node-controller"
 SLOTS = 24
 NODES = ("node-a", "node-b", "node-c")
 SIDE_CONTAINER = "side"
+READY_FALSE = {"type": "Ready", "status": "False"}
 LOST_SECONDS = 10.0
 """How long a node must be silent before its pods are given up (five minutes in reality)."""
 
@@ -57,12 +58,13 @@ class Nodes:
     def evict_for_pressure(self, pod: Body) -> None:
         """The kubelet ends a pod because its node runs out of memory: the pod stays, Failed."""
         status = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}
-        self._end(pod, status, Exit(137, "Error", ""), disrupted="TerminationByKubelet")
+        self._end(pod, status, Exit(137, "Error", ""), disrupted="TerminationByKubelet", late=self._rng.random() < 0.7)
 
     def stop(self, pod: Body, reason: str, code: int) -> None:
         """The kubelet ends a pod for a reason of its own (deadline, shutdown); the program may end with 0."""
         status = {"phase": "Failed", "reason": reason, "message": "it was told to end"}
-        self._end(pod, status, Exit(code, "Completed" if code == 0 else "Error", ""))
+        exit_ = Exit(code, "Completed" if code == 0 else "Error", "")
+        self._end(pod, status, exit_, late=self._rng.random() < 0.7)
 
     def refuse(self, pod: Body, reason: str = "OutOfcpu") -> None:
         """The kubelet does not admit a pod that was placed on its node: none of its containers runs."""
@@ -260,7 +262,7 @@ class Nodes:
     def _end(
         self, pod: Body, status: Mapping[str, Any], exit_: Exit, *, disrupted: str = "", late: bool = False
     ) -> None:
-        """The main container ends. With `late` the pod's phase follows when the kubelet has cleared the pod away."""
+        """The main container ends. With `late` the pod's phase and its reason follow when it has been cleared away."""
         terminated: Body = {
             "exitCode": exit_.code,
             "reason": exit_.reason,
@@ -268,7 +270,7 @@ class Nodes:
             "finishedAt": self._cluster.timestamp(),
         }
         name = main_container(pod)
-        conditions = _with(pod, {"type": "Ready", "status": "False"})
+        conditions = _with(pod, READY_FALSE)
         if disrupted:
             conditions = [*conditions, {"type": "DisruptionTarget", "status": "True", "reason": disrupted}]
         containers = [{"name": name, "ready": False, "restartCount": 0, "state": {"terminated": terminated}}]
@@ -277,13 +279,13 @@ class Nodes:
         body = {**status, "conditions": conditions, "containerStatuses": containers}
         if late:
             seconds = self._rng.uniform(0.05, 2.0)
-            self._later(seconds, self._clear_away, key_of(pod), pod["metadata"]["uid"], status["phase"])
-            body["phase"] = "Running"
+            self._later(seconds, self._clear_away, key_of(pod), pod["metadata"]["uid"], body)
+            body = {"phase": "Running", "containerStatuses": containers, "conditions": _with(pod, READY_FALSE)}
         self._cluster.patch_status(PODS, key_of(pod), body, KUBELET)
 
-    def _clear_away(self, key: Key, uid: str, phase: str) -> None:
+    def _clear_away(self, key: Key, uid: str, status: Body) -> None:
         if (pod := self._mine(key, uid)) is not None and is_live(pod):
-            self._cluster.patch_status(PODS, key, {"phase": phase}, KUBELET)
+            self._cluster.patch_status(PODS, key, status, KUBELET)
 
     def _mine(self, key: Key, uid: str) -> Body | None:
         """The pod, if it is still that one and its kubelet works."""

@@ -213,7 +213,8 @@ def task_pod(pod: Pod, container: str, events: podstate.Trouble = podstate.NO_TR
         name=meta.name,
         uid=meta.uid,
         number=int(number) if number.isdecimal() else -1,
-        ended=end is not None or pod.status.phase in ("Succeeded", "Failed"),
+        # With an answer at once; without one it may be that it was told to end, which shows a little later.
+        ended=(end is not None and (end.exit_code == 0 or not podstate.is_ending(pod))) or podstate.is_over(pod),
         exit_code=end.exit_code if end is not None else None,
         terminating=meta.deletion_timestamp is not None,
         message=(end.message if end is not None else "") or pod.status.message,

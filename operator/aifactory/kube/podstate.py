@@ -91,14 +91,24 @@ def is_running(pod: Pod, name: str) -> bool:
     return pod.status.phase == "Running" and status is not None and status.state.running is not None
 
 
-def is_ending(pod: Pod) -> bool:
-    """All that it is there for has ended and will not be started again (restartPolicy Never), so it is about to end.
+def is_over(pod: Pod) -> bool:
+    """It has ended, and its status says how."""
+    return pod.status.phase in ("Succeeded", "Failed")
 
-    A kubelet tells the ends of containers first, and the pod's phase when all of the pod has been cleared away.
+
+def is_ending(pod: Pod) -> bool:
+    """Its phase is about to become Succeeded or Failed; until then the ends of its containers do not tell why.
+
+    A kubelet tells the ends of containers first, and the pod's phase and reason (Evicted, DeadlineExceeded) when all of
+    the pod has been cleared away: a program that was told to end may have ended with 0 by then. That a pod is being
+    ended shows in its Ready condition; else all its containers have ended and none is started again (restartPolicy
+    Never).
     """
-    statuses = pod.status.container_statuses
-    over = pod.status.phase in ("Succeeded", "Failed")
-    return bool(statuses) and not over and all(status.state.terminated is not None for status in statuses)
+    if is_over(pod):
+        return False
+    ready, statuses = condition(pod.status.conditions, READY), pod.status.container_statuses
+    failing = ready is not None and ready.reason == "PodFailed"
+    return failing or (bool(statuses) and all(status.state.terminated is not None for status in statuses))
 
 
 def ended(pod: Pod, name: str) -> Terminated | None:

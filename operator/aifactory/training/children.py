@@ -61,6 +61,16 @@ def resources_asked(spec: TrainingJobSpec) -> str:
     return ", ".join(f"{name} {amount}" for name, amount in sorted(asked.items()))
 
 
+def limits_disk(spec: TrainingJobSpec) -> bool:
+    """Whether the template's own limits may have a pod evicted for the local disk it uses."""
+    pod = spec.template.raw_spec()
+    limits = [container.get("resources", {}).get("limits") or {} for container in pod.get("containers", ())]
+    volumes = [volume.get("emptyDir") for volume in pod.get("volumes", ())]
+    return any("ephemeral-storage" in each for each in limits) or any(
+        isinstance(each, dict) and "sizeLimit" in each for each in volumes
+    )
+
+
 def _v1(spec: TrainingJobSpec) -> Json:
     return {
         "template": spec.template.dump(),

@@ -62,13 +62,15 @@ class Training(Domain[TrainingJob, Observed]):
         meta = model.metadata
         namespace, uid = meta.namespace, meta.uid
         pods = []
+        limited = children.limits_disk(model.spec)
         tasks: dict[str, list[TaskPod]] = {names.ROLE_PROBE: [], names.ROLE_PUBLISH: []}
         for pod in cluster.owned(_PODS, namespace, uid):
             role = pod.metadata.labels.get(names.LABEL_ROLE, "")
             if role in tasks:
                 tasks[role].append(task_pod(pod, role, cluster.explain(pod)))
             else:
-                pods.append(pod_view(pod, cluster.explain(pod)))
+                view = pod_view(pod, cluster.explain(pod))
+                pods.append(_if_not_evicted(view, pod, cluster) if limited and view.succeeded else view)
         service = cluster.get(_SERVICES, namespace, rendezvous.service_name(meta.name))
         claim = cluster.get(_CLAIMS, namespace, workspace.claim(model))
         return Observed(
@@ -143,7 +145,8 @@ class Training(Domain[TrainingJob, Observed]):
 def pod_view(pod: Pod, events: podstate.Trouble = podstate.NO_TROUBLE) -> PodView:
     """A training pod as planning sees it; `events` is what the kubelet's Events say while it does not start."""
     meta = pod.metadata
-    container, end = _decisive_end(pod)
+    ending = podstate.is_ending(pod)
+    container, end = ("", None) if ending else _decisive_end(pod)
     found = trouble(pod, events)
     running = podstate.is_running(pod, names.CONTAINER_TRAINER)
     trainer = podstate.container(pod, names.CONTAINER_TRAINER)
@@ -155,9 +158,9 @@ def pod_view(pod: Pod, events: podstate.Trouble = podstate.NO_TROUBLE) -> PodVie
         template_hash=meta.labels.get(children.LABEL_TEMPLATE_HASH, ""),
         phase=pod.status.phase,
         node=pod.spec.node_name,
-        running=running,
+        running=running or ending,
         beside=beside(pod, names.CONTAINER_TRAINER) if running else "",
-        ending=podstate.is_ending(pod),
+        ending=ending,
         terminating=meta.deletion_timestamp is not None,
         due_to_end=meta.deletion_timestamp,
         stopped=pod.status.reason,
@@ -175,6 +178,19 @@ def pod_view(pod: Pod, events: podstate.Trouble = podstate.NO_TROUBLE) -> PodVie
         unseen=podstate.is_unseen(pod),
         image=(trainer.image_id or trainer.image) if trainer is not None else "",
     )
+
+
+def _if_not_evicted(view: PodView, pod: Pod, cluster: Cluster) -> PodView:
+    """A pod that has succeeded, if it was not evicted for the disk that it used.
+
+    A program that ends with 0 when it is told to end makes its pod one that Succeeded, and only an Event knows better.
+    """
+    eviction = cluster.eviction(pod)
+    if eviction is None:
+        return dataclasses.replace(view, phase="Running", running=True, ending=True, exit_code=None, finished_at=None)
+    if not eviction:
+        return view
+    return dataclasses.replace(view, stopped=eviction.reason, stopped_message=eviction.message)
 
 
 def _decisive_end(pod: Pod) -> tuple[str, Terminated | None]:

@@ -34,11 +34,11 @@ class PodView:
     phase: str
     node: str = ""
     running: bool = False
-    """The trainer container runs."""
+    """The trainer container runs, or has ended and it is not told yet what became of its pod."""
     beside: str = ""
     """Words about another container that has ended badly, or ends again and again, while the trainer runs."""
     ending: bool = False
-    """Its containers have ended, and it is about to: nobody has to delete it."""
+    """It is about to end by itself: nobody has to delete it, and what its containers' ends mean is told when it has."""
     terminating: bool = False
     due_to_end: datetime | None = None
     """When its grace period is over; set while it is terminating."""

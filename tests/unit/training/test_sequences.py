@@ -168,19 +168,25 @@ def test_the_pod_whose_failure_decided_is_kept_for_its_log() -> None:
 
 
 @pytest.mark.parametrize("restarts", [0, 1])
-def test_a_pod_whose_containers_have_ended_is_let_end_by_itself(restarts: int) -> None:
+def test_a_pod_that_is_ending_is_waited_for_and_keeps_its_log(restarts: int) -> None:
     """A kubelet tells the pod's phase later than its containers' ends: deleted between the two, its log would go."""
-    world = started(nodes=2, failurePolicy={"maxRestarts": restarts})
-    world.change("train-1-0", running=False, exit_code=1, finished_at=world.now, ending=True)
+    world = started(nodes=3, failurePolicy={"maxRestarts": restarts})
+    for index in (1, 2):
+        world.change(f"train-{index}-0", ending=True)
+    world.settle()
+    assert (world.status.phase, len(world.pods)) == ("Running", 3), "nothing is concluded yet"
+    world.end("train-1-0", 1, ending=False)
     world.settle()
     world.bury()
-    assert set(world.pods) == {"train-1-0"}, "the others are removed"
-    world.change("train-1-0", phase="Failed", ending=False)
+    assert set(world.pods) == {"train-1-0", "train-2-0"}, "the others are removed"
+    world.end("train-2-0", 1, ending=False)
     world.wait(700)
     world.settle()
+    world.bury()
     assert world.status.last_failure is not None
     assert world.status.last_failure.message.endswith("see: kubectl logs train-1-0")
-    assert set(world.pods) == {"train-1-0", *(("train-0-1", "train-1-1") if restarts else ())}
+    kept = {"train-1-0", "train-0-1", "train-1-1", "train-2-1"} if restarts else {"train-1-0", "train-2-0"}
+    assert set(world.pods) == kept
 
 
 def test_of_several_that_failed_the_one_that_decided_is_kept() -> None:

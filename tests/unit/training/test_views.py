@@ -7,9 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from aifactory.engine.cluster import Cluster
 from aifactory.kube.objects import Pod, decoder
-from aifactory.training.domain import pod_view
+from aifactory.kube.podstate import NO_TROUBLE, Trouble
+from aifactory.kube.resources import PODS
+from aifactory.training.domain import Training, pod_view
 from aifactory.training.state import PodView
+from tests.unit.training.builders import SETTINGS, UID, job
 
 
 def ended(code: int, name: str = "trainer", reason: str = "", message: str = "") -> dict[str, Any]:
@@ -30,7 +34,7 @@ def test_a_program_that_was_stopped_and_ended_with_0_has_not_succeeded(reason: s
 
 def test_a_program_that_ended_with_0_by_itself_has_succeeded_whatever_became_of_its_side_containers() -> None:
     assert view(phase="Failed", containerStatuses=[ended(0), ended(1, "logs")]).succeeded
-    assert view(phase="Running", containerStatuses=[ended(0)]).succeeded
+    assert view(phase="Running", containerStatuses=[ended(0), {"name": "logs", "state": {"running": {}}}]).succeeded
 
 
 @pytest.mark.parametrize(
@@ -44,6 +48,53 @@ def test_a_program_that_ended_with_0_by_itself_has_succeeded_whatever_became_of_
 def test_a_pod_ends_by_itself_when_all_its_containers_have_ended(phase: str, side: Any, ending: bool) -> None:
     assert view(phase=phase, containerStatuses=[ended(1), side]).ending is ending
     assert not view(phase="Pending").ending
+
+
+@pytest.mark.parametrize("code", [0, 1])
+@pytest.mark.parametrize("side", [ended(0, "logs"), {"name": "logs", "state": {"running": {}}}])
+def test_nothing_is_concluded_from_a_container_before_it_is_told_what_became_of_the_pod(code: int, side: Any) -> None:
+    """So a kubelet tells of one that is evicted or over its deadline, up to the moment when all is cleared away."""
+    being_ended = {"type": "Ready", "status": "False", "reason": "PodFailed"}
+    seen = view(phase="Running", conditions=[being_ended], containerStatuses=[ended(code), side])
+    assert (seen.ending, seen.succeeded, seen.failed, seen.running) == (True, False, False, True)
+    told = {"reason": "Evicted", "message": "low on memory", "conditions": [being_ended]}
+    seen = view(phase="Failed", containerStatuses=[ended(code), side], **told)
+    assert (seen.ending, seen.succeeded, seen.failed, seen.stopped) == (False, False, True, "Evicted")
+
+
+@pytest.mark.parametrize(
+    ("template", "asked"),
+    [
+        ({"volumes": [{"name": "s", "emptyDir": {"sizeLimit": "1Gi"}}]}, True),
+        ({"volumes": [{"name": "s", "emptyDir": {}}, {"name": "t", "configMap": {"name": "c"}}]}, False),
+    ],
+)
+def test_a_pod_that_may_have_been_evicted_has_not_succeeded_before_it_is_known(template: Any, asked: bool) -> None:
+    """Evicted for its own disk use it is Succeeded all the same if its program ends with 0: only an Event tells."""
+    domain = Training(SETTINGS)
+    cluster = Cluster([domain])
+    trainer = {"name": "trainer", "image": "t"}
+    owner = job(template={"spec": {"containers": [trainer], **template}})
+    labels = {"aifactory.dev/role": "node", "aifactory.dev/attempt": "0", "aifactory.dev/node-index": "0"}
+    metadata = {
+        "name": "train-0-0",
+        "namespace": "ns",
+        "uid": "u",
+        "resourceVersion": "1",
+        "labels": labels,
+        "ownerReferences": [{"kind": "TrainingJob", "name": "train", "uid": UID, "controller": True}],
+    }
+    raw = {"metadata": metadata, "status": {"phase": "Succeeded", "containerStatuses": [ended(0)]}}
+    cluster.stores[PODS].put_response(msgspec.json.encode(raw))
+
+    def seen(eviction: Trouble | None) -> PodView:
+        cluster.eviction = lambda _: eviction
+        return domain.gather(owner, cluster).pods[0]
+
+    assert seen(NO_TROUBLE).succeeded
+    assert (seen(None).ending, seen(None).succeeded) == (asked, not asked)
+    evicted = seen(Trouble("Evicted", 'Usage of EmptyDir volume "s" exceeds the limit "1Gi".'))
+    assert (evicted.failed, evicted.stopped) == ((True, "Evicted") if asked else (False, ""))
 
 
 def test_an_init_container_that_failed_is_named() -> None:
