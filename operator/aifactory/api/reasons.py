@@ -57,6 +57,10 @@ class Reason(StrEnum):
     STOPPING_PODS = "StoppingPods", "Pods of an earlier attempt or of a suspended job are ending."
     APPLICATION_ERROR = "ApplicationError", "The training program exited with an error; its last words are the message."
     OUT_OF_MEMORY = "OutOfMemory", "The kernel ended the trainer because it used more memory than its limit."
+    ABORTED_AT_END = (
+        "AbortedAtEnd",
+        "The program had done its last step and was aborted on its way out; it is started again to publish its result.",
+    )
     OUT_OF_DISK = (
         "OutOfDisk",
         "A pod used more local disk than its own limits (emptyDir sizeLimit, ephemeral-storage) allow: it was evicted.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from aifactory.api import names
@@ -33,6 +33,9 @@ pkg/kubelet/eviction/eviction_manager.go in kubernetes/kubernetes."""
 
 _SAID = 800
 """Characters of a program's last words, so that there is room for where the others are."""
+
+_ABORTS = frozenset({-6, -11, 134, 139})
+"""SIGABRT and SIGSEGV. Process 1 of a container can not be ended by the first, and ends by the second."""
 
 LATEST = datetime.max.replace(tzinfo=UTC)
 
@@ -77,6 +80,16 @@ def classify(pod: PodView) -> Failure:
         reason=pod.stopped or root.name or pod.exit_reason,
         time=pod.finished_at or LATEST,
     )
+
+
+def aborted_at_end(failure: Failure, *, finished: bool) -> Failure:
+    """The failure, told apart if the program had done its last step and was aborted while it ended.
+
+    PyTorch's threads may do that to a process whose result is on the disk (pytorch#179291).
+    """
+    if not finished or failure.cause is not Reason.APPLICATION_ERROR or failure.exit_code not in _ABORTS:
+        return failure
+    return replace(failure, cause=Reason.ABORTED_AT_END)
 
 
 def _end(pod: PodView, exit_code: int | None, root: RootCause) -> str:

@@ -189,6 +189,30 @@ def test_a_pod_that_is_ending_is_waited_for_and_keeps_its_log(restarts: int) -> 
     assert set(world.pods) == kept
 
 
+@pytest.mark.parametrize(
+    ("step", "code", "cause"),
+    [
+        (300, 134, "AbortedAtEnd"),
+        (300, 139, "AbortedAtEnd"),
+        (299, 134, "ApplicationError"),
+        (300, 1, "ApplicationError"),
+    ],
+)
+def test_a_program_that_aborts_after_its_last_step_has_its_result_published(step: int, code: int, cause: str) -> None:
+    """torch aborts now and then while a process ends (pytorch#179291); with maxRestarts 0 the result would be lost."""
+    world = started(nodes=1, failurePolicy={"maxRestarts": 0}, output=OUTPUT)
+    world.progress = report(step, total_steps=300, at=world.now)
+    world.end("train-0-0", code)
+    world.settle()
+    assert world.status.last_failure is not None
+    assert world.status.last_failure.cause == cause
+    assert world.status.phase == ("Failed" if cause == "ApplicationError" else "Starting")
+    if world.status.phase == "Starting":
+        world.end("train-0-1", 0)
+        world.settle()
+        assert world.status.phase == "Publishing"
+
+
 def test_of_several_that_failed_the_one_that_decided_is_kept() -> None:
     world = started(nodes=3)
     world.end("train-2-0", 1)
