@@ -90,13 +90,13 @@ def ending(exit_code: int, reason: str = "") -> str:
     return f"exit code {exit_code}" + (f" ({reason})" if reason not in ("", "Error", "Completed") else "")
 
 
-def root_cause(text: str) -> RootCause:
-    """The root cause in a termination message.
+def root_cause(text: str, tail: int = _TAIL) -> RootCause:
+    """The root cause in a termination message; of a log in which nothing stands out, `tail` characters of its end.
 
     >>> root_cause('{"message": {"message": "ValueError: lr must be positive", "errorCode": 2}}')
     RootCause(name='ValueError', message='ValueError: lr must be positive', exit_code=2, rank=None)
     """
-    found = _from_json(text) or _from_log(text)
+    found = _from_json(text) or _from_log(text, tail)
     return replace(found, message=found.message + advice(text))
 
 
@@ -126,7 +126,7 @@ def _from_json(text: str) -> RootCause | None:
     return RootCause(name if colon and name.isidentifier() else "", message + where, code)
 
 
-def _from_log(text: str) -> RootCause:
+def _from_log(text: str, tail: int) -> RootCause:
     codes, ranks = _EXIT.findall(text), _RANK.findall(text)
     code, rank = int(codes[-1]) if codes else None, int(ranks[-1][0]) if ranks else None
     raised = [found for found in _exceptions(text) if found.name != _TORCHRUN]
@@ -141,7 +141,7 @@ def _from_log(text: str) -> RootCause:
         if code is not None:
             end = next((number for number, line in enumerate(lines) if _OF_TORCHRUN.search(line)), len(lines))
             lines = [line for line in lines[:end] if not _NOT_OF_PROGRAM.match(line)]
-        parts = _tail(lines)
+        parts = _tail(lines, tail)
     return RootCause(name, " | ".join(parts), code, rank)
 
 
@@ -183,10 +183,9 @@ def _where(frames: Sequence[re.Match[str]]) -> str:
     return f" ({own[-1][2]}:{own[-1][3]} in {own[-1][4]})" if own else ""
 
 
-def _tail(lines: Sequence[str]) -> list[str]:
+def _tail(lines: Sequence[str], left: int) -> list[str]:
     """The last lines that have words in them, as many as fit."""
     kept: list[str] = []
-    left = _TAIL
     for line in reversed(lines):
         words = " ".join(line.split())
         if any(map(str.isalnum, words)):

@@ -93,5 +93,5 @@ def beside(pod: Pod, name: str) -> str:
 
 
 def _ending(exit_code: int, reason: str, message: str) -> str:
-    said = shorten(root_cause(message).message, _SAID)
+    said = shorten(root_cause(message, _SAID).message, _SAID)
     return ending(exit_code, reason) + (f": {said}" if said else "")

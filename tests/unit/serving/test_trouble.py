@@ -87,6 +87,10 @@ def test_a_candidate_whose_pods_can_not_be_made_says_so_and_the_stable_ones_serv
             "exit code 137 (OOMKilled); raise resources.limits.memory of container triton",
         ),
         (Crash("proxy", 0, "Completed"), "container proxy of pod "),
+        (
+            Crash("triton", 1, "Error", "usage\n" * 99 + "no such flag"),
+            " | usage | no such flag; read more with kubectl",
+        ),
     ],
 )
 def test_a_container_that_crashes_is_told_with_its_last_words(crash: Crash, words: str) -> None:
