@@ -9,7 +9,7 @@ from aifactory.api.reasons import Reason
 from aifactory.engine.lastwords import ending, root_cause
 from aifactory.kube import podstate
 from aifactory.kube.objects import Pod
-from aifactory.kube.podstate import CRASHES, NO_TROUBLE, Crash, Trouble
+from aifactory.kube.podstate import CRASHES, NO_TROUBLE, NORMAL_WAITING, Crash, Trouble
 
 _PULL_PROBLEMS = frozenset(
     {
@@ -59,7 +59,9 @@ def needs_person(pod: Waiting) -> tuple[Reason, str] | None:
         return Reason.VOLUME_NOT_MOUNTED, f"{message}; check that the Secret, ConfigMap or claim exists"
     if pod.waiting_reason in _SETUP_PROBLEMS:
         return Reason.POD_NOT_SET_UP, f"{message}; check runtimeClassName, and network plugin and devices of the node"
-    if pod.waiting_reason:  # CreateContainerConfigError, CreateContainerError, PostStartHookError ...
+    if (
+        pod.waiting_reason not in NORMAL_WAITING
+    ):  # CreateContainerConfigError, CreateContainerError, PostStartHookError ...
         return Reason.CONTAINER_CONFIG_ERROR, message
     return None
 

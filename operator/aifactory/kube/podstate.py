@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from aifactory.kube.objects import DISRUPTED, READY, SCHEDULED, ContainerStatus, Pod, Terminated, condition
 
 CRASHES = "CrashLoopBackOff"
-_NORMAL_WAITING = frozenset({"", "ContainerCreating", "PodInitializing"})
+NORMAL_WAITING = frozenset({"", "ContainerCreating", "PodInitializing"})
 DISRUPTIONS = frozenset({"Evicted", "Preempting", "NodeShutdown", "Shutdown", "Terminated", "NodeLost"})
 """`pod.status.reason` values with which a kubelet or a controller ends a pod from outside."""
 _REFUSALS = frozenset(
@@ -121,7 +121,7 @@ def waiting(pod: Pod) -> Trouble:
     """The first container that waits for something that does not come by itself."""
     for status in (*pod.status.init_container_statuses, *pod.status.container_statuses):
         state = status.state.waiting
-        if state is not None and state.reason not in _NORMAL_WAITING:
+        if state is not None and state.reason not in NORMAL_WAITING:
             return Trouble(state.reason, state.message)
     return NO_TROUBLE
 

@@ -231,4 +231,4 @@ def test_it_looks_for_ever_whatever_the_api_server_answers(caplog: pytest.LogCap
         task.cancel()
 
     run(main)
-    assert "Events of pods that do not start could not be read: away" in caplog.text
+    assert "Events of pods could not be read: away" in caplog.text

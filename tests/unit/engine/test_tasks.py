@@ -54,10 +54,10 @@ def test_a_pod_is_made_for_the_try_that_counts_and_earlier_ones_go() -> None:
     [
         ({}, None, False, "pod copy-0 copies"),
         (
-            {"waiting_reason": "Odd", "waiting_message": "it takes its time"},
-            None,
-            False,
-            "pod copy-0 is waiting (Odd): it takes its time",
+            {"waiting_reason": "Odd", "waiting_message": "it is odd"},
+            Reason.CONTAINER_CONFIG_ERROR,
+            True,
+            "pod copy-0: it is odd",
         ),
         ({"unschedulable": "0/3 nodes"}, Reason.UNSCHEDULABLE, False, "pod copy-0 has no node: 0/3 nodes"),
         (
