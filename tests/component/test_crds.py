@@ -65,6 +65,34 @@ REFUSED = [
         changed(JOB, "spec.template.spec.restartPolicy", "OnFailure"), "must be Never or left out", id="restartPolicy"
     ),
     pytest.param(changed(JOB, "spec.template.spec.hostname", "me"), "hostname and subdomain can not be", id="hostname"),
+    pytest.param(
+        changed(JOB, f"{TRAINER}.restartPolicy", "OnFailure"), "restartPolicy and restartPolicyRules", id="restarts"
+    ),
+    pytest.param(
+        changed(JOB, f"{TRAINER}.volumeMounts", [{"name": "x", "mountPath": "/workspace/"}]),
+        "choose another mountPath, or set spec.workspace",
+        id="a mount of ours",
+    ),
+    pytest.param(
+        changed(JOB, "spec.template.spec.volumes", [{"name": "aifactory-shm"}]), "are the operator's", id="our volume"
+    ),
+    pytest.param(
+        changed(POOL, "spec.template.spec.volumes", [{"name": "aifactory-shm"}]), "are the operator's", id="the pool's"
+    ),
+    pytest.param(
+        changed(POOL, "spec.template.spec.terminationGracePeriodSeconds", 9),
+        "drain.preStopSeconds and drain.timeoutSeconds together",
+        id="grace of a pool",
+    ),
+    pytest.param(
+        changed(
+            POOL,
+            "spec.template.spec.containers",
+            [{"name": "triton", "volumeMounts": [{"name": "x", "mountPath": "/repository"}]}],
+        ),
+        "/repository of triton is mounted by the operator",
+        id="mount of a pool",
+    ),
     pytest.param(changed(JOB, "spec.launcher", "mpi"), "torchrun", id="launcher"),
     pytest.param(
         changed(JOB, "spec.workspace", {"claimName": "c", "size": "1Gi"}), "either claimName", id="two workspaces"

@@ -14,7 +14,8 @@ from typing import Any
 from aifactory.api import names
 from aifactory.kube.patch import merge_difference
 from aifactory.kube.resources import DEPLOYMENTS, EVENTS, LEASES, PODS, Key
-from tests.sim.cluster import Body, Cluster, Commit, is_live, is_ready, key_of, labels_of, owner_uids
+from tests.sim.cluster import REPLICASETS, Body, Cluster, Commit, is_live, is_ready, key_of, labels_of, owner_uids
+from tests.sim.nodes import SIDE_CONTAINER
 from tests.sim.strangers import is_stranger
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 
@@ -243,8 +244,9 @@ class Invariants:
             return
         ready: Counter[str] = Counter()
         known = 0
+        theirs = self._replica_sets(pool, body)
         for pod in self._cluster.all(PODS, key.namespace, **{names.LABEL_POOL: key.name}):
-            if is_ready(pod) and not is_stranger(pod):
+            if is_ready(pod) and not is_stranger(pod) and theirs & set(owner_uids(pod)):
                 ready[labels_of(pod)[names.LABEL_REVISION]] += 1
                 known += self._known(pod)
         revision = labels_of(body)[names.LABEL_REVISION]
@@ -254,6 +256,14 @@ class Invariants:
         if kept < wanted:
             what = "deleted" if commit.new is None else f"scaled to {commit.new['spec']['replicas']}"
             self.wrong(f"{meta['name']} was {what}, which leaves pool {key.name} {kept} of {wanted} ready pods")
+
+    def _replica_sets(self, pool: Body, deployment: Body) -> set[str]:
+        """UIDs of those between a pool and its pods: an earlier pool of the name may still have some that are ready."""
+        namespace = pool["metadata"]["namespace"]
+        found = [deployment, *self._cluster.all(DEPLOYMENTS, namespace)]
+        own = {each["metadata"]["uid"] for each in found if pool["metadata"]["uid"] in owner_uids(each)}
+        sets = self._cluster.all(REPLICASETS, namespace)
+        return {each["metadata"]["uid"] for each in sets if own & set(owner_uids(each))}
 
     def _known(self, pod: Body) -> bool:
         """The pod is ready for long enough for its Deployment to say so, and for us to have heard it."""
@@ -355,11 +365,13 @@ def _is_labelled(child: Body) -> bool:
 
 
 def _ended_well(pod: Body) -> bool:
-    """The main container has ended with 0, and not because the pod was told to end."""
-    ends = [entry["state"].get("terminated") for entry in pod["status"].get("containerStatuses", ())]
+    """The main container has ended with 0, and not because the pod was told to end, which its phase comes with."""
+    containers = pod["status"].get("containerStatuses", ())
+    ends = [entry["state"].get("terminated") for entry in containers if entry["name"] != SIDE_CONTAINER]
     told = any(entry["type"] == "DisruptionTarget" for entry in pod["status"].get("conditions", ()))
     return (
         bool(ends)
+        and (len(ends) < len(containers) or not is_live(pod))
         and all(end is not None and end["exitCode"] == 0 for end in ends)
         and not (told or pod["status"].get("reason") or "deletionTimestamp" in pod["metadata"])
     )

@@ -20,6 +20,8 @@ from tests.sim.programs import Exit, Programs
 KUBELET, SCHEDULER, NODE_CONTROLLER = "kubelet", "scheduler", "node-controller"
 SLOTS = 24
 NODES = ("node-a", "node-b", "node-c")
+SIDE_CONTAINER = "side"
+READY_FALSE = {"type": "Ready", "status": "False"}
 LOST_SECONDS = 10.0
 """How long a node must be silent before its pods are given up (five minutes in reality)."""
 
@@ -56,12 +58,13 @@ class Nodes:
     def evict_for_pressure(self, pod: Body) -> None:
         """The kubelet ends a pod because its node runs out of memory: the pod stays, Failed."""
         status = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}
-        self._end(pod, status, Exit(137, "Error", ""), disrupted="TerminationByKubelet")
+        self._end(pod, status, Exit(137, "Error", ""), disrupted="TerminationByKubelet", late=self._rng.random() < 0.7)
 
     def stop(self, pod: Body, reason: str, code: int) -> None:
         """The kubelet ends a pod for a reason of its own (deadline, shutdown); the program may end with 0."""
         status = {"phase": "Failed", "reason": reason, "message": "it was told to end"}
-        self._end(pod, status, Exit(code, "Completed" if code == 0 else "Error", ""))
+        exit_ = Exit(code, "Completed" if code == 0 else "Error", "")
+        self._end(pod, status, exit_, late=self._rng.random() < 0.7)
 
     def refuse(self, pod: Body, reason: str = "OutOfcpu") -> None:
         """The kubelet does not admit a pod that was placed on its node: none of its containers runs."""
@@ -238,14 +241,14 @@ class Nodes:
         if pod is not None and pod["status"]["phase"] == "Running" and not _ended(pod):
             keeps_running = exit_.side_container_runs
             phase = "Running" if keeps_running else "Succeeded" if exit_.code == 0 else "Failed"
-            self._end(pod, {"phase": phase}, exit_)
+            self._end(pod, {"phase": phase}, exit_, late=not keeps_running and self._rng.random() < 0.7)
 
     def _terminate(self, key: Key, uid: str) -> None:
         """SIGTERM has been sent and the grace used: the containers end, then the pod goes."""
         pod = self._mine(key, uid)
         if pod is None:
             return
-        if pod["status"]["phase"] == "Running" and self._rng.random() < 0.5:
+        if pod["status"]["phase"] == "Running" and not _ended(pod) and self._rng.random() < 0.5:
             if self._rng.random() < 0.5:
                 self._end(pod, {"phase": "Failed"}, Exit(143, "Error", ""))
             else:  # it wrote a checkpoint and ended as it was told to
@@ -256,7 +259,10 @@ class Nodes:
         if self._mine(key, uid) is not None:
             self._cluster.purge(PODS, key, KUBELET)
 
-    def _end(self, pod: Body, status: Mapping[str, Any], exit_: Exit, *, disrupted: str = "") -> None:
+    def _end(
+        self, pod: Body, status: Mapping[str, Any], exit_: Exit, *, disrupted: str = "", late: bool = False
+    ) -> None:
+        """The main container ends. With `late` the pod's phase and its reason follow when it has been cleared away."""
         terminated: Body = {
             "exitCode": exit_.code,
             "reason": exit_.reason,
@@ -264,12 +270,22 @@ class Nodes:
             "finishedAt": self._cluster.timestamp(),
         }
         name = main_container(pod)
-        conditions = _with(pod, {"type": "Ready", "status": "False"})
+        conditions = _with(pod, READY_FALSE)
         if disrupted:
             conditions = [*conditions, {"type": "DisruptionTarget", "status": "True", "reason": disrupted}]
         containers = [{"name": name, "ready": False, "restartCount": 0, "state": {"terminated": terminated}}]
+        if status["phase"] == "Running":
+            containers.append({"name": SIDE_CONTAINER, "ready": True, "restartCount": 0, "state": {"running": {}}})
         body = {**status, "conditions": conditions, "containerStatuses": containers}
+        if late:
+            seconds = self._rng.uniform(0.05, 2.0)
+            self._later(seconds, self._clear_away, key_of(pod), pod["metadata"]["uid"], body)
+            body = {"phase": "Running", "containerStatuses": containers, "conditions": _with(pod, READY_FALSE)}
         self._cluster.patch_status(PODS, key_of(pod), body, KUBELET)
+
+    def _clear_away(self, key: Key, uid: str, status: Body) -> None:
+        if (pod := self._mine(key, uid)) is not None and is_live(pod):
+            self._cluster.patch_status(PODS, key, status, KUBELET)
 
     def _mine(self, key: Key, uid: str) -> Body | None:
         """The pod, if it is still that one and its kubelet works."""

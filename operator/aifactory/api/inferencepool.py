@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 
 from aifactory.api.base import CustomResource, Model, ModelName, Status, Time
 from aifactory.api.pods import PodTemplate
-from aifactory.api.rules import rule
+from aifactory.api.rules import OWN_VOLUMES_RULE, rule
 
 DEFAULT_REPLICAS = 1
 
@@ -54,6 +54,27 @@ class Rollout(Model):
 
 class InferencePoolSpec(Model):
     """What to serve and with how many pods."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                OWN_VOLUMES_RULE,
+                rule(
+                    "!has(self.template) || !has(self.template.spec) || "
+                    "!has(self.template.spec.terminationGracePeriodSeconds)",
+                    "template.spec.terminationGracePeriodSeconds can not be set: it is drain.preStopSeconds and "
+                    "drain.timeoutSeconds together",
+                ),
+                rule(
+                    "!has(self.template) || !has(self.template.spec) || !has(self.template.spec.containers) || "
+                    "self.template.spec.containers.all(c, c.name != 'triton' || !has(c.volumeMounts) || "
+                    "c.volumeMounts.all(m, !(m.mountPath in ['/repository', '/repository/'])))",
+                    "template.spec.containers: /repository of triton is mounted by the operator: choose another "
+                    "mountPath",
+                ),
+            ]
+        }
+    )
 
     models: Annotated[
         tuple[PoolModel, ...],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aifactory.api import names
-from aifactory.api.rules import rule
+from aifactory.api.rules import OWN_VOLUMES_RULE, rule
 
 RESERVED_ENV_RULE = rule(
     "!has(self.template.spec) || !has(self.template.spec.containers) || "
@@ -16,6 +16,7 @@ RESERVED_ENV_RULE = rule(
 )
 
 TEMPLATE_RULES = [
+    OWN_VOLUMES_RULE,
     rule(
         "!has(self.template.spec) || !has(self.template.spec.restartPolicy) || "
         "self.template.spec.restartPolicy == 'Never'",
@@ -25,6 +26,21 @@ TEMPLATE_RULES = [
         "!has(self.template.spec) || !(has(self.template.spec.hostname) || has(self.template.spec.subdomain))",
         "template.spec.hostname and subdomain can not be set: pods find each other by their own names, <job>-<index>-"
         "<attempt>.<job>-nodes",
+    ),
+    rule(
+        "!has(self.template.spec) || !has(self.template.spec.containers) || "
+        "self.template.spec.containers.all(c, c.name != 'trainer' || !has(c.restartPolicy))",
+        "template.spec.containers: restartPolicy and restartPolicyRules of the trainer can not be set: all pods "
+        "restart together, see failurePolicy",
+    ),
+    rule(
+        "!has(self.template.spec) || !has(self.template.spec.containers) || "
+        "self.template.spec.containers.all(c, c.name != 'trainer' || !has(c.volumeMounts) || "
+        "c.volumeMounts.all(m, !(m.mountPath in ["
+        + ", ".join(f"'{path}', '{path}/'" for path in (names.WORKSPACE_MOUNT, names.PROGRESS_TOKEN_MOUNT))
+        + "])))",
+        f"template.spec.containers: the trainer's {names.WORKSPACE_MOUNT} and {names.PROGRESS_TOKEN_MOUNT} are mounted "
+        "by the operator: choose another mountPath, or set spec.workspace",
     ),
 ]
 

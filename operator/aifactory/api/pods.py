@@ -124,6 +124,8 @@ class Container(Model):
         | None
     ) = None
     """Ports the container listens on; those of Triton are added."""
+    restart_policy: Annotated[str, Field(max_length=63)] | None = None
+    """Always makes an init container run beside the others. Of a TrainingJob's `trainer` it can not be set."""
     lifecycle: FreeForm | None = None
     """Hooks; a preStop hook of `triton` replaces the wait that drains its requests."""
     security_context: FreeForm | None = None
@@ -162,6 +164,9 @@ class PodSpec(Model):
     """Of a TrainingJob's pods their own names: pods find each other by it. It can not be set there."""
     subdomain: Annotated[str, Field(max_length=63)] | None = None
     """Of a TrainingJob's pods its Service. It can not be set there."""
+    termination_grace_period_seconds: Annotated[int, Field(ge=0)] | None = None
+    """Seconds between SIGTERM and SIGKILL; of a TrainingJob 120 where it is left out. Of a pool's pods it is the sum of
+    spec.drain, and can not be set."""
     security_context: FreeForm | None = None
     """Security settings of the pod; what Pod Security `restricted` asks for is filled in where it is left out."""
 

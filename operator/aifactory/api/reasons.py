@@ -47,12 +47,24 @@ class Reason(StrEnum):
     CREATING_PODS = "CreatingPods", "The pods of the current attempt are being created."
     WAITING_FOR_PODS = "WaitingForPods", "Pods exist but are not all running yet."
     ALL_NODES_READY = "AllNodesReady", "Every pod of the current attempt is running."
+    SIDE_CONTAINER_FAILED = (
+        "SideContainerFailed",
+        "Every trainer runs, and a container beside one has ended badly; the message names it, and training goes on.",
+    )
     UNSCHEDULABLE = "Unschedulable", "The scheduler finds no place for the pods; its own words are in the message."
     PODS_SCHEDULED = "PodsScheduled", "Every pod has a node."
     BACK_OFF = "BackOff", "The next attempt waits for the failure policy's backoff."
     STOPPING_PODS = "StoppingPods", "Pods of an earlier attempt or of a suspended job are ending."
     APPLICATION_ERROR = "ApplicationError", "The training program exited with an error; its last words are the message."
     OUT_OF_MEMORY = "OutOfMemory", "The kernel ended the trainer because it used more memory than its limit."
+    ABORTED_AT_END = (
+        "AbortedAtEnd",
+        "The program had done its last step and was aborted on its way out; it is started again to publish its result.",
+    )
+    OUT_OF_DISK = (
+        "OutOfDisk",
+        "A pod used more local disk than its own limits (emptyDir sizeLimit, ephemeral-storage) allow: it was evicted.",
+    )
     DISRUPTION = "Disruption", "A pod was evicted, preempted, drained or deleted by somebody else; it does not count."
     NODE_REFUSED = (
         "NodeRefused",
@@ -88,6 +100,10 @@ class Reason(StrEnum):
     VOLUME_NOT_MOUNTED = (
         "VolumeNotMounted",
         "A volume, Secret or claim of a pod can not be mounted; the kubelet's own words are in the message.",
+    )
+    POD_NOT_SET_UP = (
+        "PodNotSetUp",
+        "A node can not set up a pod (runtime, network, devices); the kubelet's own words are in the message.",
     )
     POD_REJECTED = "PodRejected", "The API server refused an object of ours; its own words are in the message."
     QUOTA_EXCEEDED = (

@@ -19,6 +19,14 @@ def rule(expression: str, message: str, computed: str = "") -> JsonDict:
     return entry
 
 
+OWN_VOLUMES_RULE = rule(
+    "!has(self.template) || !has(self.template.spec) || !has(self.template.spec.volumes) || "
+    "self.template.spec.volumes.all(v, !v.name.startsWith('aifactory-'))",
+    "template.spec.volumes: names that begin with aifactory- are the operator's: choose another name",
+)
+"""One of the user's would be replaced without a word."""
+
+
 def no_parent_paths(field: str) -> JsonDict:
     """A URI may not leave its bucket or claim."""
     return rule(r"!self.matches('/\\.\\.(/|$)')", f"{field} must not contain '..'")

@@ -160,6 +160,7 @@ class Process:
         self.controllers = wiring.make_controllers(acting, self.cluster, options, self._recorder, clock=clock, rng=rng)
         self._pod_events = PodEvents(patient, pods=self._pods, wake=self._wake_owner, clock=clock)
         self.cluster.explain = self._pod_events.of
+        self.cluster.eviction = self._pod_events.eviction
         self._outsides = {
             domain: Outside(
                 api=patient,

@@ -62,6 +62,8 @@ class Cluster:
         }
         self.explain: Callable[[Pod], Trouble] = lambda _: NO_TROUBLE
         """What the kubelet's Events say about a pod that does not start (`engine.podevents`)."""
+        self.eviction: Callable[[Pod], Trouble | None] = lambda _: NO_TROUBLE
+        """Whether they say that a pod that has ended was evicted; None until it is known."""
         self._by_kind = {(resource.group, resource.kind): resource for resource in self.stores}
 
     @property

@@ -7,7 +7,7 @@ Rules: https://kubernetes.io/docs/concepts/security/pod-security-standards/#rest
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 Json = dict[str, Any]
@@ -45,6 +45,16 @@ def merge_named(base: Iterable[Mapping[str, Any]], extra: Iterable[Mapping[str, 
     extras = {entry[key]: dict(entry) for entry in extra}
     merged = [extras.pop(entry[key], dict(entry)) for entry in base]
     return [*merged, *extras.values()]
+
+
+def merge_mounts(
+    theirs: Iterable[Mapping[str, Any]], ours: Iterable[Mapping[str, Any]], free: Collection[str]
+) -> list[Json]:
+    """Both lists. At the same path ours counts, but at a path that is `free`, where the user's volume does."""
+    theirs = list(theirs)
+    taken = {mount["mountPath"].rstrip("/") for mount in theirs}
+    needed = [mount for mount in ours if mount["mountPath"] not in taken or mount["mountPath"] not in free]
+    return merge_named(theirs, needed, key="mountPath")
 
 
 def owner_reference(api_version: str, kind: str, name: str, uid: str) -> Json:

@@ -22,8 +22,9 @@ from aifactory.api import names
 from aifactory.api.base import format_time
 from aifactory.api.conditions import shorten
 from aifactory.api.reasons import Reason
+from aifactory.engine.lastwords import root_cause
 from aifactory.engine.plan import Create, Delete, Write
-from aifactory.engine.pods import about_claims, needs_person
+from aifactory.engine.pods import about_claims, needs_person, trouble
 from aifactory.kube import podstate
 from aifactory.kube.backoff import STORE, TASK
 from aifactory.kube.objects import Pod
@@ -143,14 +144,12 @@ def plan_task(
         return Step(number + 1, f"{task.name} is asked for again", writes=writes, urgent=True, requeue_after=0)
     if pod.ended:
         return _ended(task, pod, next_time, now)
-    if (trouble := needs_person(pod)) is not None:
-        return Step(number, trouble[1], trouble[0], stalled=True, writes=writes)
+    if (problem := needs_person(pod)) is not None:
+        return Step(number, problem[1], problem[0], stalled=True, writes=writes)
     if pod.unschedulable:
         message = f"pod {pod.name} has no node: {pod.unschedulable}"
         reason = Reason.CLAIM_NOT_BOUND if about_claims(pod.unschedulable) else Reason.UNSCHEDULABLE
         return Step(number, message, reason, writes=writes)
-    if pod.waiting_message:
-        return Step(number, f"pod {pod.name} is waiting ({pod.waiting_reason}): {pod.waiting_message}", writes=writes)
     return Step(number, f"pod {pod.name} {task.what}", writes=writes)
 
 
@@ -194,7 +193,7 @@ def _cause(task: Task, pod: TaskPod) -> tuple[Reason, str]:
         return Reason.OUT_OF_MEMORY, "it used more memory than its limit: raise taskPods.resources of the chart"
     if pod.end_reason == "DeadlineExceeded":
         return task.unexplained, "it took longer than it may: raise taskPods.activeDeadlineSeconds of the chart"
-    words = str(answer.get("message") or pod.message or f"see: kubectl logs {pod.name}")
+    words = str(answer.get("message") or root_cause(pod.message).message or f"see: kubectl logs {pod.name}")
     return task.unexplained, words
 
 
@@ -208,20 +207,21 @@ def task_pod(pod: Pod, container: str, events: podstate.Trouble = podstate.NO_TR
     """
     meta = pod.metadata
     end = podstate.ended(pod, container)
-    trouble = podstate.waiting(pod) or events
+    found = trouble(pod, events)
     number = meta.name.rpartition("-")[2]
     return TaskPod(
         name=meta.name,
         uid=meta.uid,
         number=int(number) if number.isdecimal() else -1,
-        ended=end is not None or pod.status.phase in ("Succeeded", "Failed"),
+        # With an answer at once; without one it may be that it was told to end, which shows a little later.
+        ended=(end is not None and (end.exit_code == 0 or not podstate.is_ending(pod))) or podstate.is_over(pod),
         exit_code=end.exit_code if end is not None else None,
         terminating=meta.deletion_timestamp is not None,
         message=(end.message if end is not None else "") or pod.status.message,
         end_reason=pod.status.reason or (end.reason if end is not None else ""),
         disruption=podstate.disruption(pod),
         finished_at=end.finished_at if end is not None else None,
-        waiting_reason=trouble.reason,
-        waiting_message=trouble.message,
+        waiting_reason=found.reason,
+        waiting_message=found.message,
         unschedulable=podstate.unschedulable(pod),
     )

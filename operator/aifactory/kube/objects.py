@@ -183,6 +183,7 @@ class ContainerStatus(Struct, frozen=True, gc=False):
     last_state: ContainerState = ContainerState()
     """How it ended before it was started again."""
     restart_count: int = 0
+    ready: bool = False
 
 
 class PodSpec(Struct, frozen=True, gc=False):

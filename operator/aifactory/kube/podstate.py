@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from aifactory.kube.objects import DISRUPTED, READY, SCHEDULED, ContainerStatus, Pod, Terminated, condition
 
 CRASHES = "CrashLoopBackOff"
-_NORMAL_WAITING = frozenset({"", "ContainerCreating", "PodInitializing"})
+NORMAL_WAITING = frozenset({"", "ContainerCreating", "PodInitializing"})
 DISRUPTIONS = frozenset({"Evicted", "Preempting", "NodeShutdown", "Shutdown", "Terminated", "NodeLost"})
 """`pod.status.reason` values with which a kubelet or a controller ends a pod from outside."""
 _REFUSALS = frozenset(
@@ -61,8 +61,8 @@ class Crash:
     exit_code: int
     reason: str = ""
     """Kubernetes' reason, for example OOMKilled or Error."""
-    words: str = ""
-    """The last line it left, as termination message or in its log."""
+    message: str = ""
+    """What it left as termination message, or the end of its log."""
     restarts: int = 0
 
 
@@ -91,6 +91,26 @@ def is_running(pod: Pod, name: str) -> bool:
     return pod.status.phase == "Running" and status is not None and status.state.running is not None
 
 
+def is_over(pod: Pod) -> bool:
+    """It has ended, and its status says how."""
+    return pod.status.phase in ("Succeeded", "Failed")
+
+
+def is_ending(pod: Pod) -> bool:
+    """Its phase is about to become Succeeded or Failed; until then the ends of its containers do not tell why.
+
+    A kubelet tells the ends of containers first, and the pod's phase and reason (Evicted, DeadlineExceeded) when all of
+    the pod has been cleared away: a program that was told to end may have ended with 0 by then. That a pod is being
+    ended shows in its Ready condition; else all its containers have ended and none is started again (restartPolicy
+    Never).
+    """
+    if is_over(pod):
+        return False
+    ready, statuses = condition(pod.status.conditions, READY), pod.status.container_statuses
+    failing = ready is not None and ready.reason == "PodFailed"
+    return failing or (bool(statuses) and all(status.state.terminated is not None for status in statuses))
+
+
 def ended(pod: Pod, name: str) -> Terminated | None:
     """How the container ended, if it has."""
     status = container(pod, name)
@@ -101,29 +121,28 @@ def waiting(pod: Pod) -> Trouble:
     """The first container that waits for something that does not come by itself."""
     for status in (*pod.status.init_container_statuses, *pod.status.container_statuses):
         state = status.state.waiting
-        if state is not None and state.reason not in _NORMAL_WAITING:
-            return Trouble(state.reason, _told(status, state.reason, state.message))
+        if state is not None and state.reason not in NORMAL_WAITING:
+            return Trouble(state.reason, state.message)
     return NO_TROUBLE
 
 
 def crash(pod: Pod) -> Crash | None:
     """The first container that ends again and again; meant for pods that are not ready.
 
-    While it runs for a moment between two ends it counts all the same: what is said should not come and go with it.
+    While it runs for a moment between two ends it counts all the same: what is said should not come and go with it. Nor
+    is a back-off always told: in a pod that is not restarted (restartPolicy Never) a kubelet lets an init container
+    that is (restartPolicy Always) look ended until its next start.
     """
     for status in (*pod.status.init_container_statuses, *pod.status.container_statuses):
         now = status.state
         last = now.terminated or status.last_state.terminated
-        if last is None or (now.terminated is not None and now.terminated.exit_code == 0):
+        if last is None or (now.terminated is not None and status.ready):  # an init container that is done
             continue
         backs_off = now.waiting is not None and now.waiting.reason == CRASHES
-        if backs_off or (status.restart_count >= RESTARTS_OF_A_LOOP and last.exit_code != 0):
-            return Crash(status.name, last.exit_code, last.reason, _last_line(last.message), status.restart_count)
+        fails = last.exit_code != 0 or (now.terminated is not None and status in pod.status.init_container_statuses)
+        if backs_off or (status.restart_count >= RESTARTS_OF_A_LOOP and fails):
+            return Crash(status.name, last.exit_code, last.reason, last.message, status.restart_count)
     return None
-
-
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def refused_by_node(pod: Pod) -> Trouble:
@@ -131,15 +150,6 @@ def refused_by_node(pod: Pod) -> Trouble:
     if pod.status.phase != "Failed" or not pod.status.reason:
         return NO_TROUBLE
     return Trouble(pod.status.reason, pod.status.message)
-
-
-def _told(status: ContainerStatus, reason: str, message: str) -> str:
-    """The runtime's words; of a container that crashes, which it is and how it ended last, which they do not tell."""
-    last = status.last_state.terminated
-    if reason != CRASHES or last is None:
-        return message
-    words = f": {last.message}" if last.message else ""
-    return f"container {status.name} is in {CRASHES}, it ended with {last.exit_code} ({last.reason}){words}"
 
 
 def is_starting(pod: Pod) -> bool:
@@ -159,7 +169,7 @@ def is_unseen(pod: Pod) -> bool:
 def unschedulable(pod: Pod) -> str:
     """The scheduler's words when it finds no node; empty while it has not tried or is not allowed to."""
     scheduled = condition(pod.status.conditions, SCHEDULED)
-    if scheduled is None or scheduled.status != "False" or scheduled.reason != "Unschedulable":
+    if scheduled is None or scheduled.status != "False" or scheduled.reason not in ("Unschedulable", "SchedulerError"):
         return ""
     return scheduled.message or "no node fits"
 

@@ -12,6 +12,7 @@ from aifactory.api.conditions import find
 from aifactory.api.inferencepool import InferencePool, InferencePoolStatus
 from aifactory.api.modelversion import ModelVersion, model_of
 from aifactory.api.reasons import ConditionType, Reason
+from aifactory.engine import lastwords
 from aifactory.engine.apply import Applied, applied
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child, Domain, Index, Outside, Watch
@@ -137,6 +138,7 @@ class Serving(Domain[InferencePool, Observed]):
         crash = podstate.crash(pod)
         trouble = podstate.NO_TROUBLE if crash is not None else podstate.waiting(pod) or cluster.explain(pod)
         refused = podstate.refused_by_node(pod)
+        load_error = self.book.load_error(meta.uid)
         return ServingPodView(
             name=meta.name,
             revision=meta.labels.get(names.LABEL_REVISION, ""),
@@ -150,7 +152,7 @@ class Serving(Domain[InferencePool, Observed]):
             refused_by_node=f"{refused.reason}: {refused.message}" if refused else "",
             node=pod.spec.node_name,
             crash=crash,
-            load_error=self.book.load_error(meta.uid),
+            load_error=load_error + lastwords.advice(load_error),
         )
 
     # --- Upgrades of the installation reach a few pools at a time ---

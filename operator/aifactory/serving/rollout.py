@@ -23,7 +23,7 @@ CRASHES = 3
 """A container of the candidate that was started again so often, while no pod of it is ready, will not do better."""
 _MENDABLE = trouble.PASSING | {"AccessDenied", "StoreFull"}
 """Reasons of the agent that go away when somebody outside the pool mends something."""
-_WORDS = 400
+_WORDS = 600
 """Characters of a message that others have written; the way out must still fit behind them."""
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool, RevisionStatus
 from aifactory.engine.apply import content_hash
-from aifactory.engine.podspec import Json, memory_volume, merge_named, restricted_pod
+from aifactory.engine.podspec import Json, memory_volume, merge_mounts, merge_named, restricted_pod
 from aifactory.serving import assignment, disruption
 from aifactory.serving.objects import child_name, metadata, selector
 from aifactory.serving.state import Settings, VersionView
@@ -170,7 +170,7 @@ def _triton(pool: InferencePool, theirs: Json, image: str) -> Json:
     merged["ports"] = merge_named(theirs.get("ports", ()), ours["ports"], key="containerPort")
     if lifecycle := {**ours.get("lifecycle", {}), **theirs.get("lifecycle", {})}:
         merged["lifecycle"] = lifecycle
-    merged["volumeMounts"] = merge_named(theirs.get("volumeMounts", ()), ours["volumeMounts"], key="mountPath")
+    merged["volumeMounts"] = merge_mounts(theirs.get("volumeMounts", ()), ours["volumeMounts"], ("/dev/shm", "/tmp"))
     return merged
 
 

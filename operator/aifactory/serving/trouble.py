@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aifactory.api.reasons import Reason
-from aifactory.engine.pods import needs_person
+from aifactory.engine.pods import crash_words, needs_person
 from aifactory.kube.podstate import Crash
 from aifactory.serving.state import Observed, ServingPodView
 
@@ -111,17 +111,12 @@ def _not_loaded(observed: Observed, pod: ServingPodView) -> str:
 
 def crashing(observed: Observed, pod: ServingPodView, crash: Crash) -> Problem:
     """A container that ends again and again, how it ended last, and what to do."""
-    how = f"exit code {crash.exit_code}"
-    if crash.reason not in ("", "Error", "Completed"):
-        how = f"{how}, {crash.reason}"
-    said = f": {crash.words}" if crash.words else ""
     if crash.reason == _OUT_OF_MEMORY:
-        advice = f"raise resources.limits.memory of container {crash.container} in spec.template"
+        advice = f"raise resources.limits.memory of container {crash.container} in spec.template (/dev/shm counts too)"
     else:
         logs = f"kubectl -n {observed.pool.metadata.namespace} logs {pod.name} -c {crash.container} --previous"
         advice = f"read more with {logs}"
-    message = f"container {crash.container} of pod {pod.name} ends again and again, last with {how}{said}; {advice}"
-    return Problem(Reason.CRASH_LOOP_BACK_OFF, message)
+    return Problem(Reason.CRASH_LOOP_BACK_OFF, f"{crash_words(crash, f' of pod {pod.name}')}; {advice}")
 
 
 def _scheduler(observed: Observed) -> str:

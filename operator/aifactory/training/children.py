@@ -61,6 +61,16 @@ def resources_asked(spec: TrainingJobSpec) -> str:
     return ", ".join(f"{name} {amount}" for name, amount in sorted(asked.items()))
 
 
+def limits_disk(spec: TrainingJobSpec) -> bool:
+    """Whether the template's own limits may have a pod evicted for the local disk it uses."""
+    pod = spec.template.raw_spec()
+    limits = [container.get("resources", {}).get("limits") or {} for container in pod.get("containers", ())]
+    volumes = [volume.get("emptyDir") for volume in pod.get("volumes", ())]
+    return any("ephemeral-storage" in each for each in limits) or any(
+        isinstance(each, dict) and "sizeLimit" in each for each in volumes
+    )
+
+
 def _v1(spec: TrainingJobSpec) -> Json:
     return {
         "template": spec.template.dump(),
@@ -192,6 +202,9 @@ def pod(job: TrainingJob, index: int, attempt: int, settings: Settings, *, gang:
         for container in workspace.narrowed_all(job, spec.get("containers", ()))
     ]
     _prepare(job, spec, settings)
+    for container in (*spec["containers"], *spec.get("initContainers", ())):
+        # The last words of one that fails are then in the pod's status, from where they get into the job's.
+        container.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
     spec["volumes"] = merge_named(spec.get("volumes", ()), _volumes(job))
     spec["restartPolicy"] = "Never"
     spec.setdefault("terminationGracePeriodSeconds", rendezvous.GRACE_SECONDS)
@@ -354,7 +367,6 @@ def _wired(job: TrainingJob, container: Json, index: int, attempt: int, settings
         **container,
         "env": [*ours, *container.get("env", ())],
         "volumeMounts": merge_named(theirs, mounts, key="mountPath"),
-        "terminationMessagePolicy": container.get("terminationMessagePolicy", "FallbackToLogsOnError"),
     }
 
 

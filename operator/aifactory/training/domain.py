@@ -14,6 +14,7 @@ from aifactory.engine.apply import applied
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child, Domain, Index, Outside, Route, Watch
 from aifactory.engine.plan import DryRun, Plan, WriteError
+from aifactory.engine.pods import beside, trouble
 from aifactory.engine.refusals import explain, removal
 from aifactory.engine.tasks import TaskPod, task_pod
 from aifactory.kube import podstate
@@ -61,13 +62,15 @@ class Training(Domain[TrainingJob, Observed]):
         meta = model.metadata
         namespace, uid = meta.namespace, meta.uid
         pods = []
+        limited = children.limits_disk(model.spec)
         tasks: dict[str, list[TaskPod]] = {names.ROLE_PROBE: [], names.ROLE_PUBLISH: []}
         for pod in cluster.owned(_PODS, namespace, uid):
             role = pod.metadata.labels.get(names.LABEL_ROLE, "")
             if role in tasks:
                 tasks[role].append(task_pod(pod, role, cluster.explain(pod)))
             else:
-                pods.append(pod_view(pod, cluster.explain(pod)))
+                view = pod_view(pod, cluster.explain(pod))
+                pods.append(_if_not_evicted(view, pod, cluster) if limited and view.succeeded else view)
         service = cluster.get(_SERVICES, namespace, rendezvous.service_name(meta.name))
         claim = cluster.get(_CLAIMS, namespace, workspace.claim(model))
         return Observed(
@@ -144,8 +147,10 @@ class Training(Domain[TrainingJob, Observed]):
 def pod_view(pod: Pod, events: podstate.Trouble = podstate.NO_TROUBLE) -> PodView:
     """A training pod as planning sees it; `events` is what the kubelet's Events say while it does not start."""
     meta = pod.metadata
-    container, end = _decisive_end(pod)
-    trouble = podstate.waiting(pod) or events
+    ending = podstate.is_ending(pod)
+    container, end = ("", None) if ending else _decisive_end(pod)
+    found = trouble(pod, events)
+    running = podstate.is_running(pod, names.CONTAINER_TRAINER)
     trainer = podstate.container(pod, names.CONTAINER_TRAINER)
     return PodView(
         name=meta.name,
@@ -155,22 +160,39 @@ def pod_view(pod: Pod, events: podstate.Trouble = podstate.NO_TROUBLE) -> PodVie
         template_hash=meta.labels.get(children.LABEL_TEMPLATE_HASH, ""),
         phase=pod.status.phase,
         node=pod.spec.node_name,
-        running=podstate.is_running(pod, names.CONTAINER_TRAINER),
+        running=running or ending,
+        beside=beside(pod, names.CONTAINER_TRAINER) if running else "",
+        ending=ending,
         terminating=meta.deletion_timestamp is not None,
         due_to_end=meta.deletion_timestamp,
         stopped=pod.status.reason,
+        stopped_message=pod.status.message if pod.status.reason else "",
         container=container,
         exit_code=end.exit_code if end is not None else None,
         exit_reason=pod.status.reason or (end.reason if end is not None else ""),
         exit_message=(end.message if end is not None else "") or pod.status.message,
         finished_at=end.finished_at if end is not None else None,
         disruption=podstate.disruption(pod),
-        waiting_reason=trouble.reason,
-        waiting_message=trouble.message,
+        waiting_reason=found.reason,
+        waiting_message=found.message,
         unschedulable=podstate.unschedulable(pod),
+        gated=podstate.is_gated(pod),
         unseen=podstate.is_unseen(pod),
         image=(trainer.image_id or trainer.image) if trainer is not None else "",
     )
+
+
+def _if_not_evicted(view: PodView, pod: Pod, cluster: Cluster) -> PodView:
+    """A pod that has succeeded, if it was not evicted for the disk that it used.
+
+    A program that ends with 0 when it is told to end makes its pod one that Succeeded, and only an Event knows better.
+    """
+    eviction = cluster.eviction(pod)
+    if eviction is None:
+        return dataclasses.replace(view, phase="Running", running=True, ending=True, exit_code=None, finished_at=None)
+    if not eviction:
+        return view
+    return dataclasses.replace(view, stopped=eviction.reason, stopped_message=eviction.message)
 
 
 def _decisive_end(pod: Pod) -> tuple[str, Terminated | None]:

@@ -1,8 +1,9 @@
 """Pods that stay after their attempt, so that `kubectl logs` still shows why it failed.
 
 Of each of the last attempts that failed the pod is kept whose failure decided; of the attempt that ends the job all
-that have ended. Only pods that have ended by themselves are kept: they hold no node and no GPU. One that was deleted,
-or sits on a node that is gone, can not be kept by anybody. They go with the job.
+that have ended. Only pods that have ended by themselves are kept: they hold no node and no GPU. So one whose containers
+have ended is waited for and not deleted. One that was deleted, or sits on a node that is gone, can not be kept by
+anybody. They go with the job.
 """
 
 from __future__ import annotations

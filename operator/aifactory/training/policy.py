@@ -20,6 +20,8 @@ WINDOW_SECONDS = 3600
 BACKOFF_BASE_SECONDS = 10
 BACKOFF_MAX_SECONDS = 600
 DISRUPTION_CLOSE_SECONDS = 60
+ABORTS_AT_END = 3
+"""Restarts after the last step that do not count: the work is done, and lost if it were not published."""
 REFUSED_WAIT_SECONDS = 10
 """At least, whatever the policy's backoff: the scheduler has to learn what the node has."""
 
@@ -27,6 +29,7 @@ REFUSED_WAIT_SECONDS = 10
 COUNTED = (
     Reason.APPLICATION_ERROR,
     Reason.OUT_OF_MEMORY,
+    Reason.OUT_OF_DISK,
     Reason.DEADLINE_EXCEEDED,
     Reason.INIT_CONTAINER_FAILED,
     Reason.CONTAINER_CONFIG_ERROR,
@@ -79,6 +82,8 @@ def decide(
         wait = max(REFUSED_WAIT_SECONDS, backoff_seconds(policy, restarts.by_cause.get(str(cause), 0)))
         pause = now + timedelta(seconds=wait)
         return Restart(record(restarts, cause, counted_times=restarts.counted_times, next_attempt=pause))
+    if cause is Reason.ABORTED_AT_END and restarts.by_cause.get(str(cause), 0) < ABORTS_AT_END:
+        return Restart(record(restarts, cause, counted_times=restarts.counted_times, next_attempt=None))
     if cause is Reason.DISRUPTION:
         close = last is not None and now - last < timedelta(seconds=DISRUPTION_CLOSE_SECONDS)
         later = now + timedelta(seconds=backoff_seconds(policy, 0)) if close else None

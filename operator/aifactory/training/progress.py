@@ -40,13 +40,13 @@ def fold(status: TrainingJobStatus, report: ProgressReport | None, now: datetime
         if report.time <= written.last_heartbeat_time:
             return unchanged
         wait = WRITE_INTERVAL_SECONDS - (now - written.last_heartbeat_time).total_seconds()
-        news = report.finished and not _finished(written)
+        news = report.finished and not is_finished(written)
         if wait > 0 and not force and not news:
             return Folded(status.progress, status.checkpoint, restarts, due_after=wait)
     return Folded(_progress(report), _checkpoint(status, report), _with_lost_steps(restarts, written, report))
 
 
-def _finished(written: Progress) -> bool:
+def is_finished(written: Progress) -> bool:
     """That there is no step left has been told."""
     return written.total_steps is not None and written.step >= written.total_steps
 

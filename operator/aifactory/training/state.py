@@ -34,13 +34,19 @@ class PodView:
     phase: str
     node: str = ""
     running: bool = False
-    """The trainer container runs."""
+    """The trainer container runs, or has ended and it is not told yet what became of its pod."""
+    beside: str = ""
+    """Words about another container that has ended badly, or ends again and again, while the trainer runs."""
+    ending: bool = False
+    """It is about to end by itself: nobody has to delete it, and what its containers' ends mean is told when it has."""
     terminating: bool = False
     due_to_end: datetime | None = None
     """When its grace period is over; set while it is terminating."""
     stopped: str = ""
     """Kubernetes' reason for ending or refusing the whole pod (Evicted, DeadlineExceeded, OutOfcpu ...); empty when its
     containers ended by themselves."""
+    stopped_message: str = ""
+    """Kubernetes' words for it."""
     container: str = ""
     """The container whose end decided: the trainer, or an init container that the pod did not get past."""
     exit_code: int | None = None
@@ -54,6 +60,8 @@ class PodView:
     waiting_message: str = ""
     unschedulable: str = ""
     """The scheduler's words, when it finds no node."""
+    gated: bool = False
+    """Somebody has yet to let the scheduler see it."""
     unseen: bool = False
     """No scheduler has looked at it yet."""
     image: str = ""

@@ -6,6 +6,7 @@ is done, Reconciling on the way there, Stalled when a person is needed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +26,8 @@ from aifactory.engine.refusals import Refusal
 from aifactory.training import children, workspace
 from aifactory.training.progress import fold
 from aifactory.training.state import GangView, Observed, PodView
+
+UNSEEN_SECONDS = 60
 
 
 class StatusDraft:
@@ -82,11 +85,10 @@ class StatusDraft:
         self._scheduled(current, gangs)
         if current and self._status.start_time is None:
             self._status.start_time = self._now
+        down = sorted((pod for pod in current if not (pod.running or pod.succeeded)), key=lambda pod: pod.index)
         if up >= count:
-            self._all_ready(count)
-        elif (
-            trouble := next(filter(None, map(needs_person, sorted(current, key=lambda pod: pod.index))), None)
-        ) is not None:
+            self._all_ready(count, [f"pod {pod.name}: {pod.beside}" for pod in current if pod.beside])
+        elif (trouble := next(filter(None, map(needs_person, down)), None)) is not None:
             reason, message = trouble
             self._not_running("Pending", reason, message, stalled=True)
         elif len(current) < count:
@@ -97,7 +99,7 @@ class StatusDraft:
                 self._not_running("Pending", _reason(waiting.reason), waiting.message)
             else:
                 self._not_running(
-                    "Starting", Reason.WAITING_FOR_PODS, f"{up} of {count} pods run{self._unseen(current)}"
+                    "Starting", Reason.WAITING_FOR_PODS, f"{up} of {count} pods run{self._held_back(current)}"
                 )
 
     def stopping(self, stale: tuple[PodView, ...], stuck: str = "") -> None:
@@ -248,13 +250,17 @@ class StatusDraft:
         if suspended is not None and suspended.status == "True":
             self._conditions.set(ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED)
 
-    def _all_ready(self, count: int) -> None:
+    def _all_ready(self, count: int, beside: Sequence[str]) -> None:
+        """All trainers run; `beside` are words about other containers that do not."""
         self.became_running = self._before.phase != "Running"
-        message = f"{count} of {count} pods run"
-        self._conditions.set(ConditionType.RUNNING, True, Reason.ALL_NODES_READY, message)
+        reason, message = Reason.ALL_NODES_READY, f"{count} of {count} pods run"
+        if beside:
+            others = f" (and {len(beside) - 1} more)" if len(beside) > 1 else ""
+            reason, message = Reason.SIDE_CONTAINER_FAILED, f"{message}; {beside[0]}{others}; training goes on"
+        self._conditions.set(ConditionType.RUNNING, True, reason, message)
         self._conditions.set(ConditionType.RESTARTING, False, Reason.ALL_NODES_READY)
-        self._conditions.kstatus(ConditionType.READY, Reason.ALL_NODES_READY, message)
-        self._phase("Running", Reason.ALL_NODES_READY)
+        self._conditions.kstatus(ConditionType.READY, reason, message)
+        self._phase("Running", reason)
         if self._status.first_running_time is None:
             self._status.first_running_time = self._now
 
@@ -266,13 +272,30 @@ class StatusDraft:
     def _phase(self, phase: str, reason: Reason) -> None:
         self._status.phase, self._status.reason = phase, str(reason)
 
-    def _unseen(self, current: tuple[PodView, ...]) -> str:
-        """That a scheduler of the user's choice has not looked at pods: where none has the name, none ever will."""
+    def _held_back(self, current: tuple[PodView, ...]) -> str:
+        """That pods have scheduling gates, or that no scheduler has looked at them: one of that name may not exist."""
+        if gated := sum(1 for pod in current if pod.gated):
+            return f"; {gated} wait for scheduling gates, which whoever set them, a queue for example, removes"
         name = self._observed.job.spec.template.raw_spec().get("schedulerName")
-        count = sum(1 for pod in current if pod.unseen)
-        if not count or name in (None, "default-scheduler"):
+        unseen = [pod.name for pod in current if pod.unseen]
+        count = len(unseen)
+        if not unseen:
             return ""
+        if name in (None, "default-scheduler"):
+            return self._overlooked(unseen[0])
         return f"; no scheduler has looked at {count} yet: check that one with the name {name} (schedulerName) runs"
+
+    def _overlooked(self, pod: str) -> str:
+        """That the cluster's own scheduler, which looks at once, has not looked at a pod for a minute."""
+        before = find(self._before.conditions, ConditionType.RECONCILING)
+        since = before.last_transition_time if before is not None and before.status == "True" else self._now
+        left = UNSEEN_SECONDS - (self._now - since).total_seconds()
+        if left > 0:
+            self.due_after = min(left, self.due_after or left)
+            return ""
+        return (
+            f"; no scheduler has looked at pod {pod} yet: something it names, a ResourceClaim for example, is missing"
+        )
 
     def _scheduled(self, current: tuple[PodView, ...], gangs: tuple[GangView, ...]) -> None:
         count = self._observed.job.spec.nodes.count

@@ -15,8 +15,8 @@ from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import LastFailure, Resolved, TrainingJobStatus
 from aifactory.engine import tasks
 from aifactory.engine.plan import Create, Delete, Event, EventType, Plan, Write
-from aifactory.training import children, evidence, nodeloss, prepare, workspace
-from aifactory.training.causes import Failure
+from aifactory.training import children, evidence, nodeloss, prepare, progress, workspace
+from aifactory.training.causes import Failure, aborted_at_end
 from aifactory.training.policy import COUNTED, GiveUp, decide, forgive
 from aifactory.training.state import Observed, PodView, created_attempt
 from aifactory.training.status import StatusDraft
@@ -57,6 +57,7 @@ def plan_running(
 def plan_failure(observed: Observed, failure: Failure, draft: StatusDraft, now: datetime) -> Plan[TrainingJobStatus]:
     """A pod has failed: another attempt, or the end."""
     job = observed.job
+    failure = aborted_at_end(failure, finished=_finished(observed))
     draft.last_failure(
         LastFailure(
             time=now,
@@ -171,8 +172,17 @@ def changed(observed: Observed, current: tuple[PodView, ...]) -> tuple[Reason, s
 
 
 def deletions(pods: Iterable[PodView]) -> tuple[Delete, ...]:
-    """Remove pods that are not on their way out yet."""
-    return tuple(Delete("Pod", pod.name, pod.uid) for pod in pods if not pod.terminating)
+    """Remove pods that are not on their way out yet. One that ends by itself keeps its log if it is let."""
+    return tuple(Delete("Pod", pod.name, pod.uid) for pod in pods if not (pod.terminating or pod.ending))
+
+
+def _finished(observed: Observed) -> bool:
+    """The program has reported that no step of this attempt is left."""
+    report, written = observed.progress, observed.job.status.progress
+    reported = report is not None and report.attempt == observed.job.status.attempt and report.finished
+    return reported or (
+        written is not None and written.attempt == observed.job.status.attempt and progress.is_finished(written)
+    )
 
 
 def _furthest(observed: Observed) -> int:

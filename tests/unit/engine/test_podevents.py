@@ -10,7 +10,7 @@ import pytest
 
 from aifactory.engine import podevents
 from aifactory.engine.podevents import PodEvents
-from aifactory.kube.errors import Unreachable
+from aifactory.kube.errors import Forbidden, Unreachable
 from aifactory.kube.objects import Pod, decoder
 from aifactory.kube.podstate import NO_TROUBLE, Trouble
 from tests.support.faketime import FakeClock, run
@@ -82,6 +82,64 @@ def test_a_pod_that_does_not_start_is_asked_about_after_a_while_and_its_owner_is
         await scene.events.round()
         assert scene.woken == ["a", "a"]
         assert scene.events.of(scene.pods[0]) == NO_TROUBLE
+
+    run(main)
+
+
+def test_what_was_in_the_way_is_past_when_an_image_is_pulled() -> None:
+    async def main() -> None:
+        scene = Scene(pod("a"))
+        sandbox = {"reason": "FailedCreatePodSandBox", "message": "no runtime", "lastTimestamp": "2026-01-01T00:00:10Z"}
+        scene.api.said["a-uid"] = [mount("no claim"), sandbox]
+        await scene.events.round()
+        await asyncio.sleep(podevents.PATIENCE_SECONDS)
+        await scene.events.round()
+        assert scene.events.of(scene.pods[0]) == Trouble("FailedCreatePodSandBox", "no runtime")
+        scene.api.said["a-uid"].append({"reason": "Pulling", "lastTimestamp": "2026-01-01T00:00:11Z"})
+        await asyncio.sleep(podevents.AGAIN_SECONDS)
+        await scene.events.round()
+        assert scene.events.of(scene.pods[0]) == NO_TROUBLE, "a large image takes its time"
+
+    run(main)
+
+
+def test_whether_a_pod_that_has_ended_was_evicted_is_asked_once_and_its_owner_woken() -> None:
+    """A program that ends with 0 when it is told to makes its pod Succeeded: only the Event knows better."""
+
+    async def main() -> None:
+        full, well = (pod(name, phase="Succeeded") for name in ("full", "well"))
+        scene = Scene(full, well)
+        scene.api.said["full-uid"] = [{"reason": "Evicted", "message": "exceeds the limit"}]
+        assert scene.events.eviction(full) is scene.events.eviction(well) is None
+        await scene.events.ends()
+        assert scene.api.asked == [], "the Event may be on its way"
+        await asyncio.sleep(podevents.EVICTION_SECONDS)
+        await scene.events.ends()
+        assert scene.woken == ["full", "well"]
+        assert scene.events.eviction(full) == Trouble("Evicted", "exceeds the limit")
+        assert scene.events.eviction(well) == NO_TROUBLE
+        await scene.events.ends()
+        assert scene.api.asked == ["full-uid", "well-uid"]
+        scene.pods = [well]
+        await scene.events.round()
+        assert scene.events.eviction(full) is None, "it is forgotten with the pod"
+
+    run(main)
+
+
+def test_where_no_events_may_be_read_nothing_waits_for_them() -> None:
+    async def main() -> None:
+        done = pod("a", phase="Succeeded")
+        scene = Scene(done)
+
+        async def refused(*_: Any, **__: Any) -> bytes:
+            raise Forbidden(403, "Forbidden", "no right to list events")
+
+        scene.api.list = refused  # type: ignore[method-assign, assignment]
+        assert scene.events.eviction(done) is None
+        await asyncio.sleep(podevents.EVICTION_SECONDS)
+        await scene.events.ends()
+        assert (scene.events.eviction(done), scene.woken) == (NO_TROUBLE, ["a"])
 
     run(main)
 
@@ -173,4 +231,4 @@ def test_it_looks_for_ever_whatever_the_api_server_answers(caplog: pytest.LogCap
         task.cancel()
 
     run(main)
-    assert "Events of pods that do not start could not be read: away" in caplog.text
+    assert "Events of pods could not be read: away" in caplog.text

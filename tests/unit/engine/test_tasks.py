@@ -54,10 +54,10 @@ def test_a_pod_is_made_for_the_try_that_counts_and_earlier_ones_go() -> None:
     [
         ({}, None, False, "pod copy-0 copies"),
         (
-            {"waiting_reason": "Odd", "waiting_message": "it takes its time"},
-            None,
-            False,
-            "pod copy-0 is waiting (Odd): it takes its time",
+            {"waiting_reason": "Odd", "waiting_message": "it is odd"},
+            Reason.CONTAINER_CONFIG_ERROR,
+            True,
+            "pod copy-0: it is odd",
         ),
         ({"unschedulable": "0/3 nodes"}, Reason.UNSCHEDULABLE, False, "pod copy-0 has no node: 0/3 nodes"),
         (
@@ -77,6 +77,18 @@ def test_a_pod_is_made_for_the_try_that_counts_and_earlier_ones_go() -> None:
             Reason.VOLUME_NOT_MOUNTED,
             True,
             'pod copy-0: secret "s3" not found; check that the Secret',
+        ),
+        (
+            {"waiting_reason": "FailedCreatePodSandBox", "waiting_message": 'no runtime for "nvidia" is configured'},
+            Reason.POD_NOT_SET_UP,
+            True,
+            'pod copy-0: no runtime for "nvidia" is configured; check runtimeClassName',
+        ),
+        (
+            {"waiting_reason": "PostStartHookError", "waiting_message": "exited with 3"},
+            Reason.CONTAINER_CONFIG_ERROR,
+            True,
+            "pod copy-0: exited with 3",
         ),
         (
             {"waiting_reason": "CrashLoopBackOff", "waiting_message": "back-off"},

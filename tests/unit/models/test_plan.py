@@ -176,7 +176,7 @@ def test_what_may_pass_is_tried_again_within_a_minute_and_at_no_fast_pace(reason
         ("", 0, "see: kubectl logs tiny-v1-verify-0"),
         ("Killed", 1, "Killed"),
         ("{not json", 0, "{not json"),
-        ("[]", 0, "[]"),
+        ("[1]", 0, "[1]"),
         ({"digest": 7}, 0, '{"digest": 7}'),
         ({"reason": "Serving", "message": "odd"}, 1, "odd"),
     ],

@@ -88,9 +88,13 @@ def test_a_candidate_whose_pods_can_not_be_made_says_so_and_the_stable_ones_serv
         ),
         (
             Crash("triton", 137, "OOMKilled"),
-            "exit code 137, OOMKilled; raise resources.limits.memory of container triton",
+            "exit code 137 (OOMKilled); raise resources.limits.memory of container triton",
         ),
         (Crash("proxy", 0, "Completed"), "container proxy of pod "),
+        (
+            Crash("triton", 1, "Error", "usage\n" * 99 + "no such flag"),
+            " | usage | no such flag; read more with kubectl",
+        ),
     ],
 )
 def test_a_container_that_crashes_is_told_with_its_last_words(crash: Crash, words: str) -> None:
@@ -200,7 +204,6 @@ def container(state: dict[str, Any], last: dict[str, Any], restarts: int, name: 
 
 ENDED = {"terminated": {"exitCode": 1, "reason": "Error", "message": "loading\nno such flag\n\n"}}
 BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container"}}
-CRASH = Crash("triton", 1, "Error", "no such flag")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +214,7 @@ CRASH = Crash("triton", 1, "Error", "no such flag")
         pytest.param({"running": {}}, ENDED, 2, True, id="it runs again, for a moment"),
         pytest.param(ENDED, ENDED, 2, True, id="it has just ended"),
         pytest.param(ENDED, {}, 0, False, id="the first time"),
-        pytest.param({"terminated": {"exitCode": 0}}, ENDED, 3, False, id="an init container that has made it"),
+        pytest.param({"terminated": {"exitCode": 0}}, {}, 0, False, id="it is done"),
         pytest.param({"running": {}}, {}, 0, False, id="all is well"),
     ],
 )
@@ -220,8 +223,16 @@ def test_which_container_crashes(state: Any, last: Any, restarts: int, found: bo
         crash = podstate.crash(pod(**{where: [container(state, last, restarts)]}))
         assert (crash is not None) is found
         if crash is not None:
-            assert (crash.container, crash.exit_code, crash.words) == ("triton", 1, "no such flag")
+            assert (crash.container, crash.exit_code) == ("triton", 1)
+            assert crash.message == "loading\nno such flag\n\n"
             assert crash.restarts == restarts
+
+
+@pytest.mark.parametrize(("ready", "found"), [(True, False), (False, True)])
+def test_an_init_container_that_ended_with_0_is_done_unless_it_is_to_stay(ready: bool, found: bool) -> None:
+    """A kubelet counts one that is done as ready; one with restartPolicy Always that ends is never done."""
+    state = {**container({"terminated": {"exitCode": 0, "reason": "Completed"}}, ENDED, 3), "ready": ready}
+    assert (podstate.crash(pod(initContainerStatuses=[state])) is not None) is found
 
 
 def test_a_pod_that_nobody_has_scheduled() -> None:

@@ -225,7 +225,7 @@ CASES = {
         "ApplicationError",
         attempt=1,
         requeue_after=0,
-        words="pod train-1-0: exit code 1; see: kubectl logs train-1-0",
+        words="pod train-1-0: container trainer ended with exit code 1; see: kubectl logs train-1-0",
     ),
     "one ran out of memory": Case(
         observe(two(), pod(0, of=TWO, running=True), pod(1, of=TWO, exit_code=137, exit_reason="OOMKilled")),
@@ -271,7 +271,7 @@ CASES = {
         reconciling="False",
         stalled="True",
         requeue_after=0,
-        words="failurePolicy.maxRestarts is 0; pod train-0-0: exit code 3",
+        words="failurePolicy.maxRestarts is 0; pod train-0-0: container trainer ended with exit code 3",
     ),
     "exit code 93": Case(
         observe(two(), pod(0, of=TWO, exit_code=93), pod(1, of=TWO, exit_code=1)),
@@ -581,6 +581,41 @@ def test_a_side_container_that_crashes_before_the_trainer_is_named() -> None:
     assert message(status) == f"pod train-0-0: {words}; see: kubectl logs train-0-0 --all-containers"
 
 
+def test_a_container_beside_the_trainers_that_dies_is_told_and_training_goes_on() -> None:
+    pods = [pod(index, of=TWO, running=True, beside="container logs has ended with exit code 1") for index in (0, 1)]
+    status = decide(observe(TWO, *pods)).status
+    assert (status.phase, status.reason) == ("Running", "SideContainerFailed")
+    assert conditions(status)["Ready"] == conditions(status)["Running"] == ("True", "SideContainerFailed")
+    words = "2 of 2 pods run; pod train-0-0: container logs has ended with exit code 1 (and 1 more); training goes on"
+    assert message(status) == words
+    assert conditions(decide(observe(TWO, *(pod(index, of=TWO, running=True) for index in (0, 1)))).status)[
+        "Running"
+    ] == ("True", "AllNodesReady")
+
+
+def test_pods_that_a_queue_holds_back_say_so() -> None:
+    status = decide(observe(TWO, pod(0, of=TWO, gated=True), pod(1, of=TWO, gated=True))).status
+    assert "0 of 2 pods run; 2 wait for scheduling gates" in message(status)
+
+
+def test_pods_at_which_the_clusters_scheduler_does_not_look_are_told_after_a_minute() -> None:
+    """So it is with a pod whose ResourceClaim is missing: neither its status nor an Event says a word."""
+    first = decide(observe(TWO, pod(0, of=TWO, unseen=True), pod(1, of=TWO, unseen=True)))
+    assert (message(first.status), first.requeue_after) == ("0 of 2 pods run", 60)
+    later = job(nodes=2, status=first.status.dump())
+    pods = pod(0, of=later, unseen=True), pod(1, of=later)
+    told = decide(observe(later, *pods), NOW + timedelta(seconds=60))
+    assert "no scheduler has looked at pod train-0-0 yet: something it names" in message(told.status)
+    assert told.requeue_after is None
+
+
+def test_only_pods_that_do_not_run_are_asked_for_their_trouble() -> None:
+    """A side container of one that runs may have crashed long ago."""
+    crashed = {"waiting_reason": "CrashLoopBackOff", "waiting_message": "container logs ends again and again"}
+    status = decide(observe(TWO, pod(0, of=TWO, running=True, **crashed), pod(1, of=TWO))).status
+    assert (status.reason, conditions(status)["Stalled"][0]) == ("WaitingForPods", "False")
+
+
 def test_a_name_that_is_taken_is_waited_for() -> None:
     draft = StatusDraft(observe(TWO), (), NOW)
     draft.name_taken("Service train-nodes", "kubectl -n ns delete service/train-nodes")
@@ -651,9 +686,9 @@ def test_the_reason_of_a_restart_is_kept() -> None:
         "exitCode": 9,
         "reason": "ValueError",
         "cause": "ApplicationError",
-        "message": "ValueError: lr",
+        "message": "container trainer ended with exit code 9: ValueError: lr; see: kubectl logs train-1-0",
     }
-    assert [event.message for event in decision.events] == ["attempt 1 starts: pod train-1-0: ValueError: lr"]
+    assert [event.message for event in decision.events] == [f"attempt 1 starts: pod train-1-0: {last.message}"]
     assert conditions(decision.status)["Restarting"] == ("True", "ApplicationError")
 
 

@@ -100,6 +100,14 @@ def test_a_node_that_refuses_does_not_count_and_is_waited_for_longer_and_longer(
     assert waits == [10, 10, 10, 10, 16, 32, 60, 60]
 
 
+def test_work_that_is_done_is_not_lost_for_an_abort_on_the_way_out() -> None:
+    policy, restarts = FailurePolicy(max_restarts=0), Restarts()
+    for number in range(1, 4):
+        restarts = restarts_of(decide(policy, restarts, Reason.ABORTED_AT_END, NOW))
+        assert (restarts.counted, restarts.by_cause) == (0, {"AbortedAtEnd": number})
+    assert isinstance(decide(policy, restarts, Reason.ABORTED_AT_END, NOW), GiveUp), "nothing restarts for ever"
+
+
 def test_a_program_that_can_not_be_started_is_not_tried_again() -> None:
     verdict = decide(None, Restarts(), Reason.CONTAINER_CANNOT_START, NOW)
     assert isinstance(verdict, GiveUp)

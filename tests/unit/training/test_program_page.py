@@ -19,8 +19,8 @@ import pytest
 
 from aifactory.api import names
 from aifactory.app import web
+from aifactory.engine.lastwords import root_cause
 from aifactory.training import causes, children, progress, rendezvous, reports
-from aifactory.training.errorfile import root_cause
 from aifactory_contract.formats import FORMATS
 from tests.unit.training.builders import SETTINGS, job
 

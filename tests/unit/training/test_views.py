@@ -7,9 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from aifactory.engine.cluster import Cluster
 from aifactory.kube.objects import Pod, decoder
-from aifactory.training.domain import pod_view
+from aifactory.kube.podstate import NO_TROUBLE, Trouble
+from aifactory.kube.resources import PODS
+from aifactory.training.domain import Training, pod_view
 from aifactory.training.state import PodView
+from tests.unit.training.builders import SETTINGS, UID, job
 
 
 def ended(code: int, name: str = "trainer", reason: str = "", message: str = "") -> dict[str, Any]:
@@ -30,7 +34,67 @@ def test_a_program_that_was_stopped_and_ended_with_0_has_not_succeeded(reason: s
 
 def test_a_program_that_ended_with_0_by_itself_has_succeeded_whatever_became_of_its_side_containers() -> None:
     assert view(phase="Failed", containerStatuses=[ended(0), ended(1, "logs")]).succeeded
-    assert view(phase="Running", containerStatuses=[ended(0)]).succeeded
+    assert view(phase="Running", containerStatuses=[ended(0), {"name": "logs", "state": {"running": {}}}]).succeeded
+
+
+@pytest.mark.parametrize(
+    ("phase", "side", "ending"),
+    [
+        ("Running", ended(0, "logs"), True),
+        ("Running", {"name": "logs", "state": {"running": {}}}, False),
+        ("Failed", ended(0, "logs"), False),
+    ],
+)
+def test_a_pod_ends_by_itself_when_all_its_containers_have_ended(phase: str, side: Any, ending: bool) -> None:
+    assert view(phase=phase, containerStatuses=[ended(1), side]).ending is ending
+    assert not view(phase="Pending").ending
+
+
+@pytest.mark.parametrize("code", [0, 1])
+@pytest.mark.parametrize("side", [ended(0, "logs"), {"name": "logs", "state": {"running": {}}}])
+def test_nothing_is_concluded_from_a_container_before_it_is_told_what_became_of_the_pod(code: int, side: Any) -> None:
+    """So a kubelet tells of one that is evicted or over its deadline, up to the moment when all is cleared away."""
+    being_ended = {"type": "Ready", "status": "False", "reason": "PodFailed"}
+    seen = view(phase="Running", conditions=[being_ended], containerStatuses=[ended(code), side])
+    assert (seen.ending, seen.succeeded, seen.failed, seen.running) == (True, False, False, True)
+    told = {"reason": "Evicted", "message": "low on memory", "conditions": [being_ended]}
+    seen = view(phase="Failed", containerStatuses=[ended(code), side], **told)
+    assert (seen.ending, seen.succeeded, seen.failed, seen.stopped) == (False, False, True, "Evicted")
+
+
+@pytest.mark.parametrize(
+    ("template", "asked"),
+    [
+        ({"volumes": [{"name": "s", "emptyDir": {"sizeLimit": "1Gi"}}]}, True),
+        ({"volumes": [{"name": "s", "emptyDir": {}}, {"name": "t", "configMap": {"name": "c"}}]}, False),
+    ],
+)
+def test_a_pod_that_may_have_been_evicted_has_not_succeeded_before_it_is_known(template: Any, asked: bool) -> None:
+    """Evicted for its own disk use it is Succeeded all the same if its program ends with 0: only an Event tells."""
+    domain = Training(SETTINGS)
+    cluster = Cluster([domain])
+    trainer = {"name": "trainer", "image": "t"}
+    owner = job(template={"spec": {"containers": [trainer], **template}})
+    labels = {"aifactory.dev/role": "node", "aifactory.dev/attempt": "0", "aifactory.dev/node-index": "0"}
+    metadata = {
+        "name": "train-0-0",
+        "namespace": "ns",
+        "uid": "u",
+        "resourceVersion": "1",
+        "labels": labels,
+        "ownerReferences": [{"kind": "TrainingJob", "name": "train", "uid": UID, "controller": True}],
+    }
+    raw = {"metadata": metadata, "status": {"phase": "Succeeded", "containerStatuses": [ended(0)]}}
+    cluster.stores[PODS].put_response(msgspec.json.encode(raw))
+
+    def seen(eviction: Trouble | None) -> PodView:
+        cluster.eviction = lambda _: eviction
+        return domain.gather(owner, cluster).pods[0]
+
+    assert seen(NO_TROUBLE).succeeded
+    assert (seen(None).ending, seen(None).succeeded) == (asked, not asked)
+    evicted = seen(Trouble("Evicted", 'Usage of EmptyDir volume "s" exceeds the limit "1Gi".'))
+    assert (evicted.failed, evicted.stopped) == ((True, "Evicted") if asked else (False, ""))
 
 
 def test_an_init_container_that_failed_is_named() -> None:
@@ -52,7 +116,31 @@ def test_a_side_container_that_crashes_is_named_with_its_last_end() -> None:
         "lastState": {"terminated": {"exitCode": 1, "reason": "Error", "message": "cannot bind 15001"}},
     }
     seen = view(phase="Pending", initContainerStatuses=[proxy])
-    assert seen.waiting_message == "container proxy is in CrashLoopBackOff, it ended with 1 (Error): cannot bind 15001"
+    words = "container proxy ends again and again, last with exit code 1: cannot bind 15001"
+    assert (seen.waiting_reason, seen.waiting_message) == ("CrashLoopBackOff", words)
+
+
+def test_a_side_container_that_crashes_is_told_also_where_the_kubelet_shows_no_back_off() -> None:
+    """In a pod with restartPolicy Never it looks ended between two tries: `Init:Error` (kubernetes#120234)."""
+    seen = view(phase="Pending", initContainerStatuses=[{**ended(1, "proxy", "Error"), "restartCount": 2}])
+    assert seen.waiting_reason == "CrashLoopBackOff"
+    assert not seen.failed
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "words"),
+    [
+        (0, 0, ""),
+        (137, 0, "container logs has ended with exit code 137 (OOMKilled): no memory"),
+        (137, 2, "container logs ends again and again, last with exit code 137 (OOMKilled): no memory"),
+    ],
+)
+def test_a_container_beside_a_trainer_that_runs_is_told_when_it_dies(code: int, restarts: int, words: str) -> None:
+    trainer = {"name": "trainer", "state": {"running": {}}}
+    logs = {**ended(code, "logs", "OOMKilled" if code else "Completed", "no memory"), "restartCount": restarts}
+    seen = view(phase="Running", containerStatuses=[trainer, logs])
+    assert (seen.beside, seen.running, seen.failed) == (words, True, False)
+    assert view(phase="Running", containerStatuses=[ended(0), logs]).beside == "", "the trainer is done"
 
 
 def test_a_pod_is_seen_by_a_scheduler_or_not() -> None:
