@@ -201,11 +201,13 @@ def test_a_template_bears_no_other_label_of_ours_and_needs_none_at_all() -> None
         assert labels == {**OURS, names.LABEL_REVISION: deployment["metadata"]["labels"][names.LABEL_REVISION]}
 
 
-def test_where_a_template_mounts_what_is_ours_it_is_ours() -> None:
-    theirs = {"name": "triton", "volumeMounts": [{"name": "cache", "mountPath": "/tmp"}]}
+@pytest.mark.parametrize("path", ["/tmp", "/dev/shm/"])
+def test_what_a_template_mounts_for_files_that_pass_is_kept(path: str) -> None:
+    theirs = {"name": "triton", "volumeMounts": [{"name": "cache", "mountPath": path}]}
     spec = {"containers": [theirs], "volumes": [{"name": "cache", "emptyDir": {}}]}
     triton = objects(pool(template={"spec": spec}), version(1))[2]["spec"]["template"]["spec"]["containers"][0]
-    assert [mount["name"] for mount in triton["volumeMounts"] if mount["mountPath"] == "/tmp"] == ["aifactory-tmp"]
+    found = [mount["name"] for mount in triton["volumeMounts"] if mount["mountPath"].rstrip("/") == path.rstrip("/")]
+    assert found == ["cache"]
 
 
 def test_ports_and_hooks_of_the_template_come_beside_ours() -> None:

@@ -303,8 +303,8 @@ def serving_pod(name: str = "p", revision: str = "r", **changes: Any) -> Serving
             {"crash": Crash("triton", 137, "OOMKilled")},
             Problem(
                 Reason.CRASH_LOOP_BACK_OFF,
-                "container triton of pod p ends again and again, last with exit code 137, OOMKilled; "
-                "raise resources.limits.memory of container triton in spec.template",
+                "container triton of pod p ends again and again, last with exit code 137 (OOMKilled); "
+                "raise resources.limits.memory of container triton in spec.template (/dev/shm counts too)",
                 waits=False,
             ),
         ),
