@@ -79,8 +79,8 @@ def classify(pod: PodView) -> Failure:
 
 
 def _where_to_look(pod: PodView) -> str:
-    """Where its log is; a pod that lives or is being deleted takes it along."""
-    if pod.live or pod.terminating:
+    """Where its log is; a pod that lives takes it along when it is removed."""
+    if pod.live:
         return ""
     container = "" if pod.container in ("", names.CONTAINER_TRAINER) else f" -c {pod.container}"
     return f"; see: kubectl logs {pod.name}{container}"

@@ -255,6 +255,80 @@ def test_words_without_an_exception_come_with_where_the_log_is() -> None:
     assert gone.message == "30", "a pod that lives takes its log along when it is removed"
 
 
+TOLD = [
+    pytest.param(
+        {"phase": "Failed", "stopped": "Evicted", "exit_message": "The node was low on memory."},
+        "it was ended from outside (Evicted)",
+        id="evicted",
+    ),
+    pytest.param(
+        {"phase": "Failed", "stopped": "DeadlineExceeded", "exit_message": "Pod was active longer than its deadline"},
+        "it ran longer than its template allows (DeadlineExceeded): raise activeDeadlineSeconds of template.spec, or "
+        "leave it out",
+        id="deadline",
+    ),
+    pytest.param(
+        {"exit_code": 137, "exit_reason": "OOMKilled"},
+        "the trainer used more memory than its limit: raise resources.limits.memory or use less",
+        id="out-of-memory-without-a-word",
+    ),
+    pytest.param(
+        {"exit_code": 137, "exit_reason": "OOMKilled", "exit_message": "MemoryError: batch 7"},
+        "MemoryError: batch 7",
+        id="out-of-memory-with-words",
+    ),
+    pytest.param(
+        {"exit_code": 128, "exit_reason": "RunContainerError", "container": "trainer"},
+        "container trainer could not start: RunContainerError",
+        id="not-started-without-a-word",
+    ),
+    pytest.param(
+        {"phase": "Failed", "stopped": "OutOfcpu", "exit_message": "Node didn't have enough cpu"},
+        "node unknown refused the pod (OutOfcpu): Node didn't have enough cpu",
+        id="refused-by-a-node-that-was-not-told",
+    ),
+    pytest.param({"exit_code": 128}, "exit code 128; see: kubectl logs train-0-0", id="no-signal-yet"),
+    pytest.param({"exit_code": 129}, "exit code 129 (signal 1); see: kubectl logs train-0-0", id="first-signal"),
+    pytest.param({"exit_code": 192}, "exit code 192 (signal 64); see: kubectl logs train-0-0", id="last-signal"),
+    pytest.param({"exit_code": 193}, "exit code 193; see: kubectl logs train-0-0", id="no-signal-any-more"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), TOLD)
+def test_what_is_told_of_a_failure(changes: dict[str, Any], message: str) -> None:
+    assert classify(pod(**changes)).message == message
+
+
+@pytest.mark.parametrize("reason", ["StartError", "ContainerCannotRun", "RunContainerError"])
+def test_a_container_that_no_runtime_could_start_is_a_matter_of_its_settings(reason: str) -> None:
+    assert classify(pod(exit_code=128, exit_reason=reason)).cause is Reason.CONTAINER_CONFIG_ERROR
+
+
+def test_a_pod_that_has_run_was_not_refused() -> None:
+    """After a restart of its node a kubelet may refuse what ran there before."""
+    assert classify(pod(exit_code=1, stopped="NodeAffinity")).cause is Reason.APPLICATION_ERROR
+
+
+def test_a_container_that_never_ran_has_no_exit_code_whatever_the_words_are() -> None:
+    assert classify(pod(phase="Failed", stopped="Evicted", exit_message=GIVE_UP)).exit_code is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"exit_code": 1, "exit_reason": "Error"}, "Error"),
+        ({"exit_code": 1, "exit_reason": "Error", "exit_message": ERROR_FILE}, "ValueError"),
+        ({"exit_code": 1, "stopped": "Evicted", "exit_message": ERROR_FILE}, "Evicted"),
+    ],
+)
+def test_the_shortest_reason_is_what_came_from_outside_then_the_exception(changes: dict[str, Any], reason: str) -> None:
+    assert classify(pod(**changes)).reason == reason
+
+
+def test_the_container_that_failed_is_told() -> None:
+    assert classify(pod(exit_code=4, container="fetch")).container == "fetch"
+
+
 TRACEBACK = """\
 Traceback (most recent call last):
   File "train.py", line 3, in <module>
