@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aifactory.api.trainingjob import Metric, Progress, TrainingJobStatus
+from aifactory.api.trainingjob import Checkpoint, Metric, Progress, Restarts, TrainingJobStatus
 from aifactory.training.progress import fold, human_duration
 from tests.unit.training.builders import NOW, decide, job, observe, pod, report
 
@@ -194,3 +194,41 @@ def test_the_newest_report_rides_along_when_the_status_changes_anyway() -> None:
     assert failed.status.attempt == 1
     assert failed.status.progress is not None
     assert failed.status.progress.step == 5
+
+
+def test_the_last_step_is_told_at_once_but_once() -> None:
+    written = fold(TrainingJobStatus(), report(300, total_steps=300), NOW, force=False)
+    before = TrainingJobStatus(progress=written.progress)
+    again = fold(before, report(300, total_steps=300, at=later(1)), later(1), force=False)
+    assert (again.progress, again.due_after) == (written.progress, 9)
+    beyond = fold(before, report(301, total_steps=300, at=later(2)), later(2), force=False)
+    assert (beyond.progress, beyond.due_after) == (written.progress, 8)
+
+
+def test_times_are_cut_to_the_second_and_a_checkpoint_has_its_own() -> None:
+    at = NOW.replace(microsecond=999_999)
+    saved = fold(
+        TrainingJobStatus(),
+        report(9, at=at, checkpoint_step=5, checkpoint_time=at - timedelta(minutes=1)),
+        at,
+        force=True,
+    )
+    assert saved.progress is not None
+    assert saved.progress.last_heartbeat_time == NOW
+    assert saved.checkpoint is not None
+    assert saved.checkpoint.time == later(-60)
+    assert fold(TrainingJobStatus(), report(9, at=at, checkpoint_step=5), at, force=True).checkpoint == Checkpoint(
+        step=5, time=NOW, path=""
+    )
+
+
+def test_what_restarts_cost_adds_up() -> None:
+    written = TrainingJobStatus(attempt=2, progress=status(step=130).progress, restarts=Restarts(lost_steps=12))
+    folded = fold(written, report(101, attempt=2, resumed_from_step=100, at=later(60)), later(60), force=False)
+    assert folded.restarts.lost_steps == 42
+
+
+def test_a_report_of_nothing_done_yet_is_no_percent_of_nothing() -> None:
+    progress = fold(TrainingJobStatus(), report(0, total_steps=0, first_time=later(-5)), NOW, force=False).progress
+    assert progress is not None
+    assert (progress.percent, progress.summary) == (None, "step 0")
