@@ -14,6 +14,7 @@ from aifactory.engine.refusals import Refusal
 from aifactory.training.state import GangView, PodView
 from aifactory.training.status import StatusDraft
 from tests.unit.training.builders import GANGS, NOW, conditions, decide, job, message, observe, pod, report
+from tests.unit.training.test_plan import condition
 
 EARLY = NOW.replace(microsecond=999_999)
 HOUR_AGO = NOW - timedelta(hours=1)
@@ -75,6 +76,8 @@ def test_pods_that_a_scheduler_of_the_users_choice_overlooks_are_counted(name: s
     own = job(nodes=3, template={"spec": {"schedulerName": name, "containers": [container]}})
     pods = (pod(0, of=own, unseen=True), pod(1, of=own, unseen=True), pod(2, of=own))
     assert message(decide(observe(own, *pods)).status).partition(":")[0] == f"0 of 3 pods run{words}"
+    seen = tuple(replace(view, unseen=False) for view in pods)
+    assert message(decide(observe(own, *seen)).status) == "0 of 3 pods run"
 
 
 def test_the_words_about_a_pod_come_before_those_about_its_gang() -> None:
@@ -94,6 +97,8 @@ def test_pods_are_scheduled_when_each_that_lives_has_a_node() -> None:
         return conditions(decide(observe(two, *pods)).status).get("Scheduled", ("", ""))[0]
 
     assert scheduled(pod(0, of=two, node="a"), pod(1, of=two)) == ""
+    starting = decide(observe(two, pod(0, of=two, node="a"), pod(1, of=two, node="b"))).status
+    assert (starting.phase, starting.reason) == ("Starting", "WaitingForPods"), "all have a node and do not run yet"
     assert scheduled(pod(0, of=two, node="a"), pod(1, of=two, exit_code=0, node="")) == "True"
     assert scheduled(pod(0, of=two, node="a"), pod(1, of=two, exit_code=0, node="", phase="Running")) == ""
 
@@ -126,6 +131,7 @@ def test_a_publisher_that_is_refused_after_the_pods_were_cleaned_up_is_told_as_o
 def test_a_name_that_is_taken_is_told_with_both_ways_out() -> None:
     draft = StatusDraft(observe(job()), (), NOW)
     draft.name_taken("Service train-nodes")
+    assert draft.result().phase == "Pending"
     assert message(draft.result()) == (
         "Service train-nodes exists and does not belong to this job; if an earlier job of this name is being deleted "
         "it goes by itself, else rename one of them"
@@ -163,6 +169,27 @@ def test_a_job_whose_pods_were_cleaned_up_before_it_could_be_told_has_succeeded(
     done = {"desired": 2, "succeeded": 2, "summary": "2/2"}
     status = decide(observe(job(nodes=4, status={"nodes": done}))).status
     assert status.nodes == NodeCounts.model_validate(done)
-    one = decide(observe(job(), pod(exit_code=0))).status
+    one = decide(observe(job(), pod(exit_code=0, phase="Running"))).status  # a side container lives on
     assert one.nodes == NodeCounts(desired=1, succeeded=1, summary="1/1")
     assert one.completion_time == NOW
+
+
+def test_a_status_without_counts_says_nothing_about_success() -> None:
+    """Written by hand, or by an operator that counted less."""
+    assert decide(observe(job(status={"nodes": {}}))).status.phase == "Pending"
+
+
+def test_a_suspended_job_keeps_no_verdict_of_the_scheduler() -> None:
+    owner = job(suspend=True, status={"conditions": [condition("Scheduled", "False", "Unschedulable")]})
+    assert "Scheduled" not in conditions(decide(observe(owner)).status)
+
+
+def test_the_newest_report_rides_along_whatever_else_is_written() -> None:
+    running = job(status={"resolved": {"nodes": 1, "createdAttempt": 0}})
+    first = decide(observe(running, pod(running=True), progress=report(1)))
+    edited = job(generation=2, failurePolicy={"maxRestarts": 1}, status=first.status.dump())
+    at = NOW + timedelta(seconds=3)
+    status = decide(observe(edited, pod(running=True), progress=report(5, at=at)), at).status
+    assert (status.observed_generation, status.phase) == (2, "Running")
+    assert status.progress is not None
+    assert status.progress.step == 5

@@ -11,7 +11,7 @@ import pytest
 from aifactory.api.trainingjob import TrainingJobStatus
 from aifactory.training.state import GangView, ProgressReport
 from tests.unit.plans import created
-from tests.unit.training.builders import NOW, decide, job, observe, pod, report
+from tests.unit.training.builders import GANGS, NOW, decide, job, observe, pod, report
 from tests.unit.training.test_plan import condition
 
 EARLY = NOW.replace(microsecond=999_999)
@@ -120,6 +120,12 @@ def test_any_other_failure_stays_as_it_was_counted(changes: dict[str, Any]) -> N
     assert status.last_failure.message == "exit code 1"
 
 
+def test_pods_on_a_lost_node_stop_for_a_job_that_has_never_failed() -> None:
+    view = pod(running=True, node="node-0")
+    plan = decide(observe(job(status={"attempt": 1}), view, lost_nodes={"node-0": "is gone"}))
+    assert (plan.status.reason, plan.status.last_failure) == ("StoppingPods", None)
+
+
 @pytest.mark.parametrize("cause", ["OutOfMemory", "InitContainerFailed", "ContainerConfigError", "DeadlineExceeded"])
 def test_whatever_is_counted_can_be_forgiven(cause: str) -> None:
     status = stopping({"cause": cause}, byCause={cause: 1})
@@ -141,15 +147,15 @@ def test_a_suspension_is_told_at_once_and_then_looked_at_when_a_pod_is_late() ->
     [
         ({}, {}, 0),
         ({"startTime": NOW}, {}, 1),
-        ({"attempt": 3}, {}, 4),
+        ({"attempt": 1}, {}, 2),
         ({"resolved": {"nodes": 1, "createdAttempt": 0}}, {}, 1),
-        ({}, {"pods": (pod(),)}, 1),
-        ({}, {"gangs": (GangView("train-0", "g", 0, 1),)}, 1),
+        ({}, {"pods": (pod(of=job(nodes=2)),)}, 1),
+        ({}, {**GANGS, "gangs": (GangView("train-0", "g", 0, 2),)}, 1),
     ],
     ids=["never", "started", "attempts", "created", "pods", "a gang"],
 )
 def test_what_has_run_before_a_suspension_runs_under_new_names(status: Any, others: Any, attempt: int) -> None:
-    owner = job(status={**status, "conditions": [condition("Suspended")]})
+    owner = job(nodes=2, status={**status, "conditions": [condition("Suspended")]})
     assert decide(observe(owner, **others)).status.attempt == attempt
 
 
