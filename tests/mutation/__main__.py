@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import tomllib
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ PACKAGES = ("kube", "engine", "training", "models", "serving")
 WITHOUT = ("kube/metrics", "kube/api")
 """Declarations only."""
 WANTED = 0.90
+QUICK_SECONDS = 0.1
+"""Tests that take longer are asked when all others have noticed nothing."""
 NURSERY_FROM = 5
 """For fewer mutants it is not worth to collect all tests."""
 
@@ -128,13 +130,18 @@ def tests_state() -> str:
 
 
 class Stages:
-    """The tests a mutant has to pass, one stage after another: its unit folder, the other unit tests, the simulator."""
+    """The tests a mutant has to pass, one stage after another.
+
+    The quick ones of its unit folder, the others there, the other unit tests, the simulator.
+    """
 
     def __init__(self, package: str, accepted: Accepted, state: str, steps: int, jobs: int) -> None:
         self._accepted, self._state, self._steps, self._jobs = accepted, state, steps, jobs
-        own = f"tests/unit/{package}"
-        # What the first stage ran needs no second time.
-        self._paths = {own: [own], "tests/unit": [path for path in _folders() if path != own], "sim": []}
+        self._own = f"tests/unit/{package}"
+        self._noticed: deque[str] = deque(maxlen=5)
+        """Tests that have noticed the last mutants: they may well notice the next one."""
+        others = [path for path in _folders() if path != self._own]
+        self._paths = {"quick": [self._own], self._own: [self._own], "tests/unit": others, "sim": []}
 
     def check(self, books: dict[str, Book], *, quick: bool) -> None:
         """Try every mutant of some modules that has no result that still counts.
@@ -148,7 +155,7 @@ class Stages:
             for mutant in mutants((PACKAGE / f"{module}.py").read_text())
             if not book.by(mutant)
         ]
-        for number, stage in enumerate(stages[: 1 if quick else 3 if self._steps else 2]):
+        for number, stage in enumerate(stages[: 1 if quick else 4 if self._steps else 3]):
             self._run(
                 stage, [(m, mutant) for m, mutant in left if self._passed(mutant, books[m], stages) < number], books
             )
@@ -178,31 +185,38 @@ class Stages:
     def _run_tests(self, stage: str, left: list[Try], books: dict[str, Book]) -> None:
         """In forks of a nursery what can be tried there, then the others."""
         paths = self._paths[stage]
-        baseline = runner.measure(paths, HOME / f"measure.{os.getpid()}")
+        name = "-".join(paths if paths == [self._own] else [stage]).replace("/", ".")
+        for old in HOME.glob(f"measure.{name}.*"):
+            if self._state not in old.name:
+                old.unlink()
+        baseline = runner.measure(paths, HOME / f"measure.{name}.{self._state}.json")
+        files = {tried: PACKAGE / f"{tried[0]}.py" for tried in left}
+
+        def tests(tried: Try) -> list[str]:
+            found = baseline.tests(files[tried], tried[1])
+            if paths == [self._own]:
+                found = [test for test in found if (baseline.seconds[test] <= QUICK_SECONDS) == (stage == "quick")]
+            return sorted(found, key=lambda test: test not in self._noticed)
 
         def work(nursery: runner.Nursery) -> None:
             changes: dict[Try, runner.Changes] = {}
 
             def fitting() -> Iterator[Try]:
-                for tried in quick:
+                for tried in late:
                     if (found := nursery.changes(*tried)) is not None:
                         changes[tried] = found
                         yield tried
 
-            def start(tried: Try, output: Path) -> runner.Child:
-                tests = baseline.tests(PACKAGE / f"{tried[0]}.py", tried[1])
-                return nursery.start(tests, baseline, changes.pop(tried), output)
-
-            self._loop(stage, fitting(), books, start)
+            self._loop(
+                stage, fitting(), books, lambda t, output: nursery.start(tests(t), baseline, changes.pop(t), output)
+            )
 
         def start(tried: Try, output: Path) -> runner.Child | None:
-            tests = baseline.tests(PACKAGE / f"{tried[0]}.py", tried[1])
-            return runner.start_tests(tests, baseline, *tried, output) if tests else None
+            found = tests(tried)
+            return runner.start_tests(found, baseline, *tried, output) if found else None
 
-        files = {tried: PACKAGE / f"{tried[0]}.py" for tried in left}
-        late = [tried for tried, path in files.items() if not baseline.is_early(path, tried[1])]
-        quick = [tried for tried in late if baseline.tests(files[tried], tried[1])]
-        if len(quick) >= NURSERY_FROM:
+        late = [tried for tried, path in files.items() if not baseline.is_early(path, tried[1]) and tests(tried)]
+        if len(late) >= NURSERY_FROM:
             child = runner.start_nursery(paths, work, HOME / f"nursery.{os.getpid()}")
             try:
                 outcome = runner.wait(child)
@@ -243,6 +257,8 @@ class Stages:
                     if outcome is None:
                         continue
                     del running[tried]
+                    if outcome.by not in self._noticed:
+                        self._noticed.append(outcome.by)
                     books[tried[0]].add(self._result(tried[1], "" if outcome.ok else outcome.by, stage))
                 time.sleep(0.01)
         finally:
@@ -262,7 +278,7 @@ def _folders() -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make mutate", description=__doc__)
     parser.add_argument("modules", nargs="*", help="packages or modules such as kube or kube/queue; default: all")
-    parser.add_argument("--quick", action="store_true", help="only the unit folder of each module")
+    parser.add_argument("--quick", action="store_true", help="only the quick tests in the unit folder of each module")
     parser.add_argument("--steps", type=int, default=int(os.environ.get("AIFACTORY_SIM_STEPS", "1500")))
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument("--report", action="store_true", help="only tell what earlier runs found")

@@ -33,7 +33,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.mutation.mutants import Mutant, mutated
+from tests.mutation.mutants import Module, Mutant, mutated
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "operator/aifactory"
@@ -164,9 +164,8 @@ def warm_up() -> None:
     gc.freeze()  # a child collects garbage when it ends, and need not look at all of this
 
 
-def measure(paths: Sequence[str], output: Path) -> Baseline:
-    """Run the tests in these paths on the code as it is. Raises RuntimeError when one fails."""
-    answer = output.with_suffix(".json")
+def measure(paths: Sequence[str], answer: Path) -> Baseline:
+    """Run the tests in these paths on the code as it is; the answer is kept. Raises RuntimeError when one fails."""
 
     def child(_: Callable[[str], object]) -> int:
         from coverage import Coverage
@@ -178,12 +177,15 @@ def measure(paths: Sequence[str], output: Path) -> Baseline:
         coverage.stop()
         data = coverage.get_data()
         lines = {file: data.contexts_by_lineno(file) for file in data.measured_files()}
-        answer.write_text(json.dumps({"seconds": plugin.seconds, "lines": lines}))
+        if code == 0:
+            answer.write_text(json.dumps({"seconds": plugin.seconds, "lines": lines}))
         return code
 
-    outcome = wait(start(child, output, cpu_seconds=3600))
-    if not outcome.ok:
-        raise RuntimeError(f"the tests fail without any change: {outcome.by}; see {output}")
+    if not answer.exists():
+        output = answer.with_suffix(".output")
+        outcome = wait(start(child, output, cpu_seconds=3600))
+        if not outcome.ok:
+            raise RuntimeError(f"the tests fail without any change: {outcome.by}; see {output}")
     found = json.loads(answer.read_text())
     return Baseline(
         found["seconds"],
@@ -219,15 +221,16 @@ class Nursery:
         self._items = {item.nodeid: item for item in items}
         functions = [found for found in gc.get_objects() if type(found) is FunctionType]
         self._functions = [found for found in functions if found.__code__.co_filename.startswith(f"{PACKAGE}/")]
-        self._sources: dict[Path, tuple[str, Mapping[_Key, list[CodeType]], set[_Key]]] = {}
+        self._modules: dict[Path, tuple[Module, Mapping[_Key, list[CodeType]], set[_Key]]] = {}
 
     def changes(self, module: str, mutant: Mutant) -> Changes | None:
         """The functions that a mutant changes, with their new code; None when they can not be told for certain."""
         path = PACKAGE / f"{module}.py"
-        if path not in self._sources:
-            self._sources[path] = (path.read_text(), *_codes(ast.parse(path.read_text()), path))
-        source, before, outer = self._sources[path]
-        after, _ = _codes(mutated(source, mutant), path)
+        if path not in self._modules:
+            source = path.read_text()
+            self._modules[path] = (Module(source), *_codes(compile(source, path, "exec", dont_inherit=True)))
+        known, before, outer = self._modules[path]
+        after, _ = _codes(known.compiled(mutant, str(path)))
         live = [found for found in self._functions if found.__code__.co_filename == str(path)]
         changed = [found for found in live if before[_key(found.__code__)] != after[_key(found.__code__)]]
         if {key for key in outer if before[key] != after[key]} - {_key(found.__code__) for found in changed}:
@@ -279,7 +282,7 @@ def _key(code: CodeType) -> _Key:
     return code.co_qualname, code.co_firstlineno
 
 
-def _codes(tree: ast.Module, path: Path) -> tuple[Mapping[_Key, list[CodeType]], set[_Key]]:
+def _codes(module: CodeType) -> tuple[Mapping[_Key, list[CodeType]], set[_Key]]:
     """The code of every function of a module, and which of them are inside of no other."""
     found: defaultdict[_Key, list[CodeType]] = defaultdict(list)
     outer: set[_Key] = set()
@@ -294,7 +297,7 @@ def _codes(tree: ast.Module, path: Path) -> tuple[Mapping[_Key, list[CodeType]],
                     outer.add(_key(inner))
                 look(inner, inside=inside or is_function)
 
-    look(compile(tree, str(path), "exec", dont_inherit=True), inside=False)
+    look(module, inside=False)
     return found, outer
 
 
