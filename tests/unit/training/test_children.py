@@ -223,6 +223,7 @@ def test_a_store_on_the_workspace_claim_is_mounted_once() -> None:
     mounts = {m["mountPath"]: m.get("readOnly", False) for m in spec["containers"][0]["volumeMounts"]}
     assert mounts["/workspace"] is True
     assert mounts["/mnt/claims/train-workspace"] is False
+    assert {mount["name"] for mount in spec["containers"][0]["volumeMounts"]} == {"aifactory-workspace", "tmp"}
 
 
 OURS = {
@@ -252,6 +253,50 @@ def test_autoscalers_leave_a_node_that_trains_alone_unless_the_template_says_oth
     }
     asked = children.pod(job(template=template), 0, 0, SETTINGS, gang=False)["metadata"]["annotations"]
     assert asked == {safe: "true", undisturbed: "true", "note": "keep"}
+
+
+def test_what_looks_like_a_label_of_ours_is_left_out() -> None:
+    labels = {f"{names.GROUP}/model": "theirs", f"team-of-{names.GROUP}": "a"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "trainer"}]}}
+    found = children.pod(job(template=template), 0, 0, SETTINGS, gang=False)["metadata"]["labels"]
+    assert f"{names.GROUP}/model" not in found
+    assert found[f"team-of-{names.GROUP}"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("wish", "spec"),
+    [
+        (None, {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "10Gi"}}}),
+        ({"size": "1Gi"}, {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}),
+        (
+            {"accessModes": ["ReadWriteOnce"]},
+            {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Gi"}}},
+        ),
+    ],
+)
+def test_of_a_claim_what_is_not_asked_for_has_a_default(wish: Any, spec: dict[str, Any]) -> None:
+    """The storage class is left to the cluster: with one that is null none would be taken."""
+    assert children.claim(job(**({"workspace": wish} if wish else {})))["spec"] == spec
+
+
+def test_a_version_tells_how_long_its_model_was_trained() -> None:
+    progress = {"attempt": 2, "step": 300, "summary": "100%", "lastHeartbeatTime": "2026-01-01T12:00:00Z"}
+    owner = job(output=OUTPUT, status={"attempt": 2, "progress": progress})
+    lineage = children.model_version(owner, 1, dict(PUBLISHED), "")["spec"]["lineage"]
+    assert (lineage["attempt"], lineage["steps"]) == (2, 300)
+
+
+def test_secrets_for_our_image_are_not_added_where_it_does_not_run() -> None:
+    spec = children.pod(job(), 0, 0, replace(SETTINGS, task_pods=PULL), gang=False)["spec"]
+    assert "imagePullSecrets" not in spec
+
+
+def test_a_mount_of_the_workspace_at_another_place_stays() -> None:
+    mine = [{"name": "aifactory-workspace", "mountPath": "/data", "subPathExpr": "$(POD)"}]
+    owner = job(container={"volumeMounts": mine}, **SHARED)
+    mounts = children.pod(owner, 0, 0, SETTINGS, gang=False)["spec"]["containers"][0]["volumeMounts"]
+    assert mine[0] in mounts
+    assert {mount["mountPath"] for mount in mounts} >= {"/data", "/workspace"}
 
 
 def test_labels_and_annotations_of_the_job_are_not_copied() -> None:
@@ -288,11 +333,12 @@ def test_a_node_that_is_ready_waits_for_one_that_still_pulls_its_image() -> None
     found = env(children.pod(GANG, 1, 0, SETTINGS, gang=True))
     assert found["PET_RDZV_CONF"] == "join_timeout=1800,read_timeout=1800"
     mine = job(container={"env": [{"name": "PET_RDZV_CONF", "value": "join_timeout=60"}]})
-    assert env(children.pod(mine, 0, 0, SETTINGS, gang=False))["PET_RDZV_CONF"] == "join_timeout=60"
+    trainer = children.pod(mine, 0, 0, SETTINGS, gang=False)["spec"]["containers"][0]
+    assert [entry["value"] for entry in trainer["env"] if entry["name"] == "PET_RDZV_CONF"] == ["join_timeout=60"]
 
 
 @pytest.mark.parametrize(
-    ("grace", "kept", "wait"), [(None, 120, "110"), (600, 600, "550"), (30, 30, "28"), (0, 0, "1")]
+    ("grace", "kept", "wait"), [(None, 120, "110"), (600, 600, "550"), (30, 30, "28"), (20, 20, "19"), (0, 0, "1")]
 )
 def test_a_program_has_time_to_save_before_it_is_killed(grace: int | None, kept: int, wait: str) -> None:
     spec: dict[str, Any] = {"containers": [{"name": "trainer", "image": "t"}]}
@@ -355,6 +401,8 @@ def test_every_reserved_variable_is_set_by_one_launcher() -> None:
         ({"nvidia.com/gpu.shared": 2}, 2),
         ({"nvidia.com/gpu": 1, "nvidia.com/gpumem": 3000, "nvidia.com/gpucores": 50}, 1),
         ({"rdma/hca": 4}, 1),
+        ({"membrane.io/gpu": 2}, 2),
+        ({"nvidia.com/gpu": "1k"}, 1),
         ({"cpu": 0.5}, 1),
         ({"cpu": "8", "memory": "1Gi"}, 1),
     ],

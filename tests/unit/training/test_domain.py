@@ -70,7 +70,8 @@ def test_everything_around_a_job_is_gathered() -> None:
     for attempt, index in ((1, 0), (0, 1), (0, 0)):
         spec = {"nodeName": f"gpu-{index}"}
         scene.put(PODS, meta(f"train-{index}-{attempt}", labels_of(attempt, index)), spec=spec)
-    scene.put(PODS, meta("train-publish-3", PUBLISH))
+    copied = {"name": "publish", "state": {"terminated": {"exitCode": 0, "message": "{}"}}}
+    scene.put(PODS, meta("train-publish-3", PUBLISH), status={"containerStatuses": [copied]})
     scene.put(NODES, {"name": "gpu-0", "uid": "g", "resourceVersion": "1"})
     scene.put(SERVICES, meta("train-nodes", annotations={names.ANNOTATION_APPLIED: "stamp"}))
     scene.put(PVCS, meta("train-workspace"))
@@ -84,7 +85,9 @@ def test_everything_around_a_job_is_gathered() -> None:
     found = scene.training.gather(owner, scene.cluster)
     assert (found.job, found.settings, found.gangs_served) == (owner, scene.training.settings, True)
     assert [view.name for view in found.pods] == ["train-0-0", "train-1-0", "train-0-1"]
-    assert found.publishers == (TaskPod("train-publish-3", "train-publish-3-uid", 3),)
+    assert found.publishers == (
+        TaskPod("train-publish-3", "train-publish-3-uid", 3, ended=True, exit_code=0, message="{}"),
+    )
     assert found.lost_nodes == {"gpu-1": "is gone"}
     assert found.service == Applied("train-nodes", "train-nodes-uid", "stamp")
     assert (found.workspace_exists, found.model_claim_exists) == (True, True)
@@ -219,13 +222,13 @@ def test_a_name_that_is_taken_and_a_refusal_are_told_apart() -> None:
 
 def test_a_report_that_waits_is_not_forgotten_over_a_refusal() -> None:
     written = {"attempt": 0, "step": 1, "summary": "step 1", "lastHeartbeatTime": NOW}
-    owner = job(status={"progress": written})
-    observed = observe(owner, pod(), pod(0, 1), progress=report(2, at=NOW.replace(second=4)))
+    owner = job(nodes=2, status={"progress": written})
+    observed = observe(owner, pod(0), pod(1), pod(0, 1), progress=report(2, at=NOW.replace(second=4)))
     write = Create({"kind": "Pod", "metadata": {"name": "train-0-0", "namespace": "ns"}})
     for error in (AlreadyExists(409, "AlreadyExists", "exists"), Forbidden(403, "Forbidden", "no")):
         plan = Training().refused(observed, [WriteError(write, error)], NOW.replace(second=4))
         assert plan.requeue_after == 6
-        assert plan.status.replicas == 1, "pods of this attempt"
+        assert plan.status.replicas == 2, "pods of this attempt"
 
 
 @pytest.mark.parametrize(("labels", "woken"), [({names.LABEL_JOB: "train"}, [Key("ns", "train")]), ({}, [])])
@@ -246,7 +249,7 @@ def test_reports_of_a_job_that_is_gone_are_forgotten() -> None:
 
 @pytest.mark.parametrize(
     ("given", "url", "wanted"),
-    [("", "http://me:8082/", "http://me:8082"), ("http://proxy/aif/", "http://me:8082", "http://proxy/aif")],
+    [("", "http://me:8082/", "http://me:8082"), ("http://proxy/X/", "http://me:8082", "http://proxy/X")],
 )
 def test_reports_go_to_this_process_unless_told_otherwise(given: str, url: str, wanted: str) -> None:
     training = Training(replace(SETTINGS, progress_url=given), url)

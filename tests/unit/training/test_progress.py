@@ -232,3 +232,26 @@ def test_a_report_of_nothing_done_yet_is_no_percent_of_nothing() -> None:
     progress = fold(TrainingJobStatus(), report(0, total_steps=0, first_time=later(-5)), NOW, force=False).progress
     assert progress is not None
     assert (progress.percent, progress.summary) == (None, "step 0")
+
+
+def test_a_report_waits_until_its_very_second() -> None:
+    folded = fold(status(), report(110, at=later(9.5)), later(9.5), force=False)
+    assert folded.due_after == 0.5
+
+
+def test_the_last_step_does_not_wait_for_one_shortly_before_it() -> None:
+    almost = fold(TrainingJobStatus(), report(199, total_steps=200), NOW, force=False).progress
+    assert almost is not None
+    assert almost.percent == 99
+    before = TrainingJobStatus(progress=almost)
+    found = fold(before, report(200, total_steps=200, at=later(1)), later(1), force=False)
+    assert found.progress is not None
+    assert (found.progress.step, found.due_after) == (200, None)
+
+
+@pytest.mark.parametrize(("step", "elapsed", "eta"), [(1, 10, 990), (50, 1, 1)])
+def test_one_step_or_one_second_makes_a_pace(step: int, elapsed: int, eta: int) -> None:
+    found = report(step, total_steps=100, first_time=later(-elapsed))
+    progress = fold(TrainingJobStatus(), found, NOW, force=False).progress
+    assert progress is not None
+    assert progress.eta_seconds == eta

@@ -148,7 +148,8 @@ async def test_a_job_is_woken_when_its_status_may_be_written_not_for_each_report
     assert report(14, step=100) == 8, "but once"
     assert report(15, attempt=1) == 0, "so is the first of another attempt"
     book.forget("job-uid")
-    assert report(61) == 0
+    assert report(16) == 0, "another job"
+    assert report(16) == 10
 
 
 async def test_jobs_that_begin_together_do_not_stay_together() -> None:
@@ -163,6 +164,22 @@ async def test_jobs_that_begin_together_do_not_stay_together() -> None:
     later = Counter(second for second in woken if 25 <= second < 55)
     assert max(later.values()) <= 45, "20 a second and what chance makes of it"
     assert len(later) == 30
+
+
+def test_the_second_look_waits_for_the_place_of_the_job_and_the_others_come_ten_seconds_apart() -> None:
+    book, waits = ProgressBook(share=lambda _: 0.5), []
+    for at in (0.0, 0.0, 15.0, 25.0):
+        assert book.record("job-uid", 0, ReportBody(step=int(at)), NOW)
+        waits.append(book.wake_after("job-uid", at))
+    assert waits == [0, 15, 10, 10]
+
+
+def test_nothing_is_kept_of_a_job_that_is_gone() -> None:
+    book = ProgressBook()
+    assert book.record("job-uid", 0, ReportBody(step=1), NOW)
+    book.wake_after("job-uid", 0.0)
+    book.forget("job-uid")
+    assert not any((book._reports, book._due, book._first))
 
 
 async def test_after_a_long_silence_the_next_report_is_told_at_once() -> None:
@@ -318,6 +335,7 @@ async def test_a_late_report_is_told_which_attempt_is_over() -> None:
     [
         (b'{"step": 1, "metrics": {"accuracy": 1, "on": true}}', "metrics.on: Expected float, got bool"),
         (b'{"step": 1, "metrics": {"a": 1.5, "loss": null}}', "metrics.loss: Expected float, got null"),
+        (b'{"step": 1, "metrics": {"%s": 1}}' % (b"x" * 65), "metrics: Expected str of length <= 64"),
         (b'{"step": 1, "metrics": 3}', "metrics: Expected object, got int"),
         (b'{"step": "1"}', "step: Expected int, got str"),
         (b'{"step": 1, "checkpoint": {}}', "checkpoint.step: is missing"),
@@ -348,8 +366,11 @@ async def test_of_too_many_tokens_the_one_reviewed_longest_ago_is_forgotten(monk
         setting.time = time
         await endpoint._identify(token)
     setting.time, setting.reviews = 12.0, 0
-    await endpoint._identify("a")
-    assert setting.reviews == 0, "b had to go"
+    for token in ("a", "c"):
+        await endpoint._identify(token)
+    assert setting.reviews == 0
+    await endpoint._identify("b")
+    assert setting.reviews == 1, "it had to go"
 
 
 async def test_strangers_do_not_keep_the_api_server_busy(monkeypatch: pytest.MonkeyPatch) -> None:
