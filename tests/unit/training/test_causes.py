@@ -304,6 +304,18 @@ def test_a_container_that_no_runtime_could_start_is_a_matter_of_its_settings(rea
     assert classify(pod(exit_code=128, exit_reason=reason)).cause is Reason.CONTAINER_CONFIG_ERROR
 
 
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        ("crun: executable file `torchrunn` not found in $PATH", Reason.CONTAINER_CANNOT_START),
+        ('error mounting "/data": exec: "/sbin/x": no such file or directory', Reason.CONTAINER_CONFIG_ERROR),
+        ('Hook failed: exec: "nvidia-ctk": executable file not found', Reason.CONTAINER_CONFIG_ERROR),
+    ],
+)
+def test_what_is_missing_in_the_image_is_told_from_what_is_missing_on_a_node(words: str, cause: Reason) -> None:
+    assert classify(pod(exit_code=127, exit_reason="StartError", exit_message=words)).cause is cause
+
+
 def test_a_pod_that_has_run_was_not_refused() -> None:
     """After a restart of its node a kubelet may refuse what ran there before."""
     assert classify(pod(exit_code=1, stopped="NodeAffinity")).cause is Reason.APPLICATION_ERROR

@@ -279,6 +279,18 @@ def test_of_a_claim_what_is_not_asked_for_has_a_default(wish: Any, spec: dict[st
     assert children.claim(job(**({"workspace": wish} if wish else {})))["spec"] == spec
 
 
+@pytest.mark.parametrize(("class_", "wanted"), [("", None), ("fast", "fast")])
+def test_the_model_claim_has_the_class_that_the_installation_names(class_: str, wanted: str | None) -> None:
+    claim = children.model_claim(GANG, replace(SETTINGS, model_claim_storage_class=class_))
+    assert claim["spec"].get("storageClassName") == wanted
+
+
+def test_a_template_without_a_trainer_asks_for_nothing() -> None:
+    """The CRD refuses it; a status can be made all the same."""
+    owner = job(template={"spec": {"containers": [{"name": "other"}]}})
+    assert (children.resolve_processes(owner.spec), children.resources_asked(owner.spec)) == (1, "")
+
+
 def test_a_version_tells_how_long_its_model_was_trained() -> None:
     progress = {"attempt": 2, "step": 300, "summary": "100%", "lastHeartbeatTime": "2026-01-01T12:00:00Z"}
     owner = job(output=OUTPUT, status={"attempt": 2, "progress": progress})

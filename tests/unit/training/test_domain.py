@@ -240,6 +240,23 @@ def test_a_version_wakes_the_job_that_made_it(labels: dict[str, str], woken: lis
     assert list(watch.keys(version, scene.cluster)) == woken
 
 
+def test_the_operator_may_do_with_each_kind_what_it_does_and_no_more() -> None:
+    assert {child.resource.plural: (child.verbs, child.optional) for child in Training.children} == {
+        "pods": (("create", "delete"), False),
+        "services": (("create", "patch", "delete"), False),
+        "persistentvolumeclaims": (("create",), False),
+        "podgroups": (("create", "delete"), True),
+        "configmaps": ((), False),
+        "nodes": ((), True),
+    }
+    whole = [child.resource.plural for child in Training.children if child.selector == ""]
+    assert whole == ["nodes"], "all others are found by our label, and nobody else's are kept in memory"
+
+
+def test_a_job_is_planned() -> None:
+    assert Training().plan(observe(job()), NOW) is not None
+
+
 def test_reports_of_a_job_that_is_gone_are_forgotten() -> None:
     training = Training()
     training.book.record(UID, 0, ReportBody(step=1), NOW)

@@ -36,6 +36,11 @@ def test_what_still_runs_or_is_on_its_way_out_is_no_leftover_and_no_evidence() -
     assert leftovers(running, going, failed(2, seconds=9), failed(3, seconds=10)) == {"train-3-0"}
 
 
+def test_the_last_three_are_counted_without_this_attempt_and_by_number() -> None:
+    pods = [failed(0, attempt) for attempt in (1, 2, 3, 8, 9)]
+    assert leftovers(*pods, attempt=9) == {"train-0-1"}
+
+
 def test_pods_of_this_attempt_are_none_of_it() -> None:
     assert leftovers(failed(0, attempt=1), failed(1, attempt=1), pod(2, 1, exit_code=0)) == set()
 

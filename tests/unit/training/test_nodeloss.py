@@ -39,6 +39,7 @@ def test_of_several_the_one_on_a_node_that_is_known_to_be_lost_is_told() -> None
 
 def test_the_next_look_is_when_the_first_becomes_late() -> None:
     assert nodeloss.next_look([ending(0, 10), ending(1, 30), ending(2, -30)], NOW) == 30
+    assert nodeloss.next_look([ending(0, 59.5)], NOW) == 0.5
     assert nodeloss.next_look([ending(0, 60), ending(1, 3600), pod(2, running=True)], NOW) is None
 
 
