@@ -227,8 +227,8 @@ class Nursery:
         """The functions that a mutant changes, with their new code; None when they can not be told for certain."""
         path = PACKAGE / f"{module}.py"
         if path not in self._modules:
-            source = path.read_text()
-            self._modules[path] = (Module(source), *_codes(compile(source, path, "exec", dont_inherit=True)))
+            original = Module(path.read_text())
+            self._modules[path] = (original, *_codes(compile(original.tree, str(path), "exec", dont_inherit=True)))
         known, before, outer = self._modules[path]
         after, _ = _codes(known.compiled(mutant, str(path)))
         live = [found for found in self._functions if found.__code__.co_filename == str(path)]

@@ -50,7 +50,7 @@ def test_half_a_receipt_is_none(answer: dict[str, Any]) -> None:
 def test_only_news_about_the_publisher_are_written_at_once() -> None:
     assert not decide(trained()).urgent
     failed = decide(trained(publishers=(publisher(0, 1, {"reason": "StoreFull", "message": "full"}),)))
-    assert (failed.urgent, failed.requeue_after) == (True, 10)
+    assert (failed.urgent, failed.requeue_after) == (True, 30)
 
 
 def test_a_model_of_another_format_is_told_at_once_and_copied_again_when_asked() -> None:
@@ -90,6 +90,7 @@ def test_a_version_of_the_job_ends_it_with_where_its_model_is() -> None:
         "modelVersion": "tiny-v2",
         "uri": "pvc://c/2",
         "digest": "sha256:2",
+        "probed": "",
     }
 
 
