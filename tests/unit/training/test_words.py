@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from aifactory.api.trainingjob import TrainingJobStatus
 from aifactory.engine.plan import Plan
+from aifactory.engine.tasks import TaskPod
 from aifactory.training.state import GangView, Observed, PodView, VersionView
 from tests.unit.golden import assert_golden
 from tests.unit.training.builders import GANGS, NOW, OUTPUT, PUBLISHED, UID, decide, job, observe, pod, publisher
@@ -41,6 +43,17 @@ SCHEDULER = job(template={"spec": {"schedulerName": "volcano", "containers": [{"
 ASKS = job(container={"resources": {"limits": {"nvidia.com/gpu": 8}, "requests": {"cpu": 4}}})
 SUSPENDED = {**SEEN, "conditions": [condition("Suspended", "True", "Suspended")]}
 NO_COMMAND = {"exit_reason": "StartError", "container": "trainer", "exit_message": 'exec: "x": no such file'}
+BUCKET = {**OUTPUT, "store": "s3://team/models"}
+
+
+def probed(*answers: Any, **changes: Any) -> Observed:
+    """A job whose bucket is tried out; with an answer that has ended."""
+    name = "train-probe-0"
+    ended = {"ended": True, "exit_code": 0 if "uri" in answers[0] else 1} if answers else {}
+    probe = TaskPod(name, f"{name}-uid", 0, **ended, message=json.dumps(answers[0]) if answers else "")
+    return observe(job(output=BUCKET), probes=(probe,), **changes)
+
+
 MORE = {
     "suspended, pods do not end": observe(job(nodes=2, suspend=True, status=SEEN), ending(0), ending(1)),
     "restarted, pods do not end": observe(job(nodes=2, status={"attempt": 1}), ending(0), ending(1)),
@@ -57,6 +70,12 @@ MORE = {
         job(), pod(0, waiting_reason="FailedMount", waiting_message='secret "hf" not found')
     ),
     "a command that is not in the image": observe(job(), pod(exit_code=128, **NO_COMMAND)),
+    "its publisher is tried out": observe(job(output=OUTPUT)),
+    "its store is about to be tried out": observe(job(output=BUCKET)),
+    "its store is tried out": probed(),
+    "its store refuses": probed({"reason": "AccessDenied", "message": "403"}),
+    "its store can not be one": probed({"reason": "InvalidArtifact", "message": "no such scheme"}),
+    "its store is good": probed({"uri": "s3://team/models/tiny"}),
     "its publisher is made": published(),
     "its publisher copies": published(publisher()),
     "its publisher has no node": published(publisher(unschedulable="no node is free")),
