@@ -72,6 +72,7 @@ def test_everything_around_a_job_is_gathered() -> None:
         scene.put(PODS, meta(f"train-{index}-{attempt}", labels_of(attempt, index)), spec=spec)
     copied = {"name": "publish", "state": {"terminated": {"exitCode": 0, "message": "{}"}}}
     scene.put(PODS, meta("train-publish-3", PUBLISH), status={"containerStatuses": [copied]})
+    scene.put(PODS, meta("train-probe-1", {names.LABEL_ROLE: names.ROLE_PROBE}))
     scene.put(NODES, {"name": "gpu-0", "uid": "g", "resourceVersion": "1"})
     scene.put(SERVICES, meta("train-nodes", annotations={names.ANNOTATION_APPLIED: "stamp"}))
     scene.put(PVCS, meta("train-workspace"))
@@ -88,6 +89,7 @@ def test_everything_around_a_job_is_gathered() -> None:
     assert found.publishers == (
         TaskPod("train-publish-3", "train-publish-3-uid", 3, ended=True, exit_code=0, message="{}"),
     )
+    assert found.probes == (TaskPod("train-probe-1", "train-probe-1-uid", 1),)
     assert found.lost_nodes == {"gpu-1": "is gone"}
     assert found.service == Applied("train-nodes", "train-nodes-uid", "stamp")
     assert (found.workspace_exists, found.model_claim_exists) == (True, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from aifactory.engine.plan import Create
 from aifactory.training.state import Observed, PodView, VersionView
 from tests.unit.plans import bodies, created
-from tests.unit.training.builders import OUTPUT, PUBLISHED, UID, conditions, decide, job, observe, pod, publisher
+from tests.unit.training.builders import NOW, OUTPUT, PUBLISHED, UID, conditions, decide, job, observe, pod, publisher
 
 SEEN = {"resolved": {"nodes": 1, "createdAttempt": 0}}
 OTHER = {**PUBLISHED, "format": "torch-export"}
@@ -51,6 +52,8 @@ def test_only_news_about_the_publisher_are_written_at_once() -> None:
     assert not decide(trained()).urgent
     failed = decide(trained(publishers=(publisher(0, 1, {"reason": "StoreFull", "message": "full"}),)))
     assert (failed.urgent, failed.requeue_after) == (True, 30)
+    assert failed.status.output is not None
+    assert failed.status.output.next_publish_time == NOW + timedelta(seconds=30)
 
 
 def test_a_model_of_another_format_is_told_at_once_and_copied_again_when_asked() -> None:
