@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -11,14 +12,14 @@ import signal
 import sys
 import time
 import tomllib
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.mutation import runner
 from tests.mutation.mutants import Mutant, mutants
-from tests.mutation.runner import PACKAGE, ROOT, Baseline
+from tests.mutation.runner import PACKAGE, ROOT
 
 HOME = ROOT / "build/mutation"
 LIST = Path(__file__).with_name("accepted.toml")
@@ -26,6 +27,14 @@ PACKAGES = ("kube", "engine", "training", "models", "serving")
 WITHOUT = ("kube/metrics", "kube/api")
 """Declarations only."""
 WANTED = 0.90
+QUICK_SECONDS = 0.1
+"""Tests that take longer are asked when all others have noticed nothing."""
+NURSERY_FROM = 5
+"""For fewer mutants it is not worth to collect all tests."""
+
+
+Try = tuple[str, Mutant]
+"""A module and a change to it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,11 @@ class Book:
 
     def __init__(self, module: str) -> None:
         self._path = HOME / f"{module.replace('/', '.')}.jsonl"
+        self._results: dict[tuple[str, str, str], Result] = {}
+        self.read()
+
+    def read(self) -> None:
+        """Read the file, into which another process may have written."""
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         self._results = {result.name: result for result in (Result(**json.loads(line)) for line in lines)}
 
@@ -116,74 +130,140 @@ def tests_state() -> str:
 
 
 class Stages:
-    """The tests a mutant has to pass, one stage after another: its unit folder, the other unit tests, the simulator."""
+    """The tests a mutant has to pass, one stage after another.
 
-    def __init__(self, accepted: Accepted, state: str, steps: int, jobs: int) -> None:
+    The quick ones of its unit folder, the others there, the other unit tests, the simulator.
+    """
+
+    def __init__(self, package: str, accepted: Accepted, state: str, steps: int, jobs: int) -> None:
         self._accepted, self._state, self._steps, self._jobs = accepted, state, steps, jobs
-        self._baselines: dict[str, Baseline] = {}
+        self._own = f"tests/unit/{package}"
+        self._noticed: deque[str] = deque(maxlen=5)
+        """Tests that have noticed the last mutants: they may well notice the next one."""
+        others = [path for path in _folders() if path != self._own]
+        self._paths = {"quick": [self._own], self._own: [self._own], "tests/unit": others, "sim": []}
 
-    def check(self, module: str, book: Book, *, quick: bool) -> None:
-        """Try every mutant of a module that has no result that still counts.
+    def check(self, books: dict[str, Book], *, quick: bool) -> None:
+        """Try every mutant of some modules that has no result that still counts.
 
         Of those that are listed as accepted only the first stage asks again, which is cheap.
         """
-        stages = [f"tests/unit/{module.partition('/')[0]}", "tests/unit", "sim"]
-        left = [mutant for mutant in mutants((PACKAGE / f"{module}.py").read_text()) if not book.by(mutant)]
-        for number, stage in enumerate(stages[: 1 if quick else 3 if self._steps else 2]):
-            self._run(stage, module, [m for m in left if self._passed(m, book, stages) < number], book)
-            left = [mutant for mutant in left if not book.by(mutant) and not self._accepted.reason(module, mutant)]
+        stages = list(self._paths)
+        left = [
+            (module, mutant)
+            for module, book in books.items()
+            for mutant in mutants((PACKAGE / f"{module}.py").read_text())
+            if not book.by(mutant)
+        ]
+        for number, stage in enumerate(stages[: 1 if quick else 4 if self._steps else 3]):
+            self._run(
+                stage, [(m, mutant) for m, mutant in left if self._passed(mutant, books[m], stages) < number], books
+            )
+            left = [
+                (module, mutant)
+                for module, mutant in left
+                if not books[module].by(mutant) and not self._accepted.reason(module, mutant)
+            ]
 
     def _passed(self, mutant: Mutant, book: Book, stages: list[str]) -> int:
         """The number of the last stage that a mutant has survived with the tests as they are; -1 for none."""
         known = book.of(mutant)
         return stages.index(known.stage) if known is not None and known.tests == self._state else -1
 
-    def _run(self, stage: str, module: str, left: list[Mutant], book: Book) -> None:
+    def _run(self, stage: str, left: list[Try], books: dict[str, Book]) -> None:
         if not left:
             return
-        if stage != "sim" and stage not in self._baselines:
-            paths = [stage]
-            if stage == "tests/unit":  # what the first stage ran needs no second time
-                own = f"tests/unit/{module.partition('/')[0]}"
-                paths = [p for p in _folders() if p != own]
-            self._baselines[stage] = runner.measure(paths, HOME / f"measure.{os.getpid()}")
-        running: dict[Mutant, runner.Child] = {}
+        if stage == "sim":
+            self._loop(stage, left, books, lambda t, output: runner.start_simulation(self._steps, *t, output))
+        else:
+            self._run_tests(stage, left, books)
+        for module, book in books.items():
+            found = [mutant for m, mutant in left if m == module]
+            survived = sum(not book.by(mutant) for mutant in found)
+            print(f"  {module}: {survived} of {len(found)} survive {stage}", flush=True)
+
+    def _run_tests(self, stage: str, left: list[Try], books: dict[str, Book]) -> None:
+        """In forks of a nursery what can be tried there, then the others."""
+        paths = self._paths[stage]
+        name = "-".join(paths if paths == [self._own] else [stage]).replace("/", ".")
+        for old in HOME.glob(f"measure.{name}.*"):
+            if self._state not in old.name:
+                old.unlink()
+        baseline = runner.measure(paths, HOME / f"measure.{name}.{self._state}.json")
+        files = {tried: PACKAGE / f"{tried[0]}.py" for tried in left}
+
+        def tests(tried: Try) -> list[str]:
+            found = baseline.tests(files[tried], tried[1])
+            if paths == [self._own]:
+                found = [test for test in found if (baseline.seconds[test] <= QUICK_SECONDS) == (stage == "quick")]
+            return sorted(found, key=lambda test: test not in self._noticed)
+
+        def work(nursery: runner.Nursery) -> None:
+            changes: dict[Try, runner.Changes] = {}
+
+            def fitting() -> Iterator[Try]:
+                for tried in late:
+                    if (found := nursery.changes(*tried)) is not None:
+                        changes[tried] = found
+                        yield tried
+
+            self._loop(
+                stage, fitting(), books, lambda t, output: nursery.start(tests(t), baseline, changes.pop(t), output)
+            )
+
+        def start(tried: Try, output: Path) -> runner.Child | None:
+            found = tests(tried)
+            return runner.start_tests(found, baseline, *tried, output) if found else None
+
+        late = [tried for tried, path in files.items() if not baseline.is_early(path, tried[1]) and tests(tried)]
+        if len(late) >= NURSERY_FROM:
+            child = runner.start_nursery(paths, work, HOME / f"nursery.{os.getpid()}")
+            try:
+                outcome = runner.wait(child)
+            except BaseException:
+                child.end()  # which kills those that it has started
+                raise
+            if not outcome.ok:
+                raise RuntimeError(f"the nursery failed: {outcome.by}; see {HOME}/nursery.{os.getpid()}")
+            for book in books.values():
+                book.read()
+        self._loop(stage, [tried for tried in left if not self._was_tried(stage, tried, books)], books, start)
+
+    def _was_tried(self, stage: str, tried: Try, books: dict[str, Book]) -> bool:
+        known = books[tried[0]].of(tried[1])
+        return known is not None and (known.stage, known.tests) == (stage, self._state)
+
+    def _loop(
+        self,
+        stage: str,
+        left: Iterable[Try],
+        books: dict[str, Book],
+        start: Callable[[Try, Path], runner.Child | None],
+    ) -> None:
+        waiting, running = iter(left), dict[Try, runner.Child]()
         try:
-            self._loop(stage, module, left, book, running)
+            while True:
+                if len(running) < self._jobs and (tried := next(waiting, None)) is not None:
+                    child = start(tried, HOME / f"output.{len(running)}")
+                    if child is None:
+                        books[tried[0]].add(self._result(tried[1], "", stage))
+                    else:
+                        running[tried] = child
+                    continue
+                if not running:
+                    return
+                for tried, child in list(running.items()):
+                    outcome = child.poll()
+                    if outcome is None:
+                        continue
+                    del running[tried]
+                    if outcome.by not in self._noticed:
+                        self._noticed.append(outcome.by)
+                    books[tried[0]].add(self._result(tried[1], "" if outcome.ok else outcome.by, stage))
+                time.sleep(0.01)
         finally:
             for child in running.values():
                 child.kill()
-        survived = sum(not book.by(mutant) for mutant in left)
-        print(f"  {module}: {survived} of {len(left)} survive {stage}", flush=True)
-
-    def _loop(
-        self, stage: str, module: str, left: list[Mutant], book: Book, running: dict[Mutant, runner.Child]
-    ) -> None:
-        waiting = left[::-1]
-        while waiting or running:
-            if waiting and len(running) < self._jobs:
-                mutant = waiting.pop()
-                child = self._start(stage, module, mutant)
-                if child is None:
-                    book.add(self._result(mutant, "", stage))
-                else:
-                    running[mutant] = child
-                continue
-            for mutant, child in list(running.items()):
-                outcome = child.poll()
-                if outcome is None:
-                    continue
-                del running[mutant]
-                book.add(self._result(mutant, "" if outcome.ok else outcome.by, stage))
-            time.sleep(0.01)
-
-    def _start(self, stage: str, module: str, mutant: Mutant) -> runner.Child | None:
-        output = HOME / f"output.{mutant.number % self._jobs}"
-        if stage == "sim":
-            return runner.start_simulation(self._steps, module, mutant, output)
-        baseline = self._baselines[stage]
-        tests = baseline.tests(PACKAGE / f"{module}.py", mutant)
-        return runner.start_tests(tests, baseline, module, mutant, output) if tests else None
 
     def _result(self, mutant: Mutant, by: str, stage: str) -> Result:
         return Result(mutant.where, mutant.change, mutant.line, by, stage, self._state, mutant.scope)
@@ -198,7 +278,7 @@ def _folders() -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make mutate", description=__doc__)
     parser.add_argument("modules", nargs="*", help="packages or modules such as kube or kube/queue; default: all")
-    parser.add_argument("--quick", action="store_true", help="only the unit folder of each module")
+    parser.add_argument("--quick", action="store_true", help="only the quick tests in the unit folder of each module")
     parser.add_argument("--steps", type=int, default=int(os.environ.get("AIFACTORY_SIM_STEPS", "1500")))
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument("--report", action="store_true", help="only tell what earlier runs found")
@@ -208,27 +288,23 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     runner.warm_up()
     accepted, state = Accepted(), tests_state()
-    stages = Stages(accepted, state, args.steps, args.jobs)
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     unlisted = []
-    package = ""
-    for module in chosen:
-        if module.partition("/")[0] != package:
-            stages = Stages(accepted, state, args.steps, args.jobs)  # each package has other tests of its own
-            package = module.partition("/")[0]
-        source = (PACKAGE / f"{module}.py").read_text()
-        book = Book(module)
+    for package, found in itertools.groupby(chosen, lambda module: module.partition("/")[0]):
+        books = {module: Book(module) for module in found}
         if not args.report:
-            stages.check(module, book, quick=args.quick)
-        results = [result for mutant in mutants(source) if (result := book.of(mutant)) is not None]
-        killed = sum(bool(result.by) for result in results)
-        for key in (module, package):
-            counts[key][0] += killed
-            counts[key][1] += len(results)
-        survivors = [result for result in results if not result.by]
-        reasons = [(result, accepted.reason(module, result)) for result in survivors]
-        _print_module(module, killed, len(results), reasons)
-        unlisted += [result for result, reason in reasons if not reason]
+            Stages(package, accepted, state, args.steps, args.jobs).check(books, quick=args.quick)
+        for module, book in books.items():
+            source = (PACKAGE / f"{module}.py").read_text()
+            results = [result for mutant in mutants(source) if (result := book.of(mutant)) is not None]
+            killed = sum(bool(result.by) for result in results)
+            for key in (module, package):
+                counts[key][0] += killed
+                counts[key][1] += len(results)
+            survivors = [result for result in results if not result.by]
+            reasons = [(result, accepted.reason(module, result)) for result in survivors]
+            _print_module(module, killed, len(results), reasons)
+            unlisted += [result for result, reason in reasons if not reason]
     below = _print_packages(counts)
     return 1 if below or (unlisted and not args.quick) else 0
 

@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any, Final
 
 QUIET: Final = re.compile(
@@ -102,6 +103,10 @@ class _Edit:
     scope: ast.AST
     """The function it is in, or the statement where there is none."""
 
+    def make(self) -> Any:
+        """Make the change; returns what was there."""
+        return self.swap(ast.fix_missing_locations(self.new))
+
     def swap(self, node: ast.AST) -> Any:
         """Put a node in this place; returns the one that was there."""
         holder = getattr(self.parent, self.field)
@@ -117,7 +122,7 @@ def mutants(source: str) -> list[Mutant]:
     found: list[Mutant] = []
     seen: Counter[tuple[str, str]] = Counter()
     scopes: dict[ast.AST, str] = {}
-    for number, edit in enumerate(_edits(ast.parse(source))):
+    for number, edit in enumerate(Module(source).edits):
         if edit.scope not in scopes:
             scopes[edit.scope] = hashlib.sha256(ast.unparse(edit.scope).encode()).hexdigest()[:8]
         before = _header(edit.statement)
@@ -139,17 +144,26 @@ def mutants(source: str) -> list[Mutant]:
 
 def mutated(source: str, mutant: Mutant) -> ast.Module:
     """The module with the change made."""
-    tree = ast.parse(source)
-    for number, edit in enumerate(_edits(tree)):
-        if number == mutant.number:
-            edit.swap(edit.new)
-            return ast.fix_missing_locations(tree)
-    raise LookupError(mutant)
+    module = Module(source)
+    module.edits[mutant.number].make()
+    return module.tree
 
 
-def _edits(tree: ast.Module) -> Iterator[_Edit]:
-    # Complete before the first is made: an edit must not change what is walked over.
-    return iter(list(_walk(tree, tree.body[0], "", True, None)))
+class Module:
+    """A module and every change to it."""
+
+    def __init__(self, source: str) -> None:
+        self.tree = ast.parse(source)
+        # Complete before the first is made: an edit must not change what is walked over.
+        self.edits = list(_walk(self.tree, self.tree.body[0], "", True, None))
+
+    def compiled(self, mutant: Mutant, path: str) -> CodeType:
+        """The code with the change made, which is taken back."""
+        edit = self.edits[mutant.number]
+        old = edit.make()
+        code = compile(self.tree, path, "exec", dont_inherit=True)
+        edit.swap(old)
+        return code
 
 
 def _walk(parent: ast.AST, statement: ast.stmt, where: str, always: bool, function: ast.AST | None) -> Iterator[_Edit]:

@@ -1,9 +1,11 @@
 """Running tests on one mutant, in a process of its own that is forked from one that has imported what takes long.
 
-The parent imports pytest, hypothesis and other people's libraries, and nothing of ours. A child puts the mutant into
-place where Python would read the module, so no file is changed and no copy of the tree is needed, and runs the tests
-that ran the changed lines when nothing was changed. It is killed when it takes much more CPU than they took then; time
-on the clock says little on a shared machine.
+There are two such parents. One, the nursery, has collected the tests; in its children the functions that a mutant
+changes get other code. For what matters already while modules and tests are imported the other one has imported pytest,
+hypothesis and other people's libraries, and nothing of ours; a child puts the mutant into place where Python would read
+the module. So no file is changed and no copy of the tree is needed. A child runs the tests that ran the changed lines
+when nothing was changed, and is killed when it takes much more CPU than they took then; time on the clock says little
+on a shared machine.
 """
 
 from __future__ import annotations
@@ -14,22 +16,24 @@ import gc
 import importlib
 import importlib.abc
 import importlib.machinery
+import inspect
 import json
 import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 import hypothesis
 import pytest
 
-from tests.mutation.mutants import Mutant, mutated
+from tests.mutation.mutants import Module, Mutant, mutated
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "operator/aifactory"
@@ -62,13 +66,20 @@ class Baseline:
 
     def tests(self, path: Path, mutant: Mutant) -> list[str]:
         """Tests that may notice a mutant, the quickest first."""
-        lines = self.lines.get(str(path), {})
-        found = {test for line in mutant.lines for test in lines.get(line, ())}
+        found = self._ran(path, mutant)
         if mutant.always or "" in found:
             # What only reads a constant has run no line of the module: take the neighbours of those that have.
-            files = {test.partition("::")[0] for tests in lines.values() for test in tests}
+            files = {test.partition("::")[0] for tests in self.lines.get(str(path), {}).values() for test in tests}
             found = {test for test in self.seconds if test.partition("::")[0] in files}
         return sorted(found - {""}, key=lambda test: self.seconds[test])
+
+    def is_early(self, path: Path, mutant: Mutant) -> bool:
+        """Whether a mutant makes a difference before the first test runs: while modules and tests are imported."""
+        return mutant.always or "" in self._ran(path, mutant)
+
+    def _ran(self, path: Path, mutant: Mutant) -> set[str]:
+        lines = self.lines.get(str(path), {})
+        return {test for line in mutant.lines for test in lines.get(line, ())}
 
 
 @dataclass(frozen=True)
@@ -153,9 +164,8 @@ def warm_up() -> None:
     gc.freeze()  # a child collects garbage when it ends, and need not look at all of this
 
 
-def measure(paths: Sequence[str], output: Path) -> Baseline:
-    """Run the tests in these paths on the code as it is. Raises RuntimeError when one fails."""
-    answer = output.with_suffix(".json")
+def measure(paths: Sequence[str], answer: Path) -> Baseline:
+    """Run the tests in these paths on the code as it is; the answer is kept. Raises RuntimeError when one fails."""
 
     def child(_: Callable[[str], object]) -> int:
         from coverage import Coverage
@@ -167,12 +177,15 @@ def measure(paths: Sequence[str], output: Path) -> Baseline:
         coverage.stop()
         data = coverage.get_data()
         lines = {file: data.contexts_by_lineno(file) for file in data.measured_files()}
-        answer.write_text(json.dumps({"seconds": plugin.seconds, "lines": lines}))
+        if code == 0:
+            answer.write_text(json.dumps({"seconds": plugin.seconds, "lines": lines}))
         return code
 
-    outcome = wait(start(child, output, cpu_seconds=3600))
-    if not outcome.ok:
-        raise RuntimeError(f"the tests fail without any change: {outcome.by}; see {output}")
+    if not answer.exists():
+        output = answer.with_suffix(".output")
+        outcome = wait(start(child, output, cpu_seconds=3600))
+        if not outcome.ok:
+            raise RuntimeError(f"the tests fail without any change: {outcome.by}; see {output}")
     found = json.loads(answer.read_text())
     return Baseline(
         found["seconds"],
@@ -182,13 +195,110 @@ def measure(paths: Sequence[str], output: Path) -> Baseline:
 
 def start_tests(tests: Sequence[str], baseline: Baseline, module: str, mutant: Mutant, output: Path) -> Child:
     """Run some tests on a mutant."""
-    limit = 5 + 4 * sum(baseline.seconds[test] for test in tests)
 
     def child(tell: Callable[[str], object]) -> int:
         _put_in_place(module, mutant)
         return _pytest(["-x", *tests], _Reporter(tell, baseline.seconds))
 
-    return start(child, output, cpu_seconds=limit)
+    return start(child, output, cpu_seconds=_limit(tests, baseline))
+
+
+def _limit(tests: Sequence[str], baseline: Baseline) -> float:
+    return 5 + 4 * sum(baseline.seconds[test] for test in tests)
+
+
+Changes = list[tuple[FunctionType, CodeType]]
+
+
+class Nursery:
+    """Tests that have been collected, and all our code with them: a fork needs only to run them.
+
+    In a fork the functions that a mutant changes get the code that they have then, which is as good as importing the
+    changed module for whatever happens after the import.
+    """
+
+    def __init__(self, items: Iterable[pytest.Item]) -> None:
+        self._items = {item.nodeid: item for item in items}
+        functions = [found for found in gc.get_objects() if type(found) is FunctionType]
+        self._functions = [found for found in functions if found.__code__.co_filename.startswith(f"{PACKAGE}/")]
+        self._modules: dict[Path, tuple[Module, Mapping[_Key, list[CodeType]], set[_Key]]] = {}
+
+    def changes(self, module: str, mutant: Mutant) -> Changes | None:
+        """The functions that a mutant changes, with their new code; None when they can not be told for certain."""
+        path = PACKAGE / f"{module}.py"
+        if path not in self._modules:
+            original = Module(path.read_text())
+            self._modules[path] = (original, *_codes(compile(original.tree, str(path), "exec", dont_inherit=True)))
+        known, before, outer = self._modules[path]
+        after, _ = _codes(known.compiled(mutant, str(path)))
+        live = [found for found in self._functions if found.__code__.co_filename == str(path)]
+        changed = [found for found in live if before[_key(found.__code__)] != after[_key(found.__code__)]]
+        if {key for key in outer if before[key] != after[key]} - {_key(found.__code__) for found in changed}:
+            return None  # one is not there, or is there in another form
+        changes = [(found, code) for found in changed for code in after[_key(found.__code__)]]
+        fits = all(found.__code__.co_freevars == code.co_freevars for found, code in changes)
+        return changes if changes and len(changes) == len(changed) and fits else None
+
+    def start(self, tests: Sequence[str], baseline: Baseline, changes: Changes, output: Path) -> Child:
+        """Run some tests on a mutant."""
+        items = [self._items[test] for test in tests]
+
+        def child(tell: Callable[[str], object]) -> int:
+            for function, code in changes:
+                function.__code__ = code
+            items[0].config.pluginmanager.register(_Reporter(tell, baseline.seconds))
+            for item, following in zip(items, [*items[1:], None], strict=True):
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                if item.session.testsfailed:
+                    return 1
+            return 0
+
+        return start(child, output, cpu_seconds=_limit(tests, baseline))
+
+
+class _Collected:
+    """A pytest plugin that does something else with the tests than to run them."""
+
+    def __init__(self, work: Callable[[Nursery], object]) -> None:
+        self._work = work
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        nursery = Nursery(session.items)
+        gc.freeze()  # what is here already need not be looked through in each child
+        self._work(nursery)
+        return True
+
+
+def start_nursery(paths: Sequence[str], work: Callable[[Nursery], object], output: Path) -> Child:
+    """Collect the tests in these paths and do `work` there."""
+    return start(lambda _: _pytest(["-s", *paths], _Collected(work)), output, cpu_seconds=6 * 3600)
+
+
+_Key = tuple[str, int]
+
+
+def _key(code: CodeType) -> _Key:
+    return code.co_qualname, code.co_firstlineno
+
+
+def _codes(module: CodeType) -> tuple[Mapping[_Key, list[CodeType]], set[_Key]]:
+    """The code of every function of a module, and which of them are inside of no other."""
+    found: defaultdict[_Key, list[CodeType]] = defaultdict(list)
+    outer: set[_Key] = set()
+
+    def look(code: CodeType, *, inside: bool) -> None:
+        for inner in code.co_consts:
+            if isinstance(inner, CodeType):
+                is_function = bool(inner.co_flags & inspect.CO_OPTIMIZED)  # and no body of a class
+                if is_function:
+                    found[_key(inner)].append(inner)
+                if is_function and not inside:
+                    outer.add(_key(inner))
+                look(inner, inside=inside or is_function)
+
+    look(module, inside=False)
+    return found, outer
 
 
 def start_simulation(steps: int, module: str, mutant: Mutant | None, output: Path) -> Child:
@@ -222,6 +332,11 @@ class Child:
         """End it and what it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Ask it to end, with what it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
 
     def poll(self) -> Outcome | None:
         """What became of it; None while it runs."""

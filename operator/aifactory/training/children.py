@@ -374,7 +374,7 @@ def _prepare(job: TrainingJob, spec: Json, settings: Settings) -> None:
     """The template's init containers, after the one that makes the job's directory, if there is to be one."""
     ours = workspace.prepared(job, settings.agent_image, _trainer(spec))
     theirs = workspace.narrowed_all(job, spec.get("initContainers", ()))
-    if ours or theirs:
+    if ours:
         spec["initContainers"] = [*ours, *theirs]
     if ours and (secrets := settings.task_pods.of(job.metadata.namespace).image_pull_secrets):
         listed = spec.get("imagePullSecrets", ())

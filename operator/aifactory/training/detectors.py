@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from aifactory.api.reasons import Reason
 from aifactory.training import rendezvous
 from aifactory.training.causes import Failure, classify
-from aifactory.training.state import Observed, PodView, created_attempt
+from aifactory.training.state import Observed, PodView
 
 OUTSIDE = frozenset({Reason.DISRUPTION, Reason.NODE_REFUSED})
 """Causes that are no fault of the program."""
@@ -23,13 +23,13 @@ Detector = Callable[[Observed, tuple[PodView, ...]], Iterable[Failure]]
 
 def failed_pods(_: Observed, current: tuple[PodView, ...]) -> Iterable[Failure]:
     """Pods that ended badly, or are being ended by somebody else."""
-    return (classify(pod) for pod in current if pod.failed or (pod.terminating and not pod.succeeded))
+    return (classify(pod) for pod in current if pod.failed or pod.terminating)
 
 
 def missing_pods(observed: Observed, current: tuple[PodView, ...]) -> Iterable[Failure]:
     """Pods of this attempt that had all been created and are gone."""
     status = observed.job.status
-    if created_attempt(status) != status.attempt or status.resolved is None:
+    if status.resolved is None or status.resolved.created_attempt != status.attempt:
         return
     seen = {pod.index for pod in current}
     for index in range(status.resolved.nodes):

@@ -38,7 +38,7 @@ def lost_nodes(cluster: Cluster, wanted: Iterable[str]) -> dict[str, str]:
     """Of these nodes those that are lost, each with words that follow its name: `does not answer`."""
     if not cluster.serves(MACHINES):
         return {}
-    found = ((name, _loss(cluster.get(MACHINES, "", name))) for name in sorted(set(wanted)) if name)
+    found = ((name, _loss(cluster.get(MACHINES, "", name))) for name in set(wanted) if name)
     return {name: words for name, words in found if words}
 
 

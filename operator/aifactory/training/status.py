@@ -118,7 +118,6 @@ class StatusDraft:
 
     def next_attempt(self, cause: Reason, why: str) -> None:
         """All pods are replaced."""
-        self._forced = True
         self._status.attempt += 1
         self._conditions.remove(ConditionType.SCHEDULED)
         self._conditions.set(ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED)
@@ -158,7 +157,6 @@ class StatusDraft:
 
     def complete(self, message: str) -> None:
         """Done."""
-        self._forced = True
         self._succeeded()
         self._conditions.set(ConditionType.COMPLETE, True, Reason.SUCCEEDED, message)
         self._conditions.set(ConditionType.RUNNING, False, Reason.SUCCEEDED)
@@ -168,7 +166,6 @@ class StatusDraft:
 
     def failed(self, reason: Reason, message: str) -> None:
         """The end, badly. What still runs is removed."""
-        self._forced = True
         nodes = self._status.nodes or NodeCounts()
         self._status.nodes = _summed(nodes.model_copy(update={"active": 0, "ready": 0}))
         self._conditions.set(ConditionType.FAILED, True, reason, message)
@@ -180,7 +177,7 @@ class StatusDraft:
 
     def refused(self, refusal: Refusal) -> None:
         """The API server refused an object of ours."""
-        if all_succeeded(self._before.nodes) or all_succeeded(self._status.nodes):
+        if all_succeeded(self._status.nodes):
             self.publishing(refusal.message, refusal.reason, stalled=refusal.stalled)
         else:
             self._not_running("Pending", refusal.reason, refusal.message, stalled=refusal.stalled)
@@ -213,13 +210,11 @@ class StatusDraft:
         status.restarts = self.restarts
         status.conditions = self._conditions.result()
         status.observed_generation = job.metadata.generation
-        status.selector = ",".join(f"{key}={value}" for key, value in sorted(children.selector(job).items()))
+        status.selector = ",".join(f"{key}={value}" for key, value in children.selector(job).items())
         if self._forced or status != self._before:
             # The status is written anyway, so the newest figures ride along.
             folded = fold(self._before, self._observed.progress, self._now, force=True)
             status.progress, status.checkpoint = folded.progress, folded.checkpoint
-            lost = folded.restarts.lost_steps
-            status.restarts = self.restarts.model_copy(update={"lost_steps": lost})
         return status
 
     def _count(self, current: tuple[PodView, ...]) -> None:

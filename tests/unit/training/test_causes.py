@@ -285,3 +285,107 @@ def test_of_a_worker_of_torchrun_rank_and_code_are_told() -> None:
     failure = classify(pod(exit_code=1, exit_message=summary))
     assert failure.exit_code == -11
     assert failure.message.startswith("rank 3 in container trainer ended with exit code -11 (SIGSEGV)")
+
+
+TOLD = [
+    pytest.param(
+        {"phase": "Failed", "stopped": "Evicted", "exit_message": "The node was low on memory."},
+        "it was ended from outside (Evicted)",
+        id="evicted",
+    ),
+    pytest.param(
+        {"phase": "Failed", "stopped": "DeadlineExceeded", "exit_message": "Pod was active longer than its deadline"},
+        "it ran longer than its template allows (DeadlineExceeded): raise activeDeadlineSeconds of template.spec, or "
+        "leave it out",
+        id="deadline",
+    ),
+    pytest.param(
+        {"exit_code": 137, "exit_reason": "OOMKilled"},
+        "container trainer ended with exit code 137 (OOMKilled); it used more memory than its limit, /dev/shm counted: "
+        "raise resources.limits.memory or use less; see: kubectl logs train-0-0",
+        id="out-of-memory-without-a-word",
+    ),
+    pytest.param(
+        {"exit_code": 137, "exit_reason": "OOMKilled", "exit_message": "MemoryError: batch 7"},
+        "container trainer ended with exit code 137 (OOMKilled): MemoryError: batch 7; it used more memory than its "
+        "limit, /dev/shm counted: raise resources.limits.memory or use less; see: kubectl logs train-0-0",
+        id="out-of-memory-with-words",
+    ),
+    pytest.param(
+        {"exit_code": 128, "exit_reason": "RunContainerError", "container": "trainer"},
+        "container trainer could not start: RunContainerError",
+        id="not-started-without-a-word",
+    ),
+    pytest.param(
+        {"phase": "Failed", "stopped": "OutOfcpu", "exit_message": "Node didn't have enough cpu"},
+        "node unknown refused the pod (OutOfcpu): Node didn't have enough cpu",
+        id="refused-by-a-node-that-was-not-told",
+    ),
+    pytest.param(
+        {"exit_code": 128},
+        "container trainer ended with exit code 128; see: kubectl logs train-0-0",
+        id="no-signal-yet",
+    ),
+    pytest.param(
+        {"exit_code": 129},
+        "container trainer ended with exit code 129 (SIGHUP); see: kubectl logs train-0-0",
+        id="first-signal",
+    ),
+    pytest.param(
+        {"exit_code": 192},
+        "container trainer ended with exit code 192 (SIGRTMAX); see: kubectl logs train-0-0",
+        id="last-signal",
+    ),
+    pytest.param(
+        {"exit_code": 193},
+        "container trainer ended with exit code 193; see: kubectl logs train-0-0",
+        id="no-signal-any-more",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), TOLD)
+def test_what_is_told_of_a_failure(changes: dict[str, Any], message: str) -> None:
+    assert classify(pod(**changes)).message == message
+
+
+@pytest.mark.parametrize("reason", ["StartError", "ContainerCannotRun", "RunContainerError"])
+def test_a_container_that_no_runtime_could_start_is_a_matter_of_its_settings(reason: str) -> None:
+    assert classify(pod(exit_code=128, exit_reason=reason)).cause is Reason.CONTAINER_CONFIG_ERROR
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        ("crun: executable file `torchrunn` not found in $PATH", Reason.CONTAINER_CANNOT_START),
+        ('error mounting "/data": exec: "/sbin/x": no such file or directory', Reason.CONTAINER_CONFIG_ERROR),
+        ('Hook failed: exec: "nvidia-ctk": executable file not found', Reason.CONTAINER_CONFIG_ERROR),
+    ],
+)
+def test_what_is_missing_in_the_image_is_told_from_what_is_missing_on_a_node(words: str, cause: Reason) -> None:
+    assert classify(pod(exit_code=127, exit_reason="StartError", exit_message=words)).cause is cause
+
+
+def test_a_pod_that_has_run_was_not_refused() -> None:
+    """After a restart of its node a kubelet may refuse what ran there before."""
+    assert classify(pod(exit_code=1, stopped="NodeAffinity")).cause is Reason.APPLICATION_ERROR
+
+
+def test_a_container_that_never_ran_has_no_exit_code_whatever_the_words_are() -> None:
+    assert classify(pod(phase="Failed", stopped="Evicted", exit_message=GIVE_UP)).exit_code is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"exit_code": 1, "exit_reason": "Error"}, "Error"),
+        ({"exit_code": 1, "exit_reason": "Error", "exit_message": ERROR_FILE}, "ValueError"),
+        ({"exit_code": 1, "stopped": "Evicted", "exit_message": ERROR_FILE}, "Evicted"),
+    ],
+)
+def test_the_shortest_reason_is_what_came_from_outside_then_the_exception(changes: dict[str, Any], reason: str) -> None:
+    assert classify(pod(**changes)).reason == reason
+
+
+def test_the_container_that_failed_is_told() -> None:
+    assert classify(pod(exit_code=4, container="fetch")).container == "fetch"

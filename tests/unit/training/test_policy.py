@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aifactory.api.reasons import Reason
 from aifactory.api.trainingjob import Backoff, FailurePolicy, Restarts
-from aifactory.training.policy import GiveUp, Restart, backoff_seconds, decide
+from aifactory.training.policy import GiveUp, Restart, backoff_seconds, decide, forgive
 from tests.unit.training.builders import NOW
 
 
@@ -106,6 +106,27 @@ def test_work_that_is_done_is_not_lost_for_an_abort_on_the_way_out() -> None:
         restarts = restarts_of(decide(policy, restarts, Reason.ABORTED_AT_END, NOW))
         assert (restarts.counted, restarts.by_cause) == (0, {"AbortedAtEnd": number})
     assert isinstance(decide(policy, restarts, Reason.ABORTED_AT_END, NOW), GiveUp), "nothing restarts for ever"
+
+
+def test_the_first_refusal_of_a_node_waits_as_long_as_the_policy_says() -> None:
+    policy = FailurePolicy(backoff=Backoff(base_seconds=20))
+    restarts = restarts_of(decide(policy, Restarts(), Reason.NODE_REFUSED, NOW))
+    assert restarts.next_attempt_time == NOW + timedelta(seconds=20)
+
+
+def test_a_failure_that_is_forgiven_is_taken_from_the_last_counted_ones() -> None:
+    before = ago(30, 20, 10).model_copy(update={"next_attempt_time": NOW})
+    assert forgive(before, Reason.APPLICATION_ERROR) == Restarts(
+        total=3,
+        counted=2,
+        counted_times=before.counted_times[:2],
+        by_cause={"ApplicationError": 2, "Disruption": 1},
+    )
+
+
+def test_forgiving_what_is_not_on_record_leaves_no_count_behind() -> None:
+    """Somebody has replaced the status by hand."""
+    assert forgive(Restarts(total=1, counted_times=(NOW,)), Reason.OUT_OF_MEMORY).by_cause == {"Disruption": 1}
 
 
 def test_a_program_that_can_not_be_started_is_not_tried_again() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aifactory.api.trainingjob import Metric, Progress, TrainingJobStatus
+from aifactory.api.trainingjob import Checkpoint, Metric, Progress, Restarts, TrainingJobStatus
 from aifactory.training.progress import fold, human_duration
 from tests.unit.training.builders import NOW, decide, job, observe, pod, report
 
@@ -194,3 +194,64 @@ def test_the_newest_report_rides_along_when_the_status_changes_anyway() -> None:
     assert failed.status.attempt == 1
     assert failed.status.progress is not None
     assert failed.status.progress.step == 5
+
+
+def test_the_last_step_is_told_at_once_but_once() -> None:
+    written = fold(TrainingJobStatus(), report(300, total_steps=300), NOW, force=False)
+    before = TrainingJobStatus(progress=written.progress)
+    again = fold(before, report(300, total_steps=300, at=later(1)), later(1), force=False)
+    assert (again.progress, again.due_after) == (written.progress, 9)
+    beyond = fold(before, report(301, total_steps=300, at=later(2)), later(2), force=False)
+    assert (beyond.progress, beyond.due_after) == (written.progress, 8)
+
+
+def test_times_are_cut_to_the_second_and_a_checkpoint_has_its_own() -> None:
+    at = NOW.replace(microsecond=999_999)
+    saved = fold(
+        TrainingJobStatus(),
+        report(9, at=at, checkpoint_step=5, checkpoint_time=at - timedelta(minutes=1)),
+        at,
+        force=True,
+    )
+    assert saved.progress is not None
+    assert saved.progress.last_heartbeat_time == NOW
+    assert saved.checkpoint is not None
+    assert saved.checkpoint.time == later(-60)
+    assert fold(TrainingJobStatus(), report(9, at=at, checkpoint_step=5), at, force=True).checkpoint == Checkpoint(
+        step=5, time=NOW, path=""
+    )
+
+
+def test_what_restarts_cost_adds_up() -> None:
+    written = TrainingJobStatus(attempt=2, progress=status(step=130).progress, restarts=Restarts(lost_steps=12))
+    folded = fold(written, report(101, attempt=2, resumed_from_step=100, at=later(60)), later(60), force=False)
+    assert folded.restarts.lost_steps == 42
+
+
+def test_a_report_of_nothing_done_yet_is_no_percent_of_nothing() -> None:
+    progress = fold(TrainingJobStatus(), report(0, total_steps=0, first_time=later(-5)), NOW, force=False).progress
+    assert progress is not None
+    assert (progress.percent, progress.summary) == (None, "step 0")
+
+
+def test_a_report_waits_until_its_very_second() -> None:
+    folded = fold(status(), report(110, at=later(9.5)), later(9.5), force=False)
+    assert folded.due_after == 0.5
+
+
+def test_the_last_step_does_not_wait_for_one_shortly_before_it() -> None:
+    almost = fold(TrainingJobStatus(), report(199, total_steps=200), NOW, force=False).progress
+    assert almost is not None
+    assert almost.percent == 99
+    before = TrainingJobStatus(progress=almost)
+    found = fold(before, report(200, total_steps=200, at=later(1)), later(1), force=False)
+    assert found.progress is not None
+    assert (found.progress.step, found.due_after) == (200, None)
+
+
+@pytest.mark.parametrize(("step", "elapsed", "eta"), [(1, 10, 990), (50, 1, 1)])
+def test_one_step_or_one_second_makes_a_pace(step: int, elapsed: int, eta: int) -> None:
+    found = report(step, total_steps=100, first_time=later(-elapsed))
+    progress = fold(TrainingJobStatus(), found, NOW, force=False).progress
+    assert progress is not None
+    assert progress.eta_seconds == eta

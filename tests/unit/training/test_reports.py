@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from aifactory.kube.errors import Unreachable
 from aifactory.kube.tokens import Reporter
 from aifactory.training import reports as progress
 from aifactory.training.reports import ProgressBook, ProgressEndpoint, ReportBody, ReportingPod
+from aifactory.training.state import ProgressReport
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 POD = Reporter(namespace="ns", pod="job-0-0", uid="pod-uid")
@@ -146,7 +148,8 @@ async def test_a_job_is_woken_when_its_status_may_be_written_not_for_each_report
     assert report(14, step=100) == 8, "but once"
     assert report(15, attempt=1) == 0, "so is the first of another attempt"
     book.forget("job-uid")
-    assert report(61) == 0
+    assert report(16) == 0, "another job"
+    assert report(16) == 10
 
 
 async def test_jobs_that_begin_together_do_not_stay_together() -> None:
@@ -161,6 +164,22 @@ async def test_jobs_that_begin_together_do_not_stay_together() -> None:
     later = Counter(second for second in woken if 25 <= second < 55)
     assert max(later.values()) <= 45, "20 a second and what chance makes of it"
     assert len(later) == 30
+
+
+def test_the_second_look_waits_for_the_place_of_the_job_and_the_others_come_ten_seconds_apart() -> None:
+    book, waits = ProgressBook(share=lambda _: 0.5), []
+    for at in (0.0, 0.0, 15.0, 25.0):
+        assert book.record("job-uid", 0, ReportBody(step=int(at)), NOW)
+        waits.append(book.wake_after("job-uid", at))
+    assert waits == [0, 15, 10, 10]
+
+
+def test_nothing_is_kept_of_a_job_that_is_gone() -> None:
+    book = ProgressBook()
+    assert book.record("job-uid", 0, ReportBody(step=1), NOW)
+    book.wake_after("job-uid", 0.0)
+    book.forget("job-uid")
+    assert not any((book._reports, book._due, book._first))
 
 
 async def test_after_a_long_silence_the_next_report_is_told_at_once() -> None:
@@ -193,3 +212,185 @@ async def test_tokens_that_are_refused_are_remembered_for_a_while_and_not_withou
 async def test_strangers_are_refused() -> None:
     assert (await Setting().post({"step": 1}, token="bad"))[0] == 401
     assert (await Setting().post({"step": 1}, job="other"))[0] == 403
+
+
+EVERYTHING = ReportBody(
+    step=7,
+    total_steps=100,
+    tokens_per_second=12.5,
+    metrics={"loss": 2.5, "accuracy": 0.5},
+    checkpoint=progress.CheckpointBody(step=5, path="checkpoints/5"),
+    resumed_from_step=3,
+)
+
+
+def later(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+def test_a_report_is_kept_with_all_that_it_says() -> None:
+    book = ProgressBook()
+    assert book.record("uid", 2, EVERYTHING, NOW)
+    assert book.get("uid") == ProgressReport(
+        attempt=2,
+        time=NOW,
+        step=7,
+        total_steps=100,
+        tokens_per_second=12.5,
+        metrics=(("accuracy", 0.5), ("loss", 2.5)),
+        checkpoint_step=5,
+        checkpoint_path="checkpoints/5",
+        checkpoint_time=NOW,
+        resumed_from_step=3,
+        first_time=NOW,
+        first_step=7,
+    )
+    assert book.record("other", 0, ReportBody(step=1), NOW)
+    assert book.get("other") == ProgressReport(attempt=0, time=NOW, step=1, first_time=NOW, first_step=1)
+
+
+def test_where_an_attempt_began_is_remembered_as_long_as_it_lasts() -> None:
+    book = ProgressBook()
+    for attempt, step, seconds in ((0, 10, 0), (0, 20, 5), (1, 15, 30), (1, 16, 31)):
+        assert book.record("uid", attempt, ReportBody(step=step), later(seconds))
+    found = book.get("uid")
+    assert found is not None
+    assert (found.first_step, found.first_time, found.step) == (15, later(30), 16)
+
+
+def test_a_checkpoint_is_as_old_as_the_first_report_of_it() -> None:
+    book, times = ProgressBook(), []
+    for attempt, step, seconds in ((0, 5, 0), (0, 5, 10), (0, 8, 20), (0, 8, 30), (1, 8, 40)):
+        body = ReportBody(step=9, checkpoint=progress.CheckpointBody(step=step))
+        assert book.record("uid", attempt, body, later(seconds))
+        found = book.get("uid")
+        assert found is not None
+        times.append(found.checkpoint_time)
+    assert times == [NOW, NOW, later(20), later(20), later(40)], "another attempt saves anew"
+
+
+def test_the_end_is_told_at_once_also_by_a_program_that_goes_beyond_it() -> None:
+    book = ProgressBook(share=lambda _: 0.0)
+    waits = []
+    for at, step in enumerate((98, 99, 101, 102)):
+        assert book.record("uid", 0, ReportBody(step=step, total_steps=100), NOW)
+        waits.append(book.wake_after("uid", float(at)))
+    assert waits == [0, 9, 0, 9]
+
+
+async def answer(setting: Setting, path: str, headers: dict[str, str], data: bytes = b'{"step": 1}') -> tuple[Any, ...]:
+    """Status, text and Retry-After."""
+    async with TestClient(TestServer(setting.application())) as client:
+        found = await client.post(f"/v1/progress/{path}", data=data, headers=headers)
+        return found.status, await found.text(), found.headers.get("Retry-After")
+
+
+SEND = "send the pod's token: Authorization: Bearer <content of AIFACTORY_PROGRESS_TOKEN_FILE>\n"
+STALE = "the token is not valid for audience aifactory.dev/progress or has expired\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "token", "status", "words"),
+    [
+        ("ns/job", None, 401, SEND),
+        ("ns/job", "good", 401, SEND),
+        ("ns/job", "Basic good", 401, SEND),
+        ("ns/job", "Bearer ", 401, SEND),
+        ("ns/job", "Bearer bad", 401, STALE),
+        ("ns/other", "Bearer good", 403, "pod ns/job-0-0 does not train for ns/other\n"),
+        ("elsewhere/job", "Bearer good", 403, "pod ns/job-0-0 does not train for elsewhere/job\n"),
+        ("ns/job", "bearer  good", 204, ""),
+    ],
+)
+async def test_who_is_refused_is_told_why(path: str, token: str | None, status: int, words: str) -> None:
+    headers = {} if token is None else {"Authorization": token}
+    assert await answer(Setting(), path, headers) == (status, words, None)
+
+
+async def test_a_token_of_a_pod_that_does_not_train_is_refused() -> None:
+    setting = Setting()
+    endpoint = setting.endpoint()
+    endpoint._find_pod = lambda _: None
+    setting.endpoint = lambda: endpoint  # type: ignore[method-assign]
+    words = "pod ns/job-0-0 does not train for ns/job\n"
+    assert await answer(setting, "ns/job", {"Authorization": "Bearer good"}) == (403, words, None)
+
+
+async def test_who_comes_too_early_is_told_when_to_come_again() -> None:
+    headers = {"Authorization": "Bearer good"}
+    assert await answer(Setting(leading=False), "ns/job", headers) == (503, "no leader yet\n", "2")
+    assert await answer(Setting(away=True), "ns/job", headers) == (503, "the token can not be reviewed now\n", "2")
+
+
+async def test_a_late_report_is_told_which_attempt_is_over() -> None:
+    setting = Setting(attempt=1)
+    await setting.post({"step": 5})
+    setting.attempt = 0
+    headers = {"Authorization": "Bearer good"}
+    assert await answer(setting, "ns/job", headers) == (403, "attempt 0 of ns/job is over\n", None)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b'{"step": 1, "metrics": {"accuracy": 1, "on": true}}', "metrics.on: Expected float, got bool"),
+        (b'{"step": 1, "metrics": {"a": 1.5, "loss": null}}', "metrics.loss: Expected float, got null"),
+        (b'{"step": 1, "metrics": {"%s": 1}}' % (b"x" * 65), "metrics: Expected str of length <= 64"),
+        (b'{"step": 1, "metrics": 3}', "metrics: Expected object, got int"),
+        (b'{"step": "1"}', "step: Expected int, got str"),
+        (b'{"step": 1, "checkpoint": {}}', "checkpoint.step: is missing"),
+        (b"{}", "step: is missing"),
+        (b'"', "body: Input data was truncated"),
+    ],
+)
+async def test_a_mistake_is_told_with_its_field_and_without_ornaments(data: bytes, words: str) -> None:
+    headers = {"Authorization": "Bearer good"}
+    assert await answer(Setting(), "ns/job", headers, data) == (400, f"{words}\n", None)
+
+
+@pytest.mark.parametrize(("token", "seconds"), [("good", 300), ("bad", 10)])
+async def test_what_a_review_said_holds_for_a_while(token: str, seconds: float) -> None:
+    setting = Setting()
+    endpoint = setting.endpoint()
+    for time, reviews in ((0.0, 1), (seconds - 0.1, 1), (seconds, 2), (seconds + 1, 2)):
+        setting.time = time
+        assert await endpoint._identify(token) == (POD if token == "good" else None)
+        assert setting.reviews == reviews
+
+
+async def test_of_too_many_tokens_the_one_reviewed_longest_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "TOKEN_CACHE_SIZE", 2)
+    setting = Setting()
+    endpoint = setting.endpoint()
+    for time, token in ((0.0, "a"), (1.0, "b"), (11.0, "a"), (11.0, "c")):
+        setting.time = time
+        await endpoint._identify(token)
+    setting.time, setting.reviews = 12.0, 0
+    for token in ("a", "c"):
+        await endpoint._identify(token)
+    assert setting.reviews == 0
+    await endpoint._identify("b")
+    assert setting.reviews == 1, "it had to go"
+
+
+async def test_strangers_do_not_keep_the_api_server_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "MAX_REVIEWS", 3)
+    under_way, most, go_on = 0, 0, asyncio.Event()
+
+    async def review(_: str) -> Reporter | None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await go_on.wait()
+        under_way -= 1
+        return None
+
+    endpoint = Setting().endpoint()
+    endpoint._review = review
+    async with asyncio.TaskGroup() as group:
+        for number in range(10):
+            group.create_task(endpoint._identify(f"token-{number}"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        go_on.set()
+    assert most == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -176,3 +177,26 @@ def test_the_probe_writes_where_the_publisher_will_and_mounts_no_workspace() -> 
     spec = children.probe(job(output={**OUTPUT, "store": "pvc://models/"}), 0, SETTINGS)["spec"]
     assert spec["containers"][0]["args"] == ["probe", "--store", "pvc://models/tiny"]
     assert {volume["name"] for volume in spec["volumes"]} == {"store", "tmp"}
+
+
+def test_what_a_probe_has_found_is_written_at_once_and_leaves_nothing_behind() -> None:
+    world = waiting()
+    world.end_probe(DENIED, 1)
+    failed = world.step()
+    assert (failed.urgent, failed.requeue_after) == (True, 30)
+    output = world.status.output
+    assert output is not None
+    assert (output.request, output.next_publish_time) == ("1/", world.now + timedelta(seconds=30))
+    world.end_probe(GOOD)
+    good = world.step()
+    assert (good.urgent, good.requeue_after, created(good)) == (True, 0, [])
+    output = world.status.output
+    assert output is not None
+    assert (output.probed, output.request, output.next_publish_time) == (STORE, "1/", None)
+
+
+def test_a_publisher_that_can_be_made_is_told_at_once() -> None:
+    plan = World(job(output=OUTPUT)).step()
+    assert (plan.urgent, plan.requeue_after) == (True, 0)
+    assert plan.status.output is not None
+    assert plan.status.output.publish_attempt == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from aifactory.kube.podstate import NO_TROUBLE, Trouble
 from aifactory.kube.resources import PODS
 from aifactory.training.domain import Training, pod_view
 from aifactory.training.state import PodView
-from tests.unit.training.builders import SETTINGS, UID, job
+from tests.unit.training.builders import SETTINGS, UID, job, pod
 
 
 def ended(code: int, name: str = "trainer", reason: str = "", message: str = "") -> dict[str, Any]:
@@ -102,6 +103,24 @@ def test_an_init_container_that_failed_is_named() -> None:
     before = [ended(0, "first"), ended(3, "fetch", "Error", "no such bucket")]
     seen = view(phase="Failed", initContainerStatuses=before, containerStatuses=[waiting])
     assert (seen.container, seen.exit_code, seen.exit_message, seen.failed) == ("fetch", 3, "no such bucket", True)
+
+
+def test_the_end_of_the_trainer_counts_and_not_that_of_a_sidecar_among_the_init_containers() -> None:
+    seen = view(phase="Failed", initContainerStatuses=[ended(137, "proxy")], containerStatuses=[ended(3)])
+    assert (seen.container, seen.exit_code) == ("trainer", 3)
+
+
+def test_a_trainer_that_failed_has_failed_also_while_a_side_container_lives() -> None:
+    seen = view(phase="Running", containerStatuses=[ended(1), {"name": "logs", "state": {"running": {}}}])
+    assert (seen.failed, seen.succeeded, seen.live) == (True, False, True)
+
+
+def test_a_program_that_was_told_to_end_has_not_succeeded_whoever_told_it() -> None:
+    done = pod(exit_code=0)
+    assert done.succeeded
+    assert not replace(done, terminating=True).succeeded
+    assert not replace(done, disruption="drained").succeeded
+    assert not replace(done, stopped="Evicted").succeeded
 
 
 def test_an_init_container_that_is_restarted_has_not_failed() -> None:

@@ -1,0 +1,93 @@
+"""What a user reads in each situation: `golden/words.yaml` shows a reviewer every word that changes."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from aifactory.api.trainingjob import TrainingJobStatus
+from aifactory.engine.plan import Plan
+from aifactory.engine.tasks import TaskPod
+from aifactory.training.state import GangView, Observed, PodView, VersionView
+from tests.unit.golden import assert_golden
+from tests.unit.training.builders import GANGS, NOW, OUTPUT, PUBLISHED, UID, decide, job, observe, pod, publisher
+from tests.unit.training.test_plan import CASES, NO_NODE, SEEN, TWO, condition
+
+
+def told(plan: Plan[TrainingJobStatus]) -> dict[str, Any]:
+    """Phase, conditions and Event as `kubectl describe` shows them; `...` stands for the words of Ready."""
+    found = {"phase": f"{plan.status.phase} ({plan.status.reason})"}
+    ready = ""
+    for entry in plan.status.conditions:
+        words = "..." if ready and entry.message == ready else entry.message
+        found[entry.type] = f"{entry.status} {entry.reason}: {words}".removesuffix(": ")
+        ready = entry.message if entry.type == "Ready" else ready
+    for event in plan.events:
+        found["event"] = f"{event.type} {event.reason}: {event.message}"
+    return found
+
+
+def ending(index: int) -> PodView:
+    due = NOW - timedelta(minutes=2)
+    return pod(index, of=TWO, running=True, terminating=True, due_to_end=due)
+
+
+def published(*publishers: Any, **changes: Any) -> Observed:
+    owner = job(output=OUTPUT, status={"resolved": {"nodes": 1, "createdAttempt": 0}})
+    return observe(owner, pod(exit_code=0), publishers=publishers, **changes)
+
+
+SCHEDULER = job(template={"spec": {"schedulerName": "volcano", "containers": [{"name": "trainer", "image": "t"}]}})
+ASKS = job(container={"resources": {"limits": {"nvidia.com/gpu": 8}, "requests": {"cpu": 4}}})
+SUSPENDED = {**SEEN, "conditions": [condition("Suspended", "True", "Suspended")]}
+NO_COMMAND = {"exit_reason": "StartError", "container": "trainer", "exit_message": 'exec: "x": no such file'}
+BUCKET = {**OUTPUT, "store": "s3://team/models"}
+
+
+def probed(*answers: Any, **changes: Any) -> Observed:
+    """A job whose bucket is tried out; with an answer that has ended."""
+    name = "train-probe-0"
+    ended = {"ended": True, "exit_code": 0 if "uri" in answers[0] else 1} if answers else {}
+    probe = TaskPod(name, f"{name}-uid", 0, **ended, message=json.dumps(answers[0]) if answers else "")
+    return observe(job(output=BUCKET), probes=(probe,), **changes)
+
+
+MORE = {
+    "suspended, pods do not end": observe(job(nodes=2, suspend=True, status=SEEN), ending(0), ending(1)),
+    "restarted, pods do not end": observe(job(nodes=2, status={"attempt": 1}), ending(0), ending(1)),
+    "suspended after it ran": observe(job(nodes=2, suspend=True, status={**SEEN, "startTime": NOW})),
+    "born suspended, now wanted": observe(job(nodes=2, status={"conditions": SUSPENDED["conditions"]})),
+    "its scheduler does not look": observe(SCHEDULER, pod(0, of=SCHEDULER, unseen=True)),
+    "waits for a claim": observe(job(), pod(0, unschedulable="0/3 nodes: unbound PersistentVolumeClaims")),
+    "no node for what it asks": observe(ASKS, pod(0, of=ASKS, **NO_NODE)),
+    "no node, no gangs served": observe(TWO, pod(0, of=TWO, **NO_NODE), pod(1, of=TWO)),
+    "no node for a gang of its pods": observe(
+        TWO, pod(0, of=TWO, **NO_NODE), pod(1, of=TWO), **GANGS, gangs=(GangView("train-0", "g", 0, 2),)
+    ),
+    "a volume that is not mounted": observe(
+        job(), pod(0, waiting_reason="FailedMount", waiting_message='secret "hf" not found')
+    ),
+    "a command that is not in the image": observe(job(), pod(exit_code=128, **NO_COMMAND)),
+    "its publisher is tried out": observe(job(output=OUTPUT)),
+    "its store is about to be tried out": observe(job(output=BUCKET)),
+    "its store is tried out": probed(),
+    "its store refuses": probed({"reason": "AccessDenied", "message": "403"}),
+    "its store can not be one": probed({"reason": "InvalidArtifact", "message": "no such scheme"}),
+    "its store is good": probed({"uri": "s3://team/models/tiny"}),
+    "its publisher is made": published(),
+    "its publisher copies": published(publisher()),
+    "its publisher has no node": published(publisher(unschedulable="no node is free")),
+    "its publisher failed": published(publisher(0, 1, {"reason": "StoreFull", "message": "bucket: full"})),
+    "its output is not sound": published(publisher(0, 1, {"reason": "InvalidArtifact", "message": "no config.json"})),
+    "its output is of another format": published(publisher(0, 0, {**PUBLISHED, "format": "torch-export"})),
+    "its version is registered": published(publisher(0, 0, PUBLISHED)),
+    "its version is there": published(versions=(VersionView("tiny-v1", 1, UID),)),
+}
+
+
+def test_the_words_are_the_golden_ones() -> None:
+    situations = {name: case.observed for name, case in CASES.items()} | MORE
+    words = {name: told(decide(observed)) for name, observed in situations.items()}
+    assert_golden(Path(__file__).parent / "golden/words.yaml", [words])
