@@ -137,6 +137,22 @@ def test_who_is_cancelled_while_waiting_makes_no_place() -> None:
     assert run(main) == 6.0
 
 
+@pytest.mark.parametrize("namespace", ["", "other"])
+def test_when_all_who_waited_have_given_up_every_place_is_free_again(namespace: str) -> None:
+    async def main() -> float:
+        gate = Gate(1, FakeClock())
+        async with gate.slot():
+            waiting = [asyncio.create_task(gate._enter(namespace, 0.0)) for _ in range(3)]
+            await asyncio.sleep(1)
+            for task in waiting:
+                task.cancel()
+            await asyncio.sleep(1)
+        async with gate.slot(namespace):
+            return now()
+
+    assert run(main) == 2.0
+
+
 def test_who_waited_is_let_in_for_what_it_came_for_unless_it_says_otherwise() -> None:
     async def main() -> bool:
         gate = Gate(1, FakeClock())
