@@ -83,6 +83,21 @@ def test_patience_is_seconds_by_which_others_may_come_later() -> None:
     assert run(main) == ["first", "earlier", "patient", "later", "more patient"]
 
 
+def test_who_says_nothing_of_patience_has_none() -> None:
+    async def main() -> list[str]:
+        gate, order = Gate(1, FakeClock()), []
+
+        async def write(name: str, *patience: float) -> None:
+            async with gate.slot("", *patience):
+                order.append(name)
+                await asyncio.sleep(1)
+
+        await asyncio.gather(write("first"), write("patient", 0.5), write("plain"))
+        return order
+
+    assert run(main) == ["first", "plain", "patient"]
+
+
 @pytest.mark.parametrize("outdated", [False, True])
 def test_who_finds_a_place_free_is_not_asked_and_who_waited_is(outdated: bool) -> None:
     async def main() -> list[bool]:
