@@ -529,7 +529,7 @@ def test_when_a_call_is_sent_again_is_spread_by_chance() -> None:
             yard, started = Yard(**options), asyncio.get_running_loop().time()
             yard.api.failures["create"] = [TooManyRequests(429, "", "slow down")]
             assert await yard.executor.run("ns", [Create(body("a", OWNER))]) == Outcome((), None)
-            return asyncio.get_running_loop().time() - started
+            return round(asyncio.get_running_loop().time() - started, 6)
 
         assert await wait(rng=Late()) == pytest.approx(REQUEST.base * (1 + REQUEST.jitter))
         assert len({await wait() for _ in range(5)}) > 1
