@@ -48,7 +48,7 @@ class Child(Generic[T]):
     there is told by `Cluster.serves`."""
     selector: str | None = None
     """Only objects with these labels; None stands for those that we make, "" for all there are."""
-    indexes: Mapping[str, Callable[[T], Iterable[Hashable]]] = field(default_factory=dict, hash=False)
+    indexes: Mapping[str, Callable[[T], Iterable[Hashable]]] = field(default_factory=dict)
     """Beside the one by owner: `Cluster.having(child, index, value)`."""
     concerns: Callable[[T, Cluster], Iterable[Metadata]] | None = None
     """For what belongs to nobody: the objects that a change concerns; whose they are is woken."""

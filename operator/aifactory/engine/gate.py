@@ -83,7 +83,7 @@ class Gate:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if not turn.cancelled():
                 self._leave(namespace)  # the place came together with the cancellation
             raise
         return True

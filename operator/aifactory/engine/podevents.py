@@ -86,8 +86,7 @@ class PodEvents:
 
     def of(self, pod: Pod) -> Trouble:
         """What is in the way of a pod; it counts only while the pod has not begun."""
-        known = self._known.get(pod.metadata.uid, NO_TROUBLE)
-        return known if known and podstate.is_starting(pod) else NO_TROUBLE
+        return self._known.get(pod.metadata.uid, NO_TROUBLE) if podstate.is_starting(pod) else NO_TROUBLE
 
     def eviction(self, pod: Pod) -> Trouble | None:
         """Whether a pod that has ended was evicted, and the kubelet's words; None until it is known, then its owner is

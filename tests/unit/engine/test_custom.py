@@ -162,12 +162,13 @@ def test_what_is_said_about_an_object_is_not_as_long_as_the_object() -> None:
 
 
 def test_a_failure_is_told_beside_what_is_true() -> None:
-    running = {**READY, "type": "Running", "status": "True"}
+    ready, running = ({**READY, "type": type_, "status": "True"} for type_ in ("Ready", "Running"))
     stalled = {**READY, "type": "Stalled", "status": "True", "message": "x"}
-    stored = custom.parser(ModelVersion)(body(status={"phase": "New", "conditions": [running, stalled]}))
+    stored = custom.parser(ModelVersion)(body(status={"phase": "New", "conditions": [ready, running, stalled]}))
     status = custom.failing_status(stored, "500: no webhook", NOW)
     assert (status["phase"], status["observedGeneration"], status["reason"]) == ("New", 3, "FailureLasts")
     assert [(entry["type"], entry["status"], entry["message"]) for entry in status["conditions"]] == [
+        ("Ready", "True", ""),
         ("Running", "True", ""),
         ("Stalled", "False", ""),
         ("Reconciling", "True", "it is tried again every minute: 500: no webhook"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
 
 from aifactory.engine.executor import MAX_PER_PLAN, STATUS_PATIENCE, Executor, Outcome
 from aifactory.engine.plan import Apply, Create, Delete, DryRun, Patch, Subject
+from aifactory.kube.backoff import REQUEST
 from aifactory.kube.errors import (
     AlreadyExists,
     BadRequest,
@@ -244,6 +246,19 @@ def test_what_several_share_is_taken_as_it_is_though_no_watch_shows_it() -> None
         yard.store.advance("1000")
         assert await yard.executor.run("ns", [Create(body("a"), shared=True)]) == Outcome((), None)
         assert yard.names == ["a"]
+
+    run(main)
+
+
+def test_what_exists_without_our_labels_is_not_taken_for_what_a_watch_would_show() -> None:
+    async def main() -> None:
+        yard = Yard()
+        wanted = body("a", OWNER)
+        wanted["metadata"]["labels"] = {"app": "ours"}
+        yard.api.put(PODS, "ns", "a", metadata={"name": "a", "namespace": "ns", "ownerReferences": [OWNER]})
+        outcome = await yard.executor.run("ns", [Create(wanted)])
+        assert isinstance(outcome.passing, Conflict)
+        assert yard.names == []
 
     run(main)
 
@@ -504,6 +519,24 @@ def test_a_write_that_waits_to_be_sent_again_holds_no_place() -> None:
     run(main)
 
 
+def test_when_a_call_is_sent_again_is_spread_by_chance() -> None:
+    class Late(random.Random):
+        def random(self) -> float:
+            return 1.0
+
+    async def main() -> None:
+        async def wait(**options: Any) -> float:
+            yard, started = Yard(**options), asyncio.get_running_loop().time()
+            yard.api.failures["create"] = [TooManyRequests(429, "", "slow down")]
+            assert await yard.executor.run("ns", [Create(body("a", OWNER))]) == Outcome((), None)
+            return round(asyncio.get_running_loop().time() - started, 6)
+
+        assert await wait(rng=Late()) == pytest.approx(REQUEST.base * (1 + REQUEST.jitter))
+        assert len({await wait() for _ in range(5)}) > 1
+
+    run(main)
+
+
 def test_what_was_cancelled_from_inside_was_not_done() -> None:
     """A task group took it for done: three creates were lost, and with them a job's pods."""
 
@@ -512,6 +545,7 @@ def test_what_was_cancelled_from_inside_was_not_done() -> None:
         yard.api.failures["create"] = [asyncio.CancelledError()] * 2  # type: ignore[list-item]
         outcome = await yard.executor.run("ns", [Create(body(name, OWNER)) for name in ("a", "b", "c")])
         assert isinstance(outcome.passing, Unreachable)
+        assert str(outcome.passing) == "it was cancelled from inside"
         assert await yard.executor.run("ns", [Create(body(name, OWNER)) for name in ("a", "b", "c")]) == Outcome(
             (), None
         )

@@ -83,6 +83,21 @@ def test_patience_is_seconds_by_which_others_may_come_later() -> None:
     assert run(main) == ["first", "earlier", "patient", "later", "more patient"]
 
 
+def test_who_says_nothing_of_patience_has_none() -> None:
+    async def main() -> list[str]:
+        gate, order = Gate(1, FakeClock()), []
+
+        async def write(name: str, *patience: float) -> None:
+            async with gate.slot("", *patience):
+                order.append(name)
+                await asyncio.sleep(1)
+
+        await asyncio.gather(write("first"), write("patient", 0.5), write("plain"))
+        return order
+
+    assert run(main) == ["first", "plain", "patient"]
+
+
 @pytest.mark.parametrize("outdated", [False, True])
 def test_who_finds_a_place_free_is_not_asked_and_who_waited_is(outdated: bool) -> None:
     async def main() -> list[bool]:
@@ -135,6 +150,22 @@ def test_who_is_cancelled_while_waiting_makes_no_place() -> None:
             return now()
 
     assert run(main) == 6.0
+
+
+@pytest.mark.parametrize("namespace", ["", "other"])
+def test_when_all_who_waited_have_given_up_every_place_is_free_again(namespace: str) -> None:
+    async def main() -> float:
+        gate = Gate(1, FakeClock())
+        async with gate.slot():
+            waiting = [asyncio.create_task(gate._enter(namespace, 0.0)) for _ in range(3)]
+            await asyncio.sleep(1)
+            for task in waiting:
+                task.cancel()
+            await asyncio.sleep(1)
+        async with gate.slot(namespace):
+            return now()
+
+    assert run(main) == 2.0
 
 
 def test_who_waited_is_let_in_for_what_it_came_for_unless_it_says_otherwise() -> None:

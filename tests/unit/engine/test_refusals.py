@@ -28,34 +28,41 @@ def refused(message: str) -> Refusal:
 @pytest.mark.parametrize(
     ("message", "reason", "stalled", "step"),
     [
-        (QUOTA, Reason.QUOTA_EXCEEDED, False, "raise the ResourceQuota"),
-        (UNSAID, Reason.QUOTA_EXCEEDED, True, "taskPods.resources of the chart"),
+        (QUOTA, Reason.QUOTA_EXCEEDED, False, "; or raise the ResourceQuota"),
+        (UNSAID, Reason.QUOTA_EXCEEDED, True, ", in taskPods.resources of the chart"),
         (
             'pods "p" is forbidden: no PriorityClass with name high was found',
             Reason.DEPENDENCY_MISSING,
             True,
-            "create the PriorityClass",
+            "create the PriorityClass or correct priorityClassName; it then goes on by itself",
         ),
         (
             'pods "p" is forbidden: error looking up service account ns/me: serviceaccount "me" not found',
             Reason.DEPENDENCY_MISSING,
             True,
-            "create the ServiceAccount",
+            "create the ServiceAccount or correct serviceAccountName; it then goes on by itself",
         ),
-        (SECURITY, Reason.POD_SECURITY_VIOLATED, True, "securityContext"),
+        (
+            'serviceaccounts "p": ServiceAccount "me" not found',
+            Reason.DEPENDENCY_MISSING,
+            True,
+            "create the ServiceAccount or correct serviceAccountName; it then goes on by itself",
+        ),
+        (SECURITY, Reason.POD_SECURITY_VIOLATED, True, "relax the namespace's pod-security label"),
     ],
 )
 def test_a_refusal_is_told_with_the_next_step(message: str, reason: Reason, stalled: bool, step: str) -> None:
     found = refused(message)
     assert (found.reason, found.stalled, found.retry_after) == (reason, stalled, LOOK_AGAIN_SECONDS)
     assert found.message.startswith(f"Pod p: {message}; ")
-    assert step in found.message
+    assert found.message.endswith(step)
 
 
 def test_what_is_not_known_is_told_as_it_is() -> None:
     error = Invalid(422, "Invalid", 'unknown field "spec.x"')
     found = explain(WriteError(Create({"kind": "Pod", "metadata": {"name": "p"}}), error))
     assert found == Refusal(Reason.POD_REJECTED, 'Pod p: unknown field "spec.x"')
+    assert (found.stalled, found.retry_after) == (True, None), "a person is needed; nothing says when"
 
 
 def test_what_is_in_the_way_is_named_with_the_command_that_removes_it() -> None:
