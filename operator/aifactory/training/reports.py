@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from aiohttp import web
@@ -247,12 +247,21 @@ def _mistake(raw: bytes, error: msgspec.MsgspecError) -> str:
         where, what = f"{where}.{what.removeprefix('missing: ')}", "is missing"
     path = where.replace("`", "").removeprefix("key in ").replace("$", "").strip(".") or "body"
     if path == "metrics[...]":
-        metrics: dict[str, Any] = msgspec.json.decode(raw)["metrics"]
-        wrong = (
-            name for name, value in metrics.items() if isinstance(value, bool) or not isinstance(value, int | float)
-        )
-        path = f"metrics.{next(wrong, '...')}"
+        metrics = msgspec.json.decode(raw, type=_Metrics).metrics
+        path = f"metrics.{next((name for name, value in metrics.items() if not _is_number(value)), '...')}"
     return f"{path}: {what.replace('`', '')}"
+
+
+class _Metrics(msgspec.Struct):
+    metrics: dict[str, msgspec.Raw]
+
+
+def _is_number(value: msgspec.Raw) -> bool:
+    try:
+        msgspec.json.decode(value, type=float)
+    except msgspec.MsgspecError:
+        return False
+    return True
 
 
 def _refuse(status: int, why: str) -> web.Response:

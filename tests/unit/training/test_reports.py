@@ -339,6 +339,8 @@ async def test_a_late_report_is_told_which_attempt_is_over() -> None:
         (b'{"step": 1, "metrics": 3}', "metrics: Expected object, got int"),
         (b'{"step": "1"}', "step: Expected int, got str"),
         (b'{"step": 1, "checkpoint": {}}', "checkpoint.step: is missing"),
+        (b'{"step": 1, "metrics": {"ok": 1, "loss": 1e999}}', "metrics.loss: Number out of range"),
+        (b'{"step": 1, "metrics": {"ok": 1.5, "fast": true}}', "metrics.fast: Expected float, got bool"),
         (b"{}", "step: is missing"),
         (b'"', "body: Input data was truncated"),
     ],
