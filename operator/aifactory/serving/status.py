@@ -227,7 +227,7 @@ class StatusDraft:
             self._phase("Failed", Reason.MODEL_LOAD_FAILED)
         elif (found := trouble.problem(self._observed, revision)) is not None:
             message = f"{loaded}; {found.message}"
-            degraded = self._ready > 0 and (lost or not found.waits)
+            degraded = lost or (self._ready > 0 and not found.waits)
             self._conditions.set(ConditionType.DEGRADED, degraded, found.reason, message)
             # A node may become free or be added: that is waiting, for every kind of ours.
             true = ConditionType.RECONCILING if found.waits else ConditionType.STALLED

@@ -219,6 +219,23 @@ def drafted(world: World, change: Callable[[StatusDraft], object], **observed: A
     return draft.result()
 
 
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ({}, "PodsNotReady"),
+        (NO_NODE, "Unschedulable"),
+        (CRASH, "CrashLoopBackOff"),
+        ({"refused_by_node": "OutOfcpu: no room"}, "PodsNotReady"),
+    ],
+)
+def test_a_pool_that_serves_no_more_is_degraded_whatever_keeps_its_pod_away(
+    trouble: dict[str, Any], reason: str
+) -> None:
+    world = lost(serving(replicas=1), **trouble)
+    assert conditions(world.status)["Degraded"] == ("True", reason)
+    assert (world.status.phase, world.status.reason) == ("Degraded", reason)
+
+
 def test_an_address_that_is_not_there_yet_answers_nobody() -> None:
     world = serving()
     world.service = None
