@@ -212,9 +212,11 @@ class StatusDraft:
         # Pods that are asked for in addition are missing from nobody; those that were there are.
         kept = self._status.rollout.most_ready if self._status.rollout is not None else 0
         lost = was_complete and self._ready < kept
-        if complete and not self._wanted:
+        if not self._wanted:
             self._conditions.set(ConditionType.DEGRADED, False, Reason.SCALED_TO_ZERO)
-            self._conditions.kstatus(ConditionType.READY, Reason.SCALED_TO_ZERO, "spec.replicas is 0")
+            # Not complete: the Deployment or the Service is made, which costs no pod.
+            true = ConditionType.READY if complete else ConditionType.RECONCILING
+            self._conditions.kstatus(true, Reason.SCALED_TO_ZERO, "spec.replicas is 0")
             self._phase("ScaledToZero", Reason.SCALED_TO_ZERO)
         elif complete:
             self._conditions.set(ConditionType.DEGRADED, False, Reason.SERVING)
@@ -227,18 +229,20 @@ class StatusDraft:
             self._phase("Failed", Reason.MODEL_LOAD_FAILED)
         elif (found := trouble.problem(self._observed, revision)) is not None:
             message = f"{loaded}; {found.message}"
-            degraded = self._ready > 0 and (lost or not found.waits)
+            degraded = lost or (self._ready > 0 and not found.waits)
             self._conditions.set(ConditionType.DEGRADED, degraded, found.reason, message)
             # A node may become free or be added: that is waiting, for every kind of ours.
             true = ConditionType.RECONCILING if found.waits else ConditionType.STALLED
             self._conditions.kstatus(true, found.reason, message)
             self._phase("Starting" if not was_complete else "Degraded" if degraded else "Scaling", found.reason)
-        elif self._ready >= self._wanted:
+        elif ready < self._wanted <= self._ready:
             # The way back from a change that was given up: pods of the other revision hold the traffic so long.
             self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLING_OUT)
             self._conditions.kstatus(ConditionType.RECONCILING, Reason.ROLLING_OUT, loaded)
             self._phase("RollingOut", Reason.ROLLING_OUT)
         else:
+            if ready >= self._wanted:
+                loaded += f"; Service {self._observed.pool.metadata.name} is made"
             reason = Reason.PODS_NOT_READY if was_complete else Reason.STARTING
             self._conditions.set(ConditionType.DEGRADED, lost, reason, loaded if lost else "")
             self._conditions.kstatus(ConditionType.RECONCILING, reason, loaded)

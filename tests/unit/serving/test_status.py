@@ -219,12 +219,32 @@ def drafted(world: World, change: Callable[[StatusDraft], object], **observed: A
     return draft.result()
 
 
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ({}, "PodsNotReady"),
+        (NO_NODE, "Unschedulable"),
+        (CRASH, "CrashLoopBackOff"),
+        ({"refused_by_node": "OutOfcpu: no room"}, "PodsNotReady"),
+    ],
+)
+def test_a_pool_that_serves_no_more_is_degraded_whatever_keeps_its_pod_away(
+    trouble: dict[str, Any], reason: str
+) -> None:
+    world = lost(serving(replicas=1), **trouble)
+    assert conditions(world.status)["Degraded"] == ("True", reason)
+    assert (world.status.phase, world.status.reason) == ("Degraded", reason)
+
+
 def test_an_address_that_is_not_there_yet_answers_nobody() -> None:
     world = serving()
     world.service = None
     world.step()
-    assert conditions(world.status)["Available"] == ("False", "PodsNotReady")
-    assert conditions(world.status)["Ready"][0] == "False"
+    found = conditions(world.status)
+    assert found["Available"] == ("False", "PodsNotReady")
+    assert (found["Ready"][0], found["Reconciling"]) == ("False", ("True", "PodsNotReady"))
+    assert message(world.status) == "tiny-v1: 2 of 2 pods have it loaded; Service chat is made"
+    assert world.status.phase == "Scaling", "no other version comes up"
 
 
 def test_a_request_to_try_again_outlives_a_refused_object() -> None:
@@ -265,7 +285,9 @@ def test_a_pool_of_no_pods_is_complete_with_its_deployment() -> None:
     world = serving(replicas=0)
     world.deployments.clear()
     world.step()
-    assert conditions(world.status)["Ready"][0] == "False"
+    found = conditions(world.status)
+    assert (found["Ready"][0], found["Reconciling"]) == ("False", ("True", "ScaledToZero"))
+    assert world.status.phase == "ScaledToZero", "no other version comes up"
     world.settle()
     assert conditions(world.status)["Ready"][0] == "True"
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +318,64 @@ def test_wrong_keys_are_access_denied(source: Path, s3_server: tuple[str, Path],
     with pytest.raises(FactoryError, match="AWS_ACCESS_KEY_ID") as caught:
         open_store(ArtifactUri.parse("s3://models/x"), Mounts(secrets=secrets), "other")
     assert caught.value.reason is Reason.ACCESS_DENIED
+
+
+@contextmanager
+def refusing_store(code: str, status: int) -> Iterator[str]:
+    """Address of a store that answers whatever it is asked with one error."""
+    body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+
+    class Refusal(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/xml")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusal) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "hint"),
+    [
+        ("InvalidToken", 400, "secret's keys"),
+        ("ExpiredToken", 400, "secret's keys"),
+        ("TokenRefreshRequired", 400, "secret's keys"),
+        ("AuthorizationHeaderMalformed", 400, "secret's keys"),
+        ("CredentialsNotSupported", 400, "secret's keys"),
+        ("InvalidClientTokenId", 403, "secret's keys"),
+        ("InvalidAccessKeyId", 403, "secret's keys"),
+        ("SignatureDoesNotMatch", 403, "secret's keys"),
+        ("InvalidSecurity", 403, "secret's keys"),
+        ("RequestTimeTooSkewed", 403, "clocks"),
+    ],
+)
+def test_whatever_a_store_says_of_credentials_is_access_denied(
+    tmp_path: Path, code: str, status: int, hint: str
+) -> None:
+    with refusing_store(code, status) as endpoint:
+        secrets = write_secret(tmp_path / "secrets", endpoint)
+        with pytest.raises(FactoryError, match=hint) as caught:
+            open_store(ArtifactUri.parse("s3://models/x"), Mounts(secrets=secrets), "s3").files()
+    assert caught.value.reason is Reason.ACCESS_DENIED
+    assert not caught.value.transient
+
+
+def test_what_a_store_says_of_anything_else_is_no_matter_of_credentials(tmp_path: Path) -> None:
+    with refusing_store("BadDigest", 400) as endpoint:
+        secrets = write_secret(tmp_path / "secrets", endpoint)
+        with pytest.raises(FactoryError) as caught:
+            open_store(ArtifactUri.parse("s3://models/x"), Mounts(secrets=secrets), "s3").files()
+    assert caught.value.reason is Reason.STORE_UNAVAILABLE
 
 
 def test_a_missing_bucket_is_named(source: Path, s3_server: tuple[str, Path], tmp_path: Path) -> None:

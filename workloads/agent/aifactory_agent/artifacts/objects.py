@@ -34,7 +34,30 @@ AUTHORITY_KEYS = ("ca.crt", "AWS_CA_BUNDLE")
 _TEMPORARY = "ASIA"
 """How AWS begins access keys that are good with a session token only (IAM User Guide, "IAM identifiers")."""
 _FULL_CODES = frozenset({"QuotaExceeded", "InsufficientStorage", "StorageFull", "XMinioStorageFull", "507"})
-_DENIED_CODES = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "403"})
+_DENIED_CODES = frozenset(
+    {
+        "403",
+        "AccessDenied",
+        "AccountProblem",
+        "AllAccessDisabled",
+        "AuthorizationHeaderMalformed",
+        "CredentialsNotSupported",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidIdentityToken",
+        "InvalidSecurity",
+        "InvalidToken",
+        "NotSignedUp",
+        "RequestExpired",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+        "UnrecognizedClientException",
+    }
+)
+"""With which S3 and STS refuse who asks, some of them with status 400 (their API references, "Error responses")."""
 
 
 @dataclass(frozen=True)
@@ -177,13 +200,15 @@ class ObjectStore:
 
     def _translate(self, error: Exception, missing: Reason) -> FactoryError:
         code, words = _code(error), str(error) or type(error).__name__
-        secret_hint = "check the secret's keys and what they may do in the bucket"
+        hint = "check the secret's keys and what they may do in the bucket"
+        if code in ("RequestTimeTooSkewed", "RequestExpired"):
+            hint = "check the clocks of the node and the store"
         if code in _FULL_CODES:
             return FactoryError(
                 Reason.STORE_FULL, f"{self.uri}: the store is full ({words}): make room or raise the quota"
             )
         if isinstance(error, PermissionError) or code in _DENIED_CODES or "Credentials" in type(error).__name__:
-            return FactoryError(Reason.ACCESS_DENIED, f"{self.uri}: access denied ({words}): {secret_hint}")
+            return FactoryError(Reason.ACCESS_DENIED, f"{self.uri}: access denied ({words}): {hint}")
         if isinstance(error, FileNotFoundError):
             hint = f"check bucket {self.uri.root} and the prefix"
             return FactoryError(missing, f"{self.uri}: not found ({words}): {hint}")
