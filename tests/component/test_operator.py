@@ -166,6 +166,18 @@ def test_one_failed_pod_restarts_all(ns: Kubectl, operator: Operator) -> None:
     assert found["status"]["attempt"] == 1
 
 
+def test_a_job_that_somebody_holds_while_it_is_being_deleted_ends_its_pods(ns: Kubectl, operator: Operator) -> None:
+    job = objects.job("held", ["true"], nodes=2)
+    job["metadata"]["finalizers"] = ["example.com/hold"]
+    ns.apply(job)
+    wait_pods(ns, "held-0-0", "held-1-0")
+    ns.run("delete", "tjob", "held", "--wait=false")
+    wait_pods(ns)
+    found = ns.wait("tjob", "held", "to say so", lambda f: f.get("status", {}).get("phase") == "Terminating")
+    assert condition(found, "Reconciling")["message"].endswith("these finalizers have: example.com/hold")
+    ns.run("patch", "tjob", "held", "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+
+
 def test_a_pool_waits_then_serves_then_follows(ns: Kubectl, operator: Operator) -> None:
     ns.apply(objects.pool("chat", "m", replicas=1))
     found = ns.wait_condition("ipool", "chat", "Ready", "False")

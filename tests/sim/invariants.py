@@ -164,10 +164,12 @@ class Invariants:
                 self.wrong(f"pod {name} was created before its job's store was found good")
 
     def _deletion_was_due(self, pod: Body) -> None:
-        """A pod of the attempt that is on is only deleted for a suspension or after the end."""
+        """A pod of the attempt that is on is only deleted for a suspension, after the end, or with its job."""
         labels = labels_of(pod)
         job = self._cluster.find(TRAININGJOBS, pod["metadata"]["namespace"], labels[names.LABEL_JOB])
         if job is None or job["metadata"]["uid"] not in owner_uids(pod) or job["metadata"]["uid"] in self._suspended:
+            return
+        if "deletionTimestamp" in job["metadata"]:
             return
         current = self._attempts[job["metadata"]["uid"]]
         if int(labels[names.LABEL_ATTEMPT]) >= current and job["metadata"]["uid"] not in self._ended:

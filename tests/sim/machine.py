@@ -54,6 +54,8 @@ CALLS = (
     ("patch", DEPLOYMENTS),
 )
 """What may not work for a while."""
+HOLD = "team/hold"
+"""Somebody's finalizer."""
 CHILDREN = (SERVICES, CONFIGMAPS, DEPLOYMENTS, PODGROUPS, PVCS)
 
 EXITS = (
@@ -208,13 +210,19 @@ class Machine(RuleBasedStateMachine):
             self.world.invariants.disturb(key_of(pool))
             self._edit(INFERENCEPOOLS, pool, {"replicas": replicas})
 
-    @rule(data=st.data(), foreground=st.booleans())
-    def delete_object(self, data: st.DataObject, foreground: bool) -> None:
+    @rule(data=st.data(), foreground=st.booleans(), held=st.sampled_from([0.0, 0.0, 5.0, 300.0]))
+    def delete_object(self, data: st.DataObject, foreground: bool, held: float) -> None:
+        """With `held` somebody's finalizer keeps it for so many seconds."""
         self.count("delete object")
         resource, body = self._draw(data, TRAININGJOBS, MODELVERSIONS, INFERENCEPOOLS)
         if body is None or body.get("status", {}).get("usedBy"):
             return  # the chart's admission policy refuses it
-        self.world.cluster.delete(resource, key_of(body), "user", foreground=foreground)
+        key, cluster = key_of(body), self.world.cluster
+        if held and "deletionTimestamp" not in body["metadata"]:
+            finalizers = {"metadata": {"finalizers": [*body["metadata"]["finalizers"], HOLD]}}
+            cluster.patch(resource, key, finalizers, "user", resource_version=None)
+            cluster.loop.call_later(held, cluster.drop_finalizer, resource, key, HOLD, "user")
+        cluster.delete(resource, key, "user", foreground=foreground)
 
     @rule(data=st.data())
     def replace_object(self, data: st.DataObject) -> None:

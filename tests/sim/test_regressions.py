@@ -577,5 +577,27 @@ def test_an_edit_in_a_namespace_whose_quota_the_job_fills_itself_is_made(world: 
     world.until(lambda: "" if len(live(world)) == 2 and _attempts(world) == {"1"} else "not restarted", 400)
 
 
+def test_what_is_held_while_it_is_being_deleted_holds_no_node(world: World) -> None:
+    """Pods ran on until somebody's finalizer was removed, and were started anew when they failed."""
+    hold = "team/hold"
+    for resource, name, spec in (
+        (TRAININGJOBS, "job-a", manifests.job_spec(count=2, model="gpt")),
+        (MODELVERSIONS, "bert-v1", manifests.version_spec("bert", 1, "pvc://models/bert/1/good")),
+    ):
+        body = manifests.body(name, spec)
+        body["metadata"]["finalizers"] = [hold]
+        world.cluster.create(resource, body, "user")
+    world.until(lambda: "" if len(live(world)) == 3 else "pods are missing", 60, step=0.01)
+    for resource, name in ((TRAININGJOBS, "job-a"), (MODELVERSIONS, "bert-v1")):
+        world.cluster.delete(resource, manifests.key(name), "user")
+    world.until(lambda: "pods hold nodes" if live(world) else "", 60)
+    world.advance(600)
+    assert not world.cluster.all(PODS)
+    told = [(status(world, TRAININGJOBS, "job-a")[name]) for name in ("phase", "reason", "attempt")]
+    assert told == ["Terminating", "StoppingPods", 0]
+    for resource, name in ((TRAININGJOBS, "job-a"), (MODELVERSIONS, "bert-v1")):
+        world.cluster.drop_finalizer(resource, manifests.key(name), hold, "user")
+
+
 def _attempts(world: World) -> set[str]:
     return {labels_of(pod)[names.LABEL_ATTEMPT] for pod in live(world)}

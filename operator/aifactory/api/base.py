@@ -127,8 +127,14 @@ class ObjectMeta(Model):
     resource_version: str = ""
     creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
+    finalizers: tuple[str, ...] = ()
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+
+    @property
+    def leaves_orphans(self) -> bool:
+        """It is being deleted with `--cascade=orphan`: what belongs to it is to live on."""
+        return self.deletion_timestamp is not None and "orphan" in self.finalizers
 
 
 class Status(Model):

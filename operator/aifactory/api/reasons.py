@@ -54,7 +54,10 @@ class Reason(StrEnum):
     UNSCHEDULABLE = "Unschedulable", "The scheduler finds no place for the pods; its own words are in the message."
     PODS_SCHEDULED = "PodsScheduled", "Every pod has a node."
     BACK_OFF = "BackOff", "The next attempt waits for the failure policy's backoff."
-    STOPPING_PODS = "StoppingPods", "Pods of an earlier attempt or of a suspended job are ending."
+    STOPPING_PODS = (
+        "StoppingPods",
+        "Pods of an earlier attempt, or of a job that is suspended or being deleted, are ending.",
+    )
     APPLICATION_ERROR = "ApplicationError", "The training program exited with an error; its last words are the message."
     OUT_OF_MEMORY = "OutOfMemory", "The kernel ended the trainer because it used more memory than its limit."
     ABORTED_AT_END = (

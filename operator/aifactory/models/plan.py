@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 
 from aifactory.api import names
+from aifactory.api.base import Condition
 from aifactory.api.conditions import find, shorten
 from aifactory.api.modelversion import ModelVersionStatus
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.engine.plan import Create, Event, Patch, Plan, Write
 from aifactory.engine.refusals import Refusal
-from aifactory.engine.tasks import Json, Task, deletions, plan_task, retry_command
+from aifactory.engine.tasks import Json, Step, Task, deletions, plan_task, retry_command
 from aifactory.models import children
 from aifactory.models.state import Observed
 from aifactory.models.status import StatusDraft
@@ -22,18 +23,20 @@ MENDABLE = frozenset({Reason.SOURCE_NOT_FOUND, Reason.ACCESS_DENIED, Reason.STOR
 
 
 def plan_model_version(observed: Observed, now: datetime) -> Plan[ModelVersionStatus] | None:
-    """What to do about one version now; None when it is being deleted.
+    """What to do about one version now; None when there is nothing to decide.
 
     Args:
         observed: the version, its verifier pods and its users.
         now: the time, in UTC.
     """
     version, status = observed.version, observed.version.status
-    if version.metadata.deletion_timestamp is not None:
+    if version.metadata.leaves_orphans:
         return None
     now = now.replace(microsecond=0)  # the precision of what is written
     draft = StatusDraft(version, observed.users, now)
     verified = find(status.conditions, ConditionType.VERIFIED)
+    if version.metadata.deletion_timestamp is not None:
+        return _plan_deleted(observed, draft, verified)
     if verified is not None and verified.status == "True":
         # Who uses it is what the deletion guard goes by: it can not wait for company.
         draft.found(verified)
@@ -68,6 +71,15 @@ def plan_model_version(observed: Observed, now: datetime) -> Plan[ModelVersionSt
     draft.verifying(step)
     writes = (*step.writes, *noted)
     return Plan(draft.result(), writes, urgent=step.urgent, requeue_after=step.requeue_after)
+
+
+def _plan_deleted(observed: Observed, draft: StatusDraft, verified: Condition | None) -> Plan[ModelVersionStatus]:
+    """Somebody's finalizer holds the version: it is not read any more, and what is known about it stands."""
+    if verified is not None and verified.status != "Unknown":
+        draft.found(verified)
+    else:
+        draft.verifying(Step(observed.version.status.verify_attempt, "it is being deleted and not read any more"))
+    return Plan(draft.result(), deletions(pod for pod in observed.verifiers if not pod.ended))
 
 
 def _write_down(observed: Observed) -> tuple[Write, ...]:

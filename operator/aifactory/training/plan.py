@@ -12,8 +12,9 @@ from aifactory.api import names
 from aifactory.api.conditions import is_true
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import TrainingJobStatus
+from aifactory.engine import tasks
 from aifactory.engine.plan import Plan
-from aifactory.training import evidence, train
+from aifactory.training import evidence, nodeloss, train
 from aifactory.training.detectors import first_failure
 from aifactory.training.publish import plan_publishing
 from aifactory.training.state import Observed, PodView
@@ -31,14 +32,16 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
         now: the time, in UTC.
     """
     job = observed.job
-    if (job.spec.managed_by or names.MANAGED_BY) != names.MANAGED_BY or job.metadata.deletion_timestamp is not None:
+    if (job.spec.managed_by or names.MANAGED_BY) != names.MANAGED_BY or job.metadata.leaves_orphans:
         return None
-    if is_true(job.status.conditions, ConditionType.COMPLETE) or is_true(job.status.conditions, ConditionType.FAILED):
-        return _plan_finished(observed, now.replace(microsecond=0))
-
     now = now.replace(microsecond=0)  # the precision of what is written
+    if is_true(job.status.conditions, ConditionType.COMPLETE) or is_true(job.status.conditions, ConditionType.FAILED):
+        return _plan_finished(observed, now)
+
     attempt = job.status.attempt
     current = tuple(pod for pod in observed.pods if pod.attempt == attempt)
+    if job.metadata.deletion_timestamp is not None:
+        return _plan_deleted(observed, StatusDraft(observed, current, now), now)
     stale = tuple(pod for pod in observed.pods if pod.attempt < attempt and pod.live)
     made = (*(pod.attempt for pod in observed.pods), *(gang.attempt for gang in observed.gangs))
     if (newest := max(made, default=0)) > attempt:
@@ -70,6 +73,15 @@ def _plan_finished(observed: Observed, now: datetime) -> Plan[TrainingJobStatus]
     """
     live = (pod for pod in observed.pods if pod.live)
     return Plan(finished(observed.job, now), train.deletions((*live, *evidence.leftovers(observed))))
+
+
+def _plan_deleted(observed: Observed, draft: StatusDraft, now: datetime) -> Plan[TrainingJobStatus]:
+    """Somebody's finalizer may hold the job for as long as it likes: its pods need not hold GPUs so long."""
+    live = tuple(pod for pod in observed.pods if pod.live)
+    at_work = tuple(pod for pod in (*observed.probes, *observed.publishers) if not pod.ended)
+    draft.deleted(len(live) + len(at_work), nodeloss.stuck(observed, live, now))
+    writes = (*train.deletions(live), *tasks.deletions(at_work))
+    return Plan(draft.result(), writes, requeue_after=nodeloss.next_look(live, now))
 
 
 def _plan_behind(status: TrainingJobStatus, newest: int) -> Plan[TrainingJobStatus]:

@@ -147,6 +147,18 @@ class StatusDraft:
         self._conditions.kstatus(None, Reason.SUSPENDED, message)
         self._phase("Suspended", Reason.SUSPENDED)
 
+    def deleted(self, left: int, stuck: str = "") -> None:
+        """The job is being deleted and somebody's finalizer holds it; `stuck` says why a pod can not end."""
+        held = ", ".join(self._observed.job.metadata.finalizers)
+        ending = f"{left} pods are ending" if left else "none of its pods runs any more"
+        message = f"the job is being deleted and {ending}; it goes when these finalizers have: {held}"
+        self._conditions.set(ConditionType.RESTARTING, False, Reason.STOPPING_PODS)
+        self._conditions.remove(ConditionType.SCHEDULED)
+        if stuck:
+            self._not_running("Terminating", Reason.NODE_LOST, f"{message}; {stuck}", stalled=True)
+        else:
+            self._not_running("Terminating", Reason.STOPPING_PODS, message)
+
     def publishing(self, message: str, trouble: Reason | None = None, *, stalled: bool = False) -> None:
         """All pods succeeded; the result is on its way to the store, or held up by something a person can mend."""
         self._succeeded()

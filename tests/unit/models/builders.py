@@ -27,9 +27,9 @@ GOOD = {"uri": "pvc://models/tiny/1", "digest": DIGEST, "files": 2, "sizeBytes":
 
 def version(*, uri: str = "pvc://models/tiny/1", status: dict[str, Any] | None = None, **changes: Any) -> ModelVersion:
     """ModelVersion tiny-v1; keywords are fields of its spec, written as in YAML."""
-    metadata = {"name": "tiny-v1", "namespace": "ns", "uid": "mv-uid", "generation": 1}
+    metadata: dict[str, Any] = {"name": "tiny-v1", "namespace": "ns", "uid": "mv-uid", "generation": 1}
     if changes.pop("deleting", False):
-        metadata["deletionTimestamp"] = NOW
+        metadata |= {"deletionTimestamp": NOW, "finalizers": changes.pop("finalizers", ("team/hold",))}
     source = {"uri": uri, **changes.pop("source", {})}
     spec = {"model": "tiny", "version": 1, "source": source, "format": "causal-lm", **changes}
     return ModelVersion.model_validate({"metadata": metadata, "spec": spec, "status": status or {}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -284,8 +285,31 @@ def test_a_refusal_has_its_time_in_whole_seconds_and_its_next_look() -> None:
     assert {found.last_transition_time for found in plan.status.conditions} == {NOW}
 
 
-def test_a_version_that_is_being_deleted_is_left_alone() -> None:
-    assert plan_model_version(Observed(version(deleting=True), SETTINGS), NOW) is None
+def test_a_version_that_is_being_deleted_is_not_read_any_more() -> None:
+    """Whoever holds it with a finalizer held its verifier too."""
+    world = World(version())
+    world.settle()
+    world.version = version(deleting=True, status=world.status.dump())
+    made = list(world.made)
+    assert removed(world.step()) == [f"Pod {made[0]}"]
+    assert (world.verifiers, world.made) == ({}, made)
+    assert message(world.status, ConditionType.RECONCILING) == "it is being deleted and not read any more"
+    assert not world.settle().writes
+
+
+def test_what_is_known_of_a_version_stands_while_it_is_being_deleted() -> None:
+    world = World(version())
+    world.settle()
+    world.verifier(ended=True, exit_code=0, message=json.dumps(GOOD))
+    world.settle()
+    world.version = version(deleting=True, status=world.status.dump())
+    before = world.status
+    assert not world.settle().writes
+    assert world.status == before
+
+
+def test_a_version_whose_verifier_is_to_live_on_is_left_alone() -> None:
+    assert plan_model_version(Observed(version(deleting=True, finalizers=("orphan",)), SETTINGS), NOW) is None
 
 
 def test_users_are_listed_counted_and_forgotten() -> None:

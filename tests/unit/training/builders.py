@@ -33,9 +33,9 @@ PUBLISHED = {"uri": "pvc://aifactory-models/tiny/0123456789abcdef", "digest": f"
 
 def job(name: str = "train", *, nodes: int = 1, status: dict[str, Any] | None = None, **spec: Any) -> TrainingJob:
     """A job as the API server stores it; keywords are fields of its spec, written as in YAML."""
-    metadata = {"name": name, "namespace": "ns", "uid": UID, "generation": spec.pop("generation", 1)}
+    metadata: dict[str, Any] = {"name": name, "namespace": "ns", "uid": UID, "generation": spec.pop("generation", 1)}
     if spec.pop("deleting", False):
-        metadata["deletionTimestamp"] = NOW
+        metadata |= {"deletionTimestamp": NOW, "finalizers": spec.pop("finalizers", ("team/hold",))}
     container = {"name": "trainer", "image": "trainer:1", **spec.pop("container", {})}
     spec.setdefault("template", {"spec": {"containers": [container]}})
     return TrainingJob.model_validate(

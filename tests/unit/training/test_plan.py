@@ -647,11 +647,54 @@ def test_every_message_ends_up_in_one_line(name: str) -> None:
 
 @pytest.mark.parametrize(
     "owner",
-    [job(managedBy="kueue.x-k8s.io/multikueue"), job(deleting=True)],
-    ids=["managed by another", "being deleted"],
+    [
+        job(managedBy="kueue.x-k8s.io/multikueue"),
+        job(managedBy="kueue.x-k8s.io/multikueue", deleting=True),
+        job(deleting=True, finalizers=("orphan", "team/hold")),
+    ],
+    ids=["managed by another", "managed by another, being deleted", "its pods are to live on"],
 )
 def test_what_is_not_ours_is_left_alone(owner: Any) -> None:
     assert plan_training(observe(owner, pod(exit_code=1)), NOW) is None
+
+
+def test_a_job_that_is_being_deleted_ends_its_pods_and_makes_nothing() -> None:
+    """Whoever holds it with a finalizer held its GPUs too."""
+    held = job(nodes=2, status=SEEN | {"attempt": 1}, deleting=True, output=OUTPUT)
+    pods = (pod(0, 0, of=held, exit_code=1), pod(1, 0, of=held), pod(0, 1, of=held, running=True))
+    ended = pod(1, 1, of=held, exit_code=0)
+    tasks = {"probes": (publisher(7),), "publishers": (publisher(8, exit_code=1), publisher(9))}
+    plan = decide(observe(held, *pods, ended, **tasks, service=None, workspace_exists=False))
+    assert removed(plan) == ["Pod train-1-0", "Pod train-0-1", "Pod train-publish-7", "Pod train-publish-9"]
+    assert len(plan.writes) == 4
+    assert (plan.status.phase, plan.status.reason, plan.status.attempt) == ("Terminating", "StoppingPods", 1)
+    assert conditions(plan.status)["Running"] == ("False", "StoppingPods")
+    words = "the job is being deleted and 4 pods are ending; it goes when these finalizers have: team/hold"
+    assert message(plan.status, ConditionType.RECONCILING) == words
+
+
+def test_a_job_that_is_being_deleted_publishes_nothing_and_is_not_tried_again() -> None:
+    held = job(deleting=True, output=OUTPUT)
+    for last in (pod(exit_code=0), pod(exit_code=1)):
+        plan = decide(observe(held, last))
+        assert not plan.writes
+        assert (plan.status.attempt, plan.status.phase, plan.requeue_after) == (0, "Terminating", None)
+        assert "none of its pods runs any more" in message(plan.status, ConditionType.RECONCILING)
+
+
+def test_an_ended_job_that_is_being_deleted_says_how_it_ended() -> None:
+    held = job(deleting=True, status={"phase": "Failed", "conditions": [condition("Failed")]})
+    plan = decide(observe(held, pod(running=True), pod(exit_code=1)))
+    assert removed(plan) == ["Pod train-0-0"]
+    assert plan.status.phase == "Failed"
+
+
+def test_a_pod_that_can_not_end_is_named_while_its_job_is_being_deleted() -> None:
+    late = pod(running=True, terminating=True, due_to_end=NOW - timedelta(seconds=61))
+    plan = decide(observe(job(deleting=True), late, pod(1, running=True, terminating=True, due_to_end=NOW)))
+    assert not plan.writes
+    assert (plan.status.reason, plan.requeue_after) == ("NodeLost", 60)
+    assert "pod train-0-0 should have ended" in message(plan.status, ConditionType.STALLED)
 
 
 def test_our_own_name_as_manager_is_the_default() -> None:
