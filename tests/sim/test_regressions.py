@@ -566,6 +566,23 @@ def test_what_fails_beside_a_mistake_in_the_template_holds_no_node(world: World)
     world.until(lambda: "" if len(live(world)) == 2 else "no pods", 400)
 
 
+def test_what_is_left_of_an_attempt_whose_status_is_lost_keeps_no_edit_back(world: World) -> None:
+    """One pod that had ended counted as one that runs on, so the job waited for ever beside its mistake."""
+    world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=2)), "user")
+    world.advance(20)
+    world.kill(0, away=30.0)
+    first, second = live(world)
+    world.nodes.fail(first, SUCCESS)
+    world.cluster.delete(PODS, key_of(second), "user")
+    world.advance(10)
+    found = world.cluster.get(TRAININGJOBS, manifests.NAMESPACE, "job-a")
+    world.cluster.patch_status(TRAININGJOBS, key_of(found), dict.fromkeys(found["status"]), "user")
+    _break(world, "job-a")
+    settle(world)
+    _break(world, "job-a", broken=False)
+    world.until(lambda: "" if len(live(world)) == 2 else "no pods", 400)
+
+
 def test_an_edit_in_a_namespace_whose_quota_the_job_fills_itself_is_made(world: World) -> None:
     """The dry run is refused for the pods that go first."""
     world.cluster.create(TRAININGJOBS, manifests.body("job-a", manifests.job_spec(count=2)), "user")

@@ -58,7 +58,8 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
         return train.plan_stopping(observed, stale, draft, now)
     failure = first_failure(observed, current)
     if (change := train.changed(observed, current)) is not None:
-        return train.plan_edited(observed, draft, change, runs_on=bool(current) and failure is None)
+        runs_on = failure is None and any(pod.live for pod in current)
+        return train.plan_edited(observed, draft, change, runs_on=runs_on)
     if failure is not None:
         return train.plan_failure(observed, failure, draft, now)
     if not train.has_run(observed) and (probing := plan_probing(observed, draft, now)) is not None:

@@ -196,7 +196,7 @@ class StatusDraft:
 
     def edit_refused(self, refusal: Refusal, current: tuple[PodView, ...]) -> None:
         """The API server would not make the pods of the edited spec, so those that there are go on."""
-        if len(current) == self._observed.job.spec.nodes.count:
+        if len(current) == self._observed.job.spec.nodes.count or not self._status.phase:
             self.running(current, self._observed.gangs)
         message = (
             f"the spec was edited and the API server refuses its pods: {refusal.message}; those of attempt "

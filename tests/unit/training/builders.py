@@ -194,6 +194,10 @@ class World:
         meta = self.job.metadata.model_copy(update={"generation": self.job.metadata.generation + 1})
         self.job = self.job.model_copy(update={"spec": changed, "metadata": meta})
 
+    def lose_status(self) -> None:
+        """The object comes back from a backup, which holds no status."""
+        self.job = self.job.model_copy(update={"status": TrainingJobStatus()})
+
     def annotate(self, name: str, value: str) -> None:
         """The user sets an annotation; the generation stays."""
         meta = self.job.metadata.model_copy(update={"annotations": {**self.job.metadata.annotations, name: value}})

@@ -462,6 +462,17 @@ def test_what_does_not_run_well_is_not_kept_for_an_edit_that_may_be_refused(how:
     assert (tried(decision), decision.status.attempt) == ([], 1)
 
 
+def test_pods_that_have_ended_are_not_kept_for_an_edit_either() -> None:
+    """The status, which told how many there were, is lost: one that was left over held the next attempt back."""
+    world = started(nodes=2)
+    world.end("train-0-0", 0)
+    del world.pods["train-1-0"]
+    world.lose_status()
+    world.edit(template=OTHER)
+    decision = world.step()
+    assert (tried(decision), decision.status.attempt) == ([], 1)
+
+
 REFUSED = BadRequest(400, "BadRequest", 'unknown field "spec.x"')
 FULL = Forbidden(403, "Forbidden", 'pods "train-0-1" is forbidden: exceeded quota: team')
 
@@ -485,6 +496,13 @@ def test_an_edit_that_is_refused_is_told_and_nothing_is_stopped(count: int) -> N
         'the spec was edited and the API server refuses its pods: Pod train-0-1: unknown field "spec.x"; those of '
         "attempt 0 run on as they are until the edit is corrected or taken back"
     )
+
+
+def test_a_job_whose_status_was_lost_has_a_phase_also_beside_a_refused_edit() -> None:
+    world = started(nodes=2)
+    world.lose_status()
+    world.edit(template=OTHER, nodes={"count": 3})
+    assert refuse(world, REFUSED).status.phase == "Pending"
 
 
 def test_pods_that_come_up_beside_a_refused_edit_are_told_of() -> None:
