@@ -703,15 +703,17 @@ def test_our_own_name_as_manager_is_the_default() -> None:
 
 @pytest.mark.parametrize("end", ["Complete", "Failed"])
 def test_a_finished_job_only_frees_its_nodes(end: str) -> None:
-    owner = job(nodes=3, generation=4, status={"phase": "X", "conditions": [condition(end)]})
+    other = {"Complete": "Failed", "Failed": "Complete"}[end]
+    before = [condition("Scheduled", reason="PodsScheduled"), condition(other, "False", "Other"), condition(end)]
+    owner = job(nodes=3, generation=4, status={"phase": "X", "conditions": before})
     observed = observe(owner, pod(0, exit_code=0), pod(1, running=True), pod(2, running=True, terminating=True))
     decision = decide(observed)
     assert removed(decision) == ["Pod train-1-0"], "pods that ended are kept for their logs"
     assert not created(decision)
     found, true = decision.status, {"Complete": "Ready", "Failed": "Stalled"}[end]
-    told = {"observed_generation": 4, "reason": found.reason, "conditions": found.conditions}
+    told = {"observed_generation": 4, "reason": "Testing", "conditions": found.conditions}
     assert found == owner.status.model_copy(update=told)
-    assert conditions(found)[true] == conditions(found)[end] == ("True", found.reason)
+    assert conditions(found)[true] == conditions(found)[end] == ("True", "Testing")
 
 
 def test_the_reason_of_a_restart_is_kept() -> None:
