@@ -588,6 +588,8 @@ def test_a_container_beside_the_trainers_that_dies_is_told_and_training_goes_on(
     assert conditions(status)["Ready"] == conditions(status)["Running"] == ("True", "SideContainerFailed")
     words = "2 of 2 pods run; pod train-0-0: container logs has ended with exit code 1 (and 1 more); training goes on"
     assert message(status) == words
+    alone = decide(observe(TWO, pods[0], pod(1, of=TWO, running=True))).status
+    assert message(alone) == words.replace(" (and 1 more)", "")
     assert conditions(decide(observe(TWO, *(pod(index, of=TWO, running=True) for index in (0, 1)))).status)[
         "Running"
     ] == ("True", "AllNodesReady")
@@ -595,7 +597,8 @@ def test_a_container_beside_the_trainers_that_dies_is_told_and_training_goes_on(
 
 def test_pods_that_a_queue_holds_back_say_so() -> None:
     status = decide(observe(TWO, pod(0, of=TWO, gated=True), pod(1, of=TWO, gated=True))).status
-    assert "0 of 2 pods run; 2 wait for scheduling gates" in message(status)
+    words = "0 of 2 pods run; 2 wait for scheduling gates, which whoever set them, a queue for example, removes"
+    assert message(status) == words
 
 
 def test_pods_at_which_the_clusters_scheduler_does_not_look_are_told_after_a_minute() -> None:
@@ -604,8 +607,10 @@ def test_pods_at_which_the_clusters_scheduler_does_not_look_are_told_after_a_min
     assert (message(first.status), first.requeue_after) == ("0 of 2 pods run", 60)
     later = job(nodes=2, status=first.status.dump())
     pods = pod(0, of=later, unseen=True), pod(1, of=later)
+    assert decide(observe(later, *pods), NOW + timedelta(seconds=59)).requeue_after == 1
     told = decide(observe(later, *pods), NOW + timedelta(seconds=60))
-    assert "no scheduler has looked at pod train-0-0 yet: something it names" in message(told.status)
+    words = "no scheduler has looked at pod train-0-0 yet: something it names, a ResourceClaim for example, is missing"
+    assert message(told.status) == f"0 of 2 pods run; {words}"
     assert told.requeue_after is None
 
 
