@@ -52,6 +52,24 @@ def test_a_container_is_found_by_its_name_among_all_of_both_kinds() -> None:
     assert podstate.container(both, "other") is None
 
 
+@pytest.mark.parametrize(("phase", "over"), [("Running", False), ("Succeeded", True), ("Failed", True), ("", False)])
+def test_a_pod_is_over_when_its_phase_says_so(phase: str, over: bool) -> None:
+    assert podstate.is_over(pod(phase=phase)) is over
+
+
+def test_a_pod_is_ending_between_the_ends_of_its_containers_and_its_phase() -> None:
+    side = ContainerStatus(name="side", state=ContainerState(running=Running()))
+    failing, starting = (
+        (Condition(type="Ready", status="False", reason=reason),) for reason in ("PodFailed", "ContainersNotReady")
+    )
+    assert podstate.is_ending(pod(containers=(MAIN_ENDED,))) is True
+    assert podstate.is_ending(pod(containers=(MAIN_ENDED, side), conditions=failing)) is True, "it is made to end"
+    assert podstate.is_ending(pod(containers=(MAIN_ENDED, side), conditions=starting)) is False, "the side goes on"
+    assert podstate.is_ending(pod(containers=(MAIN_ENDED, side))) is False
+    assert podstate.is_ending(pod()) is False, "nothing has begun"
+    assert podstate.is_ending(pod(phase="Failed", containers=(MAIN_ENDED,), conditions=failing)) is False, "it is over"
+
+
 @pytest.mark.parametrize(
     ("status", "ending", "ready"), [("True", False, True), ("True", True, False), ("False", False, False)]
 )
