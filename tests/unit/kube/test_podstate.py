@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from aifactory.kube import podstate
@@ -270,3 +271,17 @@ def test_the_end_that_a_container_has_just_come_to_is_the_one_that_is_told() -> 
     assert podstate.crash(pod(containers=(ended,))) == Crash("main", 3, "OOMKilled", "now", 2)
     silent = crashes(restarts=2, running=Running())
     assert podstate.crash(pod(containers=(silent,))) == Crash("main", 1, "Error", "", 2)
+
+
+def test_a_container_that_ends_well_crashes_only_where_it_is_to_stay() -> None:
+    """Init containers beside which others start (restartPolicy Always) are to stay; kubelets call those ready that are
+    done.
+    """
+    well = Terminated(exit_code=0, reason="Completed")
+    ended = crashes(restarts=2, terminated=well)
+    assert podstate.crash(pod(init=(ended,))) == Crash("main", 0, "Completed", "", 2)
+    assert podstate.crash(pod(init=(msgspec.structs.replace(ended, ready=True),))) is None, "it is done"
+    assert podstate.crash(pod(containers=(ended,))) is None
+    assert podstate.crash(pod(containers=(crashes(waiting=Waiting(reason="ContainerCreating")),))) is None
+    ready = msgspec.structs.replace(crashes("last", restarts=2, running=Running()), ready=True)
+    assert podstate.crash(pod(containers=(ready,))) == Crash("main", 1, "Error", "last", 2), "ready for a moment"
