@@ -21,7 +21,7 @@ _TAIL: Final = 600
 _MORE_LINES: Final = 3
 """Of an exception's text after its first line."""
 
-_PREFIX = re.compile(r"(?:\[[A-Za-z_]+(\d+)\]: ?)+")
+_PREFIX = re.compile(r"^(?:\[[A-Za-z_]+(\d+)\]: ?)+")
 """PyTorch puts `[rank0]: ` before the lines of a traceback, torchrun `[default0]:` before those of a worker."""
 _FRAME = re.compile(r'(\s+)File "([^"]+)", line (\d+), in (\S+)')
 _LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python3|^<frozen ")
@@ -85,7 +85,7 @@ class _Raised:
 def ending(exit_code: int, reason: str = "") -> str:
     """How a process ended, in words: `exit code 139 (SIGSEGV)`. Negative codes are Python's for signals."""
     number = -exit_code if exit_code < 0 else exit_code - 128
-    if reason in ("", "Error", "Completed") and number in set(signal.Signals):
+    if reason in ("", "Error") and number in set(signal.Signals):
         reason = signal.Signals(number).name + _SIGNALS.get(exit_code, "")
     return f"exit code {exit_code}" + (f" ({reason})" if reason not in ("", "Error", "Completed") else "")
 
@@ -134,7 +134,7 @@ def _from_log(text: str, tail: int) -> RootCause:
         raised = first
     raised = [found for found in raised if found.traced] or raised
     name, parts = (raised[-1].name, [raised[-1].text]) if raised else ("", [])
-    telling = [" ".join(_PREFIX.sub("", line, 1).split()) for line in text.splitlines() if _TELLING.search(line)]
+    telling = [" ".join(_PREFIX.sub("", line).split()) for line in text.splitlines() if _TELLING.search(line)]
     parts += [line for line in dict.fromkeys(telling) if not raised or line not in raised[-1].text][:2]
     if not parts:
         lines = text.splitlines()

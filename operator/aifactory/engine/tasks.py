@@ -193,8 +193,7 @@ def _cause(task: Task, pod: TaskPod) -> tuple[Reason, str]:
         return Reason.OUT_OF_MEMORY, "it used more memory than its limit: raise taskPods.resources of the chart"
     if pod.end_reason == "DeadlineExceeded":
         return task.unexplained, "it took longer than it may: raise taskPods.activeDeadlineSeconds of the chart"
-    words = str(answer.get("message") or root_cause(pod.message).message or f"see: kubectl logs {pod.name}")
-    return task.unexplained, words
+    return task.unexplained, root_cause(pod.message).message or f"see: kubectl logs {pod.name}"
 
 
 def task_pod(pod: Pod, container: str, events: podstate.Trouble = podstate.NO_TROUBLE) -> TaskPod:

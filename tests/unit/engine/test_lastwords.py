@@ -87,7 +87,13 @@ frame #0: c10::Error::Error() + 0x80
 frame #1: c10d::ProcessGroupNCCL::run() + 0x1c0
 """
 NUMBERS = "\n".join(["1", "2", "the line that matters", *map(str, range(30))])
-FULL = "/dev/shm is full: raise resources.limits.memory"
+FULL = (
+    "; /dev/shm is full: raise resources.limits.memory, which it shares (or the sizeLimit of your own volume there), "
+    "or use less of it: fewer DataLoader workers, smaller batches"
+)
+CLOSING = (
+    "W0101 12:00:00.000 1 torch/distributed/elastic/multiprocessing/api.py:900] Sending process 8 closing signal\n"
+)
 WORDS = [
     pytest.param("", RootCause(), id="nothing"),
     pytest.param(" \n\n", RootCause(), id="white-space"),
@@ -116,6 +122,59 @@ WORDS = [
         TWO_RANKS + SILENT,
         RootCause("ZeroDivisionError", "ZeroDivisionError: division by zero (train.py:5 in main)", 2, 9),
         id="the-rank-that-failed-first",
+    ),
+    pytest.param(
+        TWO_RANKS + SILENT[SILENT.index("Root Cause") :],
+        RootCause("ZeroDivisionError", "ZeroDivisionError: division by zero (train.py:5 in main)", 2, 9),
+        id="the-only-rank-in-the-summary",
+    ),
+    pytest.param(
+        f"cannot open /data\n{CLOSING}{SILENT}",
+        RootCause(message="cannot open /data", exit_code=2, rank=9),
+        id="before-what-torchrun-logs",
+    ),
+    *(
+        pytest.param(
+            f"cannot open /data\n{SILENT[SILENT.index(start) :]}",
+            RootCause(message="cannot open /data", exit_code=2, rank=9),
+            id=f"before-{start}",
+        )
+        for start in ("torch.distributed.elastic.multiprocessing.errors", "=====")
+    ),
+    pytest.param(
+        f"{TRACEBACK}\nConnectionError: the others have gone\n",
+        RootCause("ValueError", NO_CORPUS),
+        id="one-with-its-traceback-before-others",
+    ),
+    pytest.param(
+        'Traceback (most recent call last):\n  File "a.py", line 1, in <module>\n    import b\n'
+        '  File "<frozen importlib._bootstrap>", line 9, in _load\nImportError: no b\n',
+        RootCause("ImportError", "ImportError: no b (a.py:1 in <module>)"),
+        id="python-itself-is-no-program",
+    ),
+    pytest.param(
+        'Traceback (most recent call last):\n  File "/lib/site-packages/a.py", line 1, in run\n\nOSError: no disk\n',
+        RootCause("OSError", "OSError: no disk (/lib/site-packages/a.py:1 in run)"),
+        id="only-a-library",
+    ),
+    pytest.param(
+        'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    f()\n'
+        "  [Previous line repeated 996 more times]\nRecursionError: too deep\n",
+        RootCause("RecursionError", "RecursionError: too deep (a.py:1 in f)"),
+        id="recursion",
+    ),
+    pytest.param(
+        "ValueError: 1\nKeyError: 2\n3\n4\n5\n",
+        RootCause("ValueError", "ValueError: 1 KeyError: 2 3 4"),
+        id="some-lines-of-its-text",
+    ),
+    pytest.param(
+        "KeyError: 1\n2\n\nValueError: 3\n", RootCause("ValueError", "ValueError: 3"), id="another-after-its-text"
+    ),
+    pytest.param(
+        "step 1\n[rank0]: NCCL WARN lost [rank1]: no route\nSegmentation fault (core dumped)\nBus error\n",
+        RootCause(message="NCCL WARN lost [rank1]: no route | Segmentation fault (core dumped)"),
+        id="the-first-two-lines-that-tell",
     ),
     pytest.param(
         NCCL,
@@ -156,6 +215,20 @@ WORDS = [
         RootCause("RuntimeError", "RuntimeError: CUDA error Compile with TORCH_USE_CUDA_DSA"),
         id="all-lines-of-an-error-file",
     ),
+    pytest.param(
+        '{"message": "OSError: [Errno 5] cannot read: a.bin"}',
+        RootCause("OSError", "OSError: [Errno 5] cannot read: a.bin"),
+        id="colons-in-its-words",
+    ),
+    pytest.param('{"message": "cannot read: a.bin"}', RootCause(message="cannot read: a.bin"), id="no-exception"),
+    *(
+        pytest.param(
+            f'{{"message": {{"message": "plain", "errorCode": {code}}}}}',
+            RootCause(message="plain"),
+            id=f"{code}-is-no-exit-code-of-a-failure",
+        )
+        for code in ('"2"', "true", "0")
+    ),
     pytest.param('{"message": "plain"}', RootCause(message="plain"), id="one-level"),
     pytest.param('{"message": {"message": 7}}', RootCause(message='{"message": {"message": 7}}'), id="not-text"),
     pytest.param('{"other": 1}', RootCause(message='{"other": 1}'), id="other-json"),
@@ -176,6 +249,7 @@ def test_the_last_lines_are_told_where_nothing_stands_out() -> None:
     assert root_cause(NUMBERS).message.startswith("1 | 2 | the line that matters | 0 | 1 |")
     assert root_cause(NUMBERS).message.endswith("| 29")
     assert len(root_cause("a line\n" * 1000).message) <= 600
+    assert [root_cause("ab\ncd\n", tail).message for tail in (10, 9, 1)] == ["ab | cd", "cd", "cd"]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +273,7 @@ def test_the_last_lines_are_told_where_nothing_stands_out() -> None:
     ],
 )
 def test_shared_memory_that_is_full_is_told_by_name(text: str, full: bool) -> None:
-    assert (FULL in root_cause(text).message) is full
+    assert root_cause(text).message.endswith(FULL) is full
 
 
 @pytest.mark.parametrize(
@@ -208,6 +282,7 @@ def test_shared_memory_that_is_full_is_told_by_name(text: str, full: bool) -> No
         (1, "Error", "exit code 1"),
         (139, "Error", "exit code 139 (SIGSEGV)"),
         (-6, "", "exit code -6 (SIGABRT)"),
+        (-7, "", "exit code -7 (SIGBUS, mostly a /dev/shm that is full)"),
         (135, "Error", "exit code 135 (SIGBUS, mostly a /dev/shm that is full)"),
         (
             137,

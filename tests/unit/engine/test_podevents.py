@@ -10,7 +10,7 @@ import pytest
 
 from aifactory.engine import podevents
 from aifactory.engine.podevents import PodEvents
-from aifactory.kube.errors import Forbidden, Unreachable
+from aifactory.kube.errors import Forbidden, KubeError, NotFound, Unreachable
 from aifactory.kube.objects import Pod, decoder
 from aifactory.kube.podstate import NO_TROUBLE, Trouble
 from tests.support.faketime import FakeClock, run
@@ -86,7 +86,23 @@ def test_a_pod_that_does_not_start_is_asked_about_after_a_while_and_its_owner_is
     run(main)
 
 
-def test_what_was_in_the_way_is_past_when_an_image_is_pulled() -> None:
+@pytest.mark.parametrize(
+    "reason", ["FailedMapVolume", "FailedPrepareDynamicResources", "NetworkNotReady", "FailedPostStartHook"]
+)
+def test_whatever_a_kubelet_can_tell_in_events_only_is_told(reason: str) -> None:
+    async def main() -> None:
+        scene = Scene(pod("a"))
+        scene.api.said["a-uid"] = [{"reason": reason, "message": "words"}, {"reason": "Scheduled", "message": "on n"}]
+        await scene.events.round()
+        await asyncio.sleep(podevents.PATIENCE_SECONDS)
+        await scene.events.round()
+        assert scene.events.of(scene.pods[0]) == Trouble(reason, "words")
+
+    run(main)
+
+
+@pytest.mark.parametrize("last", ["Pulling", "Pulled"])
+def test_what_was_in_the_way_is_past_when_an_image_is_pulled(last: str) -> None:
     async def main() -> None:
         scene = Scene(pod("a"))
         sandbox = {"reason": "FailedCreatePodSandBox", "message": "no runtime", "lastTimestamp": "2026-01-01T00:00:10Z"}
@@ -95,7 +111,14 @@ def test_what_was_in_the_way_is_past_when_an_image_is_pulled() -> None:
         await asyncio.sleep(podevents.PATIENCE_SECONDS)
         await scene.events.round()
         assert scene.events.of(scene.pods[0]) == Trouble("FailedCreatePodSandBox", "no runtime")
-        scene.api.said["a-uid"].append({"reason": "Pulling", "lastTimestamp": "2026-01-01T00:00:11Z"})
+        scene.api.said["a-uid"] += [
+            {"reason": "Pulling", "lastTimestamp": "2026-01-01T00:00:05Z"},
+            {"reason": "Pulled", "lastTimestamp": "2026-01-01T00:00:09Z"},
+        ]
+        await asyncio.sleep(podevents.AGAIN_SECONDS)
+        await scene.events.round()
+        assert scene.events.of(scene.pods[0]).reason == "FailedCreatePodSandBox", "it came after that"
+        scene.api.said["a-uid"].append({"reason": last, "lastTimestamp": "2026-01-01T00:00:11Z"})
         await asyncio.sleep(podevents.AGAIN_SECONDS)
         await scene.events.round()
         assert scene.events.of(scene.pods[0]) == NO_TROUBLE, "a large image takes its time"
@@ -107,13 +130,15 @@ def test_whether_a_pod_that_has_ended_was_evicted_is_asked_once_and_its_owner_wo
     """A program that ends with 0 when it is told to makes its pod Succeeded: only the Event knows better."""
 
     async def main() -> None:
+        await asyncio.sleep(1000)
         full, well = (pod(name, phase="Succeeded") for name in ("full", "well"))
         scene = Scene(full, well)
         scene.api.said["full-uid"] = [{"reason": "Evicted", "message": "exceeds the limit"}]
         assert scene.events.eviction(full) is scene.events.eviction(well) is None
+        await asyncio.sleep(podevents.EVICTION_SECONDS - 1)
         await scene.events.ends()
         assert scene.api.asked == [], "the Event may be on its way"
-        await asyncio.sleep(podevents.EVICTION_SECONDS)
+        await asyncio.sleep(1)
         await scene.events.ends()
         assert scene.woken == ["full", "well"]
         assert scene.events.eviction(full) == Trouble("Evicted", "exceeds the limit")
@@ -127,13 +152,14 @@ def test_whether_a_pod_that_has_ended_was_evicted_is_asked_once_and_its_owner_wo
     run(main)
 
 
-def test_where_no_events_may_be_read_nothing_waits_for_them() -> None:
+@pytest.mark.parametrize("error", [Forbidden(403, "Forbidden", "no right to list events"), NotFound(404, "", "")])
+def test_where_no_events_may_be_read_nothing_waits_for_them(error: KubeError) -> None:
     async def main() -> None:
         done = pod("a", phase="Succeeded")
         scene = Scene(done)
 
         async def refused(*_: Any, **__: Any) -> bytes:
-            raise Forbidden(403, "Forbidden", "no right to list events")
+            raise error
 
         scene.api.list = refused  # type: ignore[method-assign, assignment]
         assert scene.events.eviction(done) is None
@@ -232,3 +258,16 @@ def test_it_looks_for_ever_whatever_the_api_server_answers(caplog: pytest.LogCap
 
     run(main)
     assert "Events of pods could not be read: away" in caplog.text
+
+
+def test_who_waits_to_know_whether_a_pod_was_evicted_knows_within_a_round() -> None:
+    async def main() -> None:
+        done = pod("a", phase="Succeeded")
+        scene = Scene(done)
+        assert scene.events.eviction(done) is None
+        task = asyncio.create_task(scene.events.run())
+        await asyncio.sleep(podevents.ROUND_SECONDS + 0.1)
+        assert scene.woken == ["a"]
+        task.cancel()
+
+    run(main)

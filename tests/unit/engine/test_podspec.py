@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from aifactory.engine.podspec import memory_volume, merge_named, owner_reference, restricted_pod
+from aifactory.engine.podspec import memory_volume, merge_mounts, merge_named, owner_reference, restricted_pod
 
 
 def test_what_a_template_leaves_out_is_filled_in() -> None:
@@ -72,6 +72,19 @@ def test_an_entry_of_the_same_name_is_replaced_in_its_place_and_others_follow() 
     paths = merge_named([{"mountPath": "/a", "name": "x"}], [{"mountPath": "/b", "name": "x"}], key="mountPath")
     assert [mount["mountPath"] for mount in paths] == ["/a", "/b"]
     assert base[0] == {"name": "a", "value": "1"}
+
+
+def test_at_a_path_our_mount_counts_and_where_it_is_free_the_user_s_volume() -> None:
+    theirs = [{"name": "own", "mountPath": path} for path in ("/data", "/models", "/dev/shm/")]
+    ours = [{"name": "ours", "mountPath": path} for path in ("/models", "/dev/shm", "/tmp", "/run")]
+    merged = merge_mounts(iter(theirs), ours, free=("/dev/shm", "/tmp"))
+    assert [(mount["mountPath"], mount["name"]) for mount in merged] == [
+        ("/data", "own"),
+        ("/models", "ours"),
+        ("/dev/shm/", "own"),
+        ("/tmp", "ours"),
+        ("/run", "ours"),
+    ]
 
 
 def test_an_owner_that_controls_and_does_not_block_its_own_deletion() -> None:

@@ -163,6 +163,7 @@ def test_what_is_no_answer_is_not_taken_for_one(tried: TaskPod) -> None:
         (pod(0, 1, {"reason": "StoreFull", "message": "no space"}), Reason.STORE_FULL, True, "no space"),
         (pod(0, 1, {"reason": "StoreFull"}), Reason.STORE_FULL, True, "no space left in the store"),
         (pod(0, 1, {"reason": "Odd", "message": "odd"}), Reason.PUBLISHER_FAILED, True, "copy-0: odd; "),
+        (pod(0, 1, {"message": "two\nlines"}), Reason.PUBLISHER_FAILED, True, "copy-0: two lines; "),
         (pod(0, 0, {"other": 1}), Reason.PUBLISHER_FAILED, True, '{"other": 1}'),
         (pod(0, 1), Reason.PUBLISHER_FAILED, True, "see: kubectl logs copy-0"),
         (pod(0, 137, end_reason="OOMKilled"), Reason.OUT_OF_MEMORY, True, "raise taskPods.resources of the chart; "),
@@ -274,6 +275,18 @@ def test_a_pod_is_seen_by_its_container() -> None:
     refused = task_pod(view(phase="Failed", reason="Evicted", message="full"), "copy")
     assert refused == TaskPod("gpt-v1-copy-7", "u", 7, True, message="full", end_reason="Evicted")
     assert task_pod(view(phase="Succeeded"), "copy").ended, "who ended it keeps silent"
+
+
+def test_a_failure_counts_when_the_pod_has_ended_or_goes_on_and_a_success_at_once() -> None:
+    """A program that was told to end may fail of that: why it was told shows a little later, with the pod's phase."""
+    sidecar = {"name": "mesh", "state": {"running": {}}}
+    ended = [
+        task_pod(view(phase="Running", containerStatuses=[terminated(code), *others]), "copy").ended
+        for code in (0, 1)
+        for others in ([], [sidecar])
+    ]
+    assert ended == [True, True, False, True]
+    assert not task_pod(view(phase="Running", containerStatuses=[sidecar]), "copy").ended
 
 
 def test_what_ended_a_pod_goes_before_what_its_container_says_of_it() -> None:

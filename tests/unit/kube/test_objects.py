@@ -9,7 +9,17 @@ import msgspec
 import pytest
 
 from aifactory.kube import objects
-from aifactory.kube.objects import Condition, Metadata, Pod, PodStatus, condition, decoder, same_but_version
+from aifactory.kube.objects import (
+    Condition,
+    DeploymentStatus,
+    Metadata,
+    NodeStatus,
+    Pod,
+    PodStatus,
+    condition,
+    decoder,
+    same_but_version,
+)
 
 POD = {
     "apiVersion": "v1",
@@ -183,3 +193,20 @@ def test_views_that_differ_in_their_version_only() -> None:
     assert same_but_version(pod("1"), pod("2")) is True
     assert same_but_version(pod("1"), pod("2", name="b")) is False
     assert same_but_version(pod("1"), pod("2", phase="Failed")) is False
+
+
+def test_of_a_deployment_s_conditions_only_refusals_are_kept() -> None:
+    def seen(type_: str, status: str, reason: str = "") -> bool:
+        return bool(DeploymentStatus(conditions=(Condition(type=type_, status=status, reason=reason),)).conditions)
+
+    assert seen("ReplicaFailure", "True", "FailedCreate")
+    assert not seen("ReplicaFailure", "False")
+    assert seen("Progressing", "False", "ReplicaSetCreateError")
+    assert not seen("Progressing", "True", "ReplicaSetCreateError")
+    assert not seen("Progressing", "False", "ProgressDeadlineExceeded"), "that pods are slow is told of the pods"
+    assert not seen("Available", "False", "ReplicaSetCreateError")
+
+
+def test_of_a_node_s_conditions_only_whether_it_is_ready_is_kept() -> None:
+    ready, full = Condition(type="Ready", status="True"), Condition(type="DiskPressure", status="True")
+    assert NodeStatus(conditions=(full, ready)).conditions == (ready,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from aifactory.kube import podstate
@@ -50,6 +51,24 @@ def test_a_container_is_found_by_its_name_among_all_of_both_kinds() -> None:
     assert podstate.container(both, "side") == waits("side", "")
     assert podstate.container(both, "fetch") == waits("fetch", "")
     assert podstate.container(both, "other") is None
+
+
+@pytest.mark.parametrize(("phase", "over"), [("Running", False), ("Succeeded", True), ("Failed", True), ("", False)])
+def test_a_pod_is_over_when_its_phase_says_so(phase: str, over: bool) -> None:
+    assert podstate.is_over(pod(phase=phase)) is over
+
+
+def test_a_pod_is_ending_between_the_ends_of_its_containers_and_its_phase() -> None:
+    side = ContainerStatus(name="side", state=ContainerState(running=Running()))
+    failing, starting = (
+        (Condition(type="Ready", status="False", reason=reason),) for reason in ("PodFailed", "ContainersNotReady")
+    )
+    assert podstate.is_ending(pod(containers=(MAIN_ENDED,))) is True
+    assert podstate.is_ending(pod(containers=(MAIN_ENDED, side), conditions=failing)) is True, "it is made to end"
+    assert podstate.is_ending(pod(containers=(MAIN_ENDED, side), conditions=starting)) is False, "the side goes on"
+    assert podstate.is_ending(pod(containers=(MAIN_ENDED, side))) is False
+    assert podstate.is_ending(pod()) is False, "nothing has begun"
+    assert podstate.is_ending(pod(phase="Failed", containers=(MAIN_ENDED,), conditions=failing)) is False, "it is over"
 
 
 @pytest.mark.parametrize(
@@ -252,3 +271,17 @@ def test_the_end_that_a_container_has_just_come_to_is_the_one_that_is_told() -> 
     assert podstate.crash(pod(containers=(ended,))) == Crash("main", 3, "OOMKilled", "now", 2)
     silent = crashes(restarts=2, running=Running())
     assert podstate.crash(pod(containers=(silent,))) == Crash("main", 1, "Error", "", 2)
+
+
+def test_a_container_that_ends_well_crashes_only_where_it_is_to_stay() -> None:
+    """Init containers beside which others start (restartPolicy Always) are to stay; kubelets call those ready that are
+    done.
+    """
+    well = Terminated(exit_code=0, reason="Completed")
+    ended = crashes(restarts=2, terminated=well)
+    assert podstate.crash(pod(init=(ended,))) == Crash("main", 0, "Completed", "", 2)
+    assert podstate.crash(pod(init=(msgspec.structs.replace(ended, ready=True),))) is None, "it is done"
+    assert podstate.crash(pod(containers=(ended,))) is None
+    assert podstate.crash(pod(containers=(crashes(waiting=Waiting(reason="ContainerCreating")),))) is None
+    ready = msgspec.structs.replace(crashes("last", restarts=2, running=Running()), ready=True)
+    assert podstate.crash(pod(containers=(ready,))) == Crash("main", 1, "Error", "last", 2), "ready for a moment"

@@ -195,6 +195,15 @@ def test_what_a_probe_has_found_is_written_at_once_and_leaves_nothing_behind() -
     assert (output.probed, output.request, output.next_publish_time) == (STORE, "1/", None)
 
 
+def test_who_asks_for_another_try_while_one_succeeds_has_had_it() -> None:
+    world = waiting()
+    world.annotate("aifactory.dev/retry", "again")
+    world.end_probe(GOOD)
+    world.step()
+    assert world.status.output is not None
+    assert (world.status.output.probed, world.status.output.request) == (STORE, "1/again")
+
+
 def test_a_publisher_that_can_be_made_is_told_at_once() -> None:
     plan = World(job(output=OUTPUT)).step()
     assert (plan.urgent, plan.requeue_after) == (True, 0)

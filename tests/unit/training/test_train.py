@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from aifactory.api.trainingjob import TrainingJobStatus
+from aifactory.training.prepare import next_pods
 from aifactory.training.state import GangView, ProgressReport
 from tests.unit.plans import created
-from tests.unit.training.builders import GANGS, NOW, decide, job, observe, pod, report
+from tests.unit.training.builders import GANGS, NOW, OUTPUT, decide, job, observe, pod, report
 from tests.unit.training.test_plan import condition
 
 EARLY = NOW.replace(microsecond=999_999)
@@ -24,6 +25,20 @@ def test_times_are_written_to_the_second() -> None:
     assert status.last_failure.time == NOW
     assert status.restarts is not None
     assert status.restarts.next_attempt_time == NOW + timedelta(seconds=10)
+
+
+def test_an_edit_before_there_are_pods_asks_for_none() -> None:
+    """There is nothing that runs well and could be kept if they are refused."""
+    decision = decide(observe(job(nodes=3), gangs=(GangView("train-0", "g", 0, 2),), **GANGS))
+    assert (decision.status.attempt, decision.writes) == (1, ())
+
+
+def test_the_publisher_that_is_asked_for_is_the_next_one() -> None:
+    asked = [
+        [write.body["metadata"]["name"] for write in next_pods(observe(job(output=OUTPUT, status=status)))]
+        for status in ({}, {"output": {"publishAttempt": 3}})
+    ]
+    assert asked == [["train-0-1", f"train-publish-{number}"] for number in (0, 3)]
 
 
 def failed_after(status: dict[str, Any], progress: ProgressReport | None = None, **changes: Any) -> TrainingJobStatus:
