@@ -7,6 +7,7 @@ Hooks see every commit and may raise to end a test.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from bisect import bisect_right
 from collections import defaultdict
@@ -92,6 +93,8 @@ class Cluster:
         self.objects: dict[Resource, dict[Key, Body]] = defaultdict(dict)
         self.history: dict[Resource, list[Commit]] = defaultdict(list)
         self.hooks: list[Hook] = []
+        self.requests: set[asyncio.Task[Any]] = set()
+        """On their way."""
         self.watchers: dict[Resource, list[Callable[[], None]]] = defaultdict(list)
         self.pod_quota_exhausted = False
         self.broken: Breakage | None = None

@@ -325,6 +325,9 @@ class Connection:
         """A request is on its way, and carried out, whether its process runs or is stopped; the answer waits for it."""
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         task = self.cluster.loop.create_task(request)
+        # asyncio itself would let one go that nobody waits for any more, as a killed process does not.
+        self.cluster.requests.add(task)
+        task.add_done_callback(self.cluster.requests.discard)
         task.add_done_callback(partial(_hand_over, answer))
         try:
             return await answer

@@ -290,7 +290,8 @@ class World:
         self.loop.close()
 
     def _unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        self.invariants.violations.append(f"{context['message']}: {context.get('exception')!r}")
+        what = context.get("exception") or context.get("task") or context.get("future")
+        self.invariants.violations.append(f"{context['message']}: {what!r}")
 
 
 def _lag(process: SimProcess) -> float:
