@@ -107,7 +107,7 @@ class WorkQueue(Generic[K]):
         if key in self._processing:
             self._again[key] = background and self._again.get(key, True)
             return
-        if key in self._fresh or (self._held_back and key in self._held_back.get(self._namespace_of(key), ())):
+        if key in self._fresh or key in self._held_back.get(self._namespace_of(key), ()):
             return
         if key in self._background:
             if not background:
@@ -209,7 +209,7 @@ class WorkQueue(Generic[K]):
 
     def _pop(self) -> tuple[K, float] | None:
         """The next key whose namespace may have a worker, with that worker taken, and since when it waits."""
-        if self._held_back and (found := self._pop_held_back()) is not None:
+        if (found := self._pop_held_back()) is not None:
             return found
         while self._fresh or self._background:
             self._turn += 1

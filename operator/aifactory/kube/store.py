@@ -158,13 +158,13 @@ class Store(Generic[T]):
         assert self._decode is not None, "a store that takes in responses needs a decoder"
         return self.apply_response(self._decode(raw), origin=origin)
 
-    def put_unwatched(self, raw: bytes) -> bool:
+    def put_unwatched(self, raw: bytes) -> None:
         """Take in an object that was read and that no watch need show, however old it is; the next list drops it again.
 
         What is known to be deleted, or known in a newer version, stays so.
         """
         assert self._decode is not None, "a store that takes in responses needs a decoder"
-        return self.put(self._decode(raw))
+        self.put(self._decode(raw))
 
     def apply_response(self, obj: T, *, origin: str = "") -> bool:
         """As `put_response`, for an object that is already decoded."""
@@ -199,13 +199,12 @@ class Store(Generic[T]):
         self.advance(resource_version)
         self.retain(listed, resource_version)
 
-    def put_listed(self, obj: T, listed: set[str], *, background: bool = False) -> None:
+    def put_listed(self, obj: T, listed: set[str], *, background: bool) -> None:
         """Take in one object of a list and note its UID in `listed`, as the string that is kept anyway."""
         self.put(obj, background=background)
         metadata = obj.metadata
         known = self._objects.get(Key(metadata.namespace, metadata.name))
-        same = known is not None and known.metadata.uid == metadata.uid
-        listed.add(known.metadata.uid if same and known is not None else metadata.uid)
+        listed.add(known.metadata.uid if known is not None and known.metadata.uid == metadata.uid else metadata.uid)
 
     def retain(self, uids: Iterable[str], resource_version: str) -> int:
         """Drop what a list read at `resource_version` did not contain; returns how many objects that were."""

@@ -13,7 +13,7 @@ from aiohttp import web
 from aifactory.kube.auth import Connection, SessionProvider
 from aifactory.kube.client import Client
 from aifactory.kube.errors import ApiError, Gone, ServerError, TooManyRequests, Unreachable
-from aifactory.kube.resources import NAMESPACES, PODGROUPS, PODS
+from aifactory.kube.resources import BUDGETS, EVENTS, LEASES, NAMESPACES, PODGROUPS, PODS
 
 POD = {"metadata": {"name": "a", "namespace": "ns"}, "spec": {"nodeName": "n1"}}
 MERGE = "application/merge-patch+json"
@@ -38,12 +38,15 @@ class Recorder:
     status: int = 200
     answer: bytes = b'{"kind":"Pod"}'
     answer_headers: dict[str, str] = field(default_factory=dict)
+    missing: str = ""
+    """The path that is not found."""
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         raw = await request.read()
         line = f"{request.method} {request.path}"
         self.sent.append(Sent(line, dict(request.query), dict(request.headers), json.loads(raw) if raw else None))
-        return web.Response(status=self.status, body=self.answer, headers=self.answer_headers)
+        status = 404 if request.path == self.missing else self.status
+        return web.Response(status=status, body=self.answer, headers=self.answer_headers)
 
 
 @pytest.fixture
@@ -281,6 +284,20 @@ async def test_what_is_served_is_asked_once_for_each_group(client: Client, serve
     assert [sent.line for sent in server.sent] == ["GET /api/v1"]
     await client.served({PODS, PODGROUPS})
     assert sorted(sent.line for sent in server.sent[1:]) == ["GET /api/v1", "GET /apis/scheduling.k8s.io/v1beta1"]
+
+
+async def test_each_group_answers_for_its_own_resources_in_a_fixed_order(client: Client, server: Recorder) -> None:
+    """The core group has events as well: what it says tells nothing of another group's."""
+    server.missing = "/apis/events.k8s.io/v1"
+    server.answer = b'{"kind":"APIResourceList","resources":[{"name":"pods"},{"name":"events"},{"name":"podgroups"}]}'
+    assert await client.served({PODS, EVENTS, PODGROUPS, LEASES, BUDGETS}) == {PODS, PODGROUPS}
+    assert [sent.line for sent in server.sent] == [
+        "GET /api/v1",
+        "GET /apis/coordination.k8s.io/v1",
+        "GET /apis/events.k8s.io/v1",
+        "GET /apis/policy/v1",
+        "GET /apis/scheduling.k8s.io/v1beta1",
+    ]
 
 
 async def test_a_group_that_is_not_there_is_not_served_and_other_trouble_is_told(

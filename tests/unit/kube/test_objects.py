@@ -113,6 +113,7 @@ def test_an_object_of_which_the_server_says_little() -> None:
     assert (status.conditions, status.container_statuses, status.init_container_statuses) == ((), (), ())
     empty = decoder(objects.ContainerStatus)(b'{"name":"c","state":{"waiting":{}}}')
     assert (empty.image, empty.image_id, empty.state.waiting) == ("", "", objects.Waiting(reason="", message=""))
+    assert (empty.restart_count, empty.ready) == (0, False)
     ended = decoder(objects.Terminated)(b"{}")
     assert (ended.exit_code, ended.reason, ended.message, ended.finished_at) == (0, "", "", None)
 

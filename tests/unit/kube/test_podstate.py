@@ -271,6 +271,8 @@ def test_the_end_that_a_container_has_just_come_to_is_the_one_that_is_told() -> 
     assert podstate.crash(pod(containers=(ended,))) == Crash("main", 3, "OOMKilled", "now", 2)
     silent = crashes(restarts=2, running=Running())
     assert podstate.crash(pod(containers=(silent,))) == Crash("main", 1, "Error", "", 2)
+    early = crashes("last", waiting=BACK_OFF)
+    assert podstate.crash(pod(containers=(early,))) == Crash("main", 1, "Error", "last"), "no restart is counted yet"
 
 
 def test_a_container_that_ends_well_crashes_only_where_it_is_to_stay() -> None:

@@ -143,6 +143,28 @@ def test_timers_that_count_no_more_are_dropped_and_the_others_come_in_time() -> 
     assert run(main) == sorted(wanted, key=lambda entry: entry[1])
 
 
+def test_keys_come_each_at_its_own_time_in_whatever_order_they_were_added() -> None:
+    async def main() -> list[tuple[str, float]]:
+        queue = new_queue()
+        for key, seconds in (("late", 0.75), ("soon", 0.5), ("first", 0.25)):
+            queue.add_after(key, seconds)
+        return [(await take(queue), asyncio.get_running_loop().time()) for _ in range(3)]
+
+    assert run(main) == [("first", 0.25), ("soon", 0.5), ("late", 0.75)]
+
+
+def test_a_key_that_failed_comes_back_after_the_delay_that_was_told() -> None:
+    async def main() -> tuple[float, float]:
+        queue = new_queue()
+        delay = queue.add_rate_limited("a")
+        assert len(queue) == 0
+        await take(queue)
+        return delay, asyncio.get_running_loop().time()
+
+    delay, came = run(main)
+    assert came == pytest.approx(delay)
+
+
 def test_a_timer_outlives_the_key_and_an_earlier_one_of_another_key() -> None:
     async def main() -> list[tuple[str, float]]:
         queue = new_queue()

@@ -40,6 +40,11 @@ def test_a_container_that_ended_has_a_story_of_its_own(field: str) -> None:
     assert remembered(**{field: [{"name": "main", **RUNS}, {"name": "side", **ENDED}]}) == 0
 
 
+def test_a_container_that_runs_again_has_one_too() -> None:
+    ended = {"lastState": ENDED["state"]}
+    assert remembered(containerStatuses=[{"name": "main", **RUNS, **ended}]) == 0
+
+
 def test_conditions_with_words_are_not_remembered() -> None:
     ready = {"type": "Ready", "status": "True"}
     waits = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"}

@@ -221,7 +221,7 @@ def test_a_late_answer_does_not_bring_back_what_a_list_did_not_contain() -> None
     """A list is taken in piece by piece; answers to our own writes may come between any two of them."""
     store: Store[Pod] = Store()
     listed: set[str] = set()
-    store.put_listed(pod("kept", 7), listed)
+    store.put_listed(pod("kept", 7), listed, background=False)
     store.apply_response(pod("created and deleted before the list", 15))
     store.advance("20")
     assert not store.apply_response(pod("later still", 16))
@@ -235,7 +235,7 @@ def test_what_a_list_repeats_is_noted_and_told_once() -> None:
     known = pod("a", 5)
     store.put(known)
     listed: set[str] = set()
-    store.put_listed(pod("a", 5), listed)
+    store.put_listed(pod("a", 5), listed, background=False)
     assert listed == {known.metadata.uid}
     assert len(view.changes) == 1
     assert store.retain(listed, "9") == 0

@@ -121,6 +121,8 @@ def test_an_incarnation_that_was_replaced_does_not_come_back() -> None:
     found = store.get("ns", "a")
     assert found is not None
     assert found.metadata.uid == "two"
+    store.remove(pod("a", 10, "two"))
+    assert not store.put(pod("a", 8, "one"))
 
 
 def test_the_deletion_of_an_earlier_incarnation_changes_nothing() -> None:
@@ -173,6 +175,27 @@ def test_before_the_first_list_every_answer_counts() -> None:
     assert store.put_response(raw("a", 1)) is True
 
 
+def test_what_the_watch_has_reported_as_deleted_comes_back_by_the_watch_only() -> None:
+    store: Store[Pod] = Store()
+    store.put(pod("a", 5))
+    store.remove(pod("a", 6))
+    assert store.apply_response(pod("a", 9)) is False
+    assert store.get("ns", "a") is None
+    assert store.put(pod("a", 9)) is True
+
+
+def test_what_was_read_is_taken_in_however_old_unless_more_is_known() -> None:
+    store: Store[Pod] = Store(decoder(Pod))
+    store.advance("20")
+    store.put_unwatched(raw("a", 5))
+    assert [found.metadata.resource_version for found in store.all()] == ["5"]
+    store.put_unwatched(raw("a", 4))
+    assert [found.metadata.resource_version for found in store.all()] == ["5"]
+    store.remove(pod("a", 6))
+    store.put_unwatched(raw("a", 5))
+    assert store.all() == []
+
+
 # --- Lists ---
 
 
@@ -217,14 +240,26 @@ def test_a_list_in_pieces_holds_what_it_names_even_where_the_store_knows_better(
     store.put(pod("unlisted", 7))
     changes = told(store)
     listed: set[str] = set()
-    store.put_listed(pod("newer", 5), listed)
-    store.put_listed(pod("taken-over", 4, "first"), listed)
+    store.put_listed(pod("newer", 5), listed, background=False)
+    store.put_listed(pod("taken-over", 4, "first"), listed, background=False)
     store.put_listed(pod("new", 6), listed, background=True)
     assert listed == {"newer-uid", "first", "new-uid"}
     assert [(change.object.metadata.name, change.background) for change in changes] == [("new", True)]
     assert store.missing(listed, "7") == [(Key("ns", "unlisted"), "unlisted-uid")]
     assert store.missing(listed, "6") == []
     assert {uid for _, uid in store.missing(listed, "8")} == {"unlisted-uid", "second"}
+    store.remove(pod("new", 10))
+    store.put_listed(pod("new", 9), listed, background=False)
+    assert store.get("ns", "new") is None, "it was deleted after the list was read"
+
+
+def test_of_a_listed_uid_no_second_copy_is_kept() -> None:
+    store: Store[Pod] = Store(decoder(Pod))
+    store.put_response(raw("a", 5, uid := "u" * 300))
+    listed: set[str] = set()
+    store.put_listed(decoder(Pod)(raw("a", 5, uid)), listed, background=False)
+    (noted,), (known,) = listed, store.all()
+    assert noted is known.metadata.uid
 
 
 # --- Indexes and subscribers ---
