@@ -50,10 +50,11 @@ class Claims:
         page = _decode(await self._api.list(LEASES, namespace=self._config.namespace))
         for lease in filter(self._concerns_us, page.items or ()):
             name, version = lease.metadata.name, lease.metadata.resource_version
-            if self._seen.get(name, ("", 0.0))[0] != version:
+            known = self._seen.get(name)
+            if known is None or known[0] != version:
                 self._seen[name] = version, now
             if now < self._seen[name][1] + self._config.silence(lease):
-                rival = rival or lease
+                rival = lease
         return rival
 
     def _concerns_us(self, lease: LeaseObject) -> bool:

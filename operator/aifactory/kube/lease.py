@@ -159,7 +159,6 @@ class LeaderElection:
         self._gauge = metrics.LEADER.labels(config.name)
         self._gauge.set(0)
         self._waiting = metrics.WAITS_FOR_RELEASE.labels(config.name)
-        self._waiting.set(0)
 
     @property
     def leading(self) -> bool:
@@ -231,7 +230,7 @@ class LeaderElection:
                     renewed = await self._try("renew")
             except TimeoutError:
                 logger.warning("lease: a renewal was not answered within %.1f s", patience)
-            if not renewed and self._taken_by_other():
+            if self._taken_by_other():
                 break
             pause = self.config.retry if renewed else self.config.retry / 4
         self._step_down()

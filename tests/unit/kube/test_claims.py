@@ -7,6 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,11 +58,14 @@ class Replica:
         self.election = LeaderElection(
             api, config, rival=self.claims.rival, waits=self.said.append, clock=clock, rng=random.Random(seed)
         )
+        self.led = 0
+        """Times it was told that it leads."""
         self.task = asyncio.create_task(self._take_part())
 
     async def _take_part(self) -> None:
         while True:
             await self.election.acquire()
+            self.led += 1
             await self.election.hold()
 
     @property
@@ -85,6 +89,17 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
+def hang_once(api: MemoryApi, verb: str) -> None:
+    """The next call of a verb gets no answer."""
+
+    async def before(called: str, _: Any, __: str) -> None:
+        if called == verb:
+            api.before = None
+            await asyncio.sleep(3600)
+
+    api.before = before
+
+
 OVERLAPS = [(None, None), ("x", "x"), (None, "x"), ("x", None)]
 
 
@@ -99,9 +114,11 @@ def test_a_second_release_waits_and_says_for_whom(first: str | None, second: str
         assert (one.leads, two.leads) == (True, False)
         (said,) = two.said
         assert said == two.election.waits_for
-        assert f"release system/one acts on {names.led_by(names.lease(first))}" in said
-        assert f"other/two, does not act on {names.led_by(names.lease(second))}" in said
-        assert "60 s" in said
+        assert said == (
+            f"release system/one acts on {names.led_by(names.lease(first))} (lease kube-system/{names.lease(first)}), "
+            f"so this one, other/two, does not act on {names.led_by(names.lease(second))}: uninstall one of them, or "
+            "give each a watchNamespace of its own; it takes over when the other has been gone for 60 s"
+        )
         gauge = metrics.WAITS_FOR_RELEASE.labels(names.lease(second))
         assert gauge._value.get() == 1
         await asyncio.sleep(REMIND_SECONDS)
@@ -181,13 +198,79 @@ def test_who_can_not_see_whether_others_lead_does_not_act_and_says_so(error: Exc
         one = Replica(api, "system/one")
         await asyncio.sleep(10)
         assert not one.leads
-        assert "can not be read" in one.election.waits_for
+        assert one.election.waits_for == f"the leases of other releases can not be read: {error}"
         written = len(api.writes())
         await asyncio.sleep(5)
         assert len(api.writes()) == written, "it does not take the lease again and again"
         await until(lambda: one.leads, seconds=30)
         assert one.election.waits_for == ""
         await one.kill()
+
+    run(main)
+
+
+def test_an_answer_that_never_comes_is_not_waited_for() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        hang_once(api, "list")
+        one = Replica(api, "system/one")
+        await until(lambda: "can not be read" in one.election.waits_for, seconds=11)
+        await until(lambda: one.leads, seconds=TURN_SECONDS)
+        await one.kill()
+
+    run(main)
+
+
+@pytest.mark.parametrize("patch", ["answered", "refused", "hangs"])
+def test_who_can_not_give_back_what_it_took_does_not_lead_either(patch: str) -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        one = Replica(api, "system/one")
+        await until(lambda: one.leads, seconds=1)
+        await one.stop()
+        if patch == "refused":
+            api.failures["patch"].append(Unreachable("away"))
+        elif patch == "hangs":
+            hang_once(api, "patch")
+        two = Replica(api, "other/two", "x")
+        await asyncio.sleep(10)
+        assert two.led == 0
+        assert not two.task.done(), "it waits for its turn"
+        await two.kill()
+
+    run(main)
+
+
+def listed(name: str, holder: str = "other", namespace: str = "kube-system") -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace, "resourceVersion": "7"}
+    return {"metadata": metadata, "spec": {"holderIdentity": holder, "leaseDurationSeconds": 15}}
+
+
+@pytest.mark.parametrize(
+    ("own", "lease", "rivals"),
+    [
+        ("aifactory.dev", None, False),
+        ("aifactory.dev", listed("aifactory.dev"), False),
+        ("aifactory.dev", listed("x.aifactory.dev"), True),
+        ("aifactory.dev", listed("x.aifactory.dev", namespace="x"), False),
+        ("aifactory.dev", listed("kube-scheduler"), False),
+        ("x.aifactory.dev", listed("aifactory.dev"), True),
+        ("x.aifactory.dev", listed("y.aifactory.dev"), False),
+    ],
+)
+def test_only_leases_of_those_who_watch_some_of_the_same_count(
+    own: str, lease: dict[str, Any] | None, rivals: bool
+) -> None:
+    class Leases:
+        async def list(self, _: Any, *, namespace: str | None = None) -> bytes:
+            found = lease is not None and namespace in (None, lease["metadata"]["namespace"])
+            return msgspec.json.encode({"items": [lease] if found else None})
+
+    async def main() -> None:
+        config = LeaseConfig("kube-system", own, identity="me")
+        claims = Claims(Leases(), config, clock=FakeClock())  # type: ignore[arg-type]
+        assert (await claims.rival() is not None) == rivals
+        assert claims.none != rivals
 
     run(main)
 
@@ -201,6 +284,8 @@ def test_a_lease_that_was_taken_and_given_back_is_nobodys() -> None:
         await until(lambda: bool(two.election.waits_for), seconds=1)
         lease = api.objects[LEASES][Key("kube-system", "x.aifactory.dev")]
         assert lease["spec"]["holderIdentity"] == ""
+        held = api.objects[LEASES][Key("kube-system", "aifactory.dev")]
+        assert held["metadata"]["annotations"]["aifactory.dev/release"] == "system/one"
         assert "aifactory.dev/release" not in lease["metadata"]["annotations"]
         for replica in (one, two):
             await replica.kill()

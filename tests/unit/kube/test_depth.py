@@ -32,6 +32,10 @@ def test_the_limit_is_exact(brackets: str) -> None:
     assert is_deep(nested(MAX_DEPTH + 1, brackets))
 
 
+def test_what_stands_for_what_was_cut_out_is_what_users_are_told() -> None:
+    assert shallow(nested(70, "[")) == b"[" * 64 + b'"aifactory.dev/nested-too-deep"' + b"]" * 64
+
+
 @given(values, st.integers(MAX_DEPTH, 20_000))
 def test_only_what_is_too_deep_is_cut_out(value: Any, levels: int) -> None:
     rest = json.dumps(value).encode()

@@ -31,7 +31,7 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     ("get", (DEPLOYMENTS, "n", "a"), {}, ""),
     ("list", (DEPLOYMENTS,), {"namespace": "n", "limit": 5}, ""),
     ("watch", (DEPLOYMENTS,), {"resource_version": "7", "namespace": "n"}, ""),
-    ("create", (DEPLOYMENTS, BODY), {}, "create"),
+    ("create", (DEPLOYMENTS, BODY), {"dry_run": True}, "create"),
     ("patch", (DEPLOYMENTS, "n", "a", BODY), {"type": "json", "resource_version": "7"}, "patch"),
     ("patch_status", (DEPLOYMENTS, "n", "a", BODY), {"resource_version": "7"}, "patch the status of"),
     ("apply", (DEPLOYMENTS, BODY), {"field_manager": "m", "force": False}, "apply"),

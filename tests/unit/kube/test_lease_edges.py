@@ -9,10 +9,11 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from aifactory.kube.errors import AlreadyExists, Conflict, Forbidden, Unreachable
-from aifactory.kube.lease import LeaderElection, LeaseConfig
+from aifactory.kube.lease import LeaderElection, LeaseConfig, LeaseObject
 from aifactory.kube.resources import LEASES, Key, Resource
 from tests.support.faketime import FakeClock, run, until
 from tests.unit.memory_api import Body, MemoryApi
@@ -236,8 +237,34 @@ def test_a_release_that_fails_ends_leadership_all_the_same(error: Exception) -> 
         election = replica(api)
         await election.acquire()
         api.failures["patch"].append(error)
+        written = len(api.writes())
         await election.release()
         assert not election.leading
+        assert len(api.writes()) == written + 1, "nobody is kept waiting"
+
+    run(main)
+
+
+def test_a_release_costs_one_write() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        election = replica(api)
+        await asyncio.create_task(election.acquire())
+        before = len(api.calls)
+        await election.release()
+        assert [verb for verb, _, _ in api.calls[before:]] == ["patch"]
+
+    run(main)
+
+
+def test_a_lease_that_somebody_annotated_is_given_up_all_the_same() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        election = replica(api)
+        await election.acquire()
+        api.put(LEASES, "ns", "operator", metadata={**lease(api)["metadata"], "labels": {"a": "b"}})
+        await election.release()
+        assert lease(api)["spec"]["holderIdentity"] == ""
 
     run(main)
 
@@ -604,6 +631,26 @@ def test_times_are_written_in_utc() -> None:
     run(main)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "tries"), [(0.0, [2.0, 2.5, 3.0]), (3600.0, [2.0, 2.0 + 10 / 3 + 0.5])], ids=["refused", "hangs"]
+)
+def test_a_renewal_that_failed_is_tried_again_sooner(seconds: float, tries: list[float]) -> None:
+    async def main() -> list[float]:
+        api, found = MemoryApi(), list[float]()
+        _, holding = await leading(api)
+
+        async def before(verb: str, resource: Resource, name: str) -> None:
+            found.append(now())
+            await asyncio.sleep(seconds)
+            raise Unreachable("away")
+
+        api.before = before
+        await holding
+        return found[: len(tries)]
+
+    assert run(main) == pytest.approx(tries)
+
+
 @pytest.mark.parametrize("carried_out", [False, True])
 def test_one_renewal_that_hangs_costs_no_leadership(carried_out: bool) -> None:
     """The only try lasted until the deadline."""
@@ -662,5 +709,81 @@ def test_a_stop_gives_the_lease_up_whatever_is_on_its_way(taking: bool, answered
         assert not election.leading
         lease = api.objects[LEASES][Key("ns", "operator")]
         assert lease["spec"]["holderIdentity"] == ""
+
+    run(main)
+
+
+def test_a_write_that_can_not_be_called_off_is_waited_for_and_undone() -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        election = replica(api)
+        create, under_way = api.create, asyncio.Event()
+
+        async def stubborn(*args: Any, **options: Any) -> bytes:
+            under_way.set()
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                await asyncio.sleep(5)
+            return await create(*args, **options)
+
+        api.create = stubborn  # type: ignore[method-assign]
+        part = asyncio.create_task(election.acquire())
+        await under_way.wait()
+        await election.release()
+        assert part.done()
+        assert not election.leading
+        assert lease(api)["spec"]["holderIdentity"] == ""
+
+    run(main)
+
+
+def test_who_gives_the_lease_up_does_not_lead_while_its_renewal_is_called_off() -> None:
+    async def main() -> list[bool]:
+        api, led = MemoryApi(), list[bool]()
+        election, _ = await leading(api)
+
+        async def before(verb: str, resource: Resource, name: str) -> None:
+            api.before = None
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                led.append(election.leading)
+
+        api.before = before
+        await asyncio.sleep(2.5)
+        await election.release()
+        return led
+
+    assert run(main) == [False]
+
+
+# --- Who it waits for ---
+
+
+def test_that_it_waits_is_told_when_the_reason_changes_and_every_ten_minutes() -> None:
+    async def main() -> None:
+        api, told = MemoryApi(), list[tuple[float, str]]()
+        metadata = {"name": "aifactory.dev", "annotations": {"aifactory.dev/release": "other"}}
+        rival = msgspec.json.decode(msgspec.json.encode({"metadata": metadata}), type=LeaseObject)
+
+        async def find() -> LeaseObject:
+            if now() < 3.0:
+                raise Unreachable("away")
+            return rival
+
+        election = LeaderElection(
+            api,
+            LeaseConfig("ns", "operator", identity="me", release="mine"),
+            rival=find,
+            waits=lambda words: told.append((now(), words.partition(" acts")[0])),
+            clock=FakeClock(),
+            rng=NoJitter(),
+        )
+        waiting = asyncio.create_task(election.acquire())
+        await asyncio.sleep(1000)
+        waiting.cancel()
+        unread = "the leases of other releases can not be read: away"
+        assert told == [(0.0, unread), (3.0, "release other"), (603.0, "release other")]
 
     run(main)
