@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from aifactory.api.reasons import Reason
-from aifactory.engine.pods import beside, needs_person
+from aifactory.engine.pods import EVENT_PROBLEMS, beside, needs_person
 from aifactory.kube.objects import Pod, decoder
 
 
@@ -96,3 +96,9 @@ def test_a_container_that_ends_again_and_again_is_told_with_its_words() -> None:
 def test_nothing_is_told_of_containers_that_are_well_or_of_the_program_itself() -> None:
     assert beside(pod(main=RUNS, mesh=RUNS, setup=terminated(0)), "main") == ""
     assert beside(pod(main=terminated(1)), "main") == "", "whoever asks knows how its own program ended"
+
+
+def test_which_events_of_a_kubelet_tell_why_a_pod_does_not_start() -> None:
+    mounts = {"FailedMount", "FailedAttachVolume", "FailedMapVolume"}
+    setup = {"FailedCreatePodSandBox", "FailedPrepareDynamicResources", "NetworkNotReady"}
+    assert mounts | setup | {"FailedPostStartHook"} == EVENT_PROBLEMS
