@@ -162,7 +162,8 @@ def test_one_failed_pod_restarts_all(ns: Kubectl, operator: Operator) -> None:
     )
     failure = found["status"]["lastFailure"]
     assert (failure["pod"], failure["cause"], failure["exitCode"]) == ("again-1-0", "ApplicationError", 1)
-    assert failure["message"] == "ValueError: loss is nan"
+    words = "container trainer ended with exit code 1: ValueError: loss is nan; see: kubectl logs again-1-0"
+    assert failure["message"] == words
     assert found["status"]["attempt"] == 1
 
 
