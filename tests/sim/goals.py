@@ -208,7 +208,7 @@ def _differences(world: World) -> Iterable[str]:
     cluster = Cluster(make(options("observer", elect=False)), served)
     for kind in wiring.watched(cluster):
         for body in world.cluster.all(kind.resource):
-            shell.take(kind, None, body)
+            shell.handle(kind, None, body)
     for child in cluster.children.values():
         labels = {names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE} if child.selector is None else {}
         for body in world.cluster.all(child.resource, **labels):

@@ -193,7 +193,7 @@ async def _follow(api: Api, kind: Watched, version: str) -> str:
                     raise Gone(410, "Expired", "too old")
                 version = event["object"]["metadata"]["resourceVersion"]
                 if event["type"] != "BOOKMARK":
-                    shell.take(kind, event["type"], event["object"])
+                    shell.handle(kind, event["type"], event["object"])
     return version
 
 

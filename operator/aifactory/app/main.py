@@ -311,7 +311,7 @@ class Process:
         """Bring every store to what the API server holds now."""
         # To end instead while the API server is away would cost a lease's time and a start.
         views = self._views().values()
-        await asyncio.gather(*(shell.patiently("the view of the leader before", view) for view in views))
+        await asyncio.gather(*(shell.retried("the view of the leader before", view) for view in views))
 
     # --- Inside ---
 
@@ -336,14 +336,14 @@ class Process:
         silent = {informer.resource.plural: informer.silent_seconds() for informer in self._informers}
         silent |= {kind.resource.plural: kind.heard.silent_seconds() for kind in self._kinds}
         late = (f"{name} for {seconds:.0f} s" for name, seconds in sorted(silent.items()) if seconds > limit)
-        words = ", ".join(late)
-        return f"the watch is silent: {words}" if words else ""
+        message = ", ".join(late)
+        return f"the watch is silent: {message}" if message else ""
 
-    def _tell_waiting(self, words: str) -> None:
+    def _tell_waiting(self, message: str) -> None:
         """Another release acts on what this one is to act on: say so where somebody would look."""
-        logger.warning("%s", words)
+        logger.warning("%s", message)
         if (pod := self._options.pod) is not None:
-            self._own_recorder.record(pod, type_="Warning", reason="OtherRelease", message=words, action="Wait")
+            self._own_recorder.record(pod, type_="Warning", reason="OtherRelease", message=message, action="Wait")
 
     def _pods(self) -> list[Pod]:
         """Pods about whose start somebody should be told."""

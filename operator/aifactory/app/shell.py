@@ -144,10 +144,10 @@ def _watch(handlers: kopf.OperatorRegistry, kind: Watched) -> None:
 
     @kopf.on.event(resource.group, resource.version, resource.plural, registry=handlers, id=resource.plural)
     async def _event(event: Mapping[str, Any], **_: Any) -> None:
-        take(kind, event["type"], event["object"])
+        handle(kind, event["type"], event["object"])
 
 
-def take(kind: Watched, type_: str | None, body: Mapping[str, Any]) -> None:
+def handle(kind: Watched, type_: str | None, body: Mapping[str, Any]) -> None:
     """Put one event into the store; `None` is the type of what was there before the watch began."""
     if type_ != "DELETED" and _is_known(kind.store, body["metadata"]):
         return  # the echo of a write of ours, whose answer told everything; parsing is the dear part
@@ -192,10 +192,10 @@ async def fill(api: Api, kinds: Collection[Watched], namespace: str | None) -> N
         await kind.listed.wait()
         kind.listed.clear()
         read = partial(refresh, api, kind, namespace, background=True)
-        await patiently(kind.resource.plural, read)
+        await retried(kind.resource.plural, read)
 
 
-async def patiently(what: str, read: Callable[[], Awaitable[T]]) -> T:
+async def retried(what: str, read: Callable[[], Awaitable[T]]) -> T:
     """Read until the API server answers. Raises KubeError for an answer that waiting does not improve."""
     failures = 0
     while True:

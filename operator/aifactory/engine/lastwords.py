@@ -159,20 +159,20 @@ def _raised(rank: str, lines: Sequence[tuple[int, str]]) -> Iterable[_Raised]:
     frames: list[re.Match[str]] = []
     told = 0
     for position, (number, line) in enumerate(lines):
-        words = line.strip()
+        stripped = line.strip()
         if position < told:
             continue  # it belongs to the text before
         if (frame := _FRAME.match(line)) is not None:
             frames.append(frame)
-        elif frames and (not words or len(line) - len(line.lstrip()) >= len(frames[-1][1])):
+        elif frames and (not stripped or len(line) - len(line.lstrip()) >= len(frames[-1][1])):
             continue  # source code below its frame
-        elif frames or _EXCEPTION.match(words):
-            text = [words]
+        elif frames or _EXCEPTION.match(stripped):
+            text = [stripped]
             for _, more in lines[position + 1 : position + 1 + _MORE_LINES]:
                 if _END_OF_TEXT.match(more):
                     break
                 text.append(" ".join(more.split()))
-            name, told = _NAME.match(words), position + len(text)
+            name, told = _NAME.match(stripped), position + len(text)
             yield _Raised(number, rank, name[1] if name else "", " ".join(text) + _where(frames), bool(frames))
             frames = []
 
@@ -187,10 +187,10 @@ def _tail(lines: Sequence[str], left: int) -> list[str]:
     """The last lines that have words in them, as many as fit."""
     kept: list[str] = []
     for line in reversed(lines):
-        words = " ".join(line.split())
-        if any(map(str.isalnum, words)):
-            left -= len(words) + 3
+        text = " ".join(line.split())
+        if any(map(str.isalnum, text)):
+            left -= len(text) + 3
             if kept and left < 0:
                 break
-            kept.append(words)
+            kept.append(text)
     return kept[::-1]

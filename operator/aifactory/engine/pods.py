@@ -66,9 +66,9 @@ def needs_person(pod: Waiting) -> tuple[Reason, str] | None:
     return None
 
 
-def about_claims(words: str) -> bool:
+def about_claims(message: str) -> bool:
     """Whether the scheduler's words tell that it waits for a volume and not for a node."""
-    return "persistentvolumeclaim" in words.lower()
+    return "persistentvolumeclaim" in message.lower()
 
 
 def trouble(pod: Pod, events: Trouble = NO_TROUBLE) -> Trouble:

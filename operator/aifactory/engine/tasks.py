@@ -164,8 +164,8 @@ def deletions(pods: Iterable[TaskPod]) -> tuple[Delete, ...]:
 
 
 def _ended(task: Task, pod: TaskPod, next_time: datetime | None, now: datetime) -> Step:
-    reason, words = _cause(task, pod)
-    told = f"pod {pod.name}: {shorten(words, 800)}"
+    reason, message = _cause(task, pod)
+    told = f"pod {pod.name}: {shorten(message, 800)}"
     if reason in task.permanent:
         return Step(pod.number, told, reason, stalled=True, tried=True, failed=True)
     stalled = reason not in (Reason.DISRUPTION, Reason.NODE_REFUSED)

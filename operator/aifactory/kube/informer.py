@@ -170,7 +170,7 @@ class Informer(Generic[T]):
             self._version = version
         metrics.INFORMER_LISTS.labels(str(self.resource), "first" if background else "again").inc()
         self._objects.set(len(self.store))
-        self._well()
+        self._recovered()
         self.synced.set()
 
     def _decode_page(self, raw: bytes) -> ObjectList[T]:
@@ -200,7 +200,7 @@ class Informer(Generic[T]):
                     self._take(line)
                 self._objects.set(len(self.store))
                 self._expiries = 0
-                self._well()
+                self._recovered()
         if self._clock.monotonic() - started < 1.0:
             # A server that ends watches at once must not be asked again at once.
             await asyncio.sleep(WATCH.delay(1, self._rng))
@@ -273,7 +273,7 @@ class Informer(Generic[T]):
         self._version = ""
         await asyncio.sleep(WATCH.delay(self._expiries, self._rng))
 
-    def _well(self) -> None:
+    def _recovered(self) -> None:
         self._heard = self._clock.monotonic()
         if self._failures:
             logger.info("watch of %s works again", self.resource)

@@ -311,12 +311,12 @@ class LeaderElection:
 
     def _tell_waiting(self) -> None:
         """Say for whom this replica waits, when that changes and now and then."""
-        words, now = self.waits_for, self._clock.monotonic()
-        self._waiting.set(1 if words else 0)
-        if words and (words != self._told or now - self._told_at >= REMIND_SECONDS):
+        message, now = self.waits_for, self._clock.monotonic()
+        self._waiting.set(1 if message else 0)
+        if message and (message != self._told or now - self._told_at >= REMIND_SECONDS):
             self._told_at = now
-            self._tell(words)
-        self._told = words
+            self._tell(message)
+        self._told = message
 
     async def _give_up(self, seen: LeaseObject, *, withdrawn: bool = False) -> None:
         # A holder of "" and a short duration are what client-go writes; the address goes with the holder.

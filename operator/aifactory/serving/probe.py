@@ -105,12 +105,12 @@ class ServingBook:
         """The pool's figures, once they have been measured."""
         return self._throughput.get(pool)
 
-    def set_error(self, pod_uid: str, words: str) -> bool:
+    def set_error(self, pod_uid: str, message: str) -> bool:
         """Remember a load error or its absence; returns whether that is news."""
-        if self._errors.get(pod_uid, "") == words:
+        if self._errors.get(pod_uid, "") == message:
             return False
-        if words:
-            self._errors[pod_uid] = words
+        if message:
+            self._errors[pod_uid] = message
         else:
             self._errors.pop(pod_uid, None)
         return True
@@ -125,7 +125,7 @@ class ServingBook:
     def retain(self, pods: Iterable[str], pools: Iterable[PoolKey]) -> None:
         """Forget everything about others."""
         kept_pods, kept_pools = set(pods), set(pools)
-        self._errors = {uid: words for uid, words in self._errors.items() if uid in kept_pods}
+        self._errors = {uid: message for uid, message in self._errors.items() if uid in kept_pods}
         self._throughput = {key: value for key, value in self._throughput.items() if key in kept_pools}
 
 
@@ -227,9 +227,9 @@ class ServingProbe:
                 page = await fetch(session, f"http://{host}:{names.TRITON_METRICS_PORT}/metrics")
                 requests, tokens = read_counters(page)
                 self._latest[pod.uid] = Counters(self._monotonic(), requests, tokens)
-                words = ""
+                message = ""
             else:
-                words = read_load_error(await fetch(session, f"http://{host}:{names.AGENT_PORT}/v1/status"))
+                message = read_load_error(await fetch(session, f"http://{host}:{names.AGENT_PORT}/v1/status"))
         except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.MsgspecError):
             silence = self._silent.setdefault(pod.uid, _Silence())
             silence.failures += 1
@@ -237,7 +237,7 @@ class ServingProbe:
             silence.until = self._monotonic() + wait
             return
         self._silent.pop(pod.uid, None)
-        if self._book.set_error(pod.uid, words):
+        if self._book.set_error(pod.uid, message):
             self._wake(pod.pool)
 
     # --- Telling ---

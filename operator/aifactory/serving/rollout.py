@@ -73,10 +73,10 @@ def progress(observed: Observed, revision: str, now: datetime) -> Progress:
 def verdict(observed: Observed, revision: str, reached: Progress, wanted: int, now: datetime) -> Verdict | None:
     """Why the candidate has to be taken back, if it has to."""
     pods = [pod for pod in observed.pods if pod.revision == revision and not pod.terminating]
-    if (words := trouble.load_error(pods, revision)) and not reached.most_ready:
+    if (text := trouble.load_error(pods, revision)) and not reached.most_ready:
         failed = [pod for pod in pods if pod.load_error and not pod.ready]
-        message = f"it does not load: {shorten(words, _WORDS)} ({_where(failed)}, and none has it loaded)"
-        return Verdict(Reason.MODEL_LOAD_FAILED, message, mendable=words.partition(":")[0] in _MENDABLE)
+        message = f"it does not load: {shorten(text, _WORDS)} ({_where(failed)}, and none has it loaded)"
+        return Verdict(Reason.MODEL_LOAD_FAILED, message, mendable=text.partition(":")[0] in _MENDABLE)
     crashed = [pod for pod in pods if pod.crash is not None and pod.crash.restarts >= CRASHES]
     if crashed and crashed[0].crash is not None and not any(pod.ready for pod in pods):
         said = trouble.crashing(observed, crashed[0], crashed[0].crash)

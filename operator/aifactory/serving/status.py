@@ -39,7 +39,7 @@ class StatusDraft:
         status.retried = traffic.retry_request(pool)
         status.replicas = sum(view.replicas for view in observed.revisions)
         status.ready_replicas = self._ready
-        status.traffic = traffic.words(observed.revisions)
+        status.traffic = traffic.summary(observed.revisions)
         status.summary = f"{self._ready}/{wanted}"
         status.selector = ",".join(f"{key}={value}" for key, value in selector(pool).items())
         status.url = f"http://{pool.metadata.name}.{pool.metadata.namespace}.svc:{names.TRITON_HTTP_PORT}"
@@ -222,8 +222,8 @@ class StatusDraft:
             self._conditions.set(ConditionType.DEGRADED, False, Reason.SERVING)
             self._conditions.kstatus(ConditionType.READY, Reason.SERVING, self._serving_message(target))
             self._phase("Serving", Reason.SERVING)
-        elif (words := trouble.load_error(pods, revision)) and not self._ready:
-            message = f"{target.name} does not load: {words}. Publish a version that loads"
+        elif (text := trouble.load_error(pods, revision)) and not self._ready:
+            message = f"{target.name} does not load: {text}. Publish a version that loads"
             self._conditions.set(ConditionType.DEGRADED, True, Reason.MODEL_LOAD_FAILED, message)
             self._conditions.kstatus(ConditionType.STALLED, Reason.MODEL_LOAD_FAILED, message)
             self._phase("Failed", Reason.MODEL_LOAD_FAILED)

@@ -54,10 +54,10 @@ def stable_revision(status: InferencePoolStatus) -> str:
     return status.stable.revision if status.stable is not None else ""
 
 
-def words(revisions: Iterable[RevisionView]) -> str:
+def summary(revisions: Iterable[RevisionView]) -> str:
     """Which pods answer: the ready ones of every revision, for the Service knows no revisions.
 
-    >>> words([])
+    >>> summary([])
     'no pod answers'
     """
     serving = sorted((view for view in revisions if view.ready), key=lambda view: (view.model_version, view.revision))

@@ -53,8 +53,8 @@ class Problem:
 
 def load_error(pods: Iterable[ServingPodView], revision: str) -> str:
     """Why the revision's model can not be loaded, if that will not change by itself; else empty."""
-    words = (pod.load_error for pod in _of(pods, revision) if pod.load_error)
-    return next((text for text in words if text.partition(":")[0] not in PASSING), "")
+    message = (pod.load_error for pod in _of(pods, revision) if pod.load_error)
+    return next((text for text in message if text.partition(":")[0] not in PASSING), "")
 
 
 def problem(observed: Observed, revision: str) -> Problem | None:
@@ -66,10 +66,10 @@ def problem(observed: Observed, revision: str) -> Problem | None:
     return next((each for each in found if each is not None), None)
 
 
-def _refused(deployment: str, words: str) -> Problem:
+def _refused(deployment: str, text: str) -> Problem:
     """No pod can be made at all."""
-    quota = "exceeded quota" in words
-    message = f"no pod of Deployment {deployment} can be made: {words}; {_advice(words, _REFUSALS)}"
+    quota = "exceeded quota" in text
+    message = f"no pod of Deployment {deployment} can be made: {text}; {_advice(text, _REFUSALS)}"
     return Problem(Reason.QUOTA_EXCEEDED if quota else Reason.POD_REJECTED, message, waits=quota)
 
 
@@ -125,8 +125,8 @@ def _scheduler(observed: Observed) -> str:
     return str(name or _DEFAULT_SCHEDULER)
 
 
-def _advice(words: str, known: Iterable[tuple[str, str]]) -> str:
-    text = words.lower()
+def _advice(message: str, known: Iterable[tuple[str, str]]) -> str:
+    text = message.lower()
     return next((advice for part, advice in known if part in text), "correct spec.template")
 
 

@@ -62,18 +62,18 @@ def classify(pod: PodView) -> Failure:
     exit_code = pod.exit_code
     if exit_code is not None and root.exit_code is not None:
         exit_code = root.exit_code
-    cause, words = _cause(pod, exit_code, root.message)
-    if not words and exit_code is None:
-        words = root.message or f"it failed before its trainer had ended; see: kubectl describe pod {pod.name}"
-    elif not words or cause is Reason.OUT_OF_MEMORY:
+    cause, message = _cause(pod, exit_code, root.message)
+    if not message and exit_code is None:
+        message = root.message or f"it failed before its trainer had ended; see: kubectl describe pod {pod.name}"
+    elif not message or cause is Reason.OUT_OF_MEMORY:
         said = f": {shorten(root.message, _SAID)}" if root.message else ""
-        advice = f"; {words}" if words else ""
-        words = f"{_end(pod, exit_code, root)}{said}{advice}{_where_to_look(pod)}"
+        advice = f"; {message}" if message else ""
+        message = f"{_end(pod, exit_code, root)}{said}{advice}{_where_to_look(pod)}"
     return Failure(
         pod=pod.name,
         index=pod.index,
         cause=cause,
-        message=shorten(words),
+        message=shorten(message),
         node=pod.node,
         container=pod.container,
         exit_code=exit_code,

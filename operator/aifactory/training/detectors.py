@@ -46,8 +46,8 @@ def lost_nodes(observed: Observed, current: tuple[PodView, ...]) -> Iterable[Fai
     if any(pod.failed for pod in current):
         for pod in current:
             if pod.live and not pod.succeeded and pod.node in observed.lost_nodes:
-                words = f"its node {pod.node} {observed.lost_nodes[pod.node]}"
-                yield Failure(pod.name, pod.index, Reason.DISRUPTION, words, node=pod.node)
+                message = f"its node {pod.node} {observed.lost_nodes[pod.node]}"
+                yield Failure(pod.name, pod.index, Reason.DISRUPTION, message, node=pod.node)
 
 
 DETECTORS: tuple[Detector, ...] = (failed_pods, lost_nodes, missing_pods)

@@ -208,11 +208,11 @@ def _decisive_end(pod: Pod) -> tuple[str, Terminated | None]:
 def gang_view(gang: PodGroup) -> GangView:
     """A PodGroup as planning sees it."""
     scheduled = condition(gang.status.conditions, "PodGroupInitiallyScheduled")
-    words = scheduled.message if scheduled is not None and scheduled.status == "False" else ""
+    message = scheduled.message if scheduled is not None and scheduled.status == "False" else ""
     attempt = _number(gang.metadata.labels.get(names.LABEL_ATTEMPT))
     size = gang.spec.scheduling_policy.gang.min_count
     terminating = gang.metadata.deletion_timestamp is not None
-    return GangView(gang.metadata.name, gang.metadata.uid, attempt, size, terminating, words)
+    return GangView(gang.metadata.name, gang.metadata.uid, attempt, size, terminating, message)
 
 
 def _versions(job: TrainingJob, cluster: Cluster) -> tuple[VersionView, ...]:

@@ -39,7 +39,7 @@ def lost_nodes(cluster: Cluster, wanted: Iterable[str]) -> dict[str, str]:
     if not cluster.serves(MACHINES):
         return {}
     found = ((name, _loss(cluster.get(MACHINES, "", name))) for name in set(wanted) if name)
-    return {name: words for name, words in found if words}
+    return {name: message for name, message in found if message}
 
 
 def _loss(node: Node | None) -> str:

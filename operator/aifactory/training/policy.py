@@ -112,8 +112,8 @@ def _exceeded(policy: FailurePolicy, restarts: Restarts) -> GiveUp | None:
     """Limits that hold whatever the cause, so that nothing restarts for ever."""
     most = MAX_TOTAL_RESTARTS if policy.max_total_restarts is None else policy.max_total_restarts
     if restarts.total >= most:
-        words = f"{restarts.total} restarts in all and failurePolicy.maxTotalRestarts is {most}"
-        return GiveUp(Reason.MAX_RESTARTS_EXCEEDED, words)
+        message = f"{restarts.total} restarts in all and failurePolicy.maxTotalRestarts is {most}"
+        return GiveUp(Reason.MAX_RESTARTS_EXCEEDED, message)
     allowed = policy.max_restarts_without_progress
     if allowed is not None and restarts.without_progress > allowed:
         return GiveUp(

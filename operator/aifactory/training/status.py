@@ -306,23 +306,23 @@ class StatusDraft:
 
     def _scheduled(self, current: tuple[PodView, ...], gangs: tuple[GangView, ...]) -> None:
         count = self._observed.job.spec.nodes.count
-        words = next((pod.unschedulable for pod in current if pod.unschedulable), "")
-        words = words or next((group.unschedulable for group in gangs if group.unschedulable), "")
-        if words:
+        message = next((pod.unschedulable for pod in current if pod.unschedulable), "")
+        message = message or next((group.unschedulable for group in gangs if group.unschedulable), "")
+        if message:
             # A gang's words count pods and name no resource: say what each of them asks for.
             wish = f"{count} pods{' must be placed together' if gangs else ''}, each asking for "
             wish += children.resources_asked(self._observed.job.spec) or "no resources"
-            if about_claims(words):
+            if about_claims(message):
                 advice = (
                     f"see: kubectl describe pvc {workspace.claim(self._observed.job)}; its storage class must exist "
                 )
                 advice += "and offer the access modes of spec.workspace"
-                self._conditions.set(ConditionType.SCHEDULED, False, Reason.CLAIM_NOT_BOUND, f"{words}; {advice}")
+                self._conditions.set(ConditionType.SCHEDULED, False, Reason.CLAIM_NOT_BOUND, f"{message}; {advice}")
                 return
             advice = "free nodes or GPUs, or lower nodes.count or the trainer's resources"
             if self._observed.misses_gang:
                 advice += "; the cluster serves no PodGroups, so jobs may hold nodes and wait for each other"
-            self._conditions.set(ConditionType.SCHEDULED, False, Reason.UNSCHEDULABLE, f"{wish}: {words}; {advice}")
+            self._conditions.set(ConditionType.SCHEDULED, False, Reason.UNSCHEDULABLE, f"{wish}: {message}; {advice}")
         elif len(current) >= count and all(pod.node or not pod.live for pod in current):
             self._conditions.set(ConditionType.SCHEDULED, True, Reason.PODS_SCHEDULED)
 

@@ -124,8 +124,8 @@ def _forgive(observed: Observed, stale: tuple[PodView, ...], draft: StatusDraft)
     if cause is None or pod.attempt != last.attempt or pod.node == last.node:
         return
     draft.restarts = forgive(draft.restarts, cause)
-    words = f"node {pod.node} of pod {pod.name} {observed.lost_nodes[pod.node]}; pod {last.pod} then: {last.message}"
-    draft.last_failure(last.model_copy(update={"cause": str(Reason.DISRUPTION), "message": shorten(words)}))
+    message = f"node {pod.node} of pod {pod.name} {observed.lost_nodes[pod.node]}; pod {last.pod} then: {last.message}"
+    draft.last_failure(last.model_copy(update={"cause": str(Reason.DISRUPTION), "message": shorten(message)}))
 
 
 def plan_suspended(

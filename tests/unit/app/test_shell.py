@@ -238,11 +238,11 @@ def test_the_echo_of_a_write_whose_answer_is_known_is_not_parsed() -> None:
         metadata = {"name": "gpt-v1", "namespace": "team", "uid": "u", "resourceVersion": str(version)}
         return {**KIND, "metadata": metadata, "spec": SPEC, "status": {"phase": phase}}
 
-    shell.take(kind, "ADDED", body(1, "New"))
+    shell.handle(kind, "ADDED", body(1, "New"))
     store.put(parse(body(2, "Answered")), origin="modelversion")
-    shell.take(kind, "MODIFIED", body(2, "Answered"))
+    shell.handle(kind, "MODIFIED", body(2, "Answered"))
     assert parsed == ["1"]
-    shell.take(kind, "MODIFIED", body(3, "Changed"))
+    shell.handle(kind, "MODIFIED", body(3, "Changed"))
     assert parsed == ["1", "3"]
     found = store.get("team", "gpt-v1")
     assert found is not None

@@ -201,7 +201,7 @@ def test_who_answers_in_words(revisions: Any, words: str) -> None:
         RevisionView(Applied(name, name), name, ready, ready=ready, model_version=version)
         for version, name, ready in revisions
     ]
-    assert traffic.words(views) == words
+    assert traffic.summary(views) == words
 
 
 def test_a_pod_that_dies_is_told() -> None:
