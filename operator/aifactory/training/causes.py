@@ -63,8 +63,9 @@ def classify(pod: PodView) -> Failure:
     if exit_code is not None and root.exit_code is not None:
         exit_code = root.exit_code
     cause, message = _cause(pod, exit_code, root.message)
-    if not message and exit_code is None:
-        message = root.message or f"it failed before its trainer had ended; see: kubectl describe pod {pod.name}"
+    if exit_code is None:
+        unknown = f"it failed before its trainer had ended; see: kubectl describe pod {pod.name}"
+        message = message or root.message or unknown
     elif not message or cause is Reason.OUT_OF_MEMORY:
         said = f": {shorten(root.message, _SAID)}" if root.message else ""
         advice = f"; {message}" if message else ""
@@ -92,18 +93,18 @@ def aborted_at_end(failure: Failure, *, finished: bool) -> Failure:
     return replace(failure, cause=Reason.ABORTED_AT_END)
 
 
-def _end(pod: PodView, exit_code: int | None, root: RootCause) -> str:
+def _end(pod: PodView, exit_code: int, root: RootCause) -> str:
     """Which container ended, and how; under torchrun which rank."""
     container = pod.container or names.CONTAINER_TRAINER
     which = f"{'init ' if container != names.CONTAINER_TRAINER else ''}container {container}"
     if root.rank is not None:
         which = f"rank {root.rank} in {which}"
-    return f"{which} ended with {ending(exit_code or 0, pod.exit_reason)}"
+    return f"{which} ended with {ending(exit_code, pod.exit_reason)}"
 
 
 def _where_to_look(pod: PodView) -> str:
-    """Where its log is; a pod that is deleted takes it along."""
-    if pod.terminating or (pod.live and not pod.ending):
+    """Where its log is; a pod that still lives is deleted, and takes it along."""
+    if pod.live:
         return ""
     container = "" if pod.container in ("", names.CONTAINER_TRAINER) else f" -c {pod.container}"
     return f"; see: kubectl logs {pod.name}{container}"
@@ -116,7 +117,7 @@ def _cause(pod: PodView, exit_code: int | None, said: str) -> tuple[Reason, str]
     """
     if podstate.refused(pod.stopped) and exit_code is None:
         return Reason.NODE_REFUSED, f"node {pod.node or 'unknown'} refused the pod ({pod.stopped}): {said}"
-    if pod.stopped == "Evicted" and _OWN_DISK_LIMIT.search(pod.stopped_message):
+    if _OWN_DISK_LIMIT.search(pod.stopped_message):
         return (
             Reason.OUT_OF_DISK,
             f"{pod.stopped_message.strip()}; raise that limit in template.spec, or write to /workspace",

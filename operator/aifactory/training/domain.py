@@ -100,9 +100,9 @@ class Training(Domain[TrainingJob, Observed]):
         telling = [error for error in errors if not _says_nothing(error)]
         if not telling and (plan := plan_training(observed, now)) is not None:
             return dataclasses.replace(plan, writes=())  # as it was planned
-        first = (telling or errors)[0]
+        first = telling[0]
         if isinstance(first.error, AlreadyExists):
-            taken = [error for error in telling or errors if isinstance(error.error, AlreadyExists)]
+            taken = [error for error in errors if isinstance(error.error, AlreadyExists)]
             targets = ", ".join(error.target for error in taken)
             draft.name_taken(targets, removal(taken, observed.job.metadata.namespace))
             return Plan(draft.result(), requeue_after=draft.due_after)

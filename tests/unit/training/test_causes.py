@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aifactory.api.reasons import Reason
-from aifactory.training.causes import Failure, classify
+from aifactory.training.causes import Failure, aborted_at_end, classify
 from aifactory.training.detectors import first_failure
 from aifactory.training.state import PodView
 from tests.unit.training.builders import NOW, job, observe, pod
@@ -79,6 +79,16 @@ CAUSES = [
         Reason.OUT_OF_DISK,
         'Usage of EmptyDir volume "s" exceeds the limit "16Mi".; raise that limit',
         id="its-own-disk-limit",
+    ),
+    pytest.param(
+        {
+            "phase": "Failed",
+            "stopped": "Evicted",
+            "stopped_message": 'Container trainer exceeded its local ephemeral storage limit "1Gi". ',
+        },
+        Reason.OUT_OF_DISK,
+        'limit "1Gi".; raise that limit in template.spec, or write to /workspace',
+        id="its-containers-disk-limit",
     ),
     pytest.param(
         {"phase": "Failed", "stopped": "Evicted", "stopped_message": "The node was low on resource: memory."},
@@ -300,6 +310,18 @@ TOLD = [
         id="deadline",
     ),
     pytest.param(
+        {
+            "phase": "Failed",
+            "stopped": "Evicted",
+            "exit_code": 0,
+            "stopped_message": 'Usage of EmptyDir volume "s" exceeds the limit "1Gi". ',
+        },
+        'Usage of EmptyDir volume "s" exceeds the limit "1Gi".; raise that limit in template.spec, or write to '
+        "/workspace",
+        id="its-own-disk-limit",
+    ),
+    pytest.param({"phase": "Failed", "exit_message": "no such thing"}, "no such thing", id="never-started-with-words"),
+    pytest.param(
         {"exit_code": 137, "exit_reason": "OOMKilled"},
         "container trainer ended with exit code 137 (OOMKilled); it used more memory than its limit, /dev/shm counted: "
         "raise resources.limits.memory or use less; see: kubectl logs train-0-0",
@@ -389,3 +411,12 @@ def test_the_shortest_reason_is_what_came_from_outside_then_the_exception(change
 
 def test_the_container_that_failed_is_told() -> None:
     assert classify(pod(exit_code=4, container="fetch")).container == "fetch"
+
+
+@pytest.mark.parametrize("code", [-6, -11, 134, 139])
+def test_only_a_program_that_had_done_its_work_was_aborted_at_its_end(code: int) -> None:
+    failure = classify(pod(exit_code=code))
+    assert aborted_at_end(failure, finished=True).cause is Reason.ABORTED_AT_END
+    assert aborted_at_end(failure, finished=False) == failure
+    for other in (pod(exit_code=1), pod(exit_code=code, exit_reason="OOMKilled")):
+        assert aborted_at_end(classify(other), finished=True) == classify(other)

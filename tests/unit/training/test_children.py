@@ -463,11 +463,21 @@ def test_mounts_and_volumes_of_ours_win_over_those_of_the_same_place() -> None:
 
 
 def test_a_place_is_the_same_with_a_slash_at_its_end_and_memory_may_be_the_users() -> None:
-    theirs = [{"name": "x", "mountPath": "/workspace/"}, {"name": "mine", "mountPath": "/dev/shm"}]
+    theirs = [
+        {"name": "x", "mountPath": "/workspace/"},
+        {"name": "mine", "mountPath": "/dev/shm"},
+        {"name": "all", "mountPath": "/"},
+        {"name": "x", "mountPath": "/X/"},
+    ]
     template = {"spec": {"containers": [{"name": "trainer", "volumeMounts": theirs}]}}
     (trainer,) = children.pod(job(template=template), 0, 0, SETTINGS, gang=False)["spec"]["containers"]
     mounts = [(mount["mountPath"], mount["name"]) for mount in trainer["volumeMounts"]]
-    assert sorted(mounts)[:1] + sorted(mounts)[2:] == [("/dev/shm", "mine"), ("/workspace", "aifactory-workspace")]
+    assert [mount for mount in sorted(mounts) if mount[1] != "aifactory-token"] == [
+        ("/", "all"),
+        ("/X", "x"),
+        ("/dev/shm", "mine"),
+        ("/workspace", "aifactory-workspace"),
+    ]
 
 
 def test_the_template_is_not_changed_in_place() -> None:

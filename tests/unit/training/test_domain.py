@@ -20,7 +20,7 @@ from aifactory.engine.apply import Applied
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.custom import resource_of
 from aifactory.engine.domain import Outside
-from aifactory.engine.plan import Create, WriteError
+from aifactory.engine.plan import Create, DryRun, WriteError
 from aifactory.engine.tasks import TaskPod
 from aifactory.kube.errors import AlreadyExists, ApiError, Forbidden
 from aifactory.kube.objects import Pod, PodGroup, decoder
@@ -231,6 +231,15 @@ def test_a_report_that_waits_is_not_forgotten_over_a_refusal() -> None:
         plan = Training().refused(observed, [WriteError(write, error)], NOW.replace(second=4))
         assert plan.requeue_after == 6
         assert plan.status.replicas == 2, "pods of this attempt"
+        assert "edited" not in message(plan.status), "what is refused is one more pod, as it is"
+
+
+def test_a_refusal_that_says_nothing_does_not_hide_one_that_does() -> None:
+    tried = DryRun({"kind": "Pod", "metadata": {"name": "train-0-1", "namespace": "ns"}})
+    full = WriteError(tried, Forbidden(403, "Forbidden", "exceeded quota: gpus"))
+    wrong = WriteError(replace(tried), Forbidden(403, "Forbidden", "no"))
+    plan = Training().refused(observe(job(), pod(running=True)), [full, wrong], NOW)
+    assert plan.status.reason == "PodRejected"
 
 
 @pytest.mark.parametrize(("labels", "woken"), [({names.LABEL_JOB: "train"}, [Key("ns", "train")]), ({}, [])])

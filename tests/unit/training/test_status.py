@@ -184,6 +184,38 @@ def test_a_suspended_job_keeps_no_verdict_of_the_scheduler() -> None:
     assert "Scheduled" not in conditions(decide(observe(owner)).status)
 
 
+def test_a_side_container_that_crashes_beside_a_trainer_that_succeeded_holds_nobody_up() -> None:
+    two = job(nodes=2)
+    done = pod(0, of=two, exit_code=0, phase="Running", waiting_reason="CrashLoopBackOff")
+    status = decide(observe(two, done, pod(1, of=two))).status
+    assert (status.reason, message(status)) == ("WaitingForPods", "1 of 2 pods run")
+
+
+def test_a_job_that_is_being_deleted_neither_restarts_nor_waits_for_a_node() -> None:
+    before = {"conditions": [condition("Restarting", reason="BackOff"), condition("Scheduled", "False")]}
+    held = job(deleting=True, status=before)
+    status = decide(observe(held)).status
+    assert conditions(status)["Restarting"] == ("False", "StoppingPods")
+    assert "Scheduled" not in conditions(status)
+    assert message(status, ConditionType.RECONCILING) == (
+        "the job is being deleted and none of its pods runs any more; it goes when these finalizers have: team/hold"
+    )
+    late = pod(running=True, terminating=True, due_to_end=HOUR_AGO)
+    assert decide(observe(held, late)).status.phase == "Terminating"
+
+
+def test_how_long_no_scheduler_has_looked_counts_from_when_pods_were_last_awaited() -> None:
+    two = job(nodes=2)
+    pods = pod(0, of=two, unseen=True), pod(1, of=two)
+    ran = {**condition("Reconciling", "False"), "lastTransitionTime": HOUR_AGO}
+    plan = decide(observe(job(nodes=2, status={"conditions": [ran]}), *pods))
+    assert (message(plan.status), plan.requeue_after) == ("0 of 2 pods run", 60)
+    first = decide(observe(two, *pods, progress=report(1)))
+    at = NOW + timedelta(seconds=4)
+    later = job(nodes=2, status=first.status.dump())
+    assert decide(observe(later, *pods, progress=report(2, at=at)), at).requeue_after == 6, "a report is due earlier"
+
+
 def test_the_newest_report_rides_along_whatever_else_is_written() -> None:
     running = job(status={"resolved": {"nodes": 1, "createdAttempt": 0}})
     first = decide(observe(running, pod(running=True), progress=report(1)))

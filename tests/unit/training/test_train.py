@@ -70,6 +70,27 @@ def test_progress_is_how_far_a_restart_goes_back(status: Any, progress: Progress
     assert restarts.furthest_step == step
 
 
+DONE = {"progress": {**REACHED, "totalSteps": 30}}
+
+
+@pytest.mark.parametrize(
+    ("status", "progress", "cause"),
+    [
+        ({}, report(30, total_steps=30), "AbortedAtEnd"),
+        (DONE, None, "AbortedAtEnd"),
+        ({}, report(29, total_steps=30), "ApplicationError"),
+        ({"progress": REACHED}, None, "ApplicationError"),
+        ({"attempt": 1}, report(30, total_steps=30), "ApplicationError"),
+        ({"attempt": 1, **DONE}, None, "ApplicationError"),
+    ],
+    ids=["reported", "written", "not yet", "without an end", "reported by an earlier attempt", "written for one"],
+)
+def test_an_abort_is_at_the_end_when_this_attempt_has_no_step_left(status: Any, progress: Any, cause: str) -> None:
+    last = failed_after(status, progress, exit_code=134, attempt=status.get("attempt", 0)).last_failure
+    assert last is not None
+    assert last.cause == cause
+
+
 LAST = {"time": NOW, "attempt": 0, "pod": "train-1-0", "node": "node-1", "index": 1}
 LAST |= {"container": "", "exitCode": 1, "reason": "", "cause": "ApplicationError", "message": "exit code 1"}
 COUNTED = {"total": 1, "counted": 1, "byCause": {"ApplicationError": 1}, "countedTimes": [NOW]}

@@ -21,6 +21,13 @@ def ended(code: int, name: str = "trainer", reason: str = "", message: str = "")
     return {"name": name, "state": {"terminated": {"exitCode": code, "reason": reason, "message": message}}}
 
 
+TRAINER = {"name": "trainer", "image": "t"}
+
+
+def limits(name: str) -> dict[str, Any]:
+    return {"resources": {"limits": {name: "1Gi"}}}
+
+
 def view(**status: Any) -> PodView:
     raw = {"metadata": {"name": "train-0-0", "uid": "u"}, "spec": {"nodeName": "n"}, "status": status}
     return pod_view(decoder(Pod)(msgspec.json.encode(raw)))
@@ -61,41 +68,52 @@ def test_nothing_is_concluded_from_a_container_before_it_is_told_what_became_of_
     told = {"reason": "Evicted", "message": "low on memory", "conditions": [being_ended]}
     seen = view(phase="Failed", containerStatuses=[ended(code), side], **told)
     assert (seen.ending, seen.succeeded, seen.failed, seen.stopped) == (False, False, True, "Evicted")
+    assert seen.stopped_message == "low on memory"
 
 
 @pytest.mark.parametrize(
     ("template", "asked"),
     [
         ({"volumes": [{"name": "s", "emptyDir": {"sizeLimit": "1Gi"}}]}, True),
+        ({"volumes": [{"name": "s", "emptyDir": {}}, {"name": "t", "emptyDir": {"sizeLimit": "1Gi"}}]}, True),
         ({"volumes": [{"name": "s", "emptyDir": {}}, {"name": "t", "configMap": {"name": "c"}}]}, False),
+        ({"containers": [TRAINER, {**TRAINER, "name": "side", **limits("ephemeral-storage")}]}, True),
+        ({"containers": [TRAINER, {**TRAINER, "name": "side", **limits("memory")}]}, False),
     ],
 )
 def test_a_pod_that_may_have_been_evicted_has_not_succeeded_before_it_is_known(template: Any, asked: bool) -> None:
     """Evicted for its own disk use it is Succeeded all the same if its program ends with 0: only an Event tells."""
     domain = Training(SETTINGS)
     cluster = Cluster([domain])
-    trainer = {"name": "trainer", "image": "t"}
-    owner = job(template={"spec": {"containers": [trainer], **template}})
+    owner = job(template={"spec": {"containers": [TRAINER], **template}})
     labels = {"aifactory.dev/role": "node", "aifactory.dev/attempt": "0", "aifactory.dev/node-index": "0"}
     metadata = {
         "name": "train-0-0",
         "namespace": "ns",
         "uid": "u",
-        "resourceVersion": "1",
         "labels": labels,
         "ownerReferences": [{"kind": "TrainingJob", "name": "train", "uid": UID, "controller": True}],
     }
-    raw = {"metadata": metadata, "status": {"phase": "Succeeded", "containerStatuses": [ended(0)]}}
-    cluster.stores[PODS].put_response(msgspec.json.encode(raw))
 
-    def seen(eviction: Trouble | None) -> PodView:
+    def seen(eviction: Trouble | None, code: int = 0) -> PodView:
+        end = ended(code)
+        end["state"]["terminated"]["finishedAt"] = "2026-01-01T12:00:00Z"
+        status = {"phase": "Failed" if code else "Succeeded", "containerStatuses": [end]}
+        raw = {"metadata": {**metadata, "resourceVersion": str(1 + code)}, "status": status}
+        cluster.stores[PODS].put_response(msgspec.json.encode(raw))
         cluster.eviction = lambda _: eviction
         return domain.gather(owner, cluster).pods[0]
 
     assert seen(NO_TROUBLE).succeeded
     assert (seen(None).ending, seen(None).succeeded) == (asked, not asked)
+    if asked:
+        assert seen(None) == replace(
+            seen(NO_TROUBLE), phase="Running", running=True, ending=True, exit_code=None, finished_at=None
+        )
     evicted = seen(Trouble("Evicted", 'Usage of EmptyDir volume "s" exceeds the limit "1Gi".'))
     assert (evicted.failed, evicted.stopped) == ((True, "Evicted") if asked else (False, ""))
+    assert ("exceeds the limit" in evicted.stopped_message) is asked
+    assert seen(None, 1).failed, "of a failure nothing is asked"
 
 
 def test_an_init_container_that_failed_is_named() -> None:
@@ -165,8 +183,10 @@ def test_a_container_beside_a_trainer_that_runs_is_told_when_it_dies(code: int, 
 def test_a_pod_is_seen_by_a_scheduler_or_not() -> None:
     raw: dict[str, Any] = {"metadata": {"name": "p", "uid": "u"}, "spec": {}, "status": {"phase": "Pending"}}
     assert pod_view(decoder(Pod)(msgspec.json.encode(raw))).unseen
+    assert not pod_view(decoder(Pod)(msgspec.json.encode(raw))).gated
     raw["status"]["conditions"] = [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]
-    assert not pod_view(decoder(Pod)(msgspec.json.encode(raw))).unseen
+    held = pod_view(decoder(Pod)(msgspec.json.encode(raw)))
+    assert (held.unseen, held.gated) == (False, True)
     assert not view(phase="Pending").unseen, "it has a node"
 
 
