@@ -34,9 +34,8 @@ from aifactory.kube.store import Store
 
 logger = logging.getLogger(__name__)
 
-MAX_IN_FLIGHT: Final = 42
-"""Writes under way at once, 32 of one namespace alone (`kube.places`). More does not make an API server faster; it makes
-everybody else's calls slower."""
+MAX_IN_FLIGHT: Final = 32
+"""Writes under way at once. More does not make an API server faster; it makes everybody else's calls slower."""
 MAX_PER_PLAN: Final = 24
 """Of those, how many one plan may have: a job of a thousand pods leaves room for the others."""
 STATUS_PATIENCE: Final = 2.0
