@@ -30,12 +30,10 @@ StatusModel = TypeVar("StatusModel", bound=Model)
 
 
 @dataclass(frozen=True, slots=True)
-class Create:
-    """Create an object. One that exists already is fine if it has the same controller as `body`."""
+class _Whole:
+    """A write of a whole object, which says itself what it is."""
 
     body: Mapping[str, Any]
-    shared: bool = False
-    """An object that exists already is fine whoever made it (a claim that several objects use)."""
 
     @property
     def kind(self) -> str:
@@ -49,21 +47,18 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
-class Apply:
+class Create(_Whole):
+    """Create an object. One that exists already is fine if it has the same controller as `body`."""
+
+    shared: bool = False
+    """An object that exists already is fine whoever made it (a claim that several objects use)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Apply(_Whole):
     """Server-side apply: the fields in `body` are ours, whoever has changed them; of exactly the incarnation seen."""
 
-    body: Mapping[str, Any]
     uid: str
-
-    @property
-    def kind(self) -> str:
-        """As in the body."""
-        return str(self.body["kind"])
-
-    @property
-    def name(self) -> str:
-        """As in the body."""
-        return str(self.body["metadata"]["name"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +80,12 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
-class DryRun:
+class DryRun(_Whole):
     """Have the API server say whether it would create an object; nothing is made.
 
     A name that is taken is fine: that is found out last, when all else is in order. So is a cluster with an admission
     webhook that can not tell.
     """
-
-    body: Mapping[str, Any]
-
-    @property
-    def kind(self) -> str:
-        """As in the body."""
-        return str(self.body["kind"])
-
-    @property
-    def name(self) -> str:
-        """As in the body."""
-        return str(self.body["metadata"]["name"])
 
 
 Write: TypeAlias = Create | Apply | Patch | Delete | DryRun
