@@ -59,9 +59,8 @@ def needs_person(pod: Waiting) -> tuple[Reason, str] | None:
         return Reason.VOLUME_NOT_MOUNTED, f"{message}; check that the Secret, ConfigMap or claim exists"
     if pod.waiting_reason in _SETUP_PROBLEMS:
         return Reason.POD_NOT_SET_UP, f"{message}; check runtimeClassName, and network plugin and devices of the node"
-    if (
-        pod.waiting_reason not in NORMAL_WAITING
-    ):  # CreateContainerConfigError, CreateContainerError, PostStartHookError ...
+    # CreateContainerConfigError, CreateContainerError, PostStartHookError ...
+    if pod.waiting_reason not in NORMAL_WAITING:
         return Reason.CONTAINER_CONFIG_ERROR, message
     return None
 
