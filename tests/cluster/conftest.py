@@ -6,6 +6,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -103,4 +104,10 @@ def trained(cluster: Kubectl, operator: Kubectl, leaving: list[str]) -> Iterator
         within.apply(objects.training_job("tiny", steps=20, nodes=1, output="tiny"))
         within.wait_condition("tjob", "tiny", "Complete", seconds=180)
         within.wait_condition("mver", "tiny-v1", "Ready", seconds=60)
+        wait_for(
+            "the API server to have read the deletion guard, whose kinds are as new as the cluster",
+            partial(within.run, "delete", "mver", "tiny-v1", "--dry-run=server", check=False),
+            lambda seen: seen.code == 0,
+            seconds=60,
+        )
         yield within
