@@ -151,8 +151,8 @@ The *limit* is a program that knows in advance every object the operator will ma
 decides nothing; it takes its turn on a fresh control plane of its own. On both sides the user creates jobs with 32
 requests in flight of his own. The operator runs as it does in a pod, with the rights of the chart. Times and write
 counts come from the API server's audit log. Jobs mount a claim that the user brings; without one, the operator writes
-one object more for each job. jobs-1 is run five times on each side in turn, jobs-8 and gangs-8 three times: ratios are
-medians.
+one object more for each job. jobs-1 is run five times on each side in turn, jobs-8, gangs-8,
+restart and large three times: ratios are medians.
 
 ## Targets
 

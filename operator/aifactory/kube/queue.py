@@ -6,6 +6,7 @@ What always holds:
 - A key that was added is never lost: it is queued, worked on and marked to be queued again, or handed to a worker that
   must call `done`. Of two timers of a key the earlier counts, and handing the key out ends it: whoever works on the key
   sees everything and says anew when to look again.
+- A key that was told to rest is handed out when its rest is over, once, whatever was added meanwhile.
 - No namespace has so many workers that the others get none (`places`). Keys that have to wait for that are held back,
   and handed out before all others as soon as their namespace may have a worker again.
 - Fresh keys go before background keys (those of a first list), but every 16th turn is a background key's, so that
@@ -33,6 +34,8 @@ from aifactory.kube.places import Places
 K = TypeVar("K")
 
 BACKGROUND_TURN = 16
+EARLY_SECONDS = 0.001
+"""A timer may run early by its clock's resolution: a rest that has less than this left is over."""
 HEAP_SLACK = 256
 """Entries that count no more and may stay in the heap of timers, beside as many as count."""
 
@@ -73,6 +76,8 @@ class WorkQueue(Generic[K]):
         self._again: dict[K, bool] = {}
         """Keys added while worked on, with their background flag."""
         self._failures: dict[K, int] = {}
+        self._resting: dict[K, float] = {}
+        """Until when keys rest."""
         self._due: dict[K, float] = {}
         """When a waiting key is added. The heap may hold entries of it that count no more; they are skipped."""
         self._heap: list[tuple[float, int, K]] = []
@@ -109,6 +114,9 @@ class WorkQueue(Generic[K]):
             return
         if key in self._fresh or key in self._held_back.get(self._namespace_of(key), ()):
             return
+        if (left := self._rest_left(key)) > 0:
+            self.add_after(key, left)
+            return
         if key in self._background:
             if not background:
                 self._fresh[key] = self._background.pop(key)
@@ -144,9 +152,14 @@ class WorkQueue(Generic[K]):
         self.add_after(key, delay)
         return delay
 
+    def rest(self, key: K, seconds: float) -> None:
+        """Hand the key out again in `seconds` at the earliest, if it is added at all. Called while it is worked on."""
+        self._resting[key] = asyncio.get_running_loop().time() + seconds
+
     def forget(self, key: K) -> None:
-        """The key is settled: its next failure is its first."""
+        """The key is settled: its next failure is its first, and it need not rest."""
         self._failures.pop(key, None)
+        self._resting.pop(key, None)
 
     def failures(self, key: K) -> int:
         """How often `add_rate_limited` was called since `forget`."""
@@ -175,7 +188,7 @@ class WorkQueue(Generic[K]):
         self._worked.observe(asyncio.get_running_loop().time() - started)
         background = self._again.pop(key, None)
         if background is not None:
-            self._push(key, background)
+            self.add(key, background=background)
         if self._held_back:
             self._wake_one()
         if not self._processing:
@@ -189,7 +202,15 @@ class WorkQueue(Generic[K]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for collection in (self._fresh, self._background, self._held_back, self._again, self._due, self._heap):
+        for collection in (
+            self._fresh,
+            self._background,
+            self._held_back,
+            self._again,
+            self._due,
+            self._heap,
+            self._resting,
+        ):
             collection.clear()
         self._depth.set(0)
         self._release(self._getters)
@@ -200,6 +221,14 @@ class WorkQueue(Generic[K]):
             await self._wait(self._idle)
 
     # --- Inside ---
+
+    def _rest_left(self, key: K) -> float:
+        """For how many seconds a key still rests."""
+        left = self._resting.get(key, 0.0) - asyncio.get_running_loop().time()
+        if left > EARLY_SECONDS:
+            return left
+        self._resting.pop(key, None)
+        return 0.0
 
     def _push(self, key: K, background: bool) -> None:
         (self._background if background else self._fresh)[key] = asyncio.get_running_loop().time()

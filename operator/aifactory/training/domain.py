@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from aifactory.api import names, numbers
 from aifactory.api.modelversion import ModelVersion, model_of
@@ -36,6 +36,9 @@ _GANGS = Child(PODGROUPS, PodGroup, optional=True)
 _COUNTERS = Child(CONFIGMAPS, ConfigMap, verbs=())
 _VERSIONS = Index(ModelVersion, "model", model_of)
 
+_VIEWS: Final = 10_000
+"""Views of pods that are kept, about half a KiB each."""
+
 
 class Training(Domain[TrainingJob, Observed]):
     """TrainingJob."""
@@ -49,6 +52,7 @@ class Training(Domain[TrainingJob, Observed]):
         chosen = settings or Settings()
         super().__init__(dataclasses.replace(chosen, progress_url=(chosen.progress_url or url).rstrip("/")), url)
         self.book = ProgressBook()
+        self._views = PodViews()
 
     def indexes(self) -> Sequence[Index[Any]]:
         """Versions by their model."""
@@ -69,7 +73,7 @@ class Training(Domain[TrainingJob, Observed]):
             if role in tasks:
                 tasks[role].append(task_pod(pod, role, cluster.explain(pod)))
             else:
-                view = pod_view(pod, cluster.explain(pod))
+                view = self._views.of(pod, cluster.explain(pod))
                 pods.append(_if_not_evicted(view, pod, cluster) if limited and view.succeeded else view)
         service = cluster.get(_SERVICES, namespace, rendezvous.service_name(meta.name))
         claim = cluster.get(_CLAIMS, namespace, workspace.claim(model))
@@ -142,6 +146,25 @@ class Training(Domain[TrainingJob, Observed]):
         if owner.kind != self.resource.kind or owner.api_version != self.resource.api_version:
             return None
         return ReportingPod(job_name=owner.name, job_uid=owner.uid, attempt=int(attempt))
+
+
+class PodViews:
+    """The views of pods that were asked for last: one pod of a thousand changes, and all thousand are looked at."""
+
+    def __init__(self) -> None:
+        self._views: dict[str, tuple[Pod, podstate.Trouble, PodView]] = {}
+
+    def of(self, pod: Pod, events: podstate.Trouble) -> PodView:
+        """`pod_view`, made again only where one of the two is another object than before: neither changes in place."""
+        uid = pod.metadata.uid
+        known = self._views.get(uid)
+        if known is not None and known[0] is pod and known[1] is events:
+            return known[2]
+        if len(self._views) >= _VIEWS:
+            self._views.clear()
+        view = pod_view(pod, events)
+        self._views[uid] = (pod, events, view)
+        return view
 
 
 def pod_view(pod: Pod, events: podstate.Trouble = podstate.NO_TROUBLE) -> PodView:

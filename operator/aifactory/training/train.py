@@ -162,7 +162,7 @@ def changed(observed: Observed, current: tuple[PodView, ...]) -> tuple[Reason, s
     spec, count = observed.job.spec, observed.job.spec.nodes.count
     size = count if observed.wants_gang else 0
     gangs = (group for group in observed.gangs if group.attempt == observed.job.status.attempt)
-    same = all(children.is_of(pod.template_hash, spec) for pod in current)
+    same = all(children.is_of(made_of, spec) for made_of in {pod.template_hash for pod in current})
     if same and all(group.size == size for group in gangs):
         return None
     resolved = observed.job.status.resolved

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from statistics import median
 from typing import Any
 
 from tests.bench.client import at_pace
 from tests.bench.journal import Journal, by_agent, by_target, percentile
 from tests.bench.objects import JOBS, job, job_names, job_of
-from tests.bench.sides import Load, Side, ours_metrics, side
+from tests.bench.sides import Load, Side, ours_metrics, repeated, side
 
 Json = dict[str, Any]
 
 PATIENCE_SECONDS = 600.0
 
 
-async def run(load: Load, pairs: int = 1) -> Json:
-    """Both sides, one after the other, `pairs` times.
-
-    Ratios are medians, the figures are those of the pair with the middle ratio of pods created: a virtual machine's
-    cores may be a third faster in one minute than in the next.
-    """
-    runs = [await _pair(load) for _ in range(pairs)]
-    found = sorted(runs, key=lambda run: run["ratios"]["podsCreated"])[len(runs) // 2]
-    ratios = [run["ratios"] for run in runs]
-    found["allRatios"] = ratios
-    found["ratios"] = {name: round(median(each[name] for each in ratios), 2) for name in ratios[0]}
-    return found
+async def run(load: Load, pairs: int) -> Json:
+    """Both sides, one after the other, `pairs` times."""
+    return await repeated(lambda: _pair(load), pairs)
 
 
 async def paced(load: Load, per_second: float) -> Json:

@@ -12,15 +12,19 @@ from typing import Any
 from tests.bench.client import each
 from tests.bench.journal import by_target, percentile
 from tests.bench.objects import PODS, attempt_of, failed_status, job_names, job_of
-from tests.bench.sides import Load, Side, ours_metrics, side
+from tests.bench.sides import Load, Side, ours_metrics, repeated, side
 
 Json = dict[str, Any]
 
 PATIENCE_SECONDS = 600.0
 
 
-async def run(load: Load) -> Json:
-    """Both sides, one after the other, each on a fresh control plane."""
+async def run(load: Load, pairs: int) -> Json:
+    """Both sides, one after the other, each on a fresh control plane, `pairs` times."""
+    return await repeated(lambda: _pair(load), pairs)
+
+
+async def _pair(load: Load) -> Json:
     found: Json = {"jobs": load.count, "nodes": load.nodes}
     for name in ("limit", "ours"):
         async with side(name, load) as at:

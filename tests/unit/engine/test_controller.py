@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -109,6 +111,59 @@ def test_what_is_always_due_at_once_holds_up_nobody_else(monkeypatch: pytest.Mon
             for _ in range(20):
                 await asyncio.sleep(0)
             assert 0 < plans < 100
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "at_most"),
+    [pytest.param(0.02, 1 / 11, id="a tenth of a core"), pytest.param(0.5, 2 / 3, id="looked at four times a second")],
+)
+def test_an_object_whose_decisions_take_long_rests_between_them(
+    seconds: float, at_most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        api, loop, spent = MemoryApi(), asyncio.get_running_loop(), 0.0
+        async with Farm(api).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 3})
+            await settled(farm)
+            plan = farm.kind.plan
+
+            def slow(*args: Any) -> Any:
+                nonlocal spent
+                spent += seconds
+                loop.now += seconds  # type: ignore[attr-defined]
+                return plan(*args)
+
+            monkeypatch.setattr(farm.kind, "plan", slow)
+            began = loop.time()
+            while loop.time() < began + 30:
+                farm.controller.queue.add(Key("ns", "a"))
+                await asyncio.sleep(0.01)
+            assert 0.8 * at_most < spent / (loop.time() - began) <= 1.05 * at_most
+            api.put(HERDS, "ns", "a", spec={"size": 4})
+            await settled(farm, seconds=5)
+
+    run(main)
+
+
+def test_an_object_that_is_due_again_at_once_does_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        api, loop, decided = MemoryApi(), asyncio.get_running_loop(), []
+        async with Farm(api).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 3})
+            await settled(farm)
+            plan = farm.kind.plan
+
+            def slow(*args: Any) -> Any:
+                decided.append(loop.time())
+                loop.now += 0.02  # type: ignore[attr-defined]
+                return dataclasses.replace(plan(*args), requeue_after=0 if len(decided) == 1 else None)
+
+            monkeypatch.setattr(farm.kind, "plan", slow)
+            farm.controller.queue.add(Key("ns", "a"))
+            await until(lambda: len(decided) == 2, seconds=5)
+            assert decided[1] - decided[0] < 0.03
 
     run(main)
 

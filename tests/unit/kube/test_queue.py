@@ -285,3 +285,40 @@ def test_nothing_stands_still_however_workers_come_and_go(seed: int, workers: in
         await asyncio.gather(*tasks, return_exceptions=True)
 
     run(main)
+
+
+def test_a_key_that_rests_is_handed_out_once_when_its_rest_is_over() -> None:
+    async def main() -> None:
+        queue, loop = new_queue(), asyncio.get_running_loop()
+        queue.add("big")
+        key = await queue.get()
+        queue.add("big")  # while it is worked on
+        queue.rest(key, 0.2)
+        queue.done(key)
+        for _ in range(3):
+            queue.add("big")
+        queue.add("small")
+        assert await take(queue) == "small"
+        assert loop.time() == 0
+        assert await take(queue) == "big"
+        assert loop.time() == pytest.approx(0.2)
+        assert not len(queue)
+        queue.add("big")
+        assert await take(queue) == "big"
+        assert loop.time() == pytest.approx(0.2)
+
+    run(main)
+
+
+def test_a_rest_ends_when_the_key_is_settled_anew() -> None:
+    async def main() -> None:
+        queue = new_queue()
+        queue.add("big")
+        queue.rest("big", 60)
+        queue.done(await queue.get())
+        queue.forget("big")
+        queue.add("big")
+        assert await take(queue) == "big"
+        assert asyncio.get_running_loop().time() == 0
+
+    run(main)
