@@ -304,7 +304,7 @@ class WorkQueue(Generic[K]):
     def _fire(self) -> None:
         self._timer = None
         # The loop may run a timer up to its clock's resolution early: what fired the timer is due by definition.
-        now = max(asyncio.get_running_loop().time(), self._heap[0][0]) if self._heap else 0.0
+        now = max(asyncio.get_running_loop().time(), self._timer_at)
         while self._heap and self._heap[0][0] <= now:
             when, _, key = heapq.heappop(self._heap)
             if self._due.get(key) == when:

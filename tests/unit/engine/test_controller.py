@@ -117,7 +117,11 @@ def test_what_is_always_due_at_once_holds_up_nobody_else(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("seconds", "at_most"),
-    [pytest.param(0.02, 1 / 11, id="a tenth of a core"), pytest.param(0.5, 2 / 3, id="looked at four times a second")],
+    [
+        pytest.param(0.001, 1 / 51, id="twenty times a second"),
+        pytest.param(0.02, 1 / 11, id="a tenth of a core"),
+        pytest.param(0.5, 2 / 3, id="a rest of a quarter of a second"),
+    ],
 )
 def test_an_object_whose_decisions_take_long_rests_between_them(
     seconds: float, at_most: float, monkeypatch: pytest.MonkeyPatch

@@ -322,3 +322,17 @@ def test_a_rest_ends_when_the_key_is_settled_anew() -> None:
         assert asyncio.get_running_loop().time() == 0
 
     run(main)
+
+
+def test_a_timer_that_counts_no_more_brings_no_other_key_forward() -> None:
+    async def main() -> float:
+        queue = new_queue()
+        queue.add_after("early", 1.0)  # the one timer is set to this
+        queue.add("early")
+        await take(queue)
+        for number in range(HEAP_SLACK + 10):  # so many that the entry of "early" is cleared away
+            queue.add_after("late", 1000.0 - number)
+        assert await take(queue) == "late"
+        return asyncio.get_running_loop().time()
+
+    assert run(main) == pytest.approx(1000.0 - HEAP_SLACK - 9)

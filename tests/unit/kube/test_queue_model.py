@@ -23,6 +23,7 @@ class QueueMachine(RuleBasedStateMachine):
     """The model: a key is owed from the moment it is added until it is handed out after that moment.
 
     A timer is owed too, until it has fired or the key is handed out: whoever works on it says anew when to look again.
+    What a key that rests would be owed is owed when the rest is over.
     """
 
     def __init__(self) -> None:
@@ -32,6 +33,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.owed: set[str] = set()
         self.working: set[str] = set()
         self.due: dict[str, float] = {}
+        self.rests: dict[str, float] = {}
 
     def do(self, call: Any) -> Any:
         """Call something of the queue inside the loop, and let what it set off settle."""
@@ -49,8 +51,17 @@ class QueueMachine(RuleBasedStateMachine):
         self.settle()
 
     def settle(self) -> None:
-        self.owed |= {key for key, when in self.due.items() if when <= self.loop.now}
-        self.due = {key: when for key, when in self.due.items() if when > self.loop.now}
+        fired = [key for key, when in self.due.items() if when <= self.loop.now]
+        for key in fired:
+            del self.due[key]
+            self.owe(key)
+
+    def owe(self, key: str) -> None:
+        rests = key not in self.working and key not in self.owed and self.rests.get(key, 0.0) > self.loop.now
+        if rests:
+            self.later(key, self.rests[key] - self.loop.now)
+        else:
+            self.owed.add(key)
 
     def later(self, key: str, seconds: float) -> None:
         when = self.loop.now + seconds
@@ -59,7 +70,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(key=KEYS, background=st.booleans())
     def add(self, key: str, background: bool) -> None:
         self.do(lambda: self.queue.add(key, background=background))
-        self.owed.add(key)
+        self.owe(key)
 
     @rule(key=KEYS, seconds=SECONDS)
     def add_after(self, key: str, seconds: float) -> None:
@@ -67,7 +78,7 @@ class QueueMachine(RuleBasedStateMachine):
         if seconds:
             self.later(key, seconds)
         else:
-            self.owed.add(key)
+            self.owe(key)
 
     @rule(key=KEYS)
     def add_rate_limited(self, key: str) -> None:
@@ -80,6 +91,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(key=KEYS)
     def forget(self, key: str) -> None:
         self.queue.forget(key)
+        self.rests.pop(key, None)
         assert self.queue.failures(key) == 0
 
     @rule(seconds=SECONDS)
@@ -97,11 +109,17 @@ class QueueMachine(RuleBasedStateMachine):
         self.working.add(key)
 
     @precondition(lambda self: self.working)
-    @rule(data=st.data())
-    def done(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), rest=st.sampled_from([None, None, 0.05, 0.7, 20.0]))
+    def done(self, data: st.DataObject, rest: float | None) -> None:
         key = data.draw(st.sampled_from(sorted(self.working)))
+        if rest is not None:
+            self.do(lambda: self.queue.rest(key, rest))
+            self.rests[key] = self.loop.now + rest
         self.do(lambda: self.queue.done(key))
         self.working.discard(key)
+        if key in self.owed:
+            self.owed.discard(key)
+            self.owe(key)
 
     @invariant()
     def hands_out_exactly_what_is_owed(self) -> None:
