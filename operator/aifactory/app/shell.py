@@ -27,15 +27,14 @@ import msgspec
 
 from aifactory.api import names
 from aifactory.app.options import Options
-from aifactory.app.watching import Watched, list_nothing, readable, refused_is_away
+from aifactory.app.watching import Identified, Watched, list_nothing, readable, reading, refused_is_away
 from aifactory.kube.api import Api
 from aifactory.kube.auth import SessionProvider
 from aifactory.kube.backoff import READ
 from aifactory.kube.depth import shallow
 from aifactory.kube.errors import KubeError
 from aifactory.kube.informer import drop_missing
-from aifactory.kube.objects import ListMetadata, ObjectList, Struct, decoder
-from aifactory.kube.store import Store
+from aifactory.kube.objects import ListMetadata, ObjectList, decoder
 
 logger = logging.getLogger(__name__)
 
@@ -149,8 +148,9 @@ def _watch(handlers: kopf.OperatorRegistry, kind: Watched) -> None:
 
 def handle(kind: Watched, type_: str | None, body: Mapping[str, Any]) -> None:
     """Put one event into the store; `None` is the type of what was there before the watch began."""
-    if type_ != "DELETED" and _is_known(kind.store, body["metadata"]):
-        return  # the echo of a write of ours, whose answer told everything; parsing is the dear part
+    meta = body["metadata"]
+    if type_ != "DELETED" and kind.knows(meta.get("namespace", ""), meta["name"], meta.get("resourceVersion", "")):
+        return  # an echo whose answer came while kopf had it in hand; parsing is the dear part
     stored = kind.parse(body)
     if type_ == "DELETED":
         kind.store.remove(stored)
@@ -227,9 +227,8 @@ async def _take_page(kind: Watched, raw: bytes, listed: set[str], *, background:
     page = _decode_page(raw)
     for number, item in enumerate(page.items or (), start=1):
         identity = _decode_object(item).metadata
-        known = kind.store.get(identity.namespace, identity.name)
-        if known is not None and known.metadata.resource_version == identity.resource_version:
-            listed.add(known.metadata.uid)
+        if kind.knows(identity.namespace, identity.name, identity.resource_version):
+            listed.add(identity.uid)
         else:
             kind.store.put_listed(kind.parse(_decode_body(shallow(bytes(item)))), listed, background=background)
         if number % SLICE == 0:
@@ -280,35 +279,7 @@ def _tell_gone(kind: Watched, gone: int) -> None:
         logger.warning("%d deleted %s had not been reported by the watch", gone, kind.resource.plural)
 
 
-def _is_known(store: Store[Any], metadata: Mapping[str, Any]) -> bool:
-    known = store.get(metadata.get("namespace", ""), metadata["name"])
-    return known is not None and bool(known.metadata.resource_version == metadata.get("resourceVersion"))
-
-
-class _Identity(Struct, frozen=True, gc=False):
-    name: str
-    namespace: str = ""
-    uid: str = ""
-    resource_version: str = ""
-
-
-class _Object(Struct, frozen=True, gc=False):
-    metadata: _Identity
-
-
-def _reading(decode: Callable[[bytes], T]) -> Callable[[bytes], T]:
-    """Decode also what nests too deep to be skipped over; looking for that first would cost more than decoding."""
-
-    def read(raw: bytes) -> T:
-        try:
-            return decode(raw)
-        except RecursionError:
-            return decode(shallow(bytes(raw)))
-
-    return read
-
-
-_decode_page = _reading(decoder(ObjectList[msgspec.Raw]))
-_decode_identities = _reading(decoder(ObjectList[_Object]))
-_decode_object = _reading(decoder(_Object))
+_decode_page = reading(decoder(ObjectList[msgspec.Raw]))
+_decode_identities = reading(decoder(ObjectList[Identified]))
+_decode_object = reading(decoder(Identified))
 _decode_body = decoder(dict[str, Any])

@@ -224,7 +224,33 @@ async def test_a_list_with_an_object_that_nests_too_deep_is_read(levels: int) ->
         ]
 
 
-def test_the_echo_of_a_write_whose_answer_is_known_is_not_parsed() -> None:
+async def test_kopf_is_not_told_what_the_answer_to_a_write_has_told(
+    versions: Versions, store: Store[Stored[ModelVersion]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, str]] = []
+    handle = shell.handle
+
+    def recorded(kind: watching.Watched, type_: str | None, body: Any) -> None:
+        told.append((str(type_), body["metadata"]["resourceVersion"]))
+        handle(kind, type_, body)
+
+    monkeypatch.setattr(shell, "handle", recorded)
+
+    def line(type_: str, version: int, name: str = "gpt-v1") -> bytes:
+        metadata = {"name": name, "namespace": "team", "uid": name, "resourceVersion": str(version)}
+        return json.dumps({"type": type_, "object": {**KIND, "metadata": metadata, "spec": SPEC}}).encode()
+
+    answered = custom.parser(ModelVersion)(json.loads(line("MODIFIED", 105))["object"])
+    store.put(answered, origin="modelversion")
+    versions.lines.put_nowait(line("MODIFIED", 105))
+    versions.lines.put_nowait(b'{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"106"}}}')
+    versions.lines.put_nowait(line("ADDED", 107, "gpt-v2"))
+    versions.expiries.put_nowait(None)
+    await holds(store, 2)
+    assert told == [("ADDED", "107")]
+
+
+def test_an_echo_whose_answer_came_while_kopf_had_it_in_hand_is_not_parsed() -> None:
     parse, parsed = custom.parser(ModelVersion), []
 
     def counted(body: Any) -> Stored[ModelVersion]:
