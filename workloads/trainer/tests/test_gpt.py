@@ -58,7 +58,7 @@ def test_it_learns_and_exports(
     assert re.search(r"step 60/60  loss \d\.\d{3}  [\d,]+ tokens/s", caplog.text)
     assert "a sample:" in caplog.text
     config = json.loads((job / "output" / "config.json").read_text())
-    assert config["architecture"] == "aifactory-gpt"
+    assert config["architectures"] == ["Qwen3ForCausalLM"]
     metrics = config["metrics"]
     assert metrics["heldOutBitsPerByte"] < metrics["untrainedBitsPerByte"] - 2
     assert f"held-out text: {metrics['heldOutBitsPerByte']:.3f} bits per byte" in caplog.text
@@ -254,6 +254,6 @@ def test_weights_are_those_of_the_documented_architecture(job: Path, data: str) 
         "embedding.weight": (257, 16),
         "blocks.0.attention.qkv.weight": (48, 16),
         "blocks.0.attention.out.weight": (16, 16),
-        "blocks.0.up.weight": (64, 16),
+        "blocks.0.gate_up.weight": (128, 16),
         "blocks.0.down.weight": (16, 64),
     }
