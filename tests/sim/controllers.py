@@ -130,7 +130,7 @@ class DeploymentController:
         if deployment is None or "deletionTimestamp" in deployment["metadata"]:
             return
         replica_set = self._replica_set(deployment)
-        pods = [p for p in self._cluster.all(PODS) if _controls(replica_set["metadata"]["uid"], p)]
+        pods = [p for p in self._cluster.all(PODS, key.namespace) if _controls(replica_set["metadata"]["uid"], p)]
         active = [pod for pod in pods if is_live(pod) and "deletionTimestamp" not in pod["metadata"]]
         wanted = deployment["spec"].get("replicas", 1)
         for _ in range(wanted - len(active)):
@@ -144,7 +144,7 @@ class DeploymentController:
 
     def _report(self, key: Key, replica_set: str) -> None:
         """Count again: what was done a moment ago shows."""
-        pods = [p for p in self._cluster.all(PODS) if _controls(replica_set, p)]
+        pods = [p for p in self._cluster.all(PODS, key.namespace) if _controls(replica_set, p)]
         active = [pod for pod in pods if is_live(pod) and "deletionTimestamp" not in pod["metadata"]]
         ready = sum(1 for pod in active if is_ready(pod))
         status = {
