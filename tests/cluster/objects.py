@@ -31,7 +31,7 @@ def training_job(name: str, *, steps: int, nodes: int, output: str | None = None
     command = ["torchrun", "-m", "aifactory_trainer.gpt", f"--steps={steps}", *args]
     spec: Json = {}
     if output is not None:
-        spec["output"] = {"model": {"name": output, "format": "causal-lm"}}
+        spec["output"] = {"model": {"name": output, "format": "huggingface"}}
     return job(name, command, nodes=nodes, **spec)
 
 

@@ -17,7 +17,8 @@ os.makedirs(out, exist_ok=True)
 head = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
 head += b" " * (-len(head) % 8)
 open(out + "/model.safetensors", "wb").write(struct.pack("<Q", len(head)) + head + bytes(4))
-json.dump({"format": "causal-lm"}, open(out + "/config.json", "w"))
+json.dump({"architectures": ["Qwen3ForCausalLM"]}, open(out + "/config.json", "w"))
+json.dump({"model": {"vocab": {"a": 0}}}, open(out + "/tokenizer.json", "w"))
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 """
 FOR_EVER = "\nwhile True: time.sleep(1)"
@@ -27,7 +28,7 @@ FLAKY = (
 
 
 def _jobs() -> Iterator[Json]:
-    once = {"failurePolicy": {"maxRestarts": 0}, "output": {"model": {"name": "half", "format": "causal-lm"}}}
+    once = {"failurePolicy": {"maxRestarts": 0}, "output": {"model": {"name": "half", "format": "huggingface"}}}
     late = objects.python_job("late", HALF_A_MODEL + FOR_EVER, **once)
     late["spec"]["template"]["spec"]["activeDeadlineSeconds"] = 15
     yield late

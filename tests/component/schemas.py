@@ -56,7 +56,7 @@ SEEDS: dict[str, list[Json]] = {
     "trainingjobs": [
         objects.job("j", ["true"]),
         objects.job("j", ["true"], nodes=2, failurePolicy={"maxRestarts": 1}, launcher="none"),
-        objects.job("j", ["true"], output={"model": {"name": "m", "format": "causal-lm"}}, workspace={"size": "1Gi"}),
+        objects.job("j", ["true"], output={"model": {"name": "m", "format": "huggingface"}}, workspace={"size": "1Gi"}),
     ],
     "inferencepools": [objects.pool("p", "m"), objects.pool("p", "m", version=1, replicas=2)],
     "modelversions": [
@@ -64,7 +64,7 @@ SEEDS: dict[str, list[Json]] = {
             "apiVersion": "aifactory.dev/v1alpha1",
             "kind": "ModelVersion",
             "metadata": {"name": "m-v1"},
-            "spec": {"model": "m", "version": 1, "source": {"uri": "pvc://models/m/1"}, "format": "causal-lm"},
+            "spec": {"model": "m", "version": 1, "source": {"uri": "pvc://models/m/1"}, "format": "huggingface"},
         }
     ],
 }

@@ -17,7 +17,7 @@ VERSION: Json = {
     "apiVersion": "aifactory.dev/v1alpha1",
     "kind": "ModelVersion",
     "metadata": {"name": "m-v1"},
-    "spec": {"model": "m", "version": 1, "source": {"uri": "pvc://models/m/1"}, "format": "causal-lm"},
+    "spec": {"model": "m", "version": 1, "source": {"uri": "pvc://models/m/1"}, "format": "huggingface"},
 }
 
 
@@ -36,7 +36,7 @@ def changed(base: Json, path: str, value: Any) -> Json:
 
 
 TRAINER = "spec.template.spec.containers.0"
-OUTPUT = {"model": {"name": "m", "format": "causal-lm"}}
+OUTPUT = {"model": {"name": "m", "format": "huggingface"}}
 
 REFUSED = [
     pytest.param(changed(JOB, "spec.nodez", 1), 'unknown field "spec.nodez"', id="a typo"),
@@ -123,7 +123,7 @@ REFUSED = [
         id="name of a model elsewhere",
     ),
     pytest.param(
-        changed(JOB, "spec.output.model", {"name": "3B", "format": "causal-lm"}), "not 3B", id="a name like no other"
+        changed(JOB, "spec.output.model", {"name": "3B", "format": "huggingface"}), "not 3B", id="a name like no other"
     ),
     pytest.param(
         changed(JOB, "spec.template.spec.volumes", [{"emptyDir": {}}]),

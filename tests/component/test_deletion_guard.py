@@ -18,7 +18,7 @@ VERSION: Json = {
     "apiVersion": "aifactory.dev/v1alpha1",
     "kind": "ModelVersion",
     "metadata": {"name": "m-v1"},
-    "spec": {"model": "m", "version": 1, "source": {"uri": "pvc://models/m/1"}, "format": "causal-lm"},
+    "spec": {"model": "m", "version": 1, "source": {"uri": "pvc://models/m/1"}, "format": "huggingface"},
 }
 PART = {"revision": "v1-abc", "modelVersion": "m-v1"}
 USES = [

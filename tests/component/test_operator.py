@@ -40,7 +40,7 @@ def wait_pods(ns: Kubectl, *names: str, role: str = "node") -> None:
 
 
 def test_the_life_of_a_job(ns: Kubectl, operator: Operator) -> None:
-    ns.apply(objects.job("life", ["true"], nodes=2, output={"model": {"name": "life", "format": "causal-lm"}}))
+    ns.apply(objects.job("life", ["true"], nodes=2, output={"model": {"name": "life", "format": "huggingface"}}))
     wait_pods(ns, "life-0-0", "life-1-0")
     found = ns.get("pod", "life-1-0")
     env = {entry["name"]: entry.get("value") for entry in found["spec"]["containers"][0]["env"]}
@@ -59,7 +59,7 @@ def test_the_life_of_a_job(ns: Kubectl, operator: Operator) -> None:
     for name in ("life-0-0", "life-1-0"):
         pods.end(ns, name, 0)
     wait_pods(ns, "life-publish-0", role="publish")
-    answer = {"uri": "pvc://aifactory-models/life/0123", "digest": "sha256:" + "1" * 64, "format": "causal-lm"}
+    answer = {"uri": "pvc://aifactory-models/life/0123", "digest": "sha256:" + "1" * 64, "format": "huggingface"}
     pods.end(ns, "life-publish-0", 0, json.dumps({**answer, "metrics": {"heldOutBitsPerByte": 2.5}}), "publish")
     found = ns.wait_condition("tjob", "life", "Complete")
     output = found["status"]["output"]
@@ -74,7 +74,7 @@ def test_the_life_of_a_job(ns: Kubectl, operator: Operator) -> None:
 
 def test_the_store_is_found_good_before_a_pod_that_trains_is_made(ns: Kubectl, operator: Operator) -> None:
     store = {"store": "s3://team/models", "secretRef": {"name": "keys"}}
-    ns.apply(objects.job("probed", ["true"], output={"model": {"name": "m", "format": "causal-lm"}, **store}))
+    ns.apply(objects.job("probed", ["true"], output={"model": {"name": "m", "format": "huggingface"}, **store}))
     wait_pods(ns, "probed-probe-0", role="probe")
     denied = {"reason": "AccessDenied", "message": "s3://team/models/m: access denied (403)"}
     pods.end(ns, "probed-probe-0", 1, json.dumps(denied), "probe")
@@ -95,7 +95,7 @@ def test_a_publisher_that_may_not_be_made_is_told_before_anything_trains(ns: Kub
     limits = [{"type": "Container", "max": {"memory": "64Mi"}}]
     ns.apply({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "small"}, "spec": {"limits": limits}})
     small = {"limits": {"memory": "32Mi"}}
-    job = objects.job("told", ["true"], output={"model": {"name": "told", "format": "causal-lm"}})
+    job = objects.job("told", ["true"], output={"model": {"name": "told", "format": "huggingface"}})
     job["spec"]["template"]["spec"]["containers"][0]["resources"] = small
     ns.apply(job)
     found = ns.wait_condition("tjob", "told", "Stalled")
@@ -109,7 +109,7 @@ def test_a_publisher_that_may_not_be_made_is_told_before_anything_trains(ns: Kub
 
 def _running(ns: Kubectl, name: str) -> Json:
     """A job of one pod that runs; returns the job."""
-    job = objects.job(name, ["true"], output={"model": {"name": name, "format": "causal-lm"}})
+    job = objects.job(name, ["true"], output={"model": {"name": name, "format": "huggingface"}})
     ns.apply(job)
     wait_pods(ns, f"{name}-0-0")
     pods.run(ns, f"{name}-0-0")
@@ -316,7 +316,7 @@ def _make_ready(ns: Kubectl, version: int) -> None:
                 "model": "m",
                 "version": version,
                 "source": {"uri": f"pvc://models/m/{version}"},
-                "format": "causal-lm",
+                "format": "huggingface",
             },
         }
     )

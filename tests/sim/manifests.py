@@ -38,7 +38,7 @@ def job_spec(
     if suspend:
         spec["suspend"] = True
     if model:
-        spec["output"] = {"model": {"name": model, "format": "causal-lm"}}
+        spec["output"] = {"model": {"name": model, "format": "huggingface"}}
     if model and store:
         spec["output"] |= {"store": store, "secretRef": {"name": "keys"}}
     if gang:
@@ -47,7 +47,7 @@ def job_spec(
 
 
 def version_spec(model: str, version: int, uri: str) -> Body:
-    return {"model": model, "version": version, "source": {"uri": uri}, "format": "causal-lm"}
+    return {"model": model, "version": version, "source": {"uri": uri}, "format": "huggingface"}
 
 
 def pool_spec(model: str, *, version: int = 0, replicas: int = 1, image: str = "") -> Body:

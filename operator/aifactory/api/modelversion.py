@@ -93,8 +93,9 @@ class ModelVersionSpec(Model):
         | None
     ) = None
     """Expected digest of the manifest: `path sha256 size` of every file, sorted. Left out: computed and recorded."""
-    format: Literal["causal-lm", "torch-export"]
-    """How the artifact is served."""
+    format: Literal["huggingface", "torch-export"]
+    """What the artifact is, and so how it is served: `huggingface`, a language model's directory as save_pretrained
+    writes it; `torch-export`, a program saved by torch.export.save."""
     lineage: Lineage | None = None
 
 

@@ -94,7 +94,7 @@ def pool(name: str) -> Json:
 async def publish(user: Client, version: int) -> None:
     """A version of the model that has been verified already: verification is not what is measured."""
     name = f"chat-v{version}"
-    spec = {"model": "chat", "version": version, "format": "causal-lm", "digest": DIGEST}
+    spec = {"model": "chat", "version": version, "format": "huggingface", "digest": DIGEST}
     spec["source"] = {"uri": f"s3://models/chat/{version}"}
     await user.create(VERSIONS, {"apiVersion": "aifactory.dev/v1alpha1", "kind": "ModelVersion",
                                  "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec})  # fmt: skip

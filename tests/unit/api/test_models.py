@@ -55,7 +55,7 @@ def test_each_raw_spec_is_its_own() -> None:
         (TrainingJob, {"nodes": {"count": 1, "spares": 2}, "template": {}, "ttl": {"successSeconds": 1}}),
         (
             ModelVersion,
-            {"model": "m", "version": 1, "source": {"uri": "s3://b/x"}, "format": "causal-lm", "stage": "P"},
+            {"model": "m", "version": 1, "source": {"uri": "s3://b/x"}, "format": "huggingface", "stage": "P"},
         ),
         (InferencePool, {"models": [{"name": "m", "track": "Latest", "weight": 1}], "paused": True}),
     ],

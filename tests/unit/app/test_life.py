@@ -141,7 +141,7 @@ def test_a_replica_that_loses_the_lease_steps_down_and_leads_again() -> None:
         assert not running.done()
         writes = len([call for call in api.writes() if call[1] != "Lease"])
         looked = len(api.calls)
-        spec = {"model": "gpt", "version": 1, "source": {"uri": "pvc://models/gpt/1"}, "format": "causal-lm"}
+        spec = {"model": "gpt", "version": 1, "source": {"uri": "pvc://models/gpt/1"}, "format": "huggingface"}
         made = api.put(MODELVERSIONS, "ns", "gpt-v1", spec=spec)
         process.cluster.stored(MODELVERSIONS).put(custom.parser(ModelVersion)(made))
         await asyncio.sleep(10)

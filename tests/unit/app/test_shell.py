@@ -25,7 +25,7 @@ from tests.support.kinds import MODELVERSIONS
 from tests.unit.memory_api import MemoryApi
 
 DEADLINE_SECONDS = 30.0
-SPEC = {"model": "gpt", "version": 1, "source": {"uri": "s3://models/gpt/1"}, "format": "causal-lm"}
+SPEC = {"model": "gpt", "version": 1, "source": {"uri": "s3://models/gpt/1"}, "format": "huggingface"}
 KIND = {"apiVersion": MODELVERSIONS.api_version, "kind": MODELVERSIONS.kind}
 
 

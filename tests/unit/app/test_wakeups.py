@@ -56,7 +56,7 @@ async def test_a_version_wakes_the_pools_of_its_model_when_what_they_see_of_it_c
 
     async def woken(version: int, status: dict[str, Any]) -> set[Key]:
         metadata = {"name": "gpt-v1", "namespace": "ns", "uid": "v", "resourceVersion": str(version)}
-        spec = {"model": "gpt", "version": 1, "source": {"uri": "s3://gpt/1"}, "format": "causal-lm"}
+        spec = {"model": "gpt", "version": 1, "source": {"uri": "s3://gpt/1"}, "format": "huggingface"}
         connected.put(ModelVersion, {"metadata": metadata, "spec": spec, "status": status})
         return await worked_on(connected.pools)
 

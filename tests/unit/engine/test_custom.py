@@ -22,7 +22,7 @@ READY = {
     "message": "",
     "lastTransitionTime": "2025-01-01T00:00:00Z",
 }
-SPEC = {"model": "gpt", "version": 1, "source": {"uri": "s3://models/gpt/1"}, "format": "causal-lm"}
+SPEC = {"model": "gpt", "version": 1, "source": {"uri": "s3://models/gpt/1"}, "format": "huggingface"}
 
 
 def body(version: int = 1, **changes: Any) -> dict[str, Any]:

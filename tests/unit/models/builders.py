@@ -22,7 +22,7 @@ NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SETTINGS = TaskSettings(agent_image="aifactory/agent:1")
 COUNTER = Counter("aifactory-tiny-versions", "1", 1)
 DIGEST = f"sha256:{'a' * 64}"
-GOOD = {"uri": "pvc://models/tiny/1", "digest": DIGEST, "files": 2, "sizeBytes": 1_400_000, "format": "causal-lm"}
+GOOD = {"uri": "pvc://models/tiny/1", "digest": DIGEST, "files": 2, "sizeBytes": 1_400_000, "format": "huggingface"}
 
 
 def version(*, uri: str = "pvc://models/tiny/1", status: dict[str, Any] | None = None, **changes: Any) -> ModelVersion:
@@ -31,7 +31,7 @@ def version(*, uri: str = "pvc://models/tiny/1", status: dict[str, Any] | None =
     if changes.pop("deleting", False):
         metadata |= {"deletionTimestamp": NOW, "finalizers": changes.pop("finalizers", ("team/hold",))}
     source = {"uri": uri, **changes.pop("source", {})}
-    spec = {"model": "tiny", "version": 1, "source": source, "format": "causal-lm", **changes}
+    spec = {"model": "tiny", "version": 1, "source": source, "format": "huggingface", **changes}
     return ModelVersion.model_validate({"metadata": metadata, "spec": spec, "status": status or {}})
 
 

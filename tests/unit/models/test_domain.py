@@ -39,7 +39,7 @@ class Installation:
             }
         )
         source = {"uri": "pvc://models/tiny/1"}
-        spec = {"model": "tiny", "version": 1, "source": source, "format": "causal-lm"}
+        spec = {"model": "tiny", "version": 1, "source": source, "format": "huggingface"}
         self.cluster.stored(MODELVERSIONS).put(
             custom.parser(ModelVersion)({"metadata": self.meta("tiny-v1"), "spec": spec})
         )

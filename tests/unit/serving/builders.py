@@ -45,7 +45,7 @@ def version(number: int, **changes: Any) -> VersionView:
         "version": number,
         "uri": f"pvc://aifactory-models/tiny/{number}",
         "digest": f"sha256:{number:064}",
-        "format": "causal-lm",
+        "format": "huggingface",
         "ready": True,
     }
     return VersionView(**{**made, **changes})

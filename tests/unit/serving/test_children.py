@@ -146,7 +146,7 @@ def test_the_agent_is_told_all_about_the_model() -> None:
                 "version": 4,
                 "uri": "s3://bucket/tiny/4",
                 "digest": f"sha256:{4:064}",
-                "format": "causal-lm",
+                "format": "huggingface",
                 "secret": "s3",
             }
         ],

@@ -69,7 +69,7 @@ class Installation:
 
     def version(self, number: int, model: str = "tiny", status: Any = None, source: Any = None, **meta: Any) -> None:
         source = {"uri": f"s3://b/{number}", **(source or {})}
-        spec = {"model": model, "version": number, "source": source, "format": "causal-lm"}
+        spec = {"model": model, "version": number, "source": source, "format": "huggingface"}
         body = {"metadata": self.meta(f"{model}-v{number}", **meta), "spec": spec, "status": status or {}}
         self.cluster.stored(MODELVERSIONS).put(custom.parser(ModelVersion)(body))
 
@@ -221,7 +221,7 @@ def test_a_version_is_seen_with_all_that_makes_a_difference() -> None:
     )
     found.version(2, status={"conditions": [{**ready, "status": "False"}]}, **GONE)
     found.version(3)
-    kept = {"model": "tiny", "digest": "", "format": "causal-lm"}
+    kept = {"model": "tiny", "digest": "", "format": "huggingface"}
     told = {"reason": "Verified", "message": "3 files"}
     first = {**kept, **told, "digest": "sha256:a", "size_bytes": 7, "secret": "s3", "ready": True}
     assert sorted(found.observed().versions, key=lambda view: view.version) == [
@@ -235,7 +235,7 @@ def test_a_version_is_seen_with_all_that_makes_a_difference() -> None:
     ("uri", "claim"), [("pvc://models/tiny/1", "models"), ("pvc://models/", "models"), ("s3://pvc://models/1", None)]
 )
 def test_the_claim_that_an_artifact_lies_in(uri: str, claim: str | None) -> None:
-    assert VersionView("tiny-v1", "tiny", 1, uri, "", "causal-lm").claim == claim
+    assert VersionView("tiny-v1", "tiny", 1, uri, "", "huggingface").claim == claim
 
 
 # --- Whom a change wakes ---

@@ -27,7 +27,7 @@ SETTINGS = Settings(agent_image="aifactory/agent:1", progress_url="http://operat
 GANGS = {"gangs_served": True}
 """The API server serves PodGroups."""
 SERVICE = Applied("train-nodes", "service")
-OUTPUT = {"model": {"name": "tiny", "format": "causal-lm"}}
+OUTPUT = {"model": {"name": "tiny", "format": "huggingface"}}
 PUBLISHED = {"uri": "pvc://aifactory-models/tiny/0123456789abcdef", "digest": f"sha256:{'0' * 64}", "files": 2}
 
 

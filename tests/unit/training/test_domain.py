@@ -57,7 +57,7 @@ class Scene:
 
     def version(self, number: int, labels: dict[str, str], **spec: Any) -> None:
         source = {"uri": f"pvc://aifactory-models/tiny/{number}"}
-        body = {"model": "tiny", "version": number, "source": source, "format": "causal-lm", **spec}
+        body = {"model": "tiny", "version": number, "source": source, "format": "huggingface", **spec}
         self.put(resource_of(ModelVersion), meta(f"tiny-v{number}", labels, ownerReferences=[]), spec=body)
 
 
@@ -121,7 +121,7 @@ def test_a_job_without_output_has_no_versions() -> None:
     scene.put(CONFIGMAPS, meta("aifactory-tiny-versions", annotations={"aifactory.dev/highest-version": "7"}))
     found = scene.training.gather(job(), scene.cluster)
     assert (found.versions, found.highest_version) == ((), 0)
-    other = job(output={"model": {"name": "large", "format": "causal-lm"}})
+    other = job(output={"model": {"name": "large", "format": "huggingface"}})
     found = scene.training.gather(other, scene.cluster)
     assert (found.versions, found.highest_version) == ((), 0), "another model's are not its either"
 

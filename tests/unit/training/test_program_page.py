@@ -111,7 +111,7 @@ def _metrics(schema: dict[str, Any]) -> int:
 
 def test_the_formats_are_those_that_can_be_published() -> None:
     told = {name: re.findall(r"`(.*?)`", files) for name, (files,) in rows("Output", 2).items() if name in FORMATS}
-    assert told == {name: ["config.json", known.weights] for name, known in FORMATS.items()}
+    assert told == {name: list(known.needs) for name, known in FORMATS.items()}
     assert f", {children._MAX_METRICS} of them at most" in section("Output")
 
 

@@ -69,7 +69,7 @@ def test_from_nothing_to_a_model_version() -> None:
     assert world.status.progress is not None
     assert world.status.progress.percent == 100
 
-    world.end_publisher({**PUBLISHED, "format": "causal-lm", "metrics": {"heldOutBitsPerByte": 2.5}})
+    world.end_publisher({**PUBLISHED, "format": "huggingface", "metrics": {"heldOutBitsPerByte": 2.5}})
     world.settle()
     assert set(world.versions) == {"tiny-v1"}
     assert world.status.phase == "Succeeded"
@@ -745,7 +745,7 @@ def test_a_model_of_another_format_than_asked_for_waits_for_the_right_word() -> 
     world.end_publisher({**PUBLISHED, "format": "torch-export"})
     world.settle()
     assert conditions(world.status)["Stalled"] == ("True", "FormatMismatch")
-    assert "format torch-export and output.model.format is causal-lm" in message(world.status)
+    assert "format torch-export and output.model.format is huggingface" in message(world.status)
     assert "set output.model.format to torch-export" in message(world.status)
     assert not world.versions
     world.edit(output={"model": {"name": "tiny", "format": "torch-export"}})

@@ -106,7 +106,7 @@ def publish(source: Path, place: Place) -> transfer.Artifact:
 
 
 def verify(uri: str, place: Place, digest: str | None = None) -> transfer.Artifact:
-    return transfer.verify(open_store(ArtifactUri.parse(uri), place.mounts, place.secret), digest, "causal-lm")
+    return transfer.verify(open_store(ArtifactUri.parse(uri), place.mounts, place.secret), digest, "huggingface")
 
 
 def test_what_was_published_verifies(source: Path, place: Place) -> None:
@@ -158,7 +158,7 @@ def test_a_fetch_that_nobody_wants_any_more_stops(source: Path, place: Place, tm
     (tmp_path / "target").mkdir()
     store = open_store(ArtifactUri.parse(artifact.uri), place.mounts, place.secret)
     with pytest.raises(transfer.Cancelled):
-        transfer.fetch(store, tmp_path / "target", artifact.digest, "causal-lm", cancel)
+        transfer.fetch(store, tmp_path / "target", artifact.digest, "huggingface", cancel)
 
 
 def test_an_interrupted_upload_is_completed(source: Path, s3_server: tuple[str, Path], tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ def test_too_little_room_is_said_before_the_copy(
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     store = open_store(ArtifactUri.parse(artifact.uri), place.mounts, None)
     with pytest.raises(FactoryError, match="10 are free") as caught:
-        transfer.fetch(store, tmp_path, artifact.digest, "causal-lm", threading.Event())
+        transfer.fetch(store, tmp_path, artifact.digest, "huggingface", threading.Event())
     assert caught.value.reason is Reason.DISK_FULL
 
 
@@ -438,7 +438,7 @@ def test_fetches_at_the_same_time_share_the_room(
 
     def fetch(name: str) -> transfer.Artifact:
         (tmp_path / name).mkdir()
-        return transfer.fetch(store, tmp_path / name, artifact.digest, "causal-lm", threading.Event())
+        return transfer.fetch(store, tmp_path / name, artifact.digest, "huggingface", threading.Event())
 
     original = transfer._fetch_file
     refused: list[FactoryError] = []
@@ -511,7 +511,7 @@ def test_a_full_or_read_only_volume_is_told_by_the_probe(
 def test_what_can_not_be_published_is_told_before_the_training(place: Place, tmp_path: Path) -> None:
     check = ["publish", "--check-only", "--store", place.base]
     before = contents(place.folder)
-    assert run_main(place, tmp_path, *check, "--model", "gpt", "--format", "causal-lm") == (
+    assert run_main(place, tmp_path, *check, "--model", "gpt", "--format", "huggingface") == (
         0,
         {"uri": f"{place.base}/gpt"},
     )
@@ -584,7 +584,7 @@ def test_the_command_line_answers_in_one_line(source: Path, place: Place, tmp_pa
     assert main(["publish", "--from", str(source), "--store", place.base, "--model", "gpt", *common]) == 0
     published = json.loads(result.read_text())
     assert set(published) == {"uri", "digest", "files", "sizeBytes", "format", "metrics"}
-    check = ["verify", "--uri", published["uri"], "--format", "causal-lm", *common]
+    check = ["verify", "--uri", published["uri"], "--format", "huggingface", *common]
     assert main([*check, "--digest", published["digest"]]) == 0
     assert json.loads(result.read_text()) == published
     assert main([*check, "--digest", "sha256:" + "0" * 64]) == 1

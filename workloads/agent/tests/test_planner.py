@@ -28,7 +28,7 @@ from aifactory_contract.uri import ArtifactUri
 
 def spec(name: str, version: int, content: str = "") -> ModelSpec:
     digest = f"sha256:{name}-{version}-{content}"
-    return ModelSpec(ModelKey(name, version), ArtifactUri("pvc", "models", f"{name}/{version}"), digest, "causal-lm")
+    return ModelSpec(ModelKey(name, version), ArtifactUri("pvc", "models", f"{name}/{version}"), digest, "huggingface")
 
 
 def present(*specs: ModelSpec, config: str = "c") -> dict[ModelKey, Present]:

@@ -41,7 +41,7 @@ class World:
 
     def want(self, *versions: int) -> None:
         models = [{"name": "m", "version": v, "uri": "pvc://c/m", "digest": DIGEST} for v in versions]
-        document = {"revision": str(versions), "models": [{**model, "format": "causal-lm"} for model in models]}
+        document = {"revision": str(versions), "models": [{**model, "format": "huggingface"} for model in models]}
         self.path.write_text(json.dumps(document))
 
     def _call(self, name: str) -> None:
@@ -85,7 +85,7 @@ class World:
         self._call("configure")
         self.configured[name] = frozenset(versions)
 
-    def serving_config(self, _: object) -> None: ...
+    def how_served(self, _: object) -> None: ...
 
     def remove(self, key: ModelKey) -> None:
         self._call("remove")

@@ -164,7 +164,7 @@ def test_never_loads_bytes_of_another_digest(triton: TritonProcess, agent: Agent
     entry = published("gpt", 1)
     folder = agent.claims / entry["uri"].removeprefix("pvc://")
     config = folder / "config.json"
-    config.write_text(config.read_text().replace("causal", "Causal"))
+    config.write_text(config.read_text().replace("Qwen3", "Qwen2"))
     triton.start()
     agent.want(entry, published("other", 1))
     agent.start()

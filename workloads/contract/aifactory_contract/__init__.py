@@ -1,6 +1,7 @@
 """What the programs in the pods agree on, among themselves and with the operator: each thing once.
 
-- `formats` (with `pt2` and `safetensors`): which files an artifact has, and what must be true of them.
+- `formats`: which files an artifact has, what must be true of them, and how it is served; one file a format.
+- `engines` (with `bytelevel`): which language models the server image can serve.
 - `manifest`: the digest by which an artifact is known. `uri`: where artifacts live.
 - `signature`: the inputs and outputs of a served model, and the types of their tensors.
 - `desired`: desired.json, which the operator writes and the agent carries out. `control`: the key to Triton.

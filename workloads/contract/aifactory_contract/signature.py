@@ -1,7 +1,7 @@
 """The signature of a served model: its inputs and outputs, and the types of their tensors.
 
 A `torch-export` artifact states its own in config.json; the trainer writes it there and the agent reads it. All
-`causal-lm` models have the same, with the names of Triton's own LLM back ends (vLLM, TensorRT-LLM), so their clients
+language models have the same, with the names of Triton's own LLM back ends (vLLM, TensorRT-LLM), so their clients
 and the generate endpoints work unchanged.
 """
 
@@ -119,7 +119,7 @@ GENERATE = Signature(
         TensorSpec("num_output_tokens", "UINT32", (1,)),
     ),
 )
-"""The signature of every `causal-lm` model."""
+"""The signature of every language model."""
 
 
 def _tensors(config: Mapping[str, Any], key: str) -> tuple[TensorSpec, ...]:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from aifactory_contract.bytelevel import CHARACTERS
+
 
 def write_safetensors(path: Path, values: bytes = b"\0" * 12) -> None:
     """A whole safetensors file with one tensor, written by its specification."""
@@ -14,8 +16,16 @@ def write_safetensors(path: Path, values: bytes = b"\0" * 12) -> None:
 
 
 def write_model(folder: Path, **config: Any) -> Path:
-    """A causal-lm artifact; different configs make different digests."""
+    """A huggingface artifact whose tokens are bytes; different configs make different digests."""
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"format": "causal-lm", **config}))
+    (folder / "config.json").write_text(json.dumps({"architectures": ["Qwen3ForCausalLM"], **config}))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer()))
     return folder
+
+
+def tokenizer() -> dict[str, Any]:
+    """A tokenizer.json that makes a token of every byte."""
+    vocabulary = {character: byte for byte, character in enumerate(CHARACTERS)}
+    before = {"type": "ByteLevel", "add_prefix_space": False}
+    return {"pre_tokenizer": before, "model": {"type": "BPE", "vocab": vocabulary, "merges": []}}

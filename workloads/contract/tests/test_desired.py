@@ -10,7 +10,13 @@ import pytest
 from aifactory_contract.desired import parse
 from aifactory_contract.errors import FactoryError, Reason
 
-GOOD = {"name": "gpt", "version": 3, "uri": "pvc://models/gpt/3", "digest": "sha256:" + "a" * 64, "format": "causal-lm"}
+GOOD = {
+    "name": "gpt",
+    "version": 3,
+    "uri": "pvc://models/gpt/3",
+    "digest": "sha256:" + "a" * 64,
+    "format": "huggingface",
+}
 
 
 def test_desired_is_read() -> None:

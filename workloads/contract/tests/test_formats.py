@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,25 +15,26 @@ from samples import write_model, write_safetensors
 
 from aifactory_contract import manifest
 from aifactory_contract.errors import FactoryError, Reason
-from aifactory_contract.formats import check_artifact, metrics_of
+from aifactory_contract.formats import check_artifact, check_directory, metrics_of
 
 
-def check(folder: Path, expected: str | None = "causal-lm") -> dict[str, Any]:
-    return check_artifact(manifest.of_directory(folder), lambda path: (folder / path).open("rb"), expected)
+def check(folder: Path, expected: str | None = "huggingface") -> dict[str, Any]:
+    opener = lambda path: (folder / path).open("rb")  # noqa: E731
+    return check_artifact(manifest.of_directory(folder), opener, expected).config
 
 
-def refused(folder: Path, words: str, expected: str | None = "causal-lm") -> None:
+def refused(folder: Path, words: str, expected: str | None = "huggingface") -> None:
     with pytest.raises(FactoryError, match=words) as caught:
         check(folder, expected)
     assert caught.value.reason is Reason.INVALID_ARTIFACT
 
 
 def test_a_good_artifact_with_documentation_passes(tmp_path: Path) -> None:
-    write_model(tmp_path, vocabSize=257)
+    write_model(tmp_path, vocab_size=257)
     (tmp_path / "README.md").write_text("how it was trained")
     (tmp_path / "LICENSE").write_text("Apache-2.0")
-    assert check(tmp_path)["vocabSize"] == 257
-    assert check(tmp_path, None)["format"] == "causal-lm"
+    assert check(tmp_path)["vocab_size"] == 257
+    assert check_directory(tmp_path).format == "huggingface"
 
 
 @pytest.mark.parametrize("name", ["extra.pt", "model.pkl", "w.bin", "weights.ckpt", "a.npy"])
@@ -53,24 +55,29 @@ def test_code_and_strangers_are_refused(tmp_path: Path, name: str) -> None:
     write_model(tmp_path)
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"x")
-    refused(tmp_path, "no part of a causal-lm artifact")
+    refused(tmp_path, "no part of a huggingface artifact")
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "model.safetensors")
     refused(tmp_path, r"config\.json is missing")
-    (tmp_path / "config.json").write_text('{"format": "causal-lm"}')
+    (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
+    refused(tmp_path, r"tokenizer\.json is missing .* write it with tokenizer\.save_pretrained")
     (tmp_path / "model.safetensors").rename(tmp_path / "weights.txt")
-    refused(tmp_path, r"model\.safetensors is missing")
+    refused(tmp_path, r"model\.safetensors is missing \(found: config\.json, weights\.txt\)")
+    (tmp_path / "config.json").write_text("{}")
+    refused(tmp_path, r"config\.json names no architecture")
 
 
 def test_config_must_be_json_and_agree(tmp_path: Path) -> None:
     write_model(tmp_path)
-    refused(tmp_path, "says format 'causal-lm' but 'torch-export'", "torch-export")
+    refused(tmp_path, "says format 'huggingface' but 'torch-export'", "torch-export")
     (tmp_path / "config.json").write_text("{")
     refused(tmp_path, "not JSON")
     (tmp_path / "config.json").write_text("{}")
     refused(tmp_path, "names no format", None)
+    refused(tmp_path, r"format 'causal-lm' is not known here; it is huggingface now", "causal-lm")
+    refused(tmp_path, r"format 'gguf' is not known here; write one of: huggingface, torch-export", "gguf")
 
 
 @settings(max_examples=80, deadline=None)
@@ -94,7 +101,8 @@ def test_only_whole_safetensors_pass(tmp_path_factory: pytest.TempPathFactory, c
         (b'{"format": "\xff"}', "is not utf-8"),
         (b"\xff\xfe\x00", "is not JSON"),
         (b'{"a": ' + b"1" * 5000 + b"}", "is not JSON"),
-        (b'{"format": ["causal-lm"]}', "says format"),
+        (b'{"format": ["huggingface"]}', "says format"),
+        (b'{"architectures": [3]}', "names no architecture"),
         (b"", "is not JSON"),
     ],
 )
@@ -131,3 +139,126 @@ def test_a_program_that_can_not_be_served_is_refused_before_anybody_loads_it(tmp
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.pt2").write_bytes(b"x")
     refused(tmp_path, r"inputs\.x: dataType", "torch-export")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def change(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps({**read_json(path), **fields}))
+
+
+def safetensors(path: Path, **shapes: list[int]) -> None:
+    """A file with float tensors of these shapes; `__` in a name is a dot."""
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        header[name.replace("__", ".")] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(at))
+
+
+def sharded(folder: Path) -> Path:
+    """A model in two shards."""
+    write_model(folder, vocab_size=257, num_hidden_layers=2)
+    (folder / "model.safetensors").unlink()
+    safetensors(
+        folder / "model-00001-of-00002.safetensors", model__embed_tokens__weight=[257, 4], model__layers__0__w=[2]
+    )
+    safetensors(folder / "model-00002-of-00002.safetensors", model__layers__1__w=[2])
+    first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    placed = {"model.embed_tokens.weight": first, "model.layers.0.w": first, "model.layers.1.w": second}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    return folder
+
+
+def test_weights_in_shards_are_a_model(tmp_path: Path) -> None:
+    assert check(sharded(tmp_path))["num_hidden_layers"] == 2
+
+
+def test_shards_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    second, index = "model-00002-of-00002.safetensors", "model.safetensors.index.json"
+    folder = sharded(tmp_path / "missing")
+    (folder / second).unlink()
+    refused(folder, f"{index} names {second}, which is not there: was the copy cut short")
+    folder = sharded(tmp_path / "cut")
+    (folder / second).write_bytes((folder / second).read_bytes()[:-3])
+    refused(folder, f"{second} is not a whole safetensors file: its tensors need 8 bytes but 5 are there")
+    folder = sharded(tmp_path / "other save")
+    safetensors(folder / second, other=[2])
+    refused(folder, f"{second} has no tensor 'model.layers.1.w', which {index} says it has")
+    folder = sharded(tmp_path / "left over")
+    safetensors(folder / "model-00003-of-00003.safetensors", w=[2])
+    refused(folder, f"model-00003-of-00003.safetensors is not in {index}")
+    folder = sharded(tmp_path / "twice")
+    safetensors(folder / "model.safetensors", w=[2])
+    refused(folder, "two sets of weights")
+    folder = sharded(tmp_path / "no index")
+    (folder / index).unlink()
+    refused(folder, f"{index} is missing")
+    for odd in ('{"weight_map": {}}', '{"weight_map": {"w": 3}}', '{"weight_map": ["w"]}'):
+        (folder / index).write_text(odd)
+        refused(folder, f"{index} has no weight_map")
+    (folder / index).write_text('{"weight_map": {"w": "../model.safetensors"}}')
+    refused(folder, r"names \.\./model\.safetensors, which is not there")
+
+
+@pytest.mark.parametrize("where", ["config.json", "tokenizer_config.json", "generation_config.json"])
+def test_a_model_that_brings_code_is_refused(tmp_path: Path, where: str) -> None:
+    write_model(tmp_path)
+    (tmp_path / where).write_text(json.dumps({"architectures": ["X"], "auto_map": {"AutoModel": "m.X"}}))
+    refused(tmp_path, f"{where} has auto_map: .* remove auto_map and the .py files")
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    write_model(tmp_path, vocab_size=257, num_hidden_layers=2)
+    safetensors(tmp_path / "model.safetensors", model__embed_tokens__weight=[300, 4], model__layers__1__w=[2])
+    refused(tmp_path, r"vocab_size 257, but model\.embed_tokens\.weight has 300 rows")
+    safetensors(tmp_path / "model.safetensors", model__embed_tokens__weight=[257, 4], model__layers__0__w=[2])
+    refused(tmp_path, "says 2 layers, but the weights have 1")
+    safetensors(tmp_path / "model.safetensors", transformer__wte__weight=[257, 4], transformer__h__1__w=[2])
+    check(tmp_path)
+
+
+def test_a_tensor_of_another_size_than_its_shape_is_refused(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [3, 2], "data_offsets": [0, 8]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    refused(tmp_path, r"'w' of type BF16 and shape \[3, 2\] has 8 bytes")
+
+
+def test_a_tokenizer_has_many_forms(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    for files in (["tokenizer.model"], ["vocab.txt"], ["vocab.json", "merges.txt"]):
+        for name in files:
+            refused(tmp_path, r"tokenizer\.json is missing")
+            (tmp_path / name).write_text('{"a": 0}')
+        check(tmp_path)
+        for name in files:
+            (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("vocabulary", [{"a": 0, "b": 9}, [["a", 0.0]] * 10])
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, vocabulary: object) -> None:
+    write_model(tmp_path, vocab_size=10)
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+    check(tmp_path)
+    change(tmp_path / "config.json", vocab_size=9)
+    refused(tmp_path, r"tokenizer\.json has a token of number 9, but config\.json says vocab_size 9")
+    change(tmp_path / "config.json", vocab_size=None, text_config={"vocab_size": 9})
+    refused(tmp_path, "vocab_size 9")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"model": {"vocab": {}}}', '{"model": {"vocab": {"a": "b"}}}', "{"])
+def test_an_odd_tokenizer_is_an_invalid_artifact_and_nothing_else(tmp_path: Path, content: str) -> None:
+    write_model(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(content)
+    refused(tmp_path, r"tokenizer\.json")
+
+
+def test_a_model_in_a_folder_below_is_pointed_at(tmp_path: Path) -> None:
+    write_model(tmp_path / "final")
+    refused(tmp_path, r"config\.json is missing .* there is one in final/")

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import time
-from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from aifactory_contract.signature import DATA_TYPES
 from aifactory_server.causal_lm.text import TextStream
-from aifactory_trainer import export_causal_lm, export_torch
+from aifactory_trainer import export_huggingface, export_torch, pretrained
 from aifactory_trainer.model import END_OF_TEXT, GPT, GPTConfig, generate
 from gpu_check.parts import Outcome, Place
 from gpu_check.stand_in import Request, ask, back_end
@@ -98,12 +95,12 @@ def answers(place: Place) -> Outcome:
     """The engine's greedy answers on the device are the CPU's, and the trainer's own."""
     outcome = Outcome()
     config = GPTConfig(context=64, layers=2, heads=2, embedding=32)
-    folders = {"random": export_causal_lm(random_model(config, CPU), config.to_json(), output=place.work / "random")}
+    folders = {"random": export_huggingface(random_model(config, CPU), output=place.work / "random")}
     if (place.work / "whole" / "output").exists():
         folders["trained"] = place.work / "whole" / "output"
     prompts = [b"x", b"00007: the ", b"def f(x):\n    return", b"y" * 24]
     for name, folder in folders.items():
-        reference = load_reference(folder)
+        reference = pretrained.read(folder)
         expected = [likeliest(reference, prompt, 150) for prompt in prompts]
         for device in (CPU, place.device) if place.on_gpu else (CPU,):
             model = back_end("causal_lm", folder, device)
@@ -113,13 +110,6 @@ def answers(place: Place) -> Outcome:
             for request, (text, leads) in zip(requests, expected, strict=True):
                 outcome.check(f"{name}: {device.type} answers as the trainer", *alike(text, leads, request.text))
     return outcome
-
-
-def load_reference(folder: Path) -> GPT:
-    """The trainer's model of an artifact, on the CPU."""
-    model = GPT(GPTConfig.from_json(json.loads((folder / "config.json").read_text())))
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.eval()
 
 
 def likeliest(model: GPT, prompt: bytes, tokens: int) -> tuple[bytes, list[float]]:
@@ -160,7 +150,7 @@ def engine(place: Place) -> Outcome:
     """The engine under load, with the model of GPT-2's size; one-by-one generation beside it; cancelling; memory."""
     outcome, sizes = Outcome(), place.sizes
     model = random_model(sizes.large, place.device)
-    folder = export_causal_lm(model, sizes.large.to_json(), output=place.work / "served")
+    folder = export_huggingface(model, output=place.work / "served")
     outcome.figures["plainGenerate"] = plain_generate(place, model)
     del model
     before = allocated(place)

@@ -111,7 +111,7 @@ class Request:
 
 
 def ask(prompt: bytes, max_tokens: int, *, cancel_after: int | None = None, stream: bool = True) -> Request:
-    """A request to `causal-lm` for the likeliest continuation."""
+    """A request to a language model for the likeliest continuation."""
     return Request(cancel_after, text_input=[prompt], max_tokens=[max_tokens], temperature=[0.0], stream=[stream])
 
 

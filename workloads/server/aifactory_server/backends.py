@@ -10,14 +10,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from aifactory_contract.formats import CAUSAL_LM, TORCH_EXPORT
+from aifactory_contract.engines import BYTES
+from aifactory_contract.formats import TORCH_EXPORT
 from aifactory_server.distribution import Distribution
 
 BACKENDS = {
-    CAUSAL_LM.name: "aifactory_server.causal_lm.backend",
+    BYTES.name: "aifactory_server.causal_lm.backend",
     TORCH_EXPORT.name: "aifactory_server.torch_export.backend",
 }
-"""Name in config.pbtxt, which is that of the format, and the module that has its TritonPythonModel."""
+"""Name in config.pbtxt, which is that of the engine or the format, and the module that has its TritonPythonModel."""
 
 _MODEL_PY = '''"""Written by aifactory-triton at every start. Workers ignore PYTHONPATH, so the paths come in here."""
 import os

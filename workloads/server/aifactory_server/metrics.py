@@ -52,7 +52,7 @@ class Counters:
 
 
 class TokenMeter:
-    """What the engine of `causal-lm` counts."""
+    """What the engine `bytes` counts."""
 
     def __init__(self, pb: Any, args: Mapping[str, str]) -> None:
         self._counters = Counters(pb, args, *_TEXTS)

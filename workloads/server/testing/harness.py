@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import pytest
 
 from aifactory_contract.control import control_key
+from aifactory_contract.engines import BYTES
 from aifactory_contract.files import write_atomically
 from aifactory_server.backends import write_backends
 from aifactory_server.distribution import find_triton
@@ -95,7 +96,7 @@ def ended_by_sigterm(process: subprocess.Popen[bytes]) -> tuple[int, float]:
 
 @dataclass
 class TritonProcess:
-    """One tritonserver. With `light`, `causal-lm` is a small back end without torch: loads take milliseconds."""
+    """One tritonserver. With `light`, language models have a small back end without torch: loads take milliseconds."""
 
     root: Path
     light: bool = False
@@ -125,7 +126,7 @@ class TritonProcess:
         self._starts += 1
         backends = write_backends(triton, self.root / f"backends-{self._starts}")
         if self.light:
-            (backends / "causal-lm" / "model.py").write_text(
+            (backends / BYTES.name / "model.py").write_text(
                 "import os, sys\nsys.path[:0] = os.environ['AIFACTORY_PYTHONPATH'].split(':')\n"
                 + LIGHT_BACKEND.read_text()
             )

@@ -1,4 +1,4 @@
-"""A `causal-lm` back end without torch, for tests of the agent: real Triton, loads in milliseconds, faults to order.
+"""Language models without torch, for tests of the agent: real Triton, loads in milliseconds, faults to order.
 
 config.json may say `"loadSeconds"` (how long a load takes), `"loadError"` (the load fails with these words) and
 `"answerError"` (it loads, but every request fails).

@@ -1,4 +1,4 @@
-"""What the engine of `causal-lm` does in a second, without Triton: tokens, and how long a long prompt stalls others.
+"""What the engine `bytes` does in a second, without Triton: tokens, and how long a long prompt stalls others.
 
     python testing/throughput.py    (in workloads/server, with the environment that `python3 venv.py` prints)
 
@@ -17,10 +17,12 @@ import torch
 
 from aifactory_server.causal_lm.config import ModelConfig
 from aifactory_server.causal_lm.engine import Engine, Outcome
-from aifactory_server.causal_lm.network import Network, _shapes
+from aifactory_server.causal_lm.network import Network, file_shapes, fused
 from aifactory_server.causal_lm.request import Request
 
-CONFIG = ModelConfig(context=2048, layers=4, heads=4, embedding=128, vocabulary=257, end_of_text=256)
+CONFIG = ModelConfig(
+    context=2048, layers=4, heads=4, head_size=32, embedding=128, hidden=352, vocabulary=257, end_of_text=256
+)
 SLOTS = 16
 
 
@@ -60,9 +62,9 @@ class Uncounted:
 def engine() -> Engine:
     """One that runs."""
     torch.manual_seed(0)
-    weights = {name: torch.randn(shape) * 0.02 for name, shape in _shapes(CONFIG).items()}
-    weights["embedding.weight"][256:] = 0.0
-    made = Engine(Network(CONFIG, weights, SLOTS), 10_000, Uncounted())
+    weights = {name: torch.randn(shape) * 0.02 for name, shape in file_shapes(CONFIG).items()}
+    weights["model.embed_tokens.weight"][256:] = 0.0
+    made = Engine(Network(CONFIG, fused(weights, CONFIG), SLOTS), 10_000, Uncounted())
     made.start()
     return made
 

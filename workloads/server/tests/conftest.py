@@ -13,7 +13,7 @@ from harness import AgentProcess, TritonProcess
 from aifactory_agent.artifacts.stores import Mounts
 from aifactory_agent.artifacts.transfer import publish
 from aifactory_contract.uri import ArtifactUri
-from aifactory_trainer.export import export_causal_lm, export_torch
+from aifactory_trainer.export import export_huggingface, export_torch
 from aifactory_trainer.model import GPT, GPTConfig
 
 torch.set_num_threads(1)  # small models; several workers share the machine
@@ -47,7 +47,7 @@ def gpt() -> GPT:
 @pytest.fixture(scope="session")
 def gpt_folder(gpt: GPT, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model as the trainer exports it."""
-    return export_causal_lm(gpt, SHAPE.to_json(), output=tmp_path_factory.mktemp("gpt") / "output")
+    return export_huggingface(gpt, output=tmp_path_factory.mktemp("gpt") / "output")
 
 
 class Score(torch.nn.Module):
@@ -92,7 +92,7 @@ def serving(
     (root / "claims/models").mkdir(parents=True)
     triton = TritonProcess(root, environ={"AIFACTORY_CAUSAL_LM_SLOTS": "4", "AIFACTORY_CAUSAL_LM_MAX_WAITING": "6"})
     agent = AgentProcess(triton, root / "claims")
-    other = export_causal_lm(random_model(7), SHAPE.to_json(), output=root / "other")
+    other = export_huggingface(random_model(7), output=root / "other")
 
     def entry(name: str, version: int, folder: Path) -> dict[str, Any]:
         artifact = publish(folder, ArtifactUri.parse("pvc://models"), name, Mounts(root / "claims"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from aifactory_server.causal_lm.config import read_config
 from aifactory_server.causal_lm.engine import Engine, Outcome
 from aifactory_server.causal_lm.network import Network, load_weights
 from aifactory_server.causal_lm.request import Request
-from aifactory_trainer.model import END_OF_TEXT, GPT, GPTConfig
+from aifactory_trainer import pretrained
+from aifactory_trainer.model import END_OF_TEXT, GPT
 from aifactory_trainer.model import generate as reference_generate
 
 from .conftest import DEVICES, SHAPE
@@ -24,8 +26,8 @@ CPU = torch.device("cpu")
 
 
 def network(folder: Path, slots: int = 3, device: torch.device = CPU) -> Network:
-    config = read_config(folder / "config.json")
-    return Network(config, load_weights(folder / "model.safetensors", config, device), slots)
+    config = read_config(folder)
+    return Network(config, load_weights([folder / "model.safetensors"], config, device), slots)
 
 
 @pytest.fixture(scope="module", params=DEVICES)
@@ -118,38 +120,77 @@ def test_generates_what_the_trainer_generates_also_past_the_context(
 
 
 def test_the_configuration_is_the_trainers(gpt_folder: Path) -> None:
-    config = read_config(gpt_folder / "config.json")
-    assert GPTConfig.from_json(json.loads((gpt_folder / "config.json").read_text())) == SHAPE
+    config = read_config(gpt_folder)
+    assert pretrained.read(gpt_folder).config == SHAPE
     assert (config.context, config.layers, config.heads, config.embedding) == (64, 2, 2, 32)
+    assert (config.head_size, config.hidden) == (16, 96)
     assert (config.vocabulary, config.end_of_text) == (257, END_OF_TEXT)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"architecture": "llama"}, "architecture 'llama' is not known"),
-        ({"tokenizer": "bpe"}, "tokenizer 'bpe'"),
-        ({"layers": "2"}, "layers must be a positive integer"),
-        ({"heads": 5}, "not a multiple"),
-        ({"endOfText": 7}, "endOfText 7"),
+        (
+            {"architectures": ["LlamaForCausalLM"]},
+            r"architectures \['LlamaForCausalLM'\]: the engine bytes serves Qwen3",
+        ),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers must be a positive integer"),
+        ({"num_key_value_heads": 1}, r"num_key_value_heads must be num_attention_heads \(2\)"),
+        ({"head_dim": 15}, "head_dim 15 is not even"),
+        ({"eos_token_id": 7}, "eos_token_id 7"),
+        ({"hidden_act": "gelu"}, "hidden_act must be 'silu'"),
+        ({"rope_scaling": {"type": "yarn"}}, "rope_scaling must be None"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type must be 'default'"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps must be a number above 0"),
+        ({"max_position_embeddings": 1}, "max_position_embeddings must be at least 2"),
     ],
 )
 def test_a_wrong_configuration_is_told_where(
     gpt_folder: Path, tmp_path: Path, change: dict[str, object], words: str
 ) -> None:
-    document = json.loads((gpt_folder / "config.json").read_text()) | change
-    (tmp_path / "config.json").write_text(json.dumps(document))
+    folder = shutil.copytree(gpt_folder, tmp_path / "changed")
+    document = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps(document))
     with pytest.raises(ValueError, match=words):
-        read_config(tmp_path / "config.json")
+        read_config(folder)
+
+
+def test_a_tokenizer_of_other_tokens_is_refused(gpt_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(gpt_folder, tmp_path / "changed")
+    document = json.loads((folder / "tokenizer.json").read_text())
+    document["model"]["vocab"]["a"] = 98
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"tokenizer\.json: .* a token for each byte"):
+        read_config(folder)
+
+
+def test_norms_that_were_trained_and_another_base_count(gpt: GPT, gpt_folder: Path, tmp_path: Path) -> None:
+    """What the trainer leaves at one, another program may have trained: each of them changes the answer."""
+    tokens = [END_OF_TEXT, *b"import torch"]
+    weights = load_file(gpt_folder / "model.safetensors")
+    folder = shutil.copytree(gpt_folder, tmp_path / "changed")
+    for name in [name for name in weights if name.endswith("norm.weight")]:
+        scaled = weights[name] * torch.linspace(0.5, 2.0, len(weights[name]))
+        save_file({**weights, name: scaled}, folder / "model.safetensors")
+        assert not torch.allclose(network(folder).prefill(0, tokens), reference(gpt, tokens), atol=1e-3), name
+
+
+def test_weights_may_be_in_shards(gpt: GPT, gpt_folder: Path, tmp_path: Path) -> None:
+    config, weights = read_config(gpt_folder), load_file(gpt_folder / "model.safetensors")
+    names, paths = sorted(weights), [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for path, part in zip(paths, (names[:9], names[9:]), strict=True):
+        save_file({name: weights[name] for name in part}, path)
+    served, tokens = Network(config, load_weights(paths, config, CPU), 1), [END_OF_TEXT, *b"x = 1"]
+    torch.testing.assert_close(served.prefill(0, tokens), reference(gpt, tokens), rtol=1e-4, atol=1e-4)
 
 
 def test_weights_that_do_not_fit_are_refused(gpt_folder: Path, tmp_path: Path) -> None:
-    config = read_config(gpt_folder / "config.json")
+    config = read_config(gpt_folder)
     weights = load_file(gpt_folder / "model.safetensors")
-    save_file({**weights, "embedding.weight": torch.zeros(3, 32)}, tmp_path / "shape.safetensors")
-    with pytest.raises(ValueError, match=r"embedding\.weight has shape \(3, 32\)"):
-        load_weights(tmp_path / "shape.safetensors", config, CPU)
-    weights.pop("blocks.1.up.weight")
-    save_file({**weights, "head.weight": torch.zeros(1)}, tmp_path / "names.safetensors")
-    with pytest.raises(ValueError, match=r"missing \['blocks\.1\.up\.weight'\], not known \['head\.weight'\]"):
-        load_weights(tmp_path / "names.safetensors", config, CPU)
+    save_file({**weights, "model.norm.weight": torch.zeros(3)}, tmp_path / "shape.safetensors")
+    with pytest.raises(ValueError, match=r"shape\.safetensors: model\.norm\.weight has shape \(3,\)"):
+        load_weights([tmp_path / "shape.safetensors"], config, CPU)
+    weights.pop("model.norm.weight")
+    save_file({**weights, "lm_head.weight": torch.zeros(1)}, tmp_path / "names.safetensors")
+    with pytest.raises(ValueError, match=r"missing \['model\.norm\.weight'\], not known \['lm_head\.weight'\]"):
+        load_weights([tmp_path / "names.safetensors"], config, CPU)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from aifactory_contract.errors import FactoryError, Reason
-from aifactory_contract.pt2 import check_pt2
+from aifactory_contract.formats.pt2 import check_pt2
 from aifactory_server.torch_export.batch import Room, run_batched, run_each
 from aifactory_server.torch_export.program import Program
 

@@ -13,7 +13,16 @@ nothing of Kubernetes beyond environment variables, files and signals, and works
 from aifactory_trainer.checkpoint import CheckpointError
 from aifactory_trainer.distributed import World, start
 from aifactory_trainer.errors import give_up
-from aifactory_trainer.export import export_causal_lm, export_torch
+from aifactory_trainer.export import export_huggingface, export_torch
 from aifactory_trainer.run import NotFiniteError, Run
 
-__all__ = ["CheckpointError", "NotFiniteError", "Run", "World", "export_causal_lm", "export_torch", "give_up", "start"]
+__all__ = [
+    "CheckpointError",
+    "NotFiniteError",
+    "Run",
+    "World",
+    "export_huggingface",
+    "export_torch",
+    "give_up",
+    "start",
+]

@@ -1,12 +1,12 @@
 """Turn a trained model into an artifact that the factory can publish and serve.
 
-Role: write an artifact directory: `config.json`, which says everything about it, and one file of weights.
+Role: write an artifact directory: `config.json`, which says what it is, the weights, and what belongs to them.
 
 What always holds:
 - The directory appears by one rename: who sees it sees all of it. One that was there before stays until then.
 - A model with a parameter that is NaN or infinite is refused.
 - The same model gives the same bytes, so the artifact's digest is reproducible: no time, host or path is in it.
-- The files hold no pickle that would have to be run: `causal-lm` is safetensors, `torch-export` is a graph and raw
+- The files hold no pickle that would have to be run: `huggingface` has safetensors, `torch-export` a graph and raw
   tensors.
 """
 
@@ -19,14 +19,17 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from aifactory_contract.formats import CAUSAL_LM, CONFIG, TORCH_EXPORT
+from aifactory_contract.formats import CONFIG, HUGGINGFACE, TORCH_EXPORT, check_directory
+from aifactory_contract.formats.torch_export import PROGRAM
 from aifactory_contract.signature import DATA_TYPES, Signature, TensorSpec
+from aifactory_trainer import pretrained
 from aifactory_trainer.environment import Environment
+from aifactory_trainer.model import GPT
 from aifactory_trainer.replacement import recover, replacement
 from aifactory_trainer.state import not_finite, some, unwrap
 
@@ -35,18 +38,25 @@ log = logging.getLogger("aifactory")
 _DATA_TYPES = {getattr(torch, known.torch): known.name for known in DATA_TYPES.values() if known.torch}
 
 
-def export_causal_lm(
+class Pretrained(Protocol):
+    """What transformers' models and tokenizers can do."""
+
+    def save_pretrained(self, save_directory: str) -> object:
+        """Write the files into a directory."""
+
+
+def export_huggingface(
     model: nn.Module,
-    config: Mapping[str, object],
+    tokenizer: Pretrained | None = None,
     *,
     metrics: Mapping[str, float] | None = None,
     output: Path | None = None,
 ) -> Path:
-    """Write a language model as `config.json` and `model.safetensors`.
+    """Write a language model as transformers does: `config.json`, safetensors and a tokenizer.
 
     Args:
-        model: the model, with or without DistributedDataParallel around it.
-        config: what a server needs to build it again: `architecture`, `tokenizer`, `vocabSize`, `contextLength` ...
+        model: a model of transformers, or `aifactory_trainer.model.GPT`; with or without DistributedDataParallel.
+        tokenizer: the model's tokenizer; a GPT has its own.
         metrics: figures that go with the model, such as `heldOutBitsPerByte`.
         output: the artifact directory; default: AIFACTORY_OUTPUT.
 
@@ -54,19 +64,26 @@ def export_causal_lm(
         The directory.
 
     Raises:
-        ValueError: config lacks a field that the format needs, or a parameter is not finite.
+        ValueError: the model is of another kind, comes without its tokenizer, or a parameter is not finite.
+        FactoryError: what was written could not be served: the message says why.
         OSError: the directory can not be written; what was there before is still there.
     """
-    from safetensors.torch import save_file
-
-    missing = [key for key in ("architecture", "tokenizer", "vocabSize", "contextLength") if key not in config]
-    if missing:
-        raise ValueError(f"the format causal-lm needs {', '.join(missing)} in config")
+    inner: Any = unwrap(model)
+    own = isinstance(inner, GPT)
+    if not own and not hasattr(inner, "save_pretrained"):
+        raise ValueError(f"{type(inner).__name__} is no model of transformers: publish it with export_torch")
+    if not own and tokenizer is None:
+        raise ValueError("a language model is served with its tokenizer: export_huggingface(model, tokenizer)")
     _check_finite(model)
-    weights = _unshared(unwrap(model).state_dict())
     with _artifact(output) as directory:
-        save_file(weights, str(directory / CAUSAL_LM.weights), metadata={"format": "pt"})
-        _write_config(directory, {"format": CAUSAL_LM.name, **config}, metrics)
+        if own:
+            pretrained.write(inner, directory)
+        else:
+            assert tokenizer is not None
+            inner.save_pretrained(str(directory))
+            tokenizer.save_pretrained(str(directory))
+        _write_config(directory, json.loads((directory / CONFIG).read_text()), metrics)
+        check_directory(directory, HUGGINGFACE.name)
     return _target(output)
 
 
@@ -109,8 +126,8 @@ def export_torch(
     _forget_origin(program)
     signature = Signature(_specs(examples), _specs(dict(zip(outputs, answers, strict=True))), max_batch_size)
     with _artifact(output) as directory:
-        torch.export.save(program, directory / TORCH_EXPORT.weights)
-        loaded = torch.export.load(directory / TORCH_EXPORT.weights).module()
+        torch.export.save(program, directory / PROGRAM)
+        loaded = torch.export.load(directory / PROGRAM).module()
         _check_same(loaded, arguments, answers, outputs)
         _write_config(directory, {"format": TORCH_EXPORT.name, **signature.to_config()}, metrics)
     return _target(output)
@@ -168,11 +185,6 @@ def _forget_origin(program: torch.export.ExportedProgram) -> None:
                 node.meta.pop("stack_trace", None)
 
 
-def _unshared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights on the CPU, each in memory of its own, which safetensors asks for."""
-    return {name: weights[name].detach().cpu().clone().contiguous() for name in sorted(weights)}
-
-
 def _write_config(directory: Path, config: Mapping[str, object], metrics: Mapping[str, float] | None) -> None:
     """Sorted, so that equal configurations are equal bytes; JSON has no NaN, so such metrics are left out."""
     finite = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
@@ -193,6 +205,7 @@ def _artifact(output: Path | None) -> Iterator[Path]:
     recover(target.parent, prefix)
     with replacement(target, prefix) as directory:
         yield directory
-        for path in directory.iterdir():
-            path.chmod(0o644)  # some writers make private files, and the publisher may have another user id
+        for path in directory.rglob("*"):
+            # Some writers make private files, and the publisher may have another user id.
+            path.chmod(0o755 if path.is_dir() else 0o644)
     log.info("artifact written to %s", target)

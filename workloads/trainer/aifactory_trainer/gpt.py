@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from aifactory_trainer import NotFiniteError, Run, World, corpus, errors, export_causal_lm, give_up, start
+from aifactory_trainer import NotFiniteError, Run, World, corpus, errors, export_huggingface, give_up, start
 from aifactory_trainer.model import END_OF_TEXT, GPT, GPTConfig, generate
 
 log = logging.getLogger("aifactory")
@@ -207,7 +207,7 @@ def finish(settings: Settings, world: World, model: GPT, held_out: Tensor, run: 
         generator = torch.Generator().manual_seed(settings.seed)
         sample = bytes(generate(model, b"def ", settings.sample, generator=generator))
         log.info("a sample:\ndef %s", sample.decode(errors="replace"))
-        path = export_causal_lm(model, settings.model.to_json(), metrics=metrics)
+        path = export_huggingface(model, metrics=metrics)
         log.info("exported to %s", path)
         run.report(heldOutBitsPerByte=metrics["heldOutBitsPerByte"])
         run.flush()

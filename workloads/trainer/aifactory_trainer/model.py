@@ -1,13 +1,14 @@
 """The language model: a decoder-only transformer over bytes.
 
-Role: the architecture `aifactory-gpt` for training, and the reference for what a server computes: the server's
-`causal_lm/network.py` is a second implementation, with a cache for many sequences, and its tests compare the two. So
-this file needs torch and nothing else, reads no environment and knows no file format.
+Role: the network for training. It computes what Qwen3ForCausalLM of Hugging Face's transformers does, as `pretrained`
+writes it and a test compares; the server's `causal_lm/network.py` is another implementation, with a cache for many
+sequences, and its tests compare that with this. So this file needs torch and nothing else, reads no environment and
+knows no file format.
 
 What always holds:
 - Every token is a byte of the text, or END_OF_TEXT (256), which starts and ends each text.
 - Positions are relative (rotary embeddings), the prediction is causal, and the output shares its weights with the
-  input embedding, so `model.safetensors` has no `head.weight`.
+  input embedding.
 - `forward(tokens, cache)` with a Cache gives the same logits as one call with the whole text, up to rounding.
 """
 
@@ -21,21 +22,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ARCHITECTURE = "aifactory-gpt"
 END_OF_TEXT = 256
 VOCABULARY = 257
 ROPE_BASE = 10_000.0
+NORM_EPSILON = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class GPTConfig:
-    """Everything needed to build the model; `config.json` of an artifact carries the same under the names given.
+    """Everything needed to build the model.
 
     Attributes:
-        context: the longest text the model sees at once, in tokens (`contextLength`).
-        layers: number of blocks (`layers`).
-        heads: attention heads in a block (`heads`).
-        embedding: width of the stream between the blocks (`embedding`); a multiple of 2 * heads.
+        context: the longest text the model sees at once, in tokens.
+        layers: number of blocks.
+        heads: attention heads in a block.
+        embedding: width of the stream between the blocks; a multiple of 2 * heads.
     """
 
     context: int = 128
@@ -49,36 +50,11 @@ class GPTConfig:
         if self.embedding % (2 * self.heads):
             raise ValueError(f"embedding {self.embedding} must be a multiple of 2 x heads ({2 * self.heads})")
 
-    @classmethod
-    def from_json(cls, config: dict[str, object]) -> GPTConfig:
-        """The configuration in an artifact's config.json.
-
-        Raises:
-            ValueError: the artifact is of another architecture, or a field is missing or is no integer.
-        """
-        if config.get("architecture") != ARCHITECTURE:
-            raise ValueError(f"config.json: architecture is {config.get('architecture')!r}, expected {ARCHITECTURE!r}")
-        fields = {"context": "contextLength", "layers": "layers", "heads": "heads", "embedding": "embedding"}
-        values: dict[str, int] = {}
-        for name, key in fields.items():
-            value = config.get(key)
-            if not isinstance(value, int):
-                raise ValueError(f"config.json: {key} must be an integer, it is {value!r}")
-            values[name] = value
-        return cls(**values)
-
-    def to_json(self) -> dict[str, object]:
-        """The fields of config.json from which `from_json` makes the same configuration."""
-        return {
-            "architecture": ARCHITECTURE,
-            "tokenizer": "bytes",
-            "vocabSize": VOCABULARY,
-            "endOfText": END_OF_TEXT,
-            "contextLength": self.context,
-            "layers": self.layers,
-            "heads": self.heads,
-            "embedding": self.embedding,
-        }
+    @property
+    def hidden(self) -> int:
+        """Width of a block's two-layer network: 8/3 of the embedding, which makes its three matrices as large as the
+        two of four times the embedding would be; rounded up to a multiple of 32."""
+        return -(-8 * self.embedding // 96) * 32
 
 
 class Cache:
@@ -125,18 +101,18 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a two-layer network, each added to the stream."""
+    """Attention, then a gated two-layer network (SwiGLU, arXiv 2002.05202), each added to the stream."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.attention = Attention(config)
-        self.up = nn.Linear(config.embedding, 4 * config.embedding, bias=False)
-        self.down = nn.Linear(4 * config.embedding, config.embedding, bias=False)
+        self.gate_up = nn.Linear(config.embedding, 2 * config.hidden, bias=False)
+        self.down = nn.Linear(config.hidden, config.embedding, bias=False)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], cache: Cache | None, block: int) -> Tensor:
         x = x + self.attention(normalise(x), rope, cache, block)
-        hidden = F.relu(self.up(normalise(x)))
-        return x + self.down(hidden * hidden)  # square() is pow(), which autocast does in float32: more memory to move
+        gate, up = self.gate_up(normalise(x)).chunk(2, dim=-1)
+        return x + self.down(F.silu(gate) * up)
 
 
 class GPT(nn.Module):
@@ -160,7 +136,7 @@ class GPT(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02)
         for block in self.blocks:
             assert isinstance(block, Block)
-            for layer in (block.attention.qkv, block.up):
+            for layer in (block.attention.qkv, block.gate_up):
                 nn.init.normal_(layer.weight, std=1 / math.sqrt(self.config.embedding))
             for layer in (block.attention.out, block.down):
                 nn.init.zeros_(layer.weight)
@@ -188,7 +164,7 @@ def normalise(x: Tensor) -> Tensor:
     In the type that comes in (it adds up in float32 all the same): autocast would make queries and keys float32.
     """
     with torch.autocast(x.device.type, enabled=False):
-        return F.rms_norm(x, (x.shape[-1],))
+        return F.rms_norm(x, (x.shape[-1],), eps=NORM_EPSILON)
 
 
 def rope_tables(context: int, size: int) -> tuple[Tensor, Tensor]:

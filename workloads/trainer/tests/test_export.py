@@ -16,12 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 from child import in_child
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from aifactory_contract import files
 from aifactory_contract.manifest import of_directory
-from aifactory_trainer import export_causal_lm, export_torch
+from aifactory_trainer import export_huggingface, export_torch, pretrained
 from aifactory_trainer.model import GPT, GPTConfig
 from aifactory_trainer.replacement import recover
 from conftest import DEVICES, Pod
@@ -33,35 +32,43 @@ def digest(directory: Path) -> str:
     return of_directory(directory).digest
 
 
-def small_gpt() -> GPT:
-    torch.manual_seed(3)
+def small_gpt(seed: int = 3) -> GPT:
+    torch.manual_seed(seed)
     return GPT(SMALL)
+
+
+def broken_gpt() -> GPT:
+    model = small_gpt()
+    torch.nn.init.constant_(model.embedding.weight[7], float("nan"))
+    return model
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_language_model_comes_back_the_same(tmp_path: Path, device: torch.device) -> None:
     model = small_gpt()
-    directory = export_causal_lm(
+    directory = export_huggingface(
         copy.deepcopy(model).to(device),
-        SMALL.to_json(),
         metrics={"loss": 2.5, "bad": float("nan")},
         output=tmp_path / "m",
     )
     config = json.loads((directory / "config.json").read_text())
-    assert config["format"] == "causal-lm"
     assert config["metrics"] == {"loss": 2.5}
-    assert sorted(path.name for path in directory.iterdir()) == ["config.json", "model.safetensors"]
+    assert {path.name for path in directory.iterdir()} == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in directory.iterdir())
-    again = GPT(GPTConfig.from_json(config))
-    again.load_state_dict(load_file(directory / "model.safetensors"))
     tokens = torch.arange(10)[None]
-    assert torch.equal(again(tokens), model(tokens))
+    assert torch.equal(pretrained.read(directory)(tokens), model(tokens))
 
 
 SCRIPT = """
 from pathlib import Path
-from test_export import SMALL, export_causal_lm, export_classifier, small_gpt
-export_causal_lm(small_gpt(), SMALL.to_json(), output=Path("causal-lm"))
+from test_export import SMALL, export_huggingface, export_classifier, small_gpt
+export_huggingface(small_gpt(), output=Path("huggingface"))
 export_classifier(Path("torch-export"))
 """
 
@@ -71,33 +78,33 @@ def test_the_digest_is_reproducible_in_any_process(pod: Pod) -> None:
     digests = []
     for seed in ("1", "2"):
         pod.run(pod.script(SCRIPT), PYTHONHASHSEED=seed, PYTHONPATH=os.pathsep.join(sys.path))
-        digests.append([digest(pod.root / name) for name in ("causal-lm", "torch-export")])
+        digests.append([digest(pod.root / name) for name in ("huggingface", "torch-export")])
     assert digests[0] == digests[1]
 
 
 def test_the_output_directory_of_the_job_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIFACTORY_OUTPUT", str(tmp_path / "workspace" / "output"))
-    assert export_causal_lm(small_gpt(), SMALL.to_json()) == tmp_path / "workspace" / "output"
+    assert export_huggingface(small_gpt()) == tmp_path / "workspace" / "output"
 
 
 def test_an_older_output_is_replaced_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "stale").write_text("")
     (tmp_path / ".aside-output-killed").mkdir()
-    export_causal_lm(small_gpt(), SMALL.to_json(), output=tmp_path / "output")
+    export_huggingface(small_gpt(), output=tmp_path / "output")
     assert [path.name for path in tmp_path.iterdir()] == ["output"]
     assert not (tmp_path / "output" / "stale").exists()
 
 
 def test_a_failed_export_leaves_the_older_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = digest(export_causal_lm(small_gpt(), SMALL.to_json(), output=tmp_path / "output"))
+    before = digest(export_huggingface(small_gpt(), output=tmp_path / "output"))
 
     def full(_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        export_causal_lm(small_gpt(), {**SMALL.to_json(), "layers": 9}, output=tmp_path / "output")
+        export_huggingface(small_gpt(9), output=tmp_path / "output")
     assert digest(tmp_path / "output") == before
     assert [path.name for path in tmp_path.iterdir()] == ["output"]
 
@@ -106,7 +113,7 @@ def test_an_older_output_that_can_not_be_put_back_is_kept_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The storage goes away between the two renames, for good."""
-    before = digest(export_causal_lm(small_gpt(), SMALL.to_json(), output=tmp_path / "output"))
+    before = digest(export_huggingface(small_gpt(), output=tmp_path / "output"))
     rename = Path.rename
 
     def lost(self: Path, target: Path) -> Path:
@@ -117,24 +124,24 @@ def test_an_older_output_that_can_not_be_put_back_is_kept_aside(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", lost)
         with pytest.raises(OSError, match="Input/output error"):
-            export_causal_lm(small_gpt(), {**SMALL.to_json(), "layers": 9}, output=tmp_path / "output")
+            export_huggingface(small_gpt(9), output=tmp_path / "output")
     assert not (tmp_path / "output").exists()
 
     with pytest.raises(ValueError, match="NaN"):  # the next attempt does not get to its end either
-        export_causal_lm(Broken(), SMALL.to_json(), output=tmp_path / "output")
+        export_huggingface(broken_gpt(), output=tmp_path / "output")
     monkeypatch.setattr(files, "fsync", no_space)
     with pytest.raises(OSError, match="No space left"):
-        export_causal_lm(small_gpt(), {**SMALL.to_json(), "layers": 9}, output=tmp_path / "output")
+        export_huggingface(small_gpt(9), output=tmp_path / "output")
     assert digest(tmp_path / "output") == before
 
 
 @pytest.mark.parametrize("call", ["rename", "rmtree"])
 def test_killed_while_replacing_the_older_output_something_whole_stays(tmp_path: Path, call: str) -> None:
     output = tmp_path / "output"
-    first = digest(export_causal_lm(small_gpt(), SMALL.to_json(), output=output))
+    first = digest(export_huggingface(small_gpt(), output=output))
     second = None
     for count in range(20):
-        work = partial(export_causal_lm, small_gpt(), {**SMALL.to_json(), "layers": 9}, output=output)
+        work = partial(export_huggingface, small_gpt(9), output=output)
         if killed_at(call, count, work) == 0:
             break
         recover(tmp_path, ".aside-output-")
@@ -173,8 +180,8 @@ class Broken(nn.Module):
 
 
 def test_a_model_that_is_not_finite_is_not_exported(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds NaN or infinity: model\.weight"):
-        export_causal_lm(Broken(), SMALL.to_json(), output=tmp_path / "output")
+    with pytest.raises(ValueError, match=r"holds NaN or infinity: model\.embedding\.weight"):
+        export_huggingface(broken_gpt(), output=tmp_path / "output")
     with pytest.raises(ValueError, match=r"holds NaN or infinity: model\.weight"):
         export_torch(Broken(), {"x": torch.ones(2, 2)}, output=tmp_path / "output")
     assert list(tmp_path.iterdir()) == []
@@ -186,14 +193,20 @@ def no_space(_path: Path) -> None:
 
 def test_killed_while_exporting_leaves_nothing_to_publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "fsync", lambda _path: os.kill(os.getpid(), signal.SIGKILL))
-    export = partial(export_causal_lm, small_gpt(), SMALL.to_json(), output=tmp_path / "output")
+    export = partial(export_huggingface, small_gpt(), output=tmp_path / "output")
     assert in_child(export) == signal.SIGKILL
     assert not (tmp_path / "output").exists()
 
 
-def test_a_configuration_that_can_not_be_served_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="needs tokenizer, contextLength"):
-        export_causal_lm(small_gpt(), {"architecture": "x", "vocabSize": 2}, output=tmp_path / "output")
+def test_a_model_without_its_tokenizer_or_of_another_kind_is_refused(tmp_path: Path) -> None:
+    class Saves(nn.Linear):
+        def save_pretrained(self, directory: str) -> None:
+            raise AssertionError("nothing is to be written")
+
+    with pytest.raises(ValueError, match=r"served with its tokenizer: export_huggingface\(model, tokenizer\)"):
+        export_huggingface(Saves(1, 1), output=tmp_path / "output")
+    with pytest.raises(ValueError, match="Linear is no model of transformers: publish it with export_torch"):
+        export_huggingface(nn.Linear(1, 1), output=tmp_path / "output")
     assert list(tmp_path.iterdir()) == []
 
 

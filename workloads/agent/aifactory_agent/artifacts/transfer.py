@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from aifactory_agent.artifacts.store import Store
 from aifactory_agent.artifacts.stores import Mounts, open_store
 from aifactory_contract.errors import FactoryError, Reason
-from aifactory_contract.formats import check_artifact, metrics_of
+from aifactory_contract.formats import Checked, check_artifact, metrics_of
 from aifactory_contract.manifest import (
     FileEntry,
     Manifest,
@@ -71,8 +71,8 @@ def verify(store: Store, digest: str | None, expected_format: str | None) -> Art
     manifest = _manifest(store)
     if digest is not None:
         _compare(str(store.uri), check_digest(digest), manifest)
-    config = check_artifact(manifest, store.open, expected_format)
-    return _artifact(str(store.uri), manifest, config, expected_format)
+    checked = check_artifact(manifest, store.open, expected_format)
+    return _artifact(str(store.uri), manifest, checked)
 
 
 def fetch(store: Store, target: Path, digest: str, expected_format: str, cancel: threading.Event) -> Artifact:
@@ -89,8 +89,9 @@ def fetch(store: Store, target: Path, digest: str, expected_format: str, cancel:
                 entries.append(_fetch_file(stream, file.path, target / file.path, cancel, written))
     manifest = Manifest.of(entries)
     _compare(str(store.uri), digest, manifest)
-    config = check_artifact(manifest, lambda path: open_regular(target / path), expected_format)
-    return _artifact(str(store.uri), manifest, config, expected_format)
+    # What has this digest was looked into when it was verified; here it may be large beside the pod's memory.
+    checked = check_artifact(manifest, lambda path: open_regular(target / path), expected_format, inspect=False)
+    return _artifact(str(store.uri), manifest, checked)
 
 
 def publish(
@@ -107,12 +108,12 @@ def publish(
     Raises FactoryError; DigestMismatch also if the source changed while it was copied.
     """
     manifest = of_directory(source)
-    config = check_artifact(manifest, lambda path: open_regular(source / path), expected_format)
+    checked = check_artifact(manifest, lambda path: open_regular(source / path), expected_format)
     digits = manifest.digest.removeprefix("sha256:")[:_NAME_DIGITS]
     store = open_store(base.child(model, digits), mounts, secret)
     store.create(source, manifest)
     _check_published(store, manifest)
-    return _artifact(str(store.uri), manifest, config, expected_format)
+    return _artifact(str(store.uri), manifest, checked)
 
 
 def _manifest(store: Store) -> Manifest:
@@ -183,7 +184,5 @@ def _compare(uri: str, expected: str, manifest: Manifest) -> None:
         raise FactoryError(Reason.DIGEST_MISMATCH, message)
 
 
-def _artifact(uri: str, manifest: Manifest, config: dict[str, Any], expected_format: str | None) -> Artifact:
-    return Artifact(
-        uri, manifest.digest, len(manifest.files), manifest.size, expected_format or str(config["format"]), config
-    )
+def _artifact(uri: str, manifest: Manifest, checked: Checked) -> Artifact:
+    return Artifact(uri, manifest.digest, len(manifest.files), manifest.size, checked.format, checked.config)

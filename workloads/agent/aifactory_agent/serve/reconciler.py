@@ -292,9 +292,9 @@ class Reconciler:
         known = key in self._actual.confirmed
 
         async def work() -> None:
-            config = await asyncio.to_thread(self._repository.serving_config, key)
+            serving = await asyncio.to_thread(self._repository.how_served, key)
             try:
-                await self._triton.confirm(key, config)
+                await self._triton.confirm(key, serving)
             except FactoryError as error:
                 # A busy server may be late and a request may fail once: neither may cost a working model its traffic.
                 if known and await self._is_forgiven(key, error):

@@ -22,11 +22,12 @@ from pathlib import Path
 from aifactory_agent.artifacts.store import Store
 from aifactory_agent.artifacts.transfer import fetch
 from aifactory_agent.serve.planner import Present
-from aifactory_agent.serve.tritonconfig import ServingConfig, serving_config
+from aifactory_agent.serve.tritonconfig import identity, render
 from aifactory_contract.desired import ModelKey, ModelSpec
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.files import write_atomically
-from aifactory_contract.formats import CONFIG, parse_config
+from aifactory_contract.formats import CONFIG, format_of, parse_config
+from aifactory_contract.formats.rules import Serving
 
 
 class Repository:
@@ -55,7 +56,7 @@ class Repository:
             key = ModelKey(record.parent.name, int(record.stem))
             try:
                 digest = json.loads(record.read_text())["digest"]
-                found[key] = Present(digest, self.serving_config(key).identity)
+                found[key] = Present(digest, identity(self.how_served(key)))
             except (OSError, ValueError, KeyError, TypeError, FactoryError):
                 self.remove(key)  # cut short by a crash, or damaged: it is fetched again
         return found
@@ -66,7 +67,7 @@ class Repository:
         try:
             incoming.mkdir(parents=True)
             artifact = fetch(store, incoming, spec.digest, spec.format, cancel)
-            config = serving_config(spec.format, artifact.config)
+            serving = format_of(spec.format).serving(artifact.config)
             record, folder = self._record(spec.key), self._folder(spec.key)
             facts = {"digest": artifact.digest, "format": spec.format, "uri": str(spec.uri)}
             record.parent.mkdir(parents=True, exist_ok=True)
@@ -77,21 +78,21 @@ class Repository:
             raise _full(str(spec.key), error) from error
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
-        return Present(artifact.digest, config.identity)
+        return Present(artifact.digest, identity(serving))
 
     def configure(self, name: str, versions: Iterable[int], leader: ModelSpec | None) -> None:
         """Write the model's config.pbtxt for these versions; without a leader the newest of them is the model."""
         chosen = list(versions)
         key = leader.key if leader else ModelKey(name, max(chosen))
-        config = self.serving_config(key)
+        text = render(self.how_served(key), name, chosen)
         try:
-            write_atomically(self._models / name / "config.pbtxt", config.render(name, chosen))
+            write_atomically(self._models / name / "config.pbtxt", text)
         except OSError as error:
             raise _full(f"the configuration of {name}", error) from error
 
-    def serving_config(self, key: ModelKey) -> ServingConfig:
+    def how_served(self, key: ModelKey) -> Serving:
         """How a checked version is served."""
-        return serving_config(json.loads(self._record(key).read_text())["format"], self._config_json(key))
+        return format_of(json.loads(self._record(key).read_text())["format"]).serving(self._config_json(key))
 
     def remove(self, key: ModelKey) -> None:
         """Delete a version's files, and the model's directory with the last one."""

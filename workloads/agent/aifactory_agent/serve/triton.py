@@ -18,9 +18,9 @@ from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
-from aifactory_agent.serve.tritonconfig import ServingConfig
 from aifactory_contract.desired import ModelKey
 from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.formats.rules import Serving
 from aifactory_contract.names import PROBE_PARAMETER
 from aifactory_contract.signature import TensorSpec
 
@@ -104,7 +104,7 @@ class Triton:
         except InferenceServerException as error:
             raise self._unavailable(error) from error
 
-    async def confirm(self, key: ModelKey, config: ServingConfig) -> None:
+    async def confirm(self, key: ModelKey, serving: Serving) -> None:
         """Ask a version for one answer of the right shape.
 
         Raises FactoryError: ConfirmFailed with Triton's own words, TooLate if it does not answer in time, which says
@@ -117,7 +117,7 @@ class Triton:
                 )
                 if not ready:
                     raise FactoryError(Reason.CONFIRM_FAILED, "it is in Triton's index but Triton says it is not ready")
-                result = await self._ask(key, config)
+                result = await self._ask(key, serving)
         except TimeoutError as error:
             raise TooLate(f"it has not answered within {PROBE_TIMEOUT_SECONDS:.0f} s") from error
         except InferenceServerException as error:
@@ -125,9 +125,9 @@ class Triton:
                 raise self._unavailable(error) from error
             message = f"it was loaded but does not answer: {_words(error)}"
             raise FactoryError(Reason.CONFIRM_FAILED, message) from error
-        outputs = config.signature.outputs
-        for output in outputs[:1] if config.decoupled else outputs:
-            _check_output(output, result.as_numpy(output.name), config.batched)
+        outputs = serving.signature.outputs
+        for output in outputs[:1] if serving.decoupled else outputs:
+            _check_output(output, result.as_numpy(output.name), serving.batched)
 
     async def answers(self, key: ModelKey) -> int:
         """Requests that a version has answered or refused since it was loaded; 0 if Triton does not say."""
@@ -140,11 +140,11 @@ class Triton:
         stats = [model.inference_stats for model in found.model_stats]
         return sum(int(one.success.count) + int(one.fail.count) for one in stats)
 
-    async def _ask(self, key: ModelKey, config: ServingConfig) -> Any:
-        inputs = [_probe_input(tensor, config) for tensor in config.signature.inputs if _wanted(tensor, config)]
+    async def _ask(self, key: ModelKey, serving: Serving) -> Any:
+        inputs = [_probe_input(tensor, serving) for tensor in serving.signature.inputs if _wanted(tensor, serving)]
         arguments: dict[str, Any] = {"model_name": key.name, "model_version": str(key.version), "inputs": inputs}
         arguments["parameters"] = {PROBE_PARAMETER: self._sign}
-        if not config.decoupled:
+        if not serving.decoupled:
             return await self._client.infer(**arguments, client_timeout=PROBE_TIMEOUT_SECONDS)
 
         async def requests() -> AsyncIterator[dict[str, Any]]:
@@ -169,19 +169,19 @@ class Triton:
         return FactoryError(Reason.TRITON_UNAVAILABLE, f"Triton does not answer at {self._address}{words}")
 
 
-def _wanted(tensor: TensorSpec, config: ServingConfig) -> bool:
-    return not tensor.optional or tensor.name in config.probe
+def _wanted(tensor: TensorSpec, serving: Serving) -> bool:
+    return not tensor.optional or tensor.name in serving.probe
 
 
-def _probe_input(tensor: TensorSpec, config: ServingConfig) -> Any:
+def _probe_input(tensor: TensorSpec, serving: Serving) -> Any:
     shape = [1 if dim == -1 else dim for dim in tensor.wire_dims]
-    if config.batched:
+    if serving.batched:
         shape = [1, *shape]
     if tensor.data_type == "BYTES":
-        values = np.full(shape, config.probe.get(tensor.name, b""), dtype=np.object_)
+        values = np.full(shape, serving.probe.get(tensor.name, b""), dtype=np.object_)
     else:
         dtype = np.float32 if tensor.data_type == "BF16" else triton_to_np_dtype(tensor.data_type)
-        values = np.full(shape, config.probe.get(tensor.name, 0), dtype=dtype)
+        values = np.full(shape, serving.probe.get(tensor.name, 0), dtype=dtype)
     given = InferInput(tensor.name, shape, tensor.data_type)
     given.set_data_from_numpy(values)
     return given

@@ -1,4 +1,4 @@
-"""The Triton side of `causal-lm`: requests in, responses out. Triton calls `TritonPythonModel`.
+"""The Triton side of the engine `bytes`: requests in, responses out. Triton calls `TritonPythonModel`.
 
 The model is decoupled: `execute` only queues and returns, and the engine's thread sends the responses. A request that
 asks for `stream` gets a response for every piece of text, the others exactly one, which is what Triton's HTTP endpoint
@@ -19,7 +19,6 @@ import torch
 import triton_python_backend_utils as pb  # provided by Triton's worker process
 
 from aifactory_contract.control import is_probe, probe_sign
-from aifactory_contract.formats import CAUSAL_LM, CONFIG
 from aifactory_server.causal_lm.config import read_config
 from aifactory_server.causal_lm.engine import Engine, Outcome, QueueFull
 from aifactory_server.causal_lm.network import Network, load_weights
@@ -39,8 +38,8 @@ class TritonPythonModel:
         """Load the version's files. An exception fails the load, and its text is what the operator reports."""
         folder = Path(args["model_repository"]) / args["model_version"]
         device = device_of(args)
-        config = read_config(folder / CONFIG)
-        weights = load_weights(folder / CAUSAL_LM.weights, config, device)
+        config = read_config(folder)
+        weights = load_weights(sorted(folder.glob("model*.safetensors")), config, device)
         torch.set_num_threads(min(torch.get_num_threads(), useful_threads(weights.values())))
         # Sequences computed together; the cache has room for each at full context.
         network = Network(config, weights, int(os.environ.get("AIFACTORY_CAUSAL_LM_SLOTS", "16")))

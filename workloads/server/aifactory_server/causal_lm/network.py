@@ -1,13 +1,14 @@
-"""The transformer `aifactory-gpt` for serving: many sequences at once, each in its own slot of one KV cache.
+"""The trainer's transformer for serving: many sequences at once, each in its own slot of one KV cache.
 
-The same function as `aifactory_trainer.model.GPT`, which a test checks number by number, but with a cache of fixed
-size: keys and values of slot `s` are row `s` of two tensors, so a step over the slots in use reads a view and copies
-nothing. Positions up to a sequence's own length are its past; what an earlier sequence left in the slot is masked out.
+It is transformers' Qwen3ForCausalLM with as many keys and values as queries, and computes what
+`aifactory_trainer.model.GPT` does, which a test checks number by number, but with a cache of fixed size: keys and
+values of slot `s` are row `s` of two tensors, so a step over the slots in use reads a view and copies nothing.
+Positions up to a sequence's own length are its past; what an earlier sequence left in the slot is masked out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,8 +17,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aifactory_server.causal_lm.config import ModelConfig
-
-_ROPE_BASE = 10_000.0
 
 
 class Network:
@@ -31,7 +30,7 @@ class Network:
         self.config = config
         self.slots, self.probe_slot = slots, slots
         self._weights = weights
-        some = weights["embedding.weight"]
+        some = weights["embedding"]
         self.device, dtype = some.device, some.dtype
         shape = (config.layers, slots + 1, config.heads, config.context, config.head_size)
         self._keys = torch.zeros(shape, dtype=dtype, device=self.device)
@@ -58,14 +57,15 @@ class Network:
         rope = (self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1))
         mask = (torch.arange(seen, device=self.device) <= positions.unsqueeze(-1)).unsqueeze(1)
         cache_index = (torch.arange(batch, device=self.device).unsqueeze(1), positions)
-        x = F.embedding(torch.tensor(tokens, device=self.device), self._weights["embedding.weight"])
+        x = F.embedding(torch.tensor(tokens, device=self.device), self._weights["embedding"])
         for layer in range(self.config.layers):
             keys = self._keys[layer, first_slot : first_slot + batch]
             values = self._values[layer, first_slot : first_slot + batch]
-            x = x + self._attend(_normalise(x), layer, rope, mask, cache_index, keys, values)
-            up = self._linear(_normalise(x), f"blocks.{layer}.up.weight")
-            x = x + self._linear(F.relu(up).square(), f"blocks.{layer}.down.weight")
-        return F.linear(_normalise(x[:, -1]), self._weights["embedding.weight"]).float()
+            before = self._normalise(x, f"{layer}.attention_norm")
+            x = x + self._attend(before, layer, rope, mask, cache_index, keys, values)
+            gate, up = self._linear(self._normalise(x, f"{layer}.network_norm"), f"{layer}.gate_up").chunk(2, dim=-1)
+            x = x + self._linear(F.silu(gate) * up, f"{layer}.down")
+        return F.linear(self._normalise(x[:, -1], "norm"), self._weights["embedding"]).float()
 
     def _attend(
         self,
@@ -77,61 +77,89 @@ class Network:
         keys: Tensor,
         values: Tensor,
     ) -> Tensor:
-        batch, new, width = x.shape
-        projected = self._linear(x, f"blocks.{layer}.attention.qkv.weight")
+        batch, new, _ = x.shape
+        projected = self._linear(x, f"{layer}.qkv")
         qkv = projected.view(batch, new, 3, self.config.heads, self.config.head_size).permute(2, 0, 3, 1, 4)
-        queries, new_keys = _apply_rope(_normalise(qkv[:2]), rope).unbind(0)
+        scaled = F.rms_norm(qkv[:2], (self.config.head_size,), eps=self.config.norm_epsilon)
+        queries, new_keys = _apply_rope(scaled * self._weights[f"{layer}.query_key_norm"], rope).unbind(0)
         row, position = cache_index
         keys[row, :, position] = new_keys.transpose(1, 2)
         values[row, :, position] = qkv[2].transpose(1, 2)
         seen = mask.shape[-1]
         mixed = F.scaled_dot_product_attention(queries, keys[:, :, :seen], values[:, :, :seen], attn_mask=mask)
-        return self._linear(mixed.transpose(1, 2).reshape(batch, new, width), f"blocks.{layer}.attention.out.weight")
+        return self._linear(mixed.transpose(1, 2).reshape(batch, new, -1), f"{layer}.out")
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
         return F.linear(x, self._weights[name])
 
+    def _normalise(self, x: Tensor, name: str) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self._weights[name], self.config.norm_epsilon)
 
-def load_weights(path: Path, config: ModelConfig, device: torch.device) -> dict[str, Tensor]:
-    """Read a safetensors file. Raises ValueError if a tensor is missing, left over or of another shape.
 
-    On a CPU everything is computed in float32, on a GPU in the type that the file has.
+def load_weights(paths: Iterable[Path], config: ModelConfig, device: torch.device) -> dict[str, Tensor]:
+    """Read safetensors files. Raises ValueError if a tensor is missing, left over or of another shape.
+
+    On a CPU everything is computed in float32, on a GPU in the type that the files have.
     """
-    expected = _shapes(config)
-    weights: dict[str, Tensor] = {}
-    with safe_open(path, framework="pt", device=str(device)) as file:
-        names = set(file.keys())
-        if names != set(expected):
-            missing, extra = sorted(set(expected) - names), sorted(names - set(expected))
-            raise ValueError(f"{path.name} does not fit config.json: missing {missing[:3]}, not known {extra[:3]}")
-        for name, shape in expected.items():
-            tensor = file.get_tensor(name)
-            if tuple(tensor.shape) != shape:
-                raise ValueError(f"{path.name}: {name} has shape {tuple(tensor.shape)}, config.json says {shape}")
-            weights[name] = tensor.float() if device.type == "cpu" else tensor
-    return weights
+    expected = file_shapes(config)
+    found: dict[str, Tensor] = {}
+    for path in paths:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            for name in file.keys():  # noqa: SIM118 (it is no mapping)
+                tensor = file.get_tensor(name)
+                if tuple(tensor.shape) != expected.get(name, tensor.shape):
+                    shape = tuple(tensor.shape)
+                    raise ValueError(f"{path.name}: {name} has shape {shape}, config.json says {expected[name]}")
+                found[name] = tensor.float() if device.type == "cpu" else tensor
+    if found.keys() != expected.keys():
+        missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+        raise ValueError(f"the weights do not fit config.json: missing {missing[:3]}, not known {extra[:3]}")
+    return fused(found, config)
 
 
-def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    width = config.embedding
-    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (config.vocabulary, width)}
+def file_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The tensors of the files, by their names in transformers."""
+    width, heads = config.embedding, config.heads * config.head_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (config.vocabulary, width),
+        "model.norm.weight": (width,),
+    }
     for layer in range(config.layers):
+        here = f"model.layers.{layer}"
+        shapes |= {f"{here}.self_attn.{name}_proj.weight": (heads, width) for name in "qkv"}
+        shapes |= {f"{here}.self_attn.{name}_norm.weight": (config.head_size,) for name in "qk"}
+        shapes |= {f"{here}.mlp.{name}_proj.weight": (config.hidden, width) for name in ("gate", "up")}
         shapes |= {
-            f"blocks.{layer}.attention.qkv.weight": (3 * width, width),
-            f"blocks.{layer}.attention.out.weight": (width, width),
-            f"blocks.{layer}.up.weight": (4 * width, width),
-            f"blocks.{layer}.down.weight": (width, 4 * width),
+            f"{here}.self_attn.o_proj.weight": (width, heads),
+            f"{here}.mlp.down_proj.weight": (width, config.hidden),
+            f"{here}.input_layernorm.weight": (width,),
+            f"{here}.post_attention_layernorm.weight": (width,),
         }
     return shapes
 
 
-def _normalise(x: Tensor) -> Tensor:
-    return F.rms_norm(x, (x.shape[-1],))
+def fused(found: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """The weights as they are computed with: what is multiplied by the same input is one matrix."""
+    weights = {"embedding": found["model.embed_tokens.weight"], "norm": found["model.norm.weight"]}
+    for layer in range(config.layers):
+        here = f"model.layers.{layer}"
+        weights |= {
+            f"{layer}.qkv": torch.cat([found[f"{here}.self_attn.{name}_proj.weight"] for name in "qkv"]),
+            f"{layer}.query_key_norm": torch.stack(
+                [found[f"{here}.self_attn.{name}_norm.weight"] for name in "qk"]
+            ).view(2, 1, 1, 1, config.head_size),
+            f"{layer}.out": found[f"{here}.self_attn.o_proj.weight"],
+            f"{layer}.gate_up": torch.cat([found[f"{here}.mlp.{name}_proj.weight"] for name in ("gate", "up")]),
+            f"{layer}.down": found[f"{here}.mlp.down_proj.weight"],
+            f"{layer}.attention_norm": found[f"{here}.input_layernorm.weight"],
+            f"{layer}.network_norm": found[f"{here}.post_attention_layernorm.weight"],
+        }
+    return weights
 
 
 def _rope_tables(config: ModelConfig, device: torch.device) -> tuple[Tensor, Tensor]:
     size = config.head_size
-    frequencies = _ROPE_BASE ** (-torch.arange(0, size, 2, dtype=torch.float32, device=device) / size)
+    frequencies = config.rope_base ** (-torch.arange(0, size, 2, dtype=torch.float32, device=device) / size)
     angles = torch.outer(torch.arange(config.context, dtype=torch.float32, device=device), frequencies)
     return angles.cos(), angles.sin()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from aifactory_contract.control import is_probe, probe_sign
-from aifactory_contract.formats import TORCH_EXPORT
+from aifactory_contract.formats.torch_export import PROGRAM
 from aifactory_contract.names import PROBE_REQUESTS
 from aifactory_contract.signature import DATA_TYPES
 from aifactory_server.device import device_of
@@ -33,7 +33,7 @@ class TritonPythonModel:
         self._inputs = [(tensor["name"], _dtype(tensor)) for tensor in config["input"]]
         self._outputs = [(tensor["name"], _dtype(tensor)) for tensor in config["output"]]
         self._batched = config["max_batch_size"] > 0
-        path = Path(args["model_repository"]) / args["model_version"] / TORCH_EXPORT.weights
+        path = Path(args["model_repository"]) / args["model_version"] / PROGRAM
         self._program = Program(path, device_of(args))
         self._counters = Counters(pb, args, PROBE_REQUESTS)
         self._sign = probe_sign(Path(args["model_repository"]).parents[1])

@@ -1,6 +1,6 @@
 """Loading a `.pt2` archive without running anything it brings, and calling the program.
 
-The static check comes first and is the agent's too (`aifactory_contract.pt2`): what it lets through holds raw
+The static check comes first and is the agent's too (`aifactory_contract.formats.pt2`): what it lets through holds raw
 tensors and PyTorch's own operators only. The one pickle left is the sample inputs, of which torch falls back to an
 unrestricted unpickler if the safe one refuses; so the safe one is asked before, and a refusal ends the load.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.export.passes import move_to_device_pass
 
-from aifactory_contract.pt2 import check_pt2
+from aifactory_contract.formats.pt2 import check_pt2
 
 
 class Program:
