@@ -100,7 +100,9 @@ def _report(path: Path, answer: dict[str, Any]) -> None:
 def _fitting(answer: dict[str, Any]) -> str:
     """The answer in one line that is not cut off: of a long message its beginning, of many metrics the first."""
     while len(line := json.dumps(answer)) > _ANSWER_BYTES:
-        if answer.get("metrics"):
+        if answer.get("leftOut"):
+            answer = {**answer, "leftOut": answer["leftOut"][:-1]}
+        elif answer.get("metrics"):
             answer = {**answer, "metrics": dict(list(answer["metrics"].items())[:-1])}
         elif answer.get("message"):
             # An escape has up to six bytes a character, so this many are too many at the least.

@@ -577,6 +577,36 @@ def test_temporary_keys_are_used_with_their_token_and_not_without(tmp_path: Path
     assert store._filesystem.token == "token-of-today"
 
 
+def test_what_a_trainer_left_beside_the_model_is_not_published_and_told(
+    source: Path, place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = publish(source, place)
+    assert "leftOut" not in whole.as_result()
+    beside = [
+        "training_args.bin",
+        "checkpoint-7/optimizer.pt",
+        *(f".cache/{'é' * 40}{number}" for number in range(30)),
+    ]
+    for name in beside:
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_bytes(b"x")
+    base = ["--from", str(source), "--store", place.base, "--model", "gpt"]
+    code, answer = run_main(place, tmp_path, "publish", *base)
+    assert code == 0
+    assert (answer["digest"], answer["uri"], answer["files"]) == (whole.digest, whole.uri, 3)
+    assert set(answer["leftOut"]) <= set(beside)
+    assert capsys.readouterr().err.count('"left out"') == 20
+    if place.secret is None:  # a directory as the trainer left it is the same artifact
+        shutil.copytree(source, place.folder / "raw")
+        raw = verify("pvc://models/raw", place, whole.digest)
+        assert raw.files == 3
+        store = open_store(ArtifactUri.parse("pvc://models/raw"), place.mounts, None)
+        (tmp_path / "fetched").mkdir()
+        transfer.fetch(store, tmp_path / "fetched", whole.digest, "huggingface", threading.Event())
+        fetched = {path.name for path in contents(tmp_path / "fetched")}
+        assert fetched == {"config.json", "model.safetensors", "tokenizer.json"}
+
+
 def test_the_command_line_answers_in_one_line(source: Path, place: Place, tmp_path: Path) -> None:
     result = tmp_path / "termination-log"
     common = ["--claims", str(place.mounts.claims), "--secrets", str(place.mounts.secrets), "--result", str(result)]

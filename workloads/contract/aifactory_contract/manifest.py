@@ -95,8 +95,11 @@ def is_part(path: str) -> bool:
     return PurePosixPath(path).parts[:1] != (BOOKKEEPING,)
 
 
-def walk(root: Path) -> list[str]:
+def walk(root: Path, may_miss: Callable[[str], bool] = lambda _: False) -> list[str]:
     """Relative paths of the files under a directory, bookkeeping left out.
+
+    Args:
+        may_miss: whether nothing is lost with a path; links and special files for which that holds are left out.
 
     What can not be looked into is an error, never left out: a digest over the rest would call half a model whole.
 
@@ -121,7 +124,7 @@ def walk(root: Path) -> list[str]:
                 folders.append(Path(entry.path))
             elif stat.S_ISREG(mode):
                 found.append(check_path(path))
-            else:
+            elif not may_miss(path):
                 message = f"{path} is a link or a special file; an artifact has regular files only, copy the file there"
                 raise FactoryError(Reason.INVALID_ARTIFACT, message)
     return sorted(found)

@@ -15,7 +15,7 @@ from samples import write_model, write_safetensors
 
 from aifactory_contract import manifest
 from aifactory_contract.errors import FactoryError, Reason
-from aifactory_contract.formats import check_artifact, check_directory, metrics_of
+from aifactory_contract.formats import HUGGINGFACE, check_artifact, check_directory, metrics_of, parts_of
 
 
 def check(folder: Path, expected: str | None = "huggingface") -> dict[str, Any]:
@@ -50,8 +50,14 @@ def test_pickles_are_refused_by_content(tmp_path: Path) -> None:
     refused(tmp_path, r"notes\.txt may be a pickle")
 
 
-@pytest.mark.parametrize("name", ["model.py", "libx.so", "run.sh", "data/blob"])
-def test_code_and_strangers_are_refused(tmp_path: Path, name: str) -> None:
+def test_python_is_refused(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    (tmp_path / "modeling_x.py").write_text("")
+    refused(tmp_path, r"modeling_x\.py is Python, and code of a model is never run here")
+
+
+@pytest.mark.parametrize("name", ["libx.so", "run.sh", "data/blob"])
+def test_strangers_are_refused(tmp_path: Path, name: str) -> None:
     write_model(tmp_path)
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"x")
@@ -262,3 +268,58 @@ def test_an_odd_tokenizer_is_an_invalid_artifact_and_nothing_else(tmp_path: Path
 def test_a_model_in_a_folder_below_is_pointed_at(tmp_path: Path) -> None:
     write_model(tmp_path / "final")
     refused(tmp_path, r"config\.json is missing .* there is one in final/")
+
+
+BESIDE = {
+    "optimizer.pt": "of the training",
+    "rng_state_0.pth": "of the training",
+    "training_args.bin": "of the training",
+    "trainer_state.json": "of the training",
+    "zero_to_fp32.py": "of the training",
+    "checkpoint-500/optimizer.pt": "of the training",
+    "runs/Nov27/events.out.tfevents.1.host": "of the training",
+    "onnx/model.onnx": "for another program",
+    "tf_model.h5": "for another program",
+    "consolidated.00.safetensors": "for another program",
+    "loss.png": "a picture",
+    ".gitattributes": "hidden",
+    ".cache/huggingface/x": "hidden",
+    "__pycache__/x.pyc": "a cache",
+    "pytorch_model.bin": "the same weights as pickles",
+    "pytorch_model.bin.index.json": "the same weights as pickles",
+}
+
+
+def test_what_trainers_drop_beside_a_model_is_left_out(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    parts = {"config.json", "model.safetensors", "tokenizer.json", "README.md", "tokenizer_config.json"}
+    for name in [*BESIDE, "README.md"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb/latest-run").symlink_to("..")
+    found, beside = parts_of(tmp_path, HUGGINGFACE)
+    assert set(found) == parts
+    assert {path: why.partition(",")[0] for path, why in beside.items()} == BESIDE
+    assert check_directory(tmp_path).format == "huggingface"
+
+
+def test_only_what_is_known_is_left_out(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    for name in ("my_optimizer.pt", "sub/training_args.bin", "checkpoint-x/model.pkl", "weights.bin"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+        with pytest.raises(FactoryError, match="may be a pickle"):
+            check_directory(tmp_path)
+        (tmp_path / name).unlink()
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(
+        FactoryError, match=r"pytorch_model\.bin may be a pickle.* save the weights as model\.safetensors"
+    ):
+        check_directory(tmp_path)
+
+
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    refused(tmp_path, "LoRA adapter, not a model: merge it", None)

@@ -251,9 +251,17 @@ def test_tokens_mark_where_files_begin_and_end() -> None:
 def test_weights_are_those_of_the_documented_architecture(job: Path, data: str) -> None:
     gpt.main([*SMALL, "--steps=1", f"--data={data}", "--sample=0"])
     assert {name: tuple(weight.shape) for name, weight in load_file(job / "output" / "model.safetensors").items()} == {
-        "embedding.weight": (257, 16),
-        "blocks.0.attention.qkv.weight": (48, 16),
-        "blocks.0.attention.out.weight": (16, 16),
-        "blocks.0.gate_up.weight": (128, 16),
-        "blocks.0.down.weight": (16, 64),
+        "model.embed_tokens.weight": (257, 16),
+        "model.layers.0.input_layernorm.weight": (16,),
+        "model.layers.0.mlp.down_proj.weight": (16, 64),
+        "model.layers.0.mlp.gate_proj.weight": (64, 16),
+        "model.layers.0.mlp.up_proj.weight": (64, 16),
+        "model.layers.0.post_attention_layernorm.weight": (16,),
+        "model.layers.0.self_attn.k_norm.weight": (8,),
+        "model.layers.0.self_attn.k_proj.weight": (16, 16),
+        "model.layers.0.self_attn.o_proj.weight": (16, 16),
+        "model.layers.0.self_attn.q_norm.weight": (8,),
+        "model.layers.0.self_attn.q_proj.weight": (16, 16),
+        "model.layers.0.self_attn.v_proj.weight": (16, 16),
+        "model.norm.weight": (16,),
     }

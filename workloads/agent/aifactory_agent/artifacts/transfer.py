@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from aifactory_agent.artifacts.store import Store
+from aifactory_agent.artifacts.store import Store, StoredFile
 from aifactory_agent.artifacts.stores import Mounts, open_store
+from aifactory_agent.logs import fields
 from aifactory_contract.errors import FactoryError, Reason
-from aifactory_contract.formats import Checked, check_artifact, metrics_of
+from aifactory_contract.formats import Checked, check_artifact, format_of, metrics_of, parts_of, stated_format
+from aifactory_contract.formats.rules import left_out
 from aifactory_contract.manifest import (
     FileEntry,
     Manifest,
     check_digest,
     hash_stream,
-    of_directory,
     of_files,
     open_regular,
 )
 from aifactory_contract.uri import ArtifactUri
 
+_log = logging.getLogger(__name__)
 MAX_METRICS = 64
+MAX_LEFT_OUT = 20
+"""Of their paths that are told."""
 _NAME_DIGITS = 16
 """Hex digits of the digest that name a published artifact."""
 
@@ -50,6 +55,8 @@ class Artifact:
     size: int
     format: str
     config: dict[str, Any]
+    left_out: tuple[str, ...] = ()
+    """What stood beside the model and was not published."""
 
     def as_result(self) -> dict[str, Any]:
         """The JSON the operator reads from a finished pod."""
@@ -60,6 +67,7 @@ class Artifact:
             "sizeBytes": self.size,
             "format": self.format,
             "metrics": dict(islice(metrics_of(self.config).items(), MAX_METRICS)),
+            **({"leftOut": list(self.left_out[:MAX_LEFT_OUT])} if self.left_out else {}),
         }
 
 
@@ -68,7 +76,7 @@ def verify(store: Store, digest: str | None, expected_format: str | None) -> Art
 
     Raises FactoryError: DigestMismatch, InvalidArtifact, or what the store says.
     """
-    manifest = _manifest(store)
+    manifest = of_files((file.path for file in _wanted(store, expected_format)), store.open)
     if digest is not None:
         _compare(str(store.uri), check_digest(digest), manifest)
     checked = check_artifact(manifest, store.open, expected_format)
@@ -81,7 +89,7 @@ def fetch(store: Store, target: Path, digest: str, expected_format: str, cancel:
     The caller may use the directory only if this returns. Raises Cancelled when `cancel` is set, else FactoryError.
     """
     check_digest(digest)
-    files = store.files()
+    files = _wanted(store, expected_format)
     entries = []
     with _room(target, sum(file.size for file in files), str(store.uri)) as written:
         for file in files:
@@ -107,21 +115,29 @@ def publish(
     The place follows from the contents, so publishing twice is harmless and nothing is ever overwritten.
     Raises FactoryError; DigestMismatch also if the source changed while it was copied.
     """
-    manifest = of_directory(source)
+    paths, beside = parts_of(source, stated_format(source, expected_format))
+    for path, why in islice(beside.items(), MAX_LEFT_OUT):
+        _log.info("left out", extra=fields(path=path, why=why, of=len(beside)))
+    manifest = of_files(paths, lambda path: open_regular(source / path))
     checked = check_artifact(manifest, lambda path: open_regular(source / path), expected_format)
     digits = manifest.digest.removeprefix("sha256:")[:_NAME_DIGITS]
     store = open_store(base.child(model, digits), mounts, secret)
     store.create(source, manifest)
     _check_published(store, manifest)
-    return _artifact(str(store.uri), manifest, checked)
+    return replace(_artifact(str(store.uri), manifest, checked), left_out=tuple(beside))
 
 
-def _manifest(store: Store) -> Manifest:
-    return of_files((file.path for file in store.files()), store.open)
+def _wanted(store: Store, expected_format: str | None) -> list[StoredFile]:
+    """The files of an artifact: what its format leaves out is not read, and the digest is of the others."""
+    files = store.files()
+    if expected_format is None:
+        return files
+    beside = left_out(format_of(expected_format), {file.path for file in files})
+    return [file for file in files if file.path not in beside]
 
 
 def _check_published(store: Store, wanted: Manifest) -> None:
-    found = _manifest(store)
+    found = of_files((file.path for file in store.files()), store.open)
     if found.digest != wanted.digest:
         differ = sorted({entry.path for entry in set(found.files) ^ set(wanted.files)})
         message = (

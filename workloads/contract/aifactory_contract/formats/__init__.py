@@ -16,7 +16,7 @@ from typing import Any
 
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats.huggingface import HUGGINGFACE as HUGGINGFACE
-from aifactory_contract.formats.rules import Files, Format, check_extra, invalid, json_object, missing
+from aifactory_contract.formats.rules import Files, Format, check_extra, invalid, json_object, left_out, missing
 from aifactory_contract.formats.torch_export import TORCH_EXPORT as TORCH_EXPORT
 from aifactory_contract.manifest import Manifest, Opener, open_regular, walk
 from aifactory_contract.names import CONFIG as CONFIG
@@ -60,9 +60,25 @@ def check_artifact(manifest: Manifest, opener: Opener, expected: str | None = No
 
 def check_directory(directory: Path, expected: str | None = None) -> Checked:
     """`check_artifact` of a local directory, whose files are not all read for it. Raises FactoryError."""
-    paths = walk(directory)
+    paths, _ = parts_of(directory, stated_format(directory, expected))
     sizes = {path: (directory / path).stat().st_size for path in paths}
     return _check(Files(sizes, lambda path: open_regular(directory / path)), expected, inspect=True)
+
+
+def parts_of(directory: Path, form: Format) -> tuple[list[str], dict[str, str]]:
+    """The files of an artifact in a local directory, and what is left out, with the reasons. Raises FactoryError."""
+    paths = walk(directory, may_miss=lambda path: bool(left_out(form, [path])))
+    beside = left_out(form, paths)
+    return [path for path in paths if path not in beside], beside
+
+
+def stated_format(directory: Path, expected: str | None) -> Format:
+    """The format asked for, or else the one that a local directory says. Raises FactoryError."""
+    if expected is not None:
+        return format_of(expected)
+    paths = walk(directory, may_miss=lambda _: True)
+    sizes = {path: (directory / path).stat().st_size for path in paths}
+    return _format(Files(sizes, lambda path: open_regular(directory / path)), None)
 
 
 def _check(files: Files, expected: str | None, *, inspect: bool) -> Checked:
@@ -81,6 +97,8 @@ def _format(files: Files, expected: str | None) -> Format:
     if expected is not None:
         format_of(expected)
     if CONFIG not in files.sizes:
+        if "adapter_config.json" in files.sizes:
+            raise invalid("this is a LoRA adapter, not a model: merge it (model.merge_and_unload) and save the result")
         raise missing(CONFIG, files, "which save_pretrained and the export helpers write next to the weights")
     config = files.json(CONFIG)
     stated = config.get("format", HUGGINGFACE.name if "architectures" in config else None)

@@ -8,7 +8,7 @@ of it: a model that needs Python of its own (`auto_map`) is refused, and so are 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from aifactory_contract.engines import BYTES
@@ -31,17 +31,41 @@ _TOKENIZERS = (
     {"tekken.json"}, {"tiktoken.model"}, {"qwen.tiktoken"},
 )  # fmt: skip
 """Files that make a tokenizer, each set by itself."""
+_TOKENIZER_FILES = frozenset[str]().union(*_TOKENIZERS)
+_SETTINGS = re.compile(r"[^/]+\.(json|jinja)|additional_chat_templates/[^/]+\.jinja")
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _MAX_INDEX_BYTES = 16 * 1024 * 1024
 _MAX_TOKENIZER_BYTES = 64 * 1024 * 1024
 """Twice the largest in use (a vocabulary of 262,000 pieces and its merges)."""
+_TRAINING = "of the training, to resume or follow it"
+_OTHERS = "for another program"
+_LEFT_OUT = (
+    (re.compile(r"(checkpoint-\d+|global_step\d+|runs|wandb|mlruns|logs)/.*"), _TRAINING),
+    (re.compile(r"(optimizer|scheduler|scaler|rng_state\w*|random_states\w*)\.(pt|pth|bin|pkl)"), _TRAINING),
+    (
+        re.compile(r"training_args\.bin|trainer_state\.json|latest|zero_to_fp32\.py|events\.out\.tfevents\..*"),
+        _TRAINING,
+    ),
+    (re.compile(r"(onnx|openvino|coreml|original|metal)/.*"), _OTHERS),
+    (re.compile(r".*\.(onnx|onnx_data|h5|msgpack|ot|gguf|tflite)|consolidated.*\.safetensors"), _OTHERS),
+    (re.compile(r"[^/]*\.(png|jpe?g|gif|svg|webp|pdf)"), "a picture"),
+)
+"""What trainers leave beside a model, and what repositories of models have for other programs."""
+_PICKLED = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json")
 _EMBEDDING = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|word_embeddings|embed_in)\.weight")
 _LAYER = re.compile(r"(?:.*\.)?(?:layers|h)\.(\d+)\..*")
 
 
 def is_part(path: str) -> bool:
-    """Of the other files, those of known names are JSON and text, and allowed as such."""
-    return path in (CONFIG, WEIGHTS, INDEX) or bool(_SHARD.fullmatch(path)) or path in set().union(*_TOKENIZERS)
+    """Weights, tokenizer, settings and templates."""
+    return path == WEIGHTS or path in _TOKENIZER_FILES or bool(_SHARD.fullmatch(path) or _SETTINGS.fullmatch(path))
+
+
+def leaves_out(path: str, paths: Collection[str]) -> str:
+    """See `Format.leaves_out`."""
+    if _PICKLED.fullmatch(path) and (WEIGHTS in paths or INDEX in paths):
+        return "the same weights as pickles"
+    return next((why for pattern, why in _LEFT_OUT if pattern.fullmatch(path)), "")
 
 
 def check(files: Files) -> dict[str, Any]:
@@ -165,4 +189,4 @@ def _serving(config: Mapping[str, Any]) -> Serving:
     return Serving(BYTES.name, GENERATE, True, {"text_input": b"def", "max_tokens": 1, "stream": False})
 
 
-HUGGINGFACE = Format(NAME, (CONFIG, WEIGHTS, TOKENIZER), is_part, check, inspect, _serving)
+HUGGINGFACE = Format(NAME, (CONFIG, WEIGHTS, TOKENIZER), is_part, leaves_out, check, inspect, _serving)

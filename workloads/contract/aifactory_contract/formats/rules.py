@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -60,12 +60,28 @@ class Format:
     """The files of an ordinary artifact, for messages and pages."""
     is_part: Callable[[str], bool]
     """Whether a file of this path belongs to it; of the others only plain documentation may be there."""
+    leaves_out: Callable[[str, Collection[str]], str]
+    """Why a file of this path, among all these, is left out of the artifact; "" if it is not. See `left_out`."""
     check: Callable[[Files], dict[str, Any]]
     """Whether the files are all there and whole; gives config.json. Raises FactoryError (InvalidArtifact)."""
     inspect: Callable[[Files, Mapping[str, Any]], None]
     """Whether what is in them fits together, by the contents of the small ones and config.json. Raises as `check`."""
     serving: Callable[[Mapping[str, Any]], Serving]
     """How it is served, by its config.json. Raises FactoryError (InvalidArtifact)."""
+
+
+def left_out(form: Format, paths: Collection[str]) -> dict[str, str]:
+    """What stands beside a model and is no part of it, each path with the reason: it is neither read nor copied, and
+    the digest is of the others."""
+    found = {path: _hidden(path) or form.leaves_out(path, paths) for path in paths}
+    return {path: why for path, why in sorted(found.items()) if why}
+
+
+def _hidden(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if "__pycache__" in parts:
+        return "a cache"
+    return "hidden" if any(part.startswith(".") for part in parts) else ""
 
 
 def json_object(path: str, raw: bytes) -> dict[str, Any]:
@@ -83,9 +99,11 @@ def check_extra(path: str, form: Format, files: Files) -> None:
     """Of a file that is no part of the format. Raises FactoryError (InvalidArtifact) if it is not documentation."""
     pure = PurePosixPath(path)
     suffix, parts = pure.suffix.lower(), ", ".join(form.needs)
+    if suffix == ".py":
+        raise invalid(f"{path} is Python, and code of a model is never run here; remove it")
     if suffix in _PICKLES or (suffix in _DOCUMENTATION and _looks_pickled(path, files.open)):
         raise invalid(
-            f"{path} may be a pickle, which runs code when loaded; a {form.name} artifact is {parts}: remove it"
+            f"{path} may be a pickle, which runs code when loaded; save the weights as {form.needs[1]} and remove it"
         )
     if suffix not in _DOCUMENTATION and not pure.name.upper().startswith(("LICENSE", "NOTICE")):
         raise invalid(f"{path} is no part of a {form.name} artifact ({parts}, documentation); remove it")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from aifactory_contract.formats.pt2 import check_pt2
@@ -24,6 +24,11 @@ def _check(files: Files) -> dict[str, Any]:
     return config
 
 
+def _leaves_out(path: str, paths: Collection[str]) -> str:
+    """Nothing but what no format has."""
+    return ""
+
+
 def _inspect(files: Files, config: Mapping[str, Any]) -> None:
     """All there is to see is seen by `check`."""
 
@@ -32,4 +37,6 @@ def _serving(config: Mapping[str, Any]) -> Serving:
     return Serving(NAME, Signature.of_config(config))
 
 
-TORCH_EXPORT = Format(NAME, (CONFIG, PROGRAM), frozenset({CONFIG, PROGRAM}).__contains__, _check, _inspect, _serving)
+TORCH_EXPORT = Format(
+    NAME, (CONFIG, PROGRAM), frozenset({CONFIG, PROGRAM}).__contains__, _leaves_out, _check, _inspect, _serving
+)
