@@ -78,9 +78,13 @@ class Pod:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def write(self, name: str, version: int = 1, **files: Any) -> None:
+        """Put a version on the volume."""
+        write_files(self.models, name, version, **files)
+
     def serve(self, name: str, version: int = 1, **files: Any) -> None:
         """Put a version on the volume and load it."""
-        write_files(self.models, name, version, **files)
+        self.write(name, version, **files)
         self.triton.models.setdefault(name, []).append(version)
 
     def start(self, *options: str) -> None:
