@@ -598,3 +598,52 @@ def test_bodies_sequences_and_connections_are_limited(tmp_path: Path) -> None:
         wait_for("one may come again", lambda: pod.get("/healthz")[0] == 200)
         for connection in connections:
             connection.close()
+
+
+PEER = json.loads((Path(__file__).parents[1] / "testing" / "transformers-serve.json").read_text())
+"""What `transformers serve` answered to the same questions."""
+
+
+def shape(value: Any) -> Any:
+    """Fields and types; what is null may have any, and is as good as absent."""
+    if isinstance(value, dict):
+        return {name: shape(one) for name, one in value.items() if one is not None}
+    return [shape(one) for one in value] if isinstance(value, list) else type(value).__name__
+
+
+def merged(chunks: list[Any]) -> Any:
+    """The fields that any of a stream's chunks has."""
+    found: dict[str, Any] = {}
+    for chunk in chunks:
+        choices = [*found.get("choices", ()), *chunk["choices"]]
+        found |= {name: value for name, value in chunk.items() if value is not None}
+        found["choices"] = choices
+    flat: dict[str, Any] = {}
+    for choice in found["choices"]:
+        flat |= {name: value for name, value in choice.items() if value is not None and name != "delta"}
+        flat.setdefault("delta", {}).update(choice.get("delta", {}))
+    return {**found, "choices": [flat]}
+
+
+def assert_within(theirs: Any, ours: Any, place: str = "") -> None:
+    if isinstance(theirs, dict):
+        for name, one in theirs.items():
+            assert name in ours, f"{place}.{name} is missing"
+            assert_within(one, ours[name], f"{place}.{name}")
+    elif isinstance(theirs, list):
+        assert_within(theirs[0], ours[0], f"{place}[0]")
+    else:
+        assert ours == theirs, place
+
+
+@pytest.mark.parametrize(("route", "asked"), [("chat", chat(max_tokens=3)), ("completion", completion(max_tokens=3))])
+def test_every_field_of_transformers_serve_is_there(pod: Pod, route: str, asked: tuple[str, dict[str, Any]]) -> None:
+    path, body = asked
+    assert_within(shape(PEER[route]), shape(pod.post(path, body)[1]))
+    body |= {"stream": True, "stream_options": {"include_usage": True}}
+    lines = httpx.post(pod.url + path, json=body).text.split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    ours = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+    theirs = merged(PEER[f"{route} stream"])
+    theirs.pop("system_fingerprint", None)  # theirs is empty and ours is null
+    assert_within(shape(theirs), shape(merged(ours)))
