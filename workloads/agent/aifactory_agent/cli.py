@@ -1,4 +1,4 @@
-"""The command line: `publish`, `verify` and `probe` run once in a pod of their own, `serve` runs beside Triton.
+"""The command line: `publish`, `verify` and `probe` run once in a pod of their own, `serve` and `openai` beside Triton.
 
 Those that run once end with one JSON line in the termination log, which is how the operator reads the outcome, and the
 same line on stdout for people.
@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from aifactory_agent import __version__, logs
 from aifactory_agent.artifacts import transfer
 from aifactory_agent.artifacts.stores import Mounts, open_store
+from aifactory_agent.openai.limits import Limits
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats import FORMATS, format_of
 from aifactory_contract.names import check_model_name
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.setup(options.log_level)
     if options.command == "serve":
         _serve(options)
+    if options.command == "openai":
+        _openai(options)
     work = {"publish": _publish, "verify": _verify, "probe": _probe}[options.command]
     try:
         answer, code = work(options), 0
@@ -88,6 +91,20 @@ def _serve(options: argparse.Namespace) -> NoReturn:
     logging.shutdown()
     # A thread may hang in a read from a store for a while yet; nothing it does counts any more.
     os._exit(code)
+
+
+def _openai(options: argparse.Namespace) -> NoReturn:
+    from aifactory_agent.openai.main import Options, serve  # needs a tokenizer, which the others do not
+
+    limits = Limits(
+        body_bytes=options.max_body_bytes,
+        answer_tokens=options.max_answer_tokens,
+        sequences=options.max_sequences,
+        connections=options.max_connections,
+        seconds=options.max_seconds,
+    )
+    asyncio.run(serve(Options(options.repository, options.triton, options.port, limits)))
+    raise SystemExit(0)
 
 
 def _report(path: Path, answer: dict[str, Any]) -> None:
@@ -152,6 +169,18 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=8081, help="port of /readyz, /healthz, /v1/status and /metrics")
     load_help = "a load that takes longer counts as failed"
     serve.add_argument("--load-timeout-seconds", type=float, default=600, help=load_help)
+
+    openai = commands.add_parser("openai", help="answer OpenAI's API for the language models in this pod's Triton")
+    openai.add_argument("--repository", type=Path, default=Path("/repository"), help="volume shared with Triton")
+    openai.add_argument("--triton", default="localhost:8001", help="Triton's gRPC address, in this pod")
+    openai.add_argument("--port", type=int, default=9000, help="port of /v1, /health and /healthz")
+    openai.add_argument("--max-body-bytes", type=int, default=Limits.body_bytes, help="of one request")
+    openai.add_argument("--max-answer-tokens", type=int, default=Limits.answer_tokens, help="of one choice")
+    openai.add_argument(
+        "--max-sequences", type=int, default=Limits.sequences, help="at the same time; more are answered with 503"
+    )
+    openai.add_argument("--max-connections", type=int, default=Limits.connections, help="at the same time")
+    openai.add_argument("--max-seconds", type=float, default=Limits.seconds, help="for one answer")
 
     for command in (publish, verify, probe, serve):
         command.add_argument("--claims", type=Path, default=Mounts.claims, help="directory the claims are mounted in")

@@ -1,0 +1,261 @@
+"""The HTTP side: routes, limits, request ids, and answers whole or in server-sent events.
+
+A client that goes away cancels the handler of its request, and with it its sequences in the engine. The status of an
+answer is known before its first byte: streams begin when the engine has given the first piece, so that a refusal is
+an HTTP status, which clients understand and try again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from aifactory_agent.logs import fields
+from aifactory_agent.openai.answers import DONE, Chunks, Head, Usage, error_chunk, whole
+from aifactory_agent.openai.asking import Plan, plan_chat, plan_completion, together
+from aifactory_agent.openai.catalog import Catalog, Served
+from aifactory_agent.openai.engine import Engine, Piece
+from aifactory_agent.openai.errors import ApiError, ModelGone, unavailable
+from aifactory_agent.openai.limits import Limits
+from aifactory_agent.openai.wishes import read_chat, read_completion
+from aifactory_contract.userjson import parse_json
+
+_log = logging.getLogger(__name__)
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+_INLINE = 16 * 1024
+"""Bytes of a body whose prompt is made at once; a longer one is worked on in a thread, and stalls nobody."""
+_EVENTS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+_OK = {"status": "ok"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request under way."""
+
+    http: web.BaseRequest
+    id: str
+    """What log lines and the client's error messages have in common."""
+
+
+_Handler = Callable[[Asked], Awaitable[web.StreamResponse]]
+_Placed = tuple[int, Piece]
+_Pieces = AsyncIterator[_Placed]
+
+
+class Door:
+    """Answers requests.
+
+    Args:
+        catalog: the models there are.
+        engine: what generates.
+        limits: for all requests.
+        age: seconds since a request's connection was made.
+    """
+
+    def __init__(self, catalog: Catalog, engine: Engine, limits: Limits, age: Callable[[object], float]) -> None:
+        self._catalog = catalog
+        self._engine = engine
+        self._limits = limits
+        self._age = age
+        self._sequences = 0
+        self._routes: dict[tuple[str, str], _Handler] = {
+            ("POST", "/v1/chat/completions"): self._chat,
+            ("POST", "/v1/completions"): self._completion,
+            ("POST", "/v1/embeddings"): self._embeddings,
+            ("GET", "/v1/models"): self._models,
+            ("GET", "/health"): self._health,
+            ("GET", "/healthz"): self._healthz,
+        }
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request."""
+        given = request.headers.get("X-Request-Id", "")
+        asked = Asked(request, given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}")
+        started = time.monotonic()
+        try:
+            return await self._route(request)(asked)
+        except ApiError as error:
+            failure = error
+        except Exception:
+            _log.exception("unexpected failure", extra=fields(requestId=asked.id, path=request.path))
+            failure = ApiError(500, f"unexpected failure; the log of this pod has the whole story under {asked.id}")
+        if failure.status >= 500:
+            self._tell(asked, "not answered", failure, seconds=round(time.monotonic() - started, 3))
+        return self._json(asked, failure.as_json(), failure)
+
+    def _route(self, request: web.BaseRequest) -> _Handler:
+        method, path = request.method, request.path
+        if (route := self._routes.get((method, path))) is not None:
+            return route
+        if method == "GET" and path.startswith("/v1/models/"):
+            return self._model
+        if any(path == known for _, known in self._routes):
+            raise ApiError(405, f"{path} does not take {method}", code="method_not_allowed")
+        raise ApiError(404, f"Invalid URL ({method} {path[:200]})", code="unknown_url")
+
+    async def _chat(self, asked: Asked) -> web.StreamResponse:
+        body, size = await self._body(asked)
+        chat = read_chat(body)
+        make = partial(plan_chat, chat, max_answer=self._limits.answer_tokens)
+        return await self._answer(asked, chat.wish.model, chat.wish.choices, make, size)
+
+    async def _completion(self, asked: Asked) -> web.StreamResponse:
+        body, size = await self._body(asked)
+        completion = read_completion(body)
+        make = partial(plan_completion, completion, max_answer=self._limits.answer_tokens)
+        sequences = len(completion.prompts) * completion.wish.choices
+        return await self._answer(asked, completion.wish.model, sequences, make, size)
+
+    async def _embeddings(self, asked: Asked) -> web.StreamResponse:
+        body, _ = await self._body(asked)
+        served = await self._catalog.find(str(body.get("model") or ""))
+        message = f"model {served.id} generates text; it makes no embeddings"
+        raise ApiError(400, message, param="model", code="model_not_supported")
+
+    async def _models(self, asked: Asked) -> web.StreamResponse:
+        served = self._catalog.all()
+        newest = {one.name: one for one in served}
+        cards = [_card(one.name, one) for one in newest.values()] + [_card(one.id, one) for one in served]
+        return self._json(asked, {"object": "list", "data": cards})
+
+    async def _model(self, asked: Asked) -> web.StreamResponse:
+        name = unquote(asked.http.path.removeprefix("/v1/models/"))
+        return self._json(asked, _card(name, await self._catalog.find(name)))
+
+    async def _health(self, asked: Asked) -> web.StreamResponse:
+        if not await self._engine.live():
+            raise unavailable("Triton does not answer", "engine_restarting")
+        return self._json(asked, _OK)
+
+    async def _healthz(self, asked: Asked) -> web.StreamResponse:
+        return self._json(asked, _OK)
+
+    async def _answer(
+        self, asked: Asked, model: str, sequences: int, make: Callable[[Served], Plan], size: int
+    ) -> web.StreamResponse:
+        """Ask, and once more if the version has gone between looking and asking, as it may in a rollout."""
+        with self._room(sequences):
+            try:
+                return await self._try(asked, await self._catalog.find(model), make, size)
+            except ModelGone:
+                await self._catalog.refresh()
+                return await self._try(asked, await self._catalog.find(model), make, size)
+
+    async def _try(self, asked: Asked, served: Served, make: Callable[[Served], Plan], size: int) -> web.StreamResponse:
+        plan = make(served) if size <= _INLINE else await asyncio.to_thread(make, served)
+        async with aclosing(together(self._engine, plan.sequences, self._limits.seconds)) as pieces:
+            first = await anext(pieces)
+            tell = self._stream if plan.wish.stream else self._whole
+            return await tell(asked, plan, first, pieces)
+
+    async def _whole(self, asked: Asked, plan: Plan, first: _Placed, pieces: _Pieces) -> web.StreamResponse:
+        usage = Usage(plan.counted, plan.wish.choices)
+        usage.add(*first)
+        plan.choices[first[0]].add(first[1])
+        async for place, piece in pieces:
+            usage.add(place, piece)
+            plan.choices[place].add(piece)
+        return self._json(asked, whole(_head(plan), (choice.as_json() for choice in plan.choices), usage))
+
+    async def _stream(self, asked: Asked, plan: Plan, first: _Placed, pieces: _Pieces) -> web.StreamResponse:
+        response = web.StreamResponse(headers={**_EVENTS, "X-Request-Id": asked.id})
+        self._let_go(asked, response)
+        usage, choices = Usage(plan.counted, plan.wish.choices), plan.choices
+        chunks = Chunks(_head(plan), plan.wish.include_usage)
+        try:
+            # The engine has a time of its own; this one is for clients that read slowly.
+            async with asyncio.timeout(self._limits.seconds):
+                await response.prepare(asked.http)
+                usage.add(*first)
+                begin = b"".join(choice.begin(chunks) for choice in choices)
+                await response.write(begin + choices[first[0]].told(first[1], chunks))
+                async for place, piece in pieces:
+                    usage.add(place, piece)
+                    if told := choices[place].told(piece, chunks):
+                        await response.write(told)
+                await response.write((chunks.usage(usage) if plan.wish.include_usage else b"") + DONE)
+        except ApiError as error:
+            self._tell(asked, "ended early", error)
+            await response.write(error_chunk(error.as_json()))
+        except TimeoutError:
+            # Half an answer must not look whole: the connection ends without the stream's last chunk.
+            self._tell(asked, "ended early", ApiError(504, "the client has read too slowly"))
+            if asked.http.transport is not None:
+                asked.http.transport.abort()
+            return response
+        await response.write_eof()
+        return response
+
+    async def _body(self, asked: Asked) -> tuple[dict[str, Any], int]:
+        """The JSON object, and how many bytes it had."""
+        limit, seconds = self._limits.body_bytes, self._limits.body_seconds
+        data = bytearray()
+        try:
+            async with asyncio.timeout(seconds):
+                async for chunk in asked.http.content.iter_any():
+                    data += chunk
+                    if len(data) > limit:
+                        raise ApiError(413, f"the body has more than {limit} bytes; shorten it", code="body_too_large")
+        except TimeoutError:
+            raise ApiError(408, f"the body was not whole after {seconds:.0f} s", code="timeout") from None
+        except web.RequestPayloadError as error:
+            raise ApiError(400, f"the body can not be read: {error}") from error
+        try:
+            body = parse_json(bytes(data))
+        except ValueError as error:
+            raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
+        if not isinstance(body, dict):
+            raise ApiError(400, "the body must be a JSON object", code="invalid_json")
+        return body, len(data)
+
+    @contextmanager
+    def _room(self, sequences: int) -> Iterator[None]:
+        if self._sequences + sequences > self._limits.sequences:
+            message = f"this pod is at work on {self._sequences} sequences already; ask again in a moment"
+            raise unavailable(message, "overloaded")
+        self._sequences += sequences
+        try:
+            yield
+        finally:
+            self._sequences -= sequences
+
+    def _json(self, asked: Asked, body: dict[str, Any], failure: ApiError | None = None) -> web.Response:
+        headers, status = {"X-Request-Id": asked.id}, 200
+        if failure is not None:
+            status = failure.status
+            if failure.retry_after is not None:
+                headers["Retry-After"] = str(failure.retry_after)
+        response = web.json_response(body, status=status, headers=headers)
+        self._let_go(asked, response)
+        if status in (408, 413, 503):
+            # The rest of the body is not read, or a new connection may find a pod that answers.
+            response.force_close()
+        return response
+
+    def _let_go(self, asked: Asked, response: web.StreamResponse) -> None:
+        if self._age(asked.http.protocol) > self._limits.connection_seconds:
+            response.force_close()
+
+    def _tell(self, asked: Asked, what: str, failure: ApiError, **more: object) -> None:
+        words = fields(requestId=asked.id, path=asked.http.path, status=failure.status, **more)
+        _log.warning("%s: %s", what, failure.message, extra=words)
+
+
+def _head(plan: Plan) -> Head:
+    return Head(plan.kind, f"{plan.kind.prefix}-{uuid.uuid4().hex}", int(time.time()), plan.served.id)
+
+
+def _card(name: str, served: Served) -> dict[str, Any]:
+    card = {"id": name, "object": "model", "created": served.created, "owned_by": "aifactory"}
+    return {**card, "root": served.id, "max_model_len": served.text.context}

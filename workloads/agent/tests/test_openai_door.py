@@ -1,0 +1,649 @@
+"""The OpenAI door, by the `openai` package, in front of a stand-in for Triton."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import openai
+import pytest
+from harness import wait_for
+from pod import CONTEXT, Pod, running_pod, write_files
+from stand_in import Answer, Asked, Refusal, count_up
+
+HELLO: Any = [{"role": "system", "content": "be short"}, {"role": "user", "content": "hello there"}]
+PROMPT = "<system> be short\n<user> hello there\n<assistant>"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
+    """A pod for tests that leave it as it is."""
+    with running_pod(tmp_path_factory.mktemp("pod")) as pod:
+        yield pod
+
+
+@pytest.fixture
+def pod(shared: Pod) -> Iterator[Pod]:
+    shared.triton.script = count_up
+    shared.triton.asked.clear()
+    yield shared
+    shared.triton.with_status = True
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Pod]:
+    """A pod for one test."""
+    with running_pod(tmp_path) as pod:
+        yield pod
+
+
+def client(pod: Pod, **options: Any) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{pod.url}/v1", api_key="none", **{"max_retries": 0, "timeout": 20, **options})
+
+
+def words(*texts: str, finish: str = "stop") -> Any:
+    """An engine that says this and ends."""
+
+    def script(_: Asked) -> Iterator[Answer]:
+        for place, text in enumerate(texts):
+            yield Answer(text, finish if place == len(texts) - 1 else "None")
+
+    return script
+
+
+def test_a_chat_is_answered(pod: Pod) -> None:
+    answer = client(pod).chat.completions.create(model="tiny", messages=HELLO, max_completion_tokens=3)
+    choice = answer.choices[0]
+    assert (choice.message.role, choice.message.content, choice.finish_reason) == ("assistant", "w0 w1 w2 ", "length")
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (7, 3, 10)
+    assert answer.object == "chat.completion"
+    assert answer.model == "tiny@1"
+    assert answer.id.startswith("chatcmpl-")
+    assert str(answer._request_id).startswith("req_")
+    (asked,) = pod.triton.asked
+    assert asked.prompt == PROMPT
+    assert asked.sampling == {"temperature": 1.0, "max_tokens": 3}
+    assert "exclude_input_in_output" in asked.flags
+    assert "stream" not in asked.flags
+
+
+def test_a_stream_comes_in_chunks(pod: Pod) -> None:
+    options: Any = {"include_usage": True}
+    with client(pod).chat.completions.create(
+        model="tiny", messages=HELLO, max_tokens=3, stream=True, stream_options=options
+    ) as stream:
+        chunks = list(stream)
+    assert [chunk.choices[0].delta.content for chunk in chunks[:-2]] == ["", "w0 ", "w1 ", "w2 "]
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None, None, None, None, "length"]
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert (chunks[-1].usage.prompt_tokens, chunks[-1].usage.completion_tokens) == (7, 3)
+    assert {chunk.id for chunk in chunks} == {chunks[0].id}
+    assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    assert "stream" in pod.triton.asked[0].flags
+
+
+def test_a_stream_without_usage_has_none(pod: Pod) -> None:
+    chunks = list(client(pod).chat.completions.create(model="tiny", messages=HELLO, max_tokens=1, stream=True))
+    assert "usage" not in chunks[-1].model_dump(exclude_unset=True)
+    assert chunks[-1].choices[0].finish_reason == "length"
+
+
+def test_pieces_come_when_the_engine_has_them(pod: Pod) -> None:
+    go_on = threading.Event()
+
+    def script(_: Asked) -> Iterator[Answer]:
+        yield Answer("first")
+        assert go_on.wait(20)
+        yield Answer("second", "stop")
+
+    pod.triton.script = script
+    texts = []
+    with client(pod).completions.create(model="tiny", prompt="x", stream=True) as stream:
+        for chunk in stream:
+            texts.append(chunk.choices[0].text)
+            go_on.set()
+    assert texts == ["first", "second"]
+
+
+def test_the_asynchronous_client_is_answered(pod: Pod) -> None:
+    async def ask() -> tuple[str | None, list[str | None]]:
+        async with openai.AsyncOpenAI(base_url=f"{pod.url}/v1", api_key="none", max_retries=0, timeout=20) as asked:
+            whole = await asked.chat.completions.create(model="tiny", messages=HELLO, max_tokens=2)
+            stream = await asked.chat.completions.create(model="tiny", messages=HELLO, max_tokens=2, stream=True)
+            return whole.choices[0].message.content, [one.choices[0].delta.content async for one in stream]
+
+    whole, streamed = asyncio.run(ask())
+    assert whole == "w0 w1 "
+    assert streamed == ["", "w0 ", "w1 ", None]
+
+
+def test_prompts_are_completed(pod: Pod) -> None:
+    pod.triton.script = lambda asked: [Answer(f" {asked.prompt}-{asked.sampling['seed']}", "stop")]
+    answer = client(pod).completions.create(model="tiny", prompt=["one", "two"], n=2, seed=7, echo=True)
+    assert [choice.text for choice in answer.choices] == ["one one-7", "one one-8", "two two-7", "two two-8"]
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (2, 4)
+    assert answer.object == "text_completion"
+    assert {asked.sampling["max_tokens"] for asked in pod.triton.asked} == {16}
+
+
+def test_choices_are_streamed_side_by_side(pod: Pod) -> None:
+    texts = ["", "", ""]
+    finished = []
+    for chunk in client(pod).chat.completions.create(model="tiny", messages=HELLO, max_tokens=20, n=3, stream=True):
+        choice = chunk.choices[0]
+        texts[choice.index] += choice.delta.content or ""
+        finished += [choice.index] if choice.finish_reason else []
+    assert texts == ["".join(f"w{number} " for number in range(20))] * 3
+    assert sorted(finished) == [0, 1, 2]
+
+
+def test_sampling_is_handed_on(pod: Pod) -> None:
+    client(pod).chat.completions.create(
+        model="tiny",
+        messages=HELLO,
+        max_tokens=5,
+        temperature=0.5,
+        top_p=0.9,
+        presence_penalty=1,
+        frequency_penalty=-1,
+        seed=11,
+        stop=["\n", "end"],
+        user="somebody",
+        extra_body={"top_k": 3, "min_p": 0.1, "repetition_penalty": 1.2, "min_tokens": 2, "ignore_eos": True},
+    )
+    assert pod.triton.asked[0].sampling == {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "presence_penalty": 1.0,
+        "frequency_penalty": -1.0,
+        "seed": 11,
+        "stop": ["\n", "end"],
+        "top_k": 3,
+        "min_p": 0.1,
+        "repetition_penalty": 1.2,
+        "min_tokens": 2,
+        "ignore_eos": True,
+        "max_tokens": 5,
+    }
+
+
+def test_an_answer_may_fill_the_context(pod: Pod) -> None:
+    client(pod).chat.completions.create(model="tiny", messages=HELLO)
+    assert pod.triton.asked[0].sampling["max_tokens"] == CONTEXT - 7
+
+
+LIKELY = [
+    {"5": {"logprob": -0.5, "rank": 2, "decoded_token": "é"}, "9": {"logprob": -0.25, "rank": 1, "decoded_token": "a"}},
+    {"6": {"logprob": float("-inf"), "rank": 1, "decoded_token": "b"}},
+]
+
+
+def likely(_: Asked) -> Iterator[Answer]:
+    yield Answer("é", logprobs=LIKELY[:1])
+    yield Answer("b", "stop", logprobs=LIKELY[1:])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_of_a_chat(pod: Pod, stream: bool) -> None:
+    pod.triton.script = likely
+    if not stream:
+        pod.triton.script = lambda _: [Answer("éb", "stop", 2, LIKELY)]
+    answer: Any = client(pod).chat.completions.create(
+        model="tiny", messages=HELLO, logprobs=True, top_logprobs=1, stream=stream
+    )
+    choices = [chunk.choices[0] for chunk in answer] if stream else [answer.choices[0]]
+    tokens = [token for choice in choices if choice.logprobs for token in choice.logprobs.content]
+    assert [(token.token, token.logprob, token.bytes) for token in tokens] == [
+        ("é", -0.5, [195, 169]),
+        ("b", -9999.0, [98]),
+    ]
+    assert [[one.token for one in token.top_logprobs] for token in tokens] == [["a"], ["b"]]
+    assert pod.triton.asked[0].sampling["logprobs"] == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_of_a_completion(pod: Pod, stream: bool) -> None:
+    pod.triton.script = likely
+    if not stream:
+        pod.triton.script = lambda _: [Answer("éb", "stop", 2, LIKELY)]
+    answer: Any = client(pod).completions.create(model="tiny", prompt="x", logprobs=2, stream=stream)
+    found = [chunk.choices[0].logprobs for chunk in answer] if stream else [answer.choices[0].logprobs]
+    assert [token for one in found for token in one.tokens] == ["é", "b"]
+    assert [offset for one in found for offset in one.text_offset] == [0, 1]
+    assert [top for one in found for top in one.top_logprobs] == [{"a": -0.25, "é": -0.5}, {"b": -9999.0}]
+
+
+def test_an_engine_without_log_probabilities_is_told_so(own: Pod) -> None:
+    own.triton.without_outputs = {"logprobs"}
+    own.serve("plain")
+    wait_for("it is offered", lambda: "plain" in own.listed())
+    with pytest.raises(openai.BadRequestError, match="plain@1 tells no log probabilities"):
+        client(own).chat.completions.create(model="plain", messages=HELLO, logprobs=True)
+
+
+def test_reasoning_is_told_apart(own: Pod) -> None:
+    own.serve("thinker", template="{# <think> #}{% for m in messages %}{{ m.content }}{% endfor %}{{ opening }}")
+    wait_for("it is offered", lambda: "thinker" in own.listed())
+    own.triton.script = words("<thi", "nk>\nhm", "m \n</th", "ink>\n\n", "42", " it is")
+    asked = client(own).chat.completions
+    whole: Any = asked.create(model="thinker", messages=HELLO).choices[0].message
+    assert (whole.reasoning_content, whole.content) == ("hmm", "42 it is")
+    deltas = [chunk.choices[0].delta for chunk in asked.create(model="thinker", messages=HELLO, stream=True)]
+    assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas) == "hmm"
+    assert [delta.content for delta in deltas if delta.content] == ["42", " it is"]
+    # A template may open the reasoning itself.
+    own.triton.script = words("hmm</think>42")
+    extra = {"chat_template_kwargs": {"opening": "<think>\n"}}
+    opened: Any = asked.create(model="thinker", messages=HELLO, extra_body=extra).choices[0].message
+    assert (opened.reasoning_content, opened.content) == ("hmm", "42")
+    own.triton.script = words("no thought")
+    plain: Any = asked.create(model="thinker", messages=HELLO).choices[0].message
+    assert (plain.reasoning_content, plain.content) == (None, "no thought")
+
+
+def test_a_model_that_does_not_think_may_say_so(pod: Pod) -> None:
+    pod.triton.script = words("<think>no</think>")
+    message = client(pod).chat.completions.create(model="tiny", messages=HELLO).choices[0].message
+    assert message.content == "<think>no</think>"
+    assert not hasattr(message, "reasoning_content")
+
+
+def test_models_are_called_by_name_and_version(own: Pod) -> None:
+    own.serve("tiny", 12)
+    own.serve("tiny", 3)
+    wait_for("all are offered", lambda: len(own.listed()) == 4)
+    assert own.listed() == ["tiny", "tiny@1", "tiny@3", "tiny@12"]
+    for name, version in {"tiny": 12, "tiny@3": 3, "tiny@12": 12}.items():
+        answer = client(own).completions.create(model=name, prompt="x", max_tokens=1)
+        assert (answer.model, own.triton.asked[-1].version) == (f"tiny@{version}", version)
+        assert client(own).models.retrieve(name).id == name
+    card = client(own).models.list().data[0]
+    assert (card.object, card.owned_by, card.created > 0) == ("model", "aifactory", True)
+    with pytest.raises(openai.NotFoundError, match=r"'tiny@2' does not exist; this pod serves tiny@1, tiny@3") as error:
+        client(own).completions.create(model="tiny@2", prompt="x")
+    assert error.value.code == "model_not_found"
+    assert error.value.param == "model"
+
+
+def test_a_version_that_goes_is_made_up_for_by_another(own: Pod) -> None:
+    own.serve("tiny", 2)
+    own.triton.models["tiny"] = [2]  # at this moment, and the door may not know yet
+    answer = client(own).completions.create(model="tiny", prompt="x", max_tokens=1)
+    assert answer.model == "tiny@2"
+
+
+def test_a_model_that_is_not_there_yet_is_worth_another_try(own: Pod) -> None:
+    write_files(own.models, "later")
+    with pytest.raises(openai.InternalServerError, match="later is being loaded") as error:
+        client(own).completions.create(model="later", prompt="x")
+    assert (error.value.status_code, error.value.response.headers["retry-after"]) == (503, "1")
+    own.triton.models["later"] = [1]
+    assert client(own).completions.create(model="later", prompt="x", max_tokens=1).model == "later@1"
+
+
+def test_a_model_of_tensors_is_not_spoken_to(own: Pod) -> None:
+    own.triton.tensors.add("classifier")
+    own.serve("classifier")
+    own.triton.script = count_up
+    with pytest.raises(openai.BadRequestError, match="classifier takes tensors, not text; ask Triton's own ports"):
+        client(own).completions.create(model="classifier", prompt="x")
+
+
+def test_a_model_with_broken_files_is_left_out_with_words(own: Pod) -> None:
+    write_files(own.models, "broken")
+    (own.models / "broken" / "1" / "tokenizer.json").write_text("{}")
+    own.triton.models["broken"] = [1]
+    with pytest.raises(openai.InternalServerError, match=r"tokenizer\.json can not be read"):
+        client(own).completions.create(model="broken", prompt="x")
+    assert "broken" not in own.listed()
+    assert "tiny" in own.listed()
+
+
+def test_makers_of_a_model_say_how_it_is_sampled(own: Pod) -> None:
+    own.serve("made", generation_config={"temperature": 0.6, "top_k": 20, "do_sample": True, "max_length": 9})
+    wait_for("it is offered", lambda: "made" in own.listed())
+    client(own).completions.create(model="made", prompt="x", temperature=0.1)
+    assert own.triton.asked[0].sampling == {"temperature": 0.1, "top_k": 20, "max_tokens": 16}
+
+
+def test_the_first_token_is_not_there_twice(own: Pod) -> None:
+    own.serve("begins", template="{{ bos_token }}{% for m in messages %} {{ m.content }}{% endfor %}", bos="<s>")
+    wait_for("it is offered", lambda: "begins" in own.listed())
+    client(own).chat.completions.create(model="begins", messages=HELLO)
+    assert own.triton.asked[0].prompt == " be short hello there"
+    assert own.triton.asked[0].sampling["max_tokens"] == CONTEXT - 5
+
+
+def chat(**fields: Any) -> tuple[str, dict[str, Any]]:
+    return "/v1/chat/completions", {"model": "tiny", "messages": HELLO, **fields}
+
+
+def completion(**fields: Any) -> tuple[str, dict[str, Any]]:
+    return "/v1/completions", {"model": "tiny", "prompt": "x", **fields}
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+IMAGE = [{"type": "image_url", "image_url": {"url": "data:"}}]
+
+
+@pytest.mark.parametrize(
+    ("asked", "param", "told"),
+    [
+        (chat(model=None), "model", "is missing"),
+        (chat(messages=[]), "messages", "must be a list like"),
+        (chat(messages=[7]), "messages[0]", "must be an object like"),
+        (chat(messages=[{"role": "robot", "content": "x"}]), "messages[0].role", "must be one of system, developer"),
+        (chat(messages=[{"role": "user"}]), "messages[0].content", "is missing"),
+        (chat(messages=[{"role": "tool", "content": "x"}]), "messages[0].role", "no engine here calls tools"),
+        (chat(messages=[{"role": "user", "content": IMAGE}]), "messages[0].content", "takes parts like"),
+        (chat(messages=[{"role": "user", "content": "x", "colour": 1}]), "messages[0].colour", "is not known"),
+        (chat(messages=[{"role": "user", "content": "\ud800"}]), "messages", "half of a surrogate pair"),
+        (chat(messages=[{"role": "user", "content": "x " * CONTEXT}]), "messages", "maximum context length is 1000"),
+        (chat(max_tokens=CONTEXT - 6), "messages", "has 7 and 994 are asked for"),
+        (chat(max_tokens=0), "max_tokens", "must be a whole number from 1"),
+        (chat(max_tokens=10**6), "max_tokens", "must be at most 32768 here"),
+        (chat(tools=[TOOL]), "tools", "is not supported: no engine here calls tools"),
+        (chat(tool_choice="required"), "tool_choice", "is not supported"),
+        (chat(response_format={"type": "json_object"}), "response_format", "no engine here keeps to a schema"),
+        (chat(logit_bias={"5": 1}), "logit_bias", "is not supported"),
+        (chat(temperature=2.5), "temperature", "must be a number from 0 to 2, it is 2.5"),
+        (chat(temperature="hot"), "temperature", "must be a number from 0 to 2, it is 'hot'"),
+        (chat(top_p=0), "top_p", "must be more than 0"),
+        (chat(seed=1.5), "seed", "must be a whole number"),
+        (chat(stop=[""]), "stop", "must be strings of 1 to 256 characters"),
+        (chat(stream=1), "stream", "must be true or false"),
+        (chat(stream_options={"include_usage": True}), "stream_options", "needs stream to be true"),
+        (chat(n=129), "n", "must be a whole number from 1 to 128"),
+        (chat(top_logprobs=2), "top_logprobs", "needs logprobs to be true"),
+        (chat(frobnicate=1), "frobnicate", "is not known here; leave it out"),
+        (completion(prompt=[1, 2]), "prompt", "take no lists of token numbers"),
+        (completion(prompt=""), "prompt", "is empty"),
+        (completion(prompt=["x"] * 2, n=100), "n", "times the prompts must be at most 128, it is 200"),
+        (completion(suffix="y"), "suffix", "only go on from a prompt"),
+        (completion(best_of=3), "best_of", "must be n"),
+        (completion(echo=True, logprobs=1), "logprobs", "leave out echo"),
+    ],
+)
+def test_what_can_not_be_is_refused_by_name(pod: Pod, asked: tuple[str, dict[str, Any]], param: str, told: str) -> None:
+    status, body = pod.post(*asked)
+    error = body["error"]
+    assert (status, error["type"], error["param"]) == (400, "invalid_request_error", param)
+    assert told in error["message"]
+    assert pod.triton.asked == []
+
+
+def test_what_asks_for_nothing_is_no_harm(pod: Pod) -> None:
+    path, body = chat(
+        tools=[], tool_choice="none", response_format={"type": "text"}, logit_bias={}, stop=None, n=1, store=False
+    )
+    reply = {"role": "assistant", "content": "hi", "refusal": None, "annotations": [], "tool_calls": None}
+    part = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    body["messages"] = [{"role": "developer", "content": "short"}, reply, {"role": "user", "content": part}]
+    assert pod.post(path, body)[0] == 200
+    assert pod.triton.asked[0].prompt == "<system> short\n<assistant> hi\n<user> a\nb\n<assistant>"
+
+
+def test_a_template_refuses_in_its_own_words(own: Pod) -> None:
+    own.serve("strict", template="{{ raise_exception('roles must alternate') }}")
+    own.serve("silent", template=None)
+    wait_for("both are offered", lambda: {"strict", "silent"} <= set(own.listed()))
+    with pytest.raises(openai.BadRequestError, match="does not take these messages: roles must alternate"):
+        client(own).chat.completions.create(model="strict", messages=HELLO)
+    with pytest.raises(openai.BadRequestError, match="no chat template, so it can not chat; ask it by /v1/completions"):
+        client(own).chat.completions.create(model="silent", messages=HELLO)
+
+
+@pytest.mark.parametrize("with_status", [True, False])
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_engines_refusal_is_handed_on(pod: Pod, with_status: bool, stream: bool) -> None:
+    def script(_: Asked) -> list[Answer]:
+        raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "top_k is not known")
+
+    pod.triton.script, pod.triton.with_status = script, with_status
+    with pytest.raises(openai.APIStatusError, match="top_k is not known") as error:
+        client(pod).chat.completions.create(model="tiny", messages=HELLO, stream=stream)
+    assert error.value.status_code == (400 if with_status else 500)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("texts", [[], ["half an"]])
+def test_half_an_answer_is_an_error(pod: Pod, texts: list[str], stream: bool) -> None:
+    pod.triton.script = lambda _: [Answer(text) for text in texts]
+    with pytest.raises(openai.APIError, match="dropped the sequence before its end"):
+        list(client(pod).completions.create(model="tiny", prompt="x", stream=stream))
+
+
+def test_an_engine_with_too_much_to_do_is_worth_another_try(pod: Pod) -> None:
+    tries = []
+
+    def script(asked: Asked) -> Iterator[Answer]:
+        tries.append(asked)
+        if len(tries) == 1:
+            raise Refusal(grpc.StatusCode.UNAVAILABLE, "256 requests wait already; ask again later")
+        yield from count_up(asked)
+
+    pod.triton.script = script
+    with pytest.raises(openai.InternalServerError, match="256 requests wait already") as error:
+        client(pod).chat.completions.create(model="tiny", messages=HELLO)
+    assert (error.value.status_code, error.value.code) == (503, "overloaded")
+    tries.clear()
+    # What the package does by itself.
+    answer = client(pod, max_retries=1).chat.completions.create(model="tiny", messages=HELLO, max_tokens=1)
+    assert answer.choices[0].message.content == "w0 "
+
+
+def test_triton_may_restart(own: Pod) -> None:
+    asked = client(own).chat.completions
+    own.triton.script = lambda _: [Answer("before"), Answer("never", "stop", after=30)]
+    stream = iter(asked.create(model="tiny", messages=HELLO, stream=True))
+    assert next(stream).choices[0].delta.content == ""
+    assert next(stream).choices[0].delta.content == "before"
+    own.triton.stop()
+    with pytest.raises(openai.APIError, match="engine of this pod is starting again"):
+        list(stream)
+    for _ in range(5):
+        started = time.monotonic()
+        with pytest.raises(openai.InternalServerError, match="engine of this pod is starting again") as error:
+            asked.create(model="tiny", messages=HELLO)
+        assert (error.value.status_code, error.value.response.headers["retry-after"]) == (503, "1")
+        assert time.monotonic() - started < 1
+    assert own.get("/health")[0] == 503
+    assert own.get("/healthz")[0] == 200
+    assert "tiny" in own.listed()
+    own.triton.script = count_up
+    own.triton.models["tiny"] = []  # up, and the agent has yet to load the model
+    own.triton.start()
+    wait_for("Triton is seen", lambda: own.get("/health")[0] == 200, 5)
+    with pytest.raises(openai.InternalServerError, match="tiny is being loaded"):
+        asked.create(model="tiny", messages=HELLO)
+    own.triton.models["tiny"] = [1]
+    # Clients with retries need not notice.
+    assert client(own, max_retries=2).chat.completions.create(model="tiny", messages=HELLO, max_tokens=1).choices
+
+
+def test_a_door_may_come_before_triton(tmp_path: Path) -> None:
+    pod = Pod(tmp_path)
+    pod.serve("tiny")
+    try:
+        pod.start()
+        with pytest.raises(openai.InternalServerError, match="tiny is being loaded"):
+            client(pod).completions.create(model="tiny", prompt="x")
+        pod.triton.start()
+        wait_for("the model is offered", lambda: "tiny" in pod.listed(), 10, pod.tail)
+    finally:
+        assert pod.end() == 0
+        pod.triton.stop()
+
+
+@pytest.mark.parametrize("choices", [1, 3])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_frees_its_sequences_at_once(pod: Pod, stream: bool, choices: int) -> None:
+    pod.triton.script = lambda _: [Answer("a"), Answer("b", "stop", after=30)]
+    body = json.dumps({"model": "tiny", "messages": HELLO, "stream": stream, "n": choices}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", pod.port)) as connection:
+        connection.sendall(head + body)
+        wait_for("the engine works", lambda: len(pod.triton.asked) == choices)
+        if stream:
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    left = time.monotonic()
+    wait_for("all are freed", lambda: all(asked.gone.is_set() for asked in pod.triton.asked), 5)
+    assert max(asked.gone_at for asked in pod.triton.asked) - left < 0.2
+
+
+def test_many_are_answered_at_once(pod: Pod) -> None:
+    async def ask() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{pod.url}/v1", api_key="none", max_retries=0, timeout=60) as asked:
+
+            async def one(number: int) -> str:
+                prompt = f"{number} " * (number * 40)  # the long ones are made in threads
+                answer = await asked.completions.create(model="tiny", prompt=prompt or "0", max_tokens=5)
+                return answer.choices[0].text + str(answer.usage.prompt_tokens if answer.usage else None)
+
+            return await asyncio.gather(*(one(number) for number in range(24)))
+
+    assert asyncio.run(ask()) == [f"w0 w1 w2 w3 w4 {max(1, number * 40)}" for number in range(24)]
+
+
+def test_a_long_prompt_stalls_nobody(own: Pod) -> None:
+    loops = "{% for a in range(2000) %}{% for b in range(2000) %}{% endfor %}{% endfor %}"
+    own.serve("slow", template=loops + "{% for m in messages %}{{ m.content }}{% endfor %}")
+    wait_for("it is offered", lambda: "slow" in own.listed())
+    long: Any = [{"role": "user", "content": "x " * 10_000}]
+    done = threading.Event()
+
+    def ask() -> None:
+        with pytest.raises(openai.BadRequestError, match="context"):
+            client(own).chat.completions.create(model="slow", messages=long)
+        done.set()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    others = 0
+    while not done.is_set():
+        started = time.monotonic()
+        assert own.get("/healthz")[0] == 200
+        assert time.monotonic() - started < 1
+        others += 1
+    thread.join()
+    assert others > 3
+
+
+def test_requests_are_told_by_their_ids(pod: Pod) -> None:
+    given = httpx.get(f"{pod.url}/v1/models", headers={"X-Request-Id": "mine-1"})
+    assert given.headers["x-request-id"] == "mine-1"
+    made = httpx.get(f"{pod.url}/v1/models", headers={"X-Request-Id": "x" * 65})
+    assert made.headers["x-request-id"].startswith("req_")
+    failed = httpx.post(f"{pod.url}/v1/completions", json={})
+    assert failed.headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/nothing", 404, "unknown_url"),
+        ("GET", "/v1/completions", 405, "method_not_allowed"),
+        ("GET", "/v1/models/other", 404, "model_not_found"),
+        ("GET", "/v1/models/..%2F..", 404, "model_not_found"),
+        ("POST", "/v1/models", 405, "method_not_allowed"),
+    ],
+)
+def test_other_paths_are_answered_in_the_same_shape(pod: Pod, method: str, path: str, status: int, code: str) -> None:
+    answer = httpx.request(method, pod.url + path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def test_embeddings_are_refused_with_words(pod: Pod) -> None:
+    with pytest.raises(openai.BadRequestError, match="tiny@1 generates text; it makes no embeddings"):
+        client(pod).embeddings.create(model="tiny", input="x")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"model": NaN}'])
+def test_a_body_that_is_no_json_object_is_refused(pod: Pod, body: bytes) -> None:
+    answer = httpx.post(f"{pod.url}/v1/chat/completions", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+
+
+def test_bodies_sequences_and_connections_are_limited(tmp_path: Path) -> None:
+    options = ("--max-body-bytes", "5000", "--max-sequences", "2", "--max-connections", "3", "--max-seconds", "1")
+    with running_pod(tmp_path, *options) as pod:
+        answer = httpx.post(f"{pod.url}/v1/completions", json={"model": "tiny", "prompt": "x" * 6000})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+        pod.triton.script = lambda _: [Answer("a", "stop", after=30)]
+        with pytest.raises(openai.InternalServerError, match="is at work on 0 sequences") as error:
+            client(pod).completions.create(model="tiny", prompt="x", n=3)
+        assert (error.value.status_code, error.value.code) == (503, "overloaded")
+        with client(pod) as own, pytest.raises(openai.InternalServerError, match="was not whole after 1 s") as late:
+            own.completions.create(model="tiny", prompt="x", n=2)
+        assert late.value.status_code == 504
+        assert all(asked.gone.is_set() for asked in pod.triton.asked)
+        connections = [socket.create_connection(("127.0.0.1", pod.port)) for _ in range(3)]
+        wait_for("there are too many", lambda: pod.get("/healthz")[0] == 503)
+        connections.pop().close()
+        wait_for("one may come again", lambda: pod.get("/healthz")[0] == 200)
+        for connection in connections:
+            connection.close()
+
+
+PEER = json.loads((Path(__file__).parents[1] / "testing" / "transformers-serve.json").read_text())
+"""What `transformers serve` answered to the same questions."""
+
+
+def shape(value: Any) -> Any:
+    """Fields and types; what is null may have any, and is as good as absent."""
+    if isinstance(value, dict):
+        return {name: shape(one) for name, one in value.items() if one is not None}
+    return [shape(one) for one in value] if isinstance(value, list) else type(value).__name__
+
+
+def merged(chunks: list[Any]) -> Any:
+    """The fields that any of a stream's chunks has."""
+    found: dict[str, Any] = {}
+    for chunk in chunks:
+        choices = [*found.get("choices", ()), *chunk["choices"]]
+        found |= {name: value for name, value in chunk.items() if value is not None}
+        found["choices"] = choices
+    flat: dict[str, Any] = {}
+    for choice in found["choices"]:
+        flat |= {name: value for name, value in choice.items() if value is not None and name != "delta"}
+        flat.setdefault("delta", {}).update(choice.get("delta", {}))
+    return {**found, "choices": [flat]}
+
+
+def assert_within(theirs: Any, ours: Any, place: str = "") -> None:
+    if isinstance(theirs, dict):
+        for name, one in theirs.items():
+            assert name in ours, f"{place}.{name} is missing"
+            assert_within(one, ours[name], f"{place}.{name}")
+    elif isinstance(theirs, list):
+        assert_within(theirs[0], ours[0], f"{place}[0]")
+    else:
+        assert ours == theirs, place
+
+
+@pytest.mark.parametrize(("route", "asked"), [("chat", chat(max_tokens=3)), ("completion", completion(max_tokens=3))])
+def test_every_field_of_transformers_serve_is_there(pod: Pod, route: str, asked: tuple[str, dict[str, Any]]) -> None:
+    path, body = asked
+    assert_within(shape(PEER[route]), shape(pod.post(path, body)[1]))
+    body |= {"stream": True, "stream_options": {"include_usage": True}}
+    lines = httpx.post(pod.url + path, json=body).text.split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    ours = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+    theirs = merged(PEER[f"{route} stream"])
+    theirs.pop("system_fingerprint", None)  # theirs is empty and ours is null
+    assert_within(shape(theirs), shape(merged(ours)))
