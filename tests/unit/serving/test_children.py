@@ -57,7 +57,7 @@ def objects(owner: Any, model: Any) -> list[dict[str, Any]]:
 CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "plain": lambda: objects(pool(), version(1)),
     "own-settings": lambda: objects(OWN, BUCKET),
-    "language-model": lambda: objects(pool(), version(1, format="huggingface")),
+    "torch-export": lambda: objects(pool(), version(1, format="torch-export")),
 }
 
 
@@ -127,19 +127,18 @@ def test_readiness_is_the_agents_word_alone(case: str) -> None:
 
 
 def test_a_language_model_has_a_door_for_openais_api_and_no_other_has() -> None:
-    service = CASES["language-model"]()[0]
+    service = CASES["plain"]()[0]
     assert service["spec"]["ports"][-1]["port"] == names.OPENAI_PORT
-    agent, door = template("language-model")["spec"]["initContainers"]
+    agent, door = template("plain")["spec"]["initContainers"]
     assert (door["name"], door["image"], door["restartPolicy"]) == ("openai", agent["image"], "Always")
     assert (
         door["readinessProbe"]["httpGet"] == door["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "openai"}
     )
     assert all(mount.get("readOnly") for mount in door["volumeMounts"])
-    for case in ("plain", "own-settings"):
-        assert "openai" not in json.dumps(CASES[case]())
+    assert "openai" not in json.dumps(CASES["torch-export"]())
 
 
-@pytest.mark.parametrize("case", ["plain", "own-settings"])
+@pytest.mark.parametrize("case", list(CASES))
 def test_what_is_written_for_the_agent_it_can_read(case: str) -> None:
     config = CASES[case]()[1]
     desired = parse(config["data"]["desired.json"])
