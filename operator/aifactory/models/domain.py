@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from aifactory.api import numbers
@@ -10,7 +11,7 @@ from aifactory.api.inferencepool import InferencePool
 from aifactory.api.modelversion import ModelVersion, ModelVersionStatus, Use
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child, Domain, Index, Watch
-from aifactory.engine.plan import Plan, WriteError
+from aifactory.engine.plan import Delete, Plan, WriteError
 from aifactory.engine.refusals import explain
 from aifactory.engine.taskpods import TaskSettings
 from aifactory.engine.tasks import task_pod
@@ -56,7 +57,11 @@ class Models(Domain[ModelVersion, Observed]):
         return plan_model_version(observed, now)
 
     def refused(self, observed: Observed, errors: Sequence[WriteError], now: datetime) -> Plan[ModelVersionStatus]:
-        return plan_refused(observed, explain(errors[0]), now)
+        telling = [error for error in errors if not isinstance(error.write, Delete)]
+        if not telling and (plan := plan_model_version(observed, now)) is not None:
+            # Verifiers that have ended and may not be deleted are in nobody's way: what they found stands.
+            return replace(plan, writes=(), requeue_after=None)
+        return plan_refused(observed, explain((telling or errors)[0]), now)
 
 
 def _counter(found: ConfigMap) -> Counter:

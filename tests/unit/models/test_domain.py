@@ -9,10 +9,10 @@ import pytest
 
 from aifactory.api import names, numbers
 from aifactory.api.inferencepool import InferencePool
-from aifactory.api.modelversion import ModelVersion, Use
+from aifactory.api.modelversion import ModelVersion, ModelVersionStatus, Use
 from aifactory.engine import custom
 from aifactory.engine.cluster import Cluster
-from aifactory.engine.plan import Create, WriteError
+from aifactory.engine.plan import Create, Delete, WriteError
 from aifactory.kube.errors import Forbidden
 from aifactory.kube.objects import ConfigMap, Pod, decoder
 from aifactory.kube.podstate import Trouble
@@ -38,11 +38,13 @@ class Installation:
                 INFERENCEPOOLS: lambda key, *, background: None,
             }
         )
+        self.version_has(ModelVersionStatus())
+
+    def version_has(self, status: ModelVersionStatus) -> None:
         source = {"uri": "pvc://models/tiny/1"}
         spec = {"model": "tiny", "version": 1, "source": source, "format": "huggingface"}
-        self.cluster.stored(MODELVERSIONS).put(
-            custom.parser(ModelVersion)({"metadata": self.meta("tiny-v1"), "spec": spec})
-        )
+        body = {"metadata": self.meta("tiny-v1"), "spec": spec, "status": status.dump()}
+        self.cluster.stored(MODELVERSIONS).put(custom.parser(ModelVersion)(body))
 
     def meta(self, name: str, namespace: str = "ns", **meta: Any) -> dict[str, Any]:
         self._versions += 1
@@ -73,7 +75,7 @@ def test_everything_around_a_version_is_gathered() -> None:
     ended = {"name": "verify", "state": {"terminated": {"exitCode": 1, "message": "no"}}}
     found.put(PODS, Pod, "tiny-v1-verify-3", "tiny-v1", status={"phase": "Failed", "containerStatuses": [ended]})
     found.put(PODS, Pod, "tiny-v1-verify-4", "other")
-    found.put(CONFIGMAPS, ConfigMap, "aifactory-tiny-versions", annotations={numbers.ANNOTATION: "7"})
+    found.put(CONFIGMAPS, ConfigMap, numbers.object_name("tiny"), annotations={numbers.ANNOTATION: "7"})
     found.pool("search", stable={"revision": "a", "modelVersion": "tiny-v1"})
     found.pool("chat", candidate={"revision": "a", "modelVersion": "tiny-v1"})
     found.pool("far", namespace="elsewhere", stable={"revision": "a", "modelVersion": "tiny-v1"})
@@ -138,6 +140,24 @@ def test_a_version_is_planned_and_a_refusal_is_told_in_the_api_servers_words() -
     assert conditions(refused.status)["Verified"] == ("Unknown", "QuotaExceeded")
     assert quota in message(refused.status)
     assert refused.requeue_after == 30
+
+
+def test_what_a_verifier_found_stands_though_it_may_not_be_deleted() -> None:
+    """It flipped between Verified and PodRejected, three writes a second, for as long as a webhook denied it."""
+    found = Installation()
+    found.put(CONFIGMAPS, ConfigMap, numbers.object_name("tiny"), annotations={numbers.ANNOTATION: "1"})
+    answer = {"digest": f"sha256:{'1' * 64}", "files": 1, "sizeBytes": 3, "format": "huggingface", "metrics": {}}
+    ended = {"exitCode": 0, "message": json.dumps(answer)}
+    status = {"phase": "Succeeded", "containerStatuses": [{"name": "verify", "state": {"terminated": ended}}]}
+    found.put(PODS, Pod, "tiny-v1-verify-0", "tiny-v1", status=status)
+    denied = WriteError(
+        Delete("Pod", "tiny-v1-verify-0", "tiny-v1-verify-0-uid"), Forbidden(403, "Forbidden", "denied")
+    )
+    for _ in range(2):
+        plan = found.models.refused(found.observed(), [denied], NOW)
+        assert conditions(plan.status)["Verified"][0] == "True"
+        assert (plan.writes, plan.requeue_after) == ((), None), "the refusal's own back-off brings it back"
+        found.version_has(plan.status)
 
 
 def test_the_operator_may_do_with_a_versions_objects_what_it_does_with_them() -> None:
