@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from aifactory_agent import __version__, logs
 from aifactory_agent.artifacts import transfer
-from aifactory_agent.artifacts.stores import Mounts, open_store
+from aifactory_agent.artifacts.stores import Mounts, open_source, open_store
 from aifactory_agent.openai.limits import Limits
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats import FORMATS, format_of
@@ -66,8 +66,8 @@ def _publish(options: argparse.Namespace) -> dict[str, Any]:
 
 def _verify(options: argparse.Namespace) -> dict[str, Any]:
     format_of(options.format)
-    store = open_store(ArtifactUri.parse(options.uri), _mounts(options), options.secret)
-    return transfer.verify(store, options.digest, options.format).as_result()
+    source = open_source(ArtifactUri.parse(options.uri), _mounts(options), options.secret)
+    return transfer.verify(source, options.digest, options.format).as_result()
 
 
 def _probe(options: argparse.Namespace) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--model", required=True, help="name clients call the model by")
 
     verify = commands.add_parser("verify", help="read an artifact, compute its digest and check it")
-    verify.add_argument("--uri", required=True, help="pvc://<claim>/<path> or s3://<bucket>/<prefix>")
+    verify.add_argument("--uri", required=True, help="pvc://, s3://, hf://, https:// or oci://")
     verify.add_argument("--digest", help="sha256:<64 hex digits>; without it the digest is computed and reported")
     verify.add_argument("--format", required=True, help=", ".join(sorted(FORMATS)))
 
@@ -158,7 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--store", required=True, help="pvc://<claim>[/<path>] or s3://<bucket>[/<prefix>]")
 
     for command in (publish, verify, probe):
-        command.add_argument("--secret", help="name of the mounted secret with the object store's credentials")
+        command.add_argument("--secret", help="name of the mounted secret with the credentials of the source or store")
+    for command in (publish, verify, probe):
         result = Path("/dev/termination-log")
         command.add_argument("--result", type=Path, default=result, help="where the JSON answer goes")
 
