@@ -86,7 +86,7 @@ def server(tls: Certificates) -> Iterator[WebServer]:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("reading",):
+    for module in ("reading", "https", "hub"):
         monkeypatch.setattr(f"aifactory_agent.artifacts.{module}.PIECE", 1000)
     monkeypatch.setattr(reading, "WINDOW", 5000)
 
@@ -109,5 +109,5 @@ def opened(tmp_path: Path, tls: Certificates) -> Opened:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A causal-lm artifact, not published."""
+    """A huggingface artifact, not published."""
     return write_model(tmp_path / "model")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from aifactory_agent.artifacts.https import HttpsSource
+from aifactory_agent.artifacts.hub import HubSource
 from aifactory_agent.artifacts.objects import ObjectStore, read_credentials
+from aifactory_agent.artifacts.oci import OciSource
 from aifactory_agent.artifacts.secret import Secret
 from aifactory_agent.artifacts.store import Source, Store
 from aifactory_agent.artifacts.volume import VolumeStore
@@ -26,7 +29,16 @@ def open_source(uri: ArtifactUri, mounts: Mounts, secret: str | None) -> Source:
 
     Raises FactoryError: the secret is no good.
     """
-    return open_store(uri, mounts, secret)
+    given = Secret(secret, mounts.secrets / secret) if secret else None
+    match uri.scheme:
+        case "hf":
+            return HubSource(uri, given)
+        case "https":
+            return HttpsSource(uri, given)
+        case "oci":
+            return OciSource(uri, given)
+        case _:
+            return open_store(uri, mounts, secret)
 
 
 def open_store(uri: ArtifactUri, mounts: Mounts, secret: str | None) -> Store:
