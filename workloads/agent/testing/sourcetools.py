@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from aifactory_agent.artifacts.reading import hash_files
-from aifactory_agent.artifacts.store import Source
+from aifactory_agent.artifacts.store import Data, Source, StoredFile
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.manifest import Manifest
 
@@ -19,13 +18,19 @@ Opened = Callable[..., Source]
 
 def read(source: Source) -> tuple[Manifest, dict[str, bytes]]:
     """All files of a source."""
-    found: dict[str, bytearray] = {}
+    files = source.files()
+    found = {file.path: bytearray(file.size) for file in files}
+    told = dict.fromkeys(found, -1)
 
-    def keep(file: Any, offset: int, data: bytes | bytearray) -> None:
-        assert len(found.setdefault(file.path, bytearray())) == offset, "pieces come in order"
-        found[file.path] += data
+    def keep(file: StoredFile, offset: int, data: Data) -> None:
+        found[file.path][offset : offset + len(data)] = data
 
-    manifest = Manifest.of(hash_files(source, source.files(), threading.Event(), keep))
+    def tell(file: StoredFile, size: int) -> None:
+        assert size > told[file.path], "it is told in order"
+        told[file.path] = size
+
+    manifest = Manifest.of(hash_files(source, files, threading.Event(), keep, tell))
+    assert told == {path: len(data) for path, data in found.items()}
     assert manifest.size == sum(map(len, found.values()))
     return manifest, {path: bytes(data) for path, data in found.items()}
 

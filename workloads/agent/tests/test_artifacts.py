@@ -25,7 +25,7 @@ from harness import WORKLOADS, free_ports, wait_for
 from samples import write_model
 from webserver import Reply, WebServer, certificates, serving
 
-from aifactory_agent.artifacts import objects, transfer, volume
+from aifactory_agent.artifacts import objects, reading, transfer, volume
 from aifactory_agent.artifacts.secret import Secret
 from aifactory_agent.artifacts.stores import Mounts, open_store
 from aifactory_agent.cli import main
@@ -453,6 +453,7 @@ def test_fetches_at_the_same_time_share_the_room(
             refused.append(caught.value)
         return original(*arguments)
 
+    monkeypatch.setattr(reading, "THREADS", 1)
     monkeypatch.setattr(transfer, "write_piece", meanwhile)
     fetch("first")
     assert refused[0].reason is Reason.DISK_FULL

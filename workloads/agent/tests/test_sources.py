@@ -16,6 +16,7 @@ from webserver import Certificates, Reply, WebServer, serving
 
 from aifactory_agent.artifacts import reading, web
 from aifactory_agent.artifacts.reading import hash_files
+from aifactory_agent.artifacts.store import StoredFile
 from aifactory_agent.artifacts.stores import Mounts, open_store
 from aifactory_agent.artifacts.transfer import verify
 from aifactory_contract.errors import Reason
@@ -184,9 +185,9 @@ def test_a_name_that_leads_to_this_pod_is_not_asked(tls: Certificates, opened: O
             )
         refusal(lambda: read(opened("hf://org/repo", HF_ENDPOINT=f"http://127.0.0.1:{port}")), Reason.INVALID_ARTIFACT)
         refusal(lambda: read(opened(f"oci://localhost:{port}/repo:v1")), Reason.INVALID_ARTIFACT, "this machine")
-        keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": f"http://localhost:{port}"}
-        refusal(lambda: read(opened("s3://models/x", **keys)), Reason.INVALID_ARTIFACT, "this machine")
         assert not running.asked
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": "http://169.254.169.254"}
+    refusal(lambda: opened("s3://models/x", **keys), Reason.INVALID_ARTIFACT, "leads to 169.254.169.254")
 
 
 def test_nothing_is_published_to_what_is_only_read() -> None:
@@ -211,13 +212,13 @@ def test_never_more_than_the_window_is_held(server: WebServer, opened: Opened, s
 
     source.read = counted  # type: ignore[method-assign]
 
-    def slowly(_: Any, __: int, data: bytes | bytearray) -> None:
+    def slowly(file: StoredFile, size: int) -> None:
         nonlocal used
         threading.Event().wait(0.002)
         with lock:
-            used += len(data)
+            used = size
 
-    hash_files(source, source.files(), threading.Event(), slowly)
+    hash_files(source, source.files(), threading.Event(), told=slowly)
     assert given == 50_000
     assert 1000 < most <= reading.WINDOW + 1000
 

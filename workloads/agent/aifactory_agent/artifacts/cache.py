@@ -21,14 +21,14 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aifactory_agent.artifacts.reading import THREADS, Begun, hash_files
-from aifactory_agent.artifacts.store import Source, StoredFile
+from aifactory_agent.artifacts.store import Data, Source, StoredFile
 from aifactory_agent.artifacts.transfer import compare, write_piece
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.files import fsync, write_atomically
@@ -139,15 +139,20 @@ class Cache:
             raise FactoryError(Reason.STORE_FULL, message)
         progress.phase = "Fetching"
 
-        def write(file: StoredFile, offset: int, data: bytes | bytearray) -> None:
-            if data or file.size == 0:
+        done = {path: part.size for path, part in begun.items()}
+
+        def write(file: StoredFile, offset: int, data: Data) -> None:
+            if len(data) or file.size == 0:
                 write_piece(folder, file.path, offset, data)
-                journal.written(file, offset + len(data))
-            progress.done_bytes += len(data)
-            progress.done_files += offset + len(data) == file.size
+
+        def told(file: StoredFile, size: int) -> None:
+            journal.written(file, size)
+            progress.done_bytes += size - done.get(file.path, 0)
+            progress.done_files += size == file.size
+            done[file.path] = size
 
         try:
-            manifest = Manifest.of(hash_files(source, files, cancel, write, begun))
+            manifest = Manifest.of(hash_files(source, files, cancel, write, told, begun))
         except BaseException as error:
             if isinstance(error, FactoryError) and error.reason is Reason.DIGEST_MISMATCH:
                 shutil.rmtree(folder, ignore_errors=True)  # to go on with it would bring the same again
@@ -235,7 +240,10 @@ class _Journal:
 
     folder: Path
     _unsafe: dict[str, tuple[StoredFile, int]] = field(default_factory=dict)
+    _sizes: dict[str, int] = field(default_factory=dict)
     _since: int = 0
+    _marking: Future[None] | None = None
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "mark"))
 
     def begin(self, files: list[StoredFile]) -> dict[str, Begun]:
         """What is there of these files, hashed; everything else in the directory is removed."""
@@ -254,30 +262,43 @@ class _Journal:
                 continue
             if file is not None and pin and (size, pin) == (file.size, file.pin) and path.stat().st_size >= safe > 0:
                 begun[name] = _hashed(path, safe)
+                self._sizes[name] = safe
             else:
                 path.unlink()
         (self.folder / _JOURNAL).parent.mkdir(exist_ok=True)
         return begun
 
     def written(self, file: StoredFile, size: int) -> None:
-        """So much of a file has been written."""
-        self._since += size - self._unsafe.get(file.path, (file, 0))[1]
+        """So much of a file has been written. Now and then it is pushed to the disk, by another thread."""
+        self._since += size - self._sizes.get(file.path, 0)
+        self._sizes[file.path] = size
         self._unsafe[file.path] = (file, size)
-        if self._since >= _MARK_BYTES:
-            self.mark()
+        if self._since >= _MARK_BYTES and (self._marking is None or self._marking.done()):
+            self._join()
+            self._marking = self._pool.submit(self._mark, dict(self._unsafe))
+            self._unsafe.clear()
+            self._since = 0
 
     def mark(self) -> None:
-        """Push what was written to the disk, then write down that it is there. Raises OSError."""
-        if not self._unsafe:
+        """Push all that was written to the disk, and write down that it is there. Raises OSError."""
+        self._join()
+        self._mark(self._unsafe)
+        self._unsafe.clear()
+
+    def _join(self) -> None:
+        marking, self._marking = self._marking, None
+        if marking is not None:
+            marking.result()
+
+    def _mark(self, written: dict[str, tuple[StoredFile, int]]) -> None:
+        if not written:
             return
         with ThreadPoolExecutor(THREADS, "fsync") as pool:
-            list(pool.map(lambda path: fsync(self.folder / path), self._unsafe))
-        lines = [json.dumps([file.path, file.size, file.pin, size]) for file, size in self._unsafe.values()]
+            list(pool.map(lambda path: fsync(self.folder / path), written))
+        lines = [json.dumps([file.path, file.size, file.pin, size]) for file, size in written.values()]
         with (self.folder / _JOURNAL).open("a") as journal:
             journal.write("".join(f"{line}\n" for line in lines))
         fsync(self.folder / _JOURNAL)
-        self._unsafe.clear()
-        self._since = 0
 
     def _read(self) -> dict[str, tuple[int, str, int]]:
         found: dict[str, tuple[int, str, int]] = {}

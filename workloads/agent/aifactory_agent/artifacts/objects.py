@@ -129,14 +129,14 @@ class ObjectStore:
                 return True
         return False
 
-    def read(self, file: StoredFile, start: int, end: int, stop: threading.Event) -> bytes:
+    def read(self, file: StoredFile, start: int, end: int, stop: threading.Event) -> memoryview:
         options: dict[str, Any] = {"range": (start, end)}
         if file.pin.startswith('"'):
             options["if_match"] = file.pin
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with self._failures(Reason.SOURCE_NOT_FOUND, file.path):
-                    return bytes(self._bucket.get(self._key(file.path), options=options).bytes())
+                    return memoryview(self._bucket.get(self._key(file.path), options=options).bytes())
             except FactoryError as error:  # what broke off in the middle obstore does not ask for again
                 if error.reason is not Reason.STORE_UNAVAILABLE or attempt == ATTEMPTS or stop.wait(attempt):
                     raise

@@ -1,7 +1,7 @@
 """Reading a source whole: ranges of its files ahead in parallel, given in order, in a bounded buffer.
 
-In order, because a SHA-256 is computed in order, and because what was written to a disk is then the beginning of its
-file, which another try can go on from. However large the files are, no more than WINDOW bytes are held, plus one piece
+In order, because a SHA-256 is computed in order, and because what was hashed is then the beginning of its file, which
+another try can go on from. However large the files are, no more than WINDOW bytes are held, plus one piece
 that is being hashed or written.
 """
 
@@ -17,7 +17,7 @@ from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
-from aifactory_agent.artifacts.store import Source, StoredFile
+from aifactory_agent.artifacts.store import Data, Source, StoredFile
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.manifest import FileEntry
 
@@ -29,9 +29,9 @@ _AHEAD = 64
 """Pieces asked for and not used yet: of small files many fit into the window, and each costs a round trip."""
 _LOOK_SECONDS = 0.2
 
-Piece = tuple[StoredFile, int, bytes | bytearray]
-Sink = Callable[[StoredFile, int, bytes | bytearray], object]
-"""Takes a piece of a file at its offset; pieces of a file come in order, of an empty file comes one."""
+Piece = tuple[StoredFile, int, Data]
+Sink = Callable[[StoredFile, int, Data], object]
+"""Takes a piece of a file at its offset; of an empty file comes one, too."""
 
 
 class Cancelled(Exception):
@@ -51,7 +51,8 @@ def hash_files(
     source: Source,
     files: Iterable[StoredFile],
     cancel: threading.Event,
-    sink: Sink | None = None,
+    keep: Sink | None = None,
+    told: Callable[[StoredFile, int], object] | None = None,
     begun: Mapping[str, Begun] | None = None,
 ) -> list[FileEntry]:
     """Read files to their end and compute their digests.
@@ -60,18 +61,19 @@ def hash_files(
         source: where they are.
         files: which ones, as it has listed them.
         cancel: ends this with Cancelled, within a second.
-        sink: gets every byte too.
+        keep: gets every piece as soon as it is there, in any order, from several threads.
+        told: is told how much of a file has been kept and hashed, in order.
         begun: by path, what need not be read again.
 
     Raises FactoryError: what the source says; DigestMismatch if a file is not what the source says it is.
     """
     hashes = {file.path: (begun or {}).get(file.path) or Begun() for file in files}
     entries = []
-    for file, offset, data in _pieces(source, [(file, hashes[file.path].size) for file in files], cancel):
+    for file, offset, data in _pieces(source, [(file, hashes[file.path].size) for file in files], cancel, keep):
         now = hashes[file.path]
         now.sha.update(data)
-        if sink is not None:
-            sink(file, offset, data)
+        if told is not None:
+            told(file, offset + len(data))
         if offset + len(data) == file.size:
             entries.append(FileEntry(file.path, now.sha.hexdigest(), file.size))
             del hashes[file.path]
@@ -88,10 +90,12 @@ def _check(source: Source, file: StoredFile, entry: FileEntry) -> None:
         raise FactoryError(Reason.DIGEST_MISMATCH, message)
 
 
-def _pieces(source: Source, parts: list[tuple[StoredFile, int]], cancel: threading.Event) -> Iterator[Piece]:
+def _pieces(
+    source: Source, parts: list[tuple[StoredFile, int]], cancel: threading.Event, keep: Sink | None
+) -> Iterator[Piece]:
     stop = threading.Event()
     wanted = iter([(file, start, min(start + PIECE, file.size)) for file, start in _starts(parts)])
-    ahead: deque[tuple[StoredFile, int, int, Future[bytes | bytearray]]] = deque()
+    ahead: deque[tuple[StoredFile, int, int, Future[Data]]] = deque()
     held = 0
     upcoming = next(wanted, None)
     pool = ThreadPoolExecutor(THREADS, "read")
@@ -99,7 +103,7 @@ def _pieces(source: Source, parts: list[tuple[StoredFile, int]], cancel: threadi
         while ahead or upcoming is not None:
             while upcoming is not None and len(ahead) < _AHEAD and held + upcoming[2] - upcoming[1] <= WINDOW:
                 file, start, end = upcoming
-                ahead.append((file, start, end, pool.submit(_read, source, file, start, end, stop)))
+                ahead.append((file, start, end, pool.submit(_read, source, file, start, end, stop, keep)))
                 held += end - start
                 upcoming = next(wanted, None)
             file, start, end, future = ahead.popleft()
@@ -117,11 +121,15 @@ def _starts(parts: Iterable[tuple[StoredFile, int]]) -> Iterator[tuple[StoredFil
             yield file, start
 
 
-def _read(source: Source, file: StoredFile, start: int, end: int, stop: threading.Event) -> bytes | bytearray:
-    return source.read(file, start, end, stop) if end > start else b""
+def _read(source: Source, file: StoredFile, start: int, end: int, stop: threading.Event, keep: Sink | None) -> Data:
+    data = source.read(file, start, end, stop) if end > start else b""
+    # Here and not where it is hashed: writing takes longer than hashing, so it is worth its own cores.
+    if keep is not None and not stop.is_set():
+        keep(file, start, data)
+    return data
 
 
-def _result(future: Future[bytes | bytearray], cancel: threading.Event) -> bytes | bytearray:
+def _result(future: Future[Data], cancel: threading.Event) -> Data:
     while True:
         if cancel.is_set():
             raise Cancelled

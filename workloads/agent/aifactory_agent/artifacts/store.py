@@ -11,6 +11,8 @@ from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.manifest import Manifest
 from aifactory_contract.uri import ArtifactUri
 
+Data = bytes | bytearray | memoryview
+
 
 @dataclass(frozen=True)
 class StoredFile:
@@ -35,7 +37,7 @@ class Source(Protocol):
     def files(self) -> list[StoredFile]:
         """The artifact's files, bookkeeping left out. Raises FactoryError (SourceNotFound) if there are none."""
 
-    def read(self, file: StoredFile, start: int, end: int, stop: threading.Event) -> bytes | bytearray:
+    def read(self, file: StoredFile, start: int, end: int, stop: threading.Event) -> Data:
         """All of the bytes from `start` to before `end` of a listed file; called by several threads.
 
         What fails on the way is tried again, going on where it was. Bytes of another version than the listed one are

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any
 
 from aifactory_agent.artifacts.reading import Cancelled as Cancelled
 from aifactory_agent.artifacts.reading import hash_files, open_file
-from aifactory_agent.artifacts.store import Source, Store, StoredFile
+from aifactory_agent.artifacts.store import Data, Source, Store, StoredFile
 from aifactory_agent.artifacts.stores import Mounts, open_store
 from aifactory_agent.logs import fields
 from aifactory_contract.errors import FactoryError, Reason
@@ -91,7 +92,7 @@ def fetch(source: Source, target: Path, digest: str, expected_format: str, cance
     files = _wanted(source, expected_format)
     with _room(target, sum(file.size for file in files), str(source.uri)) as written:
 
-        def write(file: StoredFile, offset: int, data: bytes | bytearray) -> None:
+        def write(file: StoredFile, offset: int, data: Data) -> None:
             try:
                 write_piece(target, file.path, offset, data)
             except OSError as error:
@@ -149,16 +150,19 @@ def _wanted(source: Source, expected_format: str | None) -> list[StoredFile]:
     return [file for file in files if file.path not in beside]
 
 
-def write_piece(folder: Path, path: str, offset: int, data: bytes | bytearray) -> None:
-    """Write the next piece of a file; the first makes it. Raises OSError."""
+def write_piece(folder: Path, path: str, offset: int, data: Data) -> None:
+    """Write a piece of a file; whichever comes first makes it. Raises OSError."""
     target = folder / path
-    if offset == 0:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("r+b" if offset else "xb", buffering=0) as writer:
-        writer.seek(offset)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
         view = memoryview(data)
         while view:
-            view = view[writer.write(view) :]
+            written = os.pwrite(handle, view, offset)
+            offset += written
+            view = view[written:]
+    finally:
+        os.close(handle)
 
 
 def _check_published(store: Store, wanted: Manifest) -> None:

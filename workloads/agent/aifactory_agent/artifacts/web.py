@@ -71,7 +71,8 @@ class Forbidden(Exception):
 def check_endpoint(uri: ArtifactUri, key: str, endpoint: str) -> None:
     """Refuse an endpoint out of a secret that is none, or that leads to such an address now.
 
-    For clients that make their own connections. Raises FactoryError (InvalidArtifact).
+    For clients that make their own connections. A proxy in the pod itself may be named. Raises FactoryError
+    (InvalidArtifact).
     """
     parts = urlsplit(endpoint)
     if parts.scheme not in ("https", "http") or not parts.hostname or parts.username or parts.query:
@@ -83,6 +84,7 @@ def check_endpoint(uri: ArtifactUri, key: str, endpoint: str) -> None:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(parts.hostname, None, type=socket.SOCK_STREAM)}
     except OSError:
         return  # whoever connects will say so
+    found = {address for address in found if not ipaddress.ip_address(address.partition("%")[0]).is_loopback}
     if forbidden := sorted(address for address in found if is_forbidden(address)):
         raise FactoryError(Reason.INVALID_ARTIFACT, forbidden_words(uri, parts.hostname, forbidden[0]))
 
