@@ -243,8 +243,10 @@ class Hub:
             return None
         if self.token and headers.get("authorization") != f"Bearer {self.token}":
             return self.error or Reply(401, {"X-Error-Code": "RepoNotFound"})
-        if path.partition("?")[0] == "/api/models/org/repo/revision/main":
-            return Reply(200, {}, json.dumps({"sha": COMMIT, "siblings": self.siblings()}).encode())
+        if path == "/api/models/org/repo/revision/main":
+            return Reply(200, {}, json.dumps({"sha": COMMIT}).encode())
+        if path.startswith(f"/api/models/org/repo/tree/{COMMIT}"):
+            return self.page(path)
         if path.startswith("/api/models/org/repo/revision/"):
             return Reply(404, {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
         if path.startswith("/api/"):
@@ -259,12 +261,25 @@ class Hub:
         target.files[f"/cdn/{name}"] = self.files[name]
         return Reply(302, {"Location": f"https://{target.address}/cdn/{name}?signature=1"})
 
-    def siblings(self) -> list[dict[str, Any]]:
-        found = []
+    def page(self, path: str) -> Reply:
+        """Two entries, and where the next ones are."""
+        folder, _, query = path.removeprefix(f"/api/models/org/repo/tree/{COMMIT}").partition("?")
+        entries = [entry for entry in self.tree() if f"/{entry['path']}".startswith(f"{folder}/")]
+        if folder and not entries:
+            return Reply(404, {"X-Error-Code": "EntryNotFound", "X-Error-Message": f"{folder[1:]} does not exist"})
+        start = int(query.partition("cursor=")[2] or 0)
+        headers = {}
+        if len(entries) > start + 2:
+            url = f"https://{self.server.address}{path.partition('?')[0]}?recursive=true&cursor={start + 2}"
+            headers = {"Link": f'<{url}>; rel="next"'}
+        return Reply(200, headers, json.dumps(entries[start : start + 2]).encode())
+
+    def tree(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = [{"type": "directory", "path": "sub", "oid": "0" * 40, "size": 0}]
         for path, data in self.files.items():
-            entry: dict[str, Any] = {"rfilename": path, "size": len(data), "blobId": hashlib.sha1(data).hexdigest()}
+            entry = {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
             if len(data) >= self.large:
-                entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+                entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
             found.append(entry)
         return found
 
@@ -334,7 +349,7 @@ def test_what_a_hub_refuses_is_told_with_the_way_out(hub: Hub, opened: Opened) -
         "a branch, a tag or a commit",
     )
     refusal(
-        lambda: read(opened("hf://org/repo/none", HF_ENDPOINT=endpoint)), Reason.SOURCE_NOT_FOUND, "no files below none"
+        lambda: read(opened("hf://org/repo/none", HF_ENDPOINT=endpoint)), Reason.SOURCE_NOT_FOUND, "none does not exist"
     )
     hub.token = "right"
     hub.error = Reply(403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model org/repo is restricted"})
@@ -362,9 +377,9 @@ def test_what_a_hub_refuses_is_told_with_the_way_out(hub: Hub, opened: Opened) -
 def test_a_truncated_shard_is_found(hub: Hub, opened: Opened) -> None:
     """The hub lists it whole, its mirror has a part of it, or other bytes."""
     endpoint, shard = f"https://{hub.server.address}", "sub/model.safetensors"
-    listed = hub.siblings()
+    listed = hub.tree()
     whole = hub.files[shard]
-    hub.siblings = lambda: listed  # type: ignore[method-assign]
+    hub.tree = lambda: listed  # type: ignore[method-assign]
     hub.files[shard] = whole[:3500]
     refusal(
         lambda: read(opened("hf://org/repo", HF_ENDPOINT=endpoint)),
@@ -378,13 +393,21 @@ def test_a_truncated_shard_is_found(hub: Hub, opened: Opened) -> None:
 
 
 def test_what_is_no_hub_is_told(server: WebServer, opened: Opened) -> None:
-    server.special = lambda *_: Reply(200, {}, b"<html>")
-    refusal(
-        lambda: read(opened("hf://org/repo", HF_ENDPOINT=f"https://{server.address}")),
-        Reason.STORE_UNAVAILABLE,
-        "does not answer as a hub does",
-        "correct HF_ENDPOINT",
-    )
+    for tree in (
+        b"<html>",
+        b"{}",
+        b"[7]",
+        b'[{"type": "file", "path": "f"}]',
+        b'[{"path": "f", "size": -1, "oid": ""}]',
+    ):
+        replies = iter([Reply(200, {}, b'{"sha": "1"}'), Reply(200, {}, tree)])
+        server.special = lambda *_, replies=replies: next(replies)
+        refusal(
+            lambda: read(opened("hf://org/repo", HF_ENDPOINT=f"https://{server.address}")),
+            Reason.STORE_UNAVAILABLE,
+            "does not answer as a hub does",
+            "correct HF_ENDPOINT",
+        )
     for endpoint in ("ftp://host.example", "host.example", "https://user:pw@host.example"):
         refusal(lambda endpoint=endpoint: opened("hf://org/repo", HF_ENDPOINT=endpoint), Reason.INVALID_ARTIFACT)
 

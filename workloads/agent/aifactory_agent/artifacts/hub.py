@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
-from urllib.parse import quote
+from typing import Any, TypeVar
+from urllib.parse import quote, urljoin
 
-from aifactory_agent.artifacts.reading import PIECE, THREADS
+from aifactory_agent.artifacts.reading import PIECE
 from aifactory_agent.artifacts.secret import Secret
 from aifactory_agent.artifacts.store import StoredFile
 from aifactory_agent.artifacts.web import Answer, Refused, Web, check_endpoint
@@ -28,8 +29,11 @@ from aifactory_contract.uri import ArtifactUri
 TOKEN, ENDPOINT = "HF_TOKEN", "HF_ENDPOINT"
 """Keys of a secret, and variables of the environment: those of huggingface_hub."""
 DEFAULT_ENDPOINT = "https://huggingface.co"
-_MAX_LISTING_BYTES = 64 * 1024 * 1024
-"""A repository of 100,000 files is listed in about 20 MiB."""
+_MAX_PAGE_BYTES = 16 * 1024 * 1024
+_MAX_PAGES = 1000
+"""Of a listing; the hub puts 1,000 files on one."""
+_NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
+T = TypeVar("T", dict[str, Any], list[Any])
 
 
 class HubSource:
@@ -59,18 +63,15 @@ class HubSource:
 
     def files(self) -> list[StoredFile]:
         prefix = f"{self.uri.path}/" if self.uri.path else ""
-        wanted = []
-        for entry in self._info["siblings"]:
-            full = str(entry["rfilename"])
-            path = full.removeprefix(prefix)
-            if full.startswith(prefix) and not any(part.startswith(".") for part in path.split("/")):
-                wanted.append((check_path(path), entry))
+        try:
+            wanted = [file for entry in self._tree() if (file := self._listed(entry, prefix)) is not None]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise self._no_hub(error) from error
         if not wanted:
             where = f"below {self.uri.path} " if self.uri.path else ""
             message = f"{self.uri}: the repository has no files {where}at revision {self._revision}; correct the URI"
             raise FactoryError(Reason.SOURCE_NOT_FOUND, message)
-        with ThreadPoolExecutor(THREADS, "size") as pool:
-            return list(pool.map(lambda item: self._listed(*item), sorted(wanted, key=lambda item: item[0])))
+        return sorted(wanted, key=lambda file: file.path)
 
     def read(self, file: StoredFile, start: int, end: int, stop: threading.Event) -> bytearray:
         known = self._places.get(file.path)
@@ -92,41 +93,62 @@ class HubSource:
         answer = self._web.get(url, 0, {"Range": "bytes=0-0"}, method="HEAD", follow=False)
         return self._web.redirected(answer)
 
-    def _listed(self, path: str, entry: dict[str, Any]) -> StoredFile:
+    def _listed(self, entry: dict[str, Any], prefix: str) -> StoredFile | None:
+        full = str(entry["path"])
+        path = full.removeprefix(prefix)
+        hidden = any(part.startswith(".") for part in path.split("/"))
+        if entry["type"] != "file" or not full.startswith(prefix) or hidden:
+            return None
+        check_path(path)
         lfs = entry.get("lfs") or {}
-        sha256 = str(lfs.get("sha256") or lfs.get("oid") or "").removeprefix("sha256:")
-        size = lfs.get("size", entry.get("size"))
-        if not isinstance(size, int):  # a mirror that does not list sizes
-            try:
-                size, _, _ = self._web.size_of(self._url(path))
-            except Refused as refused:
-                raise self._explained(refused.answer) from refused
-        return StoredFile(path, size, sha256 or str(entry.get("blobId") or self._commit), sha256)
+        sha256, size = str(lfs.get("oid", "")).removeprefix("sha256:"), lfs.get("size", entry["size"])
+        if not isinstance(size, int) or size < 0:
+            raise TypeError(f"size {size!r}")
+        return StoredFile(path, size, sha256 or str(entry["oid"]), sha256)
+
+    def _tree(self) -> Iterator[dict[str, Any]]:
+        """What is in the repository, page by page."""
+        url = f"{self._api}/tree/{self._commit}?recursive=true"
+        if self.uri.path:
+            url = f"{self._api}/tree/{self._commit}/{quote(self.uri.path)}?recursive=true"
+        for _ in range(_MAX_PAGES):
+            answer = self._ask(url)
+            yield from self._parsed(answer, list)
+            following = _NEXT.search(answer.headers.get("Link", ""))
+            if following is None:
+                return
+            url = urljoin(url, following[1])
+        message = f"{self.uri}: the repository has more files than {_MAX_PAGES} pages list; name a folder of it"
+        raise FactoryError(Reason.INVALID_ARTIFACT, message)
 
     def _url(self, path: str) -> str:
         full = f"{self.uri.path}/{path}" if self.uri.path else path
         return f"{self._page}/resolve/{self._commit}/{quote(full)}"
 
-    @property
-    def _commit(self) -> str:
-        return str(self._info["sha"])
-
     @cached_property
-    def _info(self) -> dict[str, Any]:
-        """What the hub tells of the repository at the revision: its commit and its files."""
-        url = f"{self._api}/revision/{quote(self._revision, safe='')}?blobs=true"
+    def _commit(self) -> str:
+        """The commit that the revision stands for now."""
+        found = self._parsed(self._ask(f"{self._api}/revision/{quote(self._revision, safe='')}"), dict)
+        return str(found["sha"])
+
+    def _ask(self, url: str) -> Answer:
         try:
-            answer = self._web.get(url, _MAX_LISTING_BYTES)
+            return self._web.get(url, _MAX_PAGE_BYTES)
         except Refused as refused:
             raise self._explained(refused.answer) from refused
+
+    def _parsed(self, answer: Answer, kind: type[T]) -> T:
         try:
             found = json.loads(answer.body)
-            if not isinstance(found["sha"], str) or not all(isinstance(e["rfilename"], str) for e in found["siblings"]):
-                raise TypeError("a field of another type")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            message = f"{self.uri}: {self._endpoint} does not answer as a hub does ({error!r}); correct {ENDPOINT}"
-            raise FactoryError(Reason.STORE_UNAVAILABLE, message) from error
-        return dict(found)
+        except (ValueError, RecursionError) as error:
+            raise self._no_hub(error) from error
+        if not isinstance(found, kind):
+            raise self._no_hub(TypeError(f"no {kind.__name__}"))
+        return found
+
+    def _no_hub(self, error: Exception) -> FactoryError:
+        message = f"{self.uri}: {self._endpoint} does not answer as a hub does ({error!r}); correct {ENDPOINT}"
+        return FactoryError(Reason.STORE_UNAVAILABLE, message)
 
     def _explained(self, answer: Answer) -> FactoryError:
         """What the hub means (huggingface_hub, utils/_http.py, hf_raise_for_status): codes before statuses."""
@@ -146,7 +168,9 @@ class HubSource:
             message = f"{self.uri}: the repository has no revision {self._revision}: name a branch, a tag or a commit"
             return FactoryError(Reason.SOURCE_NOT_FOUND, message)
         if code == "EntryNotFound":
-            return FactoryError(Reason.SOURCE_NOT_FOUND, f"{self.uri}: a file that is listed is not there{said}")
+            return FactoryError(
+                Reason.SOURCE_NOT_FOUND, f"{self.uri}: a file or folder of it is not there{said}: correct the URI"
+            )
         if (status in (401, 404) and not self._token) or code == "RepoNotFound" or status == 404:
             way = "check the name" if self._token else f"check the name, or, if it is private, give {TOKEN} in {secret}"
             message = f"{self.uri}: {self._endpoint} has no such repository or shows it to nobody unknown: {way}"
