@@ -71,6 +71,7 @@ PARTS = (
     Part("pause", {"pause": "."}),
     Part("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),
     Part("helm", {"helm": "helm.sh/helm/v4/cmd/helm"}),
+    Part("registry", {"registry": "github.com/distribution/distribution/v3/cmd/registry"}),
     Part("versitygw", {"versitygw": "github.com/versity/versitygw/cmd/versitygw"}),
 )
 CLUSTER_PARTS = ("etcd", "kubernetes", "containerd", "coredns", "pause")

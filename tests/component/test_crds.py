@@ -106,7 +106,18 @@ REFUSED = [
     pytest.param(changed(POOL, "spec.models", [{"name": "m"}]), "either version", id="neither"),
     pytest.param(changed(POOL, "spec.replicas", -1), "greater than or equal to 0", id="negative replicas"),
     pytest.param(changed(VERSION, "spec.digest", "abc"), "64 hexadecimal digits", id="digest"),
-    pytest.param(changed(VERSION, "spec.source.uri", "http://x"), "s3://bucket/path or pvc://claim/path", id="source"),
+    *(
+        pytest.param(changed(VERSION, "spec.source.uri", uri), "hf://org/repo@revision", id=f"source {uri}")
+        for uri in (
+            "http://x/",
+            "file:///etc/",
+            "hf://repo",
+            "https://u:p@x/",
+            "https://x/?t=1/",
+            "https://x/f",
+            "oci://x/y",
+        )
+    ),
     pytest.param(changed(JOB, "metadata.name", "x" * 60), "52", id="long name"),
     pytest.param(changed(VERSION, "metadata.name", "m-2"), "<spec.model>-v<spec.version>", id="version's name"),
     pytest.param(changed(VERSION, "metadata.name", "m-v01"), "<spec.model>-v<spec.version>", id="leading zero"),
@@ -191,6 +202,22 @@ def test_what_is_written_comes_back_unchanged(document: Json, ns: Kubectl) -> No
     ns.apply(document)
     found = ns.get(document["kind"], document["metadata"]["name"])
     assert found["spec"] == document["spec"], "nothing is defaulted into a user's spec"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://b/x",
+        "hf://org/repo",
+        "hf://datasets/org/set@refs%2Fpr%2F1/data",
+        "https://host.example:8443/models/m/",
+        "https://host.example/",
+        "oci://registry.example:5000/team/m:v1",
+        f"oci://registry.example/m@sha256:{'a' * 64}",
+    ],
+)
+def test_sources_of_a_version(uri: str, ns: Kubectl) -> None:
+    ns.apply(changed(VERSION, "spec.source.uri", uri))
 
 
 def test_a_model_may_have_dots_in_its_name(ns: Kubectl) -> None:

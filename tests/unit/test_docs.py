@@ -140,9 +140,18 @@ def test_metrics_that_are_to_be_watched_exist() -> None:
 
 
 def test_the_keys_of_a_stores_secret_are_those_the_agent_reads() -> None:
-    source = (ROOT / "workloads/agent/aifactory_agent/artifacts/objects.py").read_text()
+    folder = ROOT / "workloads/agent/aifactory_agent/artifacts"
+    read = "".join((folder / name).read_text() for name in ("objects.py", "secret.py"))
     told = {key for row in rows(section("storage", "S3")) for key in re.findall(r"`([\w.]+)`", row[0])}
-    assert told == set(re.findall(r'"(AWS_\w+|ca\.crt)"', source))
+    assert told == set(re.findall(r'"(AWS_\w+|ca\.crt)"', read))
+
+
+def test_the_keys_of_a_sources_secret_are_those_the_agent_reads() -> None:
+    folder = ROOT / "workloads/agent/aifactory_agent/artifacts"
+    read = "".join((folder / name).read_text() for name in ("hub.py", "https.py", "oci.py"))
+    told = {key for row in rows(section("storage", "Models from elsewhere")) for key in re.findall(r"`(\w+)`", row[2])}
+    assert told == {"HF_TOKEN", "HF_ENDPOINT", "token", "username", "password"}
+    assert all(f'"{key}"' in read for key in told)
 
 
 def test_the_grace_of_a_training_pod() -> None:

@@ -23,17 +23,23 @@ class Source(Model):
             json_schema_extra={
                 "x-kubernetes-validations": [
                     rule(
-                        "self.matches('^(s3://[a-z0-9][a-z0-9.-]*|pvc://[a-z0-9][a-z0-9.-]*)/.+$')",
-                        "source.uri must be s3://bucket/path or pvc://claim/path",
+                        "self.matches('^((s3|pvc)://[a-z0-9][a-z0-9.-]*/.+|hf://[A-Za-z0-9][^/]*/[A-Za-z0-9].*"
+                        "|https://[A-Za-z0-9][A-Za-z0-9.:-]*/([^?#]*/)?|oci://[A-Za-z0-9][A-Za-z0-9.:-]*/[^@]+[:@].+)$')",
+                        "source.uri must be s3://bucket/path, pvc://claim/path, hf://org/repo@revision, "
+                        "https://host/directory/ (with SHA256SUMS in it), or oci://registry/repository with :tag or "
+                        "@sha256:...",
                     ),
                     no_parent_paths("source.uri"),
                 ]
             },
         ),
     ]
-    """Directory of the artifact: s3://bucket/path or pvc://claim/path (a claim of the same namespace)."""
+    """Directory of the artifact: s3://bucket/path, pvc://claim/path (a claim of the same namespace),
+    hf://org/repo@revision, https://host/directory/ (with SHA256SUMS in it), or oci://registry/repository with :tag or
+    @sha256:... A revision or tag that moves later is noticed by the digest, and is not served."""
     secret_ref: SecretRef | None = None
-    """Credentials for s3://."""
+    """What the source asks for: keys of s3://, HF_TOKEN and HF_ENDPOINT of hf://, a login of https:// and oci://, the
+    certificate of a private CA. The keys are in docs/storage.md."""
 
 
 class TrainingJobRef(Model):

@@ -1,4 +1,4 @@
-"""The command line: `publish`, `verify` and `probe` run once in a pod of their own, `serve` and `openai` beside Triton.
+"""The command line: `publish`, `verify`, `probe` and `fetch` run once in a pod of their own, the others beside Triton.
 
 Those that run once end with one JSON line in the termination log, which is how the operator reads the outcome, and the
 same line on stdout for people.
@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import os
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,12 +19,15 @@ from typing import Any, NoReturn
 
 from aifactory_agent import __version__, logs
 from aifactory_agent.artifacts import transfer
-from aifactory_agent.artifacts.stores import Mounts, open_store
+from aifactory_agent.artifacts.cache import Cache, Progress
+from aifactory_agent.artifacts.stores import Mounts, open_source, open_store
 from aifactory_agent.openai.limits import Limits
+from aifactory_agent.progress import telling
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats import FORMATS, format_of
 from aifactory_contract.names import check_model_name
 from aifactory_contract.uri import ArtifactUri
+from aifactory_contract.userjson import parse_json
 
 _log = logging.getLogger(__name__)
 _ANSWER_BYTES = 4096
@@ -38,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _serve(options)
     if options.command == "openai":
         _openai(options)
-    work = {"publish": _publish, "verify": _verify, "probe": _probe}[options.command]
+    work = {"publish": _publish, "verify": _verify, "probe": _probe, "fetch": _fetch}[options.command]
     try:
         answer, code = work(options), 0
     except FactoryError as error:
@@ -66,14 +70,63 @@ def _publish(options: argparse.Namespace) -> dict[str, Any]:
 
 def _verify(options: argparse.Namespace) -> dict[str, Any]:
     format_of(options.format)
-    store = open_store(ArtifactUri.parse(options.uri), _mounts(options), options.secret)
-    return transfer.verify(store, options.digest, options.format).as_result()
+    source = open_source(ArtifactUri.parse(options.uri), _mounts(options), options.secret)
+    return transfer.verify(source, options.digest, options.format).as_result()
 
 
 def _probe(options: argparse.Namespace) -> dict[str, Any]:
     store = open_store(ArtifactUri.parse(options.store), _mounts(options), options.secret)
     store.probe()
     return {"uri": str(store.uri)}
+
+
+def _fetch(options: argparse.Namespace) -> dict[str, Any]:
+    spec = _fetch_spec(options.spec)
+    uri, digest = ArtifactUri.parse(spec["uri"]), spec.get("digest")
+    place = ArtifactUri.parse(spec["destination"])
+    if place.scheme != "pvc" or not place.path:
+        raise FactoryError(Reason.INVALID_ARTIFACT, f"--spec: destination is {place}; write pvc://<claim>/<path>")
+    claim = options.claims / place.root
+    if not claim.is_dir():
+        message = f"claim {place.root} of the destination is not mounted at {claim}; is the claim's name right?"
+        raise FactoryError(Reason.SOURCE_NOT_FOUND, message)
+    cache, progress = Cache(claim / place.path, place.root), Progress(str(uri))
+    with telling(progress.as_json, options.port):
+        found = cache.find(digest) if digest is not None else None
+        if found is None:
+            source = open_source(uri, _mounts(options), spec.get("secret"))
+            found = cache.fetch(source, digest, progress, threading.Event())
+    return {
+        "uri": str(uri),
+        "digest": found.digest,
+        "files": found.files,
+        "sizeBytes": found.size,
+        "path": f"{place.path}/{found.name}",
+        "cached": found.cached,
+    }
+
+
+_SPEC_KEYS = {"uri": True, "destination": True, "digest": False, "secret": False}
+"""Of a fetch, and whether it must be there."""
+
+
+def _fetch_spec(text: str) -> dict[str, str]:
+    """Raises FactoryError (InvalidArtifact) with the key that is wrong."""
+    try:
+        spec = parse_json(text)
+    except ValueError as error:
+        raise FactoryError(Reason.INVALID_ARTIFACT, f"--spec is not JSON: {error}") from error
+    if not isinstance(spec, dict):
+        raise FactoryError(Reason.INVALID_ARTIFACT, "--spec must be a JSON object")
+    spec = {key: value for key, value in spec.items() if value is not None}
+    for key, value in spec.items():
+        if key not in _SPEC_KEYS or not isinstance(value, str):
+            known = ", ".join(_SPEC_KEYS)
+            raise FactoryError(Reason.INVALID_ARTIFACT, f"--spec: {key!r} must be one of {known}, each with a text")
+    for key, needed in _SPEC_KEYS.items():
+        if needed and key not in spec:
+            raise FactoryError(Reason.INVALID_ARTIFACT, f"--spec needs {key!r}")
+    return spec
 
 
 def _serve(options: argparse.Namespace) -> NoReturn:
@@ -150,15 +203,23 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--model", required=True, help="name clients call the model by")
 
     verify = commands.add_parser("verify", help="read an artifact, compute its digest and check it")
-    verify.add_argument("--uri", required=True, help="pvc://<claim>/<path> or s3://<bucket>/<prefix>")
+    verify.add_argument("--uri", required=True, help="pvc://, s3://, hf://, https:// or oci://")
     verify.add_argument("--digest", help="sha256:<64 hex digits>; without it the digest is computed and reported")
     verify.add_argument("--format", required=True, help=", ".join(sorted(FORMATS)))
 
     probe = commands.add_parser("probe", help="write, read and delete something small, to see whether a store is good")
     probe.add_argument("--store", required=True, help="pvc://<claim>[/<path>] or s3://<bucket>[/<prefix>]")
 
+    fetch = commands.add_parser(
+        "fetch", help="bring an input to a volume, under its digest, unless it is there already"
+    )
+    spec_help = 'JSON: {"uri", "destination": "pvc://<claim>/<path>", "digest", "secret"}; the last two may be left out'
+    fetch.add_argument("--spec", required=True, help=spec_help)
+    fetch.add_argument("--port", type=int, default=8081, help="port of /v1/status, which tells how far it is; 0: none")
+
     for command in (publish, verify, probe):
-        command.add_argument("--secret", help="name of the mounted secret with the object store's credentials")
+        command.add_argument("--secret", help="name of the mounted secret with the credentials of the source or store")
+    for command in (publish, verify, probe, fetch):
         result = Path("/dev/termination-log")
         command.add_argument("--result", type=Path, default=result, help="where the JSON answer goes")
 
@@ -182,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     openai.add_argument("--max-connections", type=int, default=Limits.connections, help="at the same time")
     openai.add_argument("--max-seconds", type=float, default=Limits.seconds, help="for one answer")
 
-    for command in (publish, verify, probe, serve):
+    for command in (publish, verify, probe, fetch, serve):
         command.add_argument("--claims", type=Path, default=Mounts.claims, help="directory the claims are mounted in")
         command.add_argument("--secrets", type=Path, default=Mounts.secrets, help="directory of the mounted secrets")
     return parser

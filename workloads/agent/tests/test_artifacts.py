@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import s3fs
+from botocore.session import get_session
 from harness import WORKLOADS, free_ports, wait_for
 from samples import write_model
+from webserver import Reply, WebServer, certificates, serving
 
-from aifactory_agent.artifacts import objects, transfer, volume
+from aifactory_agent.artifacts import objects, reading, transfer, volume
+from aifactory_agent.artifacts.secret import Secret
 from aifactory_agent.artifacts.stores import Mounts, open_store
 from aifactory_agent.cli import main
 from aifactory_contract.errors import FactoryError, Reason
@@ -244,11 +246,12 @@ def test_folder_markers_in_a_bucket_are_no_files(source: Path, s3_server: tuple[
     (source / "docs").mkdir()
     (source / "docs/page.md").write_text("x")
     artifact = publish(source, place)
-    client = s3fs.S3FileSystem(key=ACCESS, secret=SECRET, endpoint_url=s3_server[0], skip_instance_cache=True)
+    keys = {"aws_access_key_id": ACCESS, "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
+    client = get_session().create_client("s3", endpoint_url=s3_server[0], **keys)
     for marker in ("docs/", "", "empty/"):
         key = f"{artifact.uri.removeprefix('s3://')}/{marker}".rstrip("/") + "/"
         bucket, _, name = key.partition("/")
-        client.call_s3("put_object", Bucket=bucket, Key=name, Body=b"")
+        client.put_object(Bucket=bucket, Key=name, Body=b"")
     assert verify(artifact.uri, place, artifact.digest) == artifact
 
 
@@ -440,7 +443,7 @@ def test_fetches_at_the_same_time_share_the_room(
         (tmp_path / name).mkdir()
         return transfer.fetch(store, tmp_path / name, artifact.digest, "huggingface", threading.Event())
 
-    original = transfer._fetch_file
+    original = transfer.write_piece
     refused: list[FactoryError] = []
 
     def meanwhile(*arguments: Any) -> Any:
@@ -450,7 +453,8 @@ def test_fetches_at_the_same_time_share_the_room(
             refused.append(caught.value)
         return original(*arguments)
 
-    monkeypatch.setattr(transfer, "_fetch_file", meanwhile)
+    monkeypatch.setattr(reading, "THREADS", 1)
+    monkeypatch.setattr(transfer, "write_piece", meanwhile)
     fetch("first")
     assert refused[0].reason is Reason.DISK_FULL
     monkeypatch.undo()
@@ -535,27 +539,17 @@ def test_an_answer_fits_a_termination_message_whatever_config_json_holds(claims:
     assert (code, answer["reason"]) == (1, "InvalidArtifact")
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that signs itself, and its key."""
-    folder.mkdir(parents=True, exist_ok=True)
-    key, made = folder / "key.pem", folder / "cert.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=s3", "-days", "2"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(made)]
-    subprocess.run(command, check=True, capture_output=True)
-    return made, key
-
-
 def test_a_store_with_a_ca_of_its_own_is_used_with_that_and_not_without(tmp_path: Path, source: Path) -> None:
-    made, key = certificate(tmp_path / "tls")
+    tls = certificates(tmp_path / "tls")
     secrets = tmp_path / "secrets"
-    with s3_process(tmp_path / "data", "--cert", str(made), "--key", str(key)) as address:
+    with s3_process(tmp_path / "data", "--cert", str(tls.made), "--key", str(tls.key)) as address:
         write_secret(secrets, f"https://{address}")
         place = Place("s3://models", Mounts(secrets=secrets), "s3", tmp_path)
         with pytest.raises(FactoryError, match=r"TLS: .*into the secret under the key ca\.crt") as caught:
             publish(source, place)
         assert caught.value.reason is Reason.STORE_UNAVAILABLE
         for name in ("ca.crt", "AWS_CA_BUNDLE"):
-            (secrets / "s3" / name).write_text(made.read_text())
+            (secrets / "s3" / name).write_text(tls.authority.read_text())
             artifact = publish(source, place)
             assert verify(artifact.uri, place, artifact.digest) == artifact
             (secrets / "s3" / name).unlink()
@@ -568,13 +562,17 @@ def test_temporary_keys_are_used_with_their_token_and_not_without(tmp_path: Path
     secrets = write_secret(tmp_path, "http://127.0.0.1:9")
     (secrets / "s3/AWS_ACCESS_KEY_ID").write_text("ASIAEXAMPLE")
     with pytest.raises(FactoryError, match="AWS_SESSION_TOKEN") as caught:
-        objects.read_credentials(secrets, "s3")
+        objects.read_credentials(Secret("s3", secrets / "s3"))
     assert caught.value.reason is Reason.ACCESS_DENIED
     (secrets / "s3/AWS_SESSION_TOKEN").write_text("token-of-today\n")
-    credentials = objects.read_credentials(secrets, "s3")
+    credentials = objects.read_credentials(Secret("s3", secrets / "s3"))
     assert "token-of-today" not in repr(credentials)
-    store = objects.ObjectStore(ArtifactUri.parse("s3://models/x"), credentials)
-    assert store._filesystem.token == "token-of-today"
+    with serving(WebServer(special=lambda *_: Reply(403))) as store:
+        (tmp_path / "s3/AWS_ENDPOINT_URL").write_text(f"http://{store.address}")
+        credentials = objects.read_credentials(Secret("s3", tmp_path / "s3"))
+        with pytest.raises(FactoryError):
+            objects.ObjectStore(ArtifactUri.parse("s3://models/x"), credentials).files()
+        assert {headers["x-amz-security-token"] for _, _, headers in store.asked} == {"token-of-today"}
 
 
 def test_what_a_trainer_left_beside_the_model_is_not_published_and_told(

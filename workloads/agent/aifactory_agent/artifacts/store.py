@@ -1,28 +1,35 @@
-"""What every kind of store has in common."""
+"""What every kind of place of an artifact has in common: a source is read, a store is published to as well."""
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.manifest import Manifest
 from aifactory_contract.uri import ArtifactUri
 
+Data = bytes | bytearray | memoryview
+
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file a store lists."""
+    """A file a source lists."""
 
     path: str
     size: int
+    pin: str = ""
+    """What names these very bytes at the source (ETag, digest, time of the last change); "" if it has nothing of it."""
+    sha256: str = ""
+    """Hex digest of the contents, where the source tells it."""
 
 
-class Store(Protocol):
+class Source(Protocol):
     """The place of one artifact. It gives bytes, nothing else: it computes no digest and decides nothing.
 
-    Every failure leaves a store as an FactoryError whose message names the URI.
+    Every failure leaves it as a FactoryError whose message names the URI.
     """
 
     uri: ArtifactUri
@@ -30,14 +37,28 @@ class Store(Protocol):
     def files(self) -> list[StoredFile]:
         """The artifact's files, bookkeeping left out. Raises FactoryError (SourceNotFound) if there are none."""
 
-    def open(self, path: str) -> BinaryIO:
-        """A seekable stream over one file; the caller closes it."""
+    def read(self, file: StoredFile, start: int, end: int, stop: threading.Event) -> Data:
+        """All of the bytes from `start` to before `end` of a listed file; called by several threads.
+
+        What fails on the way is tried again, going on where it was. Bytes of another version than the listed one are
+        never given: FactoryError. After `stop` is set what is given or raised does not matter, but it comes soon.
+        """
+
+
+class Store(Source, Protocol):
+    """A place where artifacts are published too."""
 
     def create(self, source: Path, manifest: Manifest) -> None:
         """Copy a local directory there; what is there already stays as it is. The caller reads it back."""
 
     def probe(self) -> None:
         """Write, read and delete something small below this place, as one who publishes has to."""
+
+
+def changed(uri: ArtifactUri, path: str) -> FactoryError:
+    """A file is not the one that was listed any more. Looking again may give one whole version."""
+    message = f"{uri}: {path} was replaced while it was read; it is read anew at the next try"
+    return FactoryError(Reason.STORE_UNAVAILABLE, message)
 
 
 PROBE_BYTES = b"written by aifactory-agent probe; it may be deleted\n"

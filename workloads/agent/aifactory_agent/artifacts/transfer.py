@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -10,19 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from aifactory_agent.artifacts.store import Store, StoredFile
+from aifactory_agent.artifacts.reading import Cancelled as Cancelled
+from aifactory_agent.artifacts.reading import hash_files, open_file
+from aifactory_agent.artifacts.store import Data, Source, Store, StoredFile
 from aifactory_agent.artifacts.stores import Mounts, open_store
 from aifactory_agent.logs import fields
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats import Checked, check_artifact, format_of, metrics_of, parts_of, stated_format
 from aifactory_contract.formats.rules import left_out
 from aifactory_contract.manifest import (
-    FileEntry,
     Manifest,
     check_digest,
-    hash_stream,
     of_files,
     open_regular,
 )
@@ -32,6 +33,7 @@ _log = logging.getLogger(__name__)
 MAX_METRICS = 64
 MAX_LEFT_OUT = 20
 """Of their paths that are told."""
+_LICENCES = ("LICENSE", "NOTICE")
 _NAME_DIGITS = 16
 """Hex digits of the digest that name a published artifact."""
 
@@ -39,10 +41,6 @@ _NAME_DIGITS = 16
 _promises_lock = threading.Lock()
 _promises: dict[object, int] = {}
 """Bytes that the fetches of this process will write yet; they all go to one volume."""
-
-
-class Cancelled(Exception):
-    """The work was given up because nobody wants its result any more."""
 
 
 @dataclass(frozen=True)
@@ -71,35 +69,44 @@ class Artifact:
         }
 
 
-def verify(store: Store, digest: str | None, expected_format: str | None) -> Artifact:
+def verify(source: Source, digest: str | None, expected_format: str | None) -> Artifact:
     """Read a whole artifact, compare its digest and check it against its format.
 
     Raises FactoryError: DigestMismatch, InvalidArtifact, or what the store says.
     """
-    manifest = of_files((file.path for file in _wanted(store, expected_format)), store.open)
+    files = _wanted(source, expected_format)
+    manifest = Manifest.of(hash_files(source, files, threading.Event()))
     if digest is not None:
-        _compare(str(store.uri), check_digest(digest), manifest)
-    checked = check_artifact(manifest, store.open, expected_format)
-    return _artifact(str(store.uri), manifest, checked)
+        compare(source.uri, check_digest(digest), manifest)
+    listed = {file.path: file for file in files}
+    checked = check_artifact(manifest, lambda path: open_file(source, listed[path]), expected_format)
+    return _artifact(str(source.uri), manifest, checked)
 
 
-def fetch(store: Store, target: Path, digest: str, expected_format: str, cancel: threading.Event) -> Artifact:
+def fetch(source: Source, target: Path, digest: str, expected_format: str, cancel: threading.Event) -> Artifact:
     """Copy an artifact into an empty local directory, hashing on the way, and check it there.
 
     The caller may use the directory only if this returns. Raises Cancelled when `cancel` is set, else FactoryError.
     """
     check_digest(digest)
-    files = _wanted(store, expected_format)
-    entries = []
-    with _room(target, sum(file.size for file in files), str(store.uri)) as written:
-        for file in files:
-            with store.open(file.path) as stream:
-                entries.append(_fetch_file(stream, file.path, target / file.path, cancel, written))
-    manifest = Manifest.of(entries)
-    _compare(str(store.uri), digest, manifest)
+    files = _wanted(source, expected_format)
+    with _room(target, sum(file.size for file in files), str(source.uri)) as written:
+
+        def write(file: StoredFile, offset: int, data: Data) -> None:
+            try:
+                write_piece(target, file.path, offset, data)
+            except OSError as error:
+                message = (
+                    f"cannot write {file.path} to the serving pod's volume ({error.strerror}); enlarge /repository"
+                )
+                raise FactoryError(Reason.DISK_FULL, message) from error
+            written(len(data))
+
+        manifest = Manifest.of(hash_files(source, files, cancel, write))
+    compare(source.uri, digest, manifest)
     # What has this digest was looked into when it was verified; here it may be large beside the pod's memory.
     checked = check_artifact(manifest, lambda path: open_regular(target / path), expected_format, inspect=False)
-    return _artifact(str(store.uri), manifest, checked)
+    return _artifact(str(source.uri), manifest, checked)
 
 
 def publish(
@@ -127,17 +134,39 @@ def publish(
     return replace(_artifact(str(store.uri), manifest, checked), left_out=tuple(beside))
 
 
-def _wanted(store: Store, expected_format: str | None) -> list[StoredFile]:
-    """The files of an artifact: what its format leaves out is not read, and the digest is of the others."""
-    files = store.files()
+def _wanted(source: Source, expected_format: str | None) -> list[StoredFile]:
+    """The files of an artifact: what its format leaves out is not read, and the digest is of the others.
+
+    A hub's repository is often somebody else's, and has a model in several forms at once beside pictures and scripts:
+    of these only the files of the format are taken, and licences.
+    """
+    files = source.files()
     if expected_format is None:
         return files
-    beside = left_out(format_of(expected_format), {file.path for file in files})
+    form = format_of(expected_format)
+    if source.uri.scheme == "hf":
+        files = [file for file in files if form.is_part(file.path) or file.path.upper().startswith(_LICENCES)]
+    beside = left_out(form, {file.path for file in files})
     return [file for file in files if file.path not in beside]
 
 
+def write_piece(folder: Path, path: str, offset: int, data: Data) -> None:
+    """Write a piece of a file; whichever comes first makes it. Raises OSError."""
+    target = folder / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(handle, view, offset)
+            offset += written
+            view = view[written:]
+    finally:
+        os.close(handle)
+
+
 def _check_published(store: Store, wanted: Manifest) -> None:
-    found = of_files((file.path for file in store.files()), store.open)
+    found = Manifest.of(hash_files(store, store.files(), threading.Event()))
     if found.digest != wanted.digest:
         differ = sorted({entry.path for entry in set(found.files) ^ set(wanted.files)})
         message = (
@@ -145,25 +174,6 @@ def _check_published(store: Store, wanted: Manifest) -> None:
             "it was copied, or somebody wrote there; remove it and publish again"
         )
         raise FactoryError(Reason.DIGEST_MISMATCH, message)
-
-
-def _fetch_file(
-    stream: BinaryIO, path: str, target: Path, cancel: threading.Event, written: Callable[[int], None]
-) -> FileEntry:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("xb") as writer:
-
-            def sink(chunk: bytes) -> None:
-                if cancel.is_set():
-                    raise Cancelled
-                writer.write(chunk)
-                written(len(chunk))
-
-            return hash_stream(stream, path, sink)
-    except OSError as error:
-        message = f"cannot write {path} to the serving pod's volume ({error.strerror}); enlarge /repository"
-        raise FactoryError(Reason.DISK_FULL, message) from error
 
 
 @contextmanager
@@ -191,13 +201,16 @@ def _room(target: Path, needed: int, uri: str) -> Iterator[Callable[[int], None]
             del _promises[mine]
 
 
-def _compare(uri: str, expected: str, manifest: Manifest) -> None:
-    if manifest.digest != expected:
-        message = (
-            f"{uri} has digest {manifest.digest} but {expected} is asked for: the files were changed after they were "
-            "published; publish them again or correct the digest"
-        )
-        raise FactoryError(Reason.DIGEST_MISMATCH, message)
+def compare(uri: ArtifactUri, expected: str, manifest: Manifest) -> None:
+    """Raises FactoryError (DigestMismatch) if the files are not those that the digest names."""
+    if manifest.digest == expected:
+        return
+    why = "the files were changed after they were published; publish them again or correct the digest"
+    if uri.scheme in ("hf", "oci"):
+        way = "a commit" if uri.scheme == "hf" else "the digest"
+        why = f"a branch or tag may have moved since: name {way} in the URI, or correct the digest"
+    message = f"{uri} has digest {manifest.digest} but {expected} is asked for: {why}"
+    raise FactoryError(Reason.DIGEST_MISMATCH, message)
 
 
 def _artifact(uri: str, manifest: Manifest, checked: Checked) -> Artifact:

@@ -11,13 +11,13 @@ import fcntl
 import logging
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
-from aifactory_agent.artifacts.store import PROBE_BYTES, StoredFile, check_probe
+from aifactory_agent.artifacts.store import PROBE_BYTES, StoredFile, changed, check_probe
 from aifactory_agent.logs import fields
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.files import fsync, new_directory
@@ -47,14 +47,20 @@ class VolumeStore:
             if not self._root.is_dir() or not self._root.resolve().is_relative_to(self._claim.resolve()):
                 message = f"nothing at {self.uri}: claim {self.uri.root} has no directory {self.uri.path or '/'}"
                 raise FactoryError(Reason.SOURCE_NOT_FOUND, message)
-            found = [StoredFile(path, (self._root / path).stat().st_size) for path in walk(self._root)]
+            found = [_listed(path, os.lstat(self._root / path)) for path in walk(self._root)]
         if not found:
             raise FactoryError(Reason.SOURCE_NOT_FOUND, f"nothing at {self.uri}: the directory is empty")
         return found
 
-    def open(self, path: str) -> BinaryIO:
-        with _failures(self.uri):
-            return open_regular(self._root / path)
+    def read(self, file: StoredFile, start: int, end: int, stop: threading.Event) -> bytes:
+        with _failures(self.uri), open_regular(self._root / file.path) as reader:
+            if _listed(file.path, os.fstat(reader.fileno())) != file:
+                raise changed(self.uri, file.path)
+            reader.seek(start)
+            data = reader.read(end - start)
+        if len(data) < end - start:
+            raise changed(self.uri, file.path)
+        return data
 
     def create(self, source: Path, manifest: Manifest) -> None:
         self._check_mounted()
@@ -91,6 +97,10 @@ class VolumeStore:
         if not mounted:
             message = f"claim {self.uri.root} of {self.uri} is not mounted at {self._claim}; is the claim's name right?"
             raise FactoryError(Reason.SOURCE_NOT_FOUND, message)
+
+
+def _listed(path: str, facts: os.stat_result) -> StoredFile:
+    return StoredFile(path, facts.st_size, f"{facts.st_ino} {facts.st_mtime_ns}")
 
 
 @contextmanager

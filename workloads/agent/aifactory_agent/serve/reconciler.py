@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from aifactory_agent.artifacts.stores import Mounts, open_store
+from aifactory_agent.artifacts.stores import Mounts, open_source
 from aifactory_agent.artifacts.transfer import Cancelled
 from aifactory_agent.logs import fields
 from aifactory_agent.serve import planner
@@ -250,8 +250,8 @@ class Reconciler:
 
         async def work() -> None:
             async with self._fetch_slots:
-                store = open_store(spec.uri, self._mounts, spec.secret)
-                present = await asyncio.to_thread(self._repository.add, spec, store, cancel)
+                source = open_source(spec.uri, self._mounts, spec.secret)
+                present = await asyncio.to_thread(self._repository.add, spec, source, cancel)
             self._actual = replace(self._actual, present={**self._actual.present, spec.key: present})
             seconds = time.monotonic() - started
             self._forget_failure(spec.key)

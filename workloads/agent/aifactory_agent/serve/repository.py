@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from aifactory_agent.artifacts.store import Store
+from aifactory_agent.artifacts.store import Source
 from aifactory_agent.artifacts.transfer import fetch
 from aifactory_agent.serve.planner import Present
 from aifactory_agent.serve.tritonconfig import identity, render
@@ -61,12 +61,12 @@ class Repository:
                 self.remove(key)  # cut short by a crash, or damaged: it is fetched again
         return found
 
-    def add(self, spec: ModelSpec, store: Store, cancel: threading.Event) -> Present:
+    def add(self, spec: ModelSpec, source: Source, cancel: threading.Event) -> Present:
         """Fetch a version, check it and put it in place. Raises FactoryError or Cancelled; then nothing is left."""
         incoming = self._incoming / uuid.uuid4().hex
         try:
             incoming.mkdir(parents=True)
-            artifact = fetch(store, incoming, spec.digest, spec.format, cancel)
+            artifact = fetch(source, incoming, spec.digest, spec.format, cancel)
             serving = format_of(spec.format).serving(artifact.config)
             record, folder = self._record(spec.key), self._folder(spec.key)
             facts = {"digest": artifact.digest, "format": spec.format, "uri": str(spec.uri)}

@@ -1,0 +1,358 @@
+"""Inputs fetched to a volume: whole or not there, once, and gone on with by the next try."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import WORKLOADS, free_ports, wait_for
+
+from aifactory_agent.artifacts import cache as caches
+from aifactory_agent.artifacts import reading
+from aifactory_agent.artifacts.cache import Cache, Progress
+from aifactory_agent.artifacts.reading import Cancelled
+from aifactory_agent.artifacts.store import StoredFile
+from aifactory_agent.artifacts.volume import VolumeStore
+from aifactory_agent.cli import main
+from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.manifest import of_directory
+from aifactory_contract.uri import ArtifactUri
+
+
+class Memory:
+    """A source of files in memory, that may break off."""
+
+    def __init__(self, files: dict[str, bytes], uri: str = "s3://bucket/corpus") -> None:
+        self.uri = ArtifactUri.parse(uri)
+        self.contents = files
+        self.read_bytes = 0
+        self.fails_after: int | None = None
+        self.before: Callable[[StoredFile, int], None] = lambda file, start: None
+        self._lock = threading.Lock()
+
+    def files(self) -> list[StoredFile]:
+        return [
+            StoredFile(path, len(data), f'"{hashlib.md5(data).hexdigest()}"')
+            for path, data in sorted(self.contents.items())
+        ]
+
+    def read(self, file: StoredFile, start: int, end: int, stop: threading.Event) -> bytes:
+        self.before(file, start)
+        with self._lock:
+            self.read_bytes += end - start
+            if self.fails_after is not None and self.read_bytes > self.fails_after:
+                raise FactoryError(Reason.STORE_UNAVAILABLE, f"{self.uri}: away")
+        return self.contents[file.path][start:end]
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PIECE", 1000)
+    monkeypatch.setattr(reading, "WINDOW", 3000)
+
+
+@pytest.fixture
+def contents() -> dict[str, bytes]:
+    return {"a.txt": b"hello", "empty": b"", "sub/large": os.urandom(20_500), "z": os.urandom(1000)}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "claims/inputs/cache", "inputs")
+
+
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "claims/inputs/cache"
+
+
+def fetch(cache: Cache, source: Memory, digest: str | None = None) -> caches.Input:
+    return cache.fetch(source, digest, Progress(str(source.uri)), threading.Event())
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_input_lies_under_its_digest(
+    cache: Cache, contents: dict[str, bytes], tmp_path: Path, small_pieces: None
+) -> None:
+    found = fetch(cache, Memory(contents))
+    folder = root(tmp_path) / found.name
+    assert files_of(folder) == contents
+    assert of_directory(folder).digest == found.digest
+    assert (found.files, found.size, found.cached) == (4, 21_505, False)
+    assert not [path for path in root(tmp_path).glob(".incoming-*") if path.is_dir()]
+
+
+def test_it_is_fetched_once(cache: Cache, contents: dict[str, bytes], tmp_path: Path) -> None:
+    first, again = Memory(contents), Memory(contents)
+    found = fetch(cache, first)
+    second = fetch(cache, again)
+    assert (second.digest, second.size, second.files, second.cached) == (found.digest, found.size, found.files, True)
+    assert again.read_bytes == 0
+    assert fetch(cache, Memory({}), found.digest).cached, "with a digest the source is not even listed"
+    other = Memory(contents, "s3://bucket/elsewhere")
+    assert fetch(cache, other).digest == found.digest, "the same files from another place are one input"
+    changed = Memory({**contents, "a.txt": b"HELLO"})
+    assert fetch(cache, changed).digest != found.digest
+    shutil.rmtree(root(tmp_path) / found.name)
+    assert not fetch(cache, Memory(contents)).cached, "one that was removed is fetched again"
+
+
+def test_the_next_try_goes_on_where_the_last_one_ended(
+    cache: Cache, contents: dict[str, bytes], small_pieces: None
+) -> None:
+    source = Memory(contents)
+    source.fails_after = 12_000
+    with pytest.raises(FactoryError, match="away"):
+        fetch(cache, source)
+    total = sum(map(len, contents.values()))
+    source.fails_after, source.read_bytes = None, 0
+    progress = Progress("x")
+    found = cache.fetch(source, None, progress, threading.Event())
+    assert not found.cached
+    assert source.read_bytes < total - 7_000, "what was there is not read again"
+    assert progress.as_json() == {
+        "uri": "x", "phase": "Finishing", "bytes": total, "totalBytes": total, "files": 4, "totalFiles": 4,
+    }  # fmt: skip
+
+
+def test_what_changed_meanwhile_is_not_gone_on_with(
+    cache: Cache, contents: dict[str, bytes], tmp_path: Path, small_pieces: None
+) -> None:
+    source = Memory(contents)
+    source.fails_after = 12_000
+    with pytest.raises(FactoryError, match="away"):
+        fetch(cache, source)
+    changed = Memory({**contents, "sub/large": os.urandom(20_500), "new": b"n"})
+    del changed.contents["a.txt"]
+    found = fetch(cache, changed)
+    assert files_of(root(tmp_path) / found.name) == changed.contents
+
+
+def test_a_damaged_beginning_is_found_by_the_digest_and_read_anew(
+    cache: Cache, contents: dict[str, bytes], tmp_path: Path, small_pieces: None
+) -> None:
+    digest = fetch(Cache(tmp_path / "other", "x"), Memory(contents)).digest
+    source = Memory(contents)
+    source.fails_after = 12_000
+    with pytest.raises(FactoryError, match="away"):
+        fetch(cache, source, digest)
+    (left,) = (path for path in root(tmp_path).glob(".incoming-*") if path.is_dir())
+    with (left / "sub/large").open("r+b") as file:
+        file.write(b"damaged!")
+    source.fails_after = None
+    with pytest.raises(FactoryError) as caught:
+        fetch(cache, source, digest)
+    assert caught.value.reason is Reason.DIGEST_MISMATCH
+    assert fetch(cache, source, digest).digest == digest
+
+
+def test_a_wrong_digest_is_told_and_nothing_stays(cache: Cache, contents: dict[str, bytes], tmp_path: Path) -> None:
+    with pytest.raises(FactoryError, match="correct the digest") as caught:
+        fetch(cache, Memory(contents), f"sha256:{'0' * 64}")
+    assert caught.value.reason is Reason.DIGEST_MISMATCH
+    assert not list(root(tmp_path).glob("sha256-*"))
+    assert not [path for path in root(tmp_path).glob(".incoming-*") if path.is_dir()]
+
+
+def test_too_little_room_is_told_before_the_copy(
+    cache: Cache, contents: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    source = Memory(contents)
+    with pytest.raises(FactoryError, match="10 are free in claim inputs") as caught:
+        fetch(cache, source)
+    assert caught.value.reason is Reason.STORE_FULL
+    assert source.read_bytes == 0
+
+
+@pytest.mark.parametrize(("number", "reason"), [(errno.ENOSPC, Reason.STORE_FULL), (errno.EROFS, Reason.ACCESS_DENIED)])
+def test_a_volume_that_refuses_is_told(
+    cache: Cache, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, number: int, reason: Reason
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(caches, "write_piece", refuse)
+        with pytest.raises(FactoryError, match="claim inputs") as caught:
+            fetch(cache, Memory(contents))
+    assert caught.value.reason is reason
+    assert fetch(cache, Memory(contents)).files == 4
+
+
+def test_two_pods_that_want_the_same_fetch_it_once(
+    cache: Cache, contents: dict[str, bytes], small_pieces: None
+) -> None:
+    first, second = Memory(contents), Memory(contents)
+    reached, go_on, found = threading.Event(), threading.Event(), []
+
+    def wait(_: StoredFile, start: int) -> None:
+        if start == 5000:
+            reached.set()
+            go_on.wait(20)
+
+    first.before = wait
+    one = threading.Thread(target=lambda: found.append(fetch(cache, first)))
+    one.start()
+    assert reached.wait(20)
+    two = threading.Thread(target=lambda: found.append(fetch(cache, second)))
+    two.start()
+    go_on.set()
+    one.join(20)
+    two.join(20)
+    assert sorted(each.cached for each in found) == [False, True]
+    assert first.read_bytes + second.read_bytes == sum(map(len, contents.values()))
+
+
+def test_a_fetch_that_nobody_wants_any_more_ends(cache: Cache, contents: dict[str, bytes], small_pieces: None) -> None:
+    source, cancel = Memory(contents), threading.Event()
+
+    def stop(_: StoredFile, start: int) -> None:
+        if start == 5000:
+            cancel.set()
+
+    source.before = stop
+    with pytest.raises(Cancelled):
+        cache.fetch(source, None, Progress("x"), cancel)
+
+
+def test_what_nobody_goes_on_with_is_removed_after_a_day(
+    cache: Cache, contents: dict[str, bytes], tmp_path: Path, small_pieces: None
+) -> None:
+    left = {}
+    for age, uri in ((2, "s3://bucket/old"), (0.5, "s3://bucket/young")):
+        source = Memory(contents, uri)
+        source.fails_after = 8000
+        with pytest.raises(FactoryError, match="away"):
+            fetch(cache, source)
+        (folder,) = {path for path in root(tmp_path).glob(".incoming-*") if path.is_dir()} - set(left.values())
+        left[uri] = folder
+        then = time.time() - age * 24 * 3600
+        for path in (folder / ".aifactory/fetched.jsonl", folder):
+            os.utime(path, (then, then))
+    thrown = root(tmp_path) / ".incoming-thrown-away-by-the-operator"
+    thrown.mkdir()
+    os.utime(thrown, (1, 1))
+    fetch(cache, Memory({"x": b"y"}))
+    assert not left["s3://bucket/old"].exists()
+    assert left["s3://bucket/young"].exists()
+    assert not thrown.exists()
+
+
+# --- the command ---
+
+
+@pytest.fixture
+def corpus(claims: Path) -> Path:
+    """Files in a claim, to be fetched to another."""
+    (claims / "inputs").mkdir()
+    folder = claims / "models/corpus"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.txt").write_text("hello")
+    (folder / "sub/b.bin").write_bytes(os.urandom(5000))
+    return folder
+
+
+def run(claims: Path, spec: object, result: Path) -> tuple[int, dict[str, Any]]:
+    text = spec if isinstance(spec, str) else json.dumps(spec)
+    code = main(["fetch", "--spec", text, "--claims", str(claims), "--result", str(result), "--port", "0"])
+    return code, json.loads(result.read_text())
+
+
+def test_the_command_answers_in_one_line(corpus: Path, claims: Path, tmp_path: Path) -> None:
+    spec = {"uri": "pvc://models/corpus", "destination": "pvc://inputs/cache", "digest": None}
+    digest = of_directory(corpus).digest
+    path = f"cache/{digest.replace(':', '-')}"
+    expected = {"uri": spec["uri"], "digest": digest, "files": 2, "sizeBytes": 5005, "path": path}
+    assert run(claims, spec, tmp_path / "log") == (0, {**expected, "cached": False})
+    assert run(claims, {**spec, "digest": digest}, tmp_path / "log") == (0, {**expected, "cached": True})
+    assert files_of(claims / "inputs" / path) == files_of(corpus)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason", "words"),
+    [
+        ("{", "InvalidArtifact", "not JSON"),
+        ([], "InvalidArtifact", "JSON object"),
+        ({"uri": "pvc://models/corpus"}, "InvalidArtifact", "needs 'destination'"),
+        ({"uri": "pvc://models/corpus", "destination": "pvc://inputs/c", "url": "x"}, "InvalidArtifact", "'url'"),
+        ({"uri": "pvc://models/corpus", "destination": "s3://inputs/c"}, "InvalidArtifact", "pvc://<claim>/<path>"),
+        ({"uri": "pvc://models/corpus", "destination": "pvc://none/c"}, "SourceNotFound", "claim none"),
+        ({"uri": "pvc://models/none", "destination": "pvc://inputs/c"}, "SourceNotFound", "no directory none"),
+        ({"uri": "file:///etc", "destination": "pvc://inputs/c"}, "InvalidArtifact", "none of pvc://"),
+        (
+            {"uri": "pvc://models/corpus", "destination": "pvc://inputs/c", "digest": "sha256:1"},
+            "DigestMismatch",
+            "64 lower-case",
+        ),
+    ],
+)
+def test_a_bad_spec_is_told(corpus: Path, claims: Path, tmp_path: Path, spec: object, reason: str, words: str) -> None:
+    code, answer = run(claims, spec, tmp_path / "log")
+    assert (code, answer["reason"]) == (1, reason)
+    assert words in answer["message"]
+
+
+def test_a_killed_fetch_is_gone_on_with_and_tells_how_far_it_is(corpus: Path, claims: Path, tmp_path: Path) -> None:
+    """The whole program, killed without warning while it reads from a pipe-slow volume, and started again."""
+    (corpus / "sub/c.bin").write_bytes(os.urandom(64 * 1024))
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import sys, time\n"
+        "from aifactory_agent.artifacts import cache, reading, volume\n"
+        "reading.PIECE, reading.WINDOW, reading.THREADS, cache._MARK_BYTES = 1024, 2048, 1, 4096\n"
+        "read = volume.VolumeStore.read\n"
+        "volume.VolumeStore.read = lambda self, *a: (time.sleep(0.05), read(self, *a))[1]\n"
+        "from aifactory_agent.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    (port,) = free_ports(1)
+    spec = json.dumps({"uri": "pvc://models/corpus", "destination": "pvc://inputs/cache"})
+    arguments = ["fetch", "--spec", spec, "--claims", str(claims), "--result", str(tmp_path / "log")]
+    env = {**os.environ, "PYTHONPATH": f"{WORKLOADS / 'agent'}:{WORKLOADS / 'contract'}"}
+    process = subprocess.Popen([sys.executable, slow, *arguments, "--port", str(port)], env=env)
+
+    def status() -> dict[str, Any]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/status", timeout=5) as answer:
+            return dict(json.loads(answer.read()))
+
+    try:
+        wait_for("it has fetched some", lambda: status()["bytes"] > 20_000)
+        now = status()
+        assert (now["phase"], now["totalBytes"], now["totalFiles"]) == ("Fetching", 70_541, 3)
+        assert not list((claims / "inputs/cache").glob("sha256-*"))
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    progress = Progress("x")
+    source = counting(claims)
+    found = Cache(claims / "inputs/cache", "inputs").fetch(source, None, progress, threading.Event())
+    assert found.digest == of_directory(corpus).digest
+    assert source.read_bytes < 60_000, "what the journal tells is not read again"
+
+
+def counting(claims: Path) -> Any:
+    class Counting(VolumeStore):
+        read_bytes = 0
+
+        def read(self, file: StoredFile, start: int, end: int, stop: threading.Event) -> bytes:
+            self.read_bytes += end - start
+            return super().read(file, start, end, stop)
+
+    return Counting(ArtifactUri.parse("pvc://models/corpus"), claims)
