@@ -137,6 +137,7 @@ def test_triton_is_killed_and_comes_back(pod: RealPod) -> None:
     assert error.value.response.headers["retry-after"] == "1"
     assert time.monotonic() - started < 1
     pod.real.start()
+    wait_for("Triton is seen", lambda: pod.get("/health")[0] == 200, 5, pod.tail)
     with pytest.raises(openai.InternalServerError, match=r"is being loaded|was unloaded meanwhile"):
         own.completions.create(model="tiny", prompt="x")
     pod.put("tiny", 1)
