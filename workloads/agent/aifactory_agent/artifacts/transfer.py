@@ -12,12 +12,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from aifactory_agent.artifacts.chat import check_chat_templates
 from aifactory_agent.artifacts.store import Store, StoredFile
 from aifactory_agent.artifacts.stores import Mounts, open_store
 from aifactory_agent.logs import fields
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats import Checked, check_artifact, format_of, metrics_of, parts_of, stated_format
-from aifactory_contract.formats.rules import left_out
+from aifactory_contract.formats.rules import Files, left_out
 from aifactory_contract.manifest import (
     FileEntry,
     Manifest,
@@ -74,12 +75,14 @@ class Artifact:
 def verify(store: Store, digest: str | None, expected_format: str | None) -> Artifact:
     """Read a whole artifact, compare its digest and check it against its format.
 
-    Raises FactoryError: DigestMismatch, InvalidArtifact, or what the store says.
+    Raises FactoryError: DigestMismatch, InvalidArtifact, Unservable, or what the store says.
     """
     manifest = of_files((file.path for file in _wanted(store, expected_format)), store.open)
     if digest is not None:
         _compare(str(store.uri), check_digest(digest), manifest)
     checked = check_artifact(manifest, store.open, expected_format)
+    check_chat_templates(Files.of(manifest, store.open))
+    format_of(checked.format).serving(checked.config)  # what nothing here can serve is told now, not in a pool
     return _artifact(str(store.uri), manifest, checked)
 
 
@@ -120,6 +123,7 @@ def publish(
         _log.info("left out", extra=fields(path=path, why=why, of=len(beside)))
     manifest = of_files(paths, lambda path: open_regular(source / path))
     checked = check_artifact(manifest, lambda path: open_regular(source / path), expected_format)
+    check_chat_templates(Files.of(manifest, lambda path: open_regular(source / path)))
     digits = manifest.digest.removeprefix("sha256:")[:_NAME_DIGITS]
     store = open_store(base.child(model, digits), mounts, secret)
     store.create(source, manifest)
