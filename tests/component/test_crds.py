@@ -137,6 +137,9 @@ REFUSED = [
         changed(JOB, "spec.output.model", {"name": "3B", "format": "huggingface"}), "not 3B", id="a name like no other"
     ),
     pytest.param(
+        changed(VERSION, "spec.format", "causal-lm"), 'supported values: "huggingface"', id="a format of another name"
+    ),
+    pytest.param(
         changed(JOB, "spec.template.spec.volumes", [{"emptyDir": {}}]),
         "volumes[0].name: Required",
         id="nameless volume",

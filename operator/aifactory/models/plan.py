@@ -16,7 +16,7 @@ from aifactory.models import children
 from aifactory.models.state import Observed
 from aifactory.models.status import StatusDraft
 
-PERMANENT = frozenset({Reason.DIGEST_MISMATCH, Reason.INVALID_ARTIFACT})
+PERMANENT = frozenset({Reason.DIGEST_MISMATCH, Reason.INVALID_ARTIFACT, Reason.UNSERVABLE})
 """These stay true until somebody puts the artifact right: it is read again when asked for."""
 MENDABLE = frozenset({Reason.SOURCE_NOT_FOUND, Reason.ACCESS_DENIED, Reason.STORE_UNAVAILABLE, Reason.STORE_FULL})
 """These pass, or a person removes them: the artifact is read again."""

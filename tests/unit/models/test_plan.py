@@ -53,7 +53,7 @@ def test_a_good_artifact_becomes_ready_and_leaves_no_pod() -> None:
     assert not created(world.settle()), "it is never read again"
 
 
-@pytest.mark.parametrize("reason", ["DigestMismatch", "InvalidArtifact"])
+@pytest.mark.parametrize("reason", ["DigestMismatch", "InvalidArtifact", "Unservable"])
 def test_a_bad_artifact_is_the_end(reason: str) -> None:
     world = World(version())
     world.settle()

@@ -605,6 +605,31 @@ def test_what_a_trainer_left_beside_the_model_is_not_published_and_told(
         assert fetched == {"config.json", "model.safetensors", "tokenizer.json"}
 
 
+def test_what_no_engine_serves_is_kept_but_no_version(source: Path, claims: Path) -> None:
+    """Work that was done is never thrown away: it is in the store, and another release may serve it."""
+    place = Place("pvc://models", Mounts(claims), None, claims / "models")
+    for config in ({"architectures": ["LlamaForCausalLM"]}, {"vocab_size": 151936}):
+        write_model(source, **config)
+        artifact = publish(source, place)
+        with pytest.raises(
+            FactoryError, match=r"no engine .* serves this model .*; it serves: Qwen3ForCausalLM"
+        ) as caught:
+            verify(artifact.uri, place)
+        assert caught.value.reason is Reason.UNSERVABLE
+
+
+def test_a_chat_template_that_does_not_render_is_told_before_anybody_chats(source: Path, claims: Path) -> None:
+    place = Place("pvc://models", Mounts(claims), None, claims / "models")
+    good = publish(source, place)
+    (source / "chat_template.jinja").write_text("{{ messages[0].content }")
+    with pytest.raises(FactoryError, match=r"chat_template\.jinja does not render: TemplateSyntaxError"):
+        publish(source, place)
+    shutil.copytree(source, place.folder / "raw")
+    with pytest.raises(FactoryError, match=r"chat_template\.jinja does not render"):
+        verify("pvc://models/raw", place)
+    verify(good.uri, place)
+
+
 def test_the_command_line_answers_in_one_line(source: Path, place: Place, tmp_path: Path) -> None:
     result = tmp_path / "termination-log"
     common = ["--claims", str(place.mounts.claims), "--secrets", str(place.mounts.secrets), "--result", str(result)]

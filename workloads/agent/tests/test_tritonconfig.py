@@ -5,6 +5,7 @@ from __future__ import annotations
 from aifactory_agent.serve.tritonconfig import identity, render
 from aifactory_contract.formats import format_of
 
+LANGUAGE_MODEL = {"architectures": ["Qwen3ForCausalLM"], "vocab_size": 257}
 TENSOR = {"name": "x", "dataType": "FP32", "dims": [64]}
 
 
@@ -18,11 +19,11 @@ def test_torch_export_is_served_as_its_config_says() -> None:
     assert "max_batch_size: 8" in text
     assert "dynamic_batching" in text
     assert render(serving, "m", [2]) != text
-    assert identity(format_of("huggingface").serving({})) != identity(serving)
+    assert identity(format_of("huggingface").serving(LANGUAGE_MODEL)) != identity(serving)
 
 
 def test_a_language_model_answers_in_pieces() -> None:
-    text = render(format_of("huggingface").serving({}), "m", [1])
+    text = render(format_of("huggingface").serving(LANGUAGE_MODEL), "m", [1])
     assert 'name: "text_input" data_type: TYPE_STRING dims: [1] }' in text
     assert 'name: "seed" data_type: TYPE_UINT64 dims: [1] optional: true }' in text
     assert "decoupled: true" in text

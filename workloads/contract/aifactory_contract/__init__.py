@@ -1,7 +1,7 @@
 """What the programs in the pods agree on, among themselves and with the operator: each thing once.
 
 - `formats`: which files an artifact has, what must be true of them, and how it is served; one file a format.
-- `engines` (with `bytelevel`): which language models the server image can serve.
+- `engines`: which language models the server image can serve. `bytelevel`: tokens that are bytes.
 - `manifest`: the digest by which an artifact is known. `uri`: where artifacts live.
 - `signature`: the inputs and outputs of a served model, and the types of their tensors.
 - `desired`: desired.json, which the operator writes and the agent carries out. `control`: the key to Triton.

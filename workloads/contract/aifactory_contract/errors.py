@@ -15,6 +15,7 @@ class Reason(StrEnum):
     SOURCE_NOT_FOUND = "SourceNotFound"
     DIGEST_MISMATCH = "DigestMismatch"
     INVALID_ARTIFACT = "InvalidArtifact"
+    UNSERVABLE = "Unservable"
     ACCESS_DENIED = "AccessDenied"
     STORE_UNAVAILABLE = "StoreUnavailable"
     STORE_FULL = "StoreFull"

@@ -19,7 +19,9 @@ def write_model(folder: Path, **config: Any) -> Path:
     """A huggingface artifact whose tokens are bytes; different configs make different digests."""
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"architectures": ["Qwen3ForCausalLM"], **config}))
+    (folder / "config.json").write_text(
+        json.dumps({"architectures": ["Qwen3ForCausalLM"], "vocab_size": 257, **config})
+    )
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer()))
     return folder
 

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from aifactory_agent.artifacts.chat import check_chat_templates
 from aifactory_agent.artifacts.reading import Cancelled as Cancelled
 from aifactory_agent.artifacts.reading import hash_files, open_file
 from aifactory_agent.artifacts.store import Data, Source, Store, StoredFile
@@ -20,7 +21,7 @@ from aifactory_agent.artifacts.stores import Mounts, open_store
 from aifactory_agent.logs import fields
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats import Checked, check_artifact, format_of, metrics_of, parts_of, stated_format
-from aifactory_contract.formats.rules import left_out
+from aifactory_contract.formats.rules import Files, left_out
 from aifactory_contract.manifest import (
     Manifest,
     check_digest,
@@ -72,14 +73,20 @@ class Artifact:
 def verify(source: Source, digest: str | None, expected_format: str | None) -> Artifact:
     """Read a whole artifact, compare its digest and check it against its format.
 
-    Raises FactoryError: DigestMismatch, InvalidArtifact, or what the store says.
+    Raises FactoryError: DigestMismatch, InvalidArtifact, Unservable, or what the store says.
     """
     files = _wanted(source, expected_format)
     manifest = Manifest.of(hash_files(source, files, threading.Event()))
     if digest is not None:
         compare(source.uri, check_digest(digest), manifest)
     listed = {file.path: file for file in files}
-    checked = check_artifact(manifest, lambda path: open_file(source, listed[path]), expected_format)
+
+    def opened(path: str) -> BinaryIO:
+        return open_file(source, listed[path])
+
+    checked = check_artifact(manifest, opened, expected_format)
+    check_chat_templates(Files.of(manifest, opened))
+    format_of(checked.format).serving(checked.config)  # what nothing here can serve is told now, not in a pool
     return _artifact(str(source.uri), manifest, checked)
 
 
@@ -127,6 +134,7 @@ def publish(
         _log.info("left out", extra=fields(path=path, why=why, of=len(beside)))
     manifest = of_files(paths, lambda path: open_regular(source / path))
     checked = check_artifact(manifest, lambda path: open_regular(source / path), expected_format)
+    check_chat_templates(Files.of(manifest, lambda path: open_regular(source / path)))
     digits = manifest.digest.removeprefix("sha256:")[:_NAME_DIGITS]
     store = open_store(base.child(model, digits), mounts, secret)
     store.create(source, manifest)

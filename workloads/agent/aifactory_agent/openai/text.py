@@ -6,19 +6,16 @@ and its errors are the client's: most templates refuse what they were not made f
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from aifactory_agent.openai.errors import ApiError
+from aifactory_agent.templates import compile_template
 from aifactory_contract.userjson import parse_json
 
 THINK = "<think>"
@@ -26,8 +23,6 @@ _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_lengt
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _NO_LIMIT = 10**9
 """Tokenizers without a limit say so by an absurd number."""
-# Marks for training, which mean nothing to jinja2 without an extension; what stands between them is ordinary text.
-_TRAINING_MARK = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 
 
 class BrokenModel(Exception):
@@ -133,35 +128,10 @@ def _template_source(folder: Path, tokens: Mapping[str, Any]) -> str | None:
 
 
 def _compiled(source: str | None) -> jinja2.Template | None:
-    if source is None:
-        return None
-
-    def plain(mark: re.Match[str]) -> str:
-        return f"{{%{mark[1]} {'endif' if mark[2] else 'if true'} {mark[3]}%}}"
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
     try:
-        return environment.from_string(_TRAINING_MARK.sub(plain, source))
+        return None if source is None else compile_template(source)
     except jinja2.TemplateError as error:
         raise BrokenModel(f"the chat template can not be read: {error}") from error
-
-
-def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False, **_: Any) -> str:
-    # Not jinja2's own, which writes for HTML.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
-
-
-def _raise_exception(words: str) -> None:
-    raise jinja2.TemplateError(words)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now(UTC).astimezone().strftime(form)
 
 
 def _special_tokens(folder: Path, tokens: Mapping[str, Any]) -> dict[str, str]:

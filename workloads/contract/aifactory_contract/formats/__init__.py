@@ -55,7 +55,7 @@ def check_artifact(manifest: Manifest, opener: Opener, expected: str | None = No
 
     Raises FactoryError (InvalidArtifact): the message names the file and the way out.
     """
-    return _check(Files({entry.path: entry.size for entry in manifest.files}, opener), expected, inspect=inspect)
+    return _check(Files.of(manifest, opener), expected, inspect=inspect)
 
 
 def check_directory(directory: Path, expected: str | None = None) -> Checked:

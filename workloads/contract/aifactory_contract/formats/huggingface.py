@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from aifactory_contract.engines import BYTES
+from aifactory_contract.engines import engine_for
 from aifactory_contract.formats.rules import Files, Format, Serving, invalid, missing
 from aifactory_contract.formats.safetensors import read_safetensors
 from aifactory_contract.names import CONFIG
@@ -186,7 +186,7 @@ def _number(config: Mapping[str, Any], *names: str) -> int | None:
 
 
 def _serving(config: Mapping[str, Any]) -> Serving:
-    return Serving(BYTES.name, GENERATE, True, {"text_input": b"def", "max_tokens": 1, "stream": False})
+    return Serving(engine_for(config).name, GENERATE, True, {"text_input": b"def", "max_tokens": 1, "stream": False})
 
 
 HUGGINGFACE = Format(NAME, (CONFIG, WEIGHTS, TOKENIZER), is_part, leaves_out, check, inspect, _serving)

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from aifactory_contract.errors import FactoryError, Reason
-from aifactory_contract.manifest import Opener
+from aifactory_contract.manifest import Manifest, Opener
 from aifactory_contract.signature import Signature
 from aifactory_contract.userjson import parse_json
 
@@ -25,6 +25,11 @@ class Files:
     sizes: Mapping[str, int]
     """Bytes, by path."""
     open: Opener
+
+    @classmethod
+    def of(cls, manifest: Manifest, opener: Opener) -> Files:
+        """Those of a manifest."""
+        return cls({entry.path: entry.size for entry in manifest.files}, opener)
 
     def json(self, path: str, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
         """The JSON object in a file. Raises FactoryError (InvalidArtifact) if there is none."""
@@ -67,7 +72,7 @@ class Format:
     inspect: Callable[[Files, Mapping[str, Any]], None]
     """Whether what is in them fits together, by the contents of the small ones and config.json. Raises as `check`."""
     serving: Callable[[Mapping[str, Any]], Serving]
-    """How it is served, by its config.json. Raises FactoryError (InvalidArtifact)."""
+    """How it is served, by its config.json. Raises FactoryError (InvalidArtifact, or Unservable)."""
 
 
 def left_out(form: Format, paths: Collection[str]) -> dict[str, str]:

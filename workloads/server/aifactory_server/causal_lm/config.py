@@ -76,11 +76,9 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def _check_kind(document: dict[str, Any], folder: Path) -> None:
-    if document.get("architectures") != [BYTES.architecture]:
-        raise ValueError(
-            f"config.json: architectures {document.get('architectures')!r}: the engine {BYTES.name} serves "
-            f"{BYTES.architecture} only"
-        )
+    architectures = document.get("architectures")
+    if not (isinstance(architectures, list) and len(architectures) == 1 and architectures[0] in BYTES.architectures):
+        raise ValueError(f"config.json: architectures {architectures!r}: the engine {BYTES.name} serves {BYTES.what}")
     tokenizer = folder / TOKENIZER
     if not (tokenizer.exists() and is_byte_level(parse_json(tokenizer.read_bytes()))):
         raise ValueError(f"{TOKENIZER}: the engine {BYTES.name} serves models that have a token for each byte only")
