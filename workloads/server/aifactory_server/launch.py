@@ -104,6 +104,9 @@ def environment(triton: Distribution, environ: Mapping[str, str]) -> dict[str, s
     # Workers run as any user, without a home: caches of torch go where one can write.
     result.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / "torchinductor"))
     result.setdefault("HOME", tempfile.gettempdir())
+    # Models are on the volume; nothing is to be looked for on the internet.
+    result.setdefault("HF_HUB_OFFLINE", "1")
+    result.setdefault("TOKENIZERS_PARALLELISM", "false")
     return result
 
 

@@ -40,7 +40,7 @@ def test_prefers_an_installed_triton_as_in_nvidias_image(tmp_path: Path) -> None
     assert triton.server == tmp_path / "bin/tritonserver"
     assert triton.libraries is None
     backends = write_backends(triton, tmp_path / "made")
-    assert sorted(path.name for path in backends.iterdir()) == ["bytes", "python", "torch-export"]
+    assert sorted(path.name for path in backends.iterdir()) == ["bytes", "python", "torch-export", "transformers"]
     assert "aifactory_server.causal_lm.backend" in (backends / "bytes/model.py").read_text()
 
 

@@ -11,11 +11,11 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from aifactory_contract.engines import BYTES
+from aifactory_contract.engines import BYTES, TRANSFORMERS, serves_bytes
 from aifactory_contract.formats.rules import Files, Format, Serving, invalid, missing
 from aifactory_contract.formats.safetensors import read_safetensors
 from aifactory_contract.names import CONFIG
-from aifactory_contract.signature import GENERATE
+from aifactory_contract.signature import GENERATE, TEXT_GENERATION
 
 NAME = "huggingface"
 WEIGHTS = "model.safetensors"
@@ -186,7 +186,10 @@ def _number(config: Mapping[str, Any], *names: str) -> int | None:
 
 
 def _serving(config: Mapping[str, Any]) -> Serving:
-    return Serving(BYTES.name, GENERATE, True, {"text_input": b"def", "max_tokens": 1, "stream": False})
+    if serves_bytes(config):
+        return Serving(BYTES.name, GENERATE, True, {"text_input": b"def", "max_tokens": 1, "stream": False})
+    probe = {"text_input": b"a", "sampling_parameters": b'{"max_tokens": 1}', "stream": False}
+    return Serving(TRANSFORMERS.name, TEXT_GENERATION, True, probe)
 
 
 HUGGINGFACE = Format(NAME, (CONFIG, WEIGHTS, TOKENIZER), is_part, leaves_out, check, inspect, _serving)
