@@ -43,11 +43,9 @@ def write_llama(folder: Path, seed: int = 0, shards: bool = False, **changes: An
     shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = LlamaConfig(
         vocab_size=len(words),
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
         eos_token_id=words.eos_token_id,
         bos_token_id=words.bos_token_id,
-        **{**shape, **changes},
+        **{**shape, "num_key_value_heads": 2, "max_position_embeddings": CONTEXT, **changes},
     )
     return _write(LlamaForCausalLM, config, words, folder, seed, shards)
 

@@ -70,6 +70,18 @@ def test_a_large_vocabulary_is_not_cut_at_the_first_thousand(sampling: Sampling)
     assert tokens(sampling, draws, logits) == expected
 
 
+@pytest.mark.parametrize("size", [1, 5, 256, 257, 5000])
+def test_a_draw_is_where_the_sum_of_the_probabilities_passes_it(size: int) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(size) * 2
+    sums = logits.double().softmax(0).cumsum(0)
+    draws = [(number + 0.5) / 501 for number in range(501)]
+    expected = torch.searchsorted(sums, torch.tensor(draws).double() * sums[-1], right=True).tolist()
+    found = tokens(Sampling(), draws, logits)
+    # float32 and float64 may differ at the very edge of a token.
+    assert sum(one != other for one, other in zip(found, expected, strict=True)) <= 1
+
+
 def test_penalties_count_what_was_said() -> None:
     said = {"prompt": [1], "generated": [0, 0, 1]}
     assert tokens(Sampling(temperature=0, presence_penalty=0.9), [0.0], **said) == [0]

@@ -15,9 +15,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 GREEDY_TEMPERATURE = 1e-5
 """Below this the likeliest token is the only one that float32 leaves any chance."""
+_BLOCK = 256
+"""Tokens whose probabilities are summed up at once."""
 _LIKELY = 1024
 """Tokens that are looked at before a whole vocabulary is sorted for top_p."""
 
@@ -148,10 +151,16 @@ def _draw(logits: Tensor, draws: Sequence[float]) -> list[int]:
     """The token in each row at which the sum of the probabilities passes the draw."""
     # The largest weight is 1, so the sum is never 0; rows without a finite logit give any token.
     weights = (logits - logits.amax(1, keepdim=True)).exp()
-    sums = weights.cumsum(1, dtype=torch.float64)
+    # First the block in which it does, then the token in the block: summing up a whole vocabulary takes long.
+    size = logits.shape[1]
+    blocks = pad(weights, (0, -size % _BLOCK)).unflatten(1, (-1, _BLOCK))
+    sums = blocks.sum(2, dtype=torch.float64).cumsum(1)
     wanted = torch.tensor(draws, device=logits.device, dtype=torch.float64).unsqueeze(1) * sums[:, -1:]
-    drawn = torch.searchsorted(sums, wanted, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
-    found: list[int] = drawn.tolist()
+    block = torch.searchsorted(sums, wanted, right=True).clamp(max=sums.shape[1] - 1)
+    before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
+    inside = blocks.take_along_dim(block.unsqueeze(2), 1).squeeze(1).cumsum(1, dtype=torch.float64)
+    at = torch.searchsorted(inside, wanted - before, right=True).clamp(max=_BLOCK - 1)
+    found: list[int] = (block * _BLOCK + at).squeeze(1).clamp(max=size - 1).tolist()
     return found
 
 
