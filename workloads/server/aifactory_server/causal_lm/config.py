@@ -76,10 +76,10 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def _check_kind(document: dict[str, Any], folder: Path) -> None:
-    if document.get("architectures") != [BYTES.architecture]:
+    if document.get("architectures") not in [[name] for name in BYTES.architectures]:
         raise ValueError(
             f"config.json: architectures {document.get('architectures')!r}: the engine {BYTES.name} serves "
-            f"{BYTES.architecture} only"
+            f"{', '.join(sorted(BYTES.architectures))} only"
         )
     tokenizer = folder / TOKENIZER
     if not (tokenizer.exists() and is_byte_level(parse_json(tokenizer.read_bytes()))):
