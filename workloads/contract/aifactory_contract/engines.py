@@ -1,4 +1,7 @@
-"""The engines of the server image that serve language models, each a Triton back end of its name."""
+"""The engines of the server image that serve language models.
+
+An engine is a Triton back end of its name, with the interface of `signature.GENERATE`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class Engine:
 
 BYTES = Engine("bytes", frozenset({"Qwen3ForCausalLM"}))
 """The server's own small one (`aifactory_server.causal_lm`), for models whose tokens are bytes; with those it is twice
-as fast as transformers. Its interface is `signature.GENERATE`."""
+as fast as transformers."""
 TRANSFORMERS = Engine(
     "transformers",
     frozenset(
@@ -34,8 +37,8 @@ TRANSFORMERS = Engine(
         }
     ),
 )
-"""Any causal language model (`aifactory_server.generate`); its interface is `signature.TEXT_GENERATION`. Of the
-architectures a test of the server shows that answers are those of the model."""
+"""Any causal language model (`aifactory_server.generate`). Of these architectures a test of the server shows that
+answers are those of the model."""
 
 
 def serves_bytes(config: Mapping[str, Any]) -> bool:

@@ -106,24 +106,6 @@ class Signature:
 GENERATE = Signature(
     inputs=(
         TensorSpec("text_input", "BYTES", (1,)),
-        TensorSpec("max_tokens", "INT32", (1,), optional=True),
-        TensorSpec("temperature", "FP32", (1,), optional=True),
-        TensorSpec("seed", "UINT64", (1,), optional=True),
-        TensorSpec("stop", "BYTES", (-1,), optional=True),
-        TensorSpec("stream", "BOOL", (1,), optional=True),
-    ),
-    outputs=(
-        TensorSpec("text_output", "BYTES", (1,)),
-        TensorSpec("finish_reason", "BYTES", (1,)),
-        TensorSpec("num_input_tokens", "UINT32", (1,)),
-        TensorSpec("num_output_tokens", "UINT32", (1,)),
-    ),
-)
-"""The signature of every language model."""
-
-TEXT_GENERATION = Signature(
-    inputs=(
-        TensorSpec("text_input", "BYTES", (1,)),
         TensorSpec("stream", "BOOL", (1,), optional=True),
         TensorSpec("sampling_parameters", "BYTES", (1,), optional=True),
         TensorSpec("exclude_input_in_output", "BOOL", (1,), optional=True),

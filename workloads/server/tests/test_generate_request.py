@@ -68,10 +68,17 @@ def test_all_parameters_are_taken() -> None:
 
 
 def test_parameters_of_the_request_count_where_there_is_no_tensor() -> None:
-    given_ = {"temperature": 0.0, "triton_enable_empty_final_response": True, "aifactory_probe": "x"}
+    given_ = {"temperature": 0.0, "triton_enable_empty_final_response": True}
     assert read_request({"text_input": [b"a"]}, given_).request.sampling.temperature == 0.0
     values = {"text_input": [b"a"], "sampling_parameters": [b'{"temperature": 0.5}']}
     assert read_request(values, given_).request.sampling.temperature == 0.5
+
+
+def test_the_agents_sign_is_known_from_the_agent_only() -> None:
+    sign = {"aifactory_probe": "sign"}
+    assert read_request({"text_input": [b"a"]}, sign, probe=True).request.probe
+    with pytest.raises(BadRequest, match="aifactory_probe is not known"):
+        read_request({"text_input": [b"a"]}, sign)
 
 
 def test_whoever_wants_log_probabilities_gets_them() -> None:

@@ -176,7 +176,7 @@ def test_log_probabilities_have_the_form_of_vllms_back_end(serving: TritonProces
     [
         ({"max_tokens": 0}, "max_tokens must be a whole number from 1"),
         ({"top_q": 0.5}, "top_q is not known"),
-        ({"aifactory_probe": "x", "best_of": 2}, "best_of is not known"),
+        ({"aifactory_probe": "x"}, "aifactory_probe is not known"),
         ({"text_input": "0" * 300}, "tokens, this model reads 255 at most"),
         ({"sampling_parameters": "[]"}, "sampling_parameters must be a JSON object"),
     ],

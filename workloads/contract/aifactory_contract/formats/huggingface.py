@@ -15,7 +15,7 @@ from aifactory_contract.engines import BYTES, TRANSFORMERS, serves_bytes
 from aifactory_contract.formats.rules import Files, Format, Serving, invalid, missing
 from aifactory_contract.formats.safetensors import read_safetensors
 from aifactory_contract.names import CONFIG
-from aifactory_contract.signature import GENERATE, TEXT_GENERATION
+from aifactory_contract.signature import GENERATE
 
 NAME = "huggingface"
 WEIGHTS = "model.safetensors"
@@ -186,10 +186,9 @@ def _number(config: Mapping[str, Any], *names: str) -> int | None:
 
 
 def _serving(config: Mapping[str, Any]) -> Serving:
-    if serves_bytes(config):
-        return Serving(BYTES.name, GENERATE, True, {"text_input": b"def", "max_tokens": 1, "stream": False})
-    probe = {"text_input": b"a", "sampling_parameters": b'{"max_tokens": 1}', "stream": False}
-    return Serving(TRANSFORMERS.name, TEXT_GENERATION, True, probe)
+    engine = BYTES if serves_bytes(config) else TRANSFORMERS
+    probe = {"text_input": b"def", "sampling_parameters": b'{"max_tokens": 1}', "stream": False}
+    return Serving(engine.name, GENERATE, True, probe)
 
 
 HUGGINGFACE = Format(NAME, (CONFIG, WEIGHTS, TOKENIZER), is_part, leaves_out, check, inspect, _serving)

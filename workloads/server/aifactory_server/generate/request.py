@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aifactory_contract.signature import TEXT_GENERATION
+from aifactory_contract.names import PROBE_PARAMETER
+from aifactory_contract.signature import GENERATE
 from aifactory_contract.userjson import parse_json
 from aifactory_server.engines.request import BadRequest, Request
 from aifactory_server.engines.sampling import Sampling
 
-INPUTS = tuple(tensor.name for tensor in TEXT_GENERATION.inputs)
+INPUTS = tuple(tensor.name for tensor in GENERATE.inputs)
 _MAX_TOKENS = 1_000_000
 _MAX_ITEMS = 64
 """Of a list in the parameters."""
@@ -62,7 +63,10 @@ def read_request(
     if "sampling_parameters" in inputs:
         found = _json(_text(_one(inputs, "sampling_parameters"), "sampling_parameters"))
     else:
-        found = {name: value for name, value in parameters.items() if not name.startswith(("triton_", "aifactory_"))}
+        ours = {PROBE_PARAMETER} if probe else set()
+        found = {
+            name: value for name, value in parameters.items() if not name.startswith("triton_") and name not in ours
+        }
     wants = {name: bool(_one(inputs, f"return_{name}", False)) for name in _RETURNS}
     given = _Parameters(found)
     request = _request(text, given, wants["logprobs"] or wants["cumulative_logprob"], seconds, probe)
