@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,8 @@ class _Responses:
         self._sender, self._asked, self._decode = sender, asked, decode
         self._pieces: list[Piece] = []
         self._logprob = 0.0
+        # Triton 2.51 crashes as a whole when it is asked whether a request is cancelled that has had its last response.
+        self._asking, self._ended = threading.Lock(), False
 
     def piece(self, piece: Piece, prompt_tokens: int) -> None:
         """Send it, or keep it until the answer is whole."""
@@ -97,19 +100,29 @@ class _Responses:
         if last or self._asked.stream:
             response = pb.InferenceResponse(self._tensors(prompt_tokens))
             self._pieces.clear()
+            if last:
+                self._end()
             self._sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0)
 
     def failed(self, error: Exception) -> None:
         """Send the words."""
+        self._end()
         _send_error(self._sender, error)
 
     def dropped(self) -> None:
         """Triton waits for the end even if the client does not."""
+        self._end()
         self._sender.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def cancelled(self) -> bool:
         """Asking costs a message to the server process."""
-        return bool(self._sender.is_cancelled())
+        with self._asking:
+            return not self._ended and bool(self._sender.is_cancelled())
+
+    def _end(self) -> None:
+        """No question is under way, and none comes any more."""
+        with self._asking:
+            self._ended = True
 
     def _tensors(self, prompt_tokens: int) -> list[Any]:
         asked, pieces = self._asked, self._pieces
