@@ -137,13 +137,14 @@ class GenerationMeter(Meter):
         with self._lock:
             counts, self._counts = self._counts, {}
             seconds, self._seconds = self._seconds, []
-        self._running.set(running)
-        self._waiting.set(waiting)
         for name, amount in counts.items():
             self._counters.add(name, amount)
         self._counters.flush()
         for metric, value in seconds:
             metric.observe(value)
+        # Last: whoever sees that nobody runs any more sees all that was counted of them.
+        self._running.set(running)
+        self._waiting.set(waiting)
 
     def _count(self, name: str, amount: int) -> None:
         with self._lock:

@@ -6,6 +6,7 @@ import json
 import queue
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -231,7 +232,13 @@ def test_tokens_and_latencies_are_counted(serving: TritonProcess) -> None:
     def counted() -> list[float]:
         return [serving.metric(f"aifactory_{name}", model="qwen", version="1") for name in names]
 
-    before = counted()
+    def settled() -> list[float] | None:
+        first = counted()
+        time.sleep(0.6)  # longer than numbers are gathered for
+        return first if counted() == first else None
+
+    before = wait_for("earlier requests are counted", settled)
+    assert before is not None
     _, answer = generate(
         serving, "qwen", max_tokens=9, ignore_eos=True, return_num_input_tokens=True, return_num_output_tokens=True
     )
