@@ -45,7 +45,8 @@ def whole_answer(host: str, port: int, model: str, *, prompt: str, max_tokens: i
     with http.InferenceServerClient(f"{host}:{port}", network_timeout=ANSWER_SECONDS) as client:
         if not client.is_model_ready(model):
             raise DemoError(f"Triton says that model {model} is not ready")
-        body = json.dumps({"text_input": prompt, "max_tokens": max_tokens, "temperature": 0.5, "seed": 1})
+        asked = {"text_input": prompt, "max_tokens": max_tokens, "temperature": 0.5, "seed": 1}
+        body = json.dumps({**asked, "exclude_input_in_output": True})
         answer = client._post(f"v2/models/{model}/generate", body, headers=None, query_params=None)
         content = answer.read()
         if answer.status_code != 200:
@@ -67,9 +68,9 @@ def stream(host: str, port: int, model: str, *, prompt: str, max_tokens: int) ->
     print(f"\n    | {prompt}", end="", flush=True)
     with grpc.InferenceServerClient(f"{host}:{port}") as client:
         client.start_stream(lambda result, error: answers.put((result, error)))
-        inputs = [_text("text_input", prompt), _number("max_tokens", max_tokens, np.int32, "INT32")]
-        inputs += [_number("temperature", 0.5, np.float32, "FP32"), _number("seed", 1, np.uint64, "UINT64")]
-        inputs.append(_number("stream", True, np.bool_, "BOOL"))
+        sampling = {"max_tokens": max_tokens, "temperature": 0.5, "seed": 1}
+        inputs = [_text("text_input", prompt), _text("sampling_parameters", json.dumps(sampling))]
+        inputs += [_yes("stream"), _yes("return_num_output_tokens")]
         client.async_stream_infer(model, inputs, enable_empty_final_response=True)
         while True:
             result, error = _next(answers)
@@ -81,7 +82,7 @@ def stream(host: str, port: int, model: str, *, prompt: str, max_tokens: int) ->
                 pieces.append(text)
                 print(text.replace("\n", "\n    | "), end="", flush=True)
             count = result.as_numpy("num_output_tokens")
-            tokens = int(count.flatten()[0]) if count is not None else tokens
+            tokens += int(count.flatten()[0]) if count is not None else 0
             if result.get_response().parameters["triton_final_response"].bool_param:
                 break
         client.stop_stream()
@@ -104,7 +105,7 @@ def _text(name: str, value: str) -> Any:
     return tensor
 
 
-def _number(name: str, value: Any, dtype: Any, datatype: str) -> Any:
-    tensor = grpc.InferInput(name, [1], datatype)
-    tensor.set_data_from_numpy(np.array([value], dtype=dtype))
+def _yes(name: str) -> Any:
+    tensor = grpc.InferInput(name, [1], "BOOL")
+    tensor.set_data_from_numpy(np.array([True]))
     return tensor

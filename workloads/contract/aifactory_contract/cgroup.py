@@ -1,4 +1,4 @@
-"""The CPU limit of this container, as the kernel enforces it."""
+"""The limits of this container, as the kernel enforces them."""
 
 from __future__ import annotations
 
@@ -19,3 +19,26 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
             continue
         return cpus if cpus > 0 else None
     return None
+
+
+def memory_left(root: Path = Path("/sys/fs/cgroup"), machine: Path = Path("/proc/meminfo")) -> int:
+    """Bytes of memory that this container may still take: what its limit leaves, or the machine.
+
+    Only what the kernel can not drop counts as taken (`anon` and `shmem` in memory.stat, `rss` in v1): pages of files
+    that were read make room for whoever needs it (kernel, admin-guide/cgroup-v2.rst, "memory.stat").
+    """
+    available = next(
+        int(line.split()[1]) * 1024 for line in machine.read_text().splitlines() if line.startswith("MemAvailable:")
+    )
+    for limit, stat, kept in (
+        ("memory.max", "memory.stat", ("anon", "shmem")),
+        ("memory/memory.limit_in_bytes", "memory/memory.stat", ("total_rss", "total_shmem")),
+    ):
+        try:
+            most = int((root / limit).read_text())
+            lines = (root / stat).read_text().split("\n")
+            taken = sum(int(value) for name, _, value in (line.partition(" ") for line in lines) if name in kept)
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+        return max(0, min(available, most - taken))
+    return available

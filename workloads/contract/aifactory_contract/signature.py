@@ -106,20 +106,25 @@ class Signature:
 GENERATE = Signature(
     inputs=(
         TensorSpec("text_input", "BYTES", (1,)),
-        TensorSpec("max_tokens", "INT32", (1,), optional=True),
-        TensorSpec("temperature", "FP32", (1,), optional=True),
-        TensorSpec("seed", "UINT64", (1,), optional=True),
-        TensorSpec("stop", "BYTES", (-1,), optional=True),
         TensorSpec("stream", "BOOL", (1,), optional=True),
+        TensorSpec("sampling_parameters", "BYTES", (1,), optional=True),
+        TensorSpec("exclude_input_in_output", "BOOL", (1,), optional=True),
+        TensorSpec("return_finish_reason", "BOOL", (1,), optional=True),
+        TensorSpec("return_cumulative_logprob", "BOOL", (1,), optional=True),
+        TensorSpec("return_logprobs", "BOOL", (1,), optional=True),
+        TensorSpec("return_num_input_tokens", "BOOL", (1,), optional=True),
+        TensorSpec("return_num_output_tokens", "BOOL", (1,), optional=True),
     ),
     outputs=(
-        TensorSpec("text_output", "BYTES", (1,)),
-        TensorSpec("finish_reason", "BYTES", (1,)),
+        TensorSpec("text_output", "BYTES", (-1,)),
+        TensorSpec("finish_reason", "BYTES", (-1,)),
+        TensorSpec("cumulative_logprob", "FP32", (-1,)),
+        TensorSpec("logprobs", "BYTES", (-1,)),
         TensorSpec("num_input_tokens", "UINT32", (1,)),
-        TensorSpec("num_output_tokens", "UINT32", (1,)),
+        TensorSpec("num_output_tokens", "UINT32", (-1,)),
     ),
 )
-"""The signature of every language model."""
+"""The signature of a language model behind any engine: that of Triton's vLLM back end (its src/model.py)."""
 
 
 def _tensors(config: Mapping[str, Any], key: str) -> tuple[TensorSpec, ...]:

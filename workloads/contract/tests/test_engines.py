@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aifactory_contract.engines import BYTES, engine_for
+from aifactory_contract.engines import BYTES, TRANSFORMERS, engine_for
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats import HUGGINGFACE
 
@@ -18,11 +18,15 @@ def test_the_small_engine_serves_models_of_bytes() -> None:
     assert HUGGINGFACE.serving(SMALL).backend == "bytes"
 
 
+@pytest.mark.parametrize("config", [{**SMALL, "vocab_size": 151936}, {"architectures": ["LlamaForCausalLM"]}])
+def test_transformers_serves_the_architectures_whose_answers_were_compared(config: dict[str, Any]) -> None:
+    assert engine_for(config) is TRANSFORMERS
+    assert HUGGINGFACE.serving(config).backend == "transformers"
+
+
 @pytest.mark.parametrize(
     "config",
     [
-        {**SMALL, "vocab_size": 151936},
-        {**SMALL, "vocab_size": None},
         {**SMALL, "architectures": ["BertModel", 3]},
         {**SMALL, "architectures": "Qwen3ForCausalLM"},
         {},

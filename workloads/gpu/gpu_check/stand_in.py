@@ -101,7 +101,7 @@ class Request:
         elif response is not None:
             self._texts.append(response.tensors["text_output"][0])
             if "num_output_tokens" in response.tensors:
-                self.tokens = int(response.tensors["num_output_tokens"][0])
+                self.tokens += int(response.tensors["num_output_tokens"][0])
         if flags & TRITONSERVER_RESPONSE_COMPLETE_FINAL:
             self.over.set()
 
@@ -112,7 +112,9 @@ class Request:
 
 def ask(prompt: bytes, max_tokens: int, *, cancel_after: int | None = None, stream: bool = True) -> Request:
     """A request to a language model for the likeliest continuation."""
-    return Request(cancel_after, text_input=[prompt], max_tokens=[max_tokens], temperature=[0.0], stream=[stream])
+    sampling = json.dumps({"max_tokens": max_tokens, "temperature": 0.0}).encode()
+    flags = {"stream": [stream], "exclude_input_in_output": [True], "return_num_output_tokens": [True]}
+    return Request(cancel_after, text_input=[prompt], sampling_parameters=[sampling], **flags)
 
 
 def get_input_tensor_by_name(request: Request, name: str) -> Tensor | None:

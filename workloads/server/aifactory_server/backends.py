@@ -10,13 +10,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from aifactory_contract.engines import BYTES
+from aifactory_contract.engines import BYTES, TRANSFORMERS
 from aifactory_contract.formats import TORCH_EXPORT
 from aifactory_server.distribution import Distribution
 
 BACKENDS = {
     BYTES.name: "aifactory_server.causal_lm.backend",
     TORCH_EXPORT.name: "aifactory_server.torch_export.backend",
+    TRANSFORMERS.name: "aifactory_server.generate.backend",
 }
 """Name in config.pbtxt, which is that of the engine or the format, and the module that has its TritonPythonModel."""
 

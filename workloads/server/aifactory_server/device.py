@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+from aifactory_contract.cgroup import memory_left
+
 _WEIGHTS_PER_THREAD = 4_000_000
 
 
@@ -16,6 +18,13 @@ def device_of(args: Mapping[str, str]) -> torch.device:
     if not torch.cuda.is_available():
         raise ValueError("Triton placed the model on a GPU that PyTorch can not use; is the driver new enough?")
     return torch.device("cuda", int(args["model_instance_device_id"]))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may still be taken on it: on a CPU what the container's limit leaves, not what the node has."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return memory_left()
 
 
 def useful_threads(weights: Iterable[torch.Tensor]) -> int:

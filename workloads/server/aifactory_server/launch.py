@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -90,10 +91,9 @@ def command(triton: Distribution, settings: Settings, backends: Path, key: str, 
 def environment(triton: Distribution, environ: Mapping[str, str]) -> dict[str, str]:
     """Environment of tritonserver and of the worker processes it starts."""
     result = dict(environ)
-    if triton.libraries is not None:
-        result["LD_LIBRARY_PATH"] = os.pathsep.join(
-            filter(None, [str(triton.libraries), environ.get("LD_LIBRARY_PATH")])
-        )
+    libraries = [*_python_library(), *([] if triton.libraries is None else [str(triton.libraries)])]
+    if libraries:
+        result["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [*libraries, environ.get("LD_LIBRARY_PATH")]))
     # Workers embed an isolated interpreter that ignores PYTHONPATH; `backends` hands this list to them.
     result["AIFACTORY_PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     threads = str(available_cpus())
@@ -104,7 +104,20 @@ def environment(triton: Distribution, environ: Mapping[str, str]) -> dict[str, s
     # Workers run as any user, without a home: caches of torch go where one can write.
     result.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / "torchinductor"))
     result.setdefault("HOME", tempfile.gettempdir())
+    # Models are on the volume; nothing is to be looked for on the internet.
+    result.setdefault("HF_HUB_OFFLINE", "1")
+    result.setdefault("TOKENIZERS_PARALLELISM", "false")
     return result
+
+
+def _python_library() -> list[str]:
+    """Directory of this Python's own library, if it has one.
+
+    Workers embed a Python and get their modules from this one. If the loader found the library of another Python of the
+    same name first, modules that are compiled (ssl is one) could not be imported.
+    """
+    folder, name = (sysconfig.get_config_var(variable) for variable in ("LIBDIR", "INSTSONAME"))
+    return [folder] if folder and name and (Path(folder) / name).is_file() else []
 
 
 def available_cpus() -> int:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from aifactory_contract.names import GENERATED_TOKENS, PROBE_REQUESTS
+from aifactory_server.engines.engine import Meter
 
 _GATHER_SECONDS = 0.25
 _PROMPT_TOKENS = "aifactory_prompt_tokens_total"
+_CACHED_TOKENS = "aifactory_cached_prompt_tokens_total"
 _TEXTS = {
+    _CACHED_TOKENS: "Tokens of prompts that were in the cache and were not read again",
     _PROMPT_TOKENS: "Tokens of prompts that were read",
     GENERATED_TOKENS: "Tokens that were generated",
     PROBE_REQUESTS: "Requests of the agent, by which it sees whether the version answers",
@@ -55,7 +59,7 @@ class TokenMeter:
     """What the engine `bytes` counts."""
 
     def __init__(self, pb: Any, args: Mapping[str, str]) -> None:
-        self._counters = Counters(pb, args, *_TEXTS)
+        self._counters = Counters(pb, args, _PROMPT_TOKENS, GENERATED_TOKENS, PROBE_REQUESTS)
 
     def count(self, prompt: int, generated: int) -> None:
         """Tokens of a client's request."""
@@ -69,3 +73,92 @@ class TokenMeter:
     def flush(self) -> None:
         """Nothing will be counted for a while."""
         self._counters.flush()
+
+
+class GenerationMeter(Meter):
+    """What the engine of `transformers` counts: as vLLM does, with `aifactory_` for `vllm:`.
+
+    It is told from several threads and only notes; Triton gets the numbers a few times a second, from the thread that
+    calls `load`, because each number is a message to the server process.
+    """
+
+    def __init__(self, pb: Any, args: Mapping[str, str]) -> None:
+        labels = {"model": args["model_name"], "version": args["model_version"]}
+        self._counters = Counters(pb, args, *_TEXTS)
+        # A metric dies with its family object, so both are kept.
+        self._families: list[Any] = []
+
+        def metric(name: str, text: str, kind: Any, **more: Any) -> Any:
+            self._families.append(pb.MetricFamily(name=name, description=text, kind=kind))
+            return self._families[-1].Metric(labels=labels, **more)
+
+        gauge, histogram = pb.MetricFamily.GAUGE, pb.MetricFamily.HISTOGRAM
+        self._running = metric("aifactory_requests_running", "Requests that are computed", gauge)
+        self._waiting = metric("aifactory_requests_waiting", "Requests that wait for their turn", gauge)
+        self._first = metric(
+            "aifactory_time_to_first_token_seconds",
+            "From the request to its first token",
+            histogram,
+            buckets=_FIRST_TOKEN_SECONDS,
+        )
+        self._next = metric(
+            "aifactory_inter_token_latency_seconds", "Between two tokens", histogram, buckets=_NEXT_TOKEN_SECONDS
+        )
+        self._lock = threading.Lock()
+        self._counts: dict[str, int] = {}
+        self._seconds: list[tuple[Any, float]] = []
+        self._flush_at = 0.0
+
+    def prompt(self, tokens: int) -> None:
+        """A prompt was read."""
+        self._count(_PROMPT_TOKENS, tokens)
+
+    def cached(self, tokens: int) -> None:
+        """So much of a prompt did not have to be read."""
+        self._count(_CACHED_TOKENS, tokens)
+
+    def first_token(self, seconds: float) -> None:
+        """Since the request came."""
+        self._observe(self._first, seconds)
+
+    def next_token(self, seconds: float) -> None:
+        """Since the one before."""
+        self._observe(self._next, seconds)
+
+    def probed(self) -> None:
+        """A request of the agent was answered."""
+        self._count(PROBE_REQUESTS, 1)
+
+    def load(self, running: int, waiting: int) -> None:
+        """Hand over what was noted."""
+        if time.monotonic() < self._flush_at:
+            return
+        self._flush_at = time.monotonic() + _GATHER_SECONDS
+        with self._lock:
+            counts, self._counts = self._counts, {}
+            seconds, self._seconds = self._seconds, []
+        for name, amount in counts.items():
+            self._counters.add(name, amount)
+        self._counters.flush()
+        for metric, value in seconds:
+            metric.observe(value)
+        # Last: whoever sees that nobody runs any more sees all that was counted of them.
+        self._running.set(running)
+        self._waiting.set(waiting)
+
+    def _count(self, name: str, amount: int) -> None:
+        with self._lock:
+            self._counts[name] = self._counts.get(name, 0) + amount
+
+    def _observe(self, metric: Any, seconds: float) -> None:
+        self._count(GENERATED_TOKENS, 1)
+        with self._lock:
+            self._seconds.append((metric, seconds))
+
+
+# The buckets that OpenTelemetry's semantic conventions for generative AI give, and longer ones for long prompts.
+_FIRST_TOKEN_SECONDS = [
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    *(20.0, 40.0, 80.0, 160.0),
+]
+_NEXT_TOKEN_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5]

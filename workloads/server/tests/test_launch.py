@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_prefers_an_installed_triton_as_in_nvidias_image(tmp_path: Path) -> None
     assert triton.server == tmp_path / "bin/tritonserver"
     assert triton.libraries is None
     backends = write_backends(triton, tmp_path / "made")
-    assert sorted(path.name for path in backends.iterdir()) == ["bytes", "python", "torch-export"]
+    assert sorted(path.name for path in backends.iterdir()) == ["bytes", "python", "torch-export", "transformers"]
     assert "aifactory_server.causal_lm.backend" in (backends / "bytes/model.py").read_text()
 
 
@@ -83,9 +84,16 @@ def test_threads_are_what_the_container_may_use(
     assert environment(Distribution(Path("/t"), (), None), environ)["OMP_NUM_THREADS"] == threads
 
 
-def test_tritons_libraries_come_first() -> None:
-    made = environment(Distribution(Path("/t"), (), Path("/libs")), {"LD_LIBRARY_PATH": "/mine"})
-    assert made["LD_LIBRARY_PATH"] == "/libs:/mine"
+def test_the_libraries_of_this_python_and_of_triton_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = {"LIBDIR": str(tmp_path), "INSTSONAME": "libpython3.11.so.1.0"}
+    monkeypatch.setattr(sysconfig, "get_config_var", library.get)
+
+    def made() -> str:
+        return environment(Distribution(Path("/t"), (), Path("/libs")), {"LD_LIBRARY_PATH": "/mine"})["LD_LIBRARY_PATH"]
+
+    assert made() == "/libs:/mine"  # a Python that is one file
+    (tmp_path / "libpython3.11.so.1.0").touch()
+    assert made() == f"{tmp_path}:/libs:/mine"
 
 
 def test_the_control_key_is_one_for_both_sides(tmp_path: Path) -> None:

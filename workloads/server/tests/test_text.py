@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aifactory_server.causal_lm.request import BadRequest, read_request
+from aifactory_server.causal_lm.request import BadRequest, Request, request_of
 from aifactory_server.causal_lm.text import TextStream
+from aifactory_server.engines.request import Request as Full
+from aifactory_server.engines.sampling import Sampling
 
 chunks = st.lists(st.binary(max_size=3), max_size=30)
 some_text = st.text(alphabet="ab→é\n", max_size=40)
@@ -59,41 +61,25 @@ def test_holds_back_only_what_may_become_a_stop_string() -> None:
     assert stream.finish() == "\n"
 
 
-def test_a_request_has_defaults_and_limits() -> None:
-    request = read_request({"text_input": [b"hi"]}, {})
-    assert (request.prompt, request.max_tokens, request.temperature, request.seed) == (b"hi", 16, 1.0, None)
-    whole = {"text_input": [b"hi"], "max_tokens": [5], "temperature": [0.5], "seed": [2**64 - 1], "stream": [True]}
-    request = read_request({**whole, "stop": [b"\n", "é".encode()]}, {"triton_x": 1})
-    assert request.seed == 2**63 - 1
-    assert request.stops == ("\n", "é")
-    assert request.stream
-    assert not request.probe
-    assert read_request({"text_input": [b"x"]}, {"aifactory_probe": "sign"}, probe=True).probe
+def test_a_request_is_what_the_small_engine_takes() -> None:
+    full = Full("hé", max_tokens=5, stop=("\n",), seed=2**64 - 1, sampling=Sampling(temperature=0.5), probe=True)
+    assert request_of(full) == Request("hé".encode(), 5, 0.5, 2**63 - 1, ("\n",), True)
+    assert request_of(Full("x")) == Request(b"x")
 
 
 @pytest.mark.parametrize(
-    ("inputs", "words"),
+    ("full", "words"),
     [
-        ({}, "text_input is missing"),
-        ({"text_input": [b"a", b"b"]}, "one value"),
-        ({"max_tokens": [0]}, "max_tokens must be from 1 to 65536, it is 0"),
-        ({"max_tokens": [10**6]}, "max_tokens"),
-        ({"temperature": [-0.1]}, "temperature must be from 0"),
-        ({"temperature": [float("nan")]}, "temperature"),
-        ({"stop": [b""]}, "stop string"),
-        ({"stop": [b"x" * 257]}, "stop string"),
-        ({"stop": [b"x"] * 17}, "stop takes up to 16"),
-        ({"stop": [b"\xff"]}, "UTF-8"),
+        (
+            Full("x", sampling=Sampling(top_p=0.9)),
+            "top_p is not known to the engine of this model; it takes max_tokens",
+        ),
+        (Full("x", sampling=Sampling(logprobs=0)), "logprobs is not known"),
+        (Full("x", min_tokens=1), "min_tokens is not known"),
+        (Full("x", ignore_eos=True), "ignore_eos is not known"),
+        (Full("x", max_tokens=10**6), "max_tokens must be from 1 to 65536"),
     ],
 )
-def test_a_bad_request_is_told_what_to_write(inputs: dict[str, list[object]], words: str) -> None:
-    given_inputs = inputs if "text_input" in inputs or not inputs else {"text_input": [b"x"], **inputs}
+def test_what_it_can_not_do_is_refused_by_name(full: Full, words: str) -> None:
     with pytest.raises(BadRequest, match=words):
-        read_request(given_inputs, {})
-
-
-def test_an_unknown_parameter_is_not_swallowed() -> None:
-    with pytest.raises(BadRequest, match="top_p is not known; this model takes text_input, max_tokens"):
-        read_request({"text_input": [b"x"]}, {"top_p": 0.9})
-    with pytest.raises(BadRequest, match="aifactory_probe is not known"):
-        read_request({"text_input": [b"x"]}, {"aifactory_probe": True})
+        request_of(full)

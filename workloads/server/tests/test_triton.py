@@ -24,10 +24,11 @@ from aifactory_trainer.model import generate as reference_generate
 from .conftest import TwoHeads
 
 PROMPT = "def main():"
+RETURNS = ("return_finish_reason", "return_num_input_tokens", "return_num_output_tokens")
 
 
 def tensor(name: str, values: list[Any], kind: str) -> Any:
-    types = {"BYTES": np.object_, "INT32": np.int32, "FP32": np.float32, "UINT64": np.uint64, "BOOL": np.bool_}
+    types = {"BYTES": np.object_, "BOOL": np.bool_}
     given = grpcclient.InferInput(name, [len(values)], kind)
     given.set_data_from_numpy(np.array(values, dtype=types[kind]))
     return given
@@ -37,9 +38,9 @@ class Stream:
     """One generation over gRPC streaming, as a client of Triton writes it."""
 
     def __init__(self, triton: TritonProcess, prompt: str = PROMPT, **parameters: Any) -> None:
-        kinds = {"max_tokens": "INT32", "temperature": "FP32", "seed": "UINT64"}
         inputs = [tensor("text_input", [prompt.encode()], "BYTES"), tensor("stream", [True], "BOOL")]
-        inputs += [tensor(name, [value], kinds[name]) for name, value in parameters.items()]
+        inputs.append(tensor("sampling_parameters", [json.dumps(parameters).encode()], "BYTES"))
+        inputs += [tensor(name, [True], "BOOL") for name in RETURNS]
         self._answers: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
         self._client = grpcclient.InferenceServerClient(triton.grpc)
         self._client.start_stream(lambda result, error: self._answers.put((result, error)))
@@ -94,7 +95,8 @@ def generate(
     triton: TritonProcess, text: str = PROMPT, model: str = "gpt", **parameters: Any
 ) -> tuple[int, dict[str, Any]]:
     """Triton's generate endpoint: the whole answer over HTTP."""
-    body = {"text_input": PROMPT, "temperature": 0, **parameters}
+    body = {"text_input": text, "exclude_input_in_output": True, **dict.fromkeys(RETURNS, True)}
+    body["sampling_parameters"] = json.dumps({"temperature": 0, **parameters})
     code, answer = http(f"{triton.url}/v2/models/{model}/generate", body, seconds=60)
     return code, json.loads(answer)
 
@@ -117,7 +119,7 @@ def test_streams_over_grpc_piece_by_piece(triton: TritonProcess) -> None:
     assert len(results) > 5
     assert results[-1].as_numpy("finish_reason")[0].decode() == whole["finish_reason"]
     assert results[-1].as_numpy("num_output_tokens")[0] == whole["num_output_tokens"]
-    assert results[0].as_numpy("finish_reason") is None
+    assert results[0].as_numpy("finish_reason")[0] == b"None"
 
 
 def test_streams_over_http_as_server_sent_events(triton: TritonProcess) -> None:
@@ -149,12 +151,12 @@ def test_seed_and_stop(triton: TritonProcess) -> None:
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"max_tokens": 0}, "max_tokens must be from 1"),
+        ({"max_tokens": 0}, "max_tokens must be a whole number from 1"),
         ({"temperature": -1}, "temperature must be from 0"),
-        ({"stop": [""]}, "stop string"),
+        ({"stop": [""]}, "stop must be strings of 1 to 256 characters"),
         ({"top_p": 0.5}, "top_p is not known"),
         ({"aifactory_probe": True}, "aifactory_probe is not known"),
-        ({"text_input": "x" * 63}, "text_input has 63 tokens, this model reads 62 at most"),
+        ({"text": "x" * 63}, "text_input has 63 tokens, this model reads 62 at most"),
     ],
 )
 def test_a_bad_request_is_an_error_that_says_why(triton: TritonProcess, parameters: dict[str, Any], words: str) -> None:
@@ -164,7 +166,7 @@ def test_a_bad_request_is_an_error_that_says_why(triton: TritonProcess, paramete
 
 
 def test_a_bad_request_over_grpc_is_an_error_too(triton: TritonProcess) -> None:
-    with pytest.raises(InferenceServerException, match="max_tokens must be from 1"):
+    with pytest.raises(InferenceServerException, match="max_tokens must be a whole number from 1"):
         stream(triton, max_tokens=-4)
 
 

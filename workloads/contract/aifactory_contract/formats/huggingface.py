@@ -186,7 +186,8 @@ def _number(config: Mapping[str, Any], *names: str) -> int | None:
 
 
 def _serving(config: Mapping[str, Any]) -> Serving:
-    return Serving(engine_for(config).name, GENERATE, True, {"text_input": b"def", "max_tokens": 1, "stream": False})
+    probe = {"text_input": b"def", "sampling_parameters": b'{"max_tokens": 1}', "stream": False}
+    return Serving(engine_for(config).name, GENERATE, True, probe)
 
 
 HUGGINGFACE = Format(NAME, (CONFIG, WEIGHTS, TOKENIZER), is_part, leaves_out, check, inspect, _serving)

@@ -2,7 +2,7 @@
 
 The model is decoupled: `execute` only queues and returns, and the engine's thread sends the responses. A request that
 asks for `stream` gets a response for every piece of text, the others exactly one, which is what Triton's HTTP endpoint
-`generate` needs. The last response of an answer carries `finish_reason` and the token counts.
+`generate` needs. The interface is that of Triton's vLLM back end, as far as this engine goes; see `generate.request`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from aifactory_contract.control import is_probe, probe_sign
 from aifactory_server.causal_lm.config import read_config
 from aifactory_server.causal_lm.engine import Engine, Outcome, QueueFull
 from aifactory_server.causal_lm.network import Network, load_weights
-from aifactory_server.causal_lm.request import INPUTS, BadRequest, Request, read_request
+from aifactory_server.causal_lm.request import BadRequest, Request, request_of
 from aifactory_server.device import device_of, useful_threads
+from aifactory_server.generate.request import INPUTS, Asked, read_request
 from aifactory_server.metrics import TokenMeter
 
 _log = logging.getLogger(__name__)
@@ -61,8 +62,9 @@ class TritonPythonModel:
     def _queue(self, request: Any, sender: Any) -> None:
         try:
             parameters = json.loads(request.parameters() or "{}")
-            wanted = read_request(_values(request), parameters, probe=is_probe(parameters, self._sign))
-            self._engine.submit(wanted, _Responses(sender, wanted))
+            asked = read_request(_values(request), parameters, probe=is_probe(parameters, self._sign))
+            wanted = request_of(asked.request)
+            self._engine.submit(wanted, _Responses(sender, asked, wanted))
         except BadRequest as error:
             _send_error(sender, str(error), pb.TritonError.INVALID_ARG)
         except QueueFull as error:
@@ -78,27 +80,34 @@ class TritonPythonModel:
 class _Responses:
     """Answer of one request as Triton responses."""
 
-    def __init__(self, sender: Any, request: Request) -> None:
-        self._sender = sender
-        self._stream = request.stream
+    def __init__(self, sender: Any, asked: Asked, request: Request) -> None:
+        self._sender, self._asked = sender, asked
+        self._prompt_tokens = len(request.prompt)
         self._whole: list[str] = []
         self._cancelled = False
         self._look_at = 0.0
 
     def piece(self, text: str) -> None:
-        if self._stream:
-            self._sender.send(pb.InferenceResponse([_text("text_output", text)]))
+        if self._asked.stream:
+            # Tokens are told with the last response, whose sum with these is theirs in all.
+            self._sender.send(pb.InferenceResponse(self._tensors(text, None, 0)))
         else:
             self._whole.append(text)
 
     def done(self, outcome: Outcome) -> None:
-        tensors = [
-            _text("text_output", "".join(self._whole)),
-            _text("finish_reason", outcome.finish_reason),
-            _count("num_input_tokens", outcome.prompt_tokens),
-            _count("num_output_tokens", outcome.generated_tokens),
-        ]
+        text = self._asked.prepend + "".join(self._whole)
+        tensors = self._tensors(text, outcome.finish_reason, outcome.generated_tokens)
         self._sender.send(pb.InferenceResponse(tensors), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _tensors(self, text: str, finish_reason: str | None, tokens: int) -> list[Any]:
+        tensors = [_text("text_output", text)]
+        if self._asked.finish_reason:
+            tensors.append(_text("finish_reason", str(finish_reason)))
+        if self._asked.input_tokens:
+            tensors.append(_count("num_input_tokens", self._prompt_tokens))
+        if self._asked.output_tokens:
+            tensors.append(_count("num_output_tokens", tokens))
+        return tensors
 
     def failed(self, message: str) -> None:
         _send_error(self._sender, message, pb.TritonError.INTERNAL)
