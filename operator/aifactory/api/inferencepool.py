@@ -151,7 +151,7 @@ class InferencePoolStatus(Status):
     """Ready pods of those wanted, for `kubectl get`."""
     selector: str = ""
     url: str = ""
-    """Address of the Service inside the cluster (Triton's HTTP port)."""
+    """Address inside the cluster: base URL of OpenAI's API for a language model, else Triton's HTTP port."""
     version: str = ""
     """Version that was complete last. During a change pods of another one answer as well: see traffic."""
     traffic: str = ""

@@ -44,6 +44,7 @@ ANNOTATION_ALLOW_DELETE: Final = f"{GROUP}/allow-delete-in-use"
 CONTAINER_TRAINER: Final = "trainer"
 CONTAINER_TRITON: Final = "triton"
 CONTAINER_AGENT: Final = "agent"
+CONTAINER_OPENAI: Final = "openai"
 
 WORKSPACE_MOUNT: Final = "/workspace"
 CLAIMS_MOUNT: Final = "/mnt/claims"
@@ -60,6 +61,7 @@ TRITON_HTTP_PORT: Final = 8000
 TRITON_GRPC_PORT: Final = 8001
 TRITON_METRICS_PORT: Final = 8002
 AGENT_PORT: Final = 8081
+OPENAI_PORT: Final = 9000
 
 RUN_AS_UID: Final = 65532
 """User and group of every container we make; a template may choose another non-root one."""

@@ -160,7 +160,9 @@ class _Writes:
     def surroundings(self) -> None:
         """What pods of every revision share exists as it should."""
         pool = self._observed.pool
-        self._writes += apply.ensure(traffic.service(pool), self._observed.service)
+        self._writes += apply.ensure(
+            traffic.service(pool, openai=self._observed.generates_text), self._observed.service
+        )
         self._writes += apply.ensure(disruption.budget(pool), self._observed.budget)
 
     def grow(self, version: VersionView, revision: str, image: str, wanted: int) -> None:

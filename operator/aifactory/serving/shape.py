@@ -117,7 +117,8 @@ def _pod_template(pool: InferencePool, version: VersionView, settings: Settings,
     theirs = {container["name"]: container for container in spec.get("containers", ())}
     triton = _triton(pool, theirs.pop(names.CONTAINER_TRITON, {}), image)
     spec["containers"] = [triton, *theirs.values()]
-    spec["initContainers"] = [_agent(version, settings), *spec.get("initContainers", ())]
+    ours = [_agent(version, settings)] + ([_openai(settings)] if version.generates_text else [])
+    spec["initContainers"] = [*ours, *spec.get("initContainers", ())]
     for container in (*spec["containers"], *spec["initContainers"]):
         # The last words of one that crashes are then in the pod's status, from where they get into the pool's.
         container.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
@@ -207,6 +208,31 @@ def _agent(version: VersionView, settings: Settings) -> Json:
         "securityContext": {"readOnlyRootFilesystem": True},
         "resources": {"requests": requests},
         "volumeMounts": mounts,
+    }
+
+
+def _openai(settings: Settings) -> Json:
+    """OpenAI's API, in front of Triton.
+
+    A container of its own, with the agent's image: it answers while Triton restarts, and what prompts cost it on the
+    CPU and in memory is neither Triton's nor the agent's. It depends on the version's format, which is part of the
+    assignment and so of the revision's name.
+    """
+    probe = {"httpGet": {"path": "/healthz", "port": "openai"}, "timeoutSeconds": 5}
+    args = ["openai", "--repository", _REPOSITORY, "--triton", f"localhost:{names.TRITON_GRPC_PORT}"]
+    return {
+        "name": names.CONTAINER_OPENAI,
+        "image": settings.agent_image,
+        # A native sidecar: it ends after Triton, so that answers under way are told to their end.
+        "restartPolicy": "Always",
+        "args": [*args, "--port", str(names.OPENAI_PORT)],
+        "ports": [{"name": "openai", "containerPort": names.OPENAI_PORT}],
+        # Whether this process answers; whether the models do is the agent's to say.
+        "readinessProbe": {**probe, "periodSeconds": 2},
+        "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
+        "securityContext": {"readOnlyRootFilesystem": True},
+        "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
+        "volumeMounts": [{"name": "aifactory-repository", "mountPath": _REPOSITORY, "readOnly": True}],
     }
 
 

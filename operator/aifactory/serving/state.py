@@ -11,6 +11,9 @@ from aifactory.engine.domain import option
 from aifactory.engine.taskpods import AGENT_HELP
 from aifactory.kube.podstate import Crash
 
+LANGUAGE_MODEL = "huggingface"
+"""The format of language models, by the interface of Triton's vLLM back end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -39,6 +42,11 @@ class VersionView:
     reason: str = ""
     message: str = ""
     deleting: bool = False
+
+    @property
+    def generates_text(self) -> bool:
+        """Whether it is a language model, which is asked by OpenAI's API."""
+        return self.format == LANGUAGE_MODEL
 
     @property
     def claim(self) -> str | None:
@@ -115,6 +123,11 @@ class Observed:
     """It is the pool's turn to change its pods because the installation was upgraded."""
     orphans: tuple[str, ...] = ()
     """What an earlier pool of this name has left behind (`kubectl delete --cascade=orphan`), as `kind/name`."""
+
+    @property
+    def generates_text(self) -> bool:
+        """Whether the pool's model is a language model, as far as its versions tell."""
+        return any(version.generates_text for version in self.versions)
 
     def find(self, revision: str) -> RevisionView | None:
         """The revision, if it exists."""

@@ -42,7 +42,7 @@ class StatusDraft:
         status.traffic = traffic.summary(observed.revisions)
         status.summary = f"{self._ready}/{wanted}"
         status.selector = ",".join(f"{key}={value}" for key, value in selector(pool).items())
-        status.url = f"http://{pool.metadata.name}.{pool.metadata.namespace}.svc:{names.TRITON_HTTP_PORT}"
+        status.url = traffic.url(pool, openai=observed.generates_text)
         if observed.throughput is not None:
             status.throughput = observed.throughput
         elif not self._ready and pool.status.throughput is not None:

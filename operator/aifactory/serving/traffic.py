@@ -74,12 +74,25 @@ def summary(revisions: Iterable[RevisionView]) -> str:
     return f"{listed} {'answers' if len(serving) == serving[0].ready == 1 else 'answer'}"
 
 
-def service(pool: InferencePool) -> Json:
-    """The address of the pool: every ready pod, whatever its revision."""
+def url(pool: InferencePool, *, openai: bool) -> str:
+    """Where clients in the cluster ask: the base URL of OpenAI's API, or Triton's HTTP port."""
+    host = f"http://{pool.metadata.name}.{pool.metadata.namespace}.svc"
+    return f"{host}:{names.OPENAI_PORT}/v1" if openai else f"{host}:{names.TRITON_HTTP_PORT}"
+
+
+def service(pool: InferencePool, *, openai: bool) -> Json:
+    """The address of the pool: every ready pod, whatever its revision.
+
+    Args:
+        pool: whose it is.
+        openai: its pods answer OpenAI's API too.
+    """
     ports = [
         {"name": "http", "port": names.TRITON_HTTP_PORT, "targetPort": "http", "appProtocol": "http"},
         {"name": "grpc", "port": names.TRITON_GRPC_PORT, "targetPort": "grpc", "appProtocol": "kubernetes.io/h2c"},
     ]
+    if openai:
+        ports.append({"name": "openai", "port": names.OPENAI_PORT, "targetPort": "openai", "appProtocol": "http"})
     return {
         "apiVersion": "v1",
         "kind": "Service",

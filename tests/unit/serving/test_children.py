@@ -47,7 +47,7 @@ def objects(owner: Any, model: Any) -> list[dict[str, Any]]:
     image = shape.image_of(owner, SETTINGS)
     revision = shape.revision_of(owner, model, image)
     return [
-        traffic.service(owner),
+        traffic.service(owner, openai=model.generates_text),
         assignment.config(owner, model, revision),
         shape.deployment(owner, model, SETTINGS, revision, image, 3),
         disruption.budget(owner),
@@ -57,6 +57,7 @@ def objects(owner: Any, model: Any) -> list[dict[str, Any]]:
 CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "plain": lambda: objects(pool(), version(1)),
     "own-settings": lambda: objects(OWN, BUCKET),
+    "torch-export": lambda: objects(pool(), version(1, format="torch-export")),
 }
 
 
@@ -110,8 +111,7 @@ def test_every_mount_has_its_volume_and_every_port_its_name(case: str) -> None:
     assert len(set(volumes)) == len(volumes)
     for container in (*spec["containers"], *spec["initContainers"]):
         assert {mount["name"] for mount in container.get("volumeMounts", ())} <= set(volumes)
-    triton = next(container for container in spec["containers"] if container["name"] == "triton")
-    ports = {port["name"] for port in triton["ports"]}
+    ports = {port["name"] for one in (*spec["containers"], *spec["initContainers"]) for port in one.get("ports", ())}
     assert {port["targetPort"] for port in CASES[case]()[0]["spec"]["ports"]} <= ports
     config = next(volume for volume in spec["volumes"] if volume["name"] == "aifactory-desired")
     assert config["configMap"]["name"] == CASES[case]()[1]["metadata"]["name"]
@@ -126,7 +126,19 @@ def test_readiness_is_the_agents_word_alone(case: str) -> None:
     assert all("readinessProbe" not in container for container in spec["containers"])
 
 
-@pytest.mark.parametrize("case", CASES)
+def test_a_language_model_has_a_door_for_openais_api_and_no_other_has() -> None:
+    service = CASES["plain"]()[0]
+    assert service["spec"]["ports"][-1]["port"] == names.OPENAI_PORT
+    agent, door = template("plain")["spec"]["initContainers"]
+    assert (door["name"], door["image"], door["restartPolicy"]) == ("openai", agent["image"], "Always")
+    assert (
+        door["readinessProbe"]["httpGet"] == door["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "openai"}
+    )
+    assert all(mount.get("readOnly") for mount in door["volumeMounts"])
+    assert "openai" not in json.dumps(CASES["torch-export"]())
+
+
+@pytest.mark.parametrize("case", list(CASES))
 def test_what_is_written_for_the_agent_it_can_read(case: str) -> None:
     config = CASES[case]()[1]
     desired = parse(config["data"]["desired.json"])

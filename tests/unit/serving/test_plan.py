@@ -34,6 +34,19 @@ def test_a_pool_without_a_model_waits_with_an_address() -> None:
     assert world.status.url == "http://chat.ns.svc:8000"
 
 
+def test_a_language_model_is_asked_by_openais_api() -> None:
+    world = World(pool())
+    world.settle()
+    before = world.service
+    world.publish(1, format="huggingface")
+    world.settle()
+    assert world.status.url == "http://chat.ns.svc:9000/v1"
+    assert before is not None
+    assert world.service is not None
+    assert world.service.uid == before.uid, "the address stays"
+    assert world.service.stamp != before.stamp, "and has got a port"
+
+
 def test_from_waiting_to_serving() -> None:
     world = World(pool())
     world.settle()

@@ -205,3 +205,17 @@ def test_an_old_connection_is_given_up_with_an_answer() -> None:
 
     assert b"Connection: close" in asyncio.run(ask(-1))
     assert b"Connection: close" not in asyncio.run(ask(60))
+
+
+def test_the_page_tells_the_limits() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "openai.md").read_text()
+    limits = Limits()
+    for told in (
+        f"| {limits.body_bytes // 2**20} MiB, whole within {limits.body_seconds:.0f} s |",
+        f"| {limits.answer_tokens}, and the model's context |",
+        f"| sequences at the same time | {limits.sequences} |",
+        f"| connections | {limits.connections}; a silent one is closed after {limits.idle_seconds:.0f} s |",
+        f"| time for an answer | {limits.seconds:.0f} s |",
+        f"older than {limits.connection_seconds:.0f} s is closed",
+    ):
+        assert told in page
