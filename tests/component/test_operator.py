@@ -132,12 +132,14 @@ def test_inputs_are_there_before_a_pod_that_trains_is_made(ns: Kubectl, operator
         "readOnly": True,
     } in mounts
     ns.run("wait", "--for=condition=InputsReady", "tjob/reads", "--timeout=5s")
-    found = ns.get("tjob", "reads")
-    assert [(entry["name"], entry["phase"], entry["percent"]) for entry in found["status"]["inputs"]] == [
+    status = wait_for(
+        "what its pods have", lambda: ns.get("tjob", "reads")["status"], lambda seen: "resolved" in seen, seconds=30
+    )
+    assert [(entry["name"], entry["phase"], entry["percent"]) for entry in status["inputs"]] == [
         ("corpus", "Ready", 100),
         ("base", "Ready", 100),
     ]
-    assert found["status"]["resolved"]["inputs"][1]["modelVersion"] == "reads-v7"
+    assert status["resolved"]["inputs"][1]["modelVersion"] == "reads-v7"
 
 
 def test_a_publisher_that_may_not_be_made_is_told_before_anything_trains(ns: Kubectl, operator: Operator) -> None:
