@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import objects
-from tests.support.kubectl import Json, Kubectl, binary, condition
+from tests.support.kubectl import ROOT, Json, Kubectl, binary, condition
 from tests.support.waiting import wait_for
 
 ACCESS, SECRET = "factory", "factory-secret"
@@ -95,3 +95,37 @@ def test_a_wrong_key_is_named_before_anything_trains_and_a_right_one_heals(ns: K
     wait_for("the first pod", lambda: ns.list("pods", "aifactory.dev/role=node"), bool, seconds=75)
     ns.wait_condition("tjob", "locked", "Complete", seconds=240)
     ns.wait_condition("mver", "locked-v1", "Ready", seconds=60)
+
+
+def test_inputs_come_out_of_a_bucket_once_and_go_into_the_lineage(ns: Kubectl, bucket: Bucket) -> None:
+    shutil.copytree(ROOT / "operator/aifactory", bucket.folder / "corpus", ignore=shutil.ignore_patterns("__pycache__"))
+    corpus = {"name": "corpus", "uri": "s3://models/corpus", "secretRef": {"name": "s3"}}
+    job = objects.training_job("reads", steps=20, nodes=1, output="reads")
+    job["spec"]["inputs"] = [corpus]
+    ns.apply(bucket.secret("s3", key="not-the-key"), job)
+    found = ns.wait_condition("tjob", "reads", "Stalled", seconds=120)
+    assert condition(found, "InputsReady")["reason"] == "AccessDenied"
+    assert "input corpus: s3://models/corpus with Secret s3: " in condition(found, "Stalled")["message"]
+    assert not ns.list("pods", "aifactory.dev/role=node"), "no GPU waits for an input"
+    ns.apply(bucket.secret("s3"))
+    found = ns.wait_condition("tjob", "reads", "InputsReady", seconds=120)
+    (there,) = found["status"]["inputs"]
+    assert there["percent"] == 100
+    ns.wait_condition("tjob", "reads", "Complete", seconds=240)
+    lineage = ns.get("mver", "reads-v1")["spec"]["lineage"]
+    assert lineage["inputs"] == [{"name": "corpus", "uri": corpus["uri"], "digest": there["digest"]}]
+
+    shutil.rmtree(bucket.folder / "corpus")
+    ns.wait_condition("mver", "reads-v1", "Ready", seconds=60)
+    program = (
+        "import os, pathlib; root = pathlib.Path(os.environ['AIFACTORY_INPUTS'])\n"
+        "assert (root / 'corpus/api/inputs.py').read_text(), 'the corpus is cached, though its source is gone'\n"
+        "assert list((root / 'base').glob('*.safetensors')), 'the model is there'\n"
+        "try: (root / 'corpus/x').touch()\n"
+        "except OSError as error: print(error)\n"
+        "else: raise SystemExit('inputs can be written to')"
+    )
+    base = {"name": "base", "modelVersion": "reads-v1"}
+    again = objects.python_job("again", program, inputs=[{**corpus, "digest": there["digest"]}, base])
+    ns.apply(again)
+    ns.wait_condition("tjob", "again", "Complete", seconds=120)

@@ -37,6 +37,15 @@ def changed(base: Json, path: str, value: Any) -> Json:
 
 TRAINER = "spec.template.spec.containers.0"
 OUTPUT = {"model": {"name": "m", "format": "huggingface"}}
+CORPUS = {"name": "corpus", "uri": "hf://org/corpus@main"}
+READS = changed(JOB, "spec.inputs", [CORPUS])
+
+
+def reading(**changes: Any) -> Json:
+    """A job whose only input has these fields too, or without those that are None."""
+    wish = {key: value for key, value in {**CORPUS, **changes}.items() if value is not None}
+    return changed(JOB, "spec.inputs", [wish])
+
 
 REFUSED = [
     pytest.param(changed(JOB, "spec.nodez", 1), 'unknown field "spec.nodez"', id="a typo"),
@@ -144,12 +153,55 @@ REFUSED = [
         "volumes[0].name: Required",
         id="nameless volume",
     ),
+    pytest.param(reading(uri=None), "write either uri", id="an input from nowhere"),
+    pytest.param(reading(modelVersion="m-v1"), "write either uri", id="an input from two places"),
+    pytest.param(reading(name="My_Corpus"), "for example corpus", id="name of an input"),
+    pytest.param(changed(JOB, "spec.inputs", [CORPUS, CORPUS]), "Duplicate value", id="one name for two inputs"),
+    pytest.param(reading(uri="ftp://host/file"), "inputs: uri must be hf://org/repo@revision", id="uri of an input"),
+    pytest.param(reading(uri="https://me:token@host/x"), "without user, query", id="a login in a uri"),
+    pytest.param(reading(uri="https://host/x?token=1"), "without user, query", id="a token in a uri"),
+    pytest.param(reading(uri="s3://bucket"), "inputs: uri must be", id="a whole bucket"),
+    pytest.param(reading(uri="s3://bucket/a b"), "inputs: uri must be", id="a blank in a uri"),
+    pytest.param(reading(uri="pvc://claim/../x"), "must not contain '..'", id="an input leaves"),
+    pytest.param(reading(digest="sha256:1"), "64 hexadecimal digits", id="digest of an input"),
+    pytest.param(
+        reading(uri=None, modelVersion="m-v1", secretRef={"name": "s"}), "a ModelVersion has its own", id="secret"
+    ),
+    pytest.param(reading(uri="pvc://c/x", secretRef={"name": "s"}), "needs no secretRef", id="secret of a claim"),
+    pytest.param(
+        changed(READS, f"{TRAINER}.volumeMounts", [{"name": "x", "mountPath": "/workspace/inputs/x"}]),
+        "is where spec.inputs are mounted",
+        id="a mount among the inputs",
+    ),
+    pytest.param(
+        changed(JOB, f"{TRAINER}.env", [{"name": "AIFACTORY_INPUTS", "value": "x"}]), "are set by", id="our variable"
+    ),
 ]
 
 
 @pytest.mark.parametrize(("document", "words"), REFUSED)
 def test_a_mistake_is_refused_with_the_way_out(document: Json, words: str, ns: Kubectl) -> None:
     assert words in ns.refuse(document)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "hf://org/repo",
+        "hf://datasets/org/repo@refs%2Fpr%2F1/train",
+        "https://host:8443/a/file.tar",
+        "https://host/directory/",
+        f"oci://registry:5000/team/model@sha256:{'0' * 64}",
+        "s3://bucket/a/prefix/",
+        "pvc://claim/folder",
+    ],
+)
+def test_sources_of_an_input(uri: str, ns: Kubectl) -> None:
+    ns.apply(reading(uri=uri, digest=f"sha256:{'0' * 64}"))
+
+
+def test_a_mount_below_the_workspace_is_the_users_own_without_inputs(ns: Kubectl) -> None:
+    ns.apply(changed(JOB, f"{TRAINER}.volumeMounts", [{"name": "x", "mountPath": "/workspace/inputs/x"}]))
 
 
 @pytest.mark.parametrize("size", [1, "1Gi", "1500M", "0.5Ti"])
@@ -192,6 +244,7 @@ def test_a_job_that_has_ended_is_not_edited_in_vain(ns: Kubectl) -> None:
     ns.apply(JOB)
     ns.run("patch", "tjob", "j", "--subresource=status", "--type=merge", "-p", '{"status":{"phase":"Succeeded"}}')
     assert "create another TrainingJob" in ns.refuse(changed(JOB, f"{TRAINER}.image", "another"))
+    assert "create another TrainingJob" in ns.refuse(READS)
     ns.apply(changed(JOB, "spec.suspend", True))
 
 

@@ -90,6 +90,58 @@ def test_the_store_is_found_good_before_a_pod_that_trains_is_made(ns: Kubectl, o
     assert ns.get("tjob", "probed")["status"]["output"]["probed"] == "s3://team/models"
 
 
+def test_inputs_are_there_before_a_pod_that_trains_is_made(ns: Kubectl, operator: Operator) -> None:
+    digest = f"sha256:{'1' * 64}"
+    corpus = {"name": "corpus", "uri": "s3://bucket/corpus", "secretRef": {"name": "keys"}}
+    base = {"name": "base", "modelVersion": "reads-v7"}
+    ns.apply(objects.job("reads", ["true"], nodes=2, inputs=[corpus, base]))
+    (name,) = wait_for("a pod that fetches", lambda: pod_names(ns, "input"), lambda seen: len(seen) == 1, seconds=30)
+    assert ns.get("pvc", "aifactory-inputs")["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert json.loads(ns.get("pod", name)["spec"]["containers"][0]["args"][2])["uri"] == corpus["uri"]
+    pods.end(ns, name, 1, json.dumps({"reason": "AccessDenied", "message": "access denied (403)"}), "input")
+    found = ns.wait_condition("tjob", "reads", "Stalled")
+    words = condition(found, "InputsReady")["message"]
+    assert words.startswith("0 of 2 inputs are there; input corpus: s3://bucket/corpus with Secret keys: pod ")
+    assert pod_names(ns) == []
+    assert ns.list("podgroups") == []
+
+    version = {"model": "reads", "version": 7, "source": {"uri": "pvc://models/reads/7"}, "format": "huggingface"}
+    ns.apply(
+        {
+            "apiVersion": "aifactory.dev/v1alpha1",
+            "kind": "ModelVersion",
+            "metadata": {"name": "reads-v7"},
+            "spec": version,
+        }
+    )
+    wait_pods(ns, "reads-v7-verify-0", role="verify")
+    verified = {"digest": digest, "files": 2, "sizeBytes": 1000}
+    pods.end(ns, "reads-v7-verify-0", 0, json.dumps(verified), "verify")
+    ns.wait_condition("mver", "reads-v7", "Ready")
+    ns.run("annotate", "tjob", "reads", "aifactory.dev/retry=1")
+    fetching = wait_for("both", lambda: pod_names(ns, "input"), lambda seen: len(seen) == 2, seconds=30)
+    for name in fetching:
+        pods.end(ns, name, 0, json.dumps({"uri": "x", "digest": digest, "files": 2, "sizeBytes": 1000}), "input")
+    wait_pods(ns, "reads-0-0", "reads-1-0")
+    wait_pods(ns, role="input")
+    mounts = ns.get("pod", "reads-1-0")["spec"]["containers"][0]["volumeMounts"]
+    assert {
+        "name": "aifactory-inputs",
+        "mountPath": "/workspace/inputs/base",
+        "subPath": f"inputs/sha256-{'1' * 64}",
+        "readOnly": True,
+    } in mounts
+    ns.run("wait", "--for=condition=InputsReady", "tjob/reads", "--timeout=5s")
+    status = wait_for(
+        "what its pods have", lambda: ns.get("tjob", "reads")["status"], lambda seen: "resolved" in seen, seconds=30
+    )
+    assert [(entry["name"], entry["phase"], entry["percent"]) for entry in status["inputs"]] == [
+        ("corpus", "Ready", 100),
+        ("base", "Ready", 100),
+    ]
+    assert status["resolved"]["inputs"][1]["modelVersion"] == "reads-v7"
+
+
 def test_a_publisher_that_may_not_be_made_is_told_before_anything_trains(ns: Kubectl, operator: Operator) -> None:
     """Nothing keeps the template from passing; the pod of ours is the one that the namespace has no room for."""
     limits = [{"type": "Container", "max": {"memory": "64Mi"}}]

@@ -44,9 +44,9 @@ def test_what_a_tenant_is_given(ns: Kubectl, tmp_path: Path) -> None:
 def test_the_secret_of_a_store(ns: Kubectl, tmp_path: Path) -> None:
     create, _ = blocks("storage", "sh")
     run(create, ns, tmp_path)
-    (output,) = blocks("storage", "yaml")
     job = objects.job("job", ["true"])
-    ns.apply({**job, "spec": {**job["spec"], **yaml.safe_load(output)}})
+    inputs, output = (yaml.safe_load(block) for block in blocks("storage", "yaml"))
+    ns.apply({**job, "spec": {**job["spec"], **inputs, **output}})
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="no jq here")

@@ -21,7 +21,9 @@ from aifactory.serving.domain import Serving
 from aifactory.training import rendezvous
 from aifactory.training.evidence import KEPT_ATTEMPTS
 from tests.sim.cluster import Body, encode, is_live, is_ready, key_of, labels_of, owner_uids
+from tests.sim.nodes import inputs_of
 from tests.sim.operator import options
+from tests.sim.programs import DIGEST, digest_of
 from tests.sim.world import World
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 
@@ -75,9 +77,22 @@ def _job(world: World, job: Body) -> Iterable[str]:
         if pods or "Suspended" not in true:
             yield f"{says}: is to be suspended, {len(pods)} pods"
         return
+    wanted = {f"{names.INPUTS_MOUNT}/{wish['name']}": _digest(wish) for wish in spec.get("inputs", ())}
+    running = all(pod["status"]["phase"] in ("Running", "Succeeded") for pod in pods)
+    fits = all(_mounted(pod) == wanted for pod in pods)
+    blocked = _blocked(world, job)
+    if blocked and not (running and fits and len(pods) == spec["nodes"]["count"]):
+        # Pods that were there before the edit run on; when one has failed, the others go as well.
+        ended = [pod for pod in pods if pod["status"]["phase"] == "Failed"]
+        if ended or "InputsReady" in true or status.get("reason") not in blocked:
+            yield f"{says}: its inputs can not be had, which it should say; {len(pods)} pods, {len(ended)} ended"
+        role = {names.LABEL_JOB_UID: uid, names.LABEL_ROLE: names.ROLE_INPUT}
+        if any(map(is_live, world.cluster.all(PODS, namespace, **role))):
+            yield f"{says}: others of its inputs are being fetched"
+        return
     if _invalid(spec):
         # Pods that were there before the mistake was made run on; when one has failed, the others go as well.
-        ended = [pod for pod in pods if not is_live(pod)]
+        ended = [pod for pod in pods if pod["status"]["phase"] == "Failed"]
         if ended or "Stalled" not in true or status.get("reason") != "PodRejected":
             yield f"{says}: its pods are refused, which it should say; {len(pods)} pods, {len(ended)} ended"
         return
@@ -99,11 +114,44 @@ def _job(world: World, job: Body) -> Iterable[str]:
         yield f"{says}: PodGroups {[group['metadata']['name'] for group in gangs]}"
     if any(group["spec"]["schedulingPolicy"]["gang"]["minCount"] != count for group in gangs):
         yield f"{says}: a PodGroup of another size than {count}"
-    if world.cluster.all(PODS, namespace, **{names.LABEL_JOB_UID: uid, names.LABEL_ROLE: names.ROLE_PROBE}):
-        yield f"{says}: a probe is left"
-    running = all(pod["status"]["phase"] in ("Running", "Succeeded") for pod in pods)
+    for role in (names.ROLE_PROBE, names.ROLE_INPUT):
+        if world.cluster.all(PODS, namespace, **{names.LABEL_JOB_UID: uid, names.LABEL_ROLE: role}):
+            yield f"{says}: a pod that had to {role} is left"
+    if not fits or (not blocked and ("InputsReady" in true) != bool(wanted)):
+        yield f"{says}: its pods have not the inputs {wanted}"
     if not running or "Running" not in true or "Ready" not in true:
         yield f"{says}: not running; True are {sorted(true)}"
+
+
+def _blocked(world: World, job: Body) -> set[str]:
+    """Reasons one of which a job tells that has an input which is not to be had."""
+    found = set()
+    for wish in job["spec"].get("inputs", ()):
+        if wish.get("uri") in world.programs.bad_artifacts:
+            found.add(world.programs.bad_artifacts[wish["uri"]])
+        if "modelVersion" not in wish or _has(job, wish):
+            continue
+        version = world.cluster.find(MODELVERSIONS, job["metadata"]["namespace"], wish["modelVersion"])
+        if version is None or "Ready" not in _true(version.get("status", {})):
+            found |= {"WaitingForModel", "ModelNotReady"}
+    return found
+
+
+def _has(job: Body, wish: Mapping[str, Any]) -> bool:
+    """The version was there once: that it is gone by now, or bad, changes nothing."""
+    entries = job.get("status", {}).get("inputs", ())
+    return any(entry.get("modelVersion") == wish["modelVersion"] and entry["phase"] == "Ready" for entry in entries)
+
+
+def _digest(wish: Mapping[str, Any]) -> str:
+    return DIGEST if "modelVersion" in wish else digest_of(wish["uri"])
+
+
+def _mounted(pod: Body) -> dict[str, str]:
+    """Digests of a pod's inputs, by where they are mounted."""
+    trainer = pod["spec"]["containers"][0]
+    mounts = [mount for mount in trainer.get("volumeMounts", ()) if mount["name"] == names.INPUT_CLAIM]
+    return {mount["mountPath"]: digest for mount, digest in zip(mounts, inputs_of(pod), strict=True)}
 
 
 def _attempt(status: Mapping[str, Any]) -> str:

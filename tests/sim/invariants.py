@@ -13,14 +13,21 @@ from typing import Any
 
 from aifactory.api import names
 from aifactory.kube.patch import merge_difference
-from aifactory.kube.resources import DEPLOYMENTS, EVENTS, LEASES, PODS, Key
+from aifactory.kube.resources import DEPLOYMENTS, EVENTS, LEASES, PODS, PVCS, Key
 from tests.sim.cluster import REPLICASETS, Body, Cluster, Commit, is_live, is_ready, key_of, labels_of, owner_uids
-from tests.sim.nodes import SIDE_CONTAINER
+from tests.sim.nodes import SIDE_CONTAINER, inputs_of
 from tests.sim.strangers import is_stranger
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 
 OURS = (TRAININGJOBS, MODELVERSIONS, INFERENCEPOOLS)
-TASKS = (names.ROLE_PROBE, names.ROLE_PUBLISH, names.ROLE_VERIFY)
+TASKS = (names.ROLE_INPUT, names.ROLE_PROBE, names.ROLE_PUBLISH, names.ROLE_VERIFY)
+JOBS_AND_POOLS = (
+    ("TrainingJob", "job-a"),
+    ("TrainingJob", "job-b"),
+    ("InferencePool", "pool-a"),
+    ("InferencePool", "pool-b"),
+)
+"""Whom a version, or the claim for inputs, may concern."""
 CALM_SECONDS = 30.0
 """After a fault that killed serving pods, or an edit of the wish, how long fewer pods may be ready."""
 
@@ -62,6 +69,8 @@ class Invariants:
         """Jobs' UIDs and node indices whose program has ended well by itself."""
         self._checked: set[str] = set()
         """UIDs of versions that a verifier of their own has found good."""
+        self._fetched: set[tuple[str, str]] = set()
+        """Namespaces, and digests that fetchers of ours have said they fetched there."""
         self._probed: set[str] = set()
         """UIDs of jobs whose store a probe of their own has found good."""
         self._published: set[tuple[str, str]] = set()
@@ -126,7 +135,7 @@ class Invariants:
             self._deletion_was_due(pod)
 
     def _task(self, pod: Body) -> None:
-        """A probe, publisher or verifier; what it has found out is true even if it is told to end at that moment."""
+        """A pod of a task; what it has found out is true even if it is told to end at that moment."""
         for entry in pod["status"].get("containerStatuses", ()):
             end = entry["state"].get("terminated")
             if end is None or end["exitCode"] or not end["message"]:
@@ -135,6 +144,8 @@ class Invariants:
                 self._checked.update(owner_uids(pod))
             elif labels_of(pod)[names.LABEL_ROLE] == names.ROLE_PROBE:
                 self._probed.update(owner_uids(pod))
+            elif labels_of(pod)[names.LABEL_ROLE] == names.ROLE_INPUT:
+                self._fetched.add((pod["metadata"]["namespace"], json.loads(end["message"])["digest"]))
             else:
                 uri = json.loads(end["message"])["uri"]
                 self._published.update((owner, uri) for owner in owner_uids(pod))
@@ -155,7 +166,10 @@ class Invariants:
         labels, name = labels_of(pod), pod["metadata"]["name"]
         if int(labels[names.LABEL_ATTEMPT]) <= self._used.get(labels[names.LABEL_JOB_UID], -1):
             self.wrong(f"pod {name} was created though its attempt had run or was stopped before")
-        job = self._cluster.find(TRAININGJOBS, pod["metadata"]["namespace"], labels[names.LABEL_JOB])
+        namespace = pod["metadata"]["namespace"]
+        if unknown := [digest for digest in inputs_of(pod) if (namespace, digest) not in self._fetched]:
+            self.wrong(f"pod {name} was created before its inputs {unknown} had been fetched")
+        job = self._cluster.find(TRAININGJOBS, namespace, labels[names.LABEL_JOB])
         if job is not None and job["metadata"]["uid"] == labels[names.LABEL_JOB_UID]:
             until = (job.get("status", {}).get("restarts") or {}).get("nextAttemptTime", "")
             if until > self._cluster.timestamp():
@@ -340,9 +354,9 @@ def _concerned(commit: Commit, *, status_only: bool) -> Iterable[tuple[str, Key]
     if commit.resource in OURS and not status_only:
         yield commit.resource.kind, key_of(body)
     yield from _by_labels(body)
-    if commit.resource == MODELVERSIONS:
-        for pool in ("pool-a", "pool-b"):
-            yield "InferencePool", Key(namespace, pool)
+    if commit.resource == MODELVERSIONS or (commit.resource == PVCS and key_of(body).name == names.INPUT_CLAIM):
+        for kind, name in JOBS_AND_POOLS:
+            yield kind, Key(namespace, name)
     if commit.resource == INFERENCEPOOLS:
         for model in (body.get("status", {}), (commit.old or {}).get("status", {})):
             for part in (*model.get("resolved", ()), model.get("stable") or {}, model.get("candidate") or {}):

@@ -40,7 +40,7 @@ MOMENTS = (0.0, 0.0, 0.005, 0.02, 0.1, 0.5, 2.0)
 
 MOST_WRITES_AN_HOUR = 4000
 """Where something does not work for an hour it is tried again, but not all the time."""
-TASKS = (names.ROLE_PROBE, names.ROLE_PUBLISH, names.ROLE_VERIFY)
+TASKS = (names.ROLE_INPUT, names.ROLE_PROBE, names.ROLE_PUBLISH, names.ROLE_VERIFY)
 CALLS = (
     *(
         ("create", resource)
@@ -82,17 +82,19 @@ class Machine(RuleBasedStateMachine):
         lease=st.sampled_from([60.0, 60.0, 30.0]),
         gangs=st.booleans(),
         two=st.booleans(),
+        inputs=st.sampled_from(["", "", "data", "base"]),
         seconds=st.integers(0, 30),
     )
-    def begin(self, seed: int, replicas: int, lease: float, gangs: bool, two: bool, seconds: int) -> None:
+    def begin(self, seed: int, replicas: int, lease: float, gangs: bool, two: bool, inputs: str, seconds: int) -> None:
         """A factory at work: a job that makes a model, a version that was made by hand, and a pool for each.
 
         With `two` namespaces, the other one has a job, a version and a pool of the same names.
         """
         self.world = World(seed, replicas=replicas, gangs=gangs, lease_seconds=lease)
         self.world.programs.large = 0.3
+        self.world.programs.bad_artifacts[manifests.BAD_INPUT] = "InvalidArtifact"
         bert = manifests.version_spec("bert", 1, "pvc://models/bert/1/good")
-        self._create(TRAININGJOBS, JOBS[0], manifests.job_spec(count=2, model="gpt"))
+        self._create(TRAININGJOBS, JOBS[0], manifests.job_spec(count=2, model="gpt", inputs=inputs))
         self._create(MODELVERSIONS, manifests.key("bert-v1"), bert)
         self._create(INFERENCEPOOLS, POOLS[0], manifests.pool_spec("gpt", replicas=2))
         self._create(INFERENCEPOOLS, POOLS[1], manifests.pool_spec("bert", replicas=2))
@@ -122,11 +124,27 @@ class Machine(RuleBasedStateMachine):
         count=st.sampled_from([1, 1, 2, 3]),
         model=st.sampled_from(["", *MODELS]),
         store=st.sampled_from(["", "s3://bucket"]),
+        inputs=st.sampled_from(["", "", *manifests.INPUTS]),
     )
-    def create_job(self, key: Key, count: int, model: str, store: str) -> None:
+    def create_job(self, key: Key, count: int, model: str, store: str, inputs: str) -> None:
         self.count("create job")
         if self._find(TRAININGJOBS, key) is None:
-            self._create(TRAININGJOBS, key, manifests.job_spec(count=count, model=model, store=store))
+            spec = manifests.job_spec(count=count, model=model, store=store, inputs=inputs)
+            self._create(TRAININGJOBS, key, spec)
+
+    @rule(key=st.sampled_from(JOBS), inputs=st.sampled_from([*manifests.INPUTS]))
+    def edit_inputs(self, key: Key, inputs: str) -> None:
+        self.count(f"edit inputs: {inputs or 'none'}")
+        if (job := self._find(TRAININGJOBS, key)) is not None:
+            self._edit(TRAININGJOBS, job, {"inputs": manifests.INPUTS[inputs]})
+
+    @rule(namespace=st.sampled_from([manifests.NAMESPACE, manifests.OTHER]))
+    def inputs_are_thrown_away(self, namespace: str) -> None:
+        """Somebody needs the room, and deletes the claim with all inputs on it."""
+        self.count("inputs are thrown away")
+        key = Key(namespace, names.INPUT_CLAIM)
+        if self._find(PVCS, key) is not None:
+            self.world.cluster.delete(PVCS, key, "user")
 
     @rule(
         key=st.sampled_from(JOBS),
@@ -350,7 +368,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(data=st.data(), how=st.sampled_from(["delete", "drain", "pressure", "force", "OOM", "no answer", "node"]))
     def task_dies(self, data: st.DataObject, how: str) -> None:
-        """A probe, publisher or verifier ends before it has an answer."""
+        """A fetcher, probe, publisher or verifier ends before it has an answer."""
         tasks = [pod for pod in self.world.cluster.all(PODS) if labels_of(pod).get(names.LABEL_ROLE) in TASKS]
         running = [key_of(pod) for pod in tasks if is_live(pod)]
         self.count(f"task dies: {how}" if running else "no task dies")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from aifactory.kube.resources import Key
@@ -12,8 +13,21 @@ NAMESPACE, OTHER = "team", "other"
 """Objects of the same names live in both."""
 
 
+BAD_INPUT = "s3://data/bad"
+"""There is something, which is no artifact."""
 BROKEN_TEMPLATE: Body = {"spec": {"containers": [{"name": "triton", "imagePullPolcy": "Always"}]}}
 """For a pool: a typo that only the API server finds when it sees the Deployment."""
+
+
+INPUTS: Mapping[str, list[Body]] = {
+    "": [],
+    "data": [{"name": "data", "uri": "s3://data/1", "secretRef": {"name": "keys"}}],
+    "other data": [{"name": "data", "uri": "s3://data/2", "secretRef": {"name": "keys"}}],
+    "base": [{"name": "base", "modelVersion": "bert-v1"}],
+    "both": [{"name": "data", "uri": "s3://data/1"}, {"name": "base", "modelVersion": "gpt-v1"}],
+    "bad": [{"name": "data", "uri": "s3://data/1"}, {"name": "bad", "uri": BAD_INPUT}],
+}
+"""What jobs read, by a word for it."""
 
 
 def key(name: str, namespace: str = NAMESPACE) -> Key:
@@ -29,6 +43,7 @@ def job_spec(
     store: str = "",
     suspend: bool = False,
     gang: str = "",
+    inputs: str = "",
 ) -> Body:
     """A TrainingJob's spec. `invalid` carries a typo that only the API server finds when it sees the pod."""
     trainer: Body = {"name": "trainer", "image": image}
@@ -43,6 +58,8 @@ def job_spec(
         spec["output"] |= {"store": store, "secretRef": {"name": "keys"}}
     if gang:
         spec["scheduling"] = {"gang": gang}
+    if inputs:
+        spec["inputs"] = INPUTS[inputs]
     return spec
 
 

@@ -7,6 +7,7 @@ removes containers after delays drawn by chance; what a container does when it r
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -37,6 +38,8 @@ class Nodes:
         """Nodes whose kubelet is silent."""
         self.full = False
         """No pod finds a place."""
+        self.fetched: set[tuple[str, str]] = set()
+        """UIDs of claims for inputs, and the digests of what is on them."""
         self._pass: asyncio.TimerHandle | None = None
         cluster.hooks.append(self._see)
         for node in NODES:
@@ -222,7 +225,10 @@ class Nodes:
             self._later(seconds, self._ready, key, uid)
 
     def _mount(self, pod: Body) -> bool:
-        """Whether the ConfigMaps of a pod are there."""
+        """Whether the ConfigMaps of a pod are there, and its inputs: what is mounted read-only no kubelet makes."""
+        claim = self._claim_uid(pod)
+        if any((claim, digest) not in self.fetched for digest in inputs_of(pod)):
+            return False
         for volume in pod["spec"].get("volumes", ()):
             if "configMap" in volume:
                 found = self._cluster.find(CONFIGMAPS, pod["metadata"]["namespace"], volume["configMap"]["name"])
@@ -239,6 +245,8 @@ class Nodes:
     def _exit(self, key: Key, uid: str, exit_: Exit) -> None:
         pod = self._mine(key, uid)
         if pod is not None and pod["status"]["phase"] == "Running" and not _ended(pod):
+            if labels_of(pod).get(names.LABEL_ROLE) == names.ROLE_INPUT and exit_.code == 0:
+                self.fetched.add((self._claim_uid(pod), json.loads(exit_.message)["digest"]))
             keeps_running = exit_.side_container_runs
             phase = "Running" if keeps_running else "Succeeded" if exit_.code == 0 else "Failed"
             self._end(pod, {"phase": phase}, exit_, late=not keeps_running and self._rng.random() < 0.7)
@@ -320,6 +328,11 @@ class Nodes:
 
     # --- Small things ---
 
+    def _claim_uid(self, pod: Body) -> str:
+        """UID of the claim for inputs in the pod's namespace."""
+        claim = self._cluster.find(PVCS, pod["metadata"]["namespace"], names.INPUT_CLAIM)
+        return str(claim["metadata"]["uid"]) if claim is not None else ""
+
     def _on(self, node: str) -> list[Body]:
         return [pod for pod in self._cluster.all(PODS) if pod["spec"].get("nodeName") == node]
 
@@ -344,6 +357,13 @@ def main_container(pod: Body) -> str:
     """The container whose end is the pod's."""
     name: str = pod["spec"]["containers"][0]["name"]
     return name
+
+
+def inputs_of(pod: Body) -> list[str]:
+    """Digests of the inputs that a pod mounts."""
+    mounts = (mount for container in pod["spec"]["containers"] for mount in container.get("volumeMounts", ()))
+    paths = [mount["subPath"] for mount in mounts if mount["name"] == names.INPUT_CLAIM]
+    return [path.rpartition("/")[2].replace("-", ":") for path in paths]
 
 
 def _ended(pod: Body) -> bool:

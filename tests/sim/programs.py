@@ -1,10 +1,11 @@
-"""What the containers do: train, probe, publish, verify, serve.
+"""What the containers do: fetch, probe, train, publish, verify, serve.
 
 The world decides by changing the fields here: which artifacts are sound, which models load, which stores answer.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -27,6 +28,13 @@ class Exit:
 
 SUCCESS = Exit(0, "Completed")
 DIGEST = "sha256:" + "0" * 64
+DATA = "s3://data/"
+"""Where inputs come from that are no models."""
+
+
+def digest_of(uri: str) -> str:
+    """What is found at a URI."""
+    return f"sha256:{hashlib.sha256(uri.encode()).hexdigest()}" if uri.startswith(DATA) else DIGEST
 
 
 class Programs:
@@ -36,7 +44,7 @@ class Programs:
         self._rng = rng
         self._served: dict[str, str] = {}
         self.bad_artifacts: dict[str, str] = {}
-        """URI -> reason with which its check fails for good."""
+        """URI -> reason with which its check fails for good, or as an input can not be had."""
         self.large = 0.0
         """Share of artifacts that take long, so that there is time for something to happen to the pod."""
         self.store_away = False
@@ -59,6 +67,8 @@ class Programs:
         match labels_of(pod).get(names.LABEL_ROLE):
             case names.ROLE_PROBE:
                 end(self._task_seconds(), self._probe(arguments))
+            case names.ROLE_INPUT:
+                end(self._task_seconds(), self._fetch(arguments))
             case names.ROLE_PUBLISH:
                 end(self._task_seconds(), self._publish(arguments))
             case names.ROLE_VERIFY:
@@ -80,7 +90,7 @@ class Programs:
         return self._rng.uniform(*((10.0, 60.0) if self._rng.random() < self.large else (0.1, 2.0)))
 
     def _refusal(self, store: str) -> Exit | None:
-        """What a store says to who wants to write."""
+        """What a store says to who wants to read or write."""
         if self.store_away:
             return _failed("StoreUnavailable", "the store does not answer")
         if self.keys_refused and store.startswith("s3://"):
@@ -90,6 +100,17 @@ class Programs:
     def _probe(self, arguments: list[str]) -> Exit:
         store = arguments[arguments.index("--store") + 1]
         return self._refusal(store) or Exit(0, "Completed", json.dumps({"uri": store}))
+
+    def _fetch(self, arguments: list[str]) -> Exit:
+        spec = json.loads(arguments[arguments.index("--spec") + 1])
+        uri, digest = spec["uri"], digest_of(spec["uri"])
+        if reason := self.bad_artifacts.get(uri):
+            return _failed(reason, f"{uri} is not what it should be")
+        if (refusal := self._refusal(uri)) is not None:
+            return refusal
+        if spec.get("digest", digest) != digest:
+            return _failed("DigestMismatch", f"{uri} has digest {digest} and not {spec['digest']}")
+        return Exit(0, "Completed", json.dumps({"uri": uri, "digest": digest, "files": 2, "sizeBytes": 1000}))
 
     def _publish(self, arguments: list[str]) -> Exit:
         store, model = arguments[arguments.index("--store") + 1], arguments[arguments.index("--model") + 1]

@@ -71,7 +71,7 @@ def _create(
     broken: bool = False,
 ) -> None:
     labels = {**labels_of(original), **HOSTILE}
-    roles = (names.ROLE_PROBE, names.ROLE_PUBLISH, names.ROLE_VERIFY, names.ROLE_NODE)
+    roles = (names.ROLE_INPUT, names.ROLE_PROBE, names.ROLE_PUBLISH, names.ROLE_VERIFY, names.ROLE_NODE)
     answers = labels.get(names.LABEL_ROLE) in roles
     metadata: dict[str, Any] = {"name": name, "namespace": namespace, "labels": labels, "ownerReferences": owners}
     if resource == PODS:

@@ -12,7 +12,7 @@ import yaml
 from aifactory.api import names
 from aifactory.app import wiring
 from aifactory.app.domains import DOMAINS
-from aifactory.engine import taskpods
+from aifactory.engine import asking, taskpods
 from aifactory.kube import places
 from aifactory.kube.depth import MAX_DEPTH
 from aifactory.serving import probe
@@ -113,7 +113,7 @@ def test_shares_and_limits() -> None:
     assert f"{reports.MAX_REVIEWS} tokens are reviewed" in told
     assert (reports.TOKEN_CACHE_SECONDS, reports.REFUSED_CACHE_SECONDS) == (300, 10)
     assert f"{probe.PER_SECOND:.0f} a second, {probe.FIGURES_PER_SECOND:.0f} pools a second" in told
-    assert f"{probe.MAX_BODY_BYTES // 1024} KiB" in told
+    assert f"{asking.MAX_BODY_BYTES // 1024} KiB" in told
     assert f"{MAX_DEPTH} levels" in told
 
 

@@ -42,6 +42,13 @@ TEMPLATE_RULES = [
         f"template.spec.containers: the trainer's {names.WORKSPACE_MOUNT} and {names.PROGRESS_TOKEN_MOUNT} are mounted "
         "by the operator: choose another mountPath, or set spec.workspace",
     ),
+    rule(
+        "!has(self.inputs) || !has(self.template.spec) || !has(self.template.spec.containers) || "
+        "self.template.spec.containers.all(c, c.name != 'trainer' || !has(c.volumeMounts) || c.volumeMounts.all(m, "
+        f"m.mountPath != '{names.INPUTS_MOUNT}' && !m.mountPath.startsWith('{names.INPUTS_MOUNT}/')))",
+        f"template.spec.containers: {names.INPUTS_MOUNT} of the trainer is where spec.inputs are mounted: choose "
+        "another mountPath, or drop spec.inputs",
+    ),
 ]
 
 PUBLISHED_RULE = rule(
@@ -58,10 +65,10 @@ FINISHED_RULE = rule(
     + " && ".join(
         f"has(self.spec.{field}) == has(oldSelf.spec.{field}) && "
         f"(!has(self.spec.{field}) || self.spec.{field} == oldSelf.spec.{field})"
-        for field in ("procPerNode", "launcher")
+        for field in ("procPerNode", "launcher", "inputs")
     )
     + ")",
-    "the job has ended, so template, nodes, procPerNode and launcher can not change any more: create another "
+    "the job has ended, so template, nodes, procPerNode, launcher and inputs can not change any more: create another "
     "TrainingJob, under another name, or delete this one first",
 )
 """In Git a fix would be in place and nothing would train."""

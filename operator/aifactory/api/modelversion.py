@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from aifactory.api.base import CustomResource, Model, ModelName, SecretRef, Status, Time
+from aifactory.api.inputs import MAX_INPUTS, UsedInput
 from aifactory.api.rules import no_parent_paths, rule
 from aifactory.api.trainingjob import Metric
 
@@ -63,6 +64,10 @@ class Lineage(Model):
     """Training steps."""
     metrics: Annotated[tuple[Metric, ...], Field(max_length=64)] | None = None
     """Numbers the training program left in the model's config.json."""
+    inputs: Annotated[tuple[UsedInput, ...], Field(max_length=MAX_INPUTS)] | None = None
+    """What the job read."""
+    parent: Annotated[str, Field(max_length=253)] | None = None
+    """The ModelVersion that it was made from: the first one among the inputs."""
 
 
 class ModelVersionSpec(Model):

@@ -28,6 +28,7 @@ LABEL_REVISION: Final = f"{GROUP}/revision"
 RESERVED_LABEL_PREFIX: Final = f"{GROUP}/"
 
 ROLE_NODE: Final = "node"
+ROLE_INPUT: Final = "input"
 ROLE_PROBE: Final = "probe"
 ROLE_PUBLISH: Final = "publish"
 ROLE_VERIFY: Final = "verify"
@@ -47,6 +48,7 @@ CONTAINER_AGENT: Final = "agent"
 CONTAINER_OPENAI: Final = "openai"
 
 WORKSPACE_MOUNT: Final = "/workspace"
+INPUTS_MOUNT: Final = "/workspace/inputs"
 CLAIMS_MOUNT: Final = "/mnt/claims"
 SECRETS_MOUNT: Final = "/etc/aifactory/secrets"
 PROGRESS_TOKEN_MOUNT: Final = "/var/run/secrets/aifactory.dev"
@@ -55,6 +57,9 @@ PROGRESS_AUDIENCE: Final = f"{GROUP}/progress"
 
 MODEL_CLAIM: Final = "aifactory-models"
 """The namespace's model claim: where a TrainingJob publishes when `output.store` is left out."""
+
+INPUT_CLAIM: Final = "aifactory-inputs"
+"""The namespace's claim for inputs of TrainingJobs: a cache, which may be deleted as a whole."""
 
 RENDEZVOUS_PORT: Final = 29500
 TRITON_HTTP_PORT: Final = 8000
@@ -69,6 +74,7 @@ RUN_AS_UID: Final = 65532
 RESERVED_ENV: Final = (
     "AIFACTORY_ATTEMPT",
     "AIFACTORY_CHECKPOINTS",
+    "AIFACTORY_INPUTS",
     "AIFACTORY_JOB",
     "AIFACTORY_OUTPUT",
     "AIFACTORY_PROGRESS_TOKEN_FILE",

@@ -15,6 +15,7 @@ class ConditionType(StrEnum):
     READY = "Ready"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
+    INPUTS_READY = "InputsReady"
     SCHEDULED = "Scheduled"
     RUNNING = "Running"
     RESTARTING = "Restarting"
@@ -44,6 +45,9 @@ class Reason(StrEnum):
         "ProbeFailed",
         "The pod that tries out the model store failed without an answer; another one is made.",
     )
+    PREPARING_INPUTS = "PreparingInputs", "Inputs are being fetched; no pod that trains is made before they are there."
+    INPUTS_PREPARED = "InputsPrepared", "Every input is there, with the digest that status.inputs says."
+    INPUT_FAILED = "InputFailed", "The pod that fetches an input failed without an answer; another one is made."
     CREATING_PODS = "CreatingPods", "The pods of the current attempt are being created."
     WAITING_FOR_PODS = "WaitingForPods", "Pods exist but are not all running yet."
     ALL_NODES_READY = "AllNodesReady", "Every pod of the current attempt is running."
@@ -143,8 +147,8 @@ class Reason(StrEnum):
     # ModelVersion
     VERIFYING = "Verifying", "The artifact is being fetched and its digest computed."
     VERIFIED = "Verified", "The artifact is complete and has the expected digest."
-    DIGEST_MISMATCH = "DigestMismatch", "The artifact is not what spec.digest says."
-    SOURCE_NOT_FOUND = "SourceNotFound", "There is nothing at spec.source.uri."
+    DIGEST_MISMATCH = "DigestMismatch", "The files do not have the digest that they should have."
+    SOURCE_NOT_FOUND = "SourceNotFound", "There is nothing at the URI."
     INVALID_ARTIFACT = "InvalidArtifact", "The artifact misses files its format needs, or holds files that run code."
     UNSERVABLE = "Unservable", "No engine of the server image can serve such a model."
     ACCESS_DENIED = "AccessDenied", "The store refused the credentials."
@@ -155,7 +159,10 @@ class Reason(StrEnum):
     NOT_USED = "NotUsed", "No InferencePool serves the version."
 
     # InferencePool
-    WAITING_FOR_MODEL = "WaitingForModel", "No ModelVersion that fits spec.models is Ready; the message names it."
+    WAITING_FOR_MODEL = (
+        "WaitingForModel",
+        "No ModelVersion that fits what the spec names is Ready; the message names it.",
+    )
     MODEL_NOT_READY = "ModelNotReady", "The pinned ModelVersion exists and is not Ready; the message says why."
     STARTING = "Starting", "Serving pods are starting and loading the model."
     SERVING = "Serving", "The wanted version is loaded on every pod and the Service routes to it."

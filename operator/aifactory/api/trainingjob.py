@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field, WithJsonSchema
 
 from aifactory.api.base import CustomResource, Model, ModelName, ObjectName, Quantity, SecretRef, Status, Time
+from aifactory.api.inputs import Inputs, InputStatus, UsedInput
 from aifactory.api.jobrules import FINISHED_RULE, PUBLISHED_RULE, RESERVED_ENV_RULE, TEMPLATE_RULES
 from aifactory.api.pods import PodTemplate
 from aifactory.api.rules import immutable, no_parent_paths, rule
@@ -221,6 +222,9 @@ class TrainingJobSpec(Model):
         | None
     ) = None
     """Shared volume (default: a 10Gi ReadWriteMany claim that is deleted with the job)."""
+    inputs: Inputs | None = None
+    """Files that are fetched before any pod of the job is made, and mounted read-only at /workspace/inputs/<name> in
+    the trainer. Editing one restarts the job from its last checkpoint, when the new one is there."""
     failure_policy: FailurePolicy | None = None
     scheduling: Scheduling | None = None
     output: (
@@ -291,6 +295,8 @@ class Resolved(Model):
     """
     created_attempt: int = -1
     """The last attempt whose pods were all created: a pod of it that is missing was removed by somebody else."""
+    inputs: tuple[UsedInput, ...] | None = None
+    """What its pods have at /workspace/inputs."""
 
 
 class LastFailure(Model):
@@ -374,6 +380,7 @@ class TrainingJobStatus(Status):
     replicas: int = 0
     selector: str = ""
     resolved: Resolved | None = None
+    inputs: tuple[InputStatus, ...] | None = None
     last_failure: LastFailure | None = None
     progress: Progress | None = None
     checkpoint: Checkpoint | None = None

@@ -24,10 +24,10 @@ from typing import Final
 
 import aiohttp
 import msgspec
-from aiohttp import hdrs
 
 from aifactory.api import names
 from aifactory.api.inferencepool import Throughput
+from aifactory.engine.asking import base_url, fetch, pod_session
 from aifactory.kube.backoff import PROBE
 
 logger = logging.getLogger(__name__)
@@ -41,9 +41,7 @@ FIGURES_PER_SECOND = 4.0
 """Pools told a second that their figures have changed: each is a write of a status."""
 WORTH_TELLING = 0.1
 """Share by which a figure must differ from the one that was told. From and to zero is always told."""
-TIMEOUT_SECONDS = 3.0
 CONCURRENCY = 64
-MAX_BODY_BYTES = 256 * 1024
 MAX_WORDS = 1024
 """Characters of a load error."""
 
@@ -221,15 +219,14 @@ class ServingProbe:
                 group.create_task(work())
 
     async def _ask(self, session: aiohttp.ClientSession, pod: ServingPod) -> None:
-        host = f"[{pod.address}]" if ":" in pod.address else pod.address
         try:
             if pod.ready:
-                page = await fetch(session, f"http://{host}:{names.TRITON_METRICS_PORT}/metrics")
+                page = await fetch(session, f"{base_url(pod.address, names.TRITON_METRICS_PORT)}/metrics")
                 requests, tokens = read_counters(page)
                 self._latest[pod.uid] = Counters(self._monotonic(), requests, tokens)
                 message = ""
             else:
-                message = read_load_error(await fetch(session, f"http://{host}:{names.AGENT_PORT}/v1/status"))
+                message = read_load_error(await fetch(session, f"{base_url(pod.address, names.AGENT_PORT)}/v1/status"))
         except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.MsgspecError):
             silence = self._silent.setdefault(pod.uid, _Silence())
             silence.failures += 1
@@ -360,33 +357,3 @@ def read_load_error(body: bytes) -> str:
     """Why models can not be loaded, from the agent's status; empty when they can. Raises MsgspecError."""
     failed = (model for model in _decode_status(body).models if model.state == "Failed")
     return "; ".join(f"{model.reason or 'Failed'}: {model.message}" for model in failed)[:MAX_WORDS]
-
-
-def pod_session(connector: aiohttp.BaseConnector | None = None) -> aiohttp.ClientSession:
-    """How pods are asked. What they send is not decompressed: a few bytes could become millions before they count."""
-    return aiohttp.ClientSession(
-        connector=connector,
-        timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
-        auto_decompress=False,
-        headers={hdrs.ACCEPT_ENCODING: "identity"},
-    )
-
-
-async def fetch(session: aiohttp.ClientSession, url: str) -> bytes:
-    """The body of a page.
-
-    Raises:
-        aiohttp.ClientError: there is none.
-        TimeoutError: it takes too long.
-        ValueError: it is too large, or somewhere else.
-    """
-    async with session.get(url, allow_redirects=False) as response:
-        response.raise_for_status()
-        if response.status != 200:
-            raise ValueError(f"{url} answers {response.status}")
-        body = bytearray()
-        async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise ValueError(f"{url} answers with more than {MAX_BODY_BYTES} bytes")
-        return bytes(body)

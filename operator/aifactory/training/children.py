@@ -2,8 +2,8 @@
 
 Names are deterministic, so a view that is behind can cause a call too many but never a second pod:
 pods `<job>-<index>-<attempt>` (their host name too), headless Service `<job>-nodes`, PodGroup `<job>-<attempt>`,
-claim `<job>-workspace`, probe `<job>-probe-<number>`, publisher `<job>-publish-<number>`, ModelVersion
-`<model>-v<version>`.
+claim `<job>-workspace`, fetcher of an input `<job>-input-<name>-<hash>-<number>`, probe `<job>-probe-<number>`,
+publisher `<job>-publish-<number>`, ModelVersion `<model>-v<version>`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aifactory.api.trainingjob import Output, TrainingJob, TrainingJobSpec
 from aifactory.engine.apply import content_hash
 from aifactory.engine.podspec import Json, memory_volume, merge_named, owner_reference, restricted_pod
 from aifactory.engine.taskpods import build
-from aifactory.training import rendezvous, workspace
+from aifactory.training import cache, rendezvous, workspace
 from aifactory.training.state import Settings
 
 LABEL_TEMPLATE_HASH = f"{names.GROUP}/template-hash"
@@ -78,6 +78,7 @@ def _v1(spec: TrainingJobSpec) -> Json:
         "procPerNode": spec.proc_per_node or "auto",
         "launcher": spec.launcher or "torchrun",
         "gang": (spec.scheduling.gang if spec.scheduling is not None else None) or "auto",
+        **cache.shape(spec.inputs),
     }
 
 
@@ -128,7 +129,7 @@ def service(job: TrainingJob) -> Json:
     return _object(
         "v1",
         "Service",
-        _metadata(job, rendezvous.service_name(job.metadata.name), {}),
+        metadata_of(job, rendezvous.service_name(job.metadata.name), {}),
         spec={
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
@@ -146,7 +147,7 @@ def claim(job: TrainingJob) -> Json:
     spec: Json = {"accessModes": modes, "resources": {"requests": {"storage": str(size)}}}
     if wish is not None and wish.storage_class_name is not None:
         spec["storageClassName"] = wish.storage_class_name
-    return _object("v1", "PersistentVolumeClaim", _metadata(job, workspace.claim(job), {}), spec=spec)
+    return _object("v1", "PersistentVolumeClaim", metadata_of(job, workspace.claim(job), {}), spec=spec)
 
 
 def model_claim(job: TrainingJob, settings: Settings) -> Json:
@@ -170,7 +171,7 @@ def gang(job: TrainingJob, attempt: int) -> Json:
     return _object(
         "scheduling.k8s.io/v1beta1",
         "PodGroup",
-        _metadata(job, gang_name(job.metadata.name, attempt), {names.LABEL_ATTEMPT: str(attempt)}),
+        metadata_of(job, gang_name(job.metadata.name, attempt), {names.LABEL_ATTEMPT: str(attempt)}),
         spec={
             "schedulingPolicy": {"gang": {"minCount": job.spec.nodes.count}},
             "disruptionMode": {"all": {}},
@@ -188,7 +189,7 @@ def pod(job: TrainingJob, index: int, attempt: int, settings: Settings, *, gang:
         names.LABEL_NODE_INDEX: str(index),
         LABEL_TEMPLATE_HASH: template_hash(job.spec),
     }
-    metadata = _metadata(job, rendezvous.pod_name(job.metadata.name, index, attempt), labels)
+    metadata = metadata_of(job, rendezvous.pod_name(job.metadata.name, index, attempt), labels)
     # Ours win: a pod without them would be invisible to us, and its name taken.
     theirs = (meta.labels if meta is not None else None) or {}
     metadata["labels"] = {
@@ -205,7 +206,7 @@ def pod(job: TrainingJob, index: int, attempt: int, settings: Settings, *, gang:
     for container in (*spec["containers"], *spec.get("initContainers", ())):
         # The last words of one that fails are then in the pod's status, from where they get into the job's.
         container.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
-    spec["volumes"] = merge_named(spec.get("volumes", ()), _volumes(job))
+    spec["volumes"] = merge_named(spec.get("volumes", ()), [*_volumes(job), *cache.volumes(job)])
     spec["restartPolicy"] = "Never"
     spec.setdefault("terminationGracePeriodSeconds", rendezvous.GRACE_SECONDS)
     if spec.get("hostNetwork"):  # else such a pod asks the node's resolver, which knows no other pod
@@ -228,14 +229,14 @@ def publisher(job: TrainingJob, number: int, settings: Settings) -> Json:
     volumes: list[Json] = [_workspace_volume(job)]
     if is_on_workspace(job):
         mounts.append({"name": workspace.VOLUME, "mountPath": f"{names.CLAIMS_MOUNT}/{workspace.claim(job)}"})
-    metadata = _metadata(job, publisher_name(job.metadata.name, number), {names.LABEL_ROLE: names.ROLE_PUBLISH})
+    metadata = metadata_of(job, publisher_name(job.metadata.name, number), {names.LABEL_ROLE: names.ROLE_PUBLISH})
     return _store_pod(job, settings, metadata, "publish", args, volumes, mounts)
 
 
 def probe(job: TrainingJob, number: int, settings: Settings) -> Json:
     """A pod that writes, reads and deletes something small where the publisher will write; it asks for no GPU."""
     args = ["probe", "--store", f"{store_of(job).rstrip('/')}/{_output(job).model.name}"]
-    metadata = _metadata(job, probe_name(job.metadata.name, number), {names.LABEL_ROLE: names.ROLE_PROBE})
+    metadata = metadata_of(job, probe_name(job.metadata.name, number), {names.LABEL_ROLE: names.ROLE_PROBE})
     return _store_pod(job, settings, metadata, "probe", args, [], [])
 
 
@@ -302,6 +303,10 @@ def model_version(job: TrainingJob, version: int, published: dict[str, Any], ima
         lineage["image"] = image
     if job.status.progress is not None:
         lineage["steps"] = job.status.progress.step
+    if job.status.resolved is not None and (inputs := job.status.resolved.inputs):
+        lineage["inputs"] = [found.dump() for found in inputs]
+        if parent := next((found.model_version for found in inputs if found.model_version), ""):
+            lineage["parent"] = parent
     metadata = {
         "name": f"{output.model.name}-v{version}",
         "namespace": job.metadata.namespace,
@@ -347,6 +352,7 @@ def _wired(job: TrainingJob, container: Json, index: int, attempt: int, settings
         "AIFACTORY_ATTEMPT": str(attempt),
         "AIFACTORY_CHECKPOINTS": f"{names.WORKSPACE_MOUNT}/checkpoints",
         "AIFACTORY_OUTPUT": f"{names.WORKSPACE_MOUNT}/output",
+        **({"AIFACTORY_INPUTS": names.INPUTS_MOUNT} if job.spec.inputs else {}),
         "AIFACTORY_PROGRESS_URL": f"{settings.progress_url}/v1/progress/{job.metadata.namespace}/{job.metadata.name}",
         "AIFACTORY_PROGRESS_TOKEN_FILE": token_file,
         **rendezvous.environment(job, index, attempt, resolve_processes(job.spec)),
@@ -360,6 +366,7 @@ def _wired(job: TrainingJob, container: Json, index: int, attempt: int, settings
     mounts: list[Json] = [
         workspace.mount(job),
         {"name": "aifactory-token", "mountPath": names.PROGRESS_TOKEN_MOUNT, "readOnly": True},
+        *cache.mounts(job),
     ]
     if not any(mount["mountPath"] == _SHM["mountPath"] for mount in theirs):
         mounts.insert(1, _SHM)
@@ -394,7 +401,7 @@ def _volumes(job: TrainingJob) -> list[Json]:
     ]
 
 
-def _metadata(job: TrainingJob, name: str, labels: dict[str, str]) -> Json:
+def metadata_of(job: TrainingJob, name: str, labels: dict[str, str]) -> Json:
     """Metadata of a child: an allow-list of labels, never a copy of the job's (Argo CD prunes copies)."""
     return {
         "name": name,

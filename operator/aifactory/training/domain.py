@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from aifactory.api import names, numbers
+from aifactory.api.conditions import find, is_true
 from aifactory.api.modelversion import ModelVersion, model_of
+from aifactory.api.reasons import ConditionType
 from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
 from aifactory.engine.apply import applied
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child, Domain, Index, Outside, Route, Watch
-from aifactory.engine.plan import DryRun, Plan, WriteError
+from aifactory.engine.plan import Create, DryRun, Plan, Write, WriteError
 from aifactory.engine.pods import beside, trouble
 from aifactory.engine.refusals import explain, removal
 from aifactory.engine.tasks import TaskPod, task_pod
@@ -23,10 +25,20 @@ from aifactory.kube.objects import Claim, ConfigMap, Pod, PodGroup, Service, Ter
 from aifactory.kube.resources import CONFIGMAPS, PODGROUPS, PVCS, SERVICES, Key
 from aifactory.kube.tokens import Reporter, TokenReviewer
 from aifactory.training import children, rendezvous, workspace
-from aifactory.training.nodes import MACHINES, TRAINING_PODS, lost_nodes
+from aifactory.training.fetching import FetchBook, FetchingPod, FetchProbe
+from aifactory.training.nodes import FETCHING, MACHINES, TRAINING_PODS, lost_nodes
 from aifactory.training.plan import plan_training
 from aifactory.training.reports import ProgressBook, ProgressEndpoint, ReportingPod
-from aifactory.training.state import GangView, Observed, PodView, Settings, VersionView
+from aifactory.training.state import (
+    BaseView,
+    ClaimView,
+    Fetched,
+    GangView,
+    Observed,
+    PodView,
+    Settings,
+    VersionView,
+)
 from aifactory.training.status import StatusDraft
 
 _PODS = TRAINING_PODS
@@ -52,22 +64,23 @@ class Training(Domain[TrainingJob, Observed]):
         chosen = settings or Settings()
         super().__init__(dataclasses.replace(chosen, progress_url=(chosen.progress_url or url).rstrip("/")), url)
         self.book = ProgressBook()
+        self.fetch_book = FetchBook()
         self._views = PodViews()
 
     def indexes(self) -> Sequence[Index[Any]]:
-        """Versions by their model."""
-        return (_VERSIONS,)
+        """Versions by their model, and jobs by the versions that are inputs of theirs."""
+        return (_VERSIONS, _READERS)
 
     def watches(self) -> Sequence[Watch[Any]]:
-        """A version concerns the job that made it."""
-        return (Watch(ModelVersion, _job_of_version),)
+        """A version concerns the job that made it and those that train on it."""
+        return (Watch(ModelVersion, _jobs_of_version),)
 
     def gather(self, model: TrainingJob, cluster: Cluster) -> Observed:
         meta = model.metadata
         namespace, uid = meta.namespace, meta.uid
         pods = []
         limited = children.limits_disk(model.spec)
-        tasks: dict[str, list[TaskPod]] = {names.ROLE_PROBE: [], names.ROLE_PUBLISH: []}
+        tasks: dict[str, list[TaskPod]] = {names.ROLE_PROBE: [], names.ROLE_INPUT: [], names.ROLE_PUBLISH: []}
         for pod in cluster.owned(_PODS, namespace, uid):
             role = pod.metadata.labels.get(names.LABEL_ROLE, "")
             if role in tasks:
@@ -84,6 +97,10 @@ class Training(Domain[TrainingJob, Observed]):
             pods=tuple(sorted(pods, key=lambda view: (view.attempt, view.index))),
             probes=tuple(tasks[names.ROLE_PROBE]),
             publishers=tuple(tasks[names.ROLE_PUBLISH]),
+            fetchers=tuple(sorted(tasks[names.ROLE_INPUT], key=lambda task: task.name)),
+            fetched=self._fetched(tasks[names.ROLE_INPUT]),
+            bases=_bases(model, cluster),
+            input_claim=_input_claim(model, cluster),
             gangs=tuple(map(gang_view, cluster.owned(_GANGS, namespace, uid))),
             versions=_versions(model, cluster),
             highest_version=_highest_version(model, cluster),
@@ -111,7 +128,7 @@ class Training(Domain[TrainingJob, Observed]):
             draft.name_taken(targets, removal(taken, observed.job.metadata.namespace))
             return Plan(draft.result(), requeue_after=draft.due_after)
         refusal = explain(first)
-        if isinstance(first.write, DryRun) and current:
+        if current and _is_beside(first.write):
             draft.edit_refused(refusal, current)
         else:
             draft.refused(refusal)
@@ -119,6 +136,29 @@ class Training(Domain[TrainingJob, Observed]):
 
     def gone(self, uid: str) -> None:
         self.book.forget(uid)
+
+    def probes(self, outside: Outside) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
+        """How far inputs are that are being fetched."""
+        probe = FetchProbe(
+            book=self.fetch_book,
+            pods=lambda: self.asked_pods(outside.cluster) if outside.leading() else [],
+            wake=lambda job: outside.wake(job, 0.0),
+            monotonic=outside.clock.monotonic,
+        )
+        return (probe.run,)
+
+    def asked_pods(self, cluster: Cluster) -> list[FetchingPod]:
+        """The pods that can be asked how far an input is: those that really belong to a job of ours."""
+        found = []
+        for pod in cluster.having(_PODS, FETCHING, True):
+            owner = cluster.owner(pod.metadata)
+            if owner is not None and owner[0] == self.resource and pod.metadata.deletion_timestamp is None:
+                found.append(FetchingPod(pod.metadata.uid, pod.metadata.name, pod.status.pod_ip, owner[1]))
+        return found
+
+    def _fetched(self, fetchers: Sequence[TaskPod]) -> dict[str, Fetched]:
+        found = ((task.name, self.fetch_book.get(task.uid)) for task in fetchers)
+        return {name: fetched for name, fetched in found if fetched is not None}
 
     def routes(self, outside: Outside) -> Sequence[Route]:
         """Where training programs report how far they are."""
@@ -261,14 +301,67 @@ def _highest_version(job: TrainingJob, cluster: Cluster) -> int:
     return numbers.highest(counter.metadata.annotations) if counter is not None else 0
 
 
-def _job_of_version(version: ModelVersion, _: Cluster) -> Iterable[Key]:
-    job = version.metadata.labels.get(names.LABEL_JOB)
-    return (Key(version.metadata.namespace, job),) if job else ()
+def _bases(job: TrainingJob, cluster: Cluster) -> dict[str, BaseView]:
+    """The ModelVersions that inputs of the job name. Its model is in a version's name, and versions are found by it."""
+    found = {}
+    for name in _inputs_of(job):
+        model = name.rpartition("-v")[0]
+        for version in cluster.find(_VERSIONS, (job.metadata.namespace, model)):
+            if version.metadata.name == name:
+                found[name] = base_view(version)
+    return found
+
+
+def base_view(version: ModelVersion) -> BaseView:
+    """A version that a job trains on."""
+    status, secret = version.status, version.spec.source.secret_ref
+    ready, stalled = (find(status.conditions, type_) for type_ in (ConditionType.READY, ConditionType.STALLED))
+    return BaseView(
+        uri=version.spec.source.uri,
+        digest=status.resolved_digest if is_true(status.conditions, ConditionType.READY) else "",
+        secret=secret.name if secret is not None else "",
+        format=version.spec.format,
+        stalled=stalled is not None and stalled.status == "True",
+        message=ready.message if ready is not None else "",
+    )
+
+
+def _input_claim(job: TrainingJob, cluster: Cluster) -> ClaimView | None:
+    found = cluster.get(_CLAIMS, job.metadata.namespace, names.INPUT_CLAIM) if job.spec.inputs else None
+    if found is None:
+        return None
+    return ClaimView(found.metadata.uid, found.metadata.deletion_timestamp is not None)
+
+
+def _inputs_of(job: TrainingJob) -> Iterable[str]:
+    """The ModelVersions that are inputs of a job."""
+    return [wish.model_version for wish in job.spec.inputs or () if wish.model_version is not None]
+
+
+def _read(job: TrainingJob) -> Iterable[Hashable]:
+    return [(job.metadata.namespace, name) for name in _inputs_of(job)]
+
+
+_READERS = Index(TrainingJob, "base", _read)
+
+
+def _jobs_of_version(version: ModelVersion, cluster: Cluster) -> Iterable[Key]:
+    namespace, job = version.metadata.namespace, version.metadata.labels.get(names.LABEL_JOB)
+    readers = cluster.find(_READERS, (namespace, version.metadata.name))
+    return [*((Key(namespace, job),) if job else ()), *(Key(namespace, reader.metadata.name) for reader in readers)]
 
 
 def _says_nothing(refused: WriteError) -> bool:
     """A quota that is full now: the pods that run are in it, which go before others are made."""
     return isinstance(refused.write, DryRun) and not explain(refused).stalled
+
+
+def _is_beside(refused: Write) -> bool:
+    """It is not for the pods that run, but for those of an edited spec."""
+    if isinstance(refused, DryRun):
+        return True
+    labels = refused.body["metadata"].get("labels", {}) if isinstance(refused, Create) else {}
+    return labels.get(names.LABEL_ROLE) == names.ROLE_INPUT or refused.name == names.INPUT_CLAIM
 
 
 def _owned_by(found: Service | Claim | None, uid: str) -> bool:

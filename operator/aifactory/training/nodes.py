@@ -16,13 +16,20 @@ from aifactory.kube.objects import READY, Metadata, Node, Pod, condition
 from aifactory.kube.resources import NODES, PODS
 
 BY_NODE: Final = "node"
+FETCHING: Final = "fetching"
+"""Pods that fetch inputs and can be asked how far they are: all under `True`."""
 
 
 def _node_of(pod: Pod) -> Iterable[Hashable]:
     return (pod.spec.node_name,) if pod.spec.node_name else ()
 
 
-TRAINING_PODS: Final = Child(PODS, Pod, indexes={BY_NODE: _node_of})
+def _fetches(pod: Pod) -> Iterable[Hashable]:
+    running = pod.status.phase == "Running" and pod.metadata.labels.get(names.LABEL_ROLE) == names.ROLE_INPUT
+    return (True,) if running and pod.status.pod_ip else ()
+
+
+TRAINING_PODS: Final = Child(PODS, Pod, indexes={BY_NODE: _node_of, FETCHING: _fetches})
 
 
 def _pods_of(node: Node, cluster: Cluster) -> Iterable[Metadata]:

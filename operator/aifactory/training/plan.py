@@ -1,11 +1,13 @@
 """One decision about one TrainingJob: the story of a reconcile.
 
-A job goes through three stages: `prepare`, `train`, `publish`. Each step below either ends the story with a plan or
-falls through to the next; the order is the order of precedence. Nothing here does I/O or reads a clock.
+A job goes through three stages: `prepare` (with `store` and `inputs`), `train`, `publish`. Each step below either
+ends the story with a plan or falls through to the next; the order is the order of precedence. Nothing here does I/O
+or reads a clock.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from aifactory.api import names
@@ -14,7 +16,7 @@ from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import TrainingJobStatus
 from aifactory.engine import tasks
 from aifactory.engine.plan import Plan
-from aifactory.training import evidence, nodeloss, train
+from aifactory.training import evidence, inputs, nodeloss, train
 from aifactory.training.detectors import first_failure
 from aifactory.training.publish import plan_publishing
 from aifactory.training.state import Observed, PodView
@@ -49,7 +51,8 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
 
     draft = StatusDraft(observed, current, now)
     if _have_succeeded(observed, current):
-        return plan_publishing(observed, current, draft, now)
+        plan = plan_publishing(observed, current, draft, now)
+        return replace(plan, writes=(*plan.writes, *tasks.deletions(observed.fetchers)))
     if job.spec.suspend:
         return train.plan_suspended(observed, (*stale, *current), draft, now)
     if train.was_suspended(job.status) and train.has_run(observed):
@@ -57,14 +60,26 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
     if stale:
         return train.plan_stopping(observed, stale, draft, now)
     failure = first_failure(observed, current)
-    if (change := train.changed(observed, current)) is not None:
-        runs_on = failure is None and any(pod.live for pod in current)
-        return train.plan_edited(observed, draft, change, runs_on=runs_on)
+    change = train.changed(observed, current)
+    runs_on = failure is None and any(pod.live for pod in current)
+    if change is not None and not runs_on:
+        return train.plan_edited(observed, draft, change, runs_on=False)
     if failure is not None:
         return train.plan_failure(observed, failure, draft, now)
     if not train.has_run(observed) and (probing := plan_probing(observed, draft, now)) is not None:
         return probing
-    return train.plan_running(observed, current, draft, now)
+    prepared = inputs.prepare(observed, current, now)
+    draft.inputs(prepared)
+    if change is not None:
+        if not prepared.ready:
+            return inputs.plan_beside(prepared, current, draft)
+        return train.plan_edited(observed, draft, change, runs_on=True)
+    if not prepared.ready and not inputs.all_up(observed, current):
+        return inputs.plan_waiting(observed, prepared, draft)
+    plan = train.plan_running(observed, current, draft, now)
+    due = inputs.soonest((plan.requeue_after, prepared.requeue_after))
+    writes, urgent = (*plan.writes, *prepared.writes), plan.urgent or prepared.urgent
+    return replace(plan, writes=writes, urgent=urgent, requeue_after=due)
 
 
 def _plan_finished(observed: Observed, now: datetime) -> Plan[TrainingJobStatus]:
@@ -73,13 +88,14 @@ def _plan_finished(observed: Observed, now: datetime) -> Plan[TrainingJobStatus]
     Of earlier attempts one each, as while it ran.
     """
     live = (pod for pod in observed.pods if pod.live)
-    return Plan(finished(observed.job, now), train.deletions((*live, *evidence.leftovers(observed))))
+    writes = (*train.deletions((*live, *evidence.leftovers(observed))), *tasks.deletions(observed.fetchers))
+    return Plan(finished(observed.job, now), writes)
 
 
 def _plan_deleted(observed: Observed, draft: StatusDraft, now: datetime) -> Plan[TrainingJobStatus]:
     """Somebody's finalizer may hold the job for as long as it likes: its pods need not hold GPUs so long."""
     live = tuple(pod for pod in observed.pods if pod.live)
-    at_work = tuple(pod for pod in (*observed.probes, *observed.publishers) if not pod.ended)
+    at_work = tuple(pod for pod in (*observed.probes, *observed.fetchers, *observed.publishers) if not pod.ended)
     draft.deleted(len(live) + len(at_work), nodeloss.stuck(observed, live, now))
     writes = (*train.deletions(live), *tasks.deletions(at_work))
     return Plan(draft.result(), writes, requeue_after=nodeloss.next_look(live, now))

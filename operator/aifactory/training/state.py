@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from aifactory.api.inputs import InputStatus
+from aifactory.api.reasons import Reason
 from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
 from aifactory.engine.apply import Applied
 from aifactory.engine.domain import option
+from aifactory.engine.plan import Write
 from aifactory.engine.taskpods import TaskSettings
 from aifactory.engine.tasks import TaskPod
 
@@ -20,6 +23,10 @@ class Settings(TaskSettings):
     progress_url: str = option("", "address of this operator as pods reach it; left out: this process's own")
     model_claim_size: str = option("10Gi", "size of a namespace's model claim when we make it")
     model_claim_storage_class: str = option("", "storage class of that claim; left out: the cluster's default")
+    input_claim_size: str = option("50Gi", "size of a namespace's claim for inputs when we make it")
+    input_claim_storage_class: str = option(
+        "", "storage class of the claim for inputs; left out: the cluster's default"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +121,62 @@ class VersionView:
 
 
 @dataclass(frozen=True, slots=True)
+class BaseView:
+    """A ModelVersion that an input names."""
+
+    uri: str = ""
+    digest: str = ""
+    """Empty until it is known to be good."""
+    secret: str = ""
+    format: str = ""
+    stalled: bool = False
+    """A person is needed."""
+    message: str = ""
+    """Why it is not Ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimView:
+    """The namespace's claim for inputs."""
+
+    uid: str
+    terminating: bool = False
+    """Deleted; it stays until no pod uses it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """How far a pod that fetches is."""
+
+    size: int
+    """Bytes that are there."""
+    total: int = 0
+    """Of all; 0 until it is known."""
+
+    @property
+    def percent(self) -> int | None:
+        """The share that is there; never 100 before its end, which the pod's answer tells."""
+        return min(99, 100 * self.size // self.total) if self.total else None
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """How far the inputs of a job are, and what to do about it."""
+
+    inputs: tuple[InputStatus, ...] = ()
+    ready: bool = True
+    """Everything is there, and the status says so already: pods may be made."""
+    reason: Reason = Reason.INPUTS_PREPARED
+    """What is in the way; `PREPARING_INPUTS` while all goes as it should."""
+    message: str = ""
+    stalled: bool = False
+    """A person is needed."""
+    writes: tuple[Write, ...] = ()
+    urgent: bool = False
+    requeue_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ProgressReport:
     """The newest report of the training program, and the first one of the same attempt."""
 
@@ -149,6 +212,14 @@ class Observed:
     """Pods that try out the model store."""
     publishers: tuple[TaskPod, ...] = ()
     """Pods that publish the result."""
+    fetchers: tuple[TaskPod, ...] = ()
+    """Pods that fetch inputs, of every input and of every try."""
+    fetched: Mapping[str, Fetched] = field(default_factory=dict)
+    """How far they are, by their names, as far as they have been asked."""
+    bases: Mapping[str, BaseView] = field(default_factory=dict)
+    """ModelVersions that inputs name, by their names; those that do not exist are not in it."""
+    input_claim: ClaimView | None = None
+    """The namespace's claim for inputs, as far as it is known."""
     gangs: tuple[GangView, ...] = ()
     versions: tuple[VersionView, ...] = ()
     highest_version: int = 0

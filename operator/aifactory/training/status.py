@@ -23,9 +23,9 @@ from aifactory.api.trainingjob import (
 )
 from aifactory.engine.pods import about_claims, needs_person
 from aifactory.engine.refusals import Refusal
-from aifactory.training import children, workspace
+from aifactory.training import cache, children, workspace
 from aifactory.training.progress import fold
-from aifactory.training.state import GangView, Observed, PodView
+from aifactory.training.state import GangView, Observed, PodView, Preparation
 
 UNSEEN_SECONDS = 60
 
@@ -77,6 +77,20 @@ class StatusDraft:
         self._not_suspended()
         self._not_running("Pending", trouble or Reason.PROBING_STORE, message, stalled=stalled)
 
+    def inputs(self, prepared: Preparation) -> None:
+        """How far the inputs are."""
+        self._status.inputs = prepared.inputs or None
+        if not prepared.inputs:
+            self._conditions.remove(ConditionType.INPUTS_READY)
+            return
+        there = prepared.reason is Reason.INPUTS_PREPARED
+        self._conditions.set(ConditionType.INPUTS_READY, there, prepared.reason, prepared.message)
+
+    def preparing(self, prepared: Preparation) -> None:
+        """No pod is made before every input is there."""
+        self._not_suspended()
+        self._not_running("Pending", prepared.reason, prepared.message, stalled=prepared.stalled)
+
     def running(self, current: tuple[PodView, ...], gangs: tuple[GangView, ...]) -> None:
         """Pods of the current attempt exist or are being created; none has failed."""
         count = self._observed.job.spec.nodes.count
@@ -126,6 +140,7 @@ class StatusDraft:
 
     def suspending(self, left: int, stuck: str = "") -> None:
         """Pods of a suspended job are ending, or `stuck` says why one can not."""
+        self._fetch_no_more(Reason.STOPPING_PODS)
         message = f"{left} pods are ending; they have their grace period to write a checkpoint"
         self._conditions.set(ConditionType.SUSPENDED, False, Reason.STOPPING_PODS, message)
         if self._status.start_time is None:  # it has had pods, which are not to be taken for those of its first run
@@ -138,6 +153,7 @@ class StatusDraft:
     def suspended(self) -> None:
         """No pod is left, on request."""
         self._forced = True
+        self._fetch_no_more(Reason.SUSPENDED)
         message = "spec.suspend is true; set it to false to go on from the last checkpoint"
         if self._status.start_time is None:
             message = "spec.suspend is true and the job has never run; set it to false to start it"
@@ -149,6 +165,7 @@ class StatusDraft:
 
     def deleted(self, left: int, stuck: str = "") -> None:
         """The job is being deleted and somebody's finalizer holds it; `stuck` says why a pod can not end."""
+        self._fetch_no_more(Reason.STOPPING_PODS)
         held = ", ".join(self._observed.job.metadata.finalizers)
         ending = f"{left} pods are ending" if left else "none of its pods runs any more"
         message = f"the job is being deleted and {ending}; it goes when these finalizers have: {held}"
@@ -178,6 +195,7 @@ class StatusDraft:
 
     def failed(self, reason: Reason, message: str) -> None:
         """The end, badly. What still runs is removed."""
+        self._fetch_no_more(reason)
         nodes = self._status.nodes or NodeCounts()
         self._status.nodes = _summed(nodes.model_copy(update={"active": 0, "ready": 0}))
         self._conditions.set(ConditionType.FAILED, True, reason, message)
@@ -204,6 +222,19 @@ class StatusDraft:
         )
         self._conditions.kstatus(ConditionType.STALLED, refusal.reason, message)
         self._status.reason = str(refusal.reason)
+
+    def edit_waits(self, prepared: Preparation, current: tuple[PodView, ...]) -> None:
+        """What the edited spec asks for is not all there, so the pods that there are go on."""
+        soon = prepared.reason is Reason.INPUTS_PREPARED  # the pods go in a moment: nothing new is told of them
+        if not soon and (len(current) == self._observed.job.spec.nodes.count or not self._status.phase):
+            self.running(current, self._observed.gangs)
+        message = (
+            f"the spec was edited: {prepared.message}; pods of attempt {self.attempt} run on as they are until every "
+            "input is there"
+        )
+        true = ConditionType.STALLED if prepared.stalled else ConditionType.RECONCILING
+        self._conditions.kstatus(true, prepared.reason, message)
+        self._status.reason = str(prepared.reason)
 
     def name_taken(self, what: str, removal: str) -> None:
         """Objects we need exist and are not ours: left by an earlier job of the name, or somebody else's.
@@ -251,6 +282,16 @@ class StatusDraft:
             count = self._observed.job.spec.nodes.count
             self._status.nodes = _summed(NodeCounts(desired=count, succeeded=count))
         self._conditions.set(ConditionType.RESTARTING, False, Reason.SUCCEEDED)
+        self._fetch_no_more(Reason.SUCCEEDED)
+
+    def _fetch_no_more(self, reason: Reason) -> None:
+        """What is not there is not fetched now."""
+        before = self._status.inputs
+        if before is None:
+            return
+        self._status.inputs = tuple(map(cache.put_aside, before))
+        if any(found.phase != cache.READY for found in before):
+            self._conditions.set(ConditionType.INPUTS_READY, False, reason)
 
     def _not_suspended(self) -> None:
         suspended = find(self._before.conditions, ConditionType.SUSPENDED)

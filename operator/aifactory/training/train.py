@@ -15,7 +15,7 @@ from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import LastFailure, Resolved, TrainingJobStatus
 from aifactory.engine import tasks
 from aifactory.engine.plan import Create, Delete, Event, EventType, Plan, Write
-from aifactory.training import children, evidence, nodeloss, prepare, progress, workspace
+from aifactory.training import cache, children, evidence, nodeloss, prepare, progress, workspace
 from aifactory.training.causes import Failure, aborted_at_end
 from aifactory.training.policy import COUNTED, GiveUp, decide, forgive
 from aifactory.training.state import Observed, PodView, created_attempt
@@ -47,6 +47,7 @@ def plan_running(
             workspace_path=workspace.path(job),
             # Written only once all pods have been seen: until then a missing pod was not created yet.
             created_attempt=created_attempt(job.status) if missing else attempt,
+            inputs=cache.resolved(job),
         )
     )
     draft.running(current, tuple(group for group in observed.gangs if group.attempt == attempt))
@@ -132,7 +133,8 @@ def plan_suspended(
     observed: Observed, left: tuple[PodView, ...], draft: StatusDraft, now: datetime
 ) -> Plan[TrainingJobStatus]:
     """The user wants no pods: they end, with their grace period to write a checkpoint."""
-    others = (*prepare.remove_gangs(observed, upto=observed.job.status.attempt), *tasks.deletions(observed.probes))
+    tried = (*observed.probes, *observed.fetchers)
+    others = (*prepare.remove_gangs(observed, upto=observed.job.status.attempt), *tasks.deletions(tried))
     if left:
         stuck = nodeloss.stuck(observed, left, now)
         # Known before the pods are gone: one that is resumed meanwhile has not lost them to somebody else.

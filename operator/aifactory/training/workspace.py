@@ -19,7 +19,7 @@ from aifactory.engine.podspec import Json
 VOLUME: Final = "aifactory-workspace"
 """Name of the volume; other containers of the template may mount it too, and see the same directory."""
 _CLAIM_MOUNT: Final = "/claim"
-_MAKE_DIRECTORY: Final = "import os, sys; os.umask(0o002); os.makedirs(sys.argv[1], exist_ok=True)"
+_MAKE_DIRECTORY: Final = "import os, sys; os.umask(0o002); [os.makedirs(path, exist_ok=True) for path in sys.argv[1:]]"
 _SMALL: Final = {"cpu": "100m", "memory": "128Mi"}
 
 
@@ -63,6 +63,7 @@ def narrowed(job: TrainingJob, found: Mapping[str, Any]) -> Json:
 def prepared(job: TrainingJob, image: str, trainer: Mapping[str, Any]) -> list[Json]:
     """The init container that makes the job's directory; none where the claim is the job's own.
 
+    Also the directories over which inputs are mounted: left to the container runtime they would be made by root too.
     It limits what it requests: one container without limits takes the class Guaranteed, and with it cores of their own,
     from the whole pod.
     """
@@ -70,11 +71,14 @@ def prepared(job: TrainingJob, image: str, trainer: Mapping[str, Any]) -> list[J
         return []
     theirs = trainer.get("securityContext") or {}
     identity = {name: theirs[name] for name in ("runAsUser", "runAsGroup", "runAsNonRoot") if name in theirs}
+    own = f"{_CLAIM_MOUNT}/{path(job)}"
+    inside = names.INPUTS_MOUNT.removeprefix(names.WORKSPACE_MOUNT)
+    directories = [own, *(f"{own}{inside}/{found.name}" for found in job.spec.inputs or ())]
     return [
         {
             "name": VOLUME,
             "image": image,
-            "command": ["python3", "-c", _MAKE_DIRECTORY, f"{_CLAIM_MOUNT}/{path(job)}"],
+            "command": ["python3", "-c", _MAKE_DIRECTORY, *directories],
             "volumeMounts": [{"name": VOLUME, "mountPath": _CLAIM_MOUNT}],
             "resources": {"requests": _SMALL, "limits": _SMALL},
             "securityContext": {**identity, "readOnlyRootFilesystem": True},

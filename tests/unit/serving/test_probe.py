@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import msgspec
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from aifactory.api import names
 from aifactory.api.inferencepool import Throughput
+from aifactory.engine import asking
 from aifactory.serving import probe as probes
 from aifactory.serving.probe import (
     FIGURES_PER_SECOND,
@@ -29,7 +26,6 @@ from aifactory.serving.probe import (
     ServingBook,
     ServingPod,
     ServingProbe,
-    fetch,
     rates,
     read_counters,
     read_load_error,
@@ -143,53 +139,6 @@ def test_figures_are_told_when_they_differ_by_enough(told: str | None, new: str,
     assert worth_telling(before, Throughput(requests_per_second=new, tokens_per_second="7")) is worth
     before = None if told is None else Throughput(requests_per_second="7", tokens_per_second=told)
     assert worth_telling(before, Throughput(requests_per_second="7", tokens_per_second=new)) is worth
-
-
-@asynccontextmanager
-async def server(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
-    application = web.Application()
-    application.router.add_get("/metrics", handler)
-    async with TestServer(application) as running:
-        yield str(running.make_url("/metrics"))
-
-
-@pytest.mark.parametrize(
-    ("answer", "error"),
-    [
-        (lambda: web.Response(body=b"x" * (probes.MAX_BODY_BYTES + 1)), ValueError),
-        (lambda: web.Response(status=302, headers={"Location": "http://127.0.0.1:1/secret"}), ValueError),
-        (lambda: web.Response(status=500), aiohttp.ClientResponseError),
-        (lambda: web.Response(status=204), ValueError),
-    ],
-    ids=["too large", "elsewhere", "failed", "empty"],
-)
-async def test_what_answers_is_not_trusted(answer: Callable[[], web.Response], error: type[Exception]) -> None:
-    async def handler(_: web.Request) -> web.Response:
-        return answer()
-
-    async with server(handler) as url, aiohttp.ClientSession() as session:
-        with pytest.raises(error):
-            await fetch(session, url)
-
-
-async def test_what_answers_is_not_blown_up() -> None:
-    """A thousand bytes that decompress to a million cost what a thousand bytes cost."""
-    packed = gzip.compress(bytes(1_000_000))
-
-    async def handler(request: web.Request) -> web.Response:
-        assert request.headers["Accept-Encoding"] == "identity"
-        return web.Response(body=packed, headers={"Content-Encoding": "gzip"})
-
-    async with server(handler) as url, probes.pod_session() as session:
-        assert await fetch(session, url) == packed
-
-
-async def test_a_page_is_read_to_its_end() -> None:
-    async def handler(_: web.Request) -> web.Response:
-        return web.Response(body=b"x" * probes.MAX_BODY_BYTES)
-
-    async with server(handler) as url, aiohttp.ClientSession() as session:
-        assert await fetch(session, url) == b"x" * probes.MAX_BODY_BYTES
 
 
 class World:
@@ -549,6 +498,6 @@ def test_rounds_begin_at_an_interval_and_leave_time_for_others(monkeypatch: pyte
     run(main)
     assert began == [0.0, INTERVAL_SECONDS, 12.5]
     timeout, connector = sessions[0]
-    assert timeout == probes.TIMEOUT_SECONDS
+    assert timeout == asking.TIMEOUT_SECONDS
     assert connector is not None
     assert (connector.limit, connector.force_close) == (probes.CONCURRENCY, True)

@@ -18,7 +18,17 @@ from aifactory.engine.plan import Delete, Plan
 from aifactory.engine.tasks import TaskPod
 from aifactory.training import children, rendezvous, workspace
 from aifactory.training.plan import plan_training
-from aifactory.training.state import GangView, Observed, PodView, ProgressReport, Settings, VersionView
+from aifactory.training.state import (
+    BaseView,
+    ClaimView,
+    Fetched,
+    GangView,
+    Observed,
+    PodView,
+    ProgressReport,
+    Settings,
+    VersionView,
+)
 from tests.unit.plans import bodies, repairs
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -114,6 +124,10 @@ class World:
     pods: dict[str, PodView] = field(default_factory=dict)
     probes: dict[str, TaskPod] = field(default_factory=dict)
     publishers: dict[str, TaskPod] = field(default_factory=dict)
+    fetchers: dict[str, TaskPod] = field(default_factory=dict)
+    fetched: dict[str, Fetched] = field(default_factory=dict)
+    bases: dict[str, BaseView] = field(default_factory=dict)
+    input_claim: ClaimView | None = None
     gangs: dict[str, GangView] = field(default_factory=dict)
     versions: dict[str, VersionView] = field(default_factory=dict)
     highest_version: int = 0
@@ -130,6 +144,11 @@ class World:
     def status(self) -> TrainingJobStatus:
         return self.job.status
 
+    @property
+    def _tasks(self) -> dict[str, dict[str, TaskPod]]:
+        """Pods of tasks, by their role."""
+        return {"probe": self.probes, "publish": self.publishers, "input": self.fetchers}
+
     def observed(self) -> Observed:
         claims = {name for name in self.others if name.startswith("PersistentVolumeClaim ")}
         return Observed(
@@ -138,6 +157,10 @@ class World:
             pods=tuple(sorted(self.pods.values(), key=lambda view: (view.attempt, view.index))),
             probes=tuple(self.probes.values()),
             publishers=tuple(self.publishers.values()),
+            fetchers=tuple(self.fetchers.values()),
+            fetched=self.fetched,
+            bases=self.bases,
+            input_claim=self.input_claim,
             gangs=tuple(self.gangs.values()),
             lost_nodes=self.lost_nodes,
             versions=tuple(self.versions.values()),
@@ -153,6 +176,8 @@ class World:
         """Decide once and let it come true. The status takes the way through JSON, as in the API server."""
         decision = decide(self.observed(), self.now)
         self.log.append(decision)
+        at_once = decision.requeue_after == 0 and not decision.writes
+        assert decision.urgent or not at_once, "called again before the status that it goes by is written, it spins"
         for body in bodies(decision):
             self._create(dict(body))
         for again in repairs(decision):
@@ -165,7 +190,8 @@ class World:
             if gone.kind == "Pod" and gone.name in self.pods:
                 self.pods[gone.name] = replace(self.pods[gone.name], terminating=True)
             elif gone.kind == "Pod":
-                del (self.probes if gone.name in self.probes else self.publishers)[gone.name]
+                tasks = next(found for found in self._tasks.values() if gone.name in found)
+                del tasks[gone.name]
             elif gone.kind == "PodGroup":
                 self.gangs.pop(gone.name, None)
             else:
@@ -227,11 +253,23 @@ class World:
     def end_probe(self, answer: Any, exit_code: int = 0, **changes: Any) -> None:
         self._end_task(self.probes, answer, exit_code, **changes)
 
-    def _end_task(self, tasks: dict[str, TaskPod], answer: Any, exit_code: int, **changes: Any) -> None:
+    def end_fetcher(self, answer: Any, exit_code: int = 0, *, of: str = "", **changes: Any) -> None:
+        """The pod of an input ends; where there is only one it need not be named."""
+        (name,) = (found for found in self.fetchers if found.startswith(f"train-input-{of}"))
+        self._end_task({name: self.fetchers[name]}, answer, exit_code, into=self.fetchers, **changes)
+
+    def _end_task(
+        self,
+        tasks: dict[str, TaskPod],
+        answer: Any,
+        exit_code: int,
+        into: dict[str, TaskPod] | None = None,
+        **changes: Any,
+    ) -> None:
         (name,) = tasks
         message_ = answer if isinstance(answer, str) else json.dumps(answer)
         ended = {"ended": True, "exit_code": exit_code, "message": message_, "finished_at": self.now, **changes}
-        tasks[name] = replace(tasks[name], **ended)
+        (tasks if into is None else into)[name] = replace(tasks[name], **ended)
 
     def bury(self) -> None:
         """Terminating pods are gone."""
@@ -240,9 +278,12 @@ class World:
     def _create(self, body: dict[str, Any]) -> None:
         meta, kind = body["metadata"], body["kind"]
         name, labels, uid = meta["name"], meta["labels"], f"uid-{next(iter(self._uids))}"
-        if kind == "Pod" and labels["aifactory.dev/role"] in ("probe", "publish"):
-            tasks = self.probes if labels["aifactory.dev/role"] == "probe" else self.publishers
+        if kind == "Pod" and (tasks := self._tasks.get(labels["aifactory.dev/role"])) is not None:
+            assert name not in tasks, f"{name} exists"
             tasks[name] = TaskPod(name, uid, int(name.rpartition("-")[2]))
+        elif kind == "PersistentVolumeClaim" and name == names.INPUT_CLAIM:
+            assert self.input_claim is None
+            self.input_claim = ClaimView(uid)
         elif kind == "Pod":
             attempt, index = int(labels["aifactory.dev/attempt"]), int(labels["aifactory.dev/node-index"])
             # Until all pods of an attempt have been seen, one that is missing can not be told from one not yet made.

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from aifactory.api import names
 from aifactory.engine.taskpods import TaskPods
-from aifactory.training import children, rendezvous, workspace
+from aifactory.training import cache, children, fetchers, rendezvous, workspace
+from aifactory.training.fetchers import Fetch
 from tests.unit.golden import assert_golden, assert_known_to_kubernetes, assert_restricted
 from tests.unit.plans import bodies, created
 from tests.unit.training.builders import OUTPUT, PUBLISHED, SETTINGS, UID, decide, job, observe
@@ -78,6 +79,15 @@ ON_A_SHARED_CLAIM = job(
     **SHARED,
 )
 
+CORPUS = {"name": "corpus", "uri": "s3://bucket/corpus"}
+THERE = {**CORPUS, "phase": "Ready", "digest": f"sha256:{'1' * 64}", "claim": "c"}
+READS = job(
+    "reads",
+    inputs=[{**CORPUS, "secretRef": {"name": "s3"}}],
+    workspace={"claimName": "team"},
+    status={"inputs": [THERE]},
+)
+
 CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "one-node": lambda: [children.pod(ONE_NODE, 0, 0, SETTINGS, gang=False), children.claim(ONE_NODE)],
     "gang": lambda: [
@@ -90,6 +100,11 @@ CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "shared-claim": lambda: [
         children.pod(ON_A_SHARED_CLAIM, 0, 0, replace(SETTINGS, task_pods=PULL), gang=False),
         children.publisher(ON_A_SHARED_CLAIM, 0, replace(SETTINGS, task_pods=PULL)),
+    ],
+    "inputs": lambda: [
+        cache.claim(READS, replace(SETTINGS, input_claim_storage_class="shared")),
+        fetchers.fetcher(READS, Fetch("corpus", CORPUS["uri"], secret="s3", claim="c"), 0, SETTINGS),
+        children.pod(READS, 0, 0, SETTINGS, gang=False),
     ],
     "own-settings": lambda: [
         children.claim(FULL),
@@ -125,7 +140,11 @@ def test_every_pod_is_restricted(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_object_is_found_by_our_label_and_goes_with_its_job(case: str) -> None:
-    outlive = {("PersistentVolumeClaim", names.MODEL_CLAIM), ("ModelVersion", "own-model-v7")}
+    outlive = {
+        ("PersistentVolumeClaim", names.MODEL_CLAIM),
+        ("PersistentVolumeClaim", names.INPUT_CLAIM),
+        ("ModelVersion", "own-model-v7"),
+    }
     for body in CASES[case]():
         meta = body["metadata"]
         assert meta["labels"][names.LABEL_MANAGED_BY] == names.LABEL_MANAGED_BY_VALUE
@@ -386,7 +405,7 @@ def test_without_a_launcher_the_plain_variables_are_set() -> None:
     assert not [name for name in found if name.startswith("PET_")]
 
 
-@pytest.mark.parametrize("owner", [ONE_NODE, GANG, FULL], ids=lambda owner: owner.metadata.name)
+@pytest.mark.parametrize("owner", [ONE_NODE, GANG, FULL, READS], ids=lambda owner: owner.metadata.name)
 def test_every_variable_we_set_is_reserved(owner: Any) -> None:
     theirs = {"LR", "JOB"}
     may_be_set = rendezvous.optional_environment(owner).keys()
@@ -395,7 +414,7 @@ def test_every_variable_we_set_is_reserved(owner: Any) -> None:
 
 
 def test_every_reserved_variable_is_set_by_one_launcher() -> None:
-    set_ = [env(children.pod(owner, 0, 0, SETTINGS, gang=False)).keys() for owner in (GANG, FULL)]
+    set_ = [env(children.pod(owner, 0, 0, SETTINGS, gang=False)).keys() for owner in (GANG, FULL, READS)]
     assert set().union(*set_) >= set(names.RESERVED_ENV)
 
 

@@ -28,8 +28,9 @@ from aifactory.kube.podstate import Trouble
 from aifactory.kube.resources import CONFIGMAPS, NODES, PODGROUPS, PODS, PVCS, SERVICES, Key, Resource
 from aifactory.kube.tokens import Reporter
 from aifactory.training.domain import Training, gang_view, pod_view
+from aifactory.training.fetching import FetchingPod
 from aifactory.training.reports import ReportBody, ReportingPod
-from aifactory.training.state import GangView, PodView, VersionView
+from aifactory.training.state import BaseView, ClaimView, Fetched, GangView, PodView, VersionView
 from tests.unit.training.builders import NOW, OUTPUT, SETTINGS, UID, conditions, job, message, observe, pod, report
 
 THEN = datetime(2026, 1, 1, 11, 59, tzinfo=UTC)
@@ -246,9 +247,120 @@ def test_a_refusal_that_says_nothing_does_not_hide_one_that_does() -> None:
 def test_a_version_wakes_the_job_that_made_it(labels: dict[str, str], woken: list[Key]) -> None:
     scene = Scene()
     scene.version(1, labels)
-    (index,), (watch,) = scene.training.indexes(), scene.training.watches()
+    (index, _), (watch,) = scene.training.indexes(), scene.training.watches()
     (version,) = scene.cluster.find(index, ("ns", "tiny"))
     assert list(watch.keys(version, scene.cluster)) == woken
+
+
+# --- Inputs ---
+
+INPUT = {names.LABEL_ROLE: names.ROLE_INPUT}
+DIGEST = f"sha256:{'1' * 64}"
+READS = [{"name": "base", "modelVersion": "tiny-v4"}, {"name": "corpus", "uri": "s3://bucket/corpus"}]
+RUNNING = {"phase": "Running", "podIP": "10.0.0.1"}
+
+
+def checked(scene: Scene, *conditions_: dict[str, str], digest: str = "", **source: Any) -> BaseView:
+    """ModelVersion `tiny-v4`, as a job that reads it sees it."""
+    uri = {"uri": "s3://models/tiny/4", **source}
+    told = [{"lastTransitionTime": "2026-01-01T12:00:00Z", "observedGeneration": 1, **each} for each in conditions_]
+    spec = {"model": "tiny", "version": 4, "source": uri, "format": "huggingface"}
+    scene.put(
+        resource_of(ModelVersion),
+        meta("tiny-v4", ownerReferences=[]),
+        spec=spec,
+        status={"conditions": told, "resolvedDigest": digest},
+    )
+    return scene.training.gather(job(inputs=READS), scene.cluster).bases["tiny-v4"]
+
+
+def test_what_an_input_needs_is_gathered() -> None:
+    scene = Scene()
+    scene.put(PODS, meta("train-input-corpus-0123abcd-1", INPUT), status=RUNNING)
+    scene.put(PODS, meta("train-input-base-0123abcd-0", INPUT))
+    scene.put(PVCS, meta(names.INPUT_CLAIM, ownerReferences=[]))
+    scene.training.fetch_book.note("train-input-corpus-0123abcd-1-uid", Fetched(1, 3))
+    found = scene.training.gather(job(inputs=READS), scene.cluster)
+    assert [(task.name, task.number) for task in found.fetchers] == [
+        ("train-input-base-0123abcd-0", 0),
+        ("train-input-corpus-0123abcd-1", 1),
+    ]
+    assert found.fetched == {"train-input-corpus-0123abcd-1": Fetched(1, 3)}
+    assert found.input_claim == ClaimView("aifactory-inputs-uid")
+    assert (found.bases, found.pods) == ({}, ())
+    gone = {"deletionTimestamp": "2026-01-01T12:00:00Z", "resourceVersion": "2"}
+    scene.put(PVCS, meta(names.INPUT_CLAIM, ownerReferences=[], **gone))
+    assert scene.training.gather(job(inputs=READS), scene.cluster).input_claim == ClaimView(
+        "aifactory-inputs-uid", terminating=True
+    )
+    assert scene.training.gather(job(), scene.cluster).input_claim is None
+
+
+def test_a_version_is_read_when_it_is_known_to_be_good() -> None:
+    ready = {"type": "Ready", "status": "True", "reason": "Verified", "message": "2 files"}
+    found = checked(Scene(), ready, digest=DIGEST, secretRef={"name": "s3"})
+    assert found == BaseView("s3://models/tiny/4", DIGEST, "s3", "huggingface", message="2 files")
+    bad = {"reason": "InvalidArtifact", "message": "pickles"}
+    found = checked(Scene(), {"type": "Ready", "status": "False", **bad}, {"type": "Stalled", "status": "True", **bad})
+    assert found == BaseView("s3://models/tiny/4", format="huggingface", stalled=True, message="pickles")
+    assert checked(Scene(), {**ready, "status": "False"}, digest=DIGEST).digest == "", "it is not known any more"
+    assert checked(Scene()) == BaseView("s3://models/tiny/4", format="huggingface")
+
+
+def test_a_version_wakes_the_jobs_that_read_it() -> None:
+    scene = Scene()
+    body = {"spec": {**job(inputs=READS).spec.dump()}}
+    scene.put(scene.training.resource, meta("reads", ownerReferences=[], generation=1), **body)
+    scene.put(scene.training.resource, meta("abroad", ownerReferences=[], generation=1, namespace="other"), **body)
+    scene.version(4, {names.LABEL_JOB: "train"})
+    scene.version(5, {})
+    (index, _), (watch,) = scene.training.indexes(), scene.training.watches()
+    versions = {version.spec.version: version for version in scene.cluster.find(index, ("ns", "tiny"))}
+    assert list(watch.keys(versions[4], scene.cluster)) == [Key("ns", "train"), Key("ns", "reads")]
+    assert list(watch.keys(versions[5], scene.cluster)) == []
+
+
+def test_pods_that_really_fetch_for_a_job_are_asked_by_the_leader_alone() -> None:
+    scene, leads, woken = Scene(), [False], list[tuple[Key, float]]()
+    scene.put(PODS, meta("fetches", INPUT), status=RUNNING)
+    scene.put(PODS, meta("trains", labels_of(0, 0)), status=RUNNING)
+    scene.put(PODS, meta("waits", INPUT), status={"phase": "Pending", "podIP": "10.0.0.2"})
+    scene.put(PODS, meta("has-no-address", INPUT), status={"phase": "Running"})
+    scene.put(PODS, meta("goes", INPUT, deletionTimestamp="2026-01-01T12:00:00Z"), status=RUNNING)
+    scene.put(PODS, meta("forged", INPUT, ownerReferences=[]), status=RUNNING)
+    outside = Outside(
+        api=None, cluster=scene.cluster, wake=lambda key, after: woken.append((key, after)),  # type: ignore[arg-type]
+        leading=lambda: leads[0], leader_address=lambda: "", clock=Stopped(),
+    )  # fmt: skip
+    (run,) = scene.training.probes(outside)
+    probe = run.__self__  # type: ignore[attr-defined]
+    assert probe._pods() == []
+    leads[0] = True
+    assert probe._pods() == [FetchingPod("fetches-uid", "fetches", "10.0.0.1", Key("ns", "train"))]
+    probe._wake(Key("ns", "train"))
+    assert woken == [(Key("ns", "train"), 0.0)]
+    assert probe._book is scene.training.fetch_book
+
+
+@pytest.mark.parametrize(
+    ("body", "beside"),
+    [
+        ({"kind": "Pod", "metadata": {"name": "train-input-x-0", "labels": INPUT}}, True),
+        ({"kind": "PersistentVolumeClaim", "metadata": {"name": names.INPUT_CLAIM}}, True),
+        ({"kind": "Pod", "metadata": {"name": "train-0-0", "labels": NODE}}, False),
+    ],
+    ids=["a fetcher", "its claim", "a pod that trains"],
+)
+def test_a_refused_fetcher_leaves_the_pods_that_run_as_they_are(body: dict[str, Any], beside: bool) -> None:
+    error = WriteError(Create(body), Forbidden(403, "Forbidden", "exceeded quota: pods"))
+    running = observe(job(inputs=READS), pod(running=True))
+    status = Training().refused(running, [error], NOW).status
+    assert (status.phase == "Running", "run on as they are" in message(status)) == (beside, beside)
+    status = Training().refused(observe(job(inputs=READS)), [error], NOW).status
+    assert (status.phase, status.reason) == ("Pending", "QuotaExceeded")
+
+
+# --- What it may do, and who it listens to ---
 
 
 def test_the_operator_may_do_with_each_kind_what_it_does_and_no_more() -> None:

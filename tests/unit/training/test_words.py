@@ -10,7 +10,9 @@ from typing import Any
 from aifactory.api.trainingjob import TrainingJobStatus
 from aifactory.engine.plan import Plan
 from aifactory.engine.tasks import TaskPod
-from aifactory.training.state import GangView, Observed, PodView, VersionView
+from aifactory.training import fetchers
+from aifactory.training.fetchers import Fetch
+from aifactory.training.state import BaseView, ClaimView, GangView, Observed, PodView, VersionView
 from tests.unit.golden import assert_golden
 from tests.unit.training.builders import GANGS, NOW, OUTPUT, PUBLISHED, UID, decide, job, observe, pod, publisher
 from tests.unit.training.test_plan import CASES, NO_NODE, SEEN, TWO, condition
@@ -54,7 +56,45 @@ def probed(*answers: Any, **changes: Any) -> Observed:
     return observe(job(output=BUCKET), probes=(probe,), **changes)
 
 
+CORPUS: dict[str, Any] = {"name": "corpus", "uri": "s3://team/corpus", "secretRef": {"name": "s3"}}
+BASE = {"name": "base", "modelVersion": "llama-v1"}
+FETCH = Fetch("corpus", CORPUS["uri"], secret="s3", claim="c")
+CLAIM: dict[str, Any] = {"input_claim": ClaimView("c")}
+STALE: dict[str, Any] = {"template_hash": "v1-0", "running": True}
+"""A pod that was made before the edit."""
+
+
+def fetched(answer: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """The pod that fetches the corpus; with an answer it has ended."""
+    name = f"{fetchers.pods_name(job(), FETCH)}-0"
+    ended = {"ended": True, "exit_code": 0 if "digest" in answer else 1} if answer else {}
+    fetcher = TaskPod(name, f"{name}-uid", 0, message=json.dumps(answer) if answer else "", **{**ended, **changes})
+    return {**CLAIM, "fetchers": (fetcher,)}
+
+
+READS, READS_BASE = job(inputs=[CORPUS]), job(inputs=[BASE])
+GONE = ClaimView("c", terminating=True)
 MORE = {
+    "the claim for its inputs is made": observe(READS),
+    "the claim for its inputs is being deleted": observe(READS, input_claim=GONE),
+    "its input is about to be fetched": observe(READS, **CLAIM),
+    "its input is fetched": observe(READS, **fetched()),
+    "its input has no node": observe(READS, **fetched(unschedulable="no node is free")),
+    "its input is refused": observe(READS, **fetched({"reason": "AccessDenied", "message": "403"})),
+    "its input is another one": observe(READS, **fetched({"reason": "DigestMismatch", "message": "found sha256:1"})),
+    "its input is there": observe(READS, **fetched({"digest": f"sha256:{'1' * 64}", "sizeBytes": 5})),
+    "its base model does not exist": observe(READS_BASE, **CLAIM),
+    "its base model is checked": observe(READS_BASE, **CLAIM, bases={"llama-v1": BaseView("pvc://m/1")}),
+    "its base model is bad": observe(
+        READS_BASE, **CLAIM, bases={"llama-v1": BaseView("pvc://m/1", stalled=True, message="it holds pickles")}
+    ),
+    "runs, and its input was edited": observe(READS, pod(of=READS, **STALE), **fetched()),
+    "runs, and its edited input is refused": observe(
+        READS, pod(of=READS, **STALE), **fetched({"reason": "AccessDenied", "message": "403"})
+    ),
+    "suspended while its input is fetched": observe(
+        job(inputs=[CORPUS], suspend=True, status={"inputs": [{**CORPUS, "phase": "Fetching"}]}), **fetched()
+    ),
     "suspended, pods do not end": observe(job(nodes=2, suspend=True, status=SEEN), ending(0), ending(1)),
     "restarted, pods do not end": observe(job(nodes=2, status={"attempt": 1}), ending(0), ending(1)),
     "suspended after it ran": observe(job(nodes=2, suspend=True, status={**SEEN, "startTime": NOW})),

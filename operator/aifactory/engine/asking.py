@@ -1,0 +1,44 @@
+"""How pods are asked over HTTP. What answers is not trusted: bodies are bounded, redirects are not followed."""
+
+from __future__ import annotations
+
+import aiohttp
+from aiohttp import hdrs
+
+TIMEOUT_SECONDS = 3.0
+MAX_BODY_BYTES = 256 * 1024
+
+
+def base_url(address: str, port: int) -> str:
+    """Of a pod's port, by its IP address."""
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+
+def pod_session(connector: aiohttp.BaseConnector | None = None) -> aiohttp.ClientSession:
+    """How pods are asked. What they send is not decompressed: a few bytes could become millions before they count."""
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+        auto_decompress=False,
+        headers={hdrs.ACCEPT_ENCODING: "identity"},
+    )
+
+
+async def fetch(session: aiohttp.ClientSession, url: str) -> bytes:
+    """The body of a page.
+
+    Raises:
+        aiohttp.ClientError: there is none.
+        TimeoutError: it takes too long.
+        ValueError: it is too large, or somewhere else.
+    """
+    async with session.get(url, allow_redirects=False) as response:
+        response.raise_for_status()
+        if response.status != 200:
+            raise ValueError(f"{url} answers {response.status}")
+        body = bytearray()
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise ValueError(f"{url} answers with more than {MAX_BODY_BYTES} bytes")
+        return bytes(body)

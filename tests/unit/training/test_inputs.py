@@ -1,0 +1,631 @@
+"""What a job reads is there before a pod asks for a GPU, and stays the same for all of its attempts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from aifactory.api.inputs import InputStatus
+from aifactory.api.reasons import ConditionType
+from aifactory.training import children, fetchers
+from aifactory.training.fetchers import Fetch
+from aifactory.training.state import BaseView, ClaimView, Fetched
+from tests.unit.plans import created, removed
+from tests.unit.training.builders import OUTPUT, SETTINGS, World, conditions, job, message
+
+URI = "s3://bucket/corpus"
+CORPUS = {"name": "corpus", "uri": URI, "secretRef": {"name": "s3"}}
+BASE = {"name": "base", "modelVersion": "llama-v1"}
+ONE, TWO, THREE = (f"sha256:{digit * 64}" for digit in "123")
+GOOD = BaseView("pvc://models/llama/1", TWO, "keys", "huggingface")
+DENIED = {"reason": "AccessDenied", "message": "access denied (403)"}
+
+
+def answer(digest: str = ONE, size: int = 1000) -> dict[str, Any]:
+    """What a pod says that has fetched an input."""
+    return {"uri": URI, "digest": digest, "files": 2, "sizeBytes": size, "path": "inputs/x", "cached": False}
+
+
+def waiting(*inputs: dict[str, Any], **spec: Any) -> World:
+    """A job whose inputs are being fetched."""
+    world = World(job(nodes=2, inputs=list(inputs) or [CORPUS], **spec), gangs_served=True)
+    world.settle()
+    assert not {**world.pods, **world.gangs}
+    return world
+
+
+def running(*inputs: dict[str, Any], **spec: Any) -> World:
+    """A job that has all of its inputs, the first of them `ONE`, and trains."""
+    world = waiting(*inputs, **spec)
+    for name in list(world.fetchers):
+        world.fetchers[name] = replace(world.fetchers[name], ended=True, exit_code=0, message=json.dumps(answer()))
+    world.settle()
+    world.run_pods()
+    world.settle()
+    assert world.status.phase == "Running"
+    return world
+
+
+def entry(world: World, name: str = "corpus") -> InputStatus:
+    (found,) = (found for found in world.status.inputs or () if found.name == name)
+    return found
+
+
+def ready(world: World) -> tuple[str, str]:
+    return conditions(world.status)["InputsReady"]
+
+
+def claim_is_lost(world: World) -> None:
+    """Somebody has deleted it."""
+    world.input_claim = None
+
+
+# --- Before the first pod ---
+
+
+def test_no_pod_is_made_before_every_input_is_there() -> None:
+    world = waiting(CORPUS, {"name": "more", "uri": "https://host/file"})
+    assert [name.rpartition("-")[0][: len("train-input-more")] for name in sorted(world.fetchers)] == [
+        "train-input-corp",
+        "train-input-more",
+    ]
+    assert (world.status.phase, world.status.reason) == ("Pending", "PreparingInputs")
+    assert ready(world) == ("False", "PreparingInputs")
+    words = message(world.status, ConditionType.INPUTS_READY)
+    assert words.startswith("0 of 2 inputs are there; input corpus: pod train-input-corpus-")
+    assert words.endswith(f" fetches {URI}")
+    assert (entry(world).phase, entry(world).pod in world.fetchers) == ("Fetching", True)
+
+    world.end_fetcher(answer(), of="corpus")
+    world.settle()
+    assert message(world.status, ConditionType.INPUTS_READY).startswith("1 of 2 inputs are there; input more: ")
+    assert entry(world) == InputStatus(
+        name="corpus",
+        uri=URI,
+        phase="Ready",
+        bytes=1000,
+        total_bytes=1000,
+        percent=100,
+        digest=ONE,
+        claim=entry(world).claim,
+    )
+    assert not {**world.pods, **world.gangs}, "one is not there"
+    assert [name for name in world.fetchers if "corpus" in name] == [], "its answer is written down"
+
+    world.end_fetcher(answer(TWO), of="more")
+    world.settle()
+    assert set(world.pods) == {"train-0-0", "train-1-0"}
+    assert ready(world) == ("True", "InputsPrepared")
+    assert not world.fetchers
+    assert world.input_claim is not None
+    assert entry(world).claim == world.input_claim.uid
+
+
+def test_what_was_found_is_written_before_its_pod_goes() -> None:
+    world = waiting()
+    world.end_fetcher(answer())
+    plan = world.step()
+    assert (plan.urgent, plan.requeue_after, removed(plan), created(plan)) == (True, 0, [], [])
+    assert entry(world).phase == "Ready"
+    assert len(world.fetchers) == 1
+    plan = world.step()
+    assert len(removed(plan)) == 1
+    assert "Pod train-0-0" not in removed(plan)
+
+
+def test_the_claim_is_made_once_and_belongs_to_nobody() -> None:
+    world = World(job(inputs=[CORPUS]))
+    first = world.step()
+    (claim,) = (write for write in first.writes)
+    assert created(first) == ["PersistentVolumeClaim aifactory-inputs"]
+    assert first.requeue_after == 0
+    assert getattr(claim, "shared", False)
+    assert "ownerReferences" not in claim.body["metadata"]  # type: ignore[union-attr]
+    assert claim.body["spec"] == {  # type: ignore[union-attr]
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": "50Gi"}},
+    }
+    world.settle()
+    assert len(world.fetchers) == 1
+
+
+def test_a_store_is_tried_out_before_anything_is_fetched() -> None:
+    world = World(job(inputs=[CORPUS], output={**OUTPUT, "store": "s3://team/models"}))
+    world.settle()
+    assert not world.fetchers
+    assert "InputsReady" not in conditions(world.status)
+    world.end_probe({"uri": "s3://team/models/tiny"})
+    world.settle()
+    assert len(world.fetchers) == 1
+    assert not {**world.probes, **world.pods}
+
+
+def test_a_job_without_inputs_says_nothing_of_them() -> None:
+    world = World(job())
+    world.settle()
+    assert "InputsReady" not in conditions(world.status)
+    assert world.input_claim is None
+    assert set(world.pods) == {"train-0-0"}
+
+
+# --- What is in the way ---
+
+
+@pytest.mark.parametrize("reason", ["AccessDenied", "StoreUnavailable", "StoreFull", "SourceNotFound"])
+def test_what_passes_or_can_be_mended_is_told_by_name_and_tried_again(reason: str) -> None:
+    world = waiting()
+    for number in range(6):
+        (name,) = world.fetchers
+        assert name.endswith(f"-{number}")
+        world.end_fetcher({"reason": reason, "message": "no"}, 1)
+        world.settle()
+        assert conditions(world.status)["Stalled"] == ("True", reason)
+        assert ready(world) == ("False", reason)
+        assert message(world.status).startswith(f"0 of 1 inputs are there; input corpus: {URI} with Secret s3: pod ")
+        assert (entry(world).phase, entry(world).reason) == ("Waiting", reason)
+        assert not {**world.pods, **world.gangs}
+        left = world.log[-1].requeue_after or 0
+        assert 0 < left <= 45
+        world.wait(left)
+        world.settle()
+    world.end_fetcher(answer())
+    world.settle()
+    assert set(world.pods) == {"train-0-0", "train-1-0"}
+    assert conditions(world.status)["Stalled"][0] == "False"
+    assert (entry(world).reason, entry(world).message, entry(world).next_time) == ("", "", None)
+
+
+@pytest.mark.parametrize("reason", ["DigestMismatch", "InvalidArtifact"])
+def test_what_no_other_try_changes_waits_for_a_person(reason: str) -> None:
+    world = waiting({**CORPUS, "digest": TWO})
+    before = set(world.fetchers)
+    world.end_fetcher({"reason": reason, "message": "it is another one"}, 1)
+    world.settle()
+    world.wait(100_000)
+    world.settle()
+    assert set(world.fetchers) == before
+    assert conditions(world.status)["Stalled"] == ("True", reason)
+    way_out = "correct the input in spec.inputs, or put the files right, then kubectl annotate trainingjob train"
+    assert way_out in message(world.status)
+    assert "fetched first" not in message(world.status), "the digest is the spec's"
+    world.annotate("aifactory.dev/retry", "the files are right now")
+    world.settle()
+    assert [name.rpartition("-")[2] for name in world.fetchers] == ["1"]
+
+
+@pytest.mark.parametrize(
+    "edit", [{"digest": ONE}, {"uri": "s3://bucket/other"}, {"secretRef": {"name": "other"}}], ids=str
+)
+def test_another_uri_digest_or_secret_is_tried_at_once(edit: dict[str, Any]) -> None:
+    world = waiting({**CORPUS, "digest": TWO})
+    (before,) = world.fetchers
+    world.end_fetcher({"reason": "DigestMismatch", "message": "no"}, 1)
+    world.settle()
+    world.edit(inputs=[{**CORPUS, "digest": TWO, **edit}])
+    world.settle()
+    (after,) = world.fetchers
+    assert after.rpartition("-")[0] != before.rpartition("-")[0]
+    assert after.endswith("-0")
+    assert (world.status.phase, entry(world).phase, entry(world).reason) == ("Pending", "Fetching", "")
+
+
+def test_an_answer_to_an_earlier_question_is_none() -> None:
+    """The pod of the input as it was has ended well at the moment of the edit."""
+    world = waiting()
+    world.edit(inputs=[{**CORPUS, "uri": "s3://bucket/other"}])
+    world.end_fetcher(answer())
+    world.settle()
+    assert len(world.fetchers) == 1
+    assert entry(world).phase == "Fetching"
+    assert entry(world).digest == ""
+    assert not world.pods
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{}, {"digest": "sha256:../../x", "sizeBytes": 1}, {"digest": ONE}, {"digest": ONE, "sizeBytes": -1}],
+    ids=str,
+)
+def test_an_answer_that_names_no_digest_is_not_believed(said: dict[str, Any]) -> None:
+    world = waiting()
+    world.end_fetcher(said)
+    world.settle()
+    assert ready(world) == ("False", "InputFailed")
+    assert not world.pods
+
+
+def test_a_person_is_asked_for_before_others_are_waited_for() -> None:
+    world = waiting(CORPUS, {"name": "more", "uri": "https://host/file"}, {"name": "rest", "uri": "https://host/rest"})
+    world.end_fetcher(DENIED, 1, of="more")
+    world.settle()
+    assert message(world.status).startswith("0 of 3 inputs are there; input more: https://host/file: pod ")
+    assert len(world.fetchers) == 3, "the others are fetched meanwhile"
+
+
+def test_how_far_it_is_is_told_and_not_forgotten() -> None:
+    world = waiting()
+    (name,) = world.fetchers
+    world.fetched = {name: Fetched(300, 1000)}
+    world.settle()
+    assert (entry(world).bytes, entry(world).total_bytes, entry(world).percent) == (300, 1000, 30)
+    world.fetched = {}
+    world.settle()
+    assert entry(world).percent == 30, "an operator that has just started has not asked yet"
+    world.end_fetcher(DENIED, 1)
+    world.settle()
+    world.wait(60)
+    world.settle()
+    assert (entry(world).bytes, entry(world).percent) == (None, None), "another pod has yet to say"
+    (name,) = world.fetchers
+    world.fetched = {name: Fetched(300)}
+    world.settle()
+    assert (entry(world).bytes, entry(world).total_bytes, entry(world).percent) == (300, None, None)
+
+
+def test_a_pod_that_is_drained_is_followed_by_another_one() -> None:
+    world = waiting()
+    (name,) = world.fetchers
+    world.fetchers[name] = replace(world.fetchers[name], terminating=True)
+    world.settle()
+    assert {found.rpartition("-")[2] for found in world.fetchers} == {"0", "1"}
+
+
+# --- ModelVersions ---
+
+
+def test_a_model_version_is_waited_for_and_needs_no_pod_meanwhile() -> None:
+    world = waiting(BASE)
+    assert not world.fetchers
+    assert (world.status.reason, ready(world)) == ("WaitingForModel", ("False", "WaitingForModel"))
+    assert "input base: waiting for ModelVersion llama-v1, which does not exist" in message(world.status)
+    world.bases["llama-v1"] = BaseView("pvc://models/llama/1", message="pod llama-v1-verify-0 reads the artifact")
+    world.settle()
+    assert "ModelVersion llama-v1 is not Ready: pod llama-v1-verify-0 reads the artifact" in message(world.status)
+    assert conditions(world.status)["Reconciling"] == ("True", "WaitingForModel")
+    world.bases["llama-v1"] = BaseView("pvc://models/llama/1", stalled=True, message="pickles")
+    world.settle()
+    assert conditions(world.status)["Stalled"] == ("True", "ModelNotReady")
+    world.bases["llama-v1"] = GOOD
+    world.settle()
+    assert world.input_claim is not None
+    fetch = Fetch("base", GOOD.uri, TWO, "keys", "huggingface", world.input_claim.uid)
+    assert set(world.fetchers) == {f"{fetchers.pods_name(world.job, fetch)}-0"}
+    world.end_fetcher(answer(TWO))
+    world.settle()
+    assert set(world.pods) == {"train-0-0", "train-1-0"}
+    assert (entry(world, "base").model_version, entry(world, "base").uri) == ("llama-v1", "pvc://models/llama/1")
+
+
+def test_a_version_that_is_there_already_may_go() -> None:
+    world = World(job(inputs=[BASE]), bases={"llama-v1": GOOD})
+    world.settle()
+    world.end_fetcher(answer(TWO))
+    world.settle()
+    world.run_pods()
+    world.bases.clear()
+    world.settle()
+    assert (world.status.phase, ready(world)[0]) == ("Running", "True")
+
+
+# --- While it runs ---
+
+
+def test_a_restart_fetches_nothing() -> None:
+    world = running(failurePolicy={"backoff": {"baseSeconds": 0}})
+    world.end("train-0-0", 1)
+    world.settle()
+    world.bury()
+    world.settle()
+    assert {"train-0-1", "train-1-1"} <= set(world.pods)
+    assert not world.fetchers
+
+
+def test_pods_run_on_until_the_inputs_of_an_edit_are_there() -> None:
+    world = running()
+    world.edit(inputs=[{**CORPUS, "uri": "s3://bucket/other"}])
+    world.settle()
+    assert len(world.fetchers) == 1
+    assert not any(view.terminating for view in world.pods.values())
+    assert conditions(world.status)["Running"] == ("True", "AllNodesReady")
+    assert conditions(world.status)["Reconciling"] == ("True", "PreparingInputs")
+    assert "pods of attempt 0 run on as they are until every input is there" in message(world.status)
+    world.end_fetcher(DENIED, 1)
+    world.settle()
+    assert conditions(world.status)["Stalled"] == ("True", "AccessDenied")
+    assert conditions(world.status)["Running"] == ("True", "AllNodesReady")
+    world.wait(60)
+    world.settle()
+    world.end_fetcher(answer(TWO))
+    world.settle()
+    assert world.status.attempt == 1
+    world.bury()
+    world.settle()
+    assert set(world.pods) == {"train-0-1", "train-1-1"}
+    assert ready(world)[0] == "True"
+
+
+def test_an_edit_that_is_taken_back_changes_nothing() -> None:
+    world = running()
+    world.edit(inputs=[{**CORPUS, "uri": "s3://bucket/other"}])
+    world.settle()
+    world.edit(inputs=[CORPUS])
+    world.settle()
+    assert (world.status.attempt, world.status.phase) == (0, "Running")
+    (name,) = world.fetchers
+    world.end_fetcher(answer())
+    world.settle()
+    assert (world.status.attempt, world.status.phase, ready(world)[0]) == (0, "Running", "True")
+    assert not world.fetchers, name
+
+
+def test_a_job_that_fails_meanwhile_waits_for_the_inputs_before_it_goes_on() -> None:
+    world = running(failurePolicy={"backoff": {"baseSeconds": 0}})
+    world.edit(inputs=[{**CORPUS, "uri": "s3://bucket/other"}])
+    world.settle()
+    world.end("train-0-0", 1)
+    world.settle()
+    world.bury()
+    world.settle()
+    assert not any(view.live for view in world.pods.values())
+    assert world.status.attempt == 1
+    world.end_fetcher(answer(TWO))
+    world.settle()
+    assert {name for name, view in world.pods.items() if view.live} == {"train-0-1", "train-1-1"}
+
+
+def test_another_secret_restarts_nothing_and_fetches_nothing() -> None:
+    world = running()
+    world.edit(inputs=[{**CORPUS, "secretRef": {"name": "rotated"}}])
+    world.settle()
+    assert (world.status.attempt, world.status.phase) == (0, "Running")
+    assert not world.fetchers
+
+
+def test_inputs_that_are_dropped_leave_nothing_behind() -> None:
+    world = running()
+    world.edit(inputs=[])
+    world.settle()
+    world.bury()
+    world.settle()
+    assert set(world.pods) == {"train-0-1", "train-1-1"}
+    assert "InputsReady" not in conditions(world.status)
+    assert world.status.inputs is None
+    assert world.status.resolved is not None
+    assert world.status.resolved.inputs is None
+
+
+def test_a_status_that_is_lost_is_found_again_beside_the_pods_that_run() -> None:
+    world = running()
+    world.lose_status()
+    world.settle()
+    assert world.status.phase == "Running"
+    assert ready(world) == ("False", "PreparingInputs")
+    world.end_fetcher(answer())
+    world.settle()
+    assert (world.status.attempt, world.status.phase, ready(world)[0]) == (0, "Running", "True")
+    assert set(world.pods) == {"train-0-0", "train-1-0"}
+    assert not world.fetchers
+    assert world.status.resolved is not None
+    assert [found.digest for found in world.status.resolved.inputs or ()] == [ONE]
+
+
+# --- The claim ---
+
+
+def test_what_was_on_a_claim_that_is_gone_is_fetched_again_and_must_be_the_same() -> None:
+    world = running(failurePolicy={"backoff": {"baseSeconds": 0}})
+    world.end("train-0-0", 1)
+    world.settle()
+    claim_is_lost(world)
+    world.bury()
+    world.settle()
+    assert world.input_claim is not None
+    (name,) = world.fetchers
+    assert not any(view.live for view in world.pods.values())
+    digest = Fetch("corpus", URI, ONE, "s3", claim=world.input_claim.uid)
+    assert name == f"{fetchers.pods_name(world.job, digest)}-0"
+    world.end_fetcher(answer(TWO))
+    world.settle()
+    assert not any(view.live for view in world.pods.values()), "another digest is no answer"
+    world.wait(300)
+    world.settle()
+    world.end_fetcher({"reason": "DigestMismatch", "message": f"found {TWO}"}, 1)
+    world.settle()
+    assert f"{URI}: the files are others than those that this job has fetched first: pod " in message(world.status)
+    assert f"found {TWO}; correct the input in spec.inputs" in message(world.status)
+    world.annotate("aifactory.dev/retry", "they are as they were")
+    world.settle()
+    world.end_fetcher(answer(ONE))
+    world.settle()
+    assert {name for name, view in world.pods.items() if view.live} == {"train-0-1", "train-1-1"}
+
+
+def test_a_claim_that_is_lost_before_the_pods_have_started_is_filled_again() -> None:
+    world = waiting()
+    world.end_fetcher(answer())
+    world.settle()
+    assert set(world.pods) == {"train-0-0", "train-1-0"}
+    claim_is_lost(world)
+    world.settle()
+    assert len(world.fetchers) == 1
+    world.end_fetcher(answer())
+    world.settle()
+    assert not world.fetchers
+    assert (world.status.attempt, ready(world)[0]) == (0, "True")
+
+
+def test_a_claim_that_is_being_deleted_is_waited_for_by_new_pods_only() -> None:
+    world = running(failurePolicy={"backoff": {"baseSeconds": 0}})
+    assert world.input_claim is not None
+    world.input_claim = replace(world.input_claim, terminating=True)
+    world.settle()
+    assert (world.status.phase, ready(world)[0]) == ("Running", "True")
+    world.end("train-0-0", 1)
+    world.settle()
+    world.bury()
+    world.settle()
+    assert not any(view.live for view in world.pods.values())
+    assert "the claim aifactory-inputs is being deleted" in message(world.status)
+    assert world.log[-1].requeue_after == 10
+    world.input_claim = ClaimView("another")
+    world.settle()
+    assert len(world.fetchers) == 1
+    world.input_claim = ClaimView("another", terminating=True)
+    world.settle()
+    assert not world.fetchers, "they would hold the claim too"
+    assert entry(world).digest == ONE
+
+
+# --- The end ---
+
+
+def succeed(world: World) -> None:
+    for name in list(world.pods):
+        world.end(name, 0)
+    world.settle()
+    world.end_publisher({"uri": "pvc://aifactory-models/tiny/0", "digest": THREE, "files": 2})
+
+
+def test_digests_go_into_the_lineage_and_the_first_version_is_the_parent() -> None:
+    world = World(job(inputs=[CORPUS, BASE], output=OUTPUT), bases={"llama-v1": GOOD})
+    world.settle()
+    world.end_fetcher(answer(), of="corpus")
+    world.end_fetcher(answer(TWO), of="base")
+    world.settle()
+    world.run_pods()
+    world.settle()
+    succeed(world)
+    (body,) = (write.body for write in world.step().writes if getattr(write, "kind", "") == "ModelVersion")  # type: ignore[union-attr]
+    assert body["spec"]["lineage"]["inputs"] == [
+        {"name": "corpus", "uri": URI, "digest": ONE},
+        {"name": "base", "uri": "pvc://models/llama/1", "digest": TWO, "modelVersion": "llama-v1"},
+    ]
+    assert body["spec"]["lineage"]["parent"] == "llama-v1"
+
+
+def test_the_lineage_tells_what_the_pods_had_and_not_what_an_edit_was_to_bring() -> None:
+    world = running(output=OUTPUT)
+    world.edit(inputs=[{**CORPUS, "uri": "s3://bucket/other"}])
+    world.settle()
+    assert len(world.fetchers) == 1
+    succeed(world)
+    (body,) = (write.body for write in world.step().writes if getattr(write, "kind", "") == "ModelVersion")  # type: ignore[union-attr]
+    assert body["spec"]["lineage"]["inputs"] == [{"name": "corpus", "uri": URI, "digest": ONE}]
+    assert "parent" not in body["spec"]["lineage"]
+    assert not world.fetchers
+    assert entry(world).phase == "Pending"
+
+
+def test_a_suspended_job_fetches_nothing_and_keeps_what_it_has() -> None:
+    more = {"name": "more", "uri": "https://host/file"}
+    world = waiting(CORPUS, more)
+    world.end_fetcher(answer(), of="corpus")
+    world.settle()
+    world.edit(suspend=True)
+    world.settle()
+    assert not world.fetchers
+    assert world.status.phase == "Suspended"
+    assert ready(world) == ("False", "Suspended")
+    assert [found.phase for found in world.status.inputs or ()] == ["Ready", "Pending"]
+    world.edit(suspend=False)
+    world.settle()
+    (name,) = world.fetchers
+    assert name.startswith("train-input-more-")
+    world.end_fetcher(answer(TWO))
+    world.settle()
+    assert set(world.pods) == {"train-0-0", "train-1-0"}
+
+
+def test_a_job_that_is_deleted_or_has_failed_fetches_nothing() -> None:
+    world = waiting()
+    meta = world.job.metadata.model_copy(update={"deletion_timestamp": world.now, "finalizers": ("team/hold",)})
+    world.job = world.job.model_copy(update={"metadata": meta})
+    world.settle()
+    assert not world.fetchers
+    assert entry(world).phase == "Pending"
+
+    world = running(failurePolicy={"maxRestarts": 0})
+    world.edit(inputs=[{**CORPUS, "uri": "s3://bucket/other"}])
+    world.settle()
+    world.edit(inputs=[CORPUS])
+    world.end("train-0-0", 1)
+    world.settle()
+    assert world.status.phase == "Failed"
+    assert not world.fetchers
+
+
+# --- What the pods look like ---
+
+
+def test_the_trainer_finds_its_inputs_read_only_and_others_do_not() -> None:
+    side = {"name": "side", "image": "side:1"}
+    trainer = {"name": "trainer", "image": "trainer:1"}
+    world = running(CORPUS, template={"spec": {"containers": [side, trainer]}})
+    spec = children.pod(world.job, 0, 0, SETTINGS, gang=False)["spec"]
+    found = {container["name"]: container for container in spec["containers"]}
+    (mount,) = (mount for mount in found["trainer"]["volumeMounts"] if mount["name"] == "aifactory-inputs")
+    assert mount == {
+        "name": "aifactory-inputs",
+        "mountPath": "/workspace/inputs/corpus",
+        "subPath": f"inputs/sha256-{'1' * 64}",
+        "readOnly": True,
+    }
+    assert {"name": "AIFACTORY_INPUTS", "value": "/workspace/inputs"} in found["trainer"]["env"]
+    assert "volumeMounts" not in found["side"]
+    claim = {"claimName": "aifactory-inputs", "readOnly": True}
+    assert {"name": "aifactory-inputs", "persistentVolumeClaim": claim} in spec["volumes"]
+
+
+def test_on_a_claim_of_the_users_the_trainer_makes_the_directories() -> None:
+    """Left to the container runtime they would be root's, which some file servers refuse."""
+    world = running(CORPUS, workspace={"claimName": "mine"})
+    (first,) = children.pod(world.job, 0, 0, SETTINGS, gang=False)["spec"]["initContainers"]
+    own = f"/claim/jobs/{world.job.metadata.uid}"
+    assert first["command"][3:] == [own, f"{own}/inputs/corpus"]
+
+
+def test_only_which_files_they_are_shapes_the_pods() -> None:
+    def hash_of(*inputs: dict[str, Any]) -> str:
+        return children.template_hash(job(inputs=list(inputs)).spec)
+
+    assert hash_of() == children.template_hash(job().spec), "a job without inputs keeps the hash that it had"
+    assert hash_of(CORPUS, BASE) == hash_of(BASE, {**CORPUS, "secretRef": {"name": "rotated"}})
+    others = [{**CORPUS, "name": "x"}, {**CORPUS, "uri": "s3://b/x"}, {**CORPUS, "digest": ONE}, BASE]
+    assert len({hash_of(), hash_of(CORPUS), *map(hash_of, others)}) == 6
+
+
+def test_a_fetcher_is_told_what_where_and_with_which_secret() -> None:
+    pod = fetchers.fetcher(job(), Fetch("corpus", URI, ONE, "s3", "huggingface", "claim-1"), 3, SETTINGS)
+    assert (
+        pod["metadata"]["name"]
+        == f"{fetchers.pods_name(job(), Fetch('corpus', URI, ONE, 's3', 'huggingface', 'claim-1'))}-3"
+    )
+    assert pod["metadata"]["labels"]["aifactory.dev/role"] == "input"
+    (container,) = pod["spec"]["containers"]
+    assert container["name"] == "input"
+    assert container["args"][:2] == ["fetch", "--spec"]
+    assert json.loads(container["args"][2]) == {
+        "uri": URI,
+        "destination": "pvc://aifactory-inputs/inputs",
+        "digest": ONE,
+        "format": "huggingface",
+        "secret": "s3",
+    }
+    mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
+    assert mounts == {"/mnt/claims/aifactory-inputs": False, "/etc/aifactory/secrets/s3": True, "/tmp": False}
+    assert "nvidia.com/gpu" not in json.dumps(pod)
+
+
+def test_a_fetcher_reads_another_claim_and_never_mounts_one_twice() -> None:
+    pod = fetchers.fetcher(job(), Fetch("corpus", "pvc://data/corpus"), 0, SETTINGS)
+    (container,) = pod["spec"]["containers"]
+    assert json.loads(container["args"][2]) == {
+        "uri": "pvc://data/corpus",
+        "destination": "pvc://aifactory-inputs/inputs",
+    }
+    assert {"name": "source", "mountPath": "/mnt/claims/data", "readOnly": True} in container["volumeMounts"]
+    same = fetchers.fetcher(job(), Fetch("corpus", "pvc://aifactory-inputs/own"), 0, SETTINGS)
+    assert {volume["name"] for volume in same["spec"]["volumes"]} == {"cache", "tmp"}
