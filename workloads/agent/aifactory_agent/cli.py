@@ -83,6 +83,8 @@ def _probe(options: argparse.Namespace) -> dict[str, Any]:
 def _fetch(options: argparse.Namespace) -> dict[str, Any]:
     spec = _fetch_spec(options.spec)
     uri, digest = ArtifactUri.parse(spec["uri"]), spec.get("digest")
+    if "format" in spec:
+        format_of(spec["format"])
     place = ArtifactUri.parse(spec["destination"])
     if place.scheme != "pvc" or not place.path:
         raise FactoryError(Reason.INVALID_ARTIFACT, f"--spec: destination is {place}; write pvc://<claim>/<path>")
@@ -95,7 +97,7 @@ def _fetch(options: argparse.Namespace) -> dict[str, Any]:
         found = cache.find(digest) if digest is not None else None
         if found is None:
             source = open_source(uri, _mounts(options), spec.get("secret"))
-            found = cache.fetch(source, digest, progress, threading.Event())
+            found = cache.fetch(source, digest, progress, threading.Event(), spec.get("format"))
     return {
         "uri": str(uri),
         "digest": found.digest,
@@ -106,7 +108,7 @@ def _fetch(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-_SPEC_KEYS = {"uri": True, "destination": True, "digest": False, "secret": False}
+_SPEC_KEYS = {"uri": True, "destination": True, "digest": False, "secret": False, "format": False}
 """Of a fetch, and whether it must be there."""
 
 
@@ -213,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     fetch = commands.add_parser(
         "fetch", help="bring an input to a volume, under its digest, unless it is there already"
     )
-    spec_help = 'JSON: {"uri", "destination": "pvc://<claim>/<path>", "digest", "secret"}; the last two may be left out'
+    spec_help = 'JSON: {"uri", "destination": "pvc://<claim>/<path>"}, and if wanted "digest", "secret", "format"'
     fetch.add_argument("--spec", required=True, help=spec_help)
     fetch.add_argument("--port", type=int, default=8081, help="port of /v1/status, which tells how far it is; 0: none")
 

@@ -28,6 +28,7 @@ from aifactory_agent.artifacts.store import StoredFile
 from aifactory_agent.artifacts.volume import VolumeStore
 from aifactory_agent.cli import main
 from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.formats import FORMATS
 from aifactory_contract.manifest import of_directory
 from aifactory_contract.uri import ArtifactUri
 
@@ -356,3 +357,19 @@ def counting(claims: Path) -> Any:
             return super().read(file, start, end, stop)
 
     return Counting(ArtifactUri.parse("pvc://models/corpus"), claims)
+
+
+def test_of_a_version_the_files_of_its_format_are_fetched(cache: Cache, tmp_path: Path) -> None:
+    """Its digest is that of what was verified: not of everything that lies beside it in a hub's repository."""
+    files = {"config.json": b"{}", "model.safetensors": b"weights", "LICENSE": b"free", "picture.png": b"x"}
+    source = Memory(files, "hf://org/repo@main")
+    progress, never = Progress("x"), threading.Event()
+    language_model = next(name for name in FORMATS if name != "torch-export")
+    version = cache.fetch(source, None, progress, never, language_model)
+    assert sorted(path.name for path in (root(tmp_path) / version.name).iterdir()) == [
+        "LICENSE",
+        "config.json",
+        "model.safetensors",
+    ]
+    whole = cache.fetch(source, None, progress, never)
+    assert (whole.files, whole.digest != version.digest) == (4, True)

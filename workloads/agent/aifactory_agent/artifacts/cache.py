@@ -29,7 +29,7 @@ from typing import Any
 
 from aifactory_agent.artifacts.reading import THREADS, Begun, hash_files
 from aifactory_agent.artifacts.store import Data, Source, StoredFile
-from aifactory_agent.artifacts.transfer import compare, write_piece
+from aifactory_agent.artifacts.transfer import compare, wanted, write_piece
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.files import fsync, write_atomically
 from aifactory_contract.manifest import BOOKKEEPING, CHUNK, Manifest, check_digest
@@ -99,14 +99,24 @@ class Cache:
             sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
         return Input(digest, len(sizes), sum(sizes), cached=True)
 
-    def fetch(self, source: Source, digest: str | None, progress: Progress, cancel: threading.Event) -> Input:
-        """Bring a source here, unless it is here already. With a digest it must have that."""
+    def fetch(
+        self,
+        source: Source,
+        digest: str | None,
+        progress: Progress,
+        cancel: threading.Event,
+        expected_format: str | None = None,
+    ) -> Input:
+        """Bring a source here, unless it is here already. With a digest it must have that.
+
+        With a format only the files that `verify` reads for it, or a version's digest would never be found.
+        """
         with self._failures():
             self._root.mkdir(parents=True, exist_ok=True)
-            with self._incoming(str(source.uri), cancel) as folder:
+            with self._incoming(f"{source.uri} {expected_format or ''}".strip(), cancel) as folder:
                 if digest is not None and (found := self.find(digest)) is not None:  # of another pod, meanwhile
                     return found
-                files = source.files()
+                files = wanted(source, expected_format)
                 progress.total_bytes = sum(file.size for file in files)
                 progress.total_files = len(files)
                 if digest is None and (found := self._resolved(source, files)) is not None:

@@ -75,7 +75,7 @@ def verify(source: Source, digest: str | None, expected_format: str | None) -> A
 
     Raises FactoryError: DigestMismatch, InvalidArtifact, Unservable, or what the store says.
     """
-    files = _wanted(source, expected_format)
+    files = wanted(source, expected_format)
     manifest = Manifest.of(hash_files(source, files, threading.Event()))
     if digest is not None:
         compare(source.uri, check_digest(digest), manifest)
@@ -96,7 +96,7 @@ def fetch(source: Source, target: Path, digest: str, expected_format: str, cance
     The caller may use the directory only if this returns. Raises Cancelled when `cancel` is set, else FactoryError.
     """
     check_digest(digest)
-    files = _wanted(source, expected_format)
+    files = wanted(source, expected_format)
     with _room(target, sum(file.size for file in files), str(source.uri)) as written:
 
         def write(file: StoredFile, offset: int, data: Data) -> None:
@@ -142,7 +142,7 @@ def publish(
     return replace(_artifact(str(store.uri), manifest, checked), left_out=tuple(beside))
 
 
-def _wanted(source: Source, expected_format: str | None) -> list[StoredFile]:
+def wanted(source: Source, expected_format: str | None) -> list[StoredFile]:
     """The files of an artifact: what its format leaves out is not read, and the digest is of the others.
 
     A hub's repository is often somebody else's, and has a model in several forms at once beside pictures and scripts:
