@@ -80,7 +80,10 @@ def prepare(observed: Observed, current: tuple[PodView, ...], now: datetime) -> 
         writes = deletions(observed.fetchers)  # they hold it too
         return _held_up(observed, message, writes=writes, requeue_after=CLAIM_RETRY_SECONDS)
     on = claim.uid if claim is not None and not claim.terminating else None
-    return _together(observed, [_one(observed, wish, known.get(wish.name), on, now) for wish in wishes])
+    # Pods that are up hold the claim that they have, whichever there is by now; only the next ones need today's.
+    good = None if not missing and not wanted else on
+    parts = [_one(observed, wish, known.get(wish.name), on, good, now) for wish in wishes]
+    return _together(observed, parts)
 
 
 def all_up(observed: Observed, current: tuple[PodView, ...]) -> bool:
@@ -150,9 +153,13 @@ def soonest(times: Iterable[float | None]) -> float | None:
     return min((time for time in times if time is not None), default=None)
 
 
-def _one(observed: Observed, wish: Input, known: InputStatus | None, claim: str | None, now: datetime) -> _One:
-    """One input. `claim` is the UID of the one that it belongs on; None: the one that it is on is good enough."""
-    if known is not None and cache.is_there(known, wish) and claim in (None, known.claim):
+def _one(
+    observed: Observed, wish: Input, known: InputStatus | None, claim: str | None, good: str | None, now: datetime
+) -> _One:
+    """One input. `claim` is the UID of the one that it is fetched to, `good` of the one on which it is good enough;
+    None: the one that it is on.
+    """
+    if known is not None and cache.is_there(known, wish) and good in (None, known.claim):
         return _One(known)
     entry = _begun(wish, known)
     fetch = _fetch(observed, wish, entry, claim or "")

@@ -457,6 +457,15 @@ def test_a_claim_that_is_lost_before_the_pods_have_started_is_filled_again() -> 
     assert (world.status.attempt, ready(world)[0]) == (0, "True")
 
 
+def test_pods_that_are_up_need_nothing_of_a_claim_that_another_job_has_made_since() -> None:
+    world = running(CORPUS)
+    world.input_claim = ClaimView("another")
+    before = world.status
+    world.settle()
+    assert world.status == before
+    assert not world.fetchers
+
+
 def test_a_claim_that_is_being_deleted_is_waited_for_by_new_pods_only() -> None:
     world = running(failurePolicy={"backoff": {"baseSeconds": 0}})
     assert world.input_claim is not None
