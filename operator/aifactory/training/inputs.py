@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from aifactory.api import names
@@ -31,6 +31,8 @@ from aifactory.training.store import request_of
 
 CLAIM_RETRY_SECONDS = 10.0
 """How often it is looked whether a claim that is being deleted is gone: its end wakes nobody."""
+CLAIM_LOOK_SECONDS = 30.0
+"""How often it is looked whether the claim is still there while no pod that has started holds it."""
 PERMANENT = frozenset({Reason.DIGEST_MISMATCH, Reason.INVALID_ARTIFACT})
 """These stay true until somebody edits the input or puts its source right."""
 MENDABLE = frozenset({Reason.SOURCE_NOT_FOUND, Reason.ACCESS_DENIED, Reason.STORE_UNAVAILABLE, Reason.STORE_FULL})
@@ -83,7 +85,8 @@ def prepare(observed: Observed, current: tuple[PodView, ...], now: datetime) -> 
     # Pods that are up hold the claim that they have, whichever there is by now; only the next ones need today's.
     good = None if not missing and not wanted else on
     parts = [_one(observed, wish, known.get(wish.name), on, good, now) for wish in wishes]
-    return _together(observed, parts)
+    found = _together(observed, parts)
+    return replace(found, requeue_after=CLAIM_LOOK_SECONDS) if wanted and found.requeue_after is None else found
 
 
 def all_up(observed: Observed, current: tuple[PodView, ...]) -> bool:

@@ -457,6 +457,16 @@ def test_a_claim_that_is_lost_before_the_pods_have_started_is_filled_again() -> 
     assert (world.status.attempt, ready(world)[0]) == (0, "True")
 
 
+def test_while_no_pod_holds_the_claim_it_is_looked_whether_it_is_still_there() -> None:
+    """Its end wakes nobody."""
+    world = waiting()
+    world.settle()
+    assert world.log[-1].requeue_after == 30
+    world.end_fetcher(answer())
+    world.settle()
+    assert world.log[-1].requeue_after == 30
+
+
 def test_pods_that_are_up_need_nothing_of_a_claim_that_another_job_has_made_since() -> None:
     world = running(CORPUS)
     world.input_claim = ClaimView("another")
