@@ -255,7 +255,7 @@ def test_the_agents_question_is_answered_and_not_counted(serving: TritonProcess)
         return generated, probes
 
     generated, probes = counted()
-    probe = HUGGINGFACE.serving({}).probe
+    probe = HUGGINGFACE.serving({"architectures": ["LlamaForCausalLM"]}).probe
     inputs = {name: value for name, value in probe.items() if name != "text_input"}
     with Stream(serving) as stream:
         sign = {PROBE_PARAMETER: probe_sign(serving.repository)}
