@@ -25,6 +25,6 @@ def test_torch_export_is_served_as_its_config_says() -> None:
 def test_a_language_model_answers_in_pieces() -> None:
     text = render(format_of("huggingface").serving(LANGUAGE_MODEL), "m", [1])
     assert 'name: "text_input" data_type: TYPE_STRING dims: [1] }' in text
-    assert 'name: "seed" data_type: TYPE_UINT64 dims: [1] optional: true }' in text
+    assert 'name: "sampling_parameters" data_type: TYPE_STRING dims: [1] optional: true }' in text
     assert "decoupled: true" in text
     assert "dynamic_batching" not in text
