@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
 import aiohttp
 from aiohttp import hdrs
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 3.0
 MAX_BODY_BYTES = 256 * 1024
@@ -22,6 +28,27 @@ def pod_session(connector: aiohttp.BaseConnector | None = None) -> aiohttp.Clien
         auto_decompress=False,
         headers={hdrs.ACCEPT_ENCODING: "identity"},
     )
+
+
+async def ask_for_ever(
+    what: str,
+    ask: Callable[[aiohttp.ClientSession], Awaitable[None]],
+    *,
+    seconds: float,
+    limit: int,
+    monotonic: Callable[[], float],
+) -> None:
+    """One round every so many seconds, over `limit` connections; ends when cancelled. `what` it does, for the log."""
+    # A connection that is kept for each of ten thousand pods would be a file descriptor each.
+    connector = aiohttp.TCPConnector(limit=limit, force_close=True)
+    async with pod_session(connector) as session:
+        while True:
+            started = monotonic()
+            try:
+                await ask(session)
+            except Exception:
+                logger.exception("%s failed; it is tried again in %.0f s", what, seconds)
+            await asyncio.sleep(max(0.5, started + seconds - monotonic()))
 
 
 async def fetch(session: aiohttp.ClientSession, url: str) -> bytes:

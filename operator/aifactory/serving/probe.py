@@ -15,7 +15,6 @@ What answers is not trusted: bodies are bounded and read without parsing all of 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -27,10 +26,8 @@ import msgspec
 
 from aifactory.api import names
 from aifactory.api.inferencepool import Throughput
-from aifactory.engine.asking import base_url, fetch, pod_session
+from aifactory.engine.asking import ask_for_ever, base_url, fetch
 from aifactory.kube.backoff import PROBE
-
-logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 5.0
 PER_SECOND = 200.0
@@ -156,16 +153,13 @@ class ServingProbe:
 
     async def run(self) -> None:
         """Ask for ever; ends when cancelled."""
-        # A connection that is kept for each of ten thousand pods would be a file descriptor each.
-        connector = aiohttp.TCPConnector(limit=CONCURRENCY, force_close=True)
-        async with pod_session(connector) as session:
-            while True:
-                started = self._monotonic()
-                try:
-                    await self.round(session)
-                except Exception:
-                    logger.exception("probing serving pods failed; it is tried again in %.0f s", INTERVAL_SECONDS)
-                await asyncio.sleep(max(0.5, started + INTERVAL_SECONDS - self._monotonic()))
+        await ask_for_ever(
+            "probing serving pods",
+            self.round,
+            seconds=INTERVAL_SECONDS,
+            limit=CONCURRENCY,
+            monotonic=self._monotonic,
+        )
 
     async def round(self, session: aiohttp.ClientSession) -> None:
         """Ask every pod that is due once, then tell what has changed."""

@@ -7,7 +7,6 @@ of its inputs has got on. With nobody to ask, or no answer, all goes on: the end
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Final
@@ -16,11 +15,9 @@ import aiohttp
 import msgspec
 
 from aifactory.api import names
-from aifactory.engine.asking import base_url, fetch, pod_session
+from aifactory.engine.asking import ask_for_ever, base_url, fetch
 from aifactory.kube.resources import Key
 from aifactory.training.state import Fetched
-
-logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 10.0
 MOST = 1000
@@ -78,15 +75,13 @@ class FetchProbe:
 
     async def run(self) -> None:
         """Ask for ever; ends when cancelled."""
-        connector = aiohttp.TCPConnector(limit=CONCURRENCY, force_close=True)
-        async with pod_session(connector) as session:
-            while True:
-                started = self._monotonic()
-                try:
-                    await self.round(session)
-                except Exception:
-                    logger.exception("asking pods that fetch failed; it is tried again in %.0f s", INTERVAL_SECONDS)
-                await asyncio.sleep(max(0.5, started + INTERVAL_SECONDS - self._monotonic()))
+        await ask_for_ever(
+            "asking pods that fetch",
+            self.round,
+            seconds=INTERVAL_SECONDS,
+            limit=CONCURRENCY,
+            monotonic=self._monotonic,
+        )
 
     async def round(self, session: aiohttp.ClientSession) -> None:
         """Ask each once, as far as the time goes."""
