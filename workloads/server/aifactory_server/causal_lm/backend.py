@@ -24,7 +24,8 @@ from aifactory_server.causal_lm.engine import Engine, Outcome, QueueFull
 from aifactory_server.causal_lm.network import Network, load_weights
 from aifactory_server.causal_lm.request import BadRequest, Request, request_of
 from aifactory_server.device import device_of, useful_threads
-from aifactory_server.generate.request import INPUTS, Asked, read_request
+from aifactory_server.generate.request import Asked, read_request
+from aifactory_server.generate.tensors import count, values
 from aifactory_server.metrics import TokenMeter
 
 _log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class TritonPythonModel:
     def _queue(self, request: Any, sender: Any) -> None:
         try:
             parameters = json.loads(request.parameters() or "{}")
-            asked = read_request(_values(request), parameters, probe=is_probe(parameters, self._sign))
+            asked = read_request(values(request), parameters, probe=is_probe(parameters, self._sign))
             wanted = request_of(asked.request)
             self._engine.submit(wanted, _Responses(sender, asked, wanted))
         except BadRequest as error:
@@ -104,9 +105,9 @@ class _Responses:
         if self._asked.finish_reason:
             tensors.append(_text("finish_reason", str(finish_reason)))
         if self._asked.input_tokens:
-            tensors.append(_count("num_input_tokens", self._prompt_tokens))
+            tensors.append(count("num_input_tokens", self._prompt_tokens))
         if self._asked.output_tokens:
-            tensors.append(_count("num_output_tokens", tokens))
+            tensors.append(count("num_output_tokens", tokens))
         return tensors
 
     def failed(self, message: str) -> None:
@@ -123,17 +124,8 @@ class _Responses:
         return self._cancelled
 
 
-def _values(request: Any) -> dict[str, list[Any]]:
-    tensors = {name: pb.get_input_tensor_by_name(request, name) for name in INPUTS}
-    return {name: list(tensor.as_numpy().flatten()) for name, tensor in tensors.items() if tensor is not None}
-
-
 def _text(name: str, text: str) -> Any:
     return pb.Tensor(name, np.array([text.encode()], dtype=np.object_))
-
-
-def _count(name: str, value: int) -> Any:
-    return pb.Tensor(name, np.array([value], dtype=np.uint32))
 
 
 def _send_error(sender: Any, message: str, code: int) -> None:

@@ -24,7 +24,8 @@ from aifactory_server.device import device_of, free_memory, useful_threads
 from aifactory_server.engines.engine import Engine, Limits
 from aifactory_server.engines.paged import PagedModel
 from aifactory_server.engines.request import BadRequest, Piece, Unavailable
-from aifactory_server.generate.request import INPUTS, Asked, read_request
+from aifactory_server.generate.request import Asked, read_request
+from aifactory_server.generate.tensors import count, values
 from aifactory_server.metrics import GenerationMeter
 
 _log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class TritonPythonModel:
             parameters = json.loads(request.parameters() or "{}")
             seconds = request.timeout() / 1e6 or None
             probe = is_probe(parameters, self._sign)
-            asked = read_request(_values(request), parameters, seconds=seconds, probe=probe)
+            asked = read_request(values(request), parameters, seconds=seconds, probe=probe)
             self._engine.submit(asked.request, _Responses(sender, asked, self._model.decode))
         except Exception as error:
             _send_error(sender, error)
@@ -135,9 +136,9 @@ class _Responses:
         if asked.logprobs:
             tensors.append(_texts("logprobs", json.dumps(self._likely())))
         if asked.input_tokens:
-            tensors.append(_count("num_input_tokens", prompt_tokens))
+            tensors.append(count("num_input_tokens", prompt_tokens))
         if asked.output_tokens:
-            tensors.append(_count("num_output_tokens", sum(piece.tokens for piece in pieces)))
+            tensors.append(count("num_output_tokens", sum(piece.tokens for piece in pieces)))
         return tensors
 
     def _likely(self) -> list[dict[str, dict[str, object]]]:
@@ -161,17 +162,8 @@ def _setting(name: str) -> str | None:
     return os.environ.get(f"AIFACTORY_ENGINE_{name}") or None
 
 
-def _values(request: Any) -> dict[str, list[Any]]:
-    tensors = {name: pb.get_input_tensor_by_name(request, name) for name in INPUTS}
-    return {name: list(tensor.as_numpy().flatten()) for name, tensor in tensors.items() if tensor is not None}
-
-
 def _texts(name: str, text: str) -> Any:
     return pb.Tensor(name, np.array([text.encode(errors="replace")], dtype=np.object_))
-
-
-def _count(name: str, value: int) -> Any:
-    return pb.Tensor(name, np.array([value], dtype=np.uint32))
 
 
 def _send_error(sender: Any, error: Exception) -> None:
