@@ -78,6 +78,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.tensors: set[str] = set()
         self.without_outputs: set[str] = set()
         self.with_status = True
+        self.live = True
         self.asked: list[Asked] = []
         self._server: Any = None
 
@@ -94,6 +95,8 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
             self._server = None
 
     def ServerLive(self, request: Any, context: Any) -> Any:
+        if not self.live:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
         return service_pb2.ServerLiveResponse(live=True)
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:

@@ -446,6 +446,18 @@ def test_an_engine_with_too_much_to_do_is_worth_another_try(pod: Pod) -> None:
     assert answer.choices[0].message.content == "w0 "
 
 
+def test_the_last_words_of_a_connection_are_not_triton_s(own: Pod) -> None:
+    def script(_: Asked) -> Iterator[Answer]:
+        # What gRPC says of a killed Triton, before the connection counts as lost.
+        own.triton.live = False
+        raise Refusal(grpc.StatusCode.UNAVAILABLE, "Stream removed (Socket closed)")
+
+    own.triton.script = script
+    with pytest.raises(openai.InternalServerError, match="engine of this pod is starting again") as error:
+        client(own).completions.create(model="tiny", prompt="x")
+    assert (error.value.status_code, error.value.code) == (503, "engine_restarting")
+
+
 def test_triton_may_restart(own: Pod) -> None:
     asked = client(own).chat.completions
     own.triton.script = lambda _: [Answer("before"), Answer("never", "stop", after=30)]

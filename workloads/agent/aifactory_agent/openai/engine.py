@@ -103,7 +103,7 @@ class Engine:
         except grpc.aio.AioRpcError as error:
             if _is_unknown_model(error):
                 return None
-            raise self._failure(error) from error
+            raise await self._failure(error) from error
         return Interface(
             tuple(sorted(int(version) for version in answer.versions if version.isdecimal())),
             frozenset(tensor.name for tensor in answer.inputs),
@@ -132,7 +132,7 @@ class Engine:
             raise unavailable("the engine has dropped the sequence before its end", "engine_error")
         except grpc.aio.AioRpcError as error:
             over = True
-            raise self._failure(error, timeout) from error
+            raise await self._failure(error, timeout) from error
         finally:
             if finished:
                 # A stream cancelled in the very moment its request ends can leave Triton 2.51 with a request that
@@ -152,7 +152,7 @@ class Engine:
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
 
-    def _failure(self, error: Any, timeout: float = CALL_TIMEOUT_SECONDS) -> ApiError:
+    async def _failure(self, error: Any, timeout: float = CALL_TIMEOUT_SECONDS) -> ApiError:
         code, words = error.code(), _one_line(error.details())
         if _is_unknown_model(error):
             return ModelGone(words)
@@ -162,14 +162,16 @@ class Engine:
             )
         if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
             return ApiError(400, words)
-        if code is grpc.StatusCode.UNAVAILABLE and self._connected():
+        # gRPC uses Triton's code for a Triton that is away. Its last words on a connection can come before the
+        # connection's state is known to have changed, so what looks connected is asked.
+        if code is grpc.StatusCode.UNAVAILABLE and self._connected() and await self.live():
             return unavailable(words, "overloaded")
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return unavailable("the engine of this pod is starting again; ask again in a moment", "engine_restarting")
         return ApiError(500, words, code="engine_error")
 
     def _connected(self) -> bool:
-        """Whether words come from Triton, not from gRPC about a Triton that is away."""
+        """Whether gRPC believes that there is a connection to Triton."""
         return self._channel.get_state() is grpc.ChannelConnectivity.READY
 
 
