@@ -75,7 +75,8 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
             return inputs.plan_beside(prepared, current, draft)
         return train.plan_edited(observed, draft, change, runs_on=True)
     if not prepared.ready and not inputs.all_up(observed, current):
-        return inputs.plan_waiting(observed, prepared, draft)
+        waiting = inputs.plan_waiting(observed, prepared, draft)
+        return replace(waiting, writes=(*waiting.writes, *train.deletions(evidence.leftovers(observed))))
     plan = train.plan_running(observed, current, draft, now)
     due = inputs.soonest((plan.requeue_after, prepared.requeue_after))
     writes, urgent = (*plan.writes, *prepared.writes), plan.urgent or prepared.urgent

@@ -14,7 +14,7 @@ from aifactory.training import children, fetchers
 from aifactory.training.fetchers import Fetch
 from aifactory.training.state import BaseView, ClaimView, Fetched
 from tests.unit.plans import created, removed
-from tests.unit.training.builders import OUTPUT, SETTINGS, World, conditions, job, message
+from tests.unit.training.builders import OUTPUT, SETTINGS, World, conditions, job, message, pod
 
 URI = "s3://bucket/corpus"
 CORPUS = {"name": "corpus", "uri": URI, "secretRef": {"name": "s3"}}
@@ -114,6 +114,13 @@ def test_what_was_found_is_written_before_its_pod_goes() -> None:
     plan = world.step()
     assert len(removed(plan)) == 1
     assert "Pod train-0-0" not in removed(plan)
+
+
+def test_of_an_earlier_attempt_one_pod_stays_while_inputs_are_awaited() -> None:
+    world = waiting()
+    world.job = job(nodes=2, inputs=[CORPUS], status={**world.job.status.dump(), "attempt": 1})
+    world.pods = {found.name: found for found in (pod(0, 0, exit_code=1), pod(1, 0, exit_code=1))}
+    assert removed(world.step()) == ["Pod train-1-0"]
 
 
 def test_the_claim_is_made_once_and_belongs_to_nobody() -> None:
