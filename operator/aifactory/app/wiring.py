@@ -73,7 +73,10 @@ def make_controllers(
         controllers[domain.resource] = Controller(
             domain, cluster, executor, recorder=recorder, queue=queue, workers=options.workers, clock=clock
         )
-    cluster.connect({resource: controller.queue.add for resource, controller in controllers.items()})
+    cluster.connect(
+        {resource: controller.queue.add for resource, controller in controllers.items()},
+        {resource: controller.wake_later for resource, controller in controllers.items()},
+    )
     return controllers
 
 

@@ -125,20 +125,31 @@ class Cluster:
 
     # --- Who has to look when something changes ---
 
-    def connect(self, wake: Mapping[Resource, Wake]) -> None:
+    def connect(
+        self, wake: Mapping[Resource, Wake], later: Mapping[Resource, Callable[[Key], None]] | None = None
+    ) -> None:
         """From now on every change in a store wakes the keys it concerns, by `wake` of their domain's resource.
+
+        A child that is on its way and stays so wakes its owner by `later`, if that is given.
 
         Listeners hang on stores, not on watches: an answer to a write, a watch event and a list wake in the same way,
         and the echo of what is known already wakes nobody.
         """
         for resource, store in self._objects.items():
-            store.subscribe(self._wake_owner(wake, self.children[resource]))
+            store.subscribe(self._wake_owner(wake, later or {}, self.children[resource]))
         for domain in self.domains:
             for watch in domain.watches():
                 self._custom[resource_of(watch.model)].subscribe(self._wake_watching(watch, wake[domain.resource]))
             self._custom[domain.resource].subscribe(_forget(domain))
 
-    def _wake_owner(self, wake: Mapping[Resource, Wake], child: Child[Any]) -> Callable[[Change[Any]], None]:
+    def _wake_owner(
+        self, wake: Mapping[Resource, Wake], later: Mapping[Resource, Callable[[Key], None]], child: Child[Any]
+    ) -> Callable[[Change[Any]], None]:
+        def on_its_way(old: Any, new: Any) -> bool:
+            if child.halfway is None or new is None:
+                return False
+            return child.halfway(new) and (old is None or child.halfway(old))
+
         def listener(change: Change[Any]) -> None:
             old, new = change.old, change.new
             if child.concerns is not None:
@@ -148,7 +159,11 @@ class Cluster:
             if old is not None and new is not None and old.metadata.owner_references == new.metadata.owner_references:
                 old = None
             for obj in (old, new):
-                if obj is not None and (owner := self.owner(obj.metadata)) is not None:
+                if obj is None or (owner := self.owner(obj.metadata)) is None:
+                    continue
+                if not change.background and owner[0] in later and on_its_way(change.old, new):
+                    later[owner[0]](owner[1])
+                else:
                     wake[owner[0]](owner[1], background=change.background)
 
         return listener
@@ -186,6 +201,7 @@ def declared_children(domains: Iterable[Domain[Any, Any] | type[Domain[Any, Any]
             optional=known.optional and child.optional,
             indexes={**known.indexes, **child.indexes},
             concerns=known.concerns or child.concerns,
+            halfway=known.halfway or child.halfway,
         )
     return list(found.values())
 

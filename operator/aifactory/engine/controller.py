@@ -153,6 +153,10 @@ class Controller(Generic[M, Observed]):
             self.queue.forget(meta.key)
             self.queue.add(meta.key, background=True)
 
+    def wake_later(self, key: Key) -> None:
+        """Look at an object as soon as a half-way status could be worth a write: at once where writes are fast."""
+        self.queue.add_after(key, self._slow())
+
     def _wake(self, change: Change[Any]) -> None:
         """Every change of an object of the kind, but those it wrote itself."""
         if change.origin != self.name:
@@ -294,8 +298,10 @@ class Controller(Generic[M, Observed]):
         return written
 
     def _delay(self) -> float:
-        slow = min(SLOW_FACTOR * self._executor.write_seconds, SLOW_STATUS_DELAY)
-        return max(self._status_delay, slow)
+        return max(self._status_delay, self._slow())
+
+    def _slow(self) -> float:
+        return min(SLOW_FACTOR * self._executor.write_seconds, SLOW_STATUS_DELAY)
 
     def _end(self, key: Key) -> Result:
         """There is no such object: remember nothing about it."""

@@ -52,6 +52,8 @@ class Child(Generic[T]):
     """Beside the one by owner: `Cluster.having(child, index, value)`."""
     concerns: Callable[[T, Cluster], Iterable[Metadata]] | None = None
     """For what belongs to nobody: the objects that a change concerns; whose they are is woken."""
+    halfway: Callable[[T], bool] | None = None
+    """Whether one is on its way to a state that counts. Between two such states nobody need look at once."""
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,11 @@ class Crash:
     restarts: int = 0
 
 
+def starting(pod: Pod) -> bool:
+    """Whether it has yet to start, or to fail: it is placed, images are pulled, init containers run."""
+    return pod.status.phase == "Pending" and pod.metadata.deletion_timestamp is None
+
+
 def refused(reason: str) -> bool:
     """Whether a pod's reason says that the kubelet did not admit it."""
     return reason in _REFUSALS or reason.startswith("OutOf")

@@ -16,11 +16,12 @@ from aifactory.engine.refusals import explain
 from aifactory.engine.taskpods import TaskSettings
 from aifactory.engine.tasks import task_pod
 from aifactory.kube.objects import ConfigMap, Pod
+from aifactory.kube.podstate import starting
 from aifactory.kube.resources import CONFIGMAPS, PODS, Key
 from aifactory.models.plan import plan_model_version, plan_refused
 from aifactory.models.state import Counter, Observed
 
-_PODS = Child(PODS, Pod)
+_PODS = Child(PODS, Pod, halfway=starting)
 _COUNTERS = Child(CONFIGMAPS, ConfigMap, verbs=("create", "patch"))
 
 

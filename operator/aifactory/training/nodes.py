@@ -13,6 +13,7 @@ from aifactory.api import names
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child
 from aifactory.kube.objects import READY, Metadata, Node, Pod, condition
+from aifactory.kube.podstate import starting
 from aifactory.kube.resources import NODES, PODS
 
 BY_NODE: Final = "node"
@@ -29,7 +30,7 @@ def _fetches(pod: Pod) -> Iterable[Hashable]:
     return (True,) if running and pod.status.pod_ip else ()
 
 
-TRAINING_PODS: Final = Child(PODS, Pod, indexes={BY_NODE: _node_of, FETCHING: _fetches})
+TRAINING_PODS: Final = Child(PODS, Pod, halfway=starting, indexes={BY_NODE: _node_of, FETCHING: _fetches})
 
 
 def _pods_of(node: Node, cluster: Cluster) -> Iterable[Metadata]:

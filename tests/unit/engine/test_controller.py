@@ -291,6 +291,32 @@ def test_a_status_that_can_wait_waits_longer_when_the_api_server_has_too_much_to
     run(main)
 
 
+@pytest.mark.parametrize("write_seconds", [0.0, 0.05, 2.0])
+def test_what_can_wait_is_looked_at_late_when_the_api_server_has_too_much_to_do(
+    write_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        api = MemoryApi()
+        loop, looked = asyncio.get_running_loop(), asyncio.Event()
+
+        async def before(verb: str, resource: Resource, name: str) -> None:
+            await asyncio.sleep(write_seconds)
+
+        api.before = before
+        async with Farm(api).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 20})
+            await settled(farm)
+            plan, asked = farm.kind.plan, loop.time()
+            monkeypatch.setattr(farm.kind, "plan", lambda *view: looked.set() or plan(*view))
+            wait = min(60 * farm.executor.write_seconds, 30)
+            assert (wait > 0) == (write_seconds > 0)
+            farm.controller.wake_later(Key("ns", "a"))
+            await looked.wait()
+            assert wait <= loop.time() - asked <= wait + 0.1
+
+    run(main)
+
+
 def test_a_stale_view_overwrites_no_status() -> None:
     async def main() -> None:
         api = MemoryApi()

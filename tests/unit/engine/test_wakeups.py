@@ -42,14 +42,19 @@ class Listening:
 
     def __init__(self, kind: Herds) -> None:
         self.woken: list[tuple[str, bool]] = []
+        self.later: list[str] = []
         self.cluster = Cluster([kind])
-        self.cluster.connect({HERDS: lambda key, *, background: self.woken.append((str(key), background))})
+        self.cluster.connect(
+            {HERDS: lambda key, *, background: self.woken.append((str(key), background))},
+            {HERDS: lambda key: self.later.append(str(key))},
+        )
 
     def pod_changes(self, *views: Pod | None) -> list[str]:
         """Keys woken by a pod that is seen in these ways, one after another; None for its deletion."""
         store = self.cluster.stores[PODS]
         for version, found in enumerate(views, start=1):
             self.woken.clear()
+            self.later.clear()
             if found is None:
                 store.delete(store.keys()[0], "p", str(version))
             else:
@@ -95,6 +100,35 @@ def test_a_first_list_wakes_in_the_background() -> None:
     found = Listening(Herds())
     found.cluster.stores[PODS].put(pod("a"), background=True)
     assert found.woken == [("ns/a", True)]
+
+
+class Patient(Herds):
+    """Herds that look at pods which have yet to start when there is time."""
+
+    children = (Child(PODS, Pod, halfway=lambda found: found.status.phase != "Running"),)
+
+
+@pytest.mark.parametrize(
+    ("views", "waits"),
+    [
+        ([pod("a")], True),
+        ([pod("a"), pod("a", phase="Bound")], True),
+        ([pod("a", phase="Running")], False),
+        ([pod("a"), pod("a", phase="Running")], False),
+        ([pod("a", phase="Running"), pod("a")], False),
+        ([pod("a"), None], False),
+    ],
+)
+def test_what_is_on_its_way_and_stays_so_can_wait(views: list[Pod | None], waits: bool) -> None:
+    found = Listening(Patient())
+    assert found.pod_changes(*views) == ([] if waits else ["ns/a"])
+    assert found.later == (["ns/a"] if waits else [])
+
+
+def test_nothing_of_a_first_list_is_kept_back() -> None:
+    found = Listening(Patient())
+    found.cluster.stores[PODS].put(pod("a"), background=True)
+    assert (found.woken, found.later) == ([("ns/a", True)], [])
 
 
 class Fed(Herds):
