@@ -12,6 +12,7 @@ from __future__ import annotations
 from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool
 from aifactory.engine.podspec import Json
+from aifactory.serving import scaling
 from aifactory.serving.objects import metadata, selector
 
 MAX_UNAVAILABLE = 1
@@ -20,6 +21,11 @@ MAX_UNAVAILABLE = 1
 def budget_name(pool: str) -> str:
     """Name of the PodDisruptionBudget: not the pool's own, which users may have given to a budget of theirs."""
     return f"{pool}-serving"
+
+
+def wants_budget(pool: InferencePool) -> bool:
+    """Whether a budget would say anything: of one pod a drain may take one. Once it is there it is kept."""
+    return scaling.wanted(pool.spec) > MAX_UNAVAILABLE
 
 
 def budget(pool: InferencePool) -> Json:

@@ -163,7 +163,8 @@ class _Writes:
         self._writes += apply.ensure(
             traffic.service(pool, openai=self._observed.generates_text), self._observed.service
         )
-        self._writes += apply.ensure(disruption.budget(pool), self._observed.budget)
+        if self._observed.budget is not None or disruption.wants_budget(pool):
+            self._writes += apply.ensure(disruption.budget(pool), self._observed.budget)
 
     def grow(self, version: VersionView, revision: str, image: str, wanted: int) -> None:
         """The revision exists and gets all pods, one by one where others hold the traffic."""

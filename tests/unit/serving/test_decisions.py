@@ -55,6 +55,18 @@ def test_the_address_and_the_budget_are_made_again_whatever_is_under_way(made: C
     assert {"Service chat", "PodDisruptionBudget chat-serving"} <= set(created(world.step()))
 
 
+def test_one_pod_needs_no_budget_and_a_budget_once_made_stays() -> None:
+    world = serving(replicas=1)
+    assert world.budget is None
+    world.edit(replicas=2)
+    assert "PodDisruptionBudget chat-serving" in created(world.step())
+    world.edit(replicas=1)
+    world.settle()
+    assert world.budget is not None
+    world.budget = replace(world.budget, edits="abc")
+    assert [getattr(write, "uid", None) for write in world.step().writes] == [world.budget.uid]
+
+
 def test_what_later_steps_build_on_is_written_at_once_and_followed_by_a_step() -> None:
     """A new stable revision, one that is taken back, another try, time that begins again."""
     promoted = rolling(replicas=1)
