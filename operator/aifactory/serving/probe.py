@@ -39,6 +39,8 @@ FIGURES_PER_SECOND = 4.0
 WORTH_TELLING = 0.1
 """Share by which a figure must differ from the one that was told. From and to zero is always told."""
 CONCURRENCY = 64
+_UNDER_WAY = 2
+"""Questions of the agent that a pod may be answering at a time: of the version that goes and of the one that comes."""
 MAX_WORDS = 1024
 """Characters of a load error."""
 
@@ -285,11 +287,18 @@ def rates(start: Mapping[str, Counters], end: Mapping[str, Counters]) -> Through
             continue
         seen = True
         seconds = last.at - first.at
-        requests += (last.requests - first.requests if last.requests >= first.requests else last.requests) / seconds
-        tokens += (last.tokens - first.tokens if last.tokens >= first.tokens else last.tokens) / seconds
+        requests += _grown(first.requests, last.requests) / seconds
+        tokens += _grown(first.tokens, last.tokens) / seconds
     if not seen:
         return None
     return Throughput(requests_per_second=_figure(requests), tokens_per_second=_figure(tokens))
+
+
+def _grown(first: float, last: float) -> float:
+    if last >= first:
+        return last - first
+    # A question of the agent that is under way is subtracted already and not yet among those that were answered.
+    return 0.0 if first - last <= _UNDER_WAY else last
 
 
 def _figure(value: float) -> str:

@@ -91,6 +91,11 @@ def test_a_triton_that_was_restarted_counts_from_zero() -> None:
     )
 
 
+def test_a_look_while_the_agent_asks_is_no_restart() -> None:
+    quiet = Throughput(requests_per_second="0", tokens_per_second="0")
+    assert rates({"a": Counters(0.0, 1000, 9000)}, {"a": Counters(10.0, 999, 8998)}) == quiet
+
+
 def test_one_look_is_no_rate() -> None:
     look = {"a": Counters(10.0, 20, 100)}
     assert rates({}, look) is None
