@@ -45,6 +45,16 @@ class Drain(Model):
     """Longest time for requests in flight after SIGTERM (default 60)."""
 
 
+class Runtime(Model):
+    """What computes the model."""
+
+    engine: Literal["auto", "transformers", "vllm"] | None = None
+    """Engine of a language model. auto (default): vllm where the image of container `triton` has Triton's vLLM back end
+    and CUDA shows it a GPU, else bytes for the byte-level models of aifactory_trainer and transformers for all others.
+    vllm: only that, with tensor parallelism over all GPUs of the pod. Settings of engines are environment variables of
+    container `triton`."""
+
+
 class Rollout(Model):
     """How the pool changes from one version to another."""
 
@@ -87,6 +97,8 @@ class InferencePoolSpec(Model):
     """The model to serve."""
     replicas: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Number of serving pods (0 scales to zero); kubectl scale and a HorizontalPodAutoscaler set it."""
+    runtime: Runtime | None = None
+    """What computes the model."""
     template: PodTemplate | None = None
     """Pod settings; container `triton` is merged with ours (resources, env, image)."""
     rollout: Rollout | None = None

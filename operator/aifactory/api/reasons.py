@@ -150,7 +150,7 @@ class Reason(StrEnum):
     DIGEST_MISMATCH = "DigestMismatch", "The files do not have the digest that they should have."
     SOURCE_NOT_FOUND = "SourceNotFound", "There is nothing at the URI."
     INVALID_ARTIFACT = "InvalidArtifact", "The artifact misses files its format needs, or holds files that run code."
-    UNSERVABLE = "Unservable", "No engine of the server image can serve such a model."
+    UNSERVABLE = "Unservable", "No engine, or not the one that spec.runtime.engine names, can serve such a model."
     ACCESS_DENIED = "AccessDenied", "The store refused the credentials."
     STORE_UNAVAILABLE = "StoreUnavailable", "The store does not answer; it is asked again."
     STORE_FULL = "StoreFull", "There is no space left in the store."

@@ -66,9 +66,17 @@ def _why(view: VersionView) -> str:
     return f"{view.reason}: {view.message}" if view.message else view.reason or "it has not been checked yet"
 
 
-def parts(version: VersionView) -> Json:
-    """What of a version makes a difference to a pod that serves it."""
+def engine_wish(pool: InferencePool) -> str:
+    """The engine that the pool insists on; "" where it takes the best one."""
+    engine = pool.spec.runtime.engine if pool.spec.runtime is not None else None
+    return engine if engine is not None and engine != "auto" else ""
+
+
+def parts(pool: InferencePool, version: VersionView) -> Json:
+    """What of a version, and of the pool's wish for it, makes a difference to a pod that serves it."""
+    wish = engine_wish(pool)
     return {
+        **({"engine": wish} if wish else {}),
         "name": version.model,
         "version": version.version,
         "uri": version.uri,
@@ -80,7 +88,7 @@ def parts(version: VersionView) -> Json:
 
 def config(pool: InferencePool, version: VersionView, revision: str) -> Json:
     """What the agents of a revision's pods bring up."""
-    desired = {"pool": pool.metadata.name, "revision": revision, "models": [parts(version)]}
+    desired = {"pool": pool.metadata.name, "revision": revision, "models": [parts(pool, version)]}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

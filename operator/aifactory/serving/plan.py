@@ -14,7 +14,7 @@ from aifactory.api.inferencepool import InferencePoolStatus
 from aifactory.api.reasons import Reason
 from aifactory.engine import apply
 from aifactory.engine.plan import Delete, Event, Patch, Plan, Write
-from aifactory.serving import assignment, disruption, rollout, scaling, shape, traffic
+from aifactory.serving import assignment, disruption, engines, rollout, scaling, shape, traffic
 from aifactory.serving.assignment import Waiting
 from aifactory.serving.state import Observed, VersionView
 from aifactory.serving.status import StatusDraft
@@ -37,6 +37,8 @@ def plan_pool(observed: Observed, now: datetime) -> Plan[InferencePoolStatus] | 
     target = assignment.resolve(pool.spec.models[0], observed.versions)
     if isinstance(target, Waiting):
         return _plan_waiting(observed, target, stable, wanted, draft)
+    if (waiting := engines.unfit(pool, target)) is not None:
+        return _plan_waiting(observed, waiting, stable, wanted, draft)
 
     revision, image = _wanted_revision(observed, target)
     draft.resolved(target)

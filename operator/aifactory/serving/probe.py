@@ -48,6 +48,9 @@ REQUESTS: Final = b"nv_inference_request_success"
 PROBES: Final = b"aifactory_probe_requests_total"
 """The agent's own questions, by which it finds out that a model answers; they are not traffic."""
 TOKENS: Final = b"aifactory_generated_tokens_total"
+"""Without those of the agent's questions."""
+VLLM_TOKENS: Final = b"vllm:generation_tokens_total"
+"""The same, of Triton's vLLM back end, which counts the agent's questions too: one token each."""
 
 PoolKey = tuple[str, str]
 
@@ -326,21 +329,26 @@ def read_counters(page: bytes) -> tuple[float, float]:
     Raises:
         ValueError: a value is not a finite number.
     """
-    return max(0.0, _sum(page, REQUESTS) - _sum(page, PROBES)), _sum(page, TOKENS)
+    probes = _values(page, PROBES)
+    requests = max(0.0, sum(_values(page, REQUESTS).values()) - sum(probes.values()))
+    vllm = (max(0.0, all_ - probes.get(labels, 0.0)) for labels, all_ in _values(page, VLLM_TOKENS).items())
+    return requests, sum(_values(page, TOKENS).values()) + sum(vllm)
 
 
-def _sum(page: bytes, name: bytes) -> float:
-    """Sum of a metric over its labels. Lines: https://prometheus.io/docs/instrumenting/exposition_formats/"""
-    total, at = 0.0, 0
+def _values(page: bytes, name: bytes) -> dict[bytes, float]:
+    """A metric's values by its labels. Lines: https://prometheus.io/docs/instrumenting/exposition_formats/"""
+    found: dict[bytes, float] = {}
+    at = 0
     while (at := page.find(name, at)) >= 0:
         end = page.find(b"\n", at)
         line = page[at + len(name) : end if end >= 0 else len(page)]
         if (at == 0 or page[at - 1 : at] == b"\n") and line[:1] in (b"{", b" "):
-            total += float(line.rpartition(b"}")[2].split(None, 1)[0])
+            labels, _, value = line.rpartition(b"}")
+            found[labels] = found.get(labels, 0.0) + float(value.split(None, 1)[0])
         at += len(name)
-    if not math.isfinite(total):
+    if not math.isfinite(total := sum(found.values())):
         raise ValueError(f"{name.decode()} is {total}")
-    return total
+    return found
 
 
 class _Model(msgspec.Struct, frozen=True, gc=False):

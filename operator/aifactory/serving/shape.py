@@ -59,7 +59,7 @@ def revision_of(pool: InferencePool, version: VersionView, image: str, shape: st
     shaped = SHAPES.get(shape)
     if shaped is None:
         return ""
-    parts = {"shape": shaped(pool, image), "assignment": assignment.parts(version)}
+    parts = {"shape": shaped(pool, image), "assignment": assignment.parts(pool, version)}
     return f"{shape}-{content_hash(parts)[:_HASH_LENGTH]}"
 
 

@@ -67,7 +67,7 @@ class StatusDraft:
         self._available()
         message = f"{waiting.message}{self._trouble_of(stable)}"
         self._conditions.set(ConditionType.DEGRADED, bool(stable), waiting.reason, message if stable else "")
-        stalled = waiting.reason is Reason.MODEL_NOT_READY
+        stalled = waiting.reason in (Reason.MODEL_NOT_READY, Reason.UNSERVABLE)
         self._conditions.kstatus(
             ConditionType.STALLED if stalled else ConditionType.RECONCILING, waiting.reason, message
         )

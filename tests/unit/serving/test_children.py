@@ -40,6 +40,13 @@ OWN = pool(
         },
     },
 )
+ON_GPUS = {
+    "spec": {
+        "containers": [
+            {"name": "triton", "image": "aifactory/server-vllm:1", "resources": {"limits": {"nvidia.com/gpu": "2"}}}
+        ]
+    }
+}
 BUCKET = version(4, uri="s3://bucket/tiny/4", secret="s3")
 
 
@@ -58,6 +65,7 @@ CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "plain": lambda: objects(pool(), version(1)),
     "own-settings": lambda: objects(OWN, BUCKET),
     "torch-export": lambda: objects(pool(), version(1, format="torch-export")),
+    "vllm": lambda: objects(pool(runtime={"engine": "vllm"}, template=ON_GPUS), version(1)),
 }
 
 

@@ -52,6 +52,13 @@ def test_fetches_what_is_missing_also_without_triton() -> None:
     assert plan(desired(A1, B1), Actual(fetching=frozenset({A1.key})), 0) == [Fetch(B1)]
 
 
+def test_what_was_fetched_for_another_engine_goes_at_once() -> None:
+    wished = replace(A1, engine="vllm")
+    actual = Actual(triton_up=True, serving={"a": frozenset({1})}, present=present(A1), confirmed=frozenset({A1.key}))
+    assert plan(desired(wished), actual, 0) == [Unload("a")]
+    assert plan(desired(wished), replace(actual, serving={}), 0) == [Remove(A1.key)]
+
+
 def test_loads_what_was_fetched() -> None:
     actual = Actual(triton_up=True, present=present(A1))
     assert plan(desired(A1), actual, 0) == [Load("a", (1,), A1, A1)]

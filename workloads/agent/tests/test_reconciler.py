@@ -87,6 +87,9 @@ class World:
 
     def how_served(self, _: object) -> None: ...
 
+    def identify(self, _: object) -> str:
+        return "c"
+
     def remove(self, key: ModelKey) -> None:
         self._call("remove")
         self.files.discard(key)

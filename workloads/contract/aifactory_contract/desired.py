@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from aifactory_contract.engines import AUTO, ENGINES
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats import format_of
 from aifactory_contract.manifest import check_digest
@@ -35,6 +36,8 @@ class ModelSpec:
     digest: str
     format: str
     secret: str | None = None
+    engine: str = AUTO
+    """The one that is wished for."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,14 @@ def _spec(item: dict[str, Any]) -> ModelSpec:
     name, version = check_model_name(str(item["name"])), item["version"]
     if not isinstance(version, int) or isinstance(version, bool) or not 0 < version <= _MAX_VERSION:
         raise FactoryError(Reason.INVALID_DESIRED, f"model {name}: version {version!r} is not a positive integer")
+    engine, known = str(item.get("engine") or AUTO), (AUTO, *(engine.name for engine in ENGINES))
+    if engine not in known:
+        raise FactoryError(Reason.INVALID_DESIRED, f"model {name}: engine {engine!r} is none of {', '.join(known)}")
     return ModelSpec(
         key=ModelKey(name, version),
         uri=ArtifactUri.parse(str(item["uri"])),
         digest=check_digest(str(item["digest"])),
         format=format_of(str(item["format"])).name,
         secret=item.get("secret"),
+        engine=engine,
     )

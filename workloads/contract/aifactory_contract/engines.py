@@ -1,7 +1,7 @@
-"""The engines of the server image that serve language models, and which models each can serve.
+"""The engines that serve language models: which models each can serve, and which one a pod takes.
 
 An engine is a Triton back end of its name, with the interface of `signature.GENERATE`. What no engine can serve is told
-when a version is verified; a pool would only find out at the load.
+when a version is verified; a pool would only find out at the load. Which engines a pod has, its server says.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from typing import Any
 
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.names import CONFIG
+from aifactory_contract.server import VLLM as VLLM_BACKEND
+from aifactory_contract.server import Server
 
+AUTO = "auto"
+"""The wish for an engine of a pool that has none: the first of ENGINES that serves the model and that the pod has."""
 _BYTE_TOKENS = range(257, 513)
 
 
@@ -27,6 +31,16 @@ class Engine:
     """Whether it can serve a model of one of them, by its config.json."""
     what: str
     """What it serves, for messages."""
+    needs_gpu: bool = False
+
+    def lack(self, server: Server) -> str:
+        """What a server lacks to run it, with the way out; "" if nothing."""
+        if (missing := server.lack(self.name)) or server.gpus or not self.needs_gpu:
+            return missing
+        return (
+            f"engine {self.name} computes on GPUs, and the server of this pod sees none: write nvidia.com/gpu under "
+            "resources.limits of container triton"
+        )
 
 
 def _has_byte_tokens(config: Mapping[str, Any]) -> bool:
@@ -55,20 +69,66 @@ _WITH_TRANSFORMERS = frozenset(
 TRANSFORMERS = Engine("transformers", _WITH_TRANSFORMERS, lambda _: True, ", ".join(sorted(_WITH_TRANSFORMERS)))
 """Any of these (`aifactory_server.generate`)."""
 
-ENGINES = (BYTES, TRANSFORMERS)
+_WITH_VLLM = frozenset(
+    {
+        *("AfmoeForCausalLM", "ApertusForCausalLM", "ArceeForCausalLM", "BambaForCausalLM", "BloomForCausalLM"),
+        *("CohereForCausalLM", "Cohere2ForCausalLM", "CwmForCausalLM", "DbrxForCausalLM", "DeepseekV2ForCausalLM"),
+        *("DeepseekV3ForCausalLM", "Dots1ForCausalLM", "Ernie4_5ForCausalLM", "Ernie4_5_MoeForCausalLM"),
+        *("Exaone4ForCausalLM", "FalconForCausalLM", "FalconH1ForCausalLM", "FalconMambaForCausalLM"),
+        *("FlexOlmoForCausalLM", "GPT2LMHeadModel", "GPTBigCodeForCausalLM", "GPTJForCausalLM", "GPTNeoXForCausalLM"),
+        *("GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma3nForCausalLM", "GlmForCausalLM"),
+        *("Glm4ForCausalLM", "Glm4MoeForCausalLM", "GptOssForCausalLM", "GraniteForCausalLM", "GraniteMoeForCausalLM"),
+        *("GraniteMoeHybridForCausalLM", "GraniteMoeSharedForCausalLM", "HunYuanDenseV1ForCausalLM"),
+        *("HunYuanMoEV1ForCausalLM", "Jais2ForCausalLM", "JambaForCausalLM", "Lfm2ForCausalLM", "Lfm2MoeForCausalLM"),
+        *("LlamaForCausalLM", "Llama4ForCausalLM", "LongcatFlashForCausalLM", "MambaForCausalLM", "Mamba2ForCausalLM"),
+        *("MiniMaxForCausalLM", "MiniMaxM2ForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "MptForCausalLM"),
+        *("NemotronForCausalLM", "NemotronHForCausalLM", "OPTForCausalLM", "OlmoForCausalLM", "Olmo2ForCausalLM"),
+        *("Olmo3ForCausalLM", "OlmoeForCausalLM", "PersimmonForCausalLM", "PhiForCausalLM", "Phi3ForCausalLM"),
+        *("Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
+        *("Qwen3NextForCausalLM", "SeedOssForCausalLM", "StableLmForCausalLM", "Starcoder2ForCausalLM"),
+        "Zamba2ForCausalLM",
+    }
+)
+"""Those of vLLM's registry (vllm/model_executor/models/registry.py, text generation) that need no code of their own."""
+VLLM = Engine(VLLM_BACKEND, _WITH_VLLM, lambda _: True, "those in docs/engines.md, on GPUs", needs_gpu=True)
+"""Triton's vLLM back end, where the pod's image has it."""
+
+ENGINES = (VLLM, BYTES, TRANSFORMERS)
 """In the order in which they are chosen."""
 
 
-def engine_for(config: Mapping[str, Any]) -> Engine:
-    """The engine that serves a model. Raises FactoryError (Unservable) if none of the image can."""
+def engine_for(config: Mapping[str, Any], wish: str = AUTO, server: Server | None = None) -> Engine:
+    """The engine that serves a model in a pod.
+
+    Args:
+        config: the model's config.json.
+        wish: name of an engine, or AUTO.
+        server: the pod's; None: one of the image `aifactory/server` without a GPU.
+
+    Raises FactoryError (Unservable) if none can, or not the one that is wished for, with the way out.
+    """
+    server = server or Server()
     architectures = config.get("architectures")
     named = {name for name in architectures if isinstance(name, str)} if isinstance(architectures, list) else set()
-    for engine in ENGINES:
-        if named & engine.architectures and engine.serves(config):
+    able = [engine for engine in ENGINES if named & engine.architectures and engine.serves(config)]
+    if not able:
+        size, known = config.get("vocab_size"), "; ".join(f"{engine.name}: {engine.what}" for engine in ENGINES)
+        raise FactoryError(
+            Reason.UNSERVABLE,
+            f"no engine serves this model ({CONFIG}: {', '.join(sorted(named))}, vocab_size {size}); "
+            f"they serve {known}",
+        )
+    if wish != AUTO:
+        others = " or ".join(engine.name for engine in able)
+        able = [engine for engine in able if engine.name == wish]
+        if not able:
+            raise FactoryError(
+                Reason.UNSERVABLE,
+                f"engine {wish} does not serve this model ({CONFIG}: {', '.join(sorted(named))}); write "
+                f"runtime.engine: {AUTO}, which takes {others}",
+            )
+    lacks = [(engine, engine.lack(server)) for engine in able]
+    for engine, lack in lacks:
+        if not lack:
             return engine
-    size, known = config.get("vocab_size"), "; ".join(engine.what for engine in ENGINES)
-    raise FactoryError(
-        Reason.UNSERVABLE,
-        f"no engine of the server image serves this model ({CONFIG}: {', '.join(sorted(named))}, vocab_size {size}); "
-        f"it serves: {known}",
-    )
+    raise FactoryError(Reason.UNSERVABLE, lacks[0][1])

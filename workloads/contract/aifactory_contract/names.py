@@ -15,6 +15,8 @@ PROBE_REQUESTS = "aifactory_probe_requests_total"
 """Counter of those requests. Triton counts them like all others; what is left after subtracting came from clients."""
 GENERATED_TOKENS = "aifactory_generated_tokens_total"
 """Counter of the tokens that were generated for clients."""
+VLLM_GENERATED_TOKENS = "vllm:generation_tokens_total"
+"""That of Triton's vLLM back end, which counts the agent's requests too: one token each."""
 
 _MODEL = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 

@@ -23,12 +23,15 @@ def test_desired_is_read() -> None:
     desired = parse(json.dumps({"pool": "p", "revision": "r", "models": [{**GOOD, "secret": None}]}))
     assert desired.revision == "r"
     assert str(desired.models[0].uri) == "pvc://models/gpt/3"
+    assert desired.models[0].engine == "auto"
+    (wished,) = parse(json.dumps({"models": [{**GOOD, "engine": "vllm"}]})).models
+    assert wished.engine == "vllm"
 
 
 @pytest.mark.parametrize(
     "change",
     [{"name": ".."}, {"name": "a/b"}, {"version": 0}, {"version": True}, {"uri": "http://x/y"}, {"digest": None},
-     {"digest": "sha256:1"}, {"format": "onnx"}, {"uri": "pvc://models/../x"}],
+     {"digest": "sha256:1"}, {"format": "onnx"}, {"uri": "pvc://models/../x"}, {"engine": "bert"}],
 )  # fmt: skip
 def test_a_wrong_desired_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(FactoryError) as caught:

@@ -8,9 +8,10 @@ links that lead out of it are refused, so they are copied (3 MB).
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from aifactory_contract.engines import BYTES, TRANSFORMERS
+from aifactory_contract.engines import BYTES, TRANSFORMERS, VLLM
 from aifactory_contract.formats import TORCH_EXPORT
 from aifactory_server.distribution import Distribution
 
@@ -18,6 +19,7 @@ BACKENDS = {
     BYTES.name: "aifactory_server.causal_lm.backend",
     TORCH_EXPORT.name: "aifactory_server.torch_export.backend",
     TRANSFORMERS.name: "aifactory_server.generate.backend",
+    VLLM.name: "aifactory_server.vllm.backend",
 }
 """Name in config.pbtxt, which is that of the engine or the format, and the module that has its TritonPythonModel."""
 
@@ -30,13 +32,27 @@ from {module} import TritonPythonModel
 '''
 
 
-def write_backends(triton: Distribution, target: Path) -> Path:
-    """Fill an empty directory; returns it."""
+def available(triton: Distribution, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of the back ends that this image has: ours, and Triton's own for vLLM if it is there.
+
+    $AIFACTORY_BACKENDS names those that an image is made for, separated by commas; that of vLLM has other releases of
+    PyTorch and transformers than ours need. Raises SystemExit with the way out.
+    """
+    found = [name for name in BACKENDS if name != VLLM.name or triton.vllm_backend is not None]
+    given = [name.strip() for name in environ.get("AIFACTORY_BACKENDS", "").split(",") if name.strip()]
+    missing = ", ".join(name for name in given if name not in found)
+    if missing:
+        raise SystemExit(f"aifactory-triton: AIFACTORY_BACKENDS: {missing} is not here; there are {', '.join(found)}")
+    return tuple(given or found)
+
+
+def write_backends(triton: Distribution, target: Path, names: tuple[str, ...]) -> Path:
+    """Fill an empty directory with these back ends; returns it."""
     python = target / "python"
     python.mkdir(parents=True)
     for file in triton.python_backend:
         shutil.copy2(file, python / file.name)
-    for name, module in BACKENDS.items():
+    for name in names:
         (target / name).mkdir()
-        (target / name / "model.py").write_text(_MODEL_PY.format(module=module))
+        (target / name / "model.py").write_text(_MODEL_PY.format(module=BACKENDS[name]))
     return target

@@ -21,6 +21,8 @@ class Distribution:
     """Files that make up the Python back end: library, helper module and worker program."""
     libraries: Path | None
     """Directory for LD_LIBRARY_PATH; None if the loader finds everything by itself."""
+    vllm_backend: Path | None = None
+    """Directory of Triton's vLLM back end, if it has that."""
 
 
 def find_triton(environ: Mapping[str, str]) -> Distribution:
@@ -28,7 +30,9 @@ def find_triton(environ: Mapping[str, str]) -> Distribution:
     given = environ.get("AIFACTORY_TRITONSERVER")
     for root in [Path(given)] if given else [_NVIDIA]:
         if (root / "bin/tritonserver").is_file():
-            return Distribution(root / "bin/tritonserver", _files(root / "backends/python"), None)
+            vllm = root / "backends/vllm"
+            found = vllm if (vllm / "model.py").is_file() else None
+            return Distribution(root / "bin/tritonserver", _files(root / "backends/python"), None, found)
     wheel = _wheel()
     if given or wheel is None:
         looked = given or f"{_NVIDIA} and in the package nvidia-pytriton"

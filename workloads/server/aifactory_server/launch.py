@@ -1,16 +1,19 @@
 """`aifactory-triton`: prepare a directory with the back ends, then run tritonserver.
 
 Finds Triton where it is: NVIDIA's image has it in /opt/tritonserver, the wheel nvidia-pytriton brings it inside the
-package. Needs no writable root: everything it writes goes to the repository volume, /tmp and /dev/shm.
+package. Needs no writable root: everything it writes goes to the repository volume, /tmp and /dev/shm. Before Triton
+starts it says on that volume which back ends and GPUs there are.
 SIGTERM is handed on to tritonserver (`supervise`), which stops taking requests, finishes those under way for up to
 --exit-timeout-secs, and ends; while it starts, it ends at once.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import signal
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -20,12 +23,23 @@ from pathlib import Path
 
 from aifactory_contract.cgroup import cpu_quota
 from aifactory_contract.control import RESTRICTION, control_key
-from aifactory_server.backends import write_backends
+from aifactory_contract.server import write_server
+from aifactory_server.backends import available, write_backends
 from aifactory_server.distribution import Distribution, find_triton
 from aifactory_server.supervise import supervise
 
 _WORKER_START_SECONDS = 300
 """How long Triton waits for a worker process to say that it lives. Reading PyTorch from a cold disk takes a while."""
+_DRIVER = "libcuda.so.1"
+_COUNT_GPUS = f"""
+import ctypes
+cuda, count = ctypes.CDLL("{_DRIVER}"), ctypes.c_int()
+code = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+print(-code if code else count.value)
+"""
+_COUNT_SECONDS = 60
+_NO_DEVICE = 100
+"""CUDA's code for a driver that is there and a container that was given no GPU."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +115,14 @@ def environment(triton: Distribution, environ: Mapping[str, str]) -> dict[str, s
         result.setdefault(name, threads)
     # Idle threads sleep instead of spinning: the CPUs are shared with other workers and with Triton itself.
     result.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Workers run as any user, without a home: caches of torch go where one can write.
+    # Workers run as any user, without a name or a home: caches of torch and vLLM go where one can write.
     result.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / "torchinductor"))
-    result.setdefault("HOME", tempfile.gettempdir())
+    result.setdefault("USER", "aifactory")
+    if not os.access(result.get("HOME", ""), os.W_OK):
+        result["HOME"] = tempfile.gettempdir()
+    if triton.vllm_backend is not None:
+        result["AIFACTORY_VLLM_BACKEND"] = str(triton.vllm_backend)
+        result.setdefault("VLLM_NO_USAGE_STATS", "1")  # else it tells its makers what runs here
     # Models are on the volume; nothing is to be looked for on the internet.
     result.setdefault("HF_HUB_OFFLINE", "1")
     result.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -129,6 +148,27 @@ def available_cpus() -> int:
     return allowed if quota is None else min(allowed, math.ceil(quota))
 
 
+def count_gpus() -> int:
+    """GPUs that CUDA shows to this container, 0 without any; in a process of its own, because CUDA outlives no fork."""
+    try:
+        ctypes.CDLL(_DRIVER)
+    except OSError:  # there is none, as on most nodes: no process has to be started to know it
+        return 0
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", _COUNT_GPUS], capture_output=True, text=True, check=False, timeout=_COUNT_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        print(f"aifactory-triton: CUDA has not answered in {_COUNT_SECONDS} s: no GPU is used", file=sys.stderr)
+        return 0
+    said = asked.stdout.strip()
+    if asked.returncode or (said.startswith("-") and said != f"-{_NO_DEVICE}"):
+        words = f"error {said[1:]}" if said else (asked.stderr.splitlines() or ["no answer"])[-1]
+        print(f"aifactory-triton: CUDA can not start ({words}): no GPU is used", file=sys.stderr, flush=True)
+        return 0
+    return max(0, int(said))
+
+
 def remove_leftovers(prefix: str, folder: Path = Path("/dev/shm")) -> None:
     """Delete shared memory of a killed predecessor: the volume outlives the container and would fill up."""
     for path in folder.glob(f"{prefix}*"):
@@ -143,7 +183,9 @@ def main() -> int:
     triton = find_triton(os.environ)
     (settings.repository / "models").mkdir(parents=True, exist_ok=True)
     remove_leftovers(settings.shm_prefix)
-    backends = write_backends(triton, Path(tempfile.mkdtemp(prefix="aifactory-backends-")))
+    names = available(triton, os.environ)
+    backends = write_backends(triton, Path(tempfile.mkdtemp(prefix="aifactory-backends-")), names)
+    write_server(settings.repository, names, count_gpus(), os.environ)
     arguments = command(triton, settings, backends, control_key(settings.repository), sys.argv[1:])
     print(f"aifactory-triton: starting {triton.server}", file=sys.stderr, flush=True)
     return supervise(arguments, environment(triton, os.environ))

@@ -1,4 +1,4 @@
-"""Counters of our back ends among Triton's own metrics, on its port 8002 beside `nv_inference_*`."""
+"""What the engines count and measure, among Triton's own metrics."""
 
 from __future__ import annotations
 
@@ -8,62 +8,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from aifactory_contract.names import GENERATED_TOKENS, PROBE_REQUESTS
+from aifactory_server.counters import CACHED_TOKENS, GATHER_SECONDS, NAMES, PROMPT_TOKENS, Counters
 from aifactory_server.engines.engine import Meter
-
-_GATHER_SECONDS = 0.25
-_PROMPT_TOKENS = "aifactory_prompt_tokens_total"
-_CACHED_TOKENS = "aifactory_cached_prompt_tokens_total"
-_TEXTS = {
-    _CACHED_TOKENS: "Tokens of prompts that were in the cache and were not read again",
-    _PROMPT_TOKENS: "Tokens of prompts that were read",
-    GENERATED_TOKENS: "Tokens that were generated",
-    PROBE_REQUESTS: "Requests of the agent, by which it sees whether the version answers",
-}
-
-
-class Counters:
-    """Counters of one model version.
-
-    Each increment is a message to the server process, so they are gathered for a moment. Used from one thread only.
-
-    Args:
-        pb: Triton's module triton_python_backend_utils.
-        names: which of the known counters this back end has.
-    """
-
-    def __init__(self, pb: Any, args: Mapping[str, str], *names: str) -> None:
-        labels = {"model": args["model_name"], "version": args["model_version"]}
-        kind = pb.MetricFamily.COUNTER
-        # A metric dies with its family object, so both are kept.
-        self._families = {name: pb.MetricFamily(name=name, description=_TEXTS[name], kind=kind) for name in names}
-        self._metrics = {name: family.Metric(labels=labels) for name, family in self._families.items()}
-        self._gathered = dict.fromkeys(names, 0)
-        self._flush_at = 0.0
-
-    def add(self, name: str, amount: int = 1) -> None:
-        """Count."""
-        self._gathered[name] += amount
-        if time.monotonic() >= self._flush_at:
-            self.flush()
-
-    def flush(self) -> None:
-        """Hand over what was gathered."""
-        self._flush_at = time.monotonic() + _GATHER_SECONDS
-        for name, amount in self._gathered.items():
-            if amount:
-                self._metrics[name].increment(amount)
-                self._gathered[name] = 0
 
 
 class TokenMeter:
     """What the engine `bytes` counts."""
 
     def __init__(self, pb: Any, args: Mapping[str, str]) -> None:
-        self._counters = Counters(pb, args, _PROMPT_TOKENS, GENERATED_TOKENS, PROBE_REQUESTS)
+        self._counters = Counters(pb, args, PROMPT_TOKENS, GENERATED_TOKENS, PROBE_REQUESTS)
 
     def count(self, prompt: int, generated: int) -> None:
         """Tokens of a client's request."""
-        self._counters.add(_PROMPT_TOKENS, prompt)
+        self._counters.add(PROMPT_TOKENS, prompt)
         self._counters.add(GENERATED_TOKENS, generated)
 
     def probed(self) -> None:
@@ -84,7 +41,7 @@ class GenerationMeter(Meter):
 
     def __init__(self, pb: Any, args: Mapping[str, str]) -> None:
         labels = {"model": args["model_name"], "version": args["model_version"]}
-        self._counters = Counters(pb, args, *_TEXTS)
+        self._counters = Counters(pb, args, *NAMES)
         # A metric dies with its family object, so both are kept.
         self._families: list[Any] = []
 
@@ -111,11 +68,11 @@ class GenerationMeter(Meter):
 
     def prompt(self, tokens: int) -> None:
         """A prompt was read."""
-        self._count(_PROMPT_TOKENS, tokens)
+        self._count(PROMPT_TOKENS, tokens)
 
     def cached(self, tokens: int) -> None:
         """So much of a prompt did not have to be read."""
-        self._count(_CACHED_TOKENS, tokens)
+        self._count(CACHED_TOKENS, tokens)
 
     def first_token(self, seconds: float) -> None:
         """Since the request came."""
@@ -133,7 +90,7 @@ class GenerationMeter(Meter):
         """Hand over what was noted."""
         if time.monotonic() < self._flush_at:
             return
-        self._flush_at = time.monotonic() + _GATHER_SECONDS
+        self._flush_at = time.monotonic() + GATHER_SECONDS
         with self._lock:
             counts, self._counts = self._counts, {}
             seconds, self._seconds = self._seconds, []

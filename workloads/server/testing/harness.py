@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +26,8 @@ import pytest
 from aifactory_contract.control import control_key
 from aifactory_contract.engines import BYTES
 from aifactory_contract.files import write_atomically
-from aifactory_server.backends import write_backends
+from aifactory_contract.server import write_server
+from aifactory_server.backends import available, write_backends
 from aifactory_server.distribution import find_triton
 from aifactory_server.launch import Settings, command, environment, remove_leftovers
 
@@ -102,6 +103,10 @@ class TritonProcess:
     light: bool = False
     exit_timeout_seconds: int = 10
     environ: dict[str, str] = field(default_factory=dict)
+    gpus: int = 0
+    """As it says; there are none."""
+    vllm_backend: Path | None = None
+    """Directory with what stands in for Triton's vLLM back end."""
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -121,11 +126,13 @@ class TritonProcess:
 
     def start(self) -> None:
         """Start it and wait until it is live."""
-        triton = find_triton(os.environ)
+        triton = replace(find_triton(os.environ), vllm_backend=self.vllm_backend)
         (self.repository / "models").mkdir(parents=True, exist_ok=True)
         self._starts += 1
-        backends = write_backends(triton, self.root / f"backends-{self._starts}")
-        if self.light:
+        names = available(triton, self.environ)
+        backends = write_backends(triton, self.root / f"backends-{self._starts}", names)
+        write_server(self.repository, names, self.gpus, self.environ)
+        if self.light and BYTES.name in names:
             (backends / BYTES.name / "model.py").write_text(
                 "import os, sys\nsys.path[:0] = os.environ['AIFACTORY_PYTHONPATH'].split(':')\n"
                 + LIGHT_BACKEND.read_text()

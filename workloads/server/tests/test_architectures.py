@@ -11,8 +11,9 @@ import torch
 import transformers
 from hf_models import CONTEXT, tokenizer
 from kept import Kept
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from aifactory_contract.engines import TRANSFORMERS
+from aifactory_contract.engines import TRANSFORMERS, VLLM
 from aifactory_server.engines.engine import Engine, Limits
 from aifactory_server.engines.paged import PagedModel
 from aifactory_server.engines.request import Request
@@ -64,3 +65,7 @@ def test_it_is_served(architecture: str, tmp_path: Path) -> None:
             assert answer.text == reference(folder, prompt, 12)
     finally:
         engine.stop(0)
+
+
+def test_what_vllm_is_said_to_serve_needs_no_code_of_its_own() -> None:
+    assert set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()) >= VLLM.architectures

@@ -8,14 +8,16 @@ import stat
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import pytest
 from harness import WORKLOADS, as_process_one, ended_by_sigterm
 
 from aifactory_contract.control import control_key
+from aifactory_contract.server import OURS, VLLM, Server, read_server
 from aifactory_server import launch
-from aifactory_server.backends import write_backends
+from aifactory_server.backends import available, write_backends
 from aifactory_server.distribution import Distribution, find_triton
 from aifactory_server.launch import Settings, command, environment, remove_leftovers
 
@@ -39,9 +41,59 @@ def test_prefers_an_installed_triton_as_in_nvidias_image(tmp_path: Path) -> None
     triton = find_triton({"AIFACTORY_TRITONSERVER": str(tmp_path)})
     assert triton.server == tmp_path / "bin/tritonserver"
     assert triton.libraries is None
-    backends = write_backends(triton, tmp_path / "made")
+    assert triton.vllm_backend is None
+    assert available(triton, {}) == OURS == available(triton, {"AIFACTORY_BACKENDS": ""})
+    backends = write_backends(triton, tmp_path / "made", OURS)
     assert sorted(path.name for path in backends.iterdir()) == ["bytes", "python", "torch-export", "transformers"]
     assert "aifactory_server.causal_lm.backend" in (backends / "bytes/model.py").read_text()
+
+
+def test_vllm_is_there_where_triton_brings_it(tmp_path: Path) -> None:
+    for file in ("bin/tritonserver", "backends/python/libtriton_python.so", "backends/vllm/model.py"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("")
+    triton = find_triton({"AIFACTORY_TRITONSERVER": str(tmp_path)})
+    assert triton.vllm_backend == tmp_path / "backends/vllm"
+    assert available(triton, {}) == (*OURS, VLLM)
+    assert available(triton, {"AIFACTORY_BACKENDS": " vllm "}) == (VLLM,), "as its image says"
+    backends = write_backends(triton, tmp_path / "made", (VLLM,))
+    assert sorted(path.name for path in backends.iterdir()) == ["python", "vllm"]
+    made = environment(triton, {"HOME": "/nowhere"})
+    assert made["AIFACTORY_VLLM_BACKEND"] == str(tmp_path / "backends/vllm")
+    assert (made["VLLM_NO_USAGE_STATS"], made["HOME"]) == ("1", tempfile.gettempdir())
+
+
+def test_a_back_end_that_is_not_there_is_told() -> None:
+    with pytest.raises(SystemExit, match="AIFACTORY_BACKENDS: vllm is not here; there are bytes, torch-export, transf"):
+        available(Distribution(Path("/t"), (), None), {"AIFACTORY_BACKENDS": "bytes,vllm"})
+
+
+@pytest.mark.parametrize(
+    ("script", "gpus", "said"),
+    [
+        ("raise OSError('no symbol cuInit')", 0, "CUDA can not start (OSError: no symbol cuInit)"),
+        ("print(2)", 2, ""),
+        ("print(-100)", 0, ""),
+        ("print(-803)", 0, "CUDA can not start (error 803)"),
+        ("import time; time.sleep(60)", 0, "CUDA has not answered"),
+    ],
+)
+def test_gpus_are_those_that_cuda_shows(
+    script: str, gpus: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "_DRIVER", "libc.so.6")
+    monkeypatch.setattr(launch, "_COUNT_GPUS", script)
+    monkeypatch.setattr(launch, "_COUNT_SECONDS", 2)
+    assert launch.count_gpus() == gpus
+    heard = capsys.readouterr().err
+    assert said in heard
+    assert bool(said) == bool(heard)
+
+
+def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_DRIVER", "libnotthere.so.1")
+    monkeypatch.setattr(launch, "_COUNT_GPUS", "print(3)")
+    assert launch.count_gpus() == 0
 
 
 def test_says_where_it_looked(tmp_path: Path) -> None:
@@ -118,10 +170,18 @@ def test_a_pod_that_is_deleted_while_triton_starts_ends_at_once(tmp_path: Path) 
     server.write_text("#!/bin/sh\necho starting >&2\nexec sleep 60\n")  # no handler, as Triton has none yet
     server.chmod(0o755)
     where = {"AIFACTORY_TRITONSERVER": str(tmp_path / "triton"), "AIFACTORY_REPOSITORY": str(tmp_path / "repository")}
-    process = as_process_one(sys.executable, "-m", "aifactory_server.launch", **where, AIFACTORY_SHM_PREFIX="aif-test")
+    process = as_process_one(
+        sys.executable,
+        "-m",
+        "aifactory_server.launch",
+        **where,
+        AIFACTORY_SHM_PREFIX="aif-test",
+        AIFACTORY_ENGINE_SLOTS="3",
+    )
     assert process.stderr is not None
     while b"starting" not in process.stderr.readline():
         pass
+    assert read_server(tmp_path / "repository") == Server(settings={"AIFACTORY_ENGINE_SLOTS": "3"}), "said before"
     code, seconds = ended_by_sigterm(process)
     assert code == 128 + signal.SIGTERM
     assert seconds < 3

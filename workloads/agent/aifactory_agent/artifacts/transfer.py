@@ -28,6 +28,7 @@ from aifactory_contract.manifest import (
     of_files,
     open_regular,
 )
+from aifactory_contract.server import ANY
 from aifactory_contract.uri import ArtifactUri
 
 _log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def verify(source: Source, digest: str | None, expected_format: str | None) -> A
 
     checked = check_artifact(manifest, opened, expected_format)
     check_chat_templates(Files.of(manifest, opened))
-    format_of(checked.format).serving(checked.config)  # what nothing here can serve is told now, not in a pool
+    format_of(checked.format).serving(checked.config, server=ANY)  # what nothing can serve is told now, not in a pool
     return _artifact(str(source.uri), manifest, checked)
 
 

@@ -9,7 +9,8 @@ Rules
 - A version that is no longer desired stays until every desired version of its model is loaded and has answered a
   request. Where the new version needs another configuration the two can not run side by side: then it is one atomic
   swap, and Triton itself keeps the old version if the new one does not load.
-- A desired version that is there with other bytes than the desired ones goes at once: it must not answer.
+- A desired version that is there with other bytes than the desired ones, or for another engine, goes at once: it must
+  not answer.
 - A failed version waits until `retry_at`; while it waits it is as if it were not there, so the others go on.
 - Where taking something out has failed, a model is `held` for a while: nothing is taken out of it, all else goes on.
 """
@@ -20,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aifactory_contract.desired import Desired, ModelKey, ModelSpec
+from aifactory_contract.engines import AUTO
 from aifactory_contract.errors import Reason
 
 
@@ -30,6 +32,8 @@ class Present:
     digest: str
     config: str
     """Identity of its Triton configuration without the version policy."""
+    engine: str = AUTO
+    """The wish that it was fetched with."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +226,7 @@ def _target(
 
 def _is_right(spec: ModelSpec, actual: Actual) -> bool:
     present = actual.present.get(spec.key)
-    return present is not None and present.digest == spec.digest
+    return present is not None and (present.digest, present.engine) == (spec.digest, spec.engine)
 
 
 def _config(key: ModelKey, actual: Actual) -> str | None:

@@ -169,11 +169,20 @@ class Reconciler:
         self._late_indexes = 0
         if not self._actual.triton_up:
             _log.info("Triton is up")
+            await self._identify()
         running = {ModelKey(name, version) for name, versions in serving.items() for version in versions}
         confirmed = self._actual.confirmed & running
         due = frozenset(key for key in confirmed if time.monotonic() >= self._ask_at.get(key, 0.0))
         self._actual = replace(self._actual, triton_up=True, serving=serving, confirmed=confirmed, due=due)
         return None
+
+    async def _identify(self) -> None:
+        """Triton has come up, so its container has said what it has: which engine serves a model depends on it."""
+        keys = tuple(self._actual.present)
+        found = await asyncio.to_thread(lambda: {key: self._repository.identify(key) for key in keys})
+        present = self._actual.present
+        known = {key: replace(present[key], config=config) for key, config in found.items() if key in present}
+        self._actual = replace(self._actual, present={**present, **known})
 
     def _cancel_unwanted(self, desired: Desired) -> None:
         for spec, cancel in self._fetches.values():
@@ -253,6 +262,8 @@ class Reconciler:
                 source = open_source(spec.uri, self._mounts, spec.secret)
                 present = await asyncio.to_thread(self._repository.add, spec, source, cancel)
             self._actual = replace(self._actual, present={**self._actual.present, spec.key: present})
+            if self._actual.triton_up:  # it may have come up since the version was identified
+                await self._identify()
             seconds = time.monotonic() - started
             self._forget_failure(spec.key)
             self._metrics.fetched(spec.key, seconds)

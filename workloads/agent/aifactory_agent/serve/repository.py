@@ -3,11 +3,13 @@
     models/<name>/config.pbtxt        one configuration a model
     models/<name>/<version>/...       the artifact's files
     incoming/<random>/                being fetched, not yet checked; Triton never looks here
-    checked/<name>/<version>.json     digest and serving configuration of a checked version
+    checked/<name>/<version>.json     what is known of a checked version: digest, format, wished engine
+    server.json                       what Triton's container has, in its own words (`aifactory_contract.server`)
 
 A version directory appears by a rename after its digest was checked, and its record is written before that: what is
 there is whole and checked, also after a crash at any point. Triton compares modification times, so files of a version
-are never changed in place.
+are never changed in place. One is added where vLLM is the engine: its model.json, whatever the artifact has under that
+name.
 """
 
 from __future__ import annotations
@@ -21,19 +23,23 @@ from pathlib import Path
 
 from aifactory_agent.artifacts.store import Source
 from aifactory_agent.artifacts.transfer import fetch
+from aifactory_agent.serve import vllm
 from aifactory_agent.serve.planner import Present
 from aifactory_agent.serve.tritonconfig import identity, render
 from aifactory_contract.desired import ModelKey, ModelSpec
+from aifactory_contract.engines import AUTO, VLLM
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.files import write_atomically
 from aifactory_contract.formats import CONFIG, format_of, parse_config
 from aifactory_contract.formats.rules import Serving
+from aifactory_contract.server import read_server
 
 
 class Repository:
     """Files of models. All methods block; the caller runs them in threads, never two for one model at a time."""
 
     def __init__(self, root: Path) -> None:
+        self._root = root
         self._models = root / "models"
         self._incoming = root / "incoming"
         self._checked = root / "checked"
@@ -55,8 +61,9 @@ class Repository:
                 continue
             key = ModelKey(record.parent.name, int(record.stem))
             try:
-                digest = json.loads(record.read_text())["digest"]
-                found[key] = Present(digest, identity(self.how_served(key)))
+                facts = self._facts(key)
+                self._config_json(key)
+                found[key] = Present(facts["digest"], self.identify(key), facts.get("engine", AUTO))
             except (OSError, ValueError, KeyError, TypeError, FactoryError):
                 self.remove(key)  # cut short by a crash, or damaged: it is fetched again
         return found
@@ -67,9 +74,8 @@ class Repository:
         try:
             incoming.mkdir(parents=True)
             artifact = fetch(source, incoming, spec.digest, spec.format, cancel)
-            serving = format_of(spec.format).serving(artifact.config)
             record, folder = self._record(spec.key), self._folder(spec.key)
-            facts = {"digest": artifact.digest, "format": spec.format, "uri": str(spec.uri)}
+            facts = {"digest": artifact.digest, "format": spec.format, "uri": str(spec.uri), "engine": spec.engine}
             record.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(record, json.dumps(facts))
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -78,21 +84,43 @@ class Repository:
             raise _full(str(spec.key), error) from error
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
-        return Present(artifact.digest, identity(serving))
+        return Present(artifact.digest, self.identify(spec.key), spec.engine)
+
+    def identify(self, key: ModelKey) -> str:
+        """Identity of a checked version's Triton configuration, as the pod's server is; "" if it can not serve it."""
+        try:
+            return identity(self.how_served(key))
+        except (FactoryError, OSError, ValueError, KeyError):  # the load will say it
+            return ""
 
     def configure(self, name: str, versions: Iterable[int], leader: ModelSpec | None) -> None:
-        """Write the model's config.pbtxt for these versions; without a leader the newest of them is the model."""
+        """Write the model's config.pbtxt for these versions; without a leader the newest of them is the model.
+
+        Raises FactoryError: Unservable if the pod's server can not serve it as it is wished, DiskFull.
+        """
         chosen = list(versions)
         key = leader.key if leader else ModelKey(name, max(chosen))
-        text = render(self.how_served(key), name, chosen)
+        serving = self.how_served(key)
+        text = render(serving, name, chosen)
         try:
+            if serving.backend == VLLM.name:
+                for version in chosen:
+                    self._write_model_json(ModelKey(name, version))
             write_atomically(self._models / name / "config.pbtxt", text)
         except OSError as error:
             raise _full(f"the configuration of {name}", error) from error
 
+    def _write_model_json(self, key: ModelKey) -> None:
+        folder = self._folder(key)
+        path, text = folder / vllm.FILE, vllm.model_json(folder, self._config_json(key), read_server(self._root))
+        # As it is it keeps its time, or Triton would load a version anew that runs.
+        if not path.is_file() or path.stat().st_size != len(text) or path.read_bytes() != text.encode():
+            write_atomically(path, text)
+
     def how_served(self, key: ModelKey) -> Serving:
-        """How a checked version is served."""
-        return format_of(json.loads(self._record(key).read_text())["format"]).serving(self._config_json(key))
+        """How a checked version is served in this pod. Raises FactoryError (Unservable)."""
+        facts, config = self._facts(key), self._config_json(key)
+        return format_of(facts["format"]).serving(config, facts.get("engine", AUTO), read_server(self._root))
 
     def remove(self, key: ModelKey) -> None:
         """Delete a version's files, and the model's directory with the last one."""
@@ -107,6 +135,10 @@ class Repository:
 
     def _record(self, key: ModelKey) -> Path:
         return self._checked / key.name / f"{key.version}.json"
+
+    def _facts(self, key: ModelKey) -> dict[str, str]:
+        facts: dict[str, str] = json.loads(self._record(key).read_text())
+        return facts
 
     def _config_json(self, key: ModelKey) -> dict[str, object]:
         return parse_config((self._folder(key) / CONFIG).read_bytes())

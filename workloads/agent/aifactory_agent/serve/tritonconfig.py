@@ -25,6 +25,10 @@ def render(serving: Serving, name: str, versions: Iterable[int]) -> str:
     ]
     lines += [f"input {{ {_tensor(tensor)} }}" for tensor in serving.signature.inputs]
     lines += [f"output {{ {_tensor(tensor)} }}" for tensor in serving.signature.outputs]
+    if serving.places_itself:
+        lines.append("instance_group { count: 1 kind: KIND_MODEL }")
+    for key, value in sorted(serving.parameters.items()):
+        lines.append(f"parameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}")
     if serving.decoupled:
         lines.append("model_transaction_policy { decoupled: true }")
     if serving.batched:

@@ -11,10 +11,11 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from aifactory_contract.engines import engine_for
+from aifactory_contract.engines import AUTO, VLLM, engine_for
 from aifactory_contract.formats.rules import Files, Format, Serving, invalid, missing
 from aifactory_contract.formats.safetensors import read_safetensors
 from aifactory_contract.names import CONFIG
+from aifactory_contract.server import Server
 from aifactory_contract.signature import GENERATE
 
 NAME = "huggingface"
@@ -185,9 +186,14 @@ def _number(config: Mapping[str, Any], *names: str) -> int | None:
     return None
 
 
-def _serving(config: Mapping[str, Any]) -> Serving:
+def _serving(config: Mapping[str, Any], wish: str = AUTO, server: Server | None = None) -> Serving:
+    engine = engine_for(config, wish, server)
     probe = {"text_input": b"def", "sampling_parameters": b'{"max_tokens": 1}', "stream": False}
-    return Serving(engine_for(config).name, GENERATE, True, probe)
+    if engine is not VLLM:
+        return Serving(engine.name, GENERATE, True, probe)
+    # Without the parameter it counts nothing. By itself Triton would make an instance on each GPU.
+    parameters = {"REPORT_CUSTOM_METRICS": "true"}
+    return Serving(engine.name, GENERATE, True, probe, places_itself=True, parameters=parameters)
 
 
 HUGGINGFACE = Format(NAME, (CONFIG, WEIGHTS, TOKENIZER), is_part, leaves_out, check, inspect, _serving)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
+from aifactory_contract.engines import AUTO
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.manifest import Manifest, Opener
+from aifactory_contract.server import Server
 from aifactory_contract.signature import Signature
 from aifactory_contract.userjson import parse_json
 
@@ -49,11 +51,22 @@ class Serving:
     """Whether a request may have any number of answers."""
     probe: Mapping[str, Any] = field(default_factory=dict)
     """Values of the inputs for the request that confirms a load; the others get zeros, optional ones nothing."""
+    places_itself: bool = False
+    """The back end finds its GPUs by itself, and is there once; else Triton makes an instance on each GPU."""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """For the back end, in config.pbtxt."""
 
     @property
     def batched(self) -> bool:
         """Whether every tensor has a batch dimension in front."""
         return self.signature.max_batch_size > 0
+
+
+class HowServed(Protocol):
+    """How an artifact is served, by its config.json."""
+
+    def __call__(self, config: Mapping[str, Any], wish: str = AUTO, server: Server | None = None) -> Serving:
+        """See `engines.engine_for`. Raises FactoryError (InvalidArtifact, or Unservable)."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +84,7 @@ class Format:
     """Whether the files are all there and whole; gives config.json. Raises FactoryError (InvalidArtifact)."""
     inspect: Callable[[Files, Mapping[str, Any]], None]
     """Whether what is in them fits together, by the contents of the small ones and config.json. Raises as `check`."""
-    serving: Callable[[Mapping[str, Any]], Serving]
-    """How it is served, by its config.json. Raises FactoryError (InvalidArtifact, or Unservable)."""
+    serving: HowServed
 
 
 def left_out(form: Format, paths: Collection[str]) -> dict[str, str]:

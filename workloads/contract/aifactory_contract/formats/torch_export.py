@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from aifactory_contract.engines import AUTO
+from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats.pt2 import check_pt2
 from aifactory_contract.formats.rules import Files, Format, Serving, missing
 from aifactory_contract.names import CONFIG
+from aifactory_contract.server import Server
 from aifactory_contract.signature import Signature
 
 NAME = "torch-export"
@@ -33,7 +36,12 @@ def _inspect(files: Files, config: Mapping[str, Any]) -> None:
     """All there is to see is seen by `check`."""
 
 
-def _serving(config: Mapping[str, Any]) -> Serving:
+def _serving(config: Mapping[str, Any], wish: str = AUTO, server: Server | None = None) -> Serving:
+    if wish != AUTO:
+        message = f"engine {wish} serves language models, and this is of format {NAME}: leave runtime.engine out"
+        raise FactoryError(Reason.UNSERVABLE, message)
+    if lack := (server or Server()).lack(NAME):
+        raise FactoryError(Reason.UNSERVABLE, lack)
     return Serving(NAME, Signature.of_config(config))
 
 

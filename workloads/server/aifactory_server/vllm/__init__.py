@@ -1,0 +1,1 @@
+"""Triton's own vLLM back end, as this factory uses it."""
