@@ -13,6 +13,7 @@ from text_backend import TritonPythonModel as TextModel
 from text_backend import one
 
 KNOWN = {"model", "tensor_parallel_size", "max_model_len", "max_num_seqs", "gpu_memory_utilization", "quantization"}
+KNOWN |= {"enable_lora", "max_lora_rank", "max_loras"}
 
 
 class TritonPythonModel(TextModel):
@@ -29,6 +30,10 @@ class TritonPythonModel(TextModel):
         if args["model_instance_kind"] == "GPU" and arguments["tensor_parallel_size"] > 1:
             raise ValueError("KIND_GPU is currently for single-GPU models")
         assert os.path.isfile(os.path.join(arguments["model"], "config.json"))
+        self.loras = []
+        if str(arguments.get("enable_lora")).lower() == "true":
+            with open(os.path.join(pb.get_model_dir(), "multi_lora.json")) as file:
+                self.loras = list(json.load(file))
         self.counters = {}
         if config["parameters"].get("REPORT_CUSTOM_METRICS", {}).get("string_value", "").lower() == "true":
             labels = {"model": args["model_name"], "version": args["model_version"]}
@@ -39,6 +44,13 @@ class TritonPythonModel(TextModel):
                 self.counters[name] = (family, family.Metric(labels=labels))
 
     def answer(self, request, sender):
+        lora = json.loads(one(request, "sampling_parameters")).get("lora_name")
+        if lora is not None and lora not in self.loras:
+            error = pb.TritonError(f"LoRA {lora} is not supported, we currently support {self.loras}")
+            sender.send(pb.InferenceResponse(error=error), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            return
+        if lora is not None:
+            (self.folder / "asked-adapter").write_text(lora)
         for name, tokens in (
             ("vllm:prompt_tokens_total", len(one(request, "text_input").split())),
             ("vllm:generation_tokens_total", json.loads(one(request, "sampling_parameters"))["max_tokens"]),

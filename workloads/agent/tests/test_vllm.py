@@ -6,18 +6,19 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import AgentProcess, TritonProcess, http, wait_for
 from pod import Pod
-from samples import write_model
+from samples import write_model, write_safetensors
 
 from aifactory_agent.artifacts.stores import Mounts
 from aifactory_agent.artifacts.transfer import publish
 from aifactory_agent.serve.tritonconfig import identity, render
-from aifactory_agent.serve.vllm import model_json
+from aifactory_agent.serve.vllm import files
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats import HUGGINGFACE
 from aifactory_contract.names import PROBE_REQUESTS, VLLM_GENERATED_TOKENS
@@ -36,8 +37,15 @@ def on(gpus: int, **settings: str) -> Server:
 
 
 def arguments(server: Server, **config: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(model_json(FOLDER, {**LLAMA, **config}, server))
+    found: dict[str, Any] = json.loads(files(FOLDER, {**LLAMA, **config}, server)["model.json"])
     return found
+
+
+def write_adapter(model: Path, name: str, rank: int = 8) -> None:
+    folder = model / "adapters" / name
+    folder.mkdir(parents=True)
+    write_safetensors(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank, "bias": "none"}))
 
 
 def test_both_files_are_the_golden_ones() -> None:
@@ -57,13 +65,27 @@ def test_both_files_are_the_golden_ones() -> None:
     }
     texts = {
         "vllm-config.pbtxt": render(HUGGINGFACE.serving(LLAMA, server=ANY), "llama", [3]),
-        "vllm-model.json": model_json(FOLDER, LLAMA, on(4)),
-        "vllm-model-settings.json": model_json(FOLDER, LLAMA, on(4, **settings)),
+        "vllm-model.json": files(FOLDER, LLAMA, on(4))["model.json"],
+        "vllm-model-settings.json": files(FOLDER, LLAMA, on(4, **settings))["model.json"],
     }
     for name, text in texts.items():
         if os.environ.get("AIFACTORY_UPDATE_GOLDENS"):
             (GOLDEN / name).write_text(text)
         assert text == (GOLDEN / name).read_text(), name
+
+
+def test_adapters_are_told_where_they_are(tmp_path: Path) -> None:
+    for name, rank in (("sql", 20), ("chat", 8)):
+        write_adapter(tmp_path, name, rank)
+    made = {name: json.loads(text) for name, text in files(tmp_path, LLAMA, on(1)).items()}
+    assert made["model.json"] == {
+        "model": str(tmp_path),
+        "tensor_parallel_size": 1,
+        "enable_lora": True,
+        "max_lora_rank": 32,
+        "max_loras": 2,
+    }
+    assert made["multi_lora.json"] == {name: str(tmp_path / "adapters" / name) for name in ("chat", "sql")}
 
 
 def test_another_engine_is_another_configuration() -> None:
@@ -203,22 +225,68 @@ def test_without_a_gpu_vllm_is_refused_in_words(
     assert failed["message"].startswith("engine vllm computes on GPUs, and the server of this pod sees none: write")
 
 
-def test_the_openai_door_knows_what_fits(vllm: TritonProcess, beside: AgentProcess, published: Published) -> None:
+@contextmanager
+def opened_door(vllm: TritonProcess, beside: AgentProcess, entry: dict[str, Any]) -> Iterator[Pod]:
+    """The whole pod, from a Triton that is not started."""
     vllm.repository.mkdir()
     door = Pod(vllm.repository)
     door.triton.port = vllm.grpc_port
-    vllm.environ["AIFACTORY_ENGINE_CONTEXT"] = "20"
     vllm.start()
-    beside.want(published("llama", 1, max_position_embeddings=8192))
+    beside.want(entry)
     beside.start()
     beside.wait_ready()
     try:
         door.start()
         wait_for("the model is offered", lambda: "llama" in door.listed(), 30, door.tail)
+        yield door
+    finally:
+        door.end()
+
+
+def test_the_openai_door_knows_what_fits(vllm: TritonProcess, beside: AgentProcess, published: Published) -> None:
+    vllm.environ["AIFACTORY_ENGINE_CONTEXT"] = "20"
+    with opened_door(vllm, beside, published("llama", 1, max_position_embeddings=8192)) as door:
         code, answer = door.post("/v1/completions", {"model": "llama", "prompt": "abc", "max_tokens": 2})
         assert (code, answer["choices"][0]["text"], answer["usage"]["completion_tokens"]) == (200, "w0 w1 ", 2)
         code, answer = door.post("/v1/completions", {"model": "llama", "prompt": "abc" * 10, "max_tokens": 2})
         assert code == 400
         assert "maximum context length is 20 tokens; the prompt has 30" in answer["error"]["message"]
-    finally:
-        door.end()
+
+
+def published_with_adapters(root: Path, claims: Path) -> dict[str, Any]:
+    source = write_model(root / "source")
+    write_adapter(source, "sql")
+    (source / "adapters/sql/training_args.bin").write_bytes(b"\x80\x04pickle")
+    artifact = publish(source, ArtifactUri.parse("pvc://models"), "llama", Mounts(claims))
+    assert list(artifact.left_out) == ["adapters/sql/training_args.bin"]
+    facts = {"uri": artifact.uri, "digest": artifact.digest, "format": artifact.format}
+    return {"name": "llama", "version": 1, **facts}
+
+
+def test_an_adapter_is_called_by_its_name(
+    vllm: TritonProcess, beside: AgentProcess, claims: Path, tmp_path: Path
+) -> None:
+    with opened_door(vllm, beside, published_with_adapters(tmp_path, claims)) as door:
+        assert door.listed() == ["llama", "llama:sql", "llama@1", "llama@1:sql"]
+        asked = vllm.repository / "models/llama/1/asked-adapter"
+        for name, told in (("llama:sql", "llama@1:sql"), ("llama", "llama@1"), ("llama@1:sql", "llama@1:sql")):
+            asked.unlink(missing_ok=True)
+            code, answer = door.post("/v1/completions", {"model": name, "prompt": "abc", "max_tokens": 1})
+            assert (code, answer.get("model")) == (200, told), answer
+            assert asked.exists() == name.endswith(":sql")
+        code, answer = door.post("/v1/completions", {"model": "llama:other", "prompt": "abc"})
+        assert code == 404
+        assert answer["error"]["message"].endswith("does not exist; this pod serves llama@1, llama@1:sql")
+        card = json.loads(door.get("/v1/models/llama:sql")[1])
+        assert (card["id"], card["root"], card["parent"]) == ("llama:sql", "llama@1:sql", "llama@1")
+
+
+def test_adapters_need_vllm(triton: TritonProcess, agent: AgentProcess, claims: Path, tmp_path: Path) -> None:
+    triton.start()
+    agent.want(published_with_adapters(tmp_path, claims))
+    agent.start()
+    failed = agent.wait_state("llama", 1, "Failed")
+    assert failed["reason"] == "Unservable"
+    assert failed["message"].startswith(
+        "llama version 1 has LoRA adapters (sql), which only engine vllm serves, not bytes"
+    )

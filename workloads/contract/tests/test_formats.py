@@ -323,3 +323,51 @@ def test_only_what_is_known_is_left_out(tmp_path: Path) -> None:
 def test_an_adapter_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     refused(tmp_path, "LoRA adapter, not a model: merge it", None)
+
+
+def with_adapter(folder: Path, name: str = "sql", **config: Any) -> Path:
+    write_model(folder)
+    adapter = folder / "adapters" / name
+    adapter.mkdir(parents=True)
+    write_safetensors(adapter / "adapter_model.safetensors")
+    document = {"peft_type": "LORA", "r": 16, "bias": "none", "modules_to_save": None, "use_dora": False, **config}
+    (adapter / "adapter_config.json").write_text(json.dumps(document))
+    (adapter / "README.md").write_text("what it was trained on")
+    return adapter
+
+
+def test_adapters_lie_beside_the_model_they_are_for(tmp_path: Path) -> None:
+    adapter = with_adapter(tmp_path)
+    (adapter / "training_args.bin").write_bytes(b"x")
+    paths, beside = parts_of(tmp_path, HUGGINGFACE)
+    assert beside == {"adapters/sql/training_args.bin": "of the training, to resume or follow it"}
+    assert "adapters/sql/adapter_model.safetensors" in paths
+    (adapter / "training_args.bin").unlink()
+    check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"peft_type": "IA3"}, "adapters/sql/adapter_config.json has peft_type 'IA3'; only LORA is served"),
+        ({"r": 0}, "has r 0; it must be from 1 to 512"),
+        ({"r": "8"}, "has r '8'"),
+        ({"modules_to_save": ["lm_head"]}, r"has modules_to_save \['lm_head'\], which no engine serves .* merge"),
+        ({"use_dora": True}, "has use_dora True"),
+        ({"bias": "all"}, "has bias 'all'"),
+    ],
+)
+def test_an_adapter_that_would_end_the_engine_is_refused(tmp_path: Path, config: dict[str, Any], words: str) -> None:
+    with_adapter(tmp_path, **config)
+    refused(tmp_path, words)
+
+
+def test_half_an_adapter_is_refused(tmp_path: Path) -> None:
+    adapter = with_adapter(tmp_path)
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    refused(tmp_path, r"adapters/sql/adapter_model\.safetensors")
+    weights.unlink()
+    refused(tmp_path, r"adapters/sql/adapter_model\.safetensors is missing")
+    adapter.rename(adapter.with_name("S Q L"))
+    refused(tmp_path, "adapters/S Q L: 'S Q L' is no model name")

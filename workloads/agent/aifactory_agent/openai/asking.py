@@ -96,6 +96,8 @@ def _sampling(
     sampling: dict[str, Any] = {**_DEFAULTS, **served.text.sampling, **wish.sampling}
     if wish.logprobs is not None:
         sampling["logprobs"] = wish.logprobs
+    if served.adapter:
+        sampling["lora_name"] = served.adapter
     if wish.max_tokens is not None and wish.max_tokens > max_answer:
         raise bad("max_tokens", f"must be at most {max_answer} here, it is {wish.max_tokens}")
     context = served.text.context

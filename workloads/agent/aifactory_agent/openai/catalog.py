@@ -1,4 +1,5 @@
-"""Which models answer in this pod's Triton, by the names clients call them: `model`, or `model@version`.
+"""Which models answer in this pod's Triton, by the names clients call them: `model`, or `model@version`, with a LoRA
+adapter of it `model:adapter` or `model@version:adapter`.
 
 The names come from the volume that agent and Triton share, what is loaded from Triton itself, once a second. That much
 later a new version is known; one that has gone meanwhile is noticed by the request that meets it. A name without a
@@ -11,7 +12,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aifactory_agent.logs import fields
@@ -21,7 +22,7 @@ from aifactory_agent.openai.text import BrokenModel, ModelText, read_model_text
 
 _log = logging.getLogger(__name__)
 EVERY_SECONDS = 1.0
-_SEPARATOR = "@"
+_SEPARATOR, _ADAPTER = "@", ":"
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,22 @@ class Served:
     text: ModelText
     logprobs: bool
     """Whether the engine can tell log probabilities."""
+    adapter: str = ""
+    """The one that is called, if one is."""
 
     @property
     def id(self) -> str:
         """The name by which this version and no other is called."""
-        return f"{self.name}{_SEPARATOR}{self.version}"
+        return f"{self.name}{_SEPARATOR}{self.version}{self._tail}"
+
+    @property
+    def short(self) -> str:
+        """The name by which the newest version is called."""
+        return self.name + self._tail
+
+    @property
+    def _tail(self) -> str:
+        return f"{_ADAPTER}{self.adapter}" if self.adapter else ""
 
 
 class Catalog:
@@ -65,8 +77,9 @@ class Catalog:
             await asyncio.sleep(EVERY_SECONDS)
 
     def all(self) -> list[Served]:
-        """Every version that answers, in order."""
-        return [versions[version] for _, versions in sorted(self._served.items()) for version in sorted(versions)]
+        """Every version that answers, in order, each with its adapters after it."""
+        found = [versions[version] for _, versions in sorted(self._served.items()) for version in sorted(versions)]
+        return [one for plain in found for one in (plain, *(replace(plain, adapter=a) for a in plain.text.adapters))]
 
     async def find(self, wanted: str) -> Served:
         """The version a client means. Raises ApiError."""
@@ -83,17 +96,21 @@ class Catalog:
         await asyncio.shield(self._refreshing)
 
     def _lookup(self, wanted: str) -> Served | None:
-        name, separator, version = wanted.partition(_SEPARATOR)
+        called, colon, adapter = wanted.partition(_ADAPTER)
+        name, separator, version = called.partition(_SEPARATOR)
         versions = self._served.get(name)
         if not versions:
             return None
-        if not separator:
-            return versions[max(versions)]
-        return next((one for number, one in versions.items() if str(number) == version), None)
+        number = version if separator else str(max(versions))
+        found = next((one for other, one in versions.items() if str(other) == number), None)
+        if found is None or not colon:
+            return found
+        return replace(found, adapter=adapter) if adapter in found.text.adapters else None
 
     def _missing(self, wanted: str) -> ApiError:
         """Why there is no such version."""
-        name, _, version = wanted.partition(_SEPARATOR)
+        called, colon, _ = wanted.partition(_ADAPTER)
+        name, _, version = called.partition(_SEPARATOR)
         if name in self._others:
             message = f"model {name} takes tensors, not text; ask Triton's own ports for it, 8000 (HTTP) or 8001 (gRPC)"
             return ApiError(400, message, param="model", code="model_not_supported")
@@ -101,7 +118,8 @@ class Catalog:
             if isinstance(text, BrokenModel) and broken == name and version in ("", str(number)):
                 return ApiError(500, f"model {wanted} can not be used: {text}", param="model", code="model_broken")
         on_volume = self._on_volume().get(name)
-        if on_volume is not None and version in ("", *on_volume):
+        loaded = colon and self._lookup(called) is not None  # and has no such adapter
+        if on_volume is not None and version in ("", *on_volume) and not loaded:
             return unavailable(f"model {wanted} is being loaded; ask again in a moment", "model_not_loaded")
         listed = ", ".join(served.id for served in self.all())
         there = f"this pod serves {listed}" if listed else "this pod serves none yet"

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
@@ -125,8 +125,9 @@ class Door:
 
     async def _models(self, asked: Asked) -> web.StreamResponse:
         served = self._catalog.all()
-        newest = {one.name: one for one in served}
-        cards = [_card(one.name, one) for one in newest.values()] + [_card(one.id, one) for one in served]
+        newest = {one.name: one.version for one in served}
+        cards = [_card(one.short, one) for one in served if one.version == newest[one.name]]
+        cards += [_card(one.id, one) for one in served]
         return self._json(asked, {"object": "list", "data": cards})
 
     async def _model(self, asked: Asked) -> web.StreamResponse:
@@ -258,4 +259,5 @@ def _head(plan: Plan) -> Head:
 
 def _card(name: str, served: Served) -> dict[str, Any]:
     card = {"id": name, "object": "model", "created": served.created, "owned_by": "aifactory"}
-    return {**card, "root": served.id, "max_model_len": served.text.context}
+    parent = {"parent": replace(served, adapter="").id} if served.adapter else {}
+    return {**card, "root": served.id, **parent, "max_model_len": served.text.context}

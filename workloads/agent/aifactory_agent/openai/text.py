@@ -44,6 +44,8 @@ class ModelText:
     """What the model's makers recommend, for requests that say nothing."""
     thinks: bool = False
     """Whether answers may begin with reasoning between <think> and </think>."""
+    adapters: tuple[str, ...] = ()
+    """Names of the LoRA adapters that the engine was given."""
     adds_bos: bool = False
     """Whether the engine's tokenizer puts the first token before the text by itself."""
 
@@ -76,15 +78,17 @@ def read_model_text(folder: Path) -> ModelText:
     config = _json(folder / "config.json")
     tokens = _json(folder / "tokenizer_config.json")
     special = _special_tokens(folder, tokens)
+    engine = _json(folder / "model.json")
     source = _template_source(folder, tokens)
     tokenizer = _tokenizer(folder / "tokenizer.json")
     return ModelText(
         tokenizer=tokenizer,
         template=_compiled(source),
         special=special,
-        context=_context(config, tokens, _json(folder / "model.json")),
+        context=_context(config, tokens, engine),
         sampling=_sampling(_json(folder / "generation_config.json")),
         thinks=source is not None and THINK in source,
+        adapters=tuple(sorted(_json(folder / "multi_lora.json") if engine.get("enable_lora") is True else ())),
         adds_bos=_adds_bos(tokenizer, tokens, special.get("bos_token")),
     )
 

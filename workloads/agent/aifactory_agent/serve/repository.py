@@ -8,8 +8,7 @@
 
 A version directory appears by a rename after its digest was checked, and its record is written before that: what is
 there is whole and checked, also after a crash at any point. Triton compares modification times, so files of a version
-are never changed in place. One is added where vLLM is the engine: its model.json, whatever the artifact has under that
-name.
+are never changed in place. Where vLLM is the engine its own are added, whatever the artifact has under their names.
 """
 
 from __future__ import annotations
@@ -103,19 +102,25 @@ class Repository:
         serving = self.how_served(key)
         text = render(serving, name, chosen)
         try:
-            if serving.backend == VLLM.name:
-                for version in chosen:
-                    self._write_model_json(ModelKey(name, version))
+            for version in chosen:
+                self._write_engine_files(ModelKey(name, version), serving)
             write_atomically(self._models / name / "config.pbtxt", text)
         except OSError as error:
             raise _full(f"the configuration of {name}", error) from error
 
-    def _write_model_json(self, key: ModelKey) -> None:
+    def _write_engine_files(self, key: ModelKey, serving: Serving) -> None:
+        """What vLLM reads of a version beside its files. Raises FactoryError (Unservable)."""
         folder = self._folder(key)
-        path, text = folder / vllm.FILE, vllm.model_json(folder, self._config_json(key), read_server(self._root))
-        # As it is it keeps its time, or Triton would load a version anew that runs.
-        if not path.is_file() or path.stat().st_size != len(text) or path.read_bytes() != text.encode():
-            write_atomically(path, text)
+        if serving.backend != VLLM.name:
+            if ranks := vllm.adapter_ranks(folder):
+                message = f"{key} has LoRA adapters ({', '.join(ranks)}), which only engine vllm serves, not "
+                raise FactoryError(Reason.UNSERVABLE, f"{message}{serving.backend}: give the pool vllm, or merge them")
+            return
+        for file, text in vllm.files(folder, self._config_json(key), read_server(self._root)).items():
+            path = folder / file
+            # As it is it keeps its time, or Triton would load a version anew that runs.
+            if not path.is_file() or path.stat().st_size != len(text) or path.read_bytes() != text.encode():
+                write_atomically(path, text)
 
     def how_served(self, key: ModelKey) -> Serving:
         """How a checked version is served in this pod. Raises FactoryError (Unservable)."""

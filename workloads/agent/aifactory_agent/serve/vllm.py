@@ -1,8 +1,8 @@
-"""What Triton's vLLM back end reads beside config.pbtxt: model.json, the arguments of vLLM's engine.
+"""What Triton's vLLM back end reads beside config.pbtxt: the arguments of vLLM's engine, and where adapters are.
 
-They come from the pod (its GPUs) and from settings, which are environment variables of the container. Only those listed
-here are taken: among vLLM's arguments are some that run code of the model's or of anybody's (`trust_remote_code`,
-`worker_cls`), and one that vLLM does not know would fail the load in words that help nobody.
+The arguments come from the pod (its GPUs) and from settings, which are environment variables of the container. Only
+those listed here are taken: among vLLM's arguments are some that run code of the model's or of anybody's
+(`trust_remote_code`, `worker_cls`), and one that vLLM does not know would fail the load in words that help nobody.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.formats.adapters import CONFIG as CONFIG_OF_ADAPTER
+from aifactory_contract.formats.adapters import RANKS
 from aifactory_contract.names import CONFIG
 from aifactory_contract.server import Server
 
-FILE = "model.json"
+MODEL, ADAPTERS = "model.json", "multi_lora.json"
+_MAX_ADAPTERS_AT_ONCE = 8
+"""Different ones in one step, for each of which vLLM keeps room on the GPU."""
 _OWN = "AIFACTORY_VLLM_"
 _WORD = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -65,8 +69,8 @@ _SETTINGS: Mapping[str, tuple[str, tuple[Callable[[str], Any], str]]] = {
 """The argument of vLLM's AsyncEngineArgs that each variable is, and what its value may be."""
 
 
-def model_json(folder: Path, config: Mapping[str, Any], server: Server) -> str:
-    """The text of model.json for a version in this folder.
+def files(folder: Path, config: Mapping[str, Any], server: Server) -> dict[str, str]:
+    """Names and texts of the files for a version in this folder.
 
     Args:
         config: its config.json.
@@ -76,7 +80,23 @@ def model_json(folder: Path, config: Mapping[str, Any], server: Server) -> str:
     """
     arguments = {"model": str(folder), "tensor_parallel_size": max(1, server.gpus), **_settings(server.settings)}
     _check_parallel(arguments["tensor_parallel_size"], config, server)
-    return json.dumps(arguments, indent=1, sort_keys=True) + "\n"
+    ranks = adapter_ranks(folder)
+    made = {}
+    if ranks:
+        most = next(rank for rank in RANKS if rank >= max(ranks.values()))
+        arguments |= {"enable_lora": True, "max_lora_rank": most, "max_loras": min(len(ranks), _MAX_ADAPTERS_AT_ONCE)}
+        made[ADAPTERS] = _json({name: str(folder / "adapters" / name) for name in ranks})
+    return {MODEL: _json(arguments), **made}
+
+
+def adapter_ranks(folder: Path) -> dict[str, int]:
+    """The rank of each adapter of a checked version, by its name."""
+    found = sorted(folder.glob(f"adapters/*/{CONFIG_OF_ADAPTER}"))
+    return {path.parent.name: int(json.loads(path.read_bytes())["r"]) for path in found}
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
 
 def _settings(given: Mapping[str, str]) -> dict[str, Any]:

@@ -98,7 +98,10 @@ def _format(files: Files, expected: str | None) -> Format:
         format_of(expected)
     if CONFIG not in files.sizes:
         if "adapter_config.json" in files.sizes:
-            raise invalid("this is a LoRA adapter, not a model: merge it (model.merge_and_unload) and save the result")
+            raise invalid(
+                "this is a LoRA adapter, not a model: merge it (model.merge_and_unload) and save the result, or put it "
+                "beside the files of its model as adapters/NAME/"
+            )
         raise missing(CONFIG, files, "which save_pretrained and the export helpers write next to the weights")
     config = files.json(CONFIG)
     stated = config.get("format", HUGGINGFACE.name if "architectures" in config else None)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from aifactory_contract.engines import AUTO, VLLM, engine_for
+from aifactory_contract.formats import adapters
 from aifactory_contract.formats.rules import Files, Format, Serving, invalid, missing
 from aifactory_contract.formats.safetensors import read_safetensors
 from aifactory_contract.names import CONFIG
@@ -42,9 +43,14 @@ _TRAINING = "of the training, to resume or follow it"
 _OTHERS = "for another program"
 _LEFT_OUT = (
     (re.compile(r"(checkpoint-\d+|global_step\d+|runs|wandb|mlruns|logs)/.*"), _TRAINING),
-    (re.compile(r"(optimizer|scheduler|scaler|rng_state\w*|random_states\w*)\.(pt|pth|bin|pkl)"), _TRAINING),
     (
-        re.compile(r"training_args\.bin|trainer_state\.json|latest|zero_to_fp32\.py|events\.out\.tfevents\..*"),
+        re.compile(r"(adapters/[^/]+/)?(optimizer|scheduler|scaler|rng_state\w*|random_states\w*)\.(pt|pth|bin|pkl)"),
+        _TRAINING,
+    ),
+    (
+        re.compile(
+            r"(adapters/[^/]+/)?(training_args\.bin|trainer_state\.json|latest|zero_to_fp32\.py|events\.out\.tfevents\..*)"
+        ),
         _TRAINING,
     ),
     (re.compile(r"(onnx|openvino|coreml|original|metal)/.*"), _OTHERS),
@@ -58,8 +64,9 @@ _LAYER = re.compile(r"(?:.*\.)?(?:layers|h)\.(\d+)\..*")
 
 
 def is_part(path: str) -> bool:
-    """Weights, tokenizer, settings and templates."""
-    return path == WEIGHTS or path in _TOKENIZER_FILES or bool(_SHARD.fullmatch(path) or _SETTINGS.fullmatch(path))
+    """Weights, tokenizer, settings, templates and adapters."""
+    fixed = path == WEIGHTS or path in _TOKENIZER_FILES or adapters.is_part(path)
+    return fixed or bool(_SHARD.fullmatch(path) or _SETTINGS.fullmatch(path))
 
 
 def leaves_out(path: str, paths: Collection[str]) -> str:
@@ -77,6 +84,7 @@ def check(files: Files) -> dict[str, Any]:
     _check_shapes(config, shapes)
     if not any(names <= files.sizes.keys() for names in _TOKENIZERS):
         raise missing(TOKENIZER, files, "or a tokenizer in another form; write it with tokenizer.save_pretrained")
+    adapters.check(files)
     return config
 
 
