@@ -71,25 +71,30 @@ TRANSFORMERS = Engine("transformers", _WITH_TRANSFORMERS, lambda _: True, ", ".j
 
 _WITH_VLLM = frozenset(
     {
-        *("AfmoeForCausalLM", "ApertusForCausalLM", "ArceeForCausalLM", "BambaForCausalLM", "BloomForCausalLM"),
-        *("CohereForCausalLM", "Cohere2ForCausalLM", "CwmForCausalLM", "DbrxForCausalLM", "DeepseekV2ForCausalLM"),
-        *("DeepseekV3ForCausalLM", "Dots1ForCausalLM", "Ernie4_5ForCausalLM", "Ernie4_5_MoeForCausalLM"),
-        *("Exaone4ForCausalLM", "FalconForCausalLM", "FalconH1ForCausalLM", "FalconMambaForCausalLM"),
-        *("FlexOlmoForCausalLM", "GPT2LMHeadModel", "GPTBigCodeForCausalLM", "GPTJForCausalLM", "GPTNeoXForCausalLM"),
-        *("GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma3nForCausalLM", "GlmForCausalLM"),
-        *("Glm4ForCausalLM", "Glm4MoeForCausalLM", "GptOssForCausalLM", "GraniteForCausalLM", "GraniteMoeForCausalLM"),
-        *("GraniteMoeHybridForCausalLM", "GraniteMoeSharedForCausalLM", "HunYuanDenseV1ForCausalLM"),
-        *("HunYuanMoEV1ForCausalLM", "Jais2ForCausalLM", "JambaForCausalLM", "Lfm2ForCausalLM", "Lfm2MoeForCausalLM"),
-        *("LlamaForCausalLM", "Llama4ForCausalLM", "LongcatFlashForCausalLM", "MambaForCausalLM", "Mamba2ForCausalLM"),
-        *("MiniMaxForCausalLM", "MiniMaxM2ForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "MptForCausalLM"),
-        *("NemotronForCausalLM", "NemotronHForCausalLM", "OPTForCausalLM", "OlmoForCausalLM", "Olmo2ForCausalLM"),
-        *("Olmo3ForCausalLM", "OlmoeForCausalLM", "PersimmonForCausalLM", "PhiForCausalLM", "Phi3ForCausalLM"),
-        *("Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
+        *("AXK1ForCausalLM", "AfmoeForCausalLM", "ApertusForCausalLM", "ArceeForCausalLM", "BloomForCausalLM"),
+        *("Cohere2ForCausalLM", "Cohere2MoeForCausalLM", "CohereForCausalLM", "CwmForCausalLM", "DbrxForCausalLM"),
+        *("DeepseekV2ForCausalLM", "DeepseekV32ForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV4ForCausalLM"),
+        *("Ernie4_5ForCausalLM", "Ernie4_5_MoeForCausalLM", "Exaone4ForCausalLM", "FalconForCausalLM"),
+        *("FalconH1ForCausalLM", "FalconMambaForCausalLM", "FlexOlmoForCausalLM", "GPT2LMHeadModel"),
+        *("GPTBigCodeForCausalLM", "GPTJForCausalLM", "GPTNeoXForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"),
+        *("Gemma3nForCausalLM", "Gemma4ForCausalLM", "GemmaForCausalLM", "Glm4ForCausalLM", "Glm4MoeForCausalLM"),
+        *("Glm4MoeLiteForCausalLM", "GlmForCausalLM", "GlmMoeDsaForCausalLM", "GptOssForCausalLM"),
+        *("GraniteForCausalLM", "GraniteMoeForCausalLM", "GraniteMoeHybridForCausalLM"),
+        *("GraniteMoeSharedForCausalLM", "HYV3ForCausalLM", "HrmTextForCausalLM", "HunYuanDenseV1ForCausalLM"),
+        *("HunYuanMoEV1ForCausalLM", "HyperCLOVAXForCausalLM", "Jais2ForCausalLM", "JambaForCausalLM"),
+        *("KimiLinearForCausalLM", "LagunaForCausalLM", "Lfm2ForCausalLM", "Lfm2MoeForCausalLM", "Llama4ForCausalLM"),
+        *("LlamaForCausalLM", "LongcatFlashForCausalLM", "Mamba2ForCausalLM", "MambaForCausalLM"),
+        *("MellumForCausalLM", "MiMoV2FlashForCausalLM", "MiniCPM3ForCausalLM", "MiniMaxM2ForCausalLM"),
+        *("Ministral3ForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "MptForCausalLM"),
+        *("NemotronForCausalLM", "NemotronHForCausalLM", "OPTForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM"),
+        *("OlmoForCausalLM", "OlmoHybridForCausalLM", "OlmoeForCausalLM", "PersimmonForCausalLM", "Phi3ForCausalLM"),
+        *("PhiForCausalLM", "Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
         *("Qwen3NextForCausalLM", "SeedOssForCausalLM", "StableLmForCausalLM", "Starcoder2ForCausalLM"),
         "Zamba2ForCausalLM",
     }
 )
-"""Those of vLLM's registry (vllm/model_executor/models/registry.py, text generation) that need no code of their own."""
+"""Those that vLLM 0.24.0 has a program of its own for (vllm/model_executor/models/registry.py, text generation) and
+transformers as well, so that they need no code of the model's. NVIDIA's image 26.07 has this release."""
 VLLM = Engine(VLLM_BACKEND, _WITH_VLLM, lambda _: True, "those in docs/engines.md, on GPUs", needs_gpu=True)
 """Triton's vLLM back end, where the pod's image has it."""
 
