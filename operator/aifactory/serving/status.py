@@ -223,7 +223,7 @@ class StatusDraft:
             self._conditions.kstatus(ConditionType.READY, Reason.SERVING, self._serving_message(target))
             self._phase("Serving", Reason.SERVING)
         elif (text := trouble.load_error(pods, revision)) and not self._ready:
-            message = f"{target.name} does not load: {text}. Publish a version that loads"
+            message = f"{target.name} does not load: {text}. Mend that, or publish a version that loads"
             self._conditions.set(ConditionType.DEGRADED, True, Reason.MODEL_LOAD_FAILED, message)
             self._conditions.kstatus(ConditionType.STALLED, Reason.MODEL_LOAD_FAILED, message)
             self._phase("Failed", Reason.MODEL_LOAD_FAILED)

@@ -9,7 +9,7 @@ import torch
 from aifactory_contract.cgroup import memory_left
 
 _WEIGHTS_PER_THREAD = 4_000_000
-_GIB = 2**30
+_MIB, _GIB = 2**20, 2**30
 
 
 def device_of(args: Mapping[str, str]) -> torch.device:
@@ -32,8 +32,7 @@ def check_room(device: torch.device, needed: int, free: int) -> None:
     """Raises ValueError with the way out if a model's weights do not fit: else the kernel would end the container."""
     if needed > free:
         raise ValueError(
-            f"the model needs {needed / _GIB:.1f} GiB for its weights alone, and {free / _GIB:.1f} GiB are left; "
-            f"{more_memory(device)}"
+            f"the model needs {_size(needed)} for its weights alone, and {_size(free)} are left; {more_memory(device)}"
         )
 
 
@@ -42,6 +41,10 @@ def more_memory(device: torch.device) -> str:
     if device.type == "cuda":
         return "use a GPU with more memory, or a smaller model"
     return "raise resources.limits.memory of container triton in the pool's spec.template"
+
+
+def _size(size: int) -> str:
+    return f"{size / _MIB:.0f} MiB" if size < 10 * _GIB else f"{size / _GIB:.1f} GiB"
 
 
 def useful_threads(weights: Iterable[torch.Tensor]) -> int:

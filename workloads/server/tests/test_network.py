@@ -203,5 +203,5 @@ def test_weights_that_have_no_room_are_refused(gpt_folder: Path, monkeypatch: py
     monkeypatch.setattr(network_module, "free_memory", lambda _: size)
     load_weights(paths, config, CPU)
     monkeypatch.setattr(network_module, "free_memory", lambda _: size - 1)
-    with pytest.raises(ValueError, match=r"GiB are left; raise resources\.limits\.memory of container triton"):
+    with pytest.raises(ValueError, match=r"MiB are left; raise resources\.limits\.memory of container triton"):
         load_weights(paths, config, CPU)

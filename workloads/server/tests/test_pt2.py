@@ -114,7 +114,7 @@ def test_what_the_trainer_exports_passes_and_runs(
 def test_a_program_that_has_no_room_is_refused(program_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = good(program_folder).stat().st_size
     monkeypatch.setattr(program_module, "free_memory", lambda _: size - 1)
-    with pytest.raises(ValueError, match=r"GiB are left; raise resources\.limits\.memory of container triton"):
+    with pytest.raises(ValueError, match=r"MiB are left; raise resources\.limits\.memory of container triton"):
         Program(good(program_folder), CPU)
     monkeypatch.setattr(program_module, "free_memory", lambda _: size)
     Program(good(program_folder), CPU)
