@@ -48,8 +48,8 @@ def stream(base_url: str, model: str, *, prompt: str, max_tokens: int) -> Answer
                 model=model,
                 prompt=prompt,
                 max_tokens=max_tokens,
-                temperature=0.5,
-                seed=1,
+                temperature=0.7,
+                seed=3,
                 stream=True,
                 stream_options={"include_usage": True},
             ):
