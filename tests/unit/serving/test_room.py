@@ -29,6 +29,7 @@ def test_no_pod_is_made_for_what_it_can_not_hold() -> None:
     words = message(found.status)
     assert words.startswith("ModelVersion tiny-v1 is too large for the memory of its pods: it is 2GiB")
     assert "resources.limits.memory of container triton in spec.template is 1Gi; raise it" in words
+    assert words.endswith("or use a GPU")
     found.edit(template=template(limits={"memory": "5Gi"}))
     found.roll_out()
     assert found.status.phase == "Serving"
