@@ -15,6 +15,7 @@ IMAGES := $(PYTHON) localcluster/images.py
 # A cluster of your own: make demo KUBECONFIG=~/.kube/config REGISTRY=registry.example.com/aifactory
 KUBECONFIG ?=
 REGISTRY ?=
+NAMESPACE ?=
 
 .PHONY: help
 help: ## Print every target with one line of help
@@ -25,6 +26,11 @@ help: ## Print every target with one line of help
 .PHONY: demo
 demo: venv ## From a clean clone to generated text: cluster, images, operator, one YAML, tokens (KUBECONFIG=... REGISTRY=... use your cluster and images)
 	$(BIN)/python -m demo $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)") $(if $(REGISTRY),--registry "$(REGISTRY)")
+
+.PHONY: chat-model
+chat-model: venv $(if $(KUBECONFIG),,images) ## A pretrained chat model, on a claim for examples/chat-model.yaml (NAMESPACE=...; KUBECONFIG=... REGISTRY=... for your cluster)
+	$(BIN)/python -m demo.chatmodel $(if $(NAMESPACE),--namespace "$(NAMESPACE)") \
+	  $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)") $(if $(REGISTRY),--registry "$(REGISTRY)")
 
 .PHONY: test
 test: verify test-unit test-sim test-workloads test-component test-localcluster test-cluster ## Everything CI runs: verify, unit, simulation, workloads, component, local cluster and cluster tests

@@ -18,6 +18,8 @@ from demo import ask, tools, watch
 ROOT = Path(__file__).resolve().parent.parent
 NAMESPACE = "aifactory-demo"
 SYSTEM_NAMESPACE = "aifactory-system"
+OPENAI_PORT = 9000
+"""Of every pool of a language model; `status.url` names it."""
 
 
 def main() -> int:
@@ -67,13 +69,11 @@ def run(own: str | None, registry: str, *, keep: bool) -> None:
     kube.apply((ROOT / "examples/factory.yaml").read_text().replace("aifactory/trainer", f"{registry}/trainer"))
     watch.until_served(kube, job="tiny-gpt", pool="chat", started=started)
 
-    tools.step("5/5 tokens: asking the pool's Service")
-    with kube.forward("service/chat", 8000, 8001) as (http_port, grpc_port):
-        first = ask.stream("127.0.0.1", grpc_port, "tiny-gpt", prompt="def ", max_tokens=200)
-        print(f"\n  first token {first.first_token_at - started:.1f} s after apply")
-        whole = ask.whole_answer("127.0.0.1", http_port, "tiny-gpt", prompt="import ", max_tokens=120)
-    print(f"\n  gRPC streaming: {first.tokens} tokens, {first.tokens_per_second:.0f} tokens/s")
-    print(f"  HTTP, whole answer:\n\n{tools.indent('import ' + whole)}\n")
+    tools.step("5/5 tokens: asking the pool's Service, with the openai package")
+    with kube.forward("service/chat", OPENAI_PORT) as (port,):
+        answer = ask.stream(f"http://127.0.0.1:{port}/v1", "tiny-gpt", prompt="def ", max_tokens=120)
+    print(f"\n  first token {answer.first_token_at - started:.1f} s after apply")
+    print(f"  {answer.model}: {answer.tokens} tokens, {answer.tokens_per_second:.0f} tokens/s")
 
     lineage = watch.lineage(kube, "tiny-gpt")
     print(

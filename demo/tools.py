@@ -30,11 +30,6 @@ def step(title: str) -> None:
     print(f"\n=== {title}", flush=True)
 
 
-def indent(text: str) -> str:
-    """Text set off from the demo's own words."""
-    return textwrap.indent(text, "    | ", lambda _: True)
-
-
 def python(*args: str) -> None:
     """Run one of our Python tools; its output is shown."""
     if subprocess.run([sys.executable, *args], cwd=ROOT).returncode != 0:

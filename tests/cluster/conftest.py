@@ -92,9 +92,11 @@ def namespace(cluster: Kubectl, name: str, leaving: list[str]) -> Iterator[Kubec
     cluster.run("create", "namespace", name)
     # Every pod we make passes the strictest profile; a pod that does not is refused here.
     cluster.run("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
-    yield cluster.within(name)
-    leaving.append(name)
-    cluster.run("delete", "namespace", name, "--wait=false")
+    try:
+        yield cluster.within(name)
+    finally:  # a fixture that fails on the way leaves nothing behind either
+        leaving.append(name)
+        cluster.run("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture(scope="session")

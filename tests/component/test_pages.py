@@ -109,4 +109,5 @@ def test_examples_are_accepted_with_the_image_of_another_registry(path: Path, ns
     script = script.replace("examples/one-node.yaml", str(path))
     run(f"REGISTRY=registry.example.com/aifactory; {script} > out.yaml", ns, tmp_path)
     ns.run("apply", "--dry-run=server", "-f", str(tmp_path / "out.yaml"))
-    assert "image: registry.example.com/aifactory/trainer:0.1.0" in (tmp_path / "out.yaml").read_text()
+    there = "image: registry.example.com/aifactory/trainer:0.1.0" in (tmp_path / "out.yaml").read_text()
+    assert there == ("kind: TrainingJob" in path.read_text())

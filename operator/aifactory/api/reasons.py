@@ -173,6 +173,10 @@ class Reason(StrEnum):
         "The new version made no progress for spec.rollout.progressDeadlineSeconds and was taken back.",
     )
     ROLLED_OUT = "RolledOut", "The wanted version takes all traffic."
+    MODEL_TOO_LARGE = (
+        "ModelTooLarge",
+        "The version is larger than the memory that its pods may use: none is made; both sizes are in the message.",
+    )
     MODEL_LOAD_FAILED = "ModelLoadFailed", "Triton could not load the version; its own words are in the message."
     PODS_NOT_READY = "PodsNotReady", "Fewer pods are ready than wanted."
 

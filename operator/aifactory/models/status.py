@@ -9,6 +9,7 @@ from aifactory.api.base import Condition
 from aifactory.api.conditions import ConditionSet, find
 from aifactory.api.modelversion import MAX_USERS, ModelVersion, ModelVersionStatus, Use
 from aifactory.api.reasons import ConditionType, Reason
+from aifactory.api.sizes import human_size
 from aifactory.engine.refusals import Refusal
 from aifactory.engine.tasks import Json, Step
 
@@ -89,17 +90,3 @@ class StatusDraft:
 
 def _whole(value: Any) -> int:
     return value if isinstance(value, int) else 0
-
-
-def human_size(size: int) -> str:
-    """A size in binary units, three digits: `1.3MiB`.
-
-    >>> human_size(1_400_000)
-    '1.34MiB'
-    """
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 999.5:  # from there on three digits are an exponent
-            return f"{value:.3g}{unit}"
-        value /= 1024
-    return f"{value:.3g}TiB"

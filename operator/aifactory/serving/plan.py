@@ -14,7 +14,7 @@ from aifactory.api.inferencepool import InferencePoolStatus
 from aifactory.api.reasons import Reason
 from aifactory.engine import apply
 from aifactory.engine.plan import Delete, Event, Patch, Plan, Write
-from aifactory.serving import assignment, disruption, engines, rollout, scaling, shape, traffic
+from aifactory.serving import assignment, disruption, engines, rollout, room, scaling, shape, traffic
 from aifactory.serving.assignment import Waiting
 from aifactory.serving.state import Observed, VersionView
 from aifactory.serving.status import StatusDraft
@@ -41,6 +41,9 @@ def plan_pool(observed: Observed, now: datetime) -> Plan[InferencePoolStatus] | 
         return _plan_waiting(observed, waiting, stable, wanted, draft)
 
     revision, image = _wanted_revision(observed, target)
+    # Pods that serve are never stopped for a doubt about their memory.
+    if revision != stable and (words := room.too_large(pool, target)):
+        return _plan_waiting(observed, Waiting(Reason.MODEL_TOO_LARGE, words), stable, wanted, draft)
     draft.resolved(target)
     match traffic.course(pool, revision, remains=_is_being_removed(observed, revision, stable), now=now):
         case Course.STEADY:

@@ -47,7 +47,7 @@ CURRENT: Final = "v1"
 
 def image_of(pool: InferencePool, settings: Settings) -> str:
     """Image of Triton: the template's own, or the installation's."""
-    own: Any = _template_container(pool, names.CONTAINER_TRITON).get("image")
+    own: Any = template_container(pool, names.CONTAINER_TRITON).get("image")
     return str(own or settings.server_image)
 
 
@@ -101,7 +101,8 @@ def drain_seconds(pool: InferencePool) -> tuple[int, int]:
     return pre_stop, timeout
 
 
-def _template_container(pool: InferencePool, name: str) -> Json:
+def template_container(pool: InferencePool, name: str) -> Json:
+    """A container of the pool's template, as the user wrote it; empty if it is not there."""
     spec = pool.spec.template.raw_spec() if pool.spec.template is not None else {}
     return next((dict(container) for container in spec.get("containers", ()) if container["name"] == name), {})
 

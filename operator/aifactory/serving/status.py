@@ -59,7 +59,7 @@ class StatusDraft:
         self._status.resolved = (model,)
 
     def waiting(self, waiting: Waiting, stable: str) -> None:
-        """No version that fits is Ready; what is served, if anything, goes on."""
+        """No version that fits is Ready, or none that its pods could hold; what is served, if anything, goes on."""
         self._status.resolved, self._status.candidate = (), None
         if self._before.rollout is not None and self._before.rollout.phase == "Progressing":
             self._status.rollout = None
@@ -67,7 +67,7 @@ class StatusDraft:
         self._available()
         message = f"{waiting.message}{self._trouble_of(stable)}"
         self._conditions.set(ConditionType.DEGRADED, bool(stable), waiting.reason, message if stable else "")
-        stalled = waiting.reason in (Reason.MODEL_NOT_READY, Reason.UNSERVABLE)
+        stalled = waiting.reason in (Reason.MODEL_NOT_READY, Reason.MODEL_TOO_LARGE, Reason.UNSERVABLE)
         self._conditions.kstatus(
             ConditionType.STALLED if stalled else ConditionType.RECONCILING, waiting.reason, message
         )
@@ -223,7 +223,7 @@ class StatusDraft:
             self._conditions.kstatus(ConditionType.READY, Reason.SERVING, self._serving_message(target))
             self._phase("Serving", Reason.SERVING)
         elif (text := trouble.load_error(pods, revision)) and not self._ready:
-            message = f"{target.name} does not load: {text}. Publish a version that loads"
+            message = f"{target.name} does not load: {text}. Mend that, or publish a version that loads"
             self._conditions.set(ConditionType.DEGRADED, True, Reason.MODEL_LOAD_FAILED, message)
             self._conditions.kstatus(ConditionType.STALLED, Reason.MODEL_LOAD_FAILED, message)
             self._phase("Failed", Reason.MODEL_LOAD_FAILED)

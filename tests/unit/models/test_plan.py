@@ -16,7 +16,6 @@ from aifactory.engine.plan import Create
 from aifactory.engine.refusals import Refusal
 from aifactory.models.plan import plan_model_version, plan_refused
 from aifactory.models.state import Counter, Observed
-from aifactory.models.status import human_size
 from tests.unit.models.builders import DIGEST, GOOD, NOW, SETTINGS, World, conditions, message, version
 from tests.unit.plans import created, removed
 
@@ -351,24 +350,6 @@ def test_odd_numbers_in_an_answer_do_not_stop_us() -> None:
     world.answer({"digest": DIGEST, "files": "two", "sizeBytes": None})
     world.settle()
     assert (world.status.files, world.status.size) == (0, "0B")
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (0, "0B"),
-        (999, "999B"),
-        (1000, "0.977KiB"),
-        (1023, "0.999KiB"),
-        (1024, "1KiB"),
-        (1_023_488, "0.976MiB"),
-        (1_400_000, "1.34MiB"),
-        (5 * 2**30, "5GiB"),
-        (2**42, "4TiB"),
-    ],
-)
-def test_sizes_are_for_people(size: int, text: str) -> None:
-    assert human_size(size) == text
 
 
 def test_a_verifier_that_goes_is_replaced_at_once() -> None:

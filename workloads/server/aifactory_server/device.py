@@ -1,4 +1,4 @@
-"""Which device Triton has placed a model instance on, and how many CPU threads are of use to it."""
+"""Which device Triton has placed a model instance on, what has room there, and how many CPU threads are of use."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from aifactory_contract.cgroup import memory_left
 
 _WEIGHTS_PER_THREAD = 4_000_000
+_MIB, _GIB = 2**20, 2**30
 
 
 def device_of(args: Mapping[str, str]) -> torch.device:
@@ -25,6 +26,25 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return memory_left()
+
+
+def check_room(device: torch.device, needed: int, free: int) -> None:
+    """Raises ValueError with the way out if a model's weights do not fit: else the kernel would end the container."""
+    if needed > free:
+        raise ValueError(
+            f"the model needs {_size(needed)} for its weights alone, and {_size(free)} are left; {more_memory(device)}"
+        )
+
+
+def more_memory(device: torch.device) -> str:
+    """How a person gives a model more of it."""
+    if device.type == "cuda":
+        return "use a GPU with more memory, or a smaller model"
+    return "raise resources.limits.memory of container triton in the pool's spec.template"
+
+
+def _size(size: int) -> str:
+    return f"{size / _MIB:.0f} MiB" if size < 10 * _GIB else f"{size / _GIB:.1f} GiB"
 
 
 def useful_threads(weights: Iterable[torch.Tensor]) -> int:

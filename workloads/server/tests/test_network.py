@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from aifactory_server.causal_lm import network as network_module
 from aifactory_server.causal_lm.config import read_config
 from aifactory_server.causal_lm.engine import Engine, Outcome
 from aifactory_server.causal_lm.network import Network, load_weights
@@ -194,3 +195,13 @@ def test_weights_that_do_not_fit_are_refused(gpt_folder: Path, tmp_path: Path) -
     save_file({**weights, "lm_head.weight": torch.zeros(1)}, tmp_path / "names.safetensors")
     with pytest.raises(ValueError, match=r"missing \['model\.norm\.weight'\], not known \['lm_head\.weight'\]"):
         load_weights([tmp_path / "names.safetensors"], config, CPU)
+
+
+def test_weights_that_have_no_room_are_refused(gpt_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, paths = read_config(gpt_folder), [gpt_folder / "model.safetensors"]
+    size = sum(weight.numel() * 4 for weight in load_file(paths[0]).values())
+    monkeypatch.setattr(network_module, "free_memory", lambda _: size)
+    load_weights(paths, config, CPU)
+    monkeypatch.setattr(network_module, "free_memory", lambda _: size - 1)
+    with pytest.raises(ValueError, match=r"MiB are left; raise resources\.limits\.memory of container triton"):
+        load_weights(paths, config, CPU)

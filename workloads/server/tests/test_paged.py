@@ -190,8 +190,8 @@ def test_a_directory_that_can_not_be_served_says_why(llama: Path, tmp_path: Path
     config = json.loads((tmp_path / "missing/config.json").read_text())
     (tmp_path / "missing/config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     assert "the weights do not fit config.json: missing ['model.layers.2." in load("missing")
-    assert "GiB for its weights alone" in load("large", 1000)
-    with pytest.raises(ValueError, match="no memory is left for the cache: 17 tokens fit"):
+    assert "MiB are left; raise resources.limits.memory of container triton" in load("large", 1000)
+    with pytest.raises(ValueError, match=r"cache: 17 tokens fit, 64 are the least; raise resources\.limits\.memory"):
         PagedModel(llama, torch.device("cpu"), lambda: GIB, slots=2, cache_bytes=10_000)
 
 

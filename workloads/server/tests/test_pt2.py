@@ -15,6 +15,7 @@ import torch
 
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats.pt2 import check_pt2
+from aifactory_server.torch_export import program as program_module
 from aifactory_server.torch_export.batch import Room, run_batched, run_each
 from aifactory_server.torch_export.program import Program
 
@@ -108,6 +109,15 @@ def test_what_the_trainer_exports_passes_and_runs(
     torch.testing.assert_close(outputs[1], expected[1])
     with pytest.raises(ValueError, match=r"gives 2 outputs, config\.json names 3"):
         loaded.run([x, index], 3)
+
+
+def test_a_program_that_has_no_room_is_refused(program_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = good(program_folder).stat().st_size
+    monkeypatch.setattr(program_module, "free_memory", lambda _: size - 1)
+    with pytest.raises(ValueError, match=r"MiB are left; raise resources\.limits\.memory of container triton"):
+        Program(good(program_folder), CPU)
+    monkeypatch.setattr(program_module, "free_memory", lambda _: size)
+    Program(good(program_folder), CPU)
 
 
 class Shapes(torch.nn.Module):

@@ -199,6 +199,7 @@ def _check_output(tensor: TensorSpec, value: Any, batched: bool) -> None:
 
 
 def _words(error: InferenceServerException) -> str:
-    """Triton's own message, on one line and without the call stack of the worker process."""
+    """Triton's own message, on one line, without the call stack of the worker process and the mark after it."""
     lines = (line.strip() for line in str(error.message()).splitlines())
-    return " ".join(line for line in lines if line and line != "At:" and not _FRAME.fullmatch(line))[:_WORDS_LIMIT]
+    told = (line for line in lines if line and line != "At:" and not _FRAME.fullmatch(line))
+    return " ".join(told).removesuffix(";").rstrip()[:_WORDS_LIMIT]

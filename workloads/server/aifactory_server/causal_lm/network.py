@@ -8,6 +8,7 @@ Positions up to a sequence's own length are its past; what an earlier sequence l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aifactory_server.causal_lm.config import ModelConfig
+from aifactory_server.device import check_room, free_memory
 
 
 class Network:
@@ -97,11 +99,13 @@ class Network:
 
 
 def load_weights(paths: Iterable[Path], config: ModelConfig, device: torch.device) -> dict[str, Tensor]:
-    """Read safetensors files. Raises ValueError if a tensor is missing, left over or of another shape.
+    """Read safetensors files. Raises ValueError if a tensor is missing, left over or of another shape, or has no room.
 
     On a CPU everything is computed in float32, on a GPU in the type that the files have.
     """
     expected = file_shapes(config)
+    size = sum(math.prod(shape) for shape in expected.values()) * (4 if device.type == "cpu" else 2)
+    check_room(device, size, free_memory(device))
     found: dict[str, Tensor] = {}
     for path in paths:
         with safe_open(path, framework="pt", device=str(device)) as file:

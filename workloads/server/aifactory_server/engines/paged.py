@@ -33,6 +33,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 
+from aifactory_server.device import check_room, more_memory
 from aifactory_server.engines import attention
 from aifactory_server.engines.model import END, Step
 
@@ -95,8 +96,8 @@ class PagedModel:
         self.context = min(wanted, self.room)
         if self.context < min(wanted, _LEAST_CONTEXT):
             raise ValueError(
-                f"no memory is left for the cache: {self.room} tokens fit, {_LEAST_CONTEXT} are the least; give the "
-                "pod more memory"
+                f"no memory is left for the cache: {self.room} tokens fit, {_LEAST_CONTEXT} are the least; "
+                f"{more_memory(device)}"
             )
         if self.context < wanted:
             _log.warning("the cache has room for sequences of %d tokens, the model for %d", self.context, wanted)
@@ -228,7 +229,10 @@ def _load(folder: Path, device: torch.device, free: int) -> Any:
     config = AutoConfig.from_pretrained(folder, **_LOCAL)
     # A CPU of today computes float32 soonest, a GPU what the model was trained in.
     dtype: Any = torch.float32 if device.type == "cpu" else "auto"
-    _check_size(folder, config, dtype, free)
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    kept = getattr(config, "dtype", None)
+    factor = 4 / kept.itemsize if dtype is torch.float32 and isinstance(kept, torch.dtype) else 1.0
+    check_room(device, int(stored * factor), free)
     attempts = ("sdpa", "eager")
     for kind in attempts:
         try:
@@ -254,15 +258,3 @@ def _load(folder: Path, device: torch.device, free: int) -> Any:
             "directory as save_pretrained writes it"
         )
     return model.to(device).eval()
-
-
-def _check_size(folder: Path, config: Any, dtype: Any, free: int) -> None:
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    kept = getattr(config, "dtype", None)
-    factor = 4 / kept.itemsize if dtype is torch.float32 and isinstance(kept, torch.dtype) else 1.0
-    needed = stored * factor
-    if needed > free:
-        raise ValueError(
-            f"the model needs {needed / 2**30:.1f} GiB for its weights alone, {free / 2**30:.1f} GiB are left; give "
-            "the pod more memory"
-        )

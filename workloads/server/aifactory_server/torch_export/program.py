@@ -18,17 +18,19 @@ from torch import Tensor
 from torch.export.passes import move_to_device_pass
 
 from aifactory_contract.formats.pt2 import check_pt2
+from aifactory_server.device import check_room, free_memory
 
 
 class Program:
     """A loaded program on one device; `run` takes and gives tensors in the order of config.json.
 
-    Raises FactoryError (a refused archive) or whatever torch says of a damaged one.
+    Raises FactoryError (a refused archive), ValueError (too large), or whatever torch says of a damaged one.
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
         with path.open("rb") as stream:
             check_pt2(stream)
+        check_room(device, path.stat().st_size, free_memory(device))
         _check_sample_inputs(path)
         exported = torch.export.load(path)
         if device.type != "cpu":

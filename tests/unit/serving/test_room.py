@@ -1,0 +1,81 @@
+"""A version that is larger than its pods' memory is told before a pod is made for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.serving.builders import World, conditions, message, pool, serving
+
+GIB = 2**30
+
+
+def template(**resources: Any) -> dict[str, Any]:
+    return {"spec": {"containers": [{"name": "triton", "resources": resources}]}}
+
+
+def world(size: int | None, **resources: Any) -> World:
+    made = World(pool(template=template(**resources)))
+    made.publish(1, size_bytes=size)
+    made.settle()
+    return made
+
+
+def test_no_pod_is_made_for_what_it_can_not_hold() -> None:
+    found = world(2 * GIB, limits={"memory": "1Gi"})
+    assert conditions(found.status)["Stalled"] == ("True", "ModelTooLarge")
+    assert not found.pods
+    words = message(found.status)
+    assert words.startswith("ModelVersion tiny-v1 is too large for the memory of its pods: it is 2GiB")
+    assert "resources.limits.memory of container triton in spec.template is 1Gi; raise it" in words
+    assert words.endswith("or use a GPU")
+    found.edit(template=template(limits={"memory": "5Gi"}))
+    found.roll_out()
+    assert found.status.phase == "Serving"
+
+
+@pytest.mark.parametrize(
+    ("size", "resources"),
+    [
+        pytest.param(GIB, {"limits": {"memory": "1Gi"}}, id="just fits"),
+        pytest.param(GIB + 1, {"limits": {"memory": 2 * GIB}}, id="a number"),
+        pytest.param(9 * GIB, {}, id="no limit"),
+        pytest.param(9 * GIB, {"requests": {"memory": "1Gi"}}, id="a request is no limit"),
+        pytest.param(9 * GIB, {"limits": {"cpu": "4"}}, id="a limit of something else"),
+        pytest.param(9 * GIB, {"limits": {"memory": "much"}}, id="the API server's to refuse"),
+        pytest.param(None, {"limits": {"memory": "1Gi"}}, id="size not known"),
+        pytest.param(9 * GIB, {"limits": {"memory": "1Gi", "nvidia.com/gpu": 1}}, id="on a GPU"),
+        pytest.param(9 * GIB, {"limits": {"memory": "1Gi"}, "requests": {"amd.com/gpu": 1}}, id="on another GPU"),
+        pytest.param(9 * GIB, {"limits": {"memory": "1Gi"}, "claims": [{"name": "gpu"}]}, id="on a claimed device"),
+    ],
+)
+def test_only_what_is_certain_is_refused(size: int | None, resources: dict[str, Any]) -> None:
+    assert len(world(size, **resources).pods) == 2
+
+
+def test_what_serves_goes_on_when_a_newer_version_is_too_large() -> None:
+    found = World(pool(template=template(limits={"memory": "1Gi"})))
+    found.publish(1, size_bytes=GIB // 2)
+    found.roll_out()
+    found.publish(2, size_bytes=2 * GIB)
+    found.settle()
+    assert conditions(found.status)["Stalled"] == ("True", "ModelTooLarge")
+    assert conditions(found.status)["Degraded"] == ("True", "ModelTooLarge")
+    assert conditions(found.status)["Available"][0] == "True"
+    assert [pod.ready for pod in found.live()] == [True, True]
+    found.pin(1)
+    found.settle()
+    assert conditions(found.status)["Ready"][0] == "True"
+
+
+def test_pods_that_serve_are_not_doubted() -> None:
+    """An earlier release has made them; they answer."""
+    found = serving(template=template(limits={"memory": "1Gi"}))
+    found.publish(1, size_bytes=2 * GIB)
+    found.settle()
+    assert conditions(found.status)["Ready"][0] == "True"
+    found.edit(template=template(limits={"memory": "900Mi"}))
+    found.settle()
+    assert conditions(found.status)["Stalled"] == ("True", "ModelTooLarge")
+    assert len(found.live()) == 2
