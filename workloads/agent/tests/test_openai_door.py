@@ -181,6 +181,32 @@ def test_sampling_is_handed_on(pod: Pod) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("asked", "handed_on"),
+    [
+        ({"type": "json_object"}, {"json_object": True}),
+        (
+            {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": {"type": "integer"}}},
+            {"json": {"type": "integer"}},
+        ),
+    ],
+)
+def test_a_schema_is_handed_on(pod: Pod, asked: Any, handed_on: Any) -> None:
+    client(pod).chat.completions.create(model="tiny", messages=HELLO, response_format=asked)
+    # A string of JSON is the one form that Triton's vLLM back end takes.
+    assert json.loads(pod.triton.asked[0].sampling["structured_outputs"]) == handed_on
+
+
+def test_an_engine_that_keeps_to_no_schema_is_told_by_the_field_of_the_client(pod: Pod) -> None:
+    def script(_: Asked) -> list[Answer]:
+        raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "structured_outputs is not known to the engine of this model")
+
+    pod.triton.script = script
+    with pytest.raises(openai.BadRequestError, match="response_format is not known to the engine") as error:
+        client(pod).chat.completions.create(model="tiny", messages=HELLO, response_format={"type": "json_object"})
+    assert error.value.param == "response_format"
+
+
 def test_an_answer_may_fill_the_context(pod: Pod) -> None:
     client(pod).chat.completions.create(model="tiny", messages=HELLO)
     assert pod.triton.asked[0].sampling["max_tokens"] == CONTEXT - 7
@@ -250,6 +276,12 @@ def test_reasoning_is_told_apart(own: Pod) -> None:
     extra = {"chat_template_kwargs": {"opening": "<think>\n"}}
     opened: Any = asked.create(model="thinker", messages=HELLO, extra_body=extra).choices[0].message
     assert (opened.reasoning_content, opened.content) == ("hmm", "42")
+    # A schema is for the answer: what the template has opened is closed before it.
+    own.triton.script = words('{"a": 1}')
+    extra["response_format"] = {"type": "json_object"}
+    kept: Any = asked.create(model="thinker", messages=HELLO, extra_body=extra).choices[0].message
+    assert (kept.reasoning_content, kept.content) == (None, '{"a": 1}')
+    assert own.triton.asked[-1].prompt.endswith("hello there<think>\n\n</think>\n\n")
     own.triton.script = words("no thought")
     plain: Any = asked.create(model="thinker", messages=HELLO).choices[0].message
     assert (plain.reasoning_content, plain.content) == (None, "no thought")
@@ -336,6 +368,13 @@ def completion(**fields: Any) -> tuple[str, dict[str, Any]]:
     return "/v1/completions", {"model": "tiny", "prompt": "x", **fields}
 
 
+SCHEMA = "response_format.json_schema"
+
+
+def schema(given: dict[str, Any], **more: Any) -> tuple[str, dict[str, Any]]:
+    return chat(response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": given, **more}})
+
+
 TOOL = {"type": "function", "function": {"name": "f"}}
 IMAGE = [{"type": "image_url", "image_url": {"url": "data:"}}]
 
@@ -358,7 +397,15 @@ IMAGE = [{"type": "image_url", "image_url": {"url": "data:"}}]
         (chat(max_tokens=10**6), "max_tokens", "must be at most 32768 here"),
         (chat(tools=[TOOL]), "tools", "is not supported: no engine here calls tools"),
         (chat(tool_choice="required"), "tool_choice", "is not supported"),
-        (chat(response_format={"type": "json_object"}), "response_format", "no engine here keeps to a schema"),
+        (chat(response_format="json"), "response_format", "must be an object"),
+        (
+            chat(response_format={"type": "yaml"}),
+            "response_format.type",
+            "must be one of text, json_object, json_schema",
+        ),
+        (chat(response_format={"type": "json_schema"}), f"{SCHEMA}.schema", "is missing: give a JSON schema"),
+        (schema({"enum": ["x" * 40_000]}), f"{SCHEMA}.schema", "has 40024 characters; 32768 at most are read"),
+        (schema({}, colour=1), f"{SCHEMA}.colour", "is not known"),
         (chat(logit_bias={"5": 1}), "logit_bias", "is not supported"),
         (chat(temperature=2.5), "temperature", "must be a number from 0 to 2, it is 2.5"),
         (chat(temperature="hot"), "temperature", "must be a number from 0 to 2, it is 'hot'"),

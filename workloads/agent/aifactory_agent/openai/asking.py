@@ -10,9 +10,9 @@ from typing import Any
 
 from aifactory_agent.openai.answers import CHAT, COMPLETION, ChatChoice, Choice, CompletionChoice, Kind
 from aifactory_agent.openai.catalog import Served
-from aifactory_agent.openai.engine import Engine, Piece, Sequence
+from aifactory_agent.openai.engine import STRUCTURE, Engine, Piece, Sequence
 from aifactory_agent.openai.errors import ApiError, bad
-from aifactory_agent.openai.reasoning import Reasoning
+from aifactory_agent.openai.reasoning import THINK_END, Reasoning
 from aifactory_agent.openai.wishes import ChatWish, CompletionWish, Wish
 
 _DEFAULTS = {"temperature": 1.0}
@@ -40,6 +40,9 @@ def plan_chat(asked: ChatWish, served: Served, max_answer: int) -> Plan:
     text, wish = served.text, asked.wish
     prompt = text.render(asked.messages, asked.arguments)
     inside = text.begins_thinking(prompt)
+    if inside and STRUCTURE in wish.sampling:
+        # The schema is for the answer, and holds from the first token on: the reasoning that the prompt opens ends.
+        prompt, inside = f"{prompt.rstrip()}\n\n{THINK_END}\n\n", False
     choices = [
         ChatChoice(index, Reasoning(inside) if text.thinks else None, wish.logprobs or 0)
         for index in range(wish.choices)

@@ -36,6 +36,8 @@ _WORDS_LIMIT = 1000
 _FINISH = ("", "stop", "length")
 TEXT_INPUT, SAMPLING = "text_input", "sampling_parameters"
 LOGPROBS = "logprobs"
+STRUCTURE = "structured_outputs"
+"""The sampling parameter that a chat's `response_format` becomes."""
 
 
 Token = list[Mapping[str, Any]]
@@ -161,7 +163,8 @@ class Engine:
                 504, f"the answer was not whole after {timeout:.0f} s; ask for fewer tokens", code="timeout"
             )
         if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
-            return ApiError(400, words)
+            field = "response_format" if STRUCTURE in words else None
+            return ApiError(400, words.replace(STRUCTURE, "response_format"), param=field)
         # gRPC uses Triton's code for a Triton that is away. Its last words on a connection can come before the
         # connection's state is known to have changed, so what looks connected is asked.
         if code is grpc.StatusCode.UNAVAILABLE and self._connected() and await self.live():

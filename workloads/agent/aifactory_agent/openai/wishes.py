@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from aifactory_agent.openai.engine import STRUCTURE
 from aifactory_agent.openai.errors import bad
 from aifactory_agent.openai.fields import Fields
 
 MAX_CHOICES = 128
 """Of one request; every choice is a sequence in the engine."""
 _MAX_STOPS, _MAX_STOP_LENGTH = 16, 256
+_MAX_SCHEMA = 32 * 1024
 _MAX_INT = 2**31 - 1
 _MAX_SEED = 2**63 - 1
 _COMPLETION_TOKENS = 16
 """OpenAI's default for `/v1/completions`."""
 _ROLES = ("system", "developer", "user", "assistant")
 _NO_TOOLS = "is not supported: no engine here calls tools; leave it out"
-_NO_SCHEMA = 'is not supported but as {"type": "text"}: no engine here keeps to a schema; ask for JSON in words'
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def read_chat(body: Mapping[str, Any]) -> ChatWish:
     for name in ("tools", "functions", "function_call"):
         fields.refuse(name, _NO_TOOLS)
     fields.refuse("tool_choice", _NO_TOOLS, "none", "auto")
-    fields.refuse("response_format", _NO_SCHEMA, {"type": "text"})
+    structure = _structure(fields.mapping("response_format"))
     fields.refuse("modalities", 'must be ["text"]: nothing else is made here', ["text"])
     fields.ignore("parallel_tool_calls")
     arguments = dict(fields.mapping("chat_template_kwargs"))
@@ -75,6 +77,8 @@ def read_chat(body: Mapping[str, Any]) -> ChatWish:
     if alternatives is not None and not wanted:
         raise bad("top_logprobs", "needs logprobs to be true")
     wish = _wish(fields, new if new is not None else old, (alternatives or 0) if wanted else None, prompts=1)
+    if structure is not None:
+        wish = replace(wish, sampling={**wish.sampling, STRUCTURE: structure})
     return ChatWish(wish, messages, arguments)
 
 
@@ -93,6 +97,34 @@ def read_completion(body: Mapping[str, Any]) -> CompletionWish:
         raise bad("best_of", "must be n: every choice that is made is told", "unsupported_parameter")
     wish = _wish(fields, max_tokens or _COMPLETION_TOKENS, logprobs, prompts=len(prompts))
     return CompletionWish(wish, prompts, echo)
+
+
+def _structure(given: Mapping[str, Any]) -> str | None:
+    """Of `response_format`: vLLM's StructuredOutputsParams as Triton's back end for it takes them, a string of JSON."""
+    if not given:
+        return None
+    fields = Fields(given, "response_format.")
+    kind, named = fields.text("type"), fields.mapping("json_schema")
+    fields.end()
+    if kind not in ("text", "json_object", "json_schema"):
+        raise bad("response_format.type", "must be one of text, json_object, json_schema")
+    if kind != "json_schema":
+        return json.dumps({"json_object": True}) if kind == "json_object" else None
+    inner = Fields(named, "response_format.json_schema.")
+    # Kept to strictly in any case; the rest is for people.
+    inner.flag("strict")
+    inner.ignore("name", "description")
+    schema = inner.mapping("schema")
+    inner.end()
+    if not schema:
+        raise bad("response_format.json_schema.schema", 'is missing: give a JSON schema, such as {"type": "object"}')
+    try:
+        told = json.dumps({"json": schema})
+    except RecursionError as error:
+        raise bad("response_format.json_schema.schema", "is nested too deep") from error
+    if len(told) > _MAX_SCHEMA:
+        raise bad("response_format.json_schema.schema", f"has {len(told)} characters; {_MAX_SCHEMA} at most are read")
+    return told
 
 
 def _wish(fields: Fields, max_tokens: int | None, logprobs: int | None, *, prompts: int) -> Wish:
