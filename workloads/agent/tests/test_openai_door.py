@@ -202,7 +202,7 @@ def test_an_engine_that_keeps_to_no_schema_is_told_by_the_field_of_the_client(po
         raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "structured_outputs is not known to the engine of this model")
 
     pod.triton.script = script
-    with pytest.raises(openai.BadRequestError, match="response_format is not known to the engine") as error:
+    with pytest.raises(openai.BadRequestError, match=r"response_format \(or a forced tool_choice\) is not") as error:
         client(pod).chat.completions.create(model="tiny", messages=HELLO, response_format={"type": "json_object"})
     assert error.value.param == "response_format"
 
@@ -294,6 +294,85 @@ def test_a_model_that_does_not_think_may_say_so(pod: Pod) -> None:
     assert not hasattr(message, "reasoning_content")
 
 
+CALLING = """{{ tools | tojson if tools else "no tools" }}
+{%- for m in messages %}<{{ m.role }}> {{ m.content }}
+{%- for call in m.tool_calls or [] %}<tool_call>{{ call.function.arguments.city }}</tool_call>{% endfor -%}
+{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"""
+WEATHER: Any = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
+
+
+@pytest.fixture
+def caller(own: Pod) -> Pod:
+    own.serve("caller", template=CALLING)
+    wait_for("it is offered", lambda: "caller" in own.listed())
+    return own
+
+
+def test_tools_are_called(caller: Pod) -> None:
+    caller.triton.script = words("Let me see. \n<tool", CALL[5:20], CALL[20:], f"\n{CALL}\n")
+    asked = client(caller).chat.completions
+    choice: Any = asked.create(model="caller", messages=HELLO, tools=[WEATHER]).choices[0]
+    assert caller.triton.asked[0].prompt.startswith('[{"type": "function", "function": {"name": "weather"')
+    assert caller.triton.asked[0].sampling["skip_special_tokens"] is False
+    assert (choice.message.content, choice.finish_reason) == ("Let me see.", "tool_calls")
+    calls = [(call.type, call.function.name, call.function.arguments) for call in choice.message.tool_calls]
+    assert calls == [("function", "weather", '{"city": "Zürich"}')] * 2
+    assert len({call.id for call in choice.message.tool_calls}) == 2
+    # What was called goes back to the model, with what came of it.
+    answer = {"role": "tool", "tool_call_id": choice.message.tool_calls[0].id, "content": "sunny"}
+    caller.triton.script = words("Sunny.")
+    asked.create(model="caller", messages=[*HELLO, choice.message, answer], tools=[WEATHER])
+    history = "<assistant> Let me see.<tool_call>Zürich</tool_call><tool_call>Zürich</tool_call><tool> sunny<assistant>"
+    assert caller.triton.asked[1].prompt.endswith(history)
+
+
+def test_calls_are_streamed_whole(caller: Pod) -> None:
+    caller.triton.script = words("See: ", CALL[:30], CALL[30:], "\n", CALL)
+    stream = client(caller).chat.completions.create(model="caller", messages=HELLO, tools=[WEATHER], stream=True)
+    chunks: Any = [chunk.choices[0] for chunk in stream]
+    assert "".join(chunk.delta.content or "" for chunk in chunks) == "See:"
+    calls = [call for chunk in chunks for call in chunk.delta.tool_calls or []]
+    assert [(call.index, call.function.name, call.function.arguments) for call in calls] == [
+        (0, "weather", '{"city": "Zürich"}'),
+        (1, "weather", '{"city": "Zürich"}'),
+    ]
+    assert chunks[-1].finish_reason == "tool_calls"
+
+
+def test_one_call_and_no_more(caller: Pod) -> None:
+    caller.triton.script = words(CALL, CALL)
+    message: Any = client(caller).chat.completions.create(
+        model="caller", messages=HELLO, tools=[WEATHER], parallel_tool_calls=False
+    )
+    assert len(message.choices[0].message.tool_calls) == 1
+
+
+def test_no_tool_is_called_where_none_is_to_be(caller: Pod) -> None:
+    caller.triton.script = words("plain")
+    client(caller).chat.completions.create(model="caller", messages=HELLO, tools=[WEATHER], tool_choice="none")
+    assert caller.triton.asked[0].prompt.startswith("no tools<system>")
+    assert "skip_special_tokens" not in caller.triton.asked[0].sampling
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_a_call_can_be_forced(caller: Pod, choice: Any) -> None:
+    caller.triton.script = words('{"name": "weather", ', '"arguments": {"city": "Ulm"}}')
+    answer: Any = client(caller).chat.completions.create(
+        model="caller", messages=HELLO, tools=[WEATHER, TOOL], tool_choice=choice
+    )
+    (call,) = answer.choices[0].message.tool_calls
+    assert (call.function.name, call.function.arguments) == ("weather", '{"city": "Ulm"}')
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (None, "tool_calls")
+    assert caller.triton.asked[0].prompt.endswith("<assistant><tool_call>\n")
+    schemas = json.loads(caller.triton.asked[0].sampling["structured_outputs"])["json"]["anyOf"]
+    assert [schema["properties"]["name"]["const"] for schema in schemas] == ["weather", "f"][: len(schemas)]
+    assert len(schemas) == (2 if choice == "required" else 1)
+
+
 def test_models_are_called_by_name_and_version(own: Pod) -> None:
     own.serve("tiny", 12)
     own.serve("tiny", 3)
@@ -375,7 +454,13 @@ def schema(given: dict[str, Any], **more: Any) -> tuple[str, dict[str, Any]]:
     return chat(response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": given, **more}})
 
 
-TOOL = {"type": "function", "function": {"name": "f"}}
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
+
+
+def called(arguments: str) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": [{**TOOL, "id": "1", "function": {"name": "f", "arguments": arguments}}]}
+
+
 IMAGE = [{"type": "image_url", "image_url": {"url": "data:"}}]
 
 
@@ -387,7 +472,9 @@ IMAGE = [{"type": "image_url", "image_url": {"url": "data:"}}]
         (chat(messages=[7]), "messages[0]", "must be an object like"),
         (chat(messages=[{"role": "robot", "content": "x"}]), "messages[0].role", "must be one of system, developer"),
         (chat(messages=[{"role": "user"}]), "messages[0].content", "is missing"),
-        (chat(messages=[{"role": "tool", "content": "x"}]), "messages[0].role", "no engine here calls tools"),
+        (chat(messages=[{"role": "tool", "content": "x"}]), "tools", "has no calls in the form of Hermes and Qwen"),
+        (chat(messages=[called("[]")]), "messages[0].tool_calls[0]", "must be like"),
+        (chat(messages=[called("{")]), "messages[0].tool_calls[0].function.arguments", "is not JSON"),
         (chat(messages=[{"role": "user", "content": IMAGE}]), "messages[0].content", "takes parts like"),
         (chat(messages=[{"role": "user", "content": "x", "colour": 1}]), "messages[0].colour", "is not known"),
         (chat(messages=[{"role": "user", "content": "\ud800"}]), "messages", "half of a surrogate pair"),
@@ -395,8 +482,18 @@ IMAGE = [{"type": "image_url", "image_url": {"url": "data:"}}]
         (chat(max_tokens=CONTEXT - 6), "messages", "has 7 and 994 are asked for"),
         (chat(max_tokens=0), "max_tokens", "must be a whole number from 1"),
         (chat(max_tokens=10**6), "max_tokens", "must be at most 32768 here"),
-        (chat(tools=[TOOL]), "tools", "is not supported: no engine here calls tools"),
-        (chat(tool_choice="required"), "tool_choice", "is not supported"),
+        (chat(tools=[TOOL]), "tools", "tiny@1: its chat template has no calls in the form of Hermes and Qwen"),
+        (chat(tools=[7]), "tools[0]", "must be like"),
+        (chat(tools=[TOOL], tool_choice="f"), "tool_choice", "must be"),
+        (
+            chat(tools=[TOOL], tool_choice={**TOOL, "function": {"name": "g"}}),
+            "tool_choice",
+            "names 'g', which is none",
+        ),
+        (chat(tools=[TOOL], response_format={"type": "json_object"}), "response_format", "together with tools"),
+        (chat(tools=[TOOL], parallel_tool_calls="no"), "parallel_tool_calls", "must be true or false"),
+        (chat(functions=[TOOL["function"]]), "functions", "write it as tools"),
+        (chat(tool_choice="required"), "tool_choice", "needs tools"),
         (chat(response_format="json"), "response_format", "must be an object"),
         (
             chat(response_format={"type": "yaml"}),

@@ -37,7 +37,7 @@ _FINISH = ("", "stop", "length")
 TEXT_INPUT, SAMPLING = "text_input", "sampling_parameters"
 LOGPROBS = "logprobs"
 STRUCTURE = "structured_outputs"
-"""The sampling parameter that a chat's `response_format` becomes."""
+"""The sampling parameter that a chat's `response_format` becomes, or a `tool_choice` that forces a call."""
 
 
 Token = list[Mapping[str, Any]]
@@ -164,7 +164,7 @@ class Engine:
             )
         if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
             field = "response_format" if STRUCTURE in words else None
-            return ApiError(400, words.replace(STRUCTURE, "response_format"), param=field)
+            return ApiError(400, words.replace(STRUCTURE, "response_format (or a forced tool_choice)"), param=field)
         # gRPC uses Triton's code for a Triton that is away. Its last words on a connection can come before the
         # connection's state is known to have changed, so what looks connected is asked.
         if code is grpc.StatusCode.UNAVAILABLE and self._connected() and await self.live():

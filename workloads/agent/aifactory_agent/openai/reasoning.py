@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from aifactory_agent.openai.marks import part_of
 from aifactory_agent.openai.text import THINK
 
 THINK_END = "</think>"
@@ -69,15 +70,10 @@ class Reasoning:
             self._place, self._held = _Place.GAP, rest
             return inner.rstrip()
         # A part of the end mark may come, and space before it would be the seam's.
-        told = self._held[: len(self._held) - _part_of(self._held, THINK_END)].rstrip()
+        told = self._held[: len(self._held) - part_of(self._held, THINK_END)].rstrip()
         self._held = self._held[len(told) :]
         return told
 
     def _rest(self) -> str:
         rest, self._held = self._held, ""
         return rest
-
-
-def _part_of(text: str, mark: str) -> int:
-    """How many characters at the text's end are the beginning of the mark."""
-    return next((size for size in range(len(mark) - 1, 0, -1) if text.endswith(mark[:size])), 0)

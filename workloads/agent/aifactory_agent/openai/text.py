@@ -15,6 +15,7 @@ import jinja2
 from tokenizers import Tokenizer
 
 from aifactory_agent.openai.errors import ApiError
+from aifactory_agent.openai.toolcalls import speaks_of_calls
 from aifactory_agent.templates import compile_template
 from aifactory_contract.userjson import parse_json
 
@@ -44,6 +45,8 @@ class ModelText:
     """What the model's makers recommend, for requests that say nothing."""
     thinks: bool = False
     """Whether answers may begin with reasoning between <think> and </think>."""
+    calls: bool = False
+    """Whether the template makes the model call tools, in a form that `toolcalls` understands."""
     adds_bos: bool = False
     """Whether the engine's tokenizer puts the first token before the text by itself."""
 
@@ -85,6 +88,7 @@ def read_model_text(folder: Path) -> ModelText:
         context=_context(config, tokens, _json(folder / "model.json")),
         sampling=_sampling(_json(folder / "generation_config.json")),
         thinks=source is not None and THINK in source,
+        calls=source is not None and speaks_of_calls(source),
         adds_bos=_adds_bos(tokenizer, tokens, special.get("bos_token")),
     )
 
