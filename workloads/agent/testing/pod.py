@@ -96,6 +96,11 @@ class Pod:
             self._process = subprocess.Popen(arguments, stdout=log, stderr=log, env=env)
         wait_for("the door is open", lambda: self.get("/healthz")[0] == 200, 30, self.tail)
 
+    @property
+    def pid(self) -> int | None:
+        """Of the door's process."""
+        return None if self._process is None else self._process.pid
+
     def listed(self) -> list[str]:
         """Names of the models, as clients see them."""
         return [card["id"] for card in json.loads(self.get("/v1/models")[1])["data"]]

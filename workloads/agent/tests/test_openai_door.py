@@ -181,6 +181,32 @@ def test_sampling_is_handed_on(pod: Pod) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("asked", "handed_on"),
+    [
+        ({"type": "json_object"}, {"json_object": True}),
+        (
+            {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": {"type": "integer"}}},
+            {"json": {"type": "integer"}},
+        ),
+    ],
+)
+def test_a_schema_is_handed_on(pod: Pod, asked: Any, handed_on: Any) -> None:
+    client(pod).chat.completions.create(model="tiny", messages=HELLO, response_format=asked)
+    # A string of JSON is the one form that Triton's vLLM back end takes.
+    assert json.loads(pod.triton.asked[0].sampling["structured_outputs"]) == handed_on
+
+
+def test_an_engine_that_keeps_to_no_schema_is_told_by_the_field_of_the_client(pod: Pod) -> None:
+    def script(_: Asked) -> list[Answer]:
+        raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "structured_outputs is not known to the engine of this model")
+
+    pod.triton.script = script
+    with pytest.raises(openai.BadRequestError, match=r"response_format \(or a forced tool_choice\) is not") as error:
+        client(pod).chat.completions.create(model="tiny", messages=HELLO, response_format={"type": "json_object"})
+    assert error.value.param == "response_format"
+
+
 def test_an_answer_may_fill_the_context(pod: Pod) -> None:
     client(pod).chat.completions.create(model="tiny", messages=HELLO)
     assert pod.triton.asked[0].sampling["max_tokens"] == CONTEXT - 7
@@ -250,6 +276,12 @@ def test_reasoning_is_told_apart(own: Pod) -> None:
     extra = {"chat_template_kwargs": {"opening": "<think>\n"}}
     opened: Any = asked.create(model="thinker", messages=HELLO, extra_body=extra).choices[0].message
     assert (opened.reasoning_content, opened.content) == ("hmm", "42")
+    # A schema is for the answer: what the template has opened is closed before it.
+    own.triton.script = words('{"a": 1}')
+    extra["response_format"] = {"type": "json_object"}
+    kept: Any = asked.create(model="thinker", messages=HELLO, extra_body=extra).choices[0].message
+    assert (kept.reasoning_content, kept.content) == (None, '{"a": 1}')
+    assert own.triton.asked[-1].prompt.endswith("hello there<think>\n\n</think>\n\n")
     own.triton.script = words("no thought")
     plain: Any = asked.create(model="thinker", messages=HELLO).choices[0].message
     assert (plain.reasoning_content, plain.content) == (None, "no thought")
@@ -260,6 +292,85 @@ def test_a_model_that_does_not_think_may_say_so(pod: Pod) -> None:
     message = client(pod).chat.completions.create(model="tiny", messages=HELLO).choices[0].message
     assert message.content == "<think>no</think>"
     assert not hasattr(message, "reasoning_content")
+
+
+CALLING = """{{ tools | tojson if tools else "no tools" }}
+{%- for m in messages %}<{{ m.role }}> {{ m.content }}
+{%- for call in m.tool_calls or [] %}<tool_call>{{ call.function.arguments.city }}</tool_call>{% endfor -%}
+{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"""
+WEATHER: Any = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
+
+
+@pytest.fixture
+def caller(own: Pod) -> Pod:
+    own.serve("caller", template=CALLING)
+    wait_for("it is offered", lambda: "caller" in own.listed())
+    return own
+
+
+def test_tools_are_called(caller: Pod) -> None:
+    caller.triton.script = words("Let me see. \n<tool", CALL[5:20], CALL[20:], f"\n{CALL}\n")
+    asked = client(caller).chat.completions
+    choice: Any = asked.create(model="caller", messages=HELLO, tools=[WEATHER]).choices[0]
+    assert caller.triton.asked[0].prompt.startswith('[{"type": "function", "function": {"name": "weather"')
+    assert caller.triton.asked[0].sampling["skip_special_tokens"] is False
+    assert (choice.message.content, choice.finish_reason) == ("Let me see.", "tool_calls")
+    calls = [(call.type, call.function.name, call.function.arguments) for call in choice.message.tool_calls]
+    assert calls == [("function", "weather", '{"city": "Zürich"}')] * 2
+    assert len({call.id for call in choice.message.tool_calls}) == 2
+    # What was called goes back to the model, with what came of it.
+    answer = {"role": "tool", "tool_call_id": choice.message.tool_calls[0].id, "content": "sunny"}
+    caller.triton.script = words("Sunny.")
+    asked.create(model="caller", messages=[*HELLO, choice.message, answer], tools=[WEATHER])
+    history = "<assistant> Let me see.<tool_call>Zürich</tool_call><tool_call>Zürich</tool_call><tool> sunny<assistant>"
+    assert caller.triton.asked[1].prompt.endswith(history)
+
+
+def test_calls_are_streamed_whole(caller: Pod) -> None:
+    caller.triton.script = words("See: ", CALL[:30], CALL[30:], "\n", CALL)
+    stream = client(caller).chat.completions.create(model="caller", messages=HELLO, tools=[WEATHER], stream=True)
+    chunks: Any = [chunk.choices[0] for chunk in stream]
+    assert "".join(chunk.delta.content or "" for chunk in chunks) == "See:"
+    calls = [call for chunk in chunks for call in chunk.delta.tool_calls or []]
+    assert [(call.index, call.function.name, call.function.arguments) for call in calls] == [
+        (0, "weather", '{"city": "Zürich"}'),
+        (1, "weather", '{"city": "Zürich"}'),
+    ]
+    assert chunks[-1].finish_reason == "tool_calls"
+
+
+def test_one_call_and_no_more(caller: Pod) -> None:
+    caller.triton.script = words(CALL, CALL)
+    message: Any = client(caller).chat.completions.create(
+        model="caller", messages=HELLO, tools=[WEATHER], parallel_tool_calls=False
+    )
+    assert len(message.choices[0].message.tool_calls) == 1
+
+
+def test_no_tool_is_called_where_none_is_to_be(caller: Pod) -> None:
+    caller.triton.script = words("plain")
+    client(caller).chat.completions.create(model="caller", messages=HELLO, tools=[WEATHER], tool_choice="none")
+    assert caller.triton.asked[0].prompt.startswith("no tools<system>")
+    assert "skip_special_tokens" not in caller.triton.asked[0].sampling
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_a_call_can_be_forced(caller: Pod, choice: Any) -> None:
+    caller.triton.script = words('{"name": "weather", ', '"arguments": {"city": "Ulm"}}')
+    answer: Any = client(caller).chat.completions.create(
+        model="caller", messages=HELLO, tools=[WEATHER, TOOL], tool_choice=choice
+    )
+    (call,) = answer.choices[0].message.tool_calls
+    assert (call.function.name, call.function.arguments) == ("weather", '{"city": "Ulm"}')
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (None, "tool_calls")
+    assert caller.triton.asked[0].prompt.endswith("<assistant><tool_call>\n")
+    schemas = json.loads(caller.triton.asked[0].sampling["structured_outputs"])["json"]["anyOf"]
+    assert [schema["properties"]["name"]["const"] for schema in schemas] == ["weather", "f"][: len(schemas)]
+    assert len(schemas) == (2 if choice == "required" else 1)
 
 
 def test_models_are_called_by_name_and_version(own: Pod) -> None:
@@ -336,7 +447,20 @@ def completion(**fields: Any) -> tuple[str, dict[str, Any]]:
     return "/v1/completions", {"model": "tiny", "prompt": "x", **fields}
 
 
-TOOL = {"type": "function", "function": {"name": "f"}}
+SCHEMA = "response_format.json_schema"
+
+
+def schema(given: dict[str, Any], **more: Any) -> tuple[str, dict[str, Any]]:
+    return chat(response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": given, **more}})
+
+
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
+
+
+def called(arguments: str) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": [{**TOOL, "id": "1", "function": {"name": "f", "arguments": arguments}}]}
+
+
 IMAGE = [{"type": "image_url", "image_url": {"url": "data:"}}]
 
 
@@ -348,7 +472,9 @@ IMAGE = [{"type": "image_url", "image_url": {"url": "data:"}}]
         (chat(messages=[7]), "messages[0]", "must be an object like"),
         (chat(messages=[{"role": "robot", "content": "x"}]), "messages[0].role", "must be one of system, developer"),
         (chat(messages=[{"role": "user"}]), "messages[0].content", "is missing"),
-        (chat(messages=[{"role": "tool", "content": "x"}]), "messages[0].role", "no engine here calls tools"),
+        (chat(messages=[{"role": "tool", "content": "x"}]), "tools", "has no calls in the form of Hermes and Qwen"),
+        (chat(messages=[called("[]")]), "messages[0].tool_calls[0]", "must be like"),
+        (chat(messages=[called("{")]), "messages[0].tool_calls[0].function.arguments", "is not JSON"),
         (chat(messages=[{"role": "user", "content": IMAGE}]), "messages[0].content", "takes parts like"),
         (chat(messages=[{"role": "user", "content": "x", "colour": 1}]), "messages[0].colour", "is not known"),
         (chat(messages=[{"role": "user", "content": "\ud800"}]), "messages", "half of a surrogate pair"),
@@ -356,9 +482,27 @@ IMAGE = [{"type": "image_url", "image_url": {"url": "data:"}}]
         (chat(max_tokens=CONTEXT - 6), "messages", "has 7 and 994 are asked for"),
         (chat(max_tokens=0), "max_tokens", "must be a whole number from 1"),
         (chat(max_tokens=10**6), "max_tokens", "must be at most 32768 here"),
-        (chat(tools=[TOOL]), "tools", "is not supported: no engine here calls tools"),
-        (chat(tool_choice="required"), "tool_choice", "is not supported"),
-        (chat(response_format={"type": "json_object"}), "response_format", "no engine here keeps to a schema"),
+        (chat(tools=[TOOL]), "tools", "tiny@1: its chat template has no calls in the form of Hermes and Qwen"),
+        (chat(tools=[7]), "tools[0]", "must be like"),
+        (chat(tools=[TOOL], tool_choice="f"), "tool_choice", "must be"),
+        (
+            chat(tools=[TOOL], tool_choice={**TOOL, "function": {"name": "g"}}),
+            "tool_choice",
+            "names 'g', which is none",
+        ),
+        (chat(tools=[TOOL], response_format={"type": "json_object"}), "response_format", "together with tools"),
+        (chat(tools=[TOOL], parallel_tool_calls="no"), "parallel_tool_calls", "must be true or false"),
+        (chat(functions=[TOOL["function"]]), "functions", "write it as tools"),
+        (chat(tool_choice="required"), "tool_choice", "needs tools"),
+        (chat(response_format="json"), "response_format", "must be an object"),
+        (
+            chat(response_format={"type": "yaml"}),
+            "response_format.type",
+            "must be one of text, json_object, json_schema",
+        ),
+        (chat(response_format={"type": "json_schema"}), f"{SCHEMA}.schema", "is missing: give a JSON schema"),
+        (schema({"enum": ["x" * 40_000]}), f"{SCHEMA}.schema", "has 40024 characters; 32768 at most are read"),
+        (schema({}, colour=1), f"{SCHEMA}.colour", "is not known"),
         (chat(logit_bias={"5": 1}), "logit_bias", "is not supported"),
         (chat(temperature=2.5), "temperature", "must be a number from 0 to 2, it is 2.5"),
         (chat(temperature="hot"), "temperature", "must be a number from 0 to 2, it is 'hot'"),
@@ -610,52 +754,3 @@ def test_bodies_sequences_and_connections_are_limited(tmp_path: Path) -> None:
         wait_for("one may come again", lambda: pod.get("/healthz")[0] == 200)
         for connection in connections:
             connection.close()
-
-
-PEER = json.loads((Path(__file__).parents[1] / "testing" / "transformers-serve.json").read_text())
-"""What `transformers serve` answered to the same questions."""
-
-
-def shape(value: Any) -> Any:
-    """Fields and types; what is null may have any, and is as good as absent."""
-    if isinstance(value, dict):
-        return {name: shape(one) for name, one in value.items() if one is not None}
-    return [shape(one) for one in value] if isinstance(value, list) else type(value).__name__
-
-
-def merged(chunks: list[Any]) -> Any:
-    """The fields that any of a stream's chunks has."""
-    found: dict[str, Any] = {}
-    for chunk in chunks:
-        choices = [*found.get("choices", ()), *chunk["choices"]]
-        found |= {name: value for name, value in chunk.items() if value is not None}
-        found["choices"] = choices
-    flat: dict[str, Any] = {}
-    for choice in found["choices"]:
-        flat |= {name: value for name, value in choice.items() if value is not None and name != "delta"}
-        flat.setdefault("delta", {}).update(choice.get("delta", {}))
-    return {**found, "choices": [flat]}
-
-
-def assert_within(theirs: Any, ours: Any, place: str = "") -> None:
-    if isinstance(theirs, dict):
-        for name, one in theirs.items():
-            assert name in ours, f"{place}.{name} is missing"
-            assert_within(one, ours[name], f"{place}.{name}")
-    elif isinstance(theirs, list):
-        assert_within(theirs[0], ours[0], f"{place}[0]")
-    else:
-        assert ours == theirs, place
-
-
-@pytest.mark.parametrize(("route", "asked"), [("chat", chat(max_tokens=3)), ("completion", completion(max_tokens=3))])
-def test_every_field_of_transformers_serve_is_there(pod: Pod, route: str, asked: tuple[str, dict[str, Any]]) -> None:
-    path, body = asked
-    assert_within(shape(PEER[route]), shape(pod.post(path, body)[1]))
-    body |= {"stream": True, "stream_options": {"include_usage": True}}
-    lines = httpx.post(pod.url + path, json=body).text.split("\n\n")
-    assert lines[-2:] == ["data: [DONE]", ""]
-    ours = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
-    theirs = merged(PEER[f"{route} stream"])
-    theirs.pop("system_fingerprint", None)  # theirs is empty and ours is null
-    assert_within(shape(theirs), shape(merged(ours)))

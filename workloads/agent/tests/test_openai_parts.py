@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from aifactory_agent.openai.limits import Limits
 from aifactory_agent.openai.listener import Listener
 from aifactory_agent.openai.reasoning import Reasoning
 from aifactory_agent.openai.text import BrokenModel, read_model_text
+from aifactory_agent.openai.toolcalls import Calls, speaks_of_calls
 from aifactory_agent.openai.wishes import read_chat, read_completion
 from aifactory_contract.files import write_atomically
 
@@ -29,7 +31,13 @@ ANYTHING = st.recursive(
 )
 FIELDS = ("messages", "prompt", "n", "stop", "seed", "stream", "stream_options", "logprobs", "top_logprobs", "tools")
 FIELDS += ("max_tokens", "temperature", "echo", "best_of", "chat_template_kwargs", "response_format", "modalities")
-MESSAGE = st.fixed_dictionaries({"role": ANYTHING | st.just("user"), "content": ANYTHING})
+FIELDS += ("tool_choice", "parallel_tool_calls")
+FUNCTION = st.fixed_dictionaries({"name": ANYTHING, "arguments": ANYTHING | st.just("{}"), "parameters": ANYTHING})
+TOOL = st.fixed_dictionaries({"type": ANYTHING | st.just("function"), "function": ANYTHING | FUNCTION})
+ROLES = st.sampled_from(["user", "assistant", "tool"])
+MESSAGE = st.fixed_dictionaries(
+    {"role": ANYTHING | ROLES, "content": ANYTHING, "tool_calls": ANYTHING | st.lists(TOOL, max_size=2)}
+)
 
 
 @settings(max_examples=400, deadline=None)
@@ -45,6 +53,37 @@ def test_any_body_is_read_or_refused_with_words(body: dict[str, Any], messages: 
             assert refusal.status == 400
             assert refusal.message
             json.dumps(refusal.as_json())
+
+
+CALL = '<tool_call>\n{"name": "f", "arguments": {"a": "</x>"}}\n</tool_call>'
+TOLD = ("f", '{"a": "</x>"}')
+CALLED = {
+    f"a b \n{CALL}\n": ("a b", [TOLD]),
+    f"{CALL}\n{CALL} c  d": ("c  d", [TOLD, TOLD]),
+    '<tool_call>{"name": "f", "arguments": {"a": "</x>"}}': ("", [TOLD]),
+    "<tool_call>f()</tool_call>": ("<tool_call>f()</tool_call>", []),
+    '<tool_call>{"name": "f", "arg': ('<tool_call>{"name": "f", "arg', []),
+    "a <tool_cal": ("a <tool_cal", []),
+    "a  b \n": ("a  b \n", []),
+    "": ("", []),
+}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(CALLED)), st.data())
+def test_calls_are_the_same_however_the_text_is_cut(text: str, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    calls = Calls()
+    found = [calls.feed(text[start:end]) for start, end in pairwise([0, *cuts, len(text)])]
+    found.append(calls.end())
+    said = "".join(part for part, _ in found)
+    assert (said, [(call.name, call.arguments) for _, told in found for call in told]) == CALLED[text]
+
+
+def test_which_templates_make_a_model_call_tools_as_is_understood_here() -> None:
+    assert speaks_of_calls("within <tool_call></tool_call> XML tags")
+    assert not speaks_of_calls("<tool_call><function=name><parameter=x></tool_call>")
+    assert not speaks_of_calls("{{ tools }}")
 
 
 ANSWERS = {

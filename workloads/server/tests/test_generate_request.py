@@ -145,3 +145,32 @@ def test_whatever_a_parameter_is_it_is_taken_or_refused(name: str, value: Any) -
         read({name: value})
     except BadRequest as refused:
         assert name in str(refused)  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("given", "schema"),
+    [
+        ('{"json": {"type": "integer"}}', {"type": "integer"}),
+        ({"json": '{"type": "integer"}', "regex": None}, {"type": "integer"}),
+        ('{"json_object": true}', {"type": "object"}),
+    ],
+)
+def test_a_schema_comes_in_the_forms_that_vllm_has(given: Any, schema: Any) -> None:
+    asked = read_request({"text_input": [b"x"], "sampling_parameters": [json.dumps({"structured_outputs": given})]}, {})
+    assert json.loads(str(asked.request.structured_outputs)) == schema
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "must be like"),
+        ({}, "must be like"),
+        ({"json": 7}, "must be like"),
+        ({"json": {}, "regex": "a"}, "has regex, which this engine does not keep to"),
+        ({"json_object": False}, "must be like"),
+    ],
+)
+def test_other_structures_are_refused(given: Any, told: str) -> None:
+    with pytest.raises(BadRequest, match=f"structured_outputs .*{told}"):
+        read_request({"text_input": [b"x"], "sampling_parameters": [json.dumps({"structured_outputs": given})]}, {})

@@ -23,6 +23,23 @@ END_OF_TEXT = 4
 GREEDY = Sampling(temperature=0.0)
 
 
+class Gives:
+    """A structure that allows `a` only, and gives up after two of them."""
+
+    over = False
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def allowed(self) -> torch.Tensor:
+        if self.taken == 2:
+            raise RuntimeError("too complex")
+        return torch.arange(VOCABULARY) == ord("a")
+
+    def take(self, token: int) -> None:
+        self.taken += 1
+
+
 class Letters:
     """After any letter comes the next one, over and over; a prompt with `!` comes to an end after five tokens.
 
@@ -54,6 +71,9 @@ class Letters:
 
     def decode(self, tokens: list[int], skip_special_tokens: bool) -> str:
         return "".join(chr(token) for token in tokens)
+
+    def structure(self, schema: str) -> Any:
+        return Gives()
 
     def start(self, step: Step, cached: Callable[[str, int], None]) -> None:
         if self.start_fails is not None:
@@ -324,6 +344,14 @@ def test_logits_that_are_no_numbers_end_one_request_only(model: Letters, make: C
     model.allow(None)
     assert "not finite numbers" in str(bad.wait().error)
     assert good.wait().tokens == 16
+
+
+def test_a_schema_that_can_be_kept_no_longer_ends_one_request_only(model: Letters, make: Callable[..., Engine]) -> None:
+    engine = make()
+    strict, free = ask(engine, "b", max_tokens=9, structured_outputs="{}"), ask(engine, "b", max_tokens=9)
+    model.allow(None)
+    assert (strict.wait().text, str(strict.error)) == ("aa", "this request failed: too complex")
+    assert free.wait().text == "cdefghijk"
 
 
 def test_a_row_that_can_not_be_chosen_from_ends_one_request_only(model: Letters, make: Callable[..., Engine]) -> None:

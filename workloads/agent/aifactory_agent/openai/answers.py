@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from aifactory_agent.openai.engine import Piece, Token
 from aifactory_agent.openai.reasoning import Reasoning
+from aifactory_agent.openai.toolcalls import Call, Calls
 
 DONE = b"data: [DONE]\n\n"
 _LEAST_LOGPROB = -9999.0
@@ -122,14 +123,17 @@ class ChatChoice:
     Args:
         index: which one.
         reasoning: what tells its reasoning from its answer; None: the model does not think.
+        calls: what tells calls of tools from its text; None: there is nothing to call.
         alternatives: to tell for each token, where log probabilities are asked for.
     """
 
     index: int
     reasoning: Reasoning | None = None
+    calls: Calls | None = None
     alternatives: int = 0
     _thought: list[str] = field(default_factory=list)
     _answer: list[str] = field(default_factory=list)
+    _called: list[Call] = field(default_factory=list)
     _logprobs: list[Token] | None = None
     _finish: str = ""
 
@@ -138,8 +142,8 @@ class ChatChoice:
         return chunks.delta(self.index, {"role": "assistant", "content": ""})
 
     def told(self, piece: Piece, chunks: Chunks) -> bytes:
-        """Reasoning, answer and end, each in a chunk of its own."""
-        thought, answer = self._split(piece)
+        """Reasoning, answer, calls and end, each in a chunk of its own."""
+        thought, answer, calls = self._split(piece)
         logprobs = chat_logprobs(piece.logprobs, self.alternatives)
         told = b""
         if thought:
@@ -147,35 +151,51 @@ class ChatChoice:
             logprobs = None
         if answer or logprobs:
             told += chunks.delta(self.index, {"content": answer}, logprobs=logprobs)
+        for call in calls:
+            delta = {"index": len(self._called), **call.as_json()}
+            told += chunks.delta(self.index, {"tool_calls": [delta]})
+            self._called.append(call)
         if piece.finish:
-            told += chunks.delta(self.index, {}, piece.finish)
+            told += chunks.delta(self.index, {}, self._reason(piece.finish))
         return told
 
     def add(self, piece: Piece) -> None:
         """Take a piece into the whole answer."""
-        thought, answer = self._split(piece)
+        thought, answer, calls = self._split(piece)
         self._thought.append(thought)
         self._answer.append(answer)
+        self._called += calls
         self._finish = piece.finish or self._finish
         if piece.logprobs is not None:
             self._logprobs = [*(self._logprobs or ()), *piece.logprobs]
 
     def as_json(self) -> dict[str, Any]:
         """The choice of a whole answer."""
-        message: dict[str, Any] = {"role": "assistant", "content": "".join(self._answer), "refusal": None}
+        content: str | None = "".join(self._answer)
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if self._called:
+            message |= {"content": content or None, "tool_calls": [call.as_json() for call in self._called]}
         if self.reasoning is not None:
             message["reasoning_content"] = "".join(self._thought) or None
-        logprobs = chat_logprobs(self._logprobs, self.alternatives)
-        return {"index": self.index, "message": message, "logprobs": logprobs, "finish_reason": self._finish or "stop"}
+        logprobs, finish = chat_logprobs(self._logprobs, self.alternatives), self._reason(self._finish or "stop")
+        return {"index": self.index, "message": message, "logprobs": logprobs, "finish_reason": finish}
 
-    def _split(self, piece: Piece) -> tuple[str, str]:
-        if self.reasoning is None:
-            return "", piece.text
-        thought, answer = self.reasoning.feed(piece.text)
-        if piece.finish:
-            more = self.reasoning.end()
-            thought, answer = thought + more[0], answer + more[1]
-        return thought, answer
+    def _reason(self, finish: str) -> str:
+        return "tool_calls" if self._called and finish == "stop" else finish
+
+    def _split(self, piece: Piece) -> tuple[str, str, list[Call]]:
+        thought, answer, calls = "", piece.text, list[Call]()
+        if self.reasoning is not None:
+            thought, answer = self.reasoning.feed(answer)
+            if piece.finish:
+                more = self.reasoning.end()
+                thought, answer = thought + more[0], answer + more[1]
+        if self.calls is not None:
+            answer, calls = self.calls.feed(answer)
+            if piece.finish:
+                last, ended = self.calls.end()
+                answer, calls = answer + last, calls + ended
+        return thought, answer, calls
 
 
 @dataclass

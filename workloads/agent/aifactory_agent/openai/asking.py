@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+import json
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aifactory_agent.openai.answers import CHAT, COMPLETION, ChatChoice, Choice, CompletionChoice, Kind
 from aifactory_agent.openai.catalog import Served
-from aifactory_agent.openai.engine import Engine, Piece, Sequence
+from aifactory_agent.openai.engine import STRUCTURE, Engine, Piece, Sequence
 from aifactory_agent.openai.errors import ApiError, bad
-from aifactory_agent.openai.reasoning import Reasoning
+from aifactory_agent.openai.reasoning import THINK_END, Reasoning
+from aifactory_agent.openai.toolcalls import BEGIN, Calls
 from aifactory_agent.openai.wishes import ChatWish, CompletionWish, Wish
 
 _DEFAULTS = {"temperature": 1.0}
@@ -37,14 +39,42 @@ class Plan:
 
 def plan_chat(asked: ChatWish, served: Served, max_answer: int) -> Plan:
     """Render the conversation. Takes long for long ones. Raises ApiError."""
-    text, wish = served.text, asked.wish
-    prompt = text.render(asked.messages, asked.arguments)
+    text, wish, tools = served.text, asked.wish, asked.tools
+    if asked.speaks_of_calls and not text.calls:
+        message = f"is not supported by {served.id}: its chat template has no calls in the form of Hermes and Qwen"
+        raise bad("tools", f"{message}, the only one known here; leave tools out", "unsupported_parameter")
+    given = {"tools": list(tools.given)} if tools else {}
+    prompt = text.render(asked.messages, {**asked.arguments, **given})
     inside = text.begins_thinking(prompt)
+    if tools:
+        # Some models have the tags among their special tokens, which are left out of the text otherwise.
+        sampling = {**wish.sampling, "skip_special_tokens": False}
+        if tools.must:
+            sampling[STRUCTURE] = json.dumps({"json": {"anyOf": [_call_of(function) for function in tools.must]}})
+        wish = replace(wish, sampling=sampling)
+    if inside and STRUCTURE in wish.sampling:
+        # The schema is for the answer, and holds from the first token on: the reasoning that the prompt opens ends.
+        prompt, inside = f"{prompt.rstrip()}\n\n{THINK_END}\n\n", False
+    must = tools is not None and bool(tools.must)
+    if must:
+        prompt += f"{BEGIN}\n"
     choices = [
-        ChatChoice(index, Reasoning(inside) if text.thinks else None, wish.logprobs or 0)
+        ChatChoice(
+            index,
+            Reasoning(inside) if text.thinks and not must else None,
+            Calls(inside=must, most=None if tools.several else 1) if tools else None,
+            wish.logprobs or 0,
+        )
         for index in range(wish.choices)
     ]
     return _plan(CHAT, wish, served, [prompt], choices, "messages", max_answer)
+
+
+def _call_of(function: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a call of this function."""
+    arguments = function.get("parameters") or {"type": "object"}
+    properties = {"name": {"const": function["name"]}, "arguments": arguments}
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def plan_completion(asked: CompletionWish, served: Served, max_answer: int) -> Plan:

@@ -30,12 +30,15 @@ _CHANNEL = [
 ]
 # Asks Triton to end a stream with a gRPC status instead of an error without a code.
 _WITH_STATUS = (("triton_grpc_error", "true"),)
+_STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 _UNKNOWN_MODEL = "Request for unknown model"
 _TRUE = b"\x01"
 _WORDS_LIMIT = 1000
 _FINISH = ("", "stop", "length")
 TEXT_INPUT, SAMPLING = "text_input", "sampling_parameters"
 LOGPROBS = "logprobs"
+STRUCTURE = "structured_outputs"
+"""The sampling parameter that a chat's `response_format` becomes, or a `tool_choice` that forces a call."""
 
 
 Token = list[Mapping[str, Any]]
@@ -81,6 +84,12 @@ class Engine:
         self._address = address
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        # A stream of requests that has one: said so, gRPC sends it with the call, which takes a fifth less of the CPU.
+        self._ask = self._channel.unary_stream(
+            _STREAM_INFER,
+            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+        )
         self._draining: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -115,7 +124,7 @@ class Engine:
 
         Raises ApiError, ModelGone if Triton does not have the version.
         """
-        call = self._stub.ModelStreamInfer([_request(sequence)], timeout=timeout, metadata=_WITH_STATUS)
+        call = self._ask(_request(sequence), timeout=timeout, metadata=_WITH_STATUS)
         finished = over = False
         try:
             async for answer in call:
@@ -161,7 +170,8 @@ class Engine:
                 504, f"the answer was not whole after {timeout:.0f} s; ask for fewer tokens", code="timeout"
             )
         if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
-            return ApiError(400, words)
+            field = "response_format" if STRUCTURE in words else None
+            return ApiError(400, words.replace(STRUCTURE, "response_format (or a forced tool_choice)"), param=field)
         # gRPC uses Triton's code for a Triton that is away. Its last words on a connection can come before the
         # connection's state is known to have changed, so what looks connected is asked.
         if code is grpc.StatusCode.UNAVAILABLE and self._connected() and await self.live():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from enum import Enum
 
+from aifactory_agent.openai.marks import part_of
 from aifactory_agent.openai.text import THINK
 
-_END = "</think>"
+THINK_END = "</think>"
 
 
 class _Place(Enum):
@@ -64,20 +65,15 @@ class Reasoning:
         if not self._begun:
             self._held = self._held.lstrip()
             self._begun = bool(self._held)
-        inner, end, rest = self._held.partition(_END)
+        inner, end, rest = self._held.partition(THINK_END)
         if end:
             self._place, self._held = _Place.GAP, rest
             return inner.rstrip()
         # A part of the end mark may come, and space before it would be the seam's.
-        told = self._held[: len(self._held) - _part_of(self._held, _END)].rstrip()
+        told = self._held[: len(self._held) - part_of(self._held, THINK_END)].rstrip()
         self._held = self._held[len(told) :]
         return told
 
     def _rest(self) -> str:
         rest, self._held = self._held, ""
         return rest
-
-
-def _part_of(text: str, mark: str) -> int:
-    """How many characters at the text's end are the beginning of the mark."""
-    return next((size for size in range(len(mark) - 1, 0, -1) if text.endswith(mark[:size])), 0)

@@ -15,6 +15,7 @@ import jinja2
 from tokenizers import Tokenizer
 
 from aifactory_agent.openai.errors import ApiError
+from aifactory_agent.openai.toolcalls import speaks_of_calls
 from aifactory_agent.templates import compile_template
 from aifactory_contract.userjson import parse_json
 
@@ -46,6 +47,8 @@ class ModelText:
     """Whether answers may begin with reasoning between <think> and </think>."""
     adapters: tuple[str, ...] = ()
     """Names of the LoRA adapters that the engine was given."""
+    calls: bool = False
+    """Whether the template makes the model call tools, in a form that `toolcalls` understands."""
     adds_bos: bool = False
     """Whether the engine's tokenizer puts the first token before the text by itself."""
 
@@ -89,6 +92,7 @@ def read_model_text(folder: Path) -> ModelText:
         sampling=_sampling(_json(folder / "generation_config.json")),
         thinks=source is not None and THINK in source,
         adapters=tuple(sorted(_json(folder / "multi_lora.json") if engine.get("enable_lora") is True else ())),
+        calls=source is not None and speaks_of_calls(source),
         adds_bos=_adds_bos(tokenizer, tokens, special.get("bos_token")),
     )
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from aifactory_agent.openai.engine import STRUCTURE
 from aifactory_agent.openai.errors import bad
 from aifactory_agent.openai.fields import Fields
+from aifactory_contract.userjson import parse_json
 
 MAX_CHOICES = 128
 """Of one request; every choice is a sequence in the engine."""
 _MAX_STOPS, _MAX_STOP_LENGTH = 16, 256
+_MAX_SCHEMA = 32 * 1024
 _MAX_INT = 2**31 - 1
 _MAX_SEED = 2**63 - 1
 _COMPLETION_TOKENS = 16
 """OpenAI's default for `/v1/completions`."""
-_ROLES = ("system", "developer", "user", "assistant")
-_NO_TOOLS = "is not supported: no engine here calls tools; leave it out"
-_NO_SCHEMA = 'is not supported but as {"type": "text"}: no engine here keeps to a schema; ask for JSON in words'
+_MAX_TOOLS = 128
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+_NO_FUNCTIONS = "is not supported: write it as tools, as OpenAI's API has them since 2023"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,18 @@ class Wish:
 
 
 @dataclass(frozen=True)
+class Tools:
+    """What the answer may call."""
+
+    given: tuple[Mapping[str, Any], ...]
+    """As the client has written them; templates take them so."""
+    must: tuple[Mapping[str, Any], ...]
+    """The functions of which one must be called; none: the model decides."""
+    several: bool
+    """Whether more than one call may come."""
+
+
+@dataclass(frozen=True)
 class ChatWish:
     """An answer to a conversation."""
 
@@ -46,6 +62,15 @@ class ChatWish:
     messages: tuple[Mapping[str, Any], ...]
     arguments: Mapping[str, Any]
     """For the chat template."""
+    tools: Tools | None
+    """None: there are none, or none is to be called."""
+
+    @property
+    def speaks_of_calls(self) -> bool:
+        """Whether the chat template must know calls."""
+        return self.tools is not None or any(
+            message["role"] == "tool" or "tool_calls" in message for message in self.messages
+        )
 
 
 @dataclass(frozen=True)
@@ -61,12 +86,11 @@ def read_chat(body: Mapping[str, Any]) -> ChatWish:
     """Raises ApiError that names the field."""
     fields = Fields(body)
     messages = _messages(fields.take("messages"))
-    for name in ("tools", "functions", "function_call"):
-        fields.refuse(name, _NO_TOOLS)
-    fields.refuse("tool_choice", _NO_TOOLS, "none", "auto")
-    fields.refuse("response_format", _NO_SCHEMA, {"type": "text"})
+    for name in ("functions", "function_call"):
+        fields.refuse(name, _NO_FUNCTIONS)
+    tools = _tools(fields)
+    structure = _structure(fields.mapping("response_format"))
     fields.refuse("modalities", 'must be ["text"]: nothing else is made here', ["text"])
-    fields.ignore("parallel_tool_calls")
     arguments = dict(fields.mapping("chat_template_kwargs"))
     if (effort := fields.text("reasoning_effort")) is not None:
         arguments["reasoning_effort"] = effort
@@ -75,7 +99,11 @@ def read_chat(body: Mapping[str, Any]) -> ChatWish:
     if alternatives is not None and not wanted:
         raise bad("top_logprobs", "needs logprobs to be true")
     wish = _wish(fields, new if new is not None else old, (alternatives or 0) if wanted else None, prompts=1)
-    return ChatWish(wish, messages, arguments)
+    if structure is not None and tools is not None:
+        raise bad("response_format", 'can not be had together with tools: leave one out, or set tool_choice to "none"')
+    if structure is not None:
+        wish = replace(wish, sampling={**wish.sampling, STRUCTURE: structure})
+    return ChatWish(wish, messages, arguments, tools)
 
 
 def read_completion(body: Mapping[str, Any]) -> CompletionWish:
@@ -93,6 +121,78 @@ def read_completion(body: Mapping[str, Any]) -> CompletionWish:
         raise bad("best_of", "must be n: every choice that is made is told", "unsupported_parameter")
     wish = _wish(fields, max_tokens or _COMPLETION_TOKENS, logprobs, prompts=len(prompts))
     return CompletionWish(wish, prompts, echo)
+
+
+def _tools(fields: Fields) -> Tools | None:
+    value, choice = fields.take("tools"), fields.take("tool_choice")
+    several = fields.take("parallel_tool_calls")
+    if several is not None and not isinstance(several, bool):
+        raise bad("parallel_tool_calls", "must be true or false")
+    tools = _tool_list(value)
+    named = _named(choice)
+    if not tools and (named is not None or choice == "required"):
+        raise bad("tool_choice", "needs tools: there are none that could be called")
+    if named is None and choice not in (None, "none", "auto", "required"):
+        raise bad(
+            "tool_choice", 'must be "none", "auto", "required", or {"type": "function", "function": {"name": "f"}}'
+        )
+    if not tools or choice == "none":
+        return None
+    functions = [tool["function"] for tool in tools]
+    must = functions if choice == "required" else [one for one in functions if one["name"] == named]
+    if named is not None and not must:
+        raise bad("tool_choice", f"names {named!r}, which is none of tools")
+    return Tools(tuple(tools), tuple(must), several is not False)
+
+
+def _tool_list(value: Any) -> list[Mapping[str, Any]]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or len(value) > _MAX_TOOLS:
+        raise bad("tools", f"must be a list of up to {_MAX_TOOLS}")
+    for place, tool in enumerate(value):
+        function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
+            raise bad(
+                f"tools[{place}]", 'must be like {"type": "function", "function": {"name": "f", "parameters": {}}}'
+            )
+        if not isinstance(function.get("parameters") or {}, dict):
+            raise bad(f"tools[{place}].function.parameters", "must be a JSON schema")
+    return value
+
+
+def _named(choice: Any) -> str | None:
+    function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _structure(given: Mapping[str, Any]) -> str | None:
+    """Of `response_format`: vLLM's StructuredOutputsParams as Triton's back end for it takes them, a string of JSON."""
+    if not given:
+        return None
+    fields = Fields(given, "response_format.")
+    kind, named = fields.text("type"), fields.mapping("json_schema")
+    fields.end()
+    if kind not in ("text", "json_object", "json_schema"):
+        raise bad("response_format.type", "must be one of text, json_object, json_schema")
+    if kind != "json_schema":
+        return json.dumps({"json_object": True}) if kind == "json_object" else None
+    inner = Fields(named, "response_format.json_schema.")
+    # Kept to strictly in any case; the rest is for people.
+    inner.flag("strict")
+    inner.ignore("name", "description")
+    schema = inner.mapping("schema")
+    inner.end()
+    if not schema:
+        raise bad("response_format.json_schema.schema", 'is missing: give a JSON schema, such as {"type": "object"}')
+    try:
+        told = json.dumps({"json": schema})
+    except RecursionError as error:
+        raise bad("response_format.json_schema.schema", "is nested too deep") from error
+    if len(told) > _MAX_SCHEMA:
+        raise bad("response_format.json_schema.schema", f"has {len(told)} characters; {_MAX_SCHEMA} at most are read")
+    return told
 
 
 def _wish(fields: Fields, max_tokens: int | None, logprobs: int | None, *, prompts: int) -> Wish:
@@ -173,24 +273,45 @@ def _message(place: str, value: Any) -> Mapping[str, Any]:
         raise bad(place, 'must be an object like {"role": "user", "content": "Hello"}')
     fields = Fields(value, f"{place}.")
     role = fields.text("role")
-    if role in ("tool", "function"):
-        raise bad(f"{place}.role", _NO_TOOLS, "unsupported_parameter")
     if role not in _ROLES:
         raise bad(f"{place}.role", f"must be one of {', '.join(_ROLES)}")
     content = _content(f"{place}.content", fields.take("content"))
-    if content is None:
+    calls = _calls(f"{place}.tool_calls", fields.take("tool_calls")) if role == "assistant" else []
+    if content is None and not calls:
         raise bad(f"{place}.content", "is missing")
     # Templates know no developers: to them it is the system's message, as it was called before.
-    message: dict[str, Any] = {"role": "system" if role == "developer" else role, "content": content}
-    for name in ("name", "reasoning_content"):
+    message: dict[str, Any] = {"role": "system" if role == "developer" else role, "content": content or ""}
+    if calls:
+        message["tool_calls"] = calls
+    for name in ("name", "reasoning_content", "tool_call_id"):
         if (text := fields.text(name)) is not None:
             message[name] = text
-    for name in ("tool_calls", "function_call", "audio"):
-        fields.refuse(name, _NO_TOOLS if name != "audio" else "is not supported: only text is taken")
+    fields.refuse("function_call", _NO_FUNCTIONS)
+    fields.refuse("audio", "is not supported: only text is taken")
     # An answer of before, as the `openai` package writes it down.
     fields.ignore("refusal", "annotations")
     fields.end()
     return message
+
+
+def _calls(place: str, value: Any) -> list[Mapping[str, Any]]:
+    """Calls of an answer of before, their arguments as objects, which templates write as they need them."""
+    if not isinstance(value or [], list):
+        raise bad(place, "must be a list")
+    found: list[Mapping[str, Any]] = []
+    for number, call in enumerate(value or []):
+        function = call.get("function") if isinstance(call, dict) else None
+        name, text = (function.get("name"), function.get("arguments")) if isinstance(function, dict) else (None, None)
+        try:
+            arguments = parse_json(text or "{}") if isinstance(text, str) else None
+        except ValueError as error:
+            raise bad(f"{place}[{number}].function.arguments", f"is not JSON: {error}") from error
+        if not isinstance(name, str) or not isinstance(arguments, dict):
+            example = '{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}'
+            raise bad(f"{place}[{number}]", f"must be like {example}")
+        function = {"name": name, "arguments": arguments}
+        found.append({"id": call.get("id"), "type": "function", "function": function})
+    return found
 
 
 def _content(place: str, value: Any) -> str | None:

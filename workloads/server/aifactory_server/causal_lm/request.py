@@ -33,9 +33,8 @@ class Request:
 def request_of(full: Full) -> Request:
     """Raises BadRequest if it asks for what this engine can not do: nothing is left out in silence."""
     plain = Full(full.text)
-    asked = {
-        name: getattr(full, name) != getattr(plain, name) for name in ("min_tokens", "stop_token_ids", "ignore_eos")
-    }
+    others = ("min_tokens", "stop_token_ids", "ignore_eos", "structured_outputs")
+    asked = {name: getattr(full, name) != getattr(plain, name) for name in others}
     asked |= {
         field.name: getattr(full.sampling, field.name) != getattr(plain.sampling, field.name)
         for field in fields(Sampling)

@@ -31,6 +31,7 @@ from aifactory_server.engines.detokenizer import Detokenizer
 from aifactory_server.engines.model import END, Model
 from aifactory_server.engines.request import Answer, BadRequest, Piece, Request, Unavailable
 from aifactory_server.engines.sampling import Choice, Likely, Row, Sampling, choose
+from aifactory_server.engines.structure import Structure
 
 _log = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.05
@@ -95,6 +96,8 @@ class _Sequence:
     chance: random.Random
     stops: frozenset[int]
     """Tokens that end it."""
+    structure: Structure | None
+    """What it keeps to."""
     came: float = field(default_factory=time.monotonic)
     deadline: float = float("inf")
     generated: list[int] = field(default_factory=list)
@@ -111,7 +114,8 @@ class _Sequence:
 
     def row(self) -> Row:
         banned = sorted(self.stops) if len(self.generated) < self.request.min_tokens else ()
-        return Row(self.request.sampling, self.chance.random(), self.prompt, self.generated, banned)
+        allowed = None if self.structure is None else self.structure.allowed()
+        return Row(self.request.sampling, self.chance.random(), self.prompt, self.generated, banned, allowed)
 
 
 class Engine:
@@ -216,6 +220,7 @@ class Engine:
             if wrong:
                 raise BadRequest(f"{name} has token {wrong[0]}; this model has 0 to {model.vocabulary - 1}")
         ends = frozenset() if request.ignore_eos else model.end_tokens
+        schema = request.structured_outputs
         most = min(request.max_tokens, model.context - len(prompt))
         now = time.monotonic()
         return _Sequence(
@@ -228,6 +233,7 @@ class Engine:
             detokenizer=Detokenizer(lambda tokens: model.decode(tokens, request.skip_special_tokens), prompt),
             chance=random.Random(request.seed),  # None: from the system's randomness
             stops=ends.union(request.stop_token_ids),
+            structure=None if schema is None else model.structure(schema),
             came=now,
             deadline=now + min(self._limits.seconds, request.seconds or self._limits.seconds),
         )
@@ -264,12 +270,17 @@ class Engine:
     def _step(self, ids: Sequence[str], logits: Tensor) -> list[int]:
         with self._lock:
             found = [self._running.get(id_) for id_ in ids]
-        live = [(index, sequence) for index, sequence in enumerate(found) if sequence is not None]
+        live: list[tuple[int, _Sequence]] = []
+        rows: list[Row] = []
+        for index, sequence in enumerate(found):
+            if sequence is not None:
+                with self._only(sequence):
+                    rows.append(sequence.row())
+                    live.append((index, sequence))
         tokens = [END] * len(ids)
         if live:
             if len(live) < len(ids):
                 logits = logits[torch.tensor([index for index, _ in live], device=logits.device)]
-            rows = [sequence.row() for _, sequence in live]
             try:
                 choices: Sequence[Choice | None] | None = choose(logits, rows)
             except Exception:  # of one row; which one is seen when they are chosen one by one
@@ -289,9 +300,11 @@ class Engine:
         sequence.generated.append(token)
         if choice.logprobs:
             sequence.logprobs.append(choice.logprobs)
-        ended = token in sequence.stops
+        ended, structure = token in sequence.stops, sequence.structure
+        if structure is not None and not ended:
+            structure.take(token)
         text = "" if ended else self._text(sequence, sequence.detokenizer.push(token))
-        if ended or sequence.text.stopped:
+        if ended or sequence.text.stopped or (structure is not None and structure.over):
             reason = "stop"
         elif len(sequence.generated) >= sequence.most:
             reason = "length"

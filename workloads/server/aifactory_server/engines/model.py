@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from aifactory_server.engines.structure import Structure
+
 END: int = -1
 """In place of a token: the sequence is over, its cache is free."""
 
@@ -33,6 +35,9 @@ class Model(Protocol):
     @property
     def end_tokens(self) -> frozenset[int]:
         """Tokens with which a text ends."""
+
+    def structure(self, schema: str) -> Structure:
+        """What keeps an answer to a JSON schema. Raises BadRequest if it can not be kept."""
 
     def start(self, step: Step, cached: Callable[[str, int], None]) -> None:
         """Begin to compute; again after it failed, with an empty cache. `cached` is told how many tokens of a prompt

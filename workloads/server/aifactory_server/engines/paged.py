@@ -26,8 +26,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llguidance.hf
 import torch
 import transformers
+from llguidance import LLTokenizer
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
@@ -36,6 +38,8 @@ from transformers.generation.continuous_batching.utils import find_head_dim, fin
 from aifactory_server.device import check_room, more_memory
 from aifactory_server.engines import attention
 from aifactory_server.engines.model import END, Step
+from aifactory_server.engines.request import BadRequest
+from aifactory_server.engines.structure import Structure
 
 _log = logging.getLogger(__name__)
 TRANSFORMERS = "5.23.0"
@@ -101,6 +105,7 @@ class PagedModel:
             )
         if self.context < wanted:
             _log.warning("the cache has room for sequences of %d tokens, the model for %d", self.context, wanted)
+        self._words = _words(self._tokenizer, self.vocabulary)
         self._no_token = max(self.vocabulary, int(getattr(config, "vocab_size", 0)))
         self._manager: Any = None
 
@@ -139,6 +144,12 @@ class PagedModel:
         fast = getattr(self._tokenizer, "backend_tokenizer", None)
         decoder = fast if fast is not None else self._tokenizer
         return str(decoder.decode(tokens, skip_special_tokens=skip_special_tokens))
+
+    def structure(self, schema: str) -> Structure:
+        """What keeps an answer to a JSON schema. Raises BadRequest if it can not be kept."""
+        if self._words is None:
+            raise BadRequest("structured_outputs can not be had of this model: its tokenizer is of no kind that can")
+        return Structure(self._words, schema, self.end_tokens)
 
     def start(self, step: Step, cached: Callable[[str, int], None]) -> None:
         """Make a manager and let it run; what an earlier one held is given up first."""
@@ -223,6 +234,15 @@ class PagedModel:
 
 transformers.utils.logging.disable_progress_bar()
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
+
+def _words(tokenizer: Any, vocabulary: int) -> LLTokenizer | None:
+    """What llguidance needs to know of a tokenizer; None if it is of a kind that it does not know."""
+    try:
+        return llguidance.hf.from_tokenizer(tokenizer, n_vocab=max(vocabulary, len(tokenizer)))
+    except ValueError as error:
+        _log.warning("answers of this model can keep to no JSON schema: %s", error)
+        return None
 
 
 def _load(folder: Path, device: torch.device, free: int) -> Any:

@@ -22,6 +22,7 @@ class Request:
     """One text to go on with; names and defaults are those of vLLM's SamplingParams.
 
     Attributes:
+        structured_outputs: a JSON schema that the answer is to keep to, None for any text.
         seconds: the client's own time limit, None for none.
         probe: the agent asks; it waits for nobody, and its tokens are not counted.
     """
@@ -34,6 +35,7 @@ class Request:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     seed: int | None = None
+    structured_outputs: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
     seconds: float | None = None
     probe: bool = False

@@ -68,6 +68,8 @@ class Row:
     generated: Sequence[int] = ()
     banned: Sequence[int] = ()
     """Tokens that can not come now."""
+    allowed: Tensor | None = None
+    """For each token whether it may come, bool; None: all may. At least one may."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Choice | None]:
         for index, row in enumerate(rows)
         if row.sampling.logprobs is not None and healthy[index]
     }
-    if any(row.sampling.logit_bias or row.sampling.penalises or row.banned for row in rows):
+    if any(_adjusts(row) for row in rows):
         logits = logits.clone()
         for index, row in enumerate(rows):
             _adjust(logits[index], row)
@@ -110,6 +112,10 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Choice | None]:
         else None
         for index, token in enumerate(tokens)
     ]
+
+
+def _adjusts(row: Row) -> bool:
+    return bool(row.sampling.logit_bias or row.sampling.penalises or row.banned or row.allowed is not None)
 
 
 def _adjust(logits: Tensor, row: Row) -> None:
@@ -130,6 +136,11 @@ def _adjust(logits: Tensor, row: Row) -> None:
             logits[tokens] -= sampling.frequency_penalty * times + sampling.presence_penalty
     if row.banned:
         logits[torch.tensor(row.banned, device=logits.device)] = -torch.inf
+    if row.allowed is not None:
+        # Some models have more logits than there are tokens, and some tokenizers more tokens than there are logits.
+        size = min(logits.shape[0], row.allowed.shape[0])
+        logits[:size].masked_fill_(~row.allowed[:size].to(logits.device), -torch.inf)
+        logits[size:] = -torch.inf
 
 
 def _tokens(logits: Tensor, rows: Sequence[Row]) -> list[int]:

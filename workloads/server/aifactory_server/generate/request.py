@@ -6,6 +6,7 @@ be written as strings, as that back end takes them. What is not known is refused
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,10 @@ class _Parameters:
     def mapping(self, name: str) -> dict[int, float]:
         return dict(self._take(name, {}, lambda value: _biases(value, name)))
 
+    def schema(self, name: str) -> str | None:
+        found = self._take(name, None, lambda value: _schema(value, name))
+        return None if found is None else str(found)
+
     def refuse_others(self) -> None:
         for name in self._given:
             raise BadRequest(f"{name} is not known; this model takes {', '.join(self._known)}")
@@ -145,6 +150,7 @@ def _request(text: str, given: _Parameters, logprobs: bool, seconds: float | Non
         ignore_eos=given.flag("ignore_eos", False),
         skip_special_tokens=given.flag("skip_special_tokens", True),
         seed=given.whole("seed", None, -(2**63), 2**64 - 1),
+        structured_outputs=given.schema("structured_outputs"),
         sampling=sampling,
         seconds=seconds,
         probe=probe,
@@ -221,6 +227,32 @@ def _stop(value: Any) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_STOP:
         raise BadRequest(f"stop must be strings of 1 to {_MAX_STOP} characters, one is {value!r:.100}")
     return value
+
+
+def _schema(value: Any, name: str) -> str:
+    """A JSON schema out of what vLLM calls StructuredOutputsParams, which its back end takes as a string of JSON."""
+    given = _decoded(value, name)
+    schema = {"type": "object"} if given.pop("json_object", False) is True else _decoded(given.pop("json", None), name)
+    for other in given:
+        raise BadRequest(f"{name} has {other}, which this engine does not keep to; it {_STRUCTURED}")
+    try:
+        return json.dumps(schema)
+    except RecursionError as error:
+        raise BadRequest(f"{name} is nested too deep") from error
+
+
+_STRUCTURED = 'must be like {"json": {"type": "object"}} or {"json_object": true}'
+
+
+def _decoded(value: Any, name: str) -> dict[str, Any]:
+    """An object, which may be written as a string of JSON."""
+    try:
+        found = parse_json(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise BadRequest(f"{name} is not JSON: {error}; it {_STRUCTURED}") from None
+    if not isinstance(found, dict):
+        raise BadRequest(f"{name} {_STRUCTURED}")
+    return {key: item for key, item in found.items() if item is not None}
 
 
 def _biases(value: Any, name: str) -> dict[int, float]:

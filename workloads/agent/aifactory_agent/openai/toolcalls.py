@@ -1,0 +1,117 @@
+"""Calls of tools in an answer's text, as models of the Hermes and Qwen families write them, while it comes in pieces.
+
+    <tool_call>
+    {"name": "weather", "arguments": {"city": "Paris"}}
+    </tool_call>
+
+What is not such a call stays text. A call is told when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from aifactory_agent.openai.marks import part_of
+from aifactory_contract.userjson import parse_json
+
+BEGIN, END = "<tool_call>", "</tool_call>"
+_OTHERS = ("<function=", "<parameter=", "<arg_key>")
+"""Marks of families that write the same tags around something else."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call."""
+
+    name: str
+    arguments: str
+    """JSON."""
+    id: str = field(default_factory=lambda: f"call_{uuid.uuid4().hex[:24]}")
+
+    def as_json(self) -> dict[str, Any]:
+        """OpenAI's object."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
+
+def speaks_of_calls(template: str) -> bool:
+    """Whether a chat template makes its model write calls in this form."""
+    return BEGIN in template and END in template and not any(mark in template for mark in _OTHERS)
+
+
+class Calls:
+    """One answer's state. Space at the seams belongs to neither part.
+
+    Args:
+        inside: the prompt has opened the first call.
+        most: calls that are told; what follows is dropped.
+    """
+
+    def __init__(self, inside: bool = False, most: int | None = None) -> None:
+        self._inside = inside
+        self._most = most
+        self._held = ""
+        self._gap = False
+        """Nothing but space has come since a call."""
+        self._came = 0
+        """Calls so far."""
+
+    def feed(self, text: str) -> tuple[str, list[Call]]:
+        """Text and calls that can be told now, after this piece."""
+        self._held += text
+        said, calls = "", list[Call]()
+        while True:
+            mark = END if self._inside else BEGIN
+            before, found, rest = self._held.partition(mark)
+            if not found:
+                break
+            if self._inside:
+                call = _read(before)
+                calls += [call] if call and self._wanted() else []
+                said += "" if call else BEGIN + before + END
+                self._held, self._gap = rest, call is not None
+            else:
+                said, self._held = said + self._seam(before).rstrip(), rest
+            self._inside = not self._inside
+        if not self._inside:
+            # A part of the mark may come, and space before it would be the seam's.
+            told = self._held[: len(self._held) - part_of(self._held, BEGIN)].rstrip()
+            self._held = self._held[len(told) :]
+            said += self._seam(told)
+        return said, calls
+
+    def end(self) -> tuple[str, list[Call]]:
+        """What was held back, when nothing more comes."""
+        held, self._held = self._held, ""
+        if not self._inside:
+            return self._seam(held), []
+        call = _read(held)
+        if call:
+            return "", [call] if self._wanted() else []
+        return BEGIN + held, []
+
+    def _seam(self, text: str) -> str:
+        """Without the space after a call."""
+        if self._gap:
+            text = text.lstrip()
+            self._gap = not text
+        return text
+
+    def _wanted(self) -> bool:
+        self._came += 1
+        return self._most is None or self._came <= self._most
+
+
+def _read(text: str) -> Call | None:
+    try:
+        found = parse_json(text.strip())
+    except ValueError:
+        return None
+    if not isinstance(found, dict) or not isinstance(found.get("name"), str):
+        return None
+    arguments = found.get("arguments", found.get("parameters", {}))
+    if not isinstance(arguments, dict):
+        return None
+    return Call(found["name"], json.dumps(arguments, ensure_ascii=False))

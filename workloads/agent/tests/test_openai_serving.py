@@ -1,0 +1,76 @@
+"""The OpenAI port with nothing stood in for: what only the server's own engine can show."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import openai
+import pytest
+from endpoint import Endpoint
+from harness import WORKLOADS
+
+sys.path.append(str(WORKLOADS / "server" / "testing"))
+
+from hf_models import write_llama
+
+TEMPLATE = """{{ bos_token }}{% if tools %}<tool_call></tool_call>{{ tools | tojson }}{% endif %}
+{%- for m in messages %}<{{ m.role }}> {{ m.content }}
+{% endfor %}<assistant>"""
+HELLO: Any = [{"role": "user", "content": "hi"}]
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"colour": {"enum": ["red", "green"]}, "count": {"type": "integer", "minimum": 1, "maximum": 9}},
+    "required": ["colour", "count"],
+    "additionalProperties": False,
+}
+FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "thing", "schema": SCHEMA}}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+    root = tmp_path_factory.mktemp("serving")
+    folder = write_llama(root / "model", max_position_embeddings=1024)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    pod = Endpoint(root)
+    try:
+        pod.open()
+        pod.load("tiny", folder)
+        yield openai.OpenAI(base_url=f"{pod.url}/v1", api_key="none", max_retries=0, timeout=60)
+    finally:
+        pod.close()
+
+
+def test_an_answer_keeps_to_a_schema(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "messages": HELLO, "response_format": FORMAT, "max_tokens": 300}
+    whole = client.chat.completions.create(**asked, n=3, seed=1)
+    for choice in whole.choices:
+        assert choice.finish_reason == "stop"
+        jsonschema.validate(json.loads(choice.message.content or ""), SCHEMA)
+    text = "".join(
+        chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**asked, seed=1, stream=True)
+    )
+    assert text == whole.choices[0].message.content
+
+
+def test_a_schema_that_can_not_be_kept_is_refused_by_the_client_s_field(client: openai.OpenAI) -> None:
+    wrong: Any = {"type": "json_schema", "json_schema": {"name": "thing", "schema": {"type": "nothing"}}}
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError, match=r"response_format .* Invalid type: nothing") as error:
+            client.chat.completions.create(model="tiny", messages=HELLO, response_format=wrong, stream=stream)
+        assert error.value.param == "response_format"
+
+
+def test_a_forced_call_has_arguments_by_its_schema(client: openai.OpenAI) -> None:
+    tools: Any = [{"type": "function", "function": {"name": "paint", "parameters": SCHEMA}}]
+    answer = client.chat.completions.create(
+        model="tiny", messages=HELLO, tools=tools, tool_choice="required", max_tokens=300, seed=2
+    )
+    (call,) = answer.choices[0].message.tool_calls or ()
+    assert call.type == "function"
+    assert call.function.name == "paint"
+    jsonschema.validate(json.loads(call.function.arguments), SCHEMA)
+    assert answer.choices[0].finish_reason == "tool_calls"
