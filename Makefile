@@ -131,7 +131,7 @@ images: cluster ## Build what changed of the operator, trainer, agent and server
 run: venv ## Run the operator from this checkout against the local cluster (KUBECONFIG=... for another; ARGS=... for options)
 	@$(if $(KUBECONFIG),,$(CLUSTER) up)
 	@export KUBECONFIG="$(or $(KUBECONFIG),$$($(CLUSTER) kubeconfig))" kubectl="$$($(CLUSTER) bin kubectl)"; \
-	"$$kubectl" apply --server-side --force-conflicts -f crds/ >/dev/null; \
+	"$$kubectl" apply --server-side --force-conflicts --field-manager=helm -f crds/ >/dev/null; \
 	"$$kubectl" create namespace aifactory-system --dry-run=client -o yaml | "$$kubectl" apply -f - >/dev/null; \
 	holder=$$("$$kubectl" -n kube-system get lease aifactory.dev -o 'jsonpath={.spec.holderIdentity}' 2>/dev/null || true); \
 	if [ -n "$$holder" ]; then echo "$$holder leads now; to take over at once: $$kubectl --kubeconfig $$KUBECONFIG -n aifactory-system scale deployment/aifactory-operator --replicas=0"; fi; \
