@@ -13,7 +13,7 @@ from aifactory.api import names
 from aifactory.api.trainingjob import TrainingJob
 from aifactory.engine.apply import content_hash
 from aifactory.engine.podspec import Json
-from aifactory.engine.taskpods import build
+from aifactory.engine.taskpods import build, hub_environment
 from aifactory.training import cache, children
 from aifactory.training.state import Settings
 
@@ -73,6 +73,7 @@ def fetcher(job: TrainingJob, fetch: Fetch, number: int, settings: Settings) -> 
             "name": names.ROLE_INPUT,
             "image": settings.agent_image,
             "args": ["fetch", "--spec", json.dumps(spec, sort_keys=True)],
+            **hub_environment(settings.hub_endpoint, fetch.uri),
             "volumeMounts": mounts,
         },
         volumes=volumes,

@@ -79,6 +79,7 @@ ON_A_SHARED_CLAIM = job(
     **SHARED,
 )
 
+MIRROR = "https://hub.example.com"
 CORPUS = {"name": "corpus", "uri": "s3://bucket/corpus"}
 THERE = {**CORPUS, "phase": "Ready", "digest": f"sha256:{'1' * 64}", "claim": "c"}
 READS = job(
@@ -105,6 +106,9 @@ CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
         cache.claim(READS, replace(SETTINGS, input_claim_storage_class="shared")),
         fetchers.fetcher(READS, Fetch("corpus", CORPUS["uri"], secret="s3", claim="c"), 0, SETTINGS),
         children.pod(READS, 0, 0, SETTINGS, gang=False),
+    ],
+    "mirror": lambda: [
+        fetchers.fetcher(READS, Fetch("base", "hf://org/tiny@main", claim="c"), 0, replace(SETTINGS, hub_endpoint=MIRROR)),
     ],
     "own-settings": lambda: [
         children.claim(FULL),

@@ -412,6 +412,16 @@ def test_what_is_no_hub_is_told(server: WebServer, opened: Opened) -> None:
         refusal(lambda endpoint=endpoint: opened("hf://org/repo", HF_ENDPOINT=endpoint), Reason.INVALID_ARTIFACT)
 
 
+def test_the_installation_names_the_hub_and_a_secret_goes_before_it(
+    hub: Hub, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"https://{hub.server.address}/")
+    assert read(opened("hf://org/repo"))[1]["config.json"] == b'{"a": 1}'
+    monkeypatch.setenv("HF_ENDPOINT", "hub.example")
+    refusal(lambda: opened("hf://org/repo"), Reason.INVALID_ARTIFACT, "HF_ENDPOINT of the pod", "write https://<host>")
+    assert read(opened("hf://org/repo", HF_ENDPOINT=f"https://{hub.server.address}"))[1]["config.json"] == b'{"a": 1}'
+
+
 def test_a_model_of_a_hub_verifies_without_what_lies_beside_it(hub: Hub, opened: Opened, tmp_path: Path) -> None:
     """Somebody else's repository can not be tidied up: what is no part of the format is not taken."""
     model = write_model(tmp_path / "model")

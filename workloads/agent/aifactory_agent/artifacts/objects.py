@@ -103,7 +103,7 @@ class ObjectStore:
         self.uri = uri
         self._credentials = credentials
         if credentials is not None and credentials.endpoint is not None:
-            check_endpoint(uri, "AWS_ENDPOINT_URL", credentials.endpoint)
+            check_endpoint(uri, "AWS_ENDPOINT_URL in its secret", credentials.endpoint)
 
     def files(self) -> list[StoredFile]:
         prefix = f"{self.uri.path}/" if self.uri.path else ""

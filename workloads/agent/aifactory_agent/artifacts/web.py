@@ -68,8 +68,8 @@ class Forbidden(Exception):
     """A connection led to an address that no artifact comes from."""
 
 
-def check_endpoint(uri: ArtifactUri, key: str, endpoint: str) -> None:
-    """Refuse an endpoint out of a secret that is none, or that leads to such an address now.
+def check_endpoint(uri: ArtifactUri, what: str, endpoint: str) -> None:
+    """Refuse an endpoint that is none, or that leads to such an address now; `what` says where it is written.
 
     For clients that make their own connections. A proxy in the pod itself may be named. Raises FactoryError
     (InvalidArtifact).
@@ -77,7 +77,7 @@ def check_endpoint(uri: ArtifactUri, key: str, endpoint: str) -> None:
     parts = urlsplit(endpoint)
     if parts.scheme not in ("https", "http") or not parts.hostname or parts.username or parts.query:
         message = (
-            f"{uri}: {key} in its secret is {endpoint!r}; write https://<host>, or http://<host> in a network of trust"
+            f"{uri}: {what} is {endpoint!r}; write https://<host>, or http://<host> in a network of trust"
         )
         raise FactoryError(Reason.INVALID_ARTIFACT, message)
     try:
