@@ -17,6 +17,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -136,6 +137,19 @@ class Answer:
     """Where it came from after all redirects."""
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """What is known of a file after its first bytes were asked for."""
+
+    size: int
+    pin: str
+    """Its version: ETag, or the time of the last change."""
+    in_parts: bool
+    """Whether parts of it can be asked for."""
+    content: bytes | None
+    """All of it, if it is small."""
+
+
 class Refused(Exception):
     """The server answers, and what it says is neither the bytes nor that it is busy."""
 
@@ -205,28 +219,35 @@ class Web:
 
         return self._patiently(once)
 
-    def size_of(self, url: str, headers: Mapping[str, str] | None = None) -> tuple[int, str, bool]:
-        """Size, version (ETag or time of the last change) and whether parts can be asked for. Raises Refused.
+    def begin(self, url: str, most: int) -> Beginning:
+        """What a file is, and its bytes if it has no more than `most`: for small ones that saves a request each.
 
-        Asked by a range of one byte: many servers and signed URLs allow GET only.
+        Asked by a range: many servers and signed URLs allow GET only. Raises Refused.
         """
 
-        def once() -> tuple[int, str, bool]:
-            response, place = self._open("GET", url, {**(headers or {}), "Range": "bytes=0-0"}, True)
+        def once() -> Beginning:
+            response, place = self._open("GET", url, {"Range": f"bytes=0-{most - 1}"}, True)
             try:
                 pin = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
                 found = response.headers.get("Content-Range", "")
-                if response.status == 206 and (match := _CONTENT_RANGE.fullmatch(found)) and match[3] != "*":
-                    response.read()
-                    return int(match[3]), pin, True
                 if response.status == 416 and found == "bytes */0":
-                    return 0, pin, True
-                if response.status in (200, 206) and (length := response.headers.get("Content-Length")):
-                    return int(length), pin, False
-                if response.status < 400:
+                    return Beginning(0, pin, True, b"")
+                if response.status == 206 and (match := _CONTENT_RANGE.fullmatch(found)) and match[3] != "*":
+                    size, in_parts = int(match[3]), True
+                elif (
+                    response.status in (200, 206) and (length := response.headers.get("Content-Length", "")).isdecimal()
+                ):
+                    size, in_parts = int(length), False
+                elif response.status < 400:
                     message = f"{self.uri}: {_origin(place)} does not tell the size of {urlsplit(place).path}"
                     raise FactoryError(Reason.INVALID_ARTIFACT, f"{message}; use a server that sends Content-Length")
-                raise Refused(Answer(response.status, response.headers, _beginning(response, _ERROR_BYTES), place))
+                else:
+                    raise Refused(Answer(response.status, response.headers, _beginning(response, _ERROR_BYTES), place))
+                body = b""
+                if size <= most or in_parts:
+                    with suppress(urllib3.exceptions.HTTPError, OSError):  # `read` asks for what is missing
+                        body = _beginning(response, most)
+                return Beginning(size, pin, in_parts, body if len(body) == size else None)
             finally:
                 _finish(response)
 
