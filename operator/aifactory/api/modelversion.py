@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from aifactory.api import leftout
 from aifactory.api.base import CustomResource, Model, ModelName, SecretRef, Status, Time
 from aifactory.api.inputs import MAX_INPUTS, UsedInput
 from aifactory.api.rules import no_parent_paths, rule
@@ -125,6 +126,11 @@ class ModelVersionStatus(Status):
     size: str = ""
     """Size for `kubectl get`, in binary units."""
     files: int | None = None
+    left_out: leftout.Paths | None = None
+    """The first files at the source that are no part of the version: neither read nor served; `leftOutFiles` counts
+    all. Publishing has left out others before: `status.output` of the TrainingJob tells those."""
+    left_out_files: int | None = None
+    """Number of files at the source that are no part of the version."""
     used_by: Annotated[tuple[Use, ...], Field(max_length=MAX_USERS)] = ()
     """The first of those that use the version; `inUse` counts all."""
     in_use: int = 0

@@ -108,7 +108,9 @@ CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
         children.pod(READS, 0, 0, SETTINGS, gang=False),
     ],
     "mirror": lambda: [
-        fetchers.fetcher(READS, Fetch("base", "hf://org/tiny@main", claim="c"), 0, replace(SETTINGS, hub_endpoint=MIRROR)),
+        fetchers.fetcher(
+            READS, Fetch("base", "hf://org/tiny@main", claim="c"), 0, replace(SETTINGS, hub_endpoint=MIRROR)
+        ),
     ],
     "own-settings": lambda: [
         children.claim(FULL),

@@ -593,11 +593,14 @@ def test_what_a_trainer_left_beside_the_model_is_not_published_and_told(
     assert code == 0
     assert (answer["digest"], answer["uri"], answer["files"]) == (whole.digest, whole.uri, 3)
     assert set(answer["leftOut"]) <= set(beside)
+    assert answer["leftOutFiles"] == len(beside)
     assert capsys.readouterr().err.count('"left out"') == 20
     if place.secret is None:  # a directory as the trainer left it is the same artifact
         shutil.copytree(source, place.folder / "raw")
         raw = verify("pvc://models/raw", place, whole.digest)
         assert raw.files == 3
+        assert set(raw.left_out) >= {"training_args.bin", "checkpoint-7/optimizer.pt"}
+        assert raw.as_result()["leftOutFiles"] == len(raw.left_out)
         store = open_store(ArtifactUri.parse("pvc://models/raw"), place.mounts, None)
         (tmp_path / "fetched").mkdir()
         transfer.fetch(store, tmp_path / "fetched", whole.digest, "huggingface", threading.Event())

@@ -64,6 +64,22 @@ def test_a_directory_is_what_its_list_of_sums_says(server: WebServer, opened: Op
     refusal(lambda: read(opened(f"https://{server.address}/m/")), Reason.SOURCE_NOT_FOUND, "write one there")
 
 
+@pytest.mark.parametrize(("kept", "requests"), [(10_000, 1 + 4), (150, 1 + 4 + 2)])
+def test_small_files_of_a_directory_cost_one_request_each_as_far_as_there_is_room(
+    server: WebServer, opened: Opened, monkeypatch: pytest.MonkeyPatch, kept: int, requests: int
+) -> None:
+    monkeypatch.setattr(https, "_KEPT_BYTES", kept)
+    monkeypatch.setattr(https, "_SMALL_BYTES", 100)
+    monkeypatch.setattr(https, "THREADS", 1)
+    files = {"a": b"a" * 80, "b": b"b" * 80, "c": b"c" * 100, "empty": b""}
+    server.files = {f"/m/{path}": data for path, data in files.items()} | {"/m/SHA256SUMS": sums(files)}
+    source = opened(f"https://{server.address}/m/")
+    assert read(source)[1] == files
+    assert len(server.asked) == requests
+    again = source.read(StoredFile("a", 80, server.etag("/m/a")), 10, 20, threading.Event())
+    assert (again, len(server.asked)) == (b"a" * 10, requests + 1), "what was kept was given once"
+
+
 def test_a_connection_that_breaks_off_is_gone_on_with(server: WebServer, opened: Opened, small_pieces: None) -> None:
     """Each answer ends after 300 bytes: a request begins where the one before it ended, and no byte comes twice."""
     content = os.urandom(5_000)

@@ -29,7 +29,7 @@ from typing import Any
 
 from aifactory_agent.artifacts.reading import THREADS, Begun, hash_files
 from aifactory_agent.artifacts.store import Data, Source, StoredFile
-from aifactory_agent.artifacts.transfer import compare, wanted, write_piece
+from aifactory_agent.artifacts.transfer import chosen, compare, write_piece
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.files import fsync, write_atomically
 from aifactory_contract.manifest import BOOKKEEPING, CHUNK, Manifest, check_digest
@@ -116,7 +116,7 @@ class Cache:
             with self._incoming(f"{source.uri} {expected_format or ''}".strip(), cancel) as folder:
                 if digest is not None and (found := self.find(digest)) is not None:  # of another pod, meanwhile
                     return found
-                files = wanted(source, expected_format)
+                files, _ = chosen(source, expected_format)
                 progress.total_bytes = sum(file.size for file in files)
                 progress.total_files = len(files)
                 if digest is None and (found := self._resolved(source, files)) is not None:

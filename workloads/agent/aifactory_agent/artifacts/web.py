@@ -77,9 +77,7 @@ def check_endpoint(uri: ArtifactUri, what: str, endpoint: str) -> None:
     """
     parts = urlsplit(endpoint)
     if parts.scheme not in ("https", "http") or not parts.hostname or parts.username or parts.query:
-        message = (
-            f"{uri}: {what} is {endpoint!r}; write https://<host>, or http://<host> in a network of trust"
-        )
+        message = f"{uri}: {what} is {endpoint!r}; write https://<host>, or http://<host> in a network of trust"
         raise FactoryError(Reason.INVALID_ARTIFACT, message)
     try:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(parts.hostname, None, type=socket.SOCK_STREAM)}
