@@ -6,18 +6,28 @@ Reasons are held together in `api/test_reasons.py` and `serving/test_surge.py`, 
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aifactory.api import names
 from aifactory.api.base import MODEL_NAME
 from aifactory.api.modelversion import ModelVersionSpec
 from aifactory.api.trainingjob import OutputModel
 from aifactory.serving import probe as probes
+from aifactory.training import fetchers
+from aifactory.training.fetchers import Fetch
+from aifactory_contract import fetchspec
+from aifactory_contract.fetchspec import FetchSpec
 from aifactory_contract.formats import FORMATS
 from aifactory_contract.names import GENERATED_TOKENS, PROBE_REQUESTS, check_model_name
+from aifactory_contract.uri import ArtifactUri
+from tests.unit.training.builders import SETTINGS, job
 
 
 @pytest.mark.parametrize("model", [ModelVersionSpec, OutputModel])
@@ -33,3 +43,34 @@ def test_every_name_of_a_model_can_be_served(data: st.DataObject) -> None:
 def test_what_is_read_of_triton_is_what_back_ends_count() -> None:
     assert probes.PROBES.decode() == PROBE_REQUESTS
     assert probes.TOKENS.decode() == GENERATED_TOKENS
+
+
+WHOLE = Fetch("base", "hf://org/tiny@main", f"sha256:{'1' * 64}", "hub", "huggingface", "claim-uid")
+
+
+@pytest.mark.parametrize(
+    "fetch",
+    [WHOLE, Fetch("a", "pvc://own/x"), *(replace(WHOLE, **{key: ""}) for key in ("digest", "secret", "format"))],
+)
+def test_what_a_fetcher_is_told_is_what_it_understands(fetch: Fetch) -> None:
+    (container,) = fetchers.fetcher(job(inputs=[{"name": "a", "uri": fetch.uri}]), fetch, 0, SETTINGS)["spec"][
+        "containers"
+    ]
+    command, option, told = container["args"]
+    assert (command, option) == ("fetch", "--spec")
+    assert fetchspec.parse(told) == FetchSpec(
+        ArtifactUri.parse(fetch.uri),
+        ArtifactUri.parse("pvc://aifactory-inputs/inputs"),
+        fetch.digest or None,
+        fetch.secret or None,
+        fetch.format or None,
+    )
+    (mount,) = [found for found in container["volumeMounts"] if not found.get("readOnly") and found["name"] == "cache"]
+    assert mount["mountPath"] == "/mnt/claims/aifactory-inputs"
+    secrets = [found["mountPath"] for found in container["volumeMounts"] if found["name"] == "secret"]
+    assert secrets == ([f"/etc/aifactory/secrets/{fetch.secret}"] if fetch.secret else [])
+
+
+def test_pods_mount_claims_and_secrets_where_the_agent_looks_for_them() -> None:
+    agent = Path(__file__).parents[2] / "workloads/agent/aifactory_agent/artifacts/stores.py"
+    assert re.findall(r'Path\("(.*)"\)', agent.read_text()) == [names.CLAIMS_MOUNT, names.SECRETS_MOUNT]

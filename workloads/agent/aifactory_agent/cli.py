@@ -23,11 +23,11 @@ from aifactory_agent.artifacts.cache import Cache, Progress
 from aifactory_agent.artifacts.stores import Mounts, open_source, open_store
 from aifactory_agent.openai.limits import Limits
 from aifactory_agent.progress import telling
+from aifactory_contract import fetchspec
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats import FORMATS, format_of
 from aifactory_contract.names import check_model_name
 from aifactory_contract.uri import ArtifactUri
-from aifactory_contract.userjson import parse_json
 
 _log = logging.getLogger(__name__)
 _ANSWER_BYTES = 4096
@@ -81,54 +81,26 @@ def _probe(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _fetch(options: argparse.Namespace) -> dict[str, Any]:
-    spec = _fetch_spec(options.spec)
-    uri, digest = ArtifactUri.parse(spec["uri"]), spec.get("digest")
-    if "format" in spec:
-        format_of(spec["format"])
-    place = ArtifactUri.parse(spec["destination"])
-    if place.scheme != "pvc" or not place.path:
-        raise FactoryError(Reason.INVALID_ARTIFACT, f"--spec: destination is {place}; write pvc://<claim>/<path>")
+    spec = fetchspec.parse(options.spec)
+    place = spec.destination
     claim = options.claims / place.root
     if not claim.is_dir():
         message = f"claim {place.root} of the destination is not mounted at {claim}; is the claim's name right?"
         raise FactoryError(Reason.SOURCE_NOT_FOUND, message)
-    cache, progress = Cache(claim / place.path, place.root), Progress(str(uri))
+    cache, progress = Cache(claim / place.path, place.root), Progress(str(spec.uri))
     with telling(progress.as_json, options.port):
-        found = cache.find(digest) if digest is not None else None
+        found = cache.find(spec.digest) if spec.digest is not None else None
         if found is None:
-            source = open_source(uri, _mounts(options), spec.get("secret"))
-            found = cache.fetch(source, digest, progress, threading.Event(), spec.get("format"))
+            source = open_source(spec.uri, _mounts(options), spec.secret)
+            found = cache.fetch(source, spec.digest, progress, threading.Event(), spec.format)
     return {
-        "uri": str(uri),
+        "uri": str(spec.uri),
         "digest": found.digest,
         "files": found.files,
         "sizeBytes": found.size,
         "path": f"{place.path}/{found.name}",
         "cached": found.cached,
     }
-
-
-_SPEC_KEYS = {"uri": True, "destination": True, "digest": False, "secret": False, "format": False}
-"""Of a fetch, and whether it must be there."""
-
-
-def _fetch_spec(text: str) -> dict[str, str]:
-    """Raises FactoryError (InvalidArtifact) with the key that is wrong."""
-    try:
-        spec = parse_json(text)
-    except ValueError as error:
-        raise FactoryError(Reason.INVALID_ARTIFACT, f"--spec is not JSON: {error}") from error
-    if not isinstance(spec, dict):
-        raise FactoryError(Reason.INVALID_ARTIFACT, "--spec must be a JSON object")
-    spec = {key: value for key, value in spec.items() if value is not None}
-    for key, value in spec.items():
-        if key not in _SPEC_KEYS or not isinstance(value, str):
-            known = ", ".join(_SPEC_KEYS)
-            raise FactoryError(Reason.INVALID_ARTIFACT, f"--spec: {key!r} must be one of {known}, each with a text")
-    for key, needed in _SPEC_KEYS.items():
-        if needed and key not in spec:
-            raise FactoryError(Reason.INVALID_ARTIFACT, f"--spec needs {key!r}")
-    return spec
 
 
 def _serve(options: argparse.Namespace) -> NoReturn:
