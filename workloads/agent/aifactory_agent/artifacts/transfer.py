@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from aifactory_agent.artifacts.chat import check_chat_templates
+from aifactory_agent.artifacts.chat import check_language
 from aifactory_agent.artifacts.reading import Cancelled as Cancelled
 from aifactory_agent.artifacts.reading import hash_files, open_file
 from aifactory_agent.artifacts.store import Data, Source, Store, StoredFile
@@ -88,7 +88,7 @@ def verify(source: Source, digest: str | None, expected_format: str | None) -> A
         return open_file(source, listed[path])
 
     checked = check_artifact(manifest, opened, expected_format)
-    check_chat_templates(Files.of(manifest, opened))
+    check_language(Files.of(manifest, opened))
     format_of(checked.format).serving(checked.config)  # what nothing here can serve is told now, not in a pool
     return replace(_artifact(str(source.uri), manifest, checked), left_out=beside)
 
@@ -137,7 +137,7 @@ def publish(
         _log.info("left out", extra=fields(path=path, why=why, of=len(beside)))
     manifest = of_files(paths, lambda path: open_regular(source / path))
     checked = check_artifact(manifest, lambda path: open_regular(source / path), expected_format)
-    check_chat_templates(Files.of(manifest, lambda path: open_regular(source / path)))
+    check_language(Files.of(manifest, lambda path: open_regular(source / path)))
     digits = manifest.digest.removeprefix("sha256:")[:_NAME_DIGITS]
     store = open_store(base.child(model, digits), mounts, secret)
     store.create(source, manifest)
