@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
@@ -69,6 +70,12 @@ def test_what_a_fetcher_is_told_is_what_it_understands(fetch: Fetch) -> None:
     assert mount["mountPath"] == "/mnt/claims/aifactory-inputs"
     secrets = [found["mountPath"] for found in container["volumeMounts"] if found["name"] == "secret"]
     assert secrets == ([f"/etc/aifactory/secrets/{fetch.secret}"] if fetch.secret else [])
+
+
+def test_what_is_needed_of_the_cache_is_told_by_the_beginnings_of_digests() -> None:
+    seen = fetchers.InUse(datetime(2026, 1, 1, tzinfo=UTC), (f"sha256:{'ab' * 32}", f"sha256:{'0' * 64}"))
+    args = fetchers.fetcher(job(), WHOLE, 0, SETTINGS, seen)["spec"]["containers"][0]["args"]
+    assert fetchspec.parse(args[2]).in_use == fetchspec.InUse(1767225600, ("ab" * 8, "0" * 16))
 
 
 def test_pods_mount_claims_and_secrets_where_the_agent_looks_for_them() -> None:

@@ -87,7 +87,7 @@ def _fetch(options: argparse.Namespace) -> dict[str, Any]:
     if not claim.is_dir():
         message = f"claim {place.root} of the destination is not mounted at {claim}; is the claim's name right?"
         raise FactoryError(Reason.SOURCE_NOT_FOUND, message)
-    cache, progress = Cache(claim / place.path, place.root), Progress(str(spec.uri))
+    cache, progress = Cache(claim / place.path, place.root, spec.in_use), Progress(str(spec.uri))
     with telling(progress.as_json, options.port):
         found = cache.find(spec.digest) if spec.digest is not None else None
         if found is None:

@@ -30,7 +30,9 @@ from typing import Any
 from aifactory_agent.artifacts.reading import THREADS, Begun, hash_files
 from aifactory_agent.artifacts.store import Data, Source, StoredFile
 from aifactory_agent.artifacts.transfer import chosen, compare, write_piece
+from aifactory_agent.artifacts.unused import remove_unused, touch
 from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.fetchspec import InUse
 from aifactory_contract.files import fsync, write_atomically
 from aifactory_contract.manifest import BOOKKEEPING, CHUNK, Manifest, check_digest
 
@@ -86,17 +88,21 @@ class Input:
 class Cache:
     """A directory of inputs on a mounted claim. Its methods raise FactoryError, which names what to do."""
 
-    def __init__(self, root: Path, claim: str) -> None:
+    def __init__(self, root: Path, claim: str, in_use: InUse | None = None) -> None:
         self._root = root
         self._claim = claim
+        self._in_use = in_use
 
     def find(self, digest: str) -> Input | None:
-        """An input that was fetched before, by its digest. Asks no source."""
+        """An input that was fetched before, by its digest; it counts as needed from now on. Asks no source."""
         folder = self._root / _name(check_digest(digest))
         with self._failures():
-            if not folder.is_dir():
+            try:
+                if not touch(folder):
+                    return None
+                sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+            except FileNotFoundError:  # it is being removed
                 return None
-            sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
         return Input(digest, len(sizes), sum(sizes), cached=True)
 
     def fetch(
@@ -141,10 +147,12 @@ class Cache:
         begun = journal.begin(files)
         progress.done_bytes = there = sum(part.size for part in begun.values())
         missing = progress.total_bytes - there
+        if self._in_use is not None:
+            remove_unused(self._root, self._in_use, missing, _INCOMING)
         if missing > (free := shutil.disk_usage(folder).free):
             message = (
                 f"{source.uri} needs {missing} more bytes but {free} are free in claim {self._claim}; enlarge it, or "
-                "delete inputs that no job needs"
+                "delete jobs that need other inputs"
             )
             raise FactoryError(Reason.STORE_FULL, message)
         progress.phase = "Fetching"
@@ -236,7 +244,7 @@ class Cache:
         except OSError as error:
             words = error.strerror or str(error)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                message = f"no space left in claim {self._claim}: enlarge it, or delete inputs that no job needs"
+                message = f"no space left in claim {self._claim}: enlarge it, or delete jobs that need other inputs"
                 raise FactoryError(Reason.STORE_FULL, message) from error
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 message = f"claim {self._claim}: {words}: let the pod's fsGroup write it"
