@@ -45,7 +45,7 @@ def test_what_a_tenant_is_given(ns: Kubectl, tmp_path: Path) -> None:
 
 
 def test_the_secret_of_a_store(ns: Kubectl, tmp_path: Path) -> None:
-    create, _ = blocks("storage", "sh")
+    create, *_ = blocks("storage", "sh")
     run(create, ns, tmp_path)
     job = objects.job("job", ["true"])
     inputs, output = (yaml.safe_load(block) for block in blocks("storage", "yaml"))

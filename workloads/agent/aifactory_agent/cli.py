@@ -177,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--model", required=True, help="name clients call the model by")
 
     verify = commands.add_parser("verify", help="read an artifact, compute its digest and check it")
-    verify.add_argument("--uri", required=True, help="pvc://, s3://, hf://, https:// or oci://")
+    verify.add_argument("--uri", required=True, help="pvc://, s3://, gs://, az://, hf://, https:// or oci://")
     verify.add_argument("--digest", help="sha256:<64 hex digits>; without it the digest is computed and reported")
     verify.add_argument("--format", required=True, help=", ".join(sorted(FORMATS)))
 

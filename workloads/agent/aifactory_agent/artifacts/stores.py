@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from aifactory_agent.artifacts.buckets import access_to
 from aifactory_agent.artifacts.https import HttpsSource
 from aifactory_agent.artifacts.hub import HubSource
-from aifactory_agent.artifacts.objects import ObjectStore, read_credentials
+from aifactory_agent.artifacts.objects import ObjectStore
 from aifactory_agent.artifacts.oci import OciSource
 from aifactory_agent.artifacts.secret import Secret
 from aifactory_agent.artifacts.store import Source, Store
@@ -37,6 +38,8 @@ def open_source(uri: ArtifactUri, mounts: Mounts, secret: str | None) -> Source:
             return HttpsSource(uri, given)
         case "oci":
             return OciSource(uri, given)
+        case "gs" | "az":
+            return ObjectStore(uri, access_to(uri, given))
         case _:
             return open_store(uri, mounts, secret)
 
@@ -46,6 +49,6 @@ def open_store(uri: ArtifactUri, mounts: Mounts, secret: str | None) -> Store:
     if uri.scheme == "pvc":
         return VolumeStore(uri, mounts.claims)
     if uri.scheme == "s3":
-        return ObjectStore(uri, read_credentials(Secret(secret, mounts.secrets / secret)) if secret else None)
+        return ObjectStore(uri, access_to(uri, Secret(secret, mounts.secrets / secret) if secret else None))
     message = f"{uri}: nothing can be published there; write pvc://<claim>[/<path>] or s3://<bucket>[/<prefix>]"
     raise FactoryError(Reason.INVALID_ARTIFACT, message)
