@@ -7,7 +7,6 @@ same line on stdout for people.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import logging
 import os
@@ -104,6 +103,8 @@ def _fetch(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _serve(options: argparse.Namespace) -> NoReturn:
+    import asyncio  # imported here: the others start twice as fast without
+
     from aifactory_agent.serve.main import Options, serve  # needs gRPC, which publish and verify do not
 
     given = Options(
@@ -121,6 +122,8 @@ def _serve(options: argparse.Namespace) -> NoReturn:
 
 
 def _openai(options: argparse.Namespace) -> NoReturn:
+    import asyncio
+
     from aifactory_agent.openai.main import Options, serve  # needs a tokenizer, which the others do not
 
     limits = Limits(

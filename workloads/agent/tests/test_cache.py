@@ -271,6 +271,30 @@ def corpus(claims: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_many_files_are_pushed_to_the_disk_in_one_go_where_the_system_can(
+    contents: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """And before the input gets its name."""
+    pushed, at_once = set(), []
+
+    def fsync(path: Path) -> None:
+        if path.is_file():
+            pushed.add(path.name)
+
+    def syncfs(folder: Path) -> bool:
+        assert set(contents) == {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        at_once.append(folder.name)
+        return known
+
+    monkeypatch.setattr(caches, "_MANY_FILES", len(contents) - 1)
+    monkeypatch.setattr(caches, "fsync", fsync)
+    monkeypatch.setattr(caches, "syncfs", syncfs)
+    fetch(Cache(root(tmp_path), "inputs"), Memory(contents))
+    assert [name.startswith(".incoming-") for name in at_once] == [True]
+    assert pushed == (set() if known else {Path(path).name for path in contents})
+
+
 # --- Room ---
 
 

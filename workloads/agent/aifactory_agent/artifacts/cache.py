@@ -20,7 +20,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ from aifactory_agent.artifacts.transfer import chosen, compare, write_piece
 from aifactory_agent.artifacts.unused import remove_unused, touch
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.fetchspec import InUse
-from aifactory_contract.files import fsync, write_atomically
+from aifactory_contract.files import fsync, syncfs, write_atomically
 from aifactory_contract.manifest import BOOKKEEPING, CHUNK, Manifest, check_digest
 
 _INCOMING = ".incoming-"
@@ -42,6 +42,7 @@ _LOCK = ".lock"
 _JOURNAL = f"{BOOKKEEPING}/fetched.jsonl"
 _MARK_BYTES = 256 * 1024 * 1024
 """What a killed pod has to read again at most."""
+_MANY_FILES = 64
 _ABANDONED_SECONDS = 24 * 3600.0
 _WAIT_SECONDS = 1.0
 
@@ -177,7 +178,7 @@ class Cache:
             with suppress(OSError):
                 journal.mark()
             raise
-        journal.mark()
+        journal.push()
         return manifest
 
     def _finish(self, folder: Path, manifest: Manifest) -> None:
@@ -303,6 +304,12 @@ class _Journal:
         self._mark(self._unsafe)
         self._unsafe.clear()
 
+    def push(self) -> None:
+        """Push all that was written to the disk; nobody has to go on from here. Raises OSError."""
+        self._join()
+        self._push(self._unsafe)
+        self._unsafe.clear()
+
     def _join(self) -> None:
         marking, self._marking = self._marking, None
         if marking is not None:
@@ -311,12 +318,18 @@ class _Journal:
     def _mark(self, written: dict[str, tuple[StoredFile, int]]) -> None:
         if not written:
             return
-        with ThreadPoolExecutor(THREADS, "fsync") as pool:
-            list(pool.map(lambda path: fsync(self.folder / path), written))
+        self._push(written)
         lines = [json.dumps([file.path, file.size, file.pin, size]) for file, size in written.values()]
         with (self.folder / _JOURNAL).open("a") as journal:
             journal.write("".join(f"{line}\n" for line in lines))
         fsync(self.folder / _JOURNAL)
+
+    def _push(self, paths: Collection[str]) -> None:
+        """Of many files one by one would take longer than writing them: each waits for the file system's journal."""
+        if len(paths) > _MANY_FILES and syncfs(self.folder):
+            return
+        with ThreadPoolExecutor(THREADS, "fsync") as pool:
+            list(pool.map(lambda path: fsync(self.folder / path), paths))
 
     def _read(self) -> dict[str, tuple[int, str, int]]:
         found: dict[str, tuple[int, str, int]] = {}
