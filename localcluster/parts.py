@@ -73,6 +73,7 @@ PARTS = (
     Part("helm", {"helm": "helm.sh/helm/v4/cmd/helm"}),
     Part("registry", {"registry": "github.com/distribution/distribution/v3/cmd/registry"}),
     Part("versitygw", {"versitygw": "github.com/versity/versitygw/cmd/versitygw"}),
+    Part("fake-gcs-server", {"fake-gcs-server": "github.com/fsouza/fake-gcs-server"}),
 )
 CLUSTER_PARTS = ("etcd", "kubernetes", "containerd", "coredns", "pause")
 

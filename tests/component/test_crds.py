@@ -125,8 +125,12 @@ REFUSED = [
             "https://x/?t=1/",
             "https://x/f",
             "oci://x/y",
+            "gs://bucket",
+            "abfs://container/x",
         )
     ),
+    pytest.param(changed(VERSION, "spec.source.uri", "az://c/x"), "source: az:// needs a secretRef", id="no account"),
+    pytest.param(reading(uri="az://c/x"), "inputs: az:// needs a secretRef", id="an input without account"),
     pytest.param(changed(JOB, "metadata.name", "x" * 60), "52", id="long name"),
     pytest.param(changed(VERSION, "metadata.name", "m-2"), "<spec.model>-v<spec.version>", id="version's name"),
     pytest.param(changed(VERSION, "metadata.name", "m-v01"), "<spec.model>-v<spec.version>", id="leading zero"),
@@ -193,11 +197,14 @@ def test_a_mistake_is_refused_with_the_way_out(document: Json, words: str, ns: K
         "https://host/directory/",
         f"oci://registry:5000/team/model@sha256:{'0' * 64}",
         "s3://bucket/a/prefix/",
+        "gs://a_bucket/prefix",
+        "az://container/prefix",
         "pvc://claim/folder",
     ],
 )
 def test_sources_of_an_input(uri: str, ns: Kubectl) -> None:
-    ns.apply(reading(uri=uri, digest=f"sha256:{'0' * 64}"))
+    secret = None if uri.startswith("pvc://") else {"name": "keys"}
+    ns.apply(reading(uri=uri, digest=f"sha256:{'0' * 64}", secretRef=secret))
 
 
 def test_a_mount_below_the_workspace_is_the_users_own_without_inputs(ns: Kubectl) -> None:
@@ -264,6 +271,8 @@ def test_what_is_written_comes_back_unchanged(document: Json, ns: Kubectl) -> No
     "uri",
     [
         "s3://b/x",
+        "gs://a_bucket/x",
+        "az://container/x",
         "hf://org/repo",
         "hf://datasets/org/set@refs%2Fpr%2F1/data",
         "https://host.example:8443/models/m/",
@@ -273,7 +282,7 @@ def test_what_is_written_comes_back_unchanged(document: Json, ns: Kubectl) -> No
     ],
 )
 def test_sources_of_a_version(uri: str, ns: Kubectl) -> None:
-    ns.apply(changed(VERSION, "spec.source.uri", uri))
+    ns.apply(changed(changed(VERSION, "spec.source.uri", uri), "spec.source.secretRef", {"name": "keys"}))
 
 
 def test_a_model_may_have_dots_in_its_name(ns: Kubectl) -> None:

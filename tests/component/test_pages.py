@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from aifactory.app import domains
+from aifactory.app.domains import DOMAINS
+from aifactory.app.options import parse
 from tests.cluster import objects
 from tests.component.test_crds import VERSION
 from tests.support.kubectl import ROOT, Json, Kubectl, binary, command
@@ -42,7 +45,7 @@ def test_what_a_tenant_is_given(ns: Kubectl, tmp_path: Path) -> None:
 
 
 def test_the_secret_of_a_store(ns: Kubectl, tmp_path: Path) -> None:
-    create, _ = blocks("storage", "sh")
+    create, *_ = blocks("storage", "sh")
     run(create, ns, tmp_path)
     job = objects.job("job", ["true"])
     inputs, output = (yaml.safe_load(block) for block in blocks("storage", "yaml"))
@@ -101,6 +104,14 @@ def test_what_a_platform_says_of_the_operators_own_pod(tmp_path: Path) -> None:
     assert pod["metadata"]["annotations"].keys() == {"sidecar.istio.io/inject", "checksum/settings"}
     assert made["ServiceAccount", "aifactory-operator"]["metadata"]["annotations"] == {"a": "b"}
     assert ("PodDisruptionBudget", "aifactory-operator") not in made
+
+
+def test_the_chart_names_the_hub_of_the_installation(tmp_path: Path) -> None:
+    for values, wanted in (("hub: {endpoint: https://hub.example.com}", "https://hub.example.com"), ("{}", "")):
+        made = rendered(values, tmp_path)
+        (container,) = made["Deployment", "aifactory-operator"]["spec"]["template"]["spec"]["containers"]
+        given = [argument for argument in container["args"] if not argument.startswith("--task-pods=")]
+        assert {domain.settings.hub_endpoint for domain in domains.make(parse(DOMAINS, given))} == {wanted}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)

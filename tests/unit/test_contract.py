@@ -7,6 +7,8 @@ Reasons are held together in `api/test_reasons.py` and `serving/test_surge.py`, 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
@@ -14,14 +16,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aifactory.api import names
 from aifactory.api.base import MODEL_NAME
 from aifactory.api.inferencepool import Runtime
 from aifactory.api.modelversion import ModelVersionSpec
 from aifactory.api.trainingjob import OutputModel
 from aifactory.serving import probe as probes
+from aifactory.training import fetchers
+from aifactory.training.fetchers import Fetch
+from aifactory_contract import fetchspec
 from aifactory_contract.engines import AUTO, TRANSFORMERS, VLLM
+from aifactory_contract.fetchspec import FetchSpec
 from aifactory_contract.formats import FORMATS
 from aifactory_contract.names import GENERATED_TOKENS, PROBE_REQUESTS, VLLM_GENERATED_TOKENS, check_model_name
+from aifactory_contract.uri import ArtifactUri
+from tests.unit.training.builders import SETTINGS, job
 
 
 @pytest.mark.parametrize("model", [ModelVersionSpec, OutputModel])
@@ -49,3 +58,40 @@ def test_the_page_lists_the_architectures_of_vllm() -> None:
     page = (Path(__file__).parents[2] / "docs/engines.md").read_text()
     listed = re.findall(r"`(\w+(?:ForCausalLM|LMHeadModel))`", page)
     assert listed == sorted(VLLM.architectures)
+
+
+WHOLE = Fetch("base", "hf://org/tiny@main", f"sha256:{'1' * 64}", "hub", "huggingface", "claim-uid")
+
+
+@pytest.mark.parametrize(
+    "fetch",
+    [WHOLE, Fetch("a", "pvc://own/x"), *(replace(WHOLE, **{key: ""}) for key in ("digest", "secret", "format"))],
+)
+def test_what_a_fetcher_is_told_is_what_it_understands(fetch: Fetch) -> None:
+    (container,) = fetchers.fetcher(job(inputs=[{"name": "a", "uri": fetch.uri}]), fetch, 0, SETTINGS)["spec"][
+        "containers"
+    ]
+    command, option, told = container["args"]
+    assert (command, option) == ("fetch", "--spec")
+    assert fetchspec.parse(told) == FetchSpec(
+        ArtifactUri.parse(fetch.uri),
+        ArtifactUri.parse("pvc://aifactory-inputs/inputs"),
+        fetch.digest or None,
+        fetch.secret or None,
+        fetch.format or None,
+    )
+    (mount,) = [found for found in container["volumeMounts"] if not found.get("readOnly") and found["name"] == "cache"]
+    assert mount["mountPath"] == "/mnt/claims/aifactory-inputs"
+    secrets = [found["mountPath"] for found in container["volumeMounts"] if found["name"] == "secret"]
+    assert secrets == ([f"/etc/aifactory/secrets/{fetch.secret}"] if fetch.secret else [])
+
+
+def test_what_is_needed_of_the_cache_is_told_by_the_beginnings_of_digests() -> None:
+    seen = fetchers.InUse(datetime(2026, 1, 1, tzinfo=UTC), (f"sha256:{'ab' * 32}", f"sha256:{'0' * 64}"))
+    args = fetchers.fetcher(job(), WHOLE, 0, SETTINGS, seen)["spec"]["containers"][0]["args"]
+    assert fetchspec.parse(args[2]).in_use == fetchspec.InUse(1767225600, ("ab" * 8, "0" * 16))
+
+
+def test_pods_mount_claims_and_secrets_where_the_agent_looks_for_them() -> None:
+    agent = Path(__file__).parents[2] / "workloads/agent/aifactory_agent/artifacts/stores.py"
+    assert re.findall(r'Path\("(.*)"\)', agent.read_text()) == [names.CLAIMS_MOUNT, names.SECRETS_MOUNT]

@@ -142,16 +142,19 @@ def test_metrics_that_are_to_be_watched_exist() -> None:
 
 def test_the_keys_of_a_stores_secret_are_those_the_agent_reads() -> None:
     folder = ROOT / "workloads/agent/aifactory_agent/artifacts"
-    read = "".join((folder / name).read_text() for name in ("objects.py", "secret.py"))
+    read = "".join((folder / name).read_text() for name in ("buckets.py", "secret.py"))
     told = {key for row in rows(section("storage", "S3")) for key in re.findall(r"`([\w.]+)`", row[0])}
     assert told == set(re.findall(r'"(AWS_\w+|ca\.crt)"', read))
 
 
 def test_the_keys_of_a_sources_secret_are_those_the_agent_reads() -> None:
     folder = ROOT / "workloads/agent/aifactory_agent/artifacts"
-    read = "".join((folder / name).read_text() for name in ("hub.py", "https.py", "oci.py"))
+    names_ = ("hub.py", "https.py", "oci.py", "buckets.py")
+    read = "".join((folder / name).read_text() for name in names_)
     told = {key for row in rows(section("storage", "Models from elsewhere")) for key in re.findall(r"`(\w+)`", row[2])}
-    assert told == {"HF_TOKEN", "HF_ENDPOINT", "token", "username", "password"}
+    of_buckets = set(re.findall(r'"((?:GOOGLE|STORAGE|AZURE)_\w+)"', read))
+    assert told == {"HF_TOKEN", "HF_ENDPOINT", "token", "username", "password", *of_buckets}
+    assert len(of_buckets) == 9
     assert all(f'"{key}"' in read for key in told)
 
 

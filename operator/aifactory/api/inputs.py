@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from aifactory.api.base import Model, ObjectName, SecretRef, Time
-from aifactory.api.rules import no_parent_paths, rule
+from aifactory.api.rules import account_of_azure, no_parent_paths, rule
 
 MAX_INPUTS = 16
 
@@ -36,6 +36,7 @@ class Input(Model):
                     "!has(self.secretRef) || !has(self.uri) || !self.uri.startsWith('pvc://')",
                     "inputs: a claim (pvc://) needs no secretRef: leave it out",
                 ),
+                account_of_azure("inputs"),
             ]
         }
     )
@@ -65,10 +66,11 @@ class Input(Model):
                 json_schema_extra={
                     "x-kubernetes-validations": [
                         rule(
-                            "self.matches('^((hf|oci|s3|pvc)://[^/[:space:]]+/[^[:space:]]+"
+                            "self.matches('^((hf|oci|s3|gs|az|pvc)://[^/[:space:]]+/[^[:space:]]+"
                             "|https://[^/@?#[:space:]]+/[^?#[:space:]]+)$')",
                             "inputs: uri must be hf://org/repo@revision, https://host/file (without user, query and "
-                            "fragment), oci://host/repo@sha256:..., s3://bucket/path or pvc://claim/path",
+                            "fragment), oci://host/repo@sha256:..., s3://bucket/path, gs://bucket/path, "
+                            "az://container/path or pvc://claim/path",
                         ),
                         no_parent_paths("inputs: uri"),
                     ]
@@ -78,7 +80,8 @@ class Input(Model):
         | None
     ) = None
     """Where the files are: hf://org/repo@revision, https://host/file or https://host/directory/ (with SHA256SUMS),
-    oci://host/repo with :tag or @sha256:..., s3://bucket/path or pvc://claim/path (a claim of the same namespace)."""
+    oci://host/repo with :tag or @sha256:..., s3://bucket/path, gs://bucket/path (Google Cloud Storage),
+    az://container/path (Azure Blob Storage) or pvc://claim/path (a claim of the same namespace)."""
     model_version: ObjectName | None = None
     """Name of a ModelVersion of the same namespace; it is waited for until it is Ready. The first of these is the
     parent in the lineage of the version that the job makes."""

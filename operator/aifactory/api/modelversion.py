@@ -6,9 +6,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from aifactory.api import leftout
 from aifactory.api.base import CustomResource, Model, ModelName, SecretRef, Status, Time
 from aifactory.api.inputs import MAX_INPUTS, UsedInput
-from aifactory.api.rules import no_parent_paths, rule
+from aifactory.api.rules import account_of_azure, no_parent_paths, rule
 from aifactory.api.trainingjob import Metric
 
 MAX_USERS = 256
@@ -17,6 +18,8 @@ MAX_USERS = 256
 class Source(Model):
     """Where the artifact is."""
 
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": [account_of_azure("source")]})
+
     uri: Annotated[
         str,
         Field(
@@ -24,23 +27,25 @@ class Source(Model):
             json_schema_extra={
                 "x-kubernetes-validations": [
                     rule(
-                        "self.matches('^((s3|pvc)://[a-z0-9][a-z0-9.-]*/.+|hf://[A-Za-z0-9][^/]*/[A-Za-z0-9].*"
+                        "self.matches('^((s3|az|pvc)://[a-z0-9][a-z0-9.-]*/.+|gs://[a-z0-9][a-z0-9._-]*/.+"
+                        "|hf://[A-Za-z0-9][^/]*/[A-Za-z0-9].*"
                         "|https://[A-Za-z0-9][A-Za-z0-9.:-]*/([^?#]*/)?|oci://[A-Za-z0-9][A-Za-z0-9.:-]*/[^@]+[:@].+)$')",
-                        "source.uri must be s3://bucket/path, pvc://claim/path, hf://org/repo@revision, "
-                        "https://host/directory/ (with SHA256SUMS in it), or oci://registry/repository with :tag or "
-                        "@sha256:...",
+                        "source.uri must be s3://bucket/path, gs://bucket/path, az://container/path, pvc://claim/path, "
+                        "hf://org/repo@revision, https://host/directory/ (with SHA256SUMS in it), or "
+                        "oci://registry/repository with :tag or @sha256:...",
                     ),
                     no_parent_paths("source.uri"),
                 ]
             },
         ),
     ]
-    """Directory of the artifact: s3://bucket/path, pvc://claim/path (a claim of the same namespace),
-    hf://org/repo@revision, https://host/directory/ (with SHA256SUMS in it), or oci://registry/repository with :tag or
-    @sha256:... A revision or tag that moves later is noticed by the digest, and is not served."""
+    """Directory of the artifact: s3://bucket/path, gs://bucket/path (Google Cloud Storage), az://container/path (Azure
+    Blob Storage), pvc://claim/path (a claim of the same namespace), hf://org/repo@revision, https://host/directory/
+    (with SHA256SUMS in it), or oci://registry/repository with :tag or @sha256:... A revision or tag that moves later is
+    noticed by the digest, and is not served."""
     secret_ref: SecretRef | None = None
-    """What the source asks for: keys of s3://, HF_TOKEN and HF_ENDPOINT of hf://, a login of https:// and oci://, the
-    certificate of a private CA. The keys are in docs/storage.md."""
+    """What the source asks for: keys of s3://, gs:// and az://, HF_TOKEN and HF_ENDPOINT of hf://, a login of https://
+    and oci://, the certificate of a private CA. The keys are in docs/storage.md."""
 
 
 class TrainingJobRef(Model):
@@ -125,6 +130,11 @@ class ModelVersionStatus(Status):
     size: str = ""
     """Size for `kubectl get`, in binary units."""
     files: int | None = None
+    left_out: leftout.Paths | None = None
+    """The first files at the source that are no part of the version: neither read nor served; `leftOutFiles` counts
+    all. Publishing has left out others before: `status.output` of the TrainingJob tells those."""
+    left_out_files: int | None = None
+    """Number of files at the source that are no part of the version."""
     used_by: Annotated[tuple[Use, ...], Field(max_length=MAX_USERS)] = ()
     """The first of those that use the version; `inUse` counts all."""
     in_use: int = 0

@@ -32,6 +32,14 @@ def no_parent_paths(field: str) -> JsonDict:
     return rule(r"!self.matches('/\\.\\.(/|$)')", f"{field} must not contain '..'")
 
 
+def account_of_azure(field: str) -> JsonDict:
+    """A container's name says nothing without its account, and that is in the Secret."""
+    return rule(
+        "has(self.secretRef) || !has(self.uri) || !self.uri.startsWith('az://')",
+        f"{field}: az:// needs a secretRef: its Secret says which storage account (AZURE_STORAGE_ACCOUNT)",
+    )
+
+
 def immutable(field: str) -> JsonDict:
     """The field can be set only when the object is created."""
     return rule("self == oldSelf", f"{field} is immutable: create another object instead")

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, WithJsonSchema
 
+from aifactory.api import leftout
 from aifactory.api.base import CustomResource, Model, ModelName, ObjectName, Quantity, SecretRef, Status, Time
 from aifactory.api.inputs import Inputs, InputStatus, UsedInput
 from aifactory.api.jobrules import FINISHED_RULE, PUBLISHED_RULE, RESERVED_ENV_RULE, TEMPLATE_RULES
@@ -358,6 +359,10 @@ class OutputStatus(Model):
     model_version: str = ""
     uri: str = ""
     digest: str = ""
+    left_out: leftout.Paths | None = None
+    """The first files beside the model that were not published (optimizer state, caches); `leftOutFiles` counts all."""
+    left_out_files: int | None = None
+    """Number of files beside the model that were not published."""
     publish_attempt: int = 0
     """The try that counts: of the probe until the store is found good, then of the publisher."""
     next_publish_time: Time | None = None

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,6 +30,9 @@ TIME_LIMIT_SECONDS = 24 * 3600
 
 TASK_PODS_HELP = "YAML file with settings for the pods of tasks (the chart's taskPods)"
 AGENT_HELP = "image with aifactory-agent: publishes, checks, loads"
+HUB_HELP = "URL of the hub that hf:// stands for (the chart's hub.endpoint); left out: https://huggingface.co"
+_HUB_VARIABLE = "HF_ENDPOINT"
+"""What huggingface_hub, and so the agent, reads it from; a Secret with that key goes before it."""
 
 
 class TaskPodError(ValueError):
@@ -73,6 +77,23 @@ class TaskSettings:
 
     agent_image: str = option(names.image("agent"), AGENT_HELP)
     task_pods: TaskPods = option(TaskPods(), TASK_PODS_HELP, parse=lambda path: read(path))
+    hub_endpoint: str = option("", HUB_HELP, parse=lambda text: hub_url(text))
+
+
+def hub_url(text: str) -> str:
+    """The address of a hub, as it is given to pods; "" stands for the one that everybody knows. Raises ValueError."""
+    url = text.strip().rstrip("/")
+    parts = urlsplit(url)
+    if url and (parts.scheme not in ("https", "http") or not parts.hostname or parts.username or parts.query):
+        raise ValueError(f"hub.endpoint: {text!r} is no address of a hub: write https://<host>, without user and query")
+    return url
+
+
+def hub_environment(endpoint: str, uri: str) -> Json:
+    """The part of a container that says which hub it asks: of one that reads `uri`, nothing if that is no hub's."""
+    if not endpoint or not uri.startswith("hf://"):
+        return {}
+    return {"env": [{"name": _HUB_VARIABLE, "value": endpoint}]}
 
 
 def read(path: str) -> TaskPods:

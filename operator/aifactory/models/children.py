@@ -5,7 +5,7 @@ from __future__ import annotations
 from aifactory.api import names, numbers
 from aifactory.api.modelversion import ModelVersion
 from aifactory.engine.podspec import Json, owner_reference
-from aifactory.engine.taskpods import TaskSettings, build
+from aifactory.engine.taskpods import TaskSettings, build, hub_environment
 
 
 def counter(version: ModelVersion) -> Json:
@@ -59,6 +59,12 @@ def verifier(version: ModelVersion, number: int, settings: TaskSettings) -> Json
             },
             "ownerReferences": [owner_reference(names.API_VERSION, "ModelVersion", meta.name, meta.uid)],
         },
-        container={"name": "verify", "image": settings.agent_image, "args": args, "volumeMounts": mounts},
+        container={
+            "name": "verify",
+            "image": settings.agent_image,
+            "args": args,
+            **hub_environment(settings.hub_endpoint, spec.source.uri),
+            "volumeMounts": mounts,
+        },
         volumes=volumes,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from aifactory.api.base import Condition
 from aifactory.api.conditions import ConditionSet, find
+from aifactory.api.leftout import left_out, left_out_words
 from aifactory.api.modelversion import MAX_USERS, ModelVersion, ModelVersionStatus, Use
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.sizes import human_size
@@ -63,7 +64,10 @@ class StatusDraft:
         size, files = _whole(answer.get("sizeBytes")), _whole(answer.get("files"))
         self._status.resolved_digest = answer["digest"]
         self._status.size_bytes, self._status.size, self._status.files = size, human_size(size), files
+        beside = left_out(answer)
+        self._status.left_out, self._status.left_out_files = beside["left_out"], beside["left_out_files"]
         message = f"{files} files, {human_size(size)}"
+        message += left_out_words(self._status.left_out_files, "status.leftOut")
         self._conditions.set(ConditionType.VERIFIED, True, Reason.VERIFIED, message)
         self._set(ConditionType.READY, Reason.VERIFIED, message)
 

@@ -14,6 +14,7 @@ from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool, RevisionStatus
 from aifactory.engine.apply import content_hash
 from aifactory.engine.podspec import Json, memory_volume, merge_mounts, merge_named, restricted_pod
+from aifactory.engine.taskpods import hub_environment
 from aifactory.serving import assignment, disruption
 from aifactory.serving.objects import child_name, metadata, selector
 from aifactory.serving.state import Settings, VersionView
@@ -199,6 +200,7 @@ def _agent(version: VersionView, settings: Settings) -> Json:
         # A native sidecar: it starts before Triton and ends after it.
         "restartPolicy": "Always",
         "args": args,
+        **hub_environment(settings.hub_endpoint, version.uri),
         "ports": [{"name": "agent", "containerPort": names.AGENT_PORT}],
         "readinessProbe": {
             "httpGet": {"path": "/readyz", "port": "agent"},

@@ -8,7 +8,7 @@ from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool, Throughput
 from aifactory.engine.apply import Applied
 from aifactory.engine.domain import option
-from aifactory.engine.taskpods import AGENT_HELP
+from aifactory.engine.taskpods import AGENT_HELP, HUB_HELP, hub_url
 from aifactory.kube.podstate import Crash
 
 LANGUAGE_MODEL = "huggingface"
@@ -21,6 +21,7 @@ class Settings:
 
     server_image: str = option(names.image("server"), "image with Triton and the back ends")
     agent_image: str = option(names.image("agent"), AGENT_HELP)
+    hub_endpoint: str = option("", HUB_HELP, parse=hub_url)
     max_concurrent_rollouts: int = option(
         2, "pools that change their pods at the same time because the installation was upgraded"
     )

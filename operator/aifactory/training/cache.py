@@ -11,7 +11,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from aifactory.api import names
+from aifactory.api.conditions import is_true
 from aifactory.api.inputs import Input, InputStatus, UsedInput
+from aifactory.api.reasons import ConditionType
 from aifactory.api.trainingjob import TrainingJob
 from aifactory.engine.podspec import Json
 from aifactory.training.state import Settings
@@ -56,6 +58,16 @@ def same_origin(found: InputStatus, wish: Input) -> bool:
     if wish.model_version is not None:
         return found.model_version == wish.model_version
     return not found.model_version and found.uri == wish.uri
+
+
+def needed(job: TrainingJob) -> frozenset[str]:
+    """Digests of the inputs that pods of the job have or will have; none once it has ended."""
+    if any(is_true(job.status.conditions, end) for end in (ConditionType.COMPLETE, ConditionType.FAILED)):
+        return frozenset()
+    known = {found.digest for found in job.status.inputs or ()} | {wish.digest for wish in job.spec.inputs or ()}
+    if job.status.resolved is not None:
+        known |= {found.digest for found in job.status.resolved.inputs or ()}
+    return frozenset(digest for digest in known if digest)
 
 
 def used(job: TrainingJob) -> tuple[UsedInput, ...] | None:

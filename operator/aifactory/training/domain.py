@@ -24,7 +24,7 @@ from aifactory.kube.errors import AlreadyExists
 from aifactory.kube.objects import Claim, ConfigMap, Pod, PodGroup, Service, Terminated, condition
 from aifactory.kube.resources import CONFIGMAPS, PODGROUPS, PVCS, SERVICES, Key
 from aifactory.kube.tokens import Reporter, TokenReviewer
-from aifactory.training import children, rendezvous, workspace
+from aifactory.training import cache, children, rendezvous, workspace
 from aifactory.training.fetching import FetchBook, FetchingPod, FetchProbe
 from aifactory.training.nodes import FETCHING, MACHINES, TRAINING_PODS, lost_nodes
 from aifactory.training.plan import plan_training
@@ -48,6 +48,8 @@ _GANGS = Child(PODGROUPS, PodGroup, optional=True)
 _COUNTERS = Child(CONFIGMAPS, ConfigMap, verbs=())
 _VERSIONS = Index(ModelVersion, "model", model_of)
 
+_MOST_IN_USE: Final = 1000
+"""Digests that a fetcher is told, 20 KB; with more of them it removes nothing."""
 _VIEWS: Final = 10_000
 """Views of pods that are kept, about half a KiB each."""
 
@@ -68,8 +70,8 @@ class Training(Domain[TrainingJob, Observed]):
         self._views = PodViews()
 
     def indexes(self) -> Sequence[Index[Any]]:
-        """Versions by their model, and jobs by the versions that are inputs of theirs."""
-        return (_VERSIONS, _READERS)
+        """Versions by their model, jobs by the versions that are inputs of theirs, and those that need any."""
+        return (_VERSIONS, _READERS, _NEEDING)
 
     def watches(self) -> Sequence[Watch[Any]]:
         """A version concerns the job that made it and those that train on it."""
@@ -101,6 +103,7 @@ class Training(Domain[TrainingJob, Observed]):
             fetched=self._fetched(tasks[names.ROLE_INPUT]),
             bases=_bases(model, cluster),
             input_claim=_input_claim(model, cluster),
+            inputs_in_use=_inputs_in_use(model, cluster),
             gangs=tuple(map(gang_view, cluster.owned(_GANGS, namespace, uid))),
             versions=_versions(model, cluster),
             highest_version=_highest_version(model, cluster),
@@ -331,6 +334,16 @@ def _input_claim(job: TrainingJob, cluster: Cluster) -> ClaimView | None:
     if found is None:
         return None
     return ClaimView(found.metadata.uid, found.metadata.deletion_timestamp is not None)
+
+
+def _inputs_in_use(job: TrainingJob, cluster: Cluster) -> tuple[str, ...] | None:
+    if not job.spec.inputs or cache.used(job) is not None:
+        return None
+    found = {digest for other in cluster.find(_NEEDING, job.metadata.namespace) for digest in cache.needed(other)}
+    return tuple(sorted(found)) if len(found) <= _MOST_IN_USE else None
+
+
+_NEEDING = Index(TrainingJob, "inputs", lambda job: [job.metadata.namespace] if cache.needed(job) else [])
 
 
 def _inputs_of(job: TrainingJob) -> Iterable[str]:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 
 from aifactory.api import names
 from aifactory.api.trainingjob import TrainingJob
 from aifactory.engine.apply import content_hash
 from aifactory.engine.podspec import Json
-from aifactory.engine.taskpods import build
+from aifactory.engine.taskpods import build, hub_environment
 from aifactory.training import cache, children
 from aifactory.training.state import Settings
 
 _HASH_LENGTH = 8
+_DIGITS = 16
+"""Of a digest that is needed: enough to know it by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,15 @@ def pods_name(job: TrainingJob, fetch: Fetch) -> str:
     return f"{job.metadata.name}-input-{fetch.name}-{question}"
 
 
-def fetcher(job: TrainingJob, fetch: Fetch, number: int, settings: Settings) -> Json:
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """What jobs need of what is on the claim already, so that the rest may go."""
+
+    seen: datetime
+    digests: tuple[str, ...]
+
+
+def fetcher(job: TrainingJob, fetch: Fetch, number: int, settings: Settings, in_use: InUse | None = None) -> Json:
     """A pod that fetches one input to the namespace's claim; it asks for no GPU.
 
     It is no pod like the trainer's: whichever job's it is, it writes with the same user and group.
@@ -56,6 +67,9 @@ def fetcher(job: TrainingJob, fetch: Fetch, number: int, settings: Settings) -> 
     if source and source != names.INPUT_CLAIM:
         volumes.append({"name": "source", "persistentVolumeClaim": {"claimName": source, "readOnly": True}})
         mounts.append({"name": "source", "mountPath": f"{names.CLAIMS_MOUNT}/{source}", "readOnly": True})
+    if in_use is not None:
+        digests = [digest.removeprefix("sha256:")[:_DIGITS] for digest in in_use.digests]
+        spec["inUse"] = {"time": int(in_use.seen.timestamp()), "digests": digests}
     if fetch.digest:
         spec["digest"] = fetch.digest
     if fetch.format:
@@ -73,6 +87,7 @@ def fetcher(job: TrainingJob, fetch: Fetch, number: int, settings: Settings) -> 
             "name": names.ROLE_INPUT,
             "image": settings.agent_image,
             "args": ["fetch", "--spec", json.dumps(spec, sort_keys=True)],
+            **hub_environment(settings.hub_endpoint, fetch.uri),
             "volumeMounts": mounts,
         },
         volumes=volumes,

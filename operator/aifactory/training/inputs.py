@@ -24,7 +24,7 @@ from aifactory.api.trainingjob import TrainingJobStatus
 from aifactory.engine.plan import Create, Plan, Write
 from aifactory.engine.tasks import Json, Step, Task, deletions, plan_task, retry_command
 from aifactory.training import cache, fetchers
-from aifactory.training.fetchers import Fetch
+from aifactory.training.fetchers import Fetch, InUse
 from aifactory.training.state import Observed, PodView, Preparation
 from aifactory.training.status import StatusDraft
 from aifactory.training.store import request_of
@@ -175,7 +175,7 @@ def _one(
     begun = before == base
     request = request_of(observed)
     step = plan_task(
-        _task(observed, fetch),
+        _task(observed, fetch, now),
         pods,
         int(number) if begun else 0,
         entry.next_time if begun else None,
@@ -254,7 +254,9 @@ def _fetch(observed: Observed, wish: Input, entry: InputStatus, claim: str) -> F
     return _One(entry.model_copy(update=waiting), reason, message, stalled)
 
 
-def _task(observed: Observed, fetch: Fetch) -> Task:
+def _task(observed: Observed, fetch: Fetch, now: datetime) -> Task:
+    in_use = InUse(now, observed.inputs_in_use) if observed.inputs_in_use is not None else None
+
     def wanted(answer: Json) -> bool:
         """A digest becomes a path, so it is looked at closely."""
         digest, size = answer.get("digest"), answer.get("sizeBytes")
@@ -264,7 +266,7 @@ def _task(observed: Observed, fetch: Fetch) -> Task:
     return Task(
         name="its pod",
         what=f"fetches {fetch.uri}",
-        body=lambda number: fetchers.fetcher(observed.job, fetch, number, observed.settings),
+        body=lambda number: fetchers.fetcher(observed.job, fetch, number, observed.settings, in_use),
         wanted=wanted,
         permanent=PERMANENT,
         mendable=MENDABLE,

@@ -17,6 +17,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from aifactory.api import names
+from aifactory.api.leftout import left_out, left_out_words
 from aifactory.api.reasons import Reason
 from aifactory.api.trainingjob import TrainingJobStatus
 from aifactory.engine.plan import Create, Plan
@@ -57,6 +58,7 @@ def plan_publishing(
     )
     draft.published(publish_attempt=step.number, next_publish_time=step.next_time, request=request)
     if step.answer is not None:
+        draft.published(**left_out(step.answer))
         return _register(observed, current, step.answer, draft, renewed=renewed)
     message = store.told(job, step)
     if step.failed:
@@ -116,7 +118,11 @@ def _register(
 
 def _completed(observed: Observed, draft: StatusDraft, version: VersionView) -> Plan[TrainingJobStatus]:
     draft.published(model_version=version.name, uri=version.uri, digest=version.digest)
-    draft.complete(f"all pods succeeded; the result is ModelVersion {version.name}")
+    # Once more, for whoever was stopped between the version and the status.
+    if (receipt := next((pod.answer for pod in observed.publishers if _is_receipt(pod.answer)), None)) is not None:
+        draft.published(**left_out(receipt))
+    beside = left_out_words(draft.output.left_out_files, "status.output.leftOut")
+    draft.complete(f"all pods succeeded; the result is ModelVersion {version.name}{beside}")
     return Plan(draft.result(), urgent=True, requeue_after=_if_pods_live(observed))
 
 

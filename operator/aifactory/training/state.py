@@ -220,6 +220,8 @@ class Observed:
     """ModelVersions that inputs name, by their names; those that do not exist are not in it."""
     input_claim: ClaimView | None = None
     """The namespace's claim for inputs, as far as it is known."""
+    inputs_in_use: tuple[str, ...] | None = None
+    """Digests of inputs that jobs of the namespace need; None while nothing is fetched, or if they are too many."""
     gangs: tuple[GangView, ...] = ()
     versions: tuple[VersionView, ...] = ()
     highest_version: int = 0

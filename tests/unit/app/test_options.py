@@ -51,12 +51,15 @@ def test_an_option_reaches_every_domain_that_has_it(tmp_path: Path) -> None:
         f"--task-pods={file}",
         "--max-concurrent-rollouts=5",
         "--progress-url=http://a/",
+        "--hub-endpoint=https://hub.example.com/",
     ]
     training, models, serving = domains.make(parse(DOMAINS, arguments))
     assert training.settings.agent_image == models.settings.agent_image == serving.settings.agent_image == "own/agent:1"
     wanted = TaskPods.model_validate({"defaults": {"nodeSelector": {"pool": "cpu"}}})
     assert training.settings.task_pods == models.settings.task_pods == wanted
     assert serving.settings.max_concurrent_rollouts == 5
+    endpoints = {domain.settings.hub_endpoint for domain in (training, models, serving)}
+    assert endpoints == {"https://hub.example.com"}
     assert training.settings.progress_url == "http://a"
 
 
@@ -71,6 +74,8 @@ def test_a_fourth_kind_brings_its_options() -> None:
         (["--workers=0"], "--workers must be at least 1"),
         (["--lease-seconds=2"], "--lease-seconds must be at least 3"),
         (["--task-pods=/no/such/file"], "--task-pods: .*No such file"),
+        (["--hub-endpoint=hub.example.com"], "--hub-endpoint: hub.endpoint: .*write https://<host>"),
+        (["--hub-endpoint=https://me:key@hub.example.com"], "--hub-endpoint: .*without user"),
     ],
 )
 def test_a_mistake_is_told_and_ends_with_2(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from tests.unit.golden import assert_golden, assert_known_to_kubernetes, assert_
 from tests.unit.models.builders import DIGEST, SETTINGS, version
 
 GOLDEN = Path(__file__).parent / "golden"
+MIRROR = "https://hub.example.com"
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "claim": lambda: children.verifier(version(digest=DIGEST), 0, SETTINGS),
+    "mirror": lambda: children.verifier(version(uri="hf://org/tiny@main"), 0, replace(SETTINGS, hub_endpoint=MIRROR)),
     "bucket": lambda: children.verifier(version(uri="s3://b/tiny", source={"secretRef": {"name": "s3"}}), 3, SETTINGS),
 }
 
@@ -42,6 +45,11 @@ def test_the_digest_is_compared_only_if_one_is_given() -> None:
     assert "--digest" not in CASES["bucket"]()["spec"]["containers"][0]["args"]
     args = CASES["claim"]()["spec"]["containers"][0]["args"]
     assert args[args.index("--digest") + 1] == DIGEST
+
+
+def test_only_who_asks_a_hub_is_told_which() -> None:
+    body = children.verifier(version(), 0, replace(SETTINGS, hub_endpoint=MIRROR))
+    assert body == children.verifier(version(), 0, SETTINGS)
 
 
 def test_the_highest_number_is_written_down_where_it_outlives_every_version() -> None:

@@ -409,3 +409,17 @@ def test_times_have_whole_seconds() -> None:
     world.answer("", None, finished_at=None)
     world.settle()
     assert replace(world.observed()).version.status.next_verify_time == NOW + timedelta(seconds=10)
+
+
+def test_what_lies_beside_a_version_is_told_and_forgotten_when_it_is_gone() -> None:
+    world = World(version())
+    world.settle()
+    world.answer({**GOOD, "leftOut": ["README.md", "pytorch_model.bin"], "leftOutFiles": 2})
+    world.settle()
+    assert (world.status.left_out, world.status.left_out_files) == (("README.md", "pytorch_model.bin"), 2)
+    assert message(world.status).endswith("MiB; 2 files beside the model left out (status.leftOut)")
+    other = World(world.version.model_copy(update={"status": world.status.model_copy(update={"conditions": ()})}))
+    other.settle()
+    other.answer(GOOD)
+    other.settle()
+    assert (other.status.left_out, other.status.left_out_files) == (None, None)

@@ -48,15 +48,16 @@ ON_GPUS = {
     }
 }
 BUCKET = version(4, uri="s3://bucket/tiny/4", secret="s3")
+MIRROR = replace(SETTINGS, hub_endpoint="https://hub.example.com")
 
 
-def objects(owner: Any, model: Any) -> list[dict[str, Any]]:
-    image = shape.image_of(owner, SETTINGS)
+def objects(owner: Any, model: Any, settings: Settings = SETTINGS) -> list[dict[str, Any]]:
+    image = shape.image_of(owner, settings)
     revision = shape.revision_of(owner, model, image)
     return [
         traffic.service(owner, openai=model.generates_text),
         assignment.config(owner, model, revision),
-        shape.deployment(owner, model, SETTINGS, revision, image, 3),
+        shape.deployment(owner, model, settings, revision, image, 3),
         disruption.budget(owner),
     ]
 
@@ -64,6 +65,7 @@ def objects(owner: Any, model: Any) -> list[dict[str, Any]]:
 CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "plain": lambda: objects(pool(), version(1)),
     "own-settings": lambda: objects(OWN, BUCKET),
+    "mirror": lambda: objects(pool(), version(1, uri="hf://org/tiny@main"), MIRROR),
     "torch-export": lambda: objects(pool(), version(1, format="torch-export")),
     "vllm": lambda: objects(pool(runtime={"engine": "vllm"}, template=ON_GPUS), version(1)),
 }

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,10 @@ ON_A_SHARED_CLAIM = job(
     **SHARED,
 )
 
+MIRROR = "https://hub.example.com"
 CORPUS = {"name": "corpus", "uri": "s3://bucket/corpus"}
 THERE = {**CORPUS, "phase": "Ready", "digest": f"sha256:{'1' * 64}", "claim": "c"}
+IN_USE = fetchers.InUse(datetime(2026, 1, 1, 12, tzinfo=UTC), (f"sha256:{'1' * 64}",))
 READS = job(
     "reads",
     inputs=[{**CORPUS, "secretRef": {"name": "s3"}}],
@@ -103,8 +106,13 @@ CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     ],
     "inputs": lambda: [
         cache.claim(READS, replace(SETTINGS, input_claim_storage_class="shared")),
-        fetchers.fetcher(READS, Fetch("corpus", CORPUS["uri"], secret="s3", claim="c"), 0, SETTINGS),
+        fetchers.fetcher(READS, Fetch("corpus", CORPUS["uri"], secret="s3", claim="c"), 0, SETTINGS, IN_USE),
         children.pod(READS, 0, 0, SETTINGS, gang=False),
+    ],
+    "mirror": lambda: [
+        fetchers.fetcher(
+            READS, Fetch("base", "hf://org/tiny@main", claim="c"), 0, replace(SETTINGS, hub_endpoint=MIRROR)
+        ),
     ],
     "own-settings": lambda: [
         children.claim(FULL),

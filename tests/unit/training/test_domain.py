@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from aifactory.api import names
 from aifactory.api.modelversion import ModelVersion
+from aifactory.api.trainingjob import TrainingJob
 from aifactory.app.domains import DOMAINS
 from aifactory.engine.apply import Applied
 from aifactory.engine.cluster import Cluster
@@ -27,6 +28,7 @@ from aifactory.kube.objects import Pod, PodGroup, decoder
 from aifactory.kube.podstate import Trouble
 from aifactory.kube.resources import CONFIGMAPS, NODES, PODGROUPS, PODS, PVCS, SERVICES, Key, Resource
 from aifactory.kube.tokens import Reporter
+from aifactory.training import domain
 from aifactory.training.domain import Training, gang_view, pod_view
 from aifactory.training.fetching import FetchingPod
 from aifactory.training.reports import ReportBody, ReportingPod
@@ -247,7 +249,7 @@ def test_a_refusal_that_says_nothing_does_not_hide_one_that_does() -> None:
 def test_a_version_wakes_the_job_that_made_it(labels: dict[str, str], woken: list[Key]) -> None:
     scene = Scene()
     scene.version(1, labels)
-    (index, _), (watch,) = scene.training.indexes(), scene.training.watches()
+    (index, *_), (watch,) = scene.training.indexes(), scene.training.watches()
     (version,) = scene.cluster.find(index, ("ns", "tiny"))
     assert list(watch.keys(version, scene.cluster)) == woken
 
@@ -296,6 +298,29 @@ def test_what_an_input_needs_is_gathered() -> None:
     assert scene.training.gather(job(), scene.cluster).input_claim is None
 
 
+def test_what_the_jobs_of_the_namespace_need_is_gathered_for_a_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, mine = Scene(), job(inputs=READS)
+    ready = {"phase": "Ready", "claim": "c"}
+    end = {"type": "Complete", "status": "True", "reason": "x", "observedGeneration": 1}
+    end["lastTransitionTime"] = "2026-01-01T12:00:00Z"
+
+    def put(name: str, digit: str, conditions_: list[dict[str, Any]], namespace: str = "ns") -> None:
+        """Another job with an input."""
+        found = {"name": "corpus", "uri": "s3://b/c", "digest": f"sha256:{digit * 64}", **ready}
+        metadata = meta(name, uid=f"{name}-uid", ownerReferences=[], namespace=namespace)
+        spec = job(inputs=READS).spec.dump()
+        scene.put(resource_of(TrainingJob), metadata, spec=spec, status={"inputs": [found], "conditions": conditions_})
+
+    put("runs", "1", [])
+    put("ended", "2", [end])
+    put("elsewhere", "3", [], "other")
+    assert scene.training.gather(mine, scene.cluster).inputs_in_use == (f"sha256:{'1' * 64}",)
+    assert scene.training.gather(job(), scene.cluster).inputs_in_use is None, "it fetches nothing"
+    monkeypatch.setattr(domain, "_MOST_IN_USE", 1)
+    put("more", "4", [])
+    assert scene.training.gather(mine, scene.cluster).inputs_in_use is None, "too many to tell"
+
+
 def test_a_version_is_read_when_it_is_known_to_be_good() -> None:
     ready = {"type": "Ready", "status": "True", "reason": "Verified", "message": "2 files"}
     found = checked(Scene(), ready, digest=DIGEST, secretRef={"name": "s3"})
@@ -314,7 +339,7 @@ def test_a_version_wakes_the_jobs_that_read_it() -> None:
     scene.put(scene.training.resource, meta("abroad", ownerReferences=[], generation=1, namespace="other"), **body)
     scene.version(4, {names.LABEL_JOB: "train"})
     scene.version(5, {})
-    (index, _), (watch,) = scene.training.indexes(), scene.training.watches()
+    (index, *_), (watch,) = scene.training.indexes(), scene.training.watches()
     versions = {version.spec.version: version for version in scene.cluster.find(index, ("ns", "tiny"))}
     assert list(watch.keys(versions[4], scene.cluster)) == [Key("ns", "train"), Key("ns", "reads")]
     assert list(watch.keys(versions[5], scene.cluster)) == []

@@ -10,11 +10,11 @@ import pytest
 
 from aifactory.api.inputs import InputStatus
 from aifactory.api.reasons import ConditionType
-from aifactory.training import children, fetchers
+from aifactory.training import cache, children, fetchers
 from aifactory.training.fetchers import Fetch
 from aifactory.training.state import BaseView, ClaimView, Fetched
-from tests.unit.plans import created, removed
-from tests.unit.training.builders import OUTPUT, SETTINGS, World, conditions, job, message, pod
+from tests.unit.plans import bodies, created, removed
+from tests.unit.training.builders import NOW, OUTPUT, SETTINGS, World, conditions, decide, job, message, pod
 
 URI = "s3://bucket/corpus"
 CORPUS = {"name": "corpus", "uri": URI, "secretRef": {"name": "s3"}}
@@ -148,6 +148,29 @@ def test_a_store_is_tried_out_before_anything_is_fetched() -> None:
     world.settle()
     assert len(world.fetchers) == 1
     assert not {**world.probes, **world.pods}
+
+
+def test_a_fetcher_is_told_what_others_need() -> None:
+    observed = replace(waiting().observed(), inputs_in_use=(TWO,), fetchers=())
+    (body,) = [body for body in bodies(decide(observed)) if body["kind"] == "Pod"]
+    told = json.loads(body["spec"]["containers"][0]["args"][2])
+    assert told["inUse"] == {"time": int(NOW.timestamp()), "digests": ["2" * 16]}
+
+
+@pytest.mark.parametrize(
+    ("status", "needed"),
+    [
+        ({}, set()),
+        ({"inputs": [{"name": "a", "phase": "Ready", "digest": ONE}]}, {ONE}),
+        ({"resolved": {"nodes": 1, "inputs": [{"name": "a", "uri": URI, "digest": TWO}]}}, {TWO}),
+    ],
+)
+def test_what_a_job_needs_until_it_has_ended(status: dict[str, Any], needed: set[str]) -> None:
+    assert cache.needed(job(inputs=[CORPUS], status=status)) == needed
+    assert cache.needed(job(inputs=[{**CORPUS, "digest": THREE}], suspend=True, status=status)) == {*needed, THREE}
+    for end in ("Complete", "Failed"):
+        ended = {"type": end, "status": "True", "reason": "x", "lastTransitionTime": NOW, "observedGeneration": 1}
+        assert cache.needed(job(inputs=[CORPUS], status={**status, "conditions": [ended]})) == set()
 
 
 def test_a_job_without_inputs_says_nothing_of_them() -> None:

@@ -7,10 +7,23 @@ from typing import Any
 
 import pytest
 
+from aifactory.api.reasons import ConditionType
 from aifactory.engine.plan import Create
 from aifactory.training.state import Observed, PodView, VersionView
 from tests.unit.plans import bodies, created
-from tests.unit.training.builders import NOW, OUTPUT, PUBLISHED, UID, conditions, decide, job, observe, pod, publisher
+from tests.unit.training.builders import (
+    NOW,
+    OUTPUT,
+    PUBLISHED,
+    UID,
+    conditions,
+    decide,
+    job,
+    message,
+    observe,
+    pod,
+    publisher,
+)
 
 SEEN = {"resolved": {"nodes": 1, "createdAttempt": 0}}
 OTHER = {**PUBLISHED, "format": "torch-export"}
@@ -104,3 +117,21 @@ def test_pods_that_outlive_the_end_are_looked_at_at_once(output: Any) -> None:
     assert decide(trained(*pods, nodes=2, output=output, versions=versions)).requeue_after == 0
     done = decide(trained(output=output, versions=versions))
     assert (done.urgent, done.requeue_after) == (True, None)
+
+
+def test_what_was_not_published_is_told_also_by_whoever_was_stopped_before_it_was_written() -> None:
+    receipt = {**PUBLISHED, "leftOut": ["optimizer.pt"], "leftOutFiles": 31}
+    first = decide(trained(publishers=(publisher(0, 0, receipt),))).status
+    assert first.output is not None
+    assert (first.output.left_out, first.output.left_out_files) == (("optimizer.pt",), 31)
+    versions = (VersionView("tiny-v1", 1, UID, "pvc://c/1", "sha256:1"),)
+    stopped = decide(trained(versions=versions, publishers=(publisher(0, 0, receipt),))).status
+    cleaned = decide(trained(versions=versions, status={"output": first.output.dump()})).status
+    for status in (stopped, cleaned):
+        assert status.output is not None
+        assert (status.output.left_out, status.output.left_out_files) == (("optimizer.pt",), 31)
+        assert "31 files beside the model left out (status.output.leftOut)" in message(status, ConditionType.COMPLETE)
+    plain = decide(trained(versions=versions, publishers=(publisher(0, 0, PUBLISHED),))).status
+    assert plain.output is not None
+    assert "leftOut" not in plain.output.dump()
+    assert message(plain, ConditionType.COMPLETE) == "all pods succeeded; the result is ModelVersion tiny-v1"

@@ -7,7 +7,6 @@ same line on stdout for people.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import logging
 import os
@@ -23,11 +22,11 @@ from aifactory_agent.artifacts.cache import Cache, Progress
 from aifactory_agent.artifacts.stores import Mounts, open_source, open_store
 from aifactory_agent.openai.limits import Limits
 from aifactory_agent.progress import telling
+from aifactory_contract import fetchspec
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats import FORMATS, format_of
 from aifactory_contract.names import check_model_name
 from aifactory_contract.uri import ArtifactUri
-from aifactory_contract.userjson import parse_json
 
 _log = logging.getLogger(__name__)
 _ANSWER_BYTES = 4096
@@ -81,25 +80,20 @@ def _probe(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _fetch(options: argparse.Namespace) -> dict[str, Any]:
-    spec = _fetch_spec(options.spec)
-    uri, digest = ArtifactUri.parse(spec["uri"]), spec.get("digest")
-    if "format" in spec:
-        format_of(spec["format"])
-    place = ArtifactUri.parse(spec["destination"])
-    if place.scheme != "pvc" or not place.path:
-        raise FactoryError(Reason.INVALID_ARTIFACT, f"--spec: destination is {place}; write pvc://<claim>/<path>")
+    spec = fetchspec.parse(options.spec)
+    place = spec.destination
     claim = options.claims / place.root
     if not claim.is_dir():
         message = f"claim {place.root} of the destination is not mounted at {claim}; is the claim's name right?"
         raise FactoryError(Reason.SOURCE_NOT_FOUND, message)
-    cache, progress = Cache(claim / place.path, place.root), Progress(str(uri))
+    cache, progress = Cache(claim / place.path, place.root, spec.in_use), Progress(str(spec.uri))
     with telling(progress.as_json, options.port):
-        found = cache.find(digest) if digest is not None else None
+        found = cache.find(spec.digest) if spec.digest is not None else None
         if found is None:
-            source = open_source(uri, _mounts(options), spec.get("secret"))
-            found = cache.fetch(source, digest, progress, threading.Event(), spec.get("format"))
+            source = open_source(spec.uri, _mounts(options), spec.secret)
+            found = cache.fetch(source, spec.digest, progress, threading.Event(), spec.format)
     return {
-        "uri": str(uri),
+        "uri": str(spec.uri),
         "digest": found.digest,
         "files": found.files,
         "sizeBytes": found.size,
@@ -108,30 +102,9 @@ def _fetch(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-_SPEC_KEYS = {"uri": True, "destination": True, "digest": False, "secret": False, "format": False}
-"""Of a fetch, and whether it must be there."""
-
-
-def _fetch_spec(text: str) -> dict[str, str]:
-    """Raises FactoryError (InvalidArtifact) with the key that is wrong."""
-    try:
-        spec = parse_json(text)
-    except ValueError as error:
-        raise FactoryError(Reason.INVALID_ARTIFACT, f"--spec is not JSON: {error}") from error
-    if not isinstance(spec, dict):
-        raise FactoryError(Reason.INVALID_ARTIFACT, "--spec must be a JSON object")
-    spec = {key: value for key, value in spec.items() if value is not None}
-    for key, value in spec.items():
-        if key not in _SPEC_KEYS or not isinstance(value, str):
-            known = ", ".join(_SPEC_KEYS)
-            raise FactoryError(Reason.INVALID_ARTIFACT, f"--spec: {key!r} must be one of {known}, each with a text")
-    for key, needed in _SPEC_KEYS.items():
-        if needed and key not in spec:
-            raise FactoryError(Reason.INVALID_ARTIFACT, f"--spec needs {key!r}")
-    return spec
-
-
 def _serve(options: argparse.Namespace) -> NoReturn:
+    import asyncio  # imported here: the others start twice as fast without
+
     from aifactory_agent.serve.main import Options, serve  # needs gRPC, which publish and verify do not
 
     given = Options(
@@ -149,6 +122,8 @@ def _serve(options: argparse.Namespace) -> NoReturn:
 
 
 def _openai(options: argparse.Namespace) -> NoReturn:
+    import asyncio
+
     from aifactory_agent.openai.main import Options, serve  # needs a tokenizer, which the others do not
 
     limits = Limits(
@@ -205,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--model", required=True, help="name clients call the model by")
 
     verify = commands.add_parser("verify", help="read an artifact, compute its digest and check it")
-    verify.add_argument("--uri", required=True, help="pvc://, s3://, hf://, https:// or oci://")
+    verify.add_argument("--uri", required=True, help="pvc://, s3://, gs://, az://, hf://, https:// or oci://")
     verify.add_argument("--digest", help="sha256:<64 hex digits>; without it the digest is computed and reported")
     verify.add_argument("--format", required=True, help=", ".join(sorted(FORMATS)))
 

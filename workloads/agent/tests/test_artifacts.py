@@ -25,7 +25,7 @@ from harness import WORKLOADS, free_ports, wait_for
 from samples import write_model
 from webserver import Reply, WebServer, certificates, serving
 
-from aifactory_agent.artifacts import objects, reading, transfer, volume
+from aifactory_agent.artifacts import buckets, objects, reading, transfer, volume
 from aifactory_agent.artifacts.secret import Secret
 from aifactory_agent.artifacts.stores import Mounts, open_store
 from aifactory_agent.cli import main
@@ -392,6 +392,7 @@ def test_a_store_that_is_away_is_told_from_one_that_refuses(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(objects, "ATTEMPTS", 1)
+    monkeypatch.setattr(buckets, "ATTEMPTS", 1)
     secrets = write_secret(tmp_path / "secrets", f"http://127.0.0.1:{free_ports(1)[0]}")
     place = Place("s3://models", Mounts(secrets=secrets), "s3", tmp_path)
     started = time.monotonic()
@@ -560,18 +561,20 @@ def test_a_store_with_a_ca_of_its_own_is_used_with_that_and_not_without(tmp_path
 
 def test_temporary_keys_are_used_with_their_token_and_not_without(tmp_path: Path) -> None:
     secrets = write_secret(tmp_path, "http://127.0.0.1:9")
+    uri = ArtifactUri.parse("s3://models/x")
     (secrets / "s3/AWS_ACCESS_KEY_ID").write_text("ASIAEXAMPLE")
     with pytest.raises(FactoryError, match="AWS_SESSION_TOKEN") as caught:
-        objects.read_credentials(Secret("s3", secrets / "s3"))
+        buckets.access_to(uri, Secret("s3", secrets / "s3"))
     assert caught.value.reason is Reason.ACCESS_DENIED
     (secrets / "s3/AWS_SESSION_TOKEN").write_text("token-of-today\n")
-    credentials = objects.read_credentials(Secret("s3", secrets / "s3"))
-    assert "token-of-today" not in repr(credentials)
+    access = buckets.access_to(uri, Secret("s3", secrets / "s3"))
+    assert access.settings["token"] == "token-of-today"
+    assert "token-of-today" not in repr(access)
     with serving(WebServer(special=lambda *_: Reply(403))) as store:
         (tmp_path / "s3/AWS_ENDPOINT_URL").write_text(f"http://{store.address}")
-        credentials = objects.read_credentials(Secret("s3", tmp_path / "s3"))
+        access = buckets.access_to(uri, Secret("s3", tmp_path / "s3"))
         with pytest.raises(FactoryError):
-            objects.ObjectStore(ArtifactUri.parse("s3://models/x"), credentials).files()
+            objects.ObjectStore(uri, access).files()
         assert {headers["x-amz-security-token"] for _, _, headers in store.asked} == {"token-of-today"}
 
 
@@ -593,11 +596,14 @@ def test_what_a_trainer_left_beside_the_model_is_not_published_and_told(
     assert code == 0
     assert (answer["digest"], answer["uri"], answer["files"]) == (whole.digest, whole.uri, 3)
     assert set(answer["leftOut"]) <= set(beside)
+    assert answer["leftOutFiles"] == len(beside)
     assert capsys.readouterr().err.count('"left out"') == 20
     if place.secret is None:  # a directory as the trainer left it is the same artifact
         shutil.copytree(source, place.folder / "raw")
         raw = verify("pvc://models/raw", place, whole.digest)
         assert raw.files == 3
+        assert set(raw.left_out) >= {"training_args.bin", "checkpoint-7/optimizer.pt"}
+        assert raw.as_result()["leftOutFiles"] == len(raw.left_out)
         store = open_store(ArtifactUri.parse("pvc://models/raw"), place.mounts, None)
         (tmp_path / "fetched").mkdir()
         transfer.fetch(store, tmp_path / "fetched", whole.digest, "huggingface", threading.Event())

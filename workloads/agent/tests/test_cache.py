@@ -28,6 +28,7 @@ from aifactory_agent.artifacts.store import StoredFile
 from aifactory_agent.artifacts.volume import VolumeStore
 from aifactory_agent.cli import main
 from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.fetchspec import InUse
 from aifactory_contract.formats import FORMATS
 from aifactory_contract.manifest import of_directory
 from aifactory_contract.uri import ArtifactUri
@@ -270,6 +271,109 @@ def corpus(claims: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_many_files_are_pushed_to_the_disk_in_one_go_where_the_system_can(
+    contents: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """And before the input gets its name."""
+    pushed, at_once = set(), []
+
+    def fsync(path: Path) -> None:
+        if path.is_file():
+            pushed.add(path.name)
+
+    def syncfs(folder: Path) -> bool:
+        assert set(contents) == {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        at_once.append(folder.name)
+        return known
+
+    monkeypatch.setattr(caches, "_MANY_FILES", len(contents) - 1)
+    monkeypatch.setattr(caches, "fsync", fsync)
+    monkeypatch.setattr(caches, "syncfs", syncfs)
+    fetch(Cache(root(tmp_path), "inputs"), Memory(contents))
+    assert [name.startswith(".incoming-") for name in at_once] == [True]
+    assert pushed == (set() if known else {Path(path).name for path in contents})
+
+
+# --- Room ---
+
+
+def entry(cache_root: Path, digit: str, hours: float) -> Path:
+    """An input of 1,000 bytes that was needed so many hours ago."""
+    folder = cache_root / f"sha256-{digit * 64}"
+    folder.mkdir(parents=True)
+    (folder / "f").write_bytes(bytes(1000))
+    os.utime(folder, times=(then := time.time() - hours * 3600, then))
+    return folder
+
+
+def there(cache_root: Path) -> str:
+    return "".join(sorted(path.name[7] for path in cache_root.glob("sha256-*") if len(set(path.name[7:])) == 1))
+
+
+def collecting(tmp_path: Path, *needed: str, seen: float = 0.0) -> Cache:
+    """The cache of a pod that was told what is needed."""
+    in_use = InUse(int(time.time() - seen * 3600), tuple(digit * 16 for digit in needed))
+    return Cache(root(tmp_path), "inputs", in_use)
+
+
+def test_what_nobody_needs_goes_when_its_room_is_needed_the_oldest_first(
+    contents: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for digit, hours in (("1", 5), ("2", 9), ("3", 7), ("4", 0.5), ("5", 100)):
+        entry(root(tmp_path), digit, hours)
+
+    def usage(path: Path) -> Any:
+        """Too little until two are gone."""
+        return shutil._ntuple_diskusage(10**6, 0, 10**6 if len(there(root(tmp_path))) <= 3 else 0)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    fetch(collecting(tmp_path, "5"), Memory(contents))
+    assert there(root(tmp_path)) == "145", "5 is needed, 4 was needed a moment ago; of the others 1 is the youngest"
+    assert time.time() - (root(tmp_path) / f"sha256-{'5' * 64}").stat().st_mtime < 60
+    assert not [path for path in root(tmp_path).glob(".incoming-*") if path.is_dir()]
+
+
+def test_with_room_only_what_was_not_needed_for_a_week_goes(contents: dict[str, bytes], tmp_path: Path) -> None:
+    for digit, hours in (("1", 6 * 24), ("2", 8 * 24), ("3", 8 * 24)):
+        entry(root(tmp_path), digit, hours)
+    fetch(Cache(root(tmp_path), "inputs"), Memory({"other": b"x"}))
+    assert there(root(tmp_path)) == "123", "who is not told what is needed removes nothing"
+    fetch(collecting(tmp_path, "3"), Memory(contents))
+    assert there(root(tmp_path)) == "13"
+
+
+def test_a_list_that_is_old_says_nothing_of_what_was_needed_since(contents: dict[str, bytes], tmp_path: Path) -> None:
+    entry(root(tmp_path), "1", 8 * 24)
+    fetch(collecting(tmp_path, seen=9 * 24), Memory(contents))
+    assert there(root(tmp_path)) == "1"
+
+
+def test_one_that_is_found_while_it_is_removed_stays(
+    contents: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another pod has looked for it between the look at its age and the end of its name."""
+    folder = entry(root(tmp_path), "1", 8 * 24)
+    other, rename = Cache(root(tmp_path), "inputs"), Path.rename
+    found = []
+
+    def late(path: Path, target: Path) -> Path:
+        if path == folder:
+            found.append(other.find(f"sha256:{'1' * 64}"))
+            monkeypatch.setattr(Path, "rename", rename)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    fetch(collecting(tmp_path), Memory(contents))
+    assert [input_ is not None for input_ in found] == [True]
+    assert there(root(tmp_path)) == "1"
+    assert (folder / "f").stat().st_size == 1000
+
+
+def test_one_that_is_gone_is_not_found(tmp_path: Path) -> None:
+    assert Cache(root(tmp_path), "inputs").find(f"sha256:{'1' * 64}") is None
+
+
 def run(claims: Path, spec: object, result: Path) -> tuple[int, dict[str, Any]]:
     text = spec if isinstance(spec, str) else json.dumps(spec)
     code = main(["fetch", "--spec", text, "--claims", str(claims), "--result", str(result), "--port", "0"])
@@ -296,6 +400,12 @@ def test_the_command_answers_in_one_line(corpus: Path, claims: Path, tmp_path: P
         ({"uri": "pvc://models/corpus", "destination": "s3://inputs/c"}, "InvalidArtifact", "pvc://<claim>/<path>"),
         ({"uri": "pvc://models/corpus", "destination": "pvc://none/c"}, "SourceNotFound", "claim none"),
         ({"uri": "pvc://models/none", "destination": "pvc://inputs/c"}, "SourceNotFound", "no directory none"),
+        ({"uri": "pvc://models/corpus", "destination": "pvc://inputs/c", "inUse": ["a"]}, "InvalidArtifact", "'inUse'"),
+        (
+            {"uri": "pvc://models/corpus", "destination": "pvc://inputs/c", "inUse": {"time": 1, "digests": ["../.."]}},
+            "InvalidArtifact",
+            "hex digits",
+        ),
         ({"uri": "file:///etc", "destination": "pvc://inputs/c"}, "InvalidArtifact", "none of pvc://"),
         (
             {"uri": "pvc://models/corpus", "destination": "pvc://inputs/c", "digest": "sha256:1"},

@@ -1,4 +1,4 @@
-"""A chat template renders, or the version is refused with Jinja's words; whatever it does, it ends."""
+"""Chat templates render and tokenizers load, or the version is refused with the library's words; it always ends."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import json
 from typing import Any
 
 import pytest
+from samples import tokenizer
 
-from aifactory_agent.artifacts import chat, rendering
+from aifactory_agent.artifacts import aside, chat, trial
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats.rules import Files
 
@@ -29,11 +30,11 @@ def files(**contents: Any) -> Files:
 
 
 def check(template: Any, **config: Any) -> None:
-    chat.check_chat_templates(files(tokenizer_config__json={"chat_template": template, **config}))
+    chat.check_language(files(tokenizer_config__json={"chat_template": template, **config}))
 
 
 def test_a_model_without_a_template_is_none_of_its_business() -> None:
-    chat.check_chat_templates(files())
+    chat.check_language(files())
     check(None)
 
 
@@ -46,7 +47,7 @@ def test_what_templates_of_today_use_renders() -> None:
         bos_token={"content": "<s>"},
         eos_token="</s>",
     )
-    assert rendering.render(
+    assert trial.render(
         "{{ bos_token }}{% generation %}{{ messages[0].content }}{% endgeneration %}", {"bos_token": "<s>"}
     ) == ("<s>Hello")
 
@@ -66,8 +67,8 @@ def test_what_templates_of_today_use_renders() -> None:
 def test_what_does_not_render_is_refused_and_runs_nothing(
     monkeypatch: pytest.MonkeyPatch, template: str, words: str
 ) -> None:
-    monkeypatch.setattr(chat, "CPU_SECONDS", 1)
-    monkeypatch.setattr(chat, "MEMORY_BYTES", 256 << 20)
+    monkeypatch.setattr(aside, "CPU_SECONDS", 1)
+    monkeypatch.setattr(aside, "MEMORY_BYTES", 256 << 20)
     with pytest.raises(
         FactoryError, match=f"chat template in tokenizer_config.json does not render: .*{words}"
     ) as caught:
@@ -78,6 +79,44 @@ def test_what_does_not_render_is_refused_and_runs_nothing(
 def test_every_place_of_a_template_is_looked_at() -> None:
     bad = "{% if %}"
     with pytest.raises(FactoryError, match=r"chat_template\.jinja does not render"):
-        chat.check_chat_templates(files(chat_template__jinja=bad))
+        chat.check_language(files(chat_template__jinja=bad))
     with pytest.raises(FactoryError, match=r"tokenizer_config\.json does not render"):
         check([{"name": "default", "template": CHATML}, {"name": "tool_use", "template": bad}])
+
+
+def check_tokenizer(document: Any) -> None:
+    chat.check_language(files(tokenizer__json=document))
+
+
+def test_a_tokenizer_that_the_library_reads_is_good() -> None:
+    check_tokenizer(tokenizer())
+    assert trial.tokenize(json.dumps(tokenizer()).encode()) == "Hello"
+    chat.check_language(files(tokenizer__model="no sentencepiece"))
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ("{", "EOF while parsing"),
+        ({**tokenizer(), "model": {"type": "Quantum", "vocab": {"a": 0}}}, "Exception: .*ModelUntagged|did not match"),
+        ({**tokenizer(), "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a c"]}}, "Token `c` out of"),
+        (
+            {
+                **tokenizer(),
+                "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Removed", "invert": False},
+            },
+            "paren",
+        ),
+    ],
+)
+def test_a_tokenizer_that_does_not_load_is_refused(document: Any, words: str) -> None:
+    with pytest.raises(FactoryError, match=rf"tokenizer\.json does not load: .*({words}).*save_pretrained") as caught:
+        check_tokenizer(document)
+    assert caught.value.reason is Reason.INVALID_ARTIFACT
+
+
+def test_a_tokenizer_that_takes_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = {f"word{number}": number for number in range(300_000)}
+    monkeypatch.setattr(aside, "MEMORY_BYTES", 96 << 20)
+    with pytest.raises(FactoryError, match=r"tokenizer\.json does not load: it took more than 96 MiB"):
+        check_tokenizer({"model": {"type": "WordLevel", "vocab": many, "unk_token": "word0"}})

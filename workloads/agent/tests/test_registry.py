@@ -114,6 +114,16 @@ def test_files_are_read_by_tag_and_by_digest(registry: Registry, opened: Opened,
     assert read(opened(uri, username=USER, password=PASSWORD))[1] == files
 
 
+def test_files_are_read_as_oras_pushes_them_and_not_its_archives(registry: Registry, opened: Opened) -> None:
+    """It calls every file a tar; that one is a directory it says by an annotation."""
+    tar = "application/vnd.oci.image.layer.v1.tar"
+    registry.push("oras", "v1", {"weights.bin": b"x" * 100}, mediaType=tar)
+    assert read(opened(f"oci://{registry.address}/oras:v1", **login(registry)))[1] == {"weights.bin": b"x" * 100}
+    marks = {TITLE: "folder", "io.deis.oras.content.unpack": "true"}
+    registry.push("oras", "v2", {"folder": b"x"}, mediaType=tar, annotations=marks)
+    refusal(lambda: read(opened(f"oci://{registry.address}/oras:v2", **login(registry))), Reason.INVALID_ARTIFACT)
+
+
 def test_a_tag_that_moves_gives_one_version_or_the_other(registry: Registry, opened: Opened) -> None:
     registry.push("moving", "latest", {"f": b"old"})
     source = opened(f"oci://{registry.address}/moving:latest", **login(registry))

@@ -14,7 +14,7 @@ from samples import write_model
 from sourcetools import Opened, read, refusal
 from webserver import Certificates, Reply, WebServer, serving
 
-from aifactory_agent.artifacts import reading, web
+from aifactory_agent.artifacts import https, reading, web
 from aifactory_agent.artifacts.reading import hash_files
 from aifactory_agent.artifacts.store import StoredFile
 from aifactory_agent.artifacts.stores import Mounts, open_store
@@ -39,9 +39,10 @@ def test_one_file_is_read_in_ranges(server: WebServer, opened: Opened, small_pie
     manifest, found = read(opened(f"https://{server.address}/data/corpus%201.txt"))
     assert found == {"corpus 1.txt": content}
     assert manifest.files[0].sha256 == hashlib.sha256(content).hexdigest()
-    ranges = {headers["range"] for _, _, headers in server.asked if headers["range"] != "bytes=0-0"}
-    assert len(ranges) == 13
-    assert all(headers["if-match"] for _, _, headers in server.asked if headers["range"] != "bytes=0-0")
+    first, *others = server.asked
+    assert "if-match" not in first[2], "it tells the version"
+    assert len({headers["range"] for _, _, headers in others}) == len(others) == 13
+    assert all(headers["if-match"] for _, _, headers in others)
 
 
 def test_a_directory_is_what_its_list_of_sums_says(server: WebServer, opened: Opened, small_pieces: None) -> None:
@@ -61,6 +62,22 @@ def test_a_directory_is_what_its_list_of_sums_says(server: WebServer, opened: Op
     refusal(lambda: read(opened(f"https://{server.address}/m/")), Reason.INVALID_ARTIFACT, "unsafe path")
     del server.files["/m/SHA256SUMS"]
     refusal(lambda: read(opened(f"https://{server.address}/m/")), Reason.SOURCE_NOT_FOUND, "write one there")
+
+
+@pytest.mark.parametrize(("kept", "requests"), [(10_000, 1 + 4), (150, 1 + 4 + 2)])
+def test_small_files_of_a_directory_cost_one_request_each_as_far_as_there_is_room(
+    server: WebServer, opened: Opened, monkeypatch: pytest.MonkeyPatch, kept: int, requests: int
+) -> None:
+    monkeypatch.setattr(https, "_KEPT_BYTES", kept)
+    monkeypatch.setattr(https, "_SMALL_BYTES", 100)
+    monkeypatch.setattr(https, "THREADS", 1)
+    files = {"a": b"a" * 80, "b": b"b" * 80, "c": b"c" * 100, "empty": b""}
+    server.files = {f"/m/{path}": data for path, data in files.items()} | {"/m/SHA256SUMS": sums(files)}
+    source = opened(f"https://{server.address}/m/")
+    assert read(source)[1] == files
+    assert len(server.asked) == requests
+    again = source.read(StoredFile("a", 80, server.etag("/m/a")), 10, 20, threading.Event())
+    assert (again, len(server.asked)) == (b"a" * 10, requests + 1), "what was kept was given once"
 
 
 def test_a_connection_that_breaks_off_is_gone_on_with(server: WebServer, opened: Opened, small_pieces: None) -> None:
@@ -412,6 +429,16 @@ def test_what_is_no_hub_is_told(server: WebServer, opened: Opened) -> None:
         refusal(lambda endpoint=endpoint: opened("hf://org/repo", HF_ENDPOINT=endpoint), Reason.INVALID_ARTIFACT)
 
 
+def test_the_installation_names_the_hub_and_a_secret_goes_before_it(
+    hub: Hub, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"https://{hub.server.address}/")
+    assert read(opened("hf://org/repo"))[1]["config.json"] == b'{"a": 1}'
+    monkeypatch.setenv("HF_ENDPOINT", "hub.example")
+    refusal(lambda: opened("hf://org/repo"), Reason.INVALID_ARTIFACT, "HF_ENDPOINT of the pod", "write https://<host>")
+    assert read(opened("hf://org/repo", HF_ENDPOINT=f"https://{hub.server.address}"))[1]["config.json"] == b'{"a": 1}'
+
+
 def test_a_model_of_a_hub_verifies_without_what_lies_beside_it(hub: Hub, opened: Opened, tmp_path: Path) -> None:
     """Somebody else's repository can not be tidied up: what is no part of the format is not taken."""
     model = write_model(tmp_path / "model")
@@ -421,3 +448,6 @@ def test_a_model_of_a_hub_verifies_without_what_lies_beside_it(hub: Hub, opened:
     artifact = verify(opened("hf://org/repo", HF_ENDPOINT=f"https://{hub.server.address}"), None, "huggingface")
     assert artifact.digest == expected.digest
     assert artifact.uri == "hf://org/repo"
+    answer = artifact.as_result()
+    assert answer["leftOut"] == ["README.md", "onnx/model.onnx", "pytorch_model.bin", "train.py"]
+    assert answer["leftOutFiles"] == 4

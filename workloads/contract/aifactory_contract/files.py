@@ -5,6 +5,7 @@ The way is always the same: write aside, push it to the disk, rename, push the n
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import secrets
@@ -68,6 +69,25 @@ def fsync(path: Path) -> None:
     except OSError as error:
         if not (path.is_dir() and error.errno in (errno.EBADF, errno.EINVAL)):
             raise
+    finally:
+        os.close(handle)
+
+
+def syncfs(path: Path) -> bool:
+    """Push everything of the file system that a path is on to the disk, in one go: see syncfs(2).
+
+    False where that can not be had. Raises OSError if something could not be written.
+    """
+    call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if call is None:
+        return False
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if call(handle) == 0:
+            return True
+        if (error := ctypes.get_errno()) in (errno.ENOSYS, errno.EPERM):
+            return False
+        raise OSError(error, os.strerror(error), str(path))
     finally:
         os.close(handle)
 

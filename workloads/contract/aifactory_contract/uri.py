@@ -2,6 +2,8 @@
 
     pvc://<claim>/<path>                                a directory in a claim of the namespace
     s3://<bucket>/<prefix>                              objects in a bucket
+    gs://<bucket>/<prefix>                              the same in Google Cloud Storage
+    az://<container>/<prefix>                           the same in Azure Blob Storage
     hf://[datasets/]<org>/<repo>[@<revision>][/<path>]  a repository of a hub, as huggingface_hub writes it
     https://<host>/<path>                               one file, or with a slash at the end what SHA256SUMS lists
     oci://<registry>/<repository>:<tag>                 files in a registry; also @sha256:<64 hex digits>
@@ -19,13 +21,15 @@ from urllib.parse import unquote
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.manifest import check_path
 
-Scheme = Literal["pvc", "s3", "hf", "https", "oci"]
+Scheme = Literal["pvc", "s3", "gs", "az", "hf", "https", "oci"]
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?"
 _FORMS: dict[str, re.Pattern[str]] = {
     "pvc": re.compile(r"(?P<root>[A-Za-z0-9][A-Za-z0-9.-]*)(?:/(?P<path>.*))?"),
     "s3": re.compile(r"(?P<root>[A-Za-z0-9][A-Za-z0-9.-]*)(?:/(?P<path>.*))?"),
+    "gs": re.compile(r"(?P<root>[a-z0-9][a-z0-9._-]*)(?:/(?P<path>.*))?"),
+    "az": re.compile(r"(?P<root>[a-z0-9][a-z0-9-]*)(?:/(?P<path>.*))?"),
     # A slash in a revision is written %2F (refs%2Fpr%2F1), as everywhere in this notation.
     "hf": re.compile(rf"(?P<root>(?:datasets/)?{_NAME}/{_NAME})(?:@(?P<revision>[A-Za-z0-9._%-]+))?(?:/(?P<path>.*))?"),
     "https": re.compile(rf"(?P<root>{_HOST})/(?P<path>[^?#]*)"),
@@ -37,6 +41,8 @@ _FORMS: dict[str, re.Pattern[str]] = {
 _FORM_WORDS = {
     "pvc": "pvc://<claim>/<path>",
     "s3": "s3://<bucket>/<prefix>",
+    "gs": "gs://<bucket>/<prefix>",
+    "az": "az://<container>/<prefix>, with the storage account in a secret",
     "hf": "hf://<org>/<repo>@<revision> or hf://datasets/<org>/<repo>@<revision>",
     "https": "https://<host>/<path>, without user, query or fragment (a token belongs into a secret)",
     "oci": "oci://<registry>/<repository>:<tag> or oci://<registry>/<repository>@sha256:<64 hex digits>",
@@ -62,7 +68,7 @@ class ArtifactUri:
         """Raises FactoryError (InvalidArtifact) for other schemes and unsafe paths."""
         scheme, separator, rest = text.partition("://")
         if not separator or scheme not in _FORMS:
-            _refuse(text, "it begins with none of pvc://, s3://, hf://, https:// and oci://")
+            _refuse(text, "it begins with none of pvc://, s3://, gs://, az://, hf://, https:// and oci://")
         match = _FORMS[scheme].fullmatch(rest)
         if match is None:
             _refuse(text, f"write {_FORM_WORDS[scheme]}")

@@ -29,5 +29,5 @@ def write_model(folder: Path, **config: Any) -> Path:
 def tokenizer() -> dict[str, Any]:
     """A tokenizer.json that makes a token of every byte."""
     vocabulary = {character: byte for byte, character in enumerate(CHARACTERS)}
-    before = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    return {"pre_tokenizer": before, "model": {"type": "BPE", "vocab": vocabulary, "merges": []}}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    return {"pre_tokenizer": level, "decoder": level, "model": {"type": "BPE", "vocab": vocabulary, "merges": []}}

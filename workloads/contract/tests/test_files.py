@@ -12,7 +12,7 @@ import pytest
 from child import in_child
 
 from aifactory_contract import files
-from aifactory_contract.files import new_directory, write_atomically
+from aifactory_contract.files import new_directory, syncfs, write_atomically
 
 
 def make(target: Path, content: str, *, replace: bool = True) -> None:
@@ -115,3 +115,26 @@ def killed_at(call: str, count: int, work: Callable[[], None]) -> int:
         work()
 
     return in_child(doomed)
+
+
+def test_a_whole_file_system_is_pushed_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert syncfs(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        syncfs(tmp_path / "missing")
+
+    class Library:
+        """One whose call fails."""
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def syncfs(self, _: int) -> int:
+            return -1
+
+    monkeypatch.setattr("ctypes.CDLL", Library)
+    for code, known in ((errno.ENOSYS, True), (errno.EIO, False)):
+        monkeypatch.setattr("ctypes.get_errno", lambda code=code: code)
+        if known:
+            assert not syncfs(tmp_path), "not here: the caller does it in another way"
+        else:
+            with pytest.raises(OSError, match=r"error"):
+                syncfs(tmp_path)

@@ -20,7 +20,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,9 +29,11 @@ from typing import Any
 
 from aifactory_agent.artifacts.reading import THREADS, Begun, hash_files
 from aifactory_agent.artifacts.store import Data, Source, StoredFile
-from aifactory_agent.artifacts.transfer import compare, wanted, write_piece
+from aifactory_agent.artifacts.transfer import chosen, compare, write_piece
+from aifactory_agent.artifacts.unused import remove_unused, touch
 from aifactory_contract.errors import FactoryError, Reason
-from aifactory_contract.files import fsync, write_atomically
+from aifactory_contract.fetchspec import InUse
+from aifactory_contract.files import fsync, syncfs, write_atomically
 from aifactory_contract.manifest import BOOKKEEPING, CHUNK, Manifest, check_digest
 
 _INCOMING = ".incoming-"
@@ -40,6 +42,7 @@ _LOCK = ".lock"
 _JOURNAL = f"{BOOKKEEPING}/fetched.jsonl"
 _MARK_BYTES = 256 * 1024 * 1024
 """What a killed pod has to read again at most."""
+_MANY_FILES = 64
 _ABANDONED_SECONDS = 24 * 3600.0
 _WAIT_SECONDS = 1.0
 
@@ -86,17 +89,21 @@ class Input:
 class Cache:
     """A directory of inputs on a mounted claim. Its methods raise FactoryError, which names what to do."""
 
-    def __init__(self, root: Path, claim: str) -> None:
+    def __init__(self, root: Path, claim: str, in_use: InUse | None = None) -> None:
         self._root = root
         self._claim = claim
+        self._in_use = in_use
 
     def find(self, digest: str) -> Input | None:
-        """An input that was fetched before, by its digest. Asks no source."""
+        """An input that was fetched before, by its digest; it counts as needed from now on. Asks no source."""
         folder = self._root / _name(check_digest(digest))
         with self._failures():
-            if not folder.is_dir():
+            try:
+                if not touch(folder):
+                    return None
+                sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+            except FileNotFoundError:  # it is being removed
                 return None
-            sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
         return Input(digest, len(sizes), sum(sizes), cached=True)
 
     def fetch(
@@ -116,7 +123,7 @@ class Cache:
             with self._incoming(f"{source.uri} {expected_format or ''}".strip(), cancel) as folder:
                 if digest is not None and (found := self.find(digest)) is not None:  # of another pod, meanwhile
                     return found
-                files = wanted(source, expected_format)
+                files, _ = chosen(source, expected_format)
                 progress.total_bytes = sum(file.size for file in files)
                 progress.total_files = len(files)
                 if digest is None and (found := self._resolved(source, files)) is not None:
@@ -141,10 +148,12 @@ class Cache:
         begun = journal.begin(files)
         progress.done_bytes = there = sum(part.size for part in begun.values())
         missing = progress.total_bytes - there
+        if self._in_use is not None:
+            remove_unused(self._root, self._in_use, missing, _INCOMING)
         if missing > (free := shutil.disk_usage(folder).free):
             message = (
                 f"{source.uri} needs {missing} more bytes but {free} are free in claim {self._claim}; enlarge it, or "
-                "delete inputs that no job needs"
+                "delete jobs that need other inputs"
             )
             raise FactoryError(Reason.STORE_FULL, message)
         progress.phase = "Fetching"
@@ -169,7 +178,7 @@ class Cache:
             with suppress(OSError):
                 journal.mark()
             raise
-        journal.mark()
+        journal.push()
         return manifest
 
     def _finish(self, folder: Path, manifest: Manifest) -> None:
@@ -236,7 +245,7 @@ class Cache:
         except OSError as error:
             words = error.strerror or str(error)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                message = f"no space left in claim {self._claim}: enlarge it, or delete inputs that no job needs"
+                message = f"no space left in claim {self._claim}: enlarge it, or delete jobs that need other inputs"
                 raise FactoryError(Reason.STORE_FULL, message) from error
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 message = f"claim {self._claim}: {words}: let the pod's fsGroup write it"
@@ -295,6 +304,12 @@ class _Journal:
         self._mark(self._unsafe)
         self._unsafe.clear()
 
+    def push(self) -> None:
+        """Push all that was written to the disk; nobody has to go on from here. Raises OSError."""
+        self._join()
+        self._push(self._unsafe)
+        self._unsafe.clear()
+
     def _join(self) -> None:
         marking, self._marking = self._marking, None
         if marking is not None:
@@ -303,12 +318,18 @@ class _Journal:
     def _mark(self, written: dict[str, tuple[StoredFile, int]]) -> None:
         if not written:
             return
-        with ThreadPoolExecutor(THREADS, "fsync") as pool:
-            list(pool.map(lambda path: fsync(self.folder / path), written))
+        self._push(written)
         lines = [json.dumps([file.path, file.size, file.pin, size]) for file, size in written.values()]
         with (self.folder / _JOURNAL).open("a") as journal:
             journal.write("".join(f"{line}\n" for line in lines))
         fsync(self.folder / _JOURNAL)
+
+    def _push(self, paths: Collection[str]) -> None:
+        """Of many files one by one would take longer than writing them: each waits for the file system's journal."""
+        if len(paths) > _MANY_FILES and syncfs(self.folder):
+            return
+        with ThreadPoolExecutor(THREADS, "fsync") as pool:
+            list(pool.map(lambda path: fsync(self.folder / path), paths))
 
     def _read(self) -> dict[str, tuple[int, str, int]]:
         found: dict[str, tuple[int, str, int]] = {}

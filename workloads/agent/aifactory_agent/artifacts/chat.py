@@ -1,37 +1,37 @@
-"""Whether a model's chat template renders: a template that fails would fail every request of a chat.
+"""Whether a language model's chat templates render and its tokenizer loads: one that fails would fail every request.
 
-Jinja's sandbox keeps a template from everything but its own text. That it ends, and with how much memory, is seen to
-here: it is rendered (`rendering`) in a process of its own, with limits.
+Jinja's sandbox keeps a template from everything but its own text. That both end, and with how much memory, is seen to
+by `aside`.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from aifactory_agent.artifacts.aside import tried_aside
 from aifactory_contract.formats.rules import Files, invalid
 
-CPU_SECONDS = 10
-MEMORY_BYTES = 1 << 30
-_WAIT_SECONDS = 60
 _TEMPLATE_FILE = "chat_template.jinja"
+_TOKENIZER = "tokenizer.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _MAX_TEMPLATE_BYTES = 1024 * 1024
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
-def check_chat_templates(files: Files) -> None:
-    """Raises FactoryError (InvalidArtifact) if one of the model's chat templates does not render."""
+def check_language(files: Files) -> None:
+    """Raises FactoryError (InvalidArtifact) if a chat template of the model does not render, or its tokenizer does not
+    load. Of the tokenizers' forms only tokenizer.json is tried: it is what a pod's OpenAI port reads."""
     config = files.json(_TOKENIZER_CONFIG) if _TOKENIZER_CONFIG in files.sizes else {}
     for place, template in _templates(files, config):
-        trouble = _render_aside(template, {name: _word(config.get(name)) for name in _TOKENS})
+        trouble = tried_aside("render", template.encode(), tokens={name: _word(config.get(name)) for name in _TOKENS})
         if trouble:
             raise invalid(f"the chat template in {place} does not render: {trouble}; mend it, or take it out")
+    if _TOKENIZER in files.sizes:
+        with files.open(_TOKENIZER) as stream:
+            trouble = tried_aside("tokenize", stream.read())
+        if trouble:
+            raise invalid(f"{_TOKENIZER} does not load: {trouble}; write it with a current tokenizer.save_pretrained")
 
 
 def _templates(files: Files, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -51,19 +51,3 @@ def _templates(files: Files, config: Mapping[str, Any]) -> Iterator[tuple[str, s
 def _word(token: Any) -> str:
     """A special token is a string, or an object with the string and how it is cut out of a text."""
     return str(token.get("content", "") if isinstance(token, dict) else token or "")
-
-
-def _render_aside(template: str, tokens: Mapping[str, str]) -> str:
-    """What is wrong; "" if nothing is."""
-    job = json.dumps({"template": template, "tokens": tokens, "cpu": CPU_SECONDS, "memory": MEMORY_BYTES})
-    command = [sys.executable, "-m", "aifactory_agent.artifacts.rendering"]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    try:
-        done = subprocess.run(
-            command, input=job, env=env, capture_output=True, text=True, timeout=_WAIT_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"it had not ended after {_WAIT_SECONDS} s"
-    if done.returncode == -signal.SIGXCPU:
-        return f"it took more than {CPU_SECONDS} s"
-    return done.stdout.strip() if done.returncode == 0 else f"it ended with {done.returncode}: {done.stderr[-200:]}"

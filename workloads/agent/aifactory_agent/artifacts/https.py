@@ -1,6 +1,7 @@
 """Artifacts on a web server: one file, or a directory that a file SHA256SUMS lists as sha256sum writes it.
 
-A web server lists nothing by itself; SHA256SUMS is how distributors of large files do it, and it brings digests.
+A web server lists nothing by itself; SHA256SUMS is how distributors of large files do it, and it brings digests, but no
+sizes: those are told by the first request for each file, whose bytes are kept where it is a small one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from aifactory_contract.manifest import check_path
 from aifactory_contract.uri import ArtifactUri
 
 SUMS = "SHA256SUMS"
+_SMALL_BYTES = 256 * 1024
+"""Files up to this size cost one request instead of two."""
+_KEPT_BYTES = 64 * 1024 * 1024
+"""Of all small files together; of those behind them the first byte alone is asked for."""
 _MAX_SUMS_BYTES = 16 * 1024 * 1024
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(.+)")
 _KEYS = ("token", "username", "password")
@@ -35,6 +40,9 @@ class HttpsSource:
         if secret is not None and (credential := _credential(secret)) is not None:
             self._web.authorize(str(uri), credential)
             self._has_secret = True
+        self._kept: dict[str, bytes] = {}
+        self._room = _KEPT_BYTES
+        self._room_lock = threading.Lock()
         self._base = str(uri) if str(uri).endswith("/") else str(uri).rpartition("/")[0] + "/"
 
     def files(self) -> list[StoredFile]:
@@ -57,6 +65,8 @@ class HttpsSource:
             return list(pool.map(lambda path: self._listed(path, sums[path]), sorted(sums)))
 
     def read(self, file: StoredFile, start: int, end: int, stop: threading.Event) -> bytearray:
+        if (kept := self._kept.pop(file.path, None)) is not None and len(kept) == file.size:
+            return bytearray(kept)[start:end]
         try:
             return self._web.read(self._url(file.path), file, start, end, stop, file.pin)
         except Refused as refused:
@@ -78,11 +88,16 @@ class HttpsSource:
         return found
 
     def _listed(self, path: str, sha256: str) -> StoredFile:
+        most = self._promised(min(_SMALL_BYTES, PIECE))
         try:
-            size, pin, in_parts = self._web.size_of(self._url(path))
+            found = self._web.begin(self._url(path), most or 1)
         except Refused as refused:
             raise self._explained(refused, path) from refused
-        if size > PIECE and not in_parts:
+        size, pin = found.size, found.pin
+        if found.content is not None:
+            self._kept[path] = found.content
+        self._promised(len(found.content or b"") - most)
+        if size > PIECE and not found.in_parts:
             raise FactoryError(Reason.INVALID_ARTIFACT, without_ranges(self.uri, f"https://{self.uri.root}"))
         if size > PIECE and not pin and not sha256:
             message = (
@@ -91,6 +106,13 @@ class HttpsSource:
             )
             raise FactoryError(Reason.INVALID_ARTIFACT, message)
         return StoredFile(path, size, pin, sha256)
+
+    def _promised(self, size: int) -> int:
+        """Room for the bytes of a small file, as far as there is any; a negative size gives some back."""
+        with self._room_lock:
+            given = size if size <= self._room else 0
+            self._room -= given
+            return given
 
     def _url(self, path: str) -> str:
         if str(self.uri).endswith("/"):

@@ -49,7 +49,7 @@ class HubSource:
             message = f"secret {secret.name} needs the key {TOKEN} or {ENDPOINT} (looked in {secret.folder})"
             raise FactoryError(Reason.ACCESS_DENIED, message)
         self._endpoint = (given or os.environ.get(ENDPOINT) or DEFAULT_ENDPOINT).rstrip("/")
-        check_endpoint(uri, ENDPOINT, self._endpoint)
+        check_endpoint(uri, f"{ENDPOINT} in its secret" if given else f"{ENDPOINT} of the pod", self._endpoint)
         self._page = f"{self._endpoint}/{uri.root}"
         kind = "" if uri.root.startswith("datasets/") else "models/"
         self._api = f"{self._endpoint}/api/{kind}{uri.root}"

@@ -30,6 +30,8 @@ _MANIFEST_TYPES = (
 )
 _PATH_KEYS = ("org.opencontainers.image.title", "org.cncf.model.filepath")
 """Annotations of a layer that name its file (ORAS, "Artifact format"; CNCF ModelPack, "Annotations")."""
+_ORAS_MEDIA = "application/vnd.oci.image.layer.v1.tar"
+"""What `oras push` calls any file, whatever it is, unless it is told another type."""
 _UNPACK_KEY = "io.deis.oras.content.unpack"
 """With which `oras push` marks a directory that it has made an archive of."""
 _ARCHIVE = re.compile(r"[.+](tar|tgz)(\b|$)|\bdiff\.tar")
@@ -84,7 +86,8 @@ class OciSource:
             name = next((str(annotations[key]) for key in _PATH_KEYS if annotations.get(key)), None)
         except (AttributeError, KeyError, TypeError) as error:
             raise FactoryError(Reason.INVALID_ARTIFACT, f"{self.uri}: its manifest is none: {error!r}") from error
-        if name is None or _ARCHIVE.search(media) or annotations.get(_UNPACK_KEY) == "true":
+        packed = _ARCHIVE.search(media) and not (media == _ORAS_MEDIA and annotations.get(_PATH_KEYS[0]))
+        if name is None or packed or annotations.get(_UNPACK_KEY) == "true":
             what = name or digest
             message = (
                 f"{self.uri}: layer {what} ({media}) is an archive or has no file name: archives are not unpacked; "

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from aifactory_agent.artifacts.https import HttpsSource
-from aifactory_agent.artifacts.hub import HubSource
-from aifactory_agent.artifacts.objects import ObjectStore, read_credentials
-from aifactory_agent.artifacts.oci import OciSource
+from aifactory_agent.artifacts.buckets import access_to
+from aifactory_agent.artifacts.objects import ObjectStore
 from aifactory_agent.artifacts.secret import Secret
 from aifactory_agent.artifacts.store import Source, Store
 from aifactory_agent.artifacts.volume import VolumeStore
@@ -30,13 +28,21 @@ def open_source(uri: ArtifactUri, mounts: Mounts, secret: str | None) -> Source:
     Raises FactoryError: the secret is no good.
     """
     given = Secret(secret, mounts.secrets / secret) if secret else None
-    match uri.scheme:
+    match uri.scheme:  # imported when asked for: a small copy takes hardly longer than the start of this program
         case "hf":
+            from aifactory_agent.artifacts.hub import HubSource
+
             return HubSource(uri, given)
         case "https":
+            from aifactory_agent.artifacts.https import HttpsSource
+
             return HttpsSource(uri, given)
         case "oci":
+            from aifactory_agent.artifacts.oci import OciSource
+
             return OciSource(uri, given)
+        case "gs" | "az":
+            return ObjectStore(uri, access_to(uri, given))
         case _:
             return open_store(uri, mounts, secret)
 
@@ -46,6 +52,6 @@ def open_store(uri: ArtifactUri, mounts: Mounts, secret: str | None) -> Store:
     if uri.scheme == "pvc":
         return VolumeStore(uri, mounts.claims)
     if uri.scheme == "s3":
-        return ObjectStore(uri, read_credentials(Secret(secret, mounts.secrets / secret)) if secret else None)
+        return ObjectStore(uri, access_to(uri, Secret(secret, mounts.secrets / secret) if secret else None))
     message = f"{uri}: nothing can be published there; write pvc://<claim>[/<path>] or s3://<bucket>[/<prefix>]"
     raise FactoryError(Reason.INVALID_ARTIFACT, message)

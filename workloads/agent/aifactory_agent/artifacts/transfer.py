@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from aifactory_agent.artifacts.chat import check_chat_templates
+from aifactory_agent.artifacts.chat import check_language
 from aifactory_agent.artifacts.reading import Cancelled as Cancelled
 from aifactory_agent.artifacts.reading import hash_files, open_file
 from aifactory_agent.artifacts.store import Data, Source, Store, StoredFile
@@ -56,7 +56,7 @@ class Artifact:
     format: str
     config: dict[str, Any]
     left_out: tuple[str, ...] = ()
-    """What stood beside the model and was not published."""
+    """What stands beside the model and is no part of it."""
 
     def as_result(self) -> dict[str, Any]:
         """The JSON the operator reads from a finished pod."""
@@ -67,8 +67,11 @@ class Artifact:
             "sizeBytes": self.size,
             "format": self.format,
             "metrics": dict(islice(metrics_of(self.config).items(), MAX_METRICS)),
-            **({"leftOut": list(self.left_out[:MAX_LEFT_OUT])} if self.left_out else {}),
+            **(self._beside() if self.left_out else {}),
         }
+
+    def _beside(self) -> dict[str, Any]:
+        return {"leftOut": list(self.left_out[:MAX_LEFT_OUT]), "leftOutFiles": len(self.left_out)}
 
 
 def verify(source: Source, digest: str | None, expected_format: str | None) -> Artifact:
@@ -76,7 +79,7 @@ def verify(source: Source, digest: str | None, expected_format: str | None) -> A
 
     Raises FactoryError: DigestMismatch, InvalidArtifact, Unservable, or what the store says.
     """
-    files = wanted(source, expected_format)
+    files, beside = chosen(source, expected_format)
     manifest = Manifest.of(hash_files(source, files, threading.Event()))
     if digest is not None:
         compare(source.uri, check_digest(digest), manifest)
@@ -86,9 +89,9 @@ def verify(source: Source, digest: str | None, expected_format: str | None) -> A
         return open_file(source, listed[path])
 
     checked = check_artifact(manifest, opened, expected_format)
-    check_chat_templates(Files.of(manifest, opened))
+    check_language(Files.of(manifest, opened))
     format_of(checked.format).serving(checked.config, server=ANY)  # what nothing can serve is told now, not in a pool
-    return _artifact(str(source.uri), manifest, checked)
+    return replace(_artifact(str(source.uri), manifest, checked), left_out=beside)
 
 
 def fetch(source: Source, target: Path, digest: str, expected_format: str, cancel: threading.Event) -> Artifact:
@@ -97,7 +100,7 @@ def fetch(source: Source, target: Path, digest: str, expected_format: str, cance
     The caller may use the directory only if this returns. Raises Cancelled when `cancel` is set, else FactoryError.
     """
     check_digest(digest)
-    files = wanted(source, expected_format)
+    files, _ = chosen(source, expected_format)
     with _room(target, sum(file.size for file in files), str(source.uri)) as written:
 
         def write(file: StoredFile, offset: int, data: Data) -> None:
@@ -135,7 +138,7 @@ def publish(
         _log.info("left out", extra=fields(path=path, why=why, of=len(beside)))
     manifest = of_files(paths, lambda path: open_regular(source / path))
     checked = check_artifact(manifest, lambda path: open_regular(source / path), expected_format)
-    check_chat_templates(Files.of(manifest, lambda path: open_regular(source / path)))
+    check_language(Files.of(manifest, lambda path: open_regular(source / path)))
     digits = manifest.digest.removeprefix("sha256:")[:_NAME_DIGITS]
     store = open_store(base.child(model, digits), mounts, secret)
     store.create(source, manifest)
@@ -143,20 +146,22 @@ def publish(
     return replace(_artifact(str(store.uri), manifest, checked), left_out=tuple(beside))
 
 
-def wanted(source: Source, expected_format: str | None) -> list[StoredFile]:
-    """The files of an artifact: what its format leaves out is not read, and the digest is of the others.
+def chosen(source: Source, expected_format: str | None) -> tuple[list[StoredFile], tuple[str, ...]]:
+    """The files of an artifact, and the paths of the others: those are not read, and the digest is of the files.
 
     A hub's repository is often somebody else's, and has a model in several forms at once beside pictures and scripts:
     of these only the files of the format are taken, and licences.
     """
-    files = source.files()
+    found = source.files()
     if expected_format is None:
-        return files
-    form = format_of(expected_format)
+        return found, ()
+    form, files = format_of(expected_format), found
     if source.uri.scheme == "hf":
         files = [file for file in files if form.is_part(file.path) or file.path.upper().startswith(_LICENCES)]
     beside = left_out(form, {file.path for file in files})
-    return [file for file in files if file.path not in beside]
+    files = [file for file in files if file.path not in beside]
+    kept = {file.path for file in files}
+    return files, tuple(file.path for file in found if file.path not in kept)
 
 
 def write_piece(folder: Path, path: str, offset: int, data: Data) -> None:
