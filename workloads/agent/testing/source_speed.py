@@ -1,6 +1,6 @@
 """How fast inputs are fetched, beside a plain copy by each store's own tool: same servers, same machine, in turn.
 
-    python workloads/agent/testing/source_speed.py --work DIR [--s5cmd PATH] [--oras PATH] [--caddy PATH] [--hf PATH]
+    $(python3 workloads/server/venv.py) workloads/agent/testing/source_speed.py --work DIR --s5cmd PATH --oras PATH
 
 Servers are real ones on this machine: versitygw and CNCF distribution as the local cluster's tools build them, and
 Caddy for the web and the hub. What is timed is each whole program, from its start until all bytes are on the disk:
@@ -17,18 +17,19 @@ import os
 import resource
 import shlex
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import WORKLOADS, free_ports, wait_for
-from webserver import certificates
+sys.path[:0] = [str(Path(__file__).parents[2] / part) for part in ("server", "server/testing", "contract", "agent")]
+
+from harness import WORKLOADS, free_ports, running  # noqa: E402
+from webserver import certificates  # noqa: E402
 
 COMMIT = "5" * 40
 KEYS = {"AWS_ACCESS_KEY_ID": "factory", "AWS_SECRET_ACCESS_KEY": "factory-secret", "AWS_REGION": "us-east-1"}
@@ -79,22 +80,6 @@ class Place:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def running(command: list[str], port: int, **env: str) -> Iterator[None]:
-    server = subprocess.Popen(command, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-
-        def listens() -> bool:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return True
-
-        wait_for(f"{command[0]} answers", listens, 20)
-        yield
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def built(name: str) -> str:

@@ -7,12 +7,10 @@ import hmac
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
@@ -21,7 +19,7 @@ from urllib.parse import quote
 
 import pytest
 import urllib3
-from harness import WORKLOADS, free_ports, wait_for
+from harness import WORKLOADS, free_ports, running
 from samples import write_model
 from sourcetools import read, refusal
 
@@ -37,22 +35,6 @@ from aifactory_contract.uri import ArtifactUri
 
 ACCOUNT = "factory"
 KEY = base64.b64encode(b"a key of the tests, long enough for an HMAC").decode()
-
-
-@contextmanager
-def running(command: list[str], port: int, **env: str) -> Iterator[None]:
-    server = subprocess.Popen(command, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-
-        def listens() -> bool:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return True
-
-        wait_for(f"{command[0]} answers", listens, 60)
-        yield
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @dataclass

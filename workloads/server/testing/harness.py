@@ -15,8 +15,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,6 +93,23 @@ def ended_by_sigterm(process: subprocess.Popen[bytes]) -> tuple[int, float]:
     finally:
         process.kill()
     return code, time.monotonic() - started
+
+
+@contextmanager
+def running(command: list[str], port: int, **env: str) -> Iterator[None]:
+    """A server that answers at `port` when this begins, and is ended afterwards."""
+    server = subprocess.Popen(command, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+
+        def listens() -> bool:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return True
+
+        wait_for(f"{command[0]} answers", listens, 60)
+        yield
+    finally:
+        server.terminate()
+        server.wait()
 
 
 @dataclass
