@@ -18,6 +18,8 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from aifactory_contract import refusals
+
 INPUTS = ("text_input", "stream", "sampling_parameters", "exclude_input_in_output", "return_finish_reason")
 INPUTS += ("return_cumulative_logprob", "return_logprobs", "return_num_input_tokens", "return_num_output_tokens")
 OUTPUTS = ("text_output", "finish_reason", "cumulative_logprob", "logprobs", "num_input_tokens", "num_output_tokens")
@@ -50,12 +52,16 @@ class Answer:
 
 
 class Refusal(Exception):
-    """The engine refuses a request."""
+    """The engine refuses a request: with a kind of `refusals`, or as Triton itself without one."""
 
-    def __init__(self, code: grpc.StatusCode, words: str) -> None:
+    def __init__(self, kind: str | None, words: str) -> None:
         super().__init__(words)
-        self.code = code
+        self.kind = kind
         self.words = words
+
+
+class Lost(Exception):
+    """The connection breaks off, with the words that gRPC has for it."""
 
 
 Script = Callable[[Asked], Iterable[Answer]]
@@ -77,8 +83,8 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.models: dict[str, list[int]] = {}
         self.tensors: set[str] = set()
         self.without_outputs: set[str] = set()
-        self.with_status = True
-        self.live = True
+        self.tells_kinds = True
+        """As our engines do; vLLM's back end does not."""
         self.asked: list[Asked] = []
         self._server: Any = None
 
@@ -95,8 +101,6 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
             self._server = None
 
     def ServerLive(self, request: Any, context: Any) -> Any:
-        if not self.live:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
         return service_pb2.ServerLiveResponse(live=True)
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:
@@ -122,7 +126,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
         try:
             if version not in self.models.get(name, ()):
                 words = f"Request for unknown model: '{name}' version {version} is not at ready state"
-                raise Refusal(grpc.StatusCode.UNAVAILABLE, words)
+                raise Refusal(None, words)
             asked = _read(name, version, request)
             self.asked.append(asked)
 
@@ -137,10 +141,14 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
                 if asked.gone.is_set():
                     return
                 yield service_pb2.ModelStreamInferResponse(infer_response=_response(asked, answer))
+        except Lost as lost:
+            context.abort(grpc.StatusCode.UNAVAILABLE, str(lost))
         except Refusal as refusal:
-            if self.with_status and ("triton_grpc_error", "true") in context.invocation_metadata():
-                context.abort(refusal.code, refusal.words)
-            yield service_pb2.ModelStreamInferResponse(error_message=refusal.words)
+            words = refusal.words
+            if refusal.kind is not None and self.tells_kinds:
+                asks = {refusals.PARAMETER: request.parameters[refusals.PARAMETER].bool_param}
+                words = refusals.tell(refusal.kind, words, asks)
+            yield service_pb2.ModelStreamInferResponse(error_message=words)
 
 
 def _read(name: str, version: int, request: Any) -> Asked:

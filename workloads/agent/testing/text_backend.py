@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb
 
+from aifactory_contract import refusals
+
 LAST = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -27,7 +29,8 @@ class TritonPythonModel:
         prompt = one(request, "text_input").decode()
         sampling = json.loads(one(request, "sampling_parameters"))
         if "refuse" in prompt:
-            error = pb.TritonError("this prompt is refused", pb.TritonError.INVALID_ARG)
+            words = refusals.tell(refusals.INVALID, "this prompt is refused", json.loads(request.parameters()))
+            error = pb.TritonError(words, pb.TritonError.INVALID_ARG)
             sender.send(pb.InferenceResponse(error=error), flags=LAST)
             return
         pause = float(prompt.split("slow ")[1].split()[0]) if "slow " in prompt else 0

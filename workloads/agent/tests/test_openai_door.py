@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx
 import openai
 import pytest
 from harness import wait_for
 from pod import CONTEXT, Pod, running_pod, write_files
-from stand_in import Answer, Asked, Refusal, count_up
+from stand_in import Answer, Asked, Lost, Refusal, count_up
+
+from aifactory_contract import refusals
 
 HELLO: Any = [{"role": "system", "content": "be short"}, {"role": "user", "content": "hello there"}]
 PROMPT = "<system> be short\n<user> hello there\n<assistant>"
@@ -35,7 +36,7 @@ def pod(shared: Pod) -> Iterator[Pod]:
     shared.triton.script = count_up
     shared.triton.asked.clear()
     yield shared
-    shared.triton.with_status = True
+    shared.triton.tells_kinds = True
 
 
 @pytest.fixture
@@ -199,7 +200,7 @@ def test_a_schema_is_handed_on(pod: Pod, asked: Any, handed_on: Any) -> None:
 
 def test_an_engine_that_keeps_to_no_schema_is_told_by_the_field_of_the_client(pod: Pod) -> None:
     def script(_: Asked) -> list[Answer]:
-        raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "structured_outputs is not known to the engine of this model")
+        raise Refusal(refusals.INVALID, "structured_outputs is not known to the engine of this model")
 
     pod.triton.script = script
     with pytest.raises(openai.BadRequestError, match=r"response_format \(or a forced tool_choice\) is not") as error:
@@ -551,16 +552,16 @@ def test_a_template_refuses_in_its_own_words(own: Pod) -> None:
         client(own).chat.completions.create(model="silent", messages=HELLO)
 
 
-@pytest.mark.parametrize("with_status", [True, False])
+@pytest.mark.parametrize("tells_kinds", [True, False])
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_engines_refusal_is_handed_on(pod: Pod, with_status: bool, stream: bool) -> None:
+def test_an_engines_refusal_is_handed_on(pod: Pod, tells_kinds: bool, stream: bool) -> None:
     def script(_: Asked) -> list[Answer]:
-        raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "top_k is not known")
+        raise Refusal(refusals.INVALID, "top_k is not known")
 
-    pod.triton.script, pod.triton.with_status = script, with_status
+    pod.triton.script, pod.triton.tells_kinds = script, tells_kinds
     with pytest.raises(openai.APIStatusError, match="top_k is not known") as error:
         client(pod).chat.completions.create(model="tiny", messages=HELLO, stream=stream)
-    assert error.value.status_code == (400 if with_status else 500)
+    assert error.value.status_code == (400 if tells_kinds else 500)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -577,7 +578,7 @@ def test_an_engine_with_too_much_to_do_is_worth_another_try(pod: Pod) -> None:
     def script(asked: Asked) -> Iterator[Answer]:
         tries.append(asked)
         if len(tries) == 1:
-            raise Refusal(grpc.StatusCode.UNAVAILABLE, "256 requests wait already; ask again later")
+            raise Refusal(refusals.UNAVAILABLE, "256 requests wait already; ask again later")
         yield from count_up(asked)
 
     pod.triton.script = script
@@ -590,11 +591,9 @@ def test_an_engine_with_too_much_to_do_is_worth_another_try(pod: Pod) -> None:
     assert answer.choices[0].message.content == "w0 "
 
 
-def test_the_last_words_of_a_connection_are_not_triton_s(own: Pod) -> None:
+def test_what_grpc_says_of_a_lost_connection_is_not_triton_s(own: Pod) -> None:
     def script(_: Asked) -> Iterator[Answer]:
-        # What gRPC says of a killed Triton, before the connection counts as lost.
-        own.triton.live = False
-        raise Refusal(grpc.StatusCode.UNAVAILABLE, "Stream removed (Socket closed)")
+        raise Lost("Stream removed (Socket closed)")
 
     own.triton.script = script
     with pytest.raises(openai.InternalServerError, match="engine of this pod is starting again") as error:

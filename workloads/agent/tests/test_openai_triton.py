@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,23 @@ def test_refusals_keep_their_kind(pod: RealPod) -> None:
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError, match="this prompt is refused"):
             client(pod).completions.create(model="tiny", prompt="refuse", stream=stream)
+
+
+def test_refusals_do_no_harm(pod: RealPod) -> None:
+    """Asked by `triton_grpc_error` for a status with each, Triton crashed after some hundred."""
+    own = openai.OpenAI(base_url=f"{pod.url}/v1", api_key="none", max_retries=0, timeout=30)
+
+    def refused(number: int) -> bool:
+        try:
+            own.completions.create(model="tiny", prompt="refuse", stream=number % 2 == 0)
+        except openai.BadRequestError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(refused, range(1500)))
+    assert pod.real.process is not None
+    assert pod.real.process.poll() is None
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -17,6 +17,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from aifactory_agent.openai.errors import ApiError, ModelGone, unavailable
+from aifactory_contract import refusals
 
 CALL_TIMEOUT_SECONDS = 5.0
 _DRAIN_SECONDS = 5.0
@@ -28,8 +29,6 @@ _CHANNEL = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
 ]
-# Asks Triton to end a stream with a gRPC status instead of an error without a code.
-_WITH_STATUS = (("triton_grpc_error", "true"),)
 _STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 _UNKNOWN_MODEL = "Request for unknown model"
 _TRUE = b"\x01"
@@ -112,7 +111,7 @@ class Engine:
         except grpc.aio.AioRpcError as error:
             if _is_unknown_model(error):
                 return None
-            raise await self._failure(error) from error
+            raise _failure(error) from error
         return Interface(
             tuple(sorted(int(version) for version in answer.versions if version.isdecimal())),
             frozenset(tensor.name for tensor in answer.inputs),
@@ -124,11 +123,12 @@ class Engine:
 
         Raises ApiError, ModelGone if Triton does not have the version.
         """
-        call = self._ask(_request(sequence), timeout=timeout, metadata=_WITH_STATUS)
+        call = self._ask(_request(sequence), timeout=timeout)
         finished = over = False
         try:
             async for answer in call:
                 if answer.error_message:
+                    finished = True
                     raise _refusal(answer.error_message)
                 piece = _piece(answer.infer_response)
                 if piece.finish not in _FINISH:
@@ -141,7 +141,7 @@ class Engine:
             raise unavailable("the engine has dropped the sequence before its end", "engine_error")
         except grpc.aio.AioRpcError as error:
             over = True
-            raise await self._failure(error, timeout) from error
+            raise _failure(error, timeout) from error
         finally:
             if finished:
                 # A stream cancelled in the very moment its request ends can leave Triton 2.51 with a request that
@@ -161,28 +161,16 @@ class Engine:
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
 
-    async def _failure(self, error: Any, timeout: float = CALL_TIMEOUT_SECONDS) -> ApiError:
-        code, words = error.code(), _one_line(error.details())
-        if _is_unknown_model(error):
-            return ModelGone(words)
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return ApiError(
-                504, f"the answer was not whole after {timeout:.0f} s; ask for fewer tokens", code="timeout"
-            )
-        if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
-            field = "response_format" if STRUCTURE in words else None
-            return ApiError(400, words.replace(STRUCTURE, "response_format (or a forced tool_choice)"), param=field)
-        # gRPC uses Triton's code for a Triton that is away. Its last words on a connection can come before the
-        # connection's state is known to have changed, so what looks connected is asked.
-        if code is grpc.StatusCode.UNAVAILABLE and self._connected() and await self.live():
-            return unavailable(words, "overloaded")
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-            return unavailable("the engine of this pod is starting again; ask again in a moment", "engine_restarting")
-        return ApiError(500, words, code="engine_error")
 
-    def _connected(self) -> bool:
-        """Whether gRPC believes that there is a connection to Triton."""
-        return self._channel.get_state() is grpc.ChannelConnectivity.READY
+def _failure(error: Any, timeout: float = CALL_TIMEOUT_SECONDS) -> ApiError:
+    code, words = error.code(), _one_line(error.details())
+    if _is_unknown_model(error):
+        return ModelGone(words)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return ApiError(504, f"the answer was not whole after {timeout:.0f} s; ask for fewer tokens", code="timeout")
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        return unavailable("the engine of this pod is starting again; ask again in a moment", "engine_restarting")
+    return ApiError(500, words, code="engine_error")
 
 
 def _is_unknown_model(error: Any) -> bool:
@@ -190,11 +178,17 @@ def _is_unknown_model(error: Any) -> bool:
     return error.code() is grpc.StatusCode.NOT_FOUND or str(error.details()).startswith(_UNKNOWN_MODEL)
 
 
-def _refusal(words: str) -> ApiError:
-    """Of a Triton that gives no status with an error in a stream."""
+def _refusal(told: str) -> ApiError:
+    """Of what Triton tells in a stream."""
+    kind, words = refusals.read(_one_line(told))
     if words.startswith(_UNKNOWN_MODEL):
-        return ModelGone(_one_line(words))
-    return ApiError(500, _one_line(words), code="engine_error")
+        return ModelGone(words)
+    if kind == refusals.INVALID:
+        field = "response_format" if STRUCTURE in words else None
+        return ApiError(400, words.replace(STRUCTURE, "response_format (or a forced tool_choice)"), param=field)
+    if kind == refusals.UNAVAILABLE:
+        return unavailable(words, "overloaded")
+    return ApiError(500, words, code="engine_error")
 
 
 def _request(sequence: Sequence) -> Any:
@@ -203,6 +197,7 @@ def _request(sequence: Sequence) -> Any:
     for name, value in ((TEXT_INPUT, sequence.prompt), (SAMPLING, sampling)):
         request.inputs.add(name=name, datatype="BYTES", shape=[1])
         request.raw_input_contents.append(len(value).to_bytes(4, "little") + value)
+    request.parameters[refusals.PARAMETER].bool_param = True
     flags = ["exclude_input_in_output", "return_finish_reason", "return_num_input_tokens", "return_num_output_tokens"]
     flags += ["stream"] if sequence.stream else []
     flags += ["return_logprobs"] if sequence.logprobs else []

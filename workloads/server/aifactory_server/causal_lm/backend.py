@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb  # provided by Triton's worker process
 
+from aifactory_contract import refusals
 from aifactory_contract.control import is_probe, probe_sign
 from aifactory_server.causal_lm.config import read_config
 from aifactory_server.causal_lm.engine import Engine, Outcome, QueueFull
@@ -61,17 +63,18 @@ class TritonPythonModel:
                 _log.exception("a client could not be told that its request was refused")
 
     def _queue(self, request: Any, sender: Any) -> None:
+        parameters: dict[str, Any] = {}
         try:
             parameters = json.loads(request.parameters() or "{}")
             asked = read_request(values(request), parameters, probe=is_probe(parameters, self._sign))
             wanted = request_of(asked.request)
-            self._engine.submit(wanted, _Responses(sender, asked, wanted))
+            self._engine.submit(wanted, _Responses(sender, asked, wanted, parameters))
         except BadRequest as error:
-            _send_error(sender, str(error), pb.TritonError.INVALID_ARG)
+            _send_error(sender, str(error), refusals.INVALID, parameters)
         except QueueFull as error:
-            _send_error(sender, str(error), pb.TritonError.UNAVAILABLE)
+            _send_error(sender, str(error), refusals.UNAVAILABLE, parameters)
         except Exception as error:
-            _send_error(sender, f"cannot read the request: {error!r}", pb.TritonError.INTERNAL)
+            _send_error(sender, f"cannot read the request: {error!r}", refusals.INTERNAL, parameters)
 
     def finalize(self) -> None:
         """The version is being unloaded: finish what was taken."""
@@ -81,8 +84,8 @@ class TritonPythonModel:
 class _Responses:
     """Answer of one request as Triton responses."""
 
-    def __init__(self, sender: Any, asked: Asked, request: Request) -> None:
-        self._sender, self._asked = sender, asked
+    def __init__(self, sender: Any, asked: Asked, request: Request, parameters: Mapping[str, Any]) -> None:
+        self._sender, self._asked, self._parameters = sender, asked, parameters
         self._prompt_tokens = len(request.prompt)
         self._whole: list[str] = []
         self._cancelled = False
@@ -111,7 +114,7 @@ class _Responses:
         return tensors
 
     def failed(self, message: str) -> None:
-        _send_error(self._sender, message, pb.TritonError.INTERNAL)
+        _send_error(self._sender, message, refusals.INTERNAL, self._parameters)
 
     def cancelled(self) -> bool:
         # Asking costs a message to the server process.
@@ -128,8 +131,11 @@ def _text(name: str, text: str) -> Any:
     return pb.Tensor(name, np.array([text.encode()], dtype=np.object_))
 
 
-def _send_error(sender: Any, message: str, code: int) -> None:
-    response = pb.InferenceResponse(error=pb.TritonError(message, code))
+def _send_error(sender: Any, message: str, kind: str, parameters: Mapping[str, Any]) -> None:
+    # What Triton's worker adds to the module is not there yet when this file is imported.
+    codes = {refusals.INVALID: pb.TritonError.INVALID_ARG, refusals.UNAVAILABLE: pb.TritonError.UNAVAILABLE}
+    error = pb.TritonError(refusals.tell(kind, message, parameters), codes.get(kind, pb.TritonError.INTERNAL))
+    response = pb.InferenceResponse(error=error)
     sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb  # provided by Triton's worker process
 
+from aifactory_contract import refusals
 from aifactory_contract.control import is_probe, probe_sign
 from aifactory_server.device import device_of, free_memory, useful_threads
 from aifactory_server.engines.engine import Engine, Limits
@@ -70,14 +71,15 @@ class TritonPythonModel:
                 _log.exception("a client could not be told that its request was refused")
 
     def _queue(self, request: Any, sender: Any) -> None:
+        parameters: dict[str, Any] = {}
         try:
             parameters = json.loads(request.parameters() or "{}")
             seconds = request.timeout() / 1e6 or None
             probe = is_probe(parameters, self._sign)
             asked = read_request(values(request), parameters, seconds=seconds, probe=probe)
-            self._engine.submit(asked.request, _Responses(sender, asked, self._model.decode))
+            self._engine.submit(asked.request, _Responses(sender, asked, self._model.decode, parameters))
         except Exception as error:
-            _send_error(sender, error)
+            _send_error(sender, error, parameters)
 
     def finalize(self) -> None:
         """The version is being unloaded: finish what was taken."""
@@ -87,8 +89,10 @@ class TritonPythonModel:
 class _Responses:
     """Answer of one request as Triton responses."""
 
-    def __init__(self, sender: Any, asked: Asked, decode: Callable[[list[int], bool], str]) -> None:
-        self._sender, self._asked, self._decode = sender, asked, decode
+    def __init__(
+        self, sender: Any, asked: Asked, decode: Callable[[list[int], bool], str], parameters: Mapping[str, Any]
+    ) -> None:
+        self._sender, self._asked, self._decode, self._parameters = sender, asked, decode, parameters
         self._pieces: list[Piece] = []
         self._logprob = 0.0
         # Triton 2.51 crashes as a whole when it is asked whether a request is cancelled that has had its last response.
@@ -108,7 +112,7 @@ class _Responses:
     def failed(self, error: Exception) -> None:
         """Send the words."""
         self._end()
-        _send_error(self._sender, error)
+        _send_error(self._sender, error, self._parameters)
 
     def dropped(self) -> None:
         """Triton waits for the end even if the client does not."""
@@ -166,13 +170,13 @@ def _texts(name: str, text: str) -> Any:
     return pb.Tensor(name, np.array([text.encode(errors="replace")], dtype=np.object_))
 
 
-def _send_error(sender: Any, error: Exception) -> None:
+def _send_error(sender: Any, error: Exception, parameters: Mapping[str, Any]) -> None:
+    kind, code = refusals.INTERNAL, pb.TritonError.INTERNAL
     if isinstance(error, BadRequest):
-        words, code = str(error), pb.TritonError.INVALID_ARG
+        kind, code = refusals.INVALID, pb.TritonError.INVALID_ARG
     elif isinstance(error, Unavailable):
-        words, code = str(error), pb.TritonError.UNAVAILABLE
-    else:
-        words, code = str(error) or repr(error), pb.TritonError.INTERNAL
+        kind, code = refusals.UNAVAILABLE, pb.TritonError.UNAVAILABLE
+    words = refusals.tell(kind, str(error) or repr(error), parameters)
     response = pb.InferenceResponse(error=pb.TritonError(words, code))
     sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aifactory_contract import refusals
 from aifactory_contract.names import PROBE_PARAMETER
 from aifactory_contract.signature import GENERATE
 from aifactory_contract.userjson import parse_json
@@ -64,7 +65,7 @@ def read_request(
     if "sampling_parameters" in inputs:
         found = _json(_text(_one(inputs, "sampling_parameters"), "sampling_parameters"))
     else:
-        ours = {PROBE_PARAMETER} if probe else set()
+        ours = {refusals.PARAMETER, *([PROBE_PARAMETER] if probe else [])}
         found = {
             name: value for name, value in parameters.items() if not name.startswith("triton_") and name not in ours
         }
