@@ -18,6 +18,7 @@ import tritonclient.http as httpclient
 from harness import AgentProcess, TritonProcess, http, wait_for
 from tritonclient.utils import InferenceServerException
 
+from aifactory_contract import refusals
 from aifactory_trainer.model import GPT
 from aifactory_trainer.model import generate as reference_generate
 
@@ -168,6 +169,14 @@ def test_a_bad_request_is_an_error_that_says_why(triton: TritonProcess, paramete
 def test_a_bad_request_over_grpc_is_an_error_too(triton: TritonProcess) -> None:
     with pytest.raises(InferenceServerException, match="max_tokens must be a whole number from 1"):
         stream(triton, max_tokens=-4)
+
+
+def test_an_error_tells_its_kind_to_those_who_ask(triton: TritonProcess) -> None:
+    body = {"text_input": PROMPT, refusals.PARAMETER: True, "sampling_parameters": json.dumps({"max_tokens": -4})}
+    _, answer = http(f"{triton.url}/v2/models/gpt/generate", body, seconds=60)
+    kind, words = refusals.read(json.loads(answer)["error"])
+    assert kind == refusals.INVALID
+    assert words.startswith("max_tokens must be")
 
 
 def test_requests_make_progress_together(triton: TritonProcess) -> None:
