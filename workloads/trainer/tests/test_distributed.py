@@ -241,6 +241,23 @@ def test_ranks_that_share_a_gpu_are_told_what_to_change(pod: Pod) -> None:
     assert said.endswith("or set procPerNode to the number of GPUs that a pod has")
 
 
+LEAVES = """
+import atexit, os
+import torch.distributed as dist
+atexit.register(lambda: print("in the group:", dist.is_initialized(), flush=True))
+from aifactory_trainer import start
+world = start()
+if world.rank == 1 and os.environ.get("FAILS"):
+    raise ValueError("no more")
+"""
+
+
+def test_the_group_is_left_before_the_process_ends_but_not_after_an_exception(pod: Pod) -> None:
+    script = pod.script(LEAVES)
+    assert re.findall(r"in the group: (\w+)", pod.run(*TORCHRUN, script)) == ["False", "False"]
+    assert "in the group: True" in pod.run(*TORCHRUN, script, expect=1, FAILS="1")
+
+
 def test_the_interface_to_the_own_machine_is_the_loopback() -> None:
     assert distributed.interface_towards("127.0.0.1") == "lo"
     assert distributed.interface_towards("127.0.1.1") == "lo"
