@@ -21,7 +21,6 @@ from aifactory.engine.refusals import removal
 from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
 from aifactory.kube.objects import ConfigMap, Deployment, DisruptionBudget, Pod, ReplicaSet, Service
-from aifactory.kube.podstate import starting
 from aifactory.kube.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, PODS, REPLICASETS, SERVICES, Key
 from aifactory.serving import disruption, scaling, shape
 from aifactory.serving.plan import plan_pool
@@ -34,7 +33,7 @@ _CONFIGS = Child(CONFIGMAPS, ConfigMap, verbs=("create", "patch", "delete"))
 _BUDGETS = Child(BUDGETS, DisruptionBudget, verbs=("create", "patch"))
 _DEPLOYMENTS = Child(DEPLOYMENTS, Deployment, verbs=("create", "patch", "delete"))
 _REPLICASETS = Child(REPLICASETS, ReplicaSet, verbs=())
-_PODS = Child(PODS, Pod, verbs=(), halfway=starting)
+_PODS = Child(PODS, Pod, verbs=(), halfway=podstate.starting)
 
 
 class Serving(Domain[InferencePool, Observed]):

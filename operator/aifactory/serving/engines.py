@@ -5,11 +5,12 @@ Which engine a pod takes in the end is for its agent to say, which knows what th
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool
 from aifactory.api.reasons import Reason
+from aifactory.serving import shape
 from aifactory.serving.assignment import Waiting, engine_wish
 from aifactory.serving.state import VersionView
 
@@ -38,8 +39,6 @@ def unfit(pool: InferencePool, version: VersionView) -> Waiting | None:
 
 def _may_have_gpus(pool: InferencePool) -> bool:
     """Devices have resources of many names, are claimed, or come with a runtime class; without any of it is none."""
-    spec: Any = pool.spec.template.raw_spec() if pool.spec.template is not None else {}
-    triton: Any = next((one for one in spec.get("containers", ()) if one["name"] == names.CONTAINER_TRITON), {})
-    resources = triton.get("resources") or {}
-    asked = [*(resources.get("limits") or ()), *(resources.get("requests") or ())]
-    return any("/" in name for name in asked) or bool(resources.get("claims") or spec.get("runtimeClassName"))
+    spec = pool.spec.template.raw_spec() if pool.spec.template is not None else {}
+    triton = shape.template_container(pool, names.CONTAINER_TRITON)
+    return shape.asks_for_devices(triton) or bool(spec.get("runtimeClassName"))

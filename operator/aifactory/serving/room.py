@@ -18,11 +18,10 @@ def too_large(pool: InferencePool, version: VersionView) -> str:
 
     With devices of any kind the weights are not in the container's memory.
     """
-    resources = shape.template_container(pool, names.CONTAINER_TRITON).get("resources") or {}
-    limits = resources.get("limits") or {}
-    devices = any("/" in name for name in {**limits, **(resources.get("requests") or {})}) or resources.get("claims")
+    triton = shape.template_container(pool, names.CONTAINER_TRITON)
+    limits = (triton.get("resources") or {}).get("limits") or {}
     limit = bytes_of(limits.get("memory"))
-    if devices or limit is None or version.size_bytes is None or version.size_bytes <= limit:
+    if shape.asks_for_devices(triton) or limit is None or version.size_bytes is None or version.size_bytes <= limit:
         return ""
     return (
         f"ModelVersion {version.name} is too large for the memory of its pods: it is {human_size(version.size_bytes)}, "

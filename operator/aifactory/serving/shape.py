@@ -102,6 +102,13 @@ def drain_seconds(pool: InferencePool) -> tuple[int, int]:
     return pre_stop, timeout
 
 
+def asks_for_devices(container: Json) -> bool:
+    """Whether a container asks for a GPU or anything like it: a resource with a domain, or a claim."""
+    resources = container.get("resources") or {}
+    asked = (*(resources.get("limits") or ()), *(resources.get("requests") or ()))
+    return any("/" in name for name in asked) or bool(resources.get("claims"))
+
+
 def template_container(pool: InferencePool, name: str) -> Json:
     """A container of the pool's template, as the user wrote it; empty if it is not there."""
     spec = pool.spec.template.raw_spec() if pool.spec.template is not None else {}
