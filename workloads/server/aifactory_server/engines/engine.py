@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -31,7 +32,9 @@ from aifactory_server.engines.detokenizer import Detokenizer
 from aifactory_server.engines.model import END, Model
 from aifactory_server.engines.request import Answer, BadRequest, Piece, Request, Unavailable
 from aifactory_server.engines.sampling import Choice, Likely, Row, Sampling, choose
-from aifactory_server.engines.structure import Structure
+
+if TYPE_CHECKING:
+    from aifactory_server.engines.structure import Structure
 
 _log = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.05

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from aifactory_server.engines.structure import Structure
+if TYPE_CHECKING:  # llguidance is there where a model answers by a schema; the small one does not
+    from aifactory_server.engines.structure import Structure
 
 END: int = -1
 """In place of a token: the sequence is over, its cache is free."""
