@@ -1,13 +1,12 @@
 """The limit: a program that writes for each job what the operator writes, and decides nothing.
 
-It knows in advance what to write, keeps 32 requests in flight, and takes from a watch only what it must know: when a
-job's pods run, when they have succeeded, when one failed, when they are gone. It plays the user as well, who creates
-jobs with 32 requests in flight of his own, as on the other side: a controller can not put off what users do. No
+It knows in advance what to write, keeps 32 requests in flight, and takes from watches only what it must know: that a
+job is there and which UID it has, when its pods run, when they have succeeded, when one failed, when they are gone. No
 controller can do the same writes sooner on the same machine by more than noise.
 
     python -m tests.bench.limit KUBECONFIG --count 1000 --nodes 1
 
-prints `ready` when everything is prepared, begins when it reads a line, and works until it is ended.
+prints `ready` when it watches, and works until it is ended.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
-from tests.bench.client import IN_FLIGHT, Client, each
+from tests.bench.client import IN_FLIGHT, Client
 from tests.bench.objects import JOBS, PODS, Recipe, attempt_of, job, job_names, job_of, recipe
 
 AGENT = "aifactory-bench-limit"
@@ -49,8 +48,13 @@ class _Event(msgspec.Struct, frozen=True):
     object: _Pod
 
 
-class _Created(msgspec.Struct, frozen=True):
+class _Job(msgspec.Struct, frozen=True):
     metadata: _Meta
+
+
+class _JobEvent(msgspec.Struct, frozen=True):
+    type: str
+    object: _Job
 
 
 class _Head(msgspec.Struct, frozen=True, rename="camel"):
@@ -84,34 +88,41 @@ class Limit:
 
     async def run(self) -> None:
         """Until cancelled."""
-        head = msgspec.json.decode(await self._client.request("GET", f"{PODS}?limit=1"), type=_Head)
+        selector = quote("app.kubernetes.io/managed-by=aifactory", safe="")
+        pods, jobs = msgspec.json.Decoder(_Event).decode, msgspec.json.Decoder(_JobEvent).decode
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow(head.metadata.resource_version))
+            for path, query, decode, see in (
+                (PODS, f"&labelSelector={selector}", pods, self._see),
+                (JOBS, "", jobs, self._see_job),
+            ):
+                head = msgspec.json.decode(await self._client.request("GET", f"{path}?limit=1"), type=_Head)
+                group.create_task(
+                    self._follow(path + "?watch=true" + query, head.metadata.resource_version, decode, see)
+                )
             for _ in range(IN_FLIGHT):
                 group.create_task(self._work())
-            group.create_task(each(self._jobs, self._create_job))
+            print("ready", flush=True)
 
     async def _work(self) -> None:
         while True:
             await (await self._queue.get())()
 
-    async def _create_job(self, name: str) -> None:
-        state = self._jobs[name]
-        answer = await self._client.request("POST", JOBS, state.recipe.job)
-        state.uid = msgspec.json.decode(answer, type=_Created).metadata.uid
-        for path, body in state.recipe.children:
-            self._post(path, Recipe.with_uid(body, state.uid))
-
-    async def _follow(self, version: str) -> None:
-        selector = quote("app.kubernetes.io/managed-by=aifactory", safe="")
-        decode = msgspec.json.Decoder(_Event).decode
+    async def _follow(
+        self, path: str, version: str, decode: Callable[[bytes], Any], see: Callable[[str, Any], None]
+    ) -> None:
         while True:  # an API server under load ends a watch that does not keep up
-            path = f"{PODS}?watch=true&resourceVersion={version}&labelSelector={selector}"
-            async for lines in self._client.watch(path):
+            async for lines in self._client.watch(f"{path}&resourceVersion={version}"):
                 for line in lines:
                     event = decode(line)
                     version = event.object.metadata.resource_version
-                    self._see(event.type, event.object)
+                    see(event.type, event.object)
+
+    def _see_job(self, type_: str, seen: _Job) -> None:
+        if type_ == "ADDED":
+            state = self._jobs[seen.metadata.name]
+            state.uid = seen.metadata.uid
+            for path, body in state.recipe.children:
+                self._post(path, Recipe.with_uid(body, state.uid))
 
     def _see(self, type_: str, pod: _Pod) -> None:
         name = pod.metadata.name
@@ -170,8 +181,6 @@ async def main() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)  # as the operator has it
     async with Client(options.kubeconfig, AGENT) as client:
-        print("ready", flush=True)
-        await asyncio.to_thread(sys.stdin.readline)
         await Limit(client, jobs, options.nodes).run()
 
 

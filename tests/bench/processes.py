@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +45,7 @@ class Process:
             self._child = subprocess.Popen(
                 # The kernel ends it if we are ended, however that happens.
                 ["setpriv", "--pdeathsig", "KILL", "--", *command],
-                stdin=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=output,
                 cwd=ROOT,
@@ -69,11 +68,6 @@ class Process:
             self.check()
         return line
 
-    def say(self, text: str) -> None:
-        assert self._child.stdin is not None
-        self._child.stdin.write(f"{text}\n".encode())
-        self._child.stdin.flush()
-
     def signal(self, number: signal.Signals) -> None:
         self._child.send_signal(number)
 
@@ -86,10 +80,8 @@ class Process:
             except subprocess.TimeoutExpired:
                 self._child.kill()
         self._child.wait()
-        for pipe in (self._child.stdin, self._child.stdout):
-            if pipe is not None:
-                with suppress(BrokenPipeError):
-                    pipe.close()
+        if self._child.stdout is not None:
+            self._child.stdout.close()
 
 
 class Operator(Process):
@@ -135,7 +127,7 @@ def _python() -> list[str]:
 
 
 def limit(plane: BenchPlane, *arguments: str) -> Process:
-    """The bare client, not started yet: it waits for a line."""
+    """The bare client, which has yet to say that it is ready."""
     command = [sys.executable, "-m", "tests.bench.limit", str(plane.service_account("limit")), *arguments]
     return Process("limit", command, plane.directory / "limit.log")
 

@@ -67,10 +67,7 @@ class Side:
     async def go(self) -> None:
         """Start the clock: from here on jobs are created. Returns when the user has created them."""
         self.start_cpu()
-        if self.name == "limit":
-            self.process.say("go")
-        else:
-            await create_jobs(self.user, self.load)
+        await create_jobs(self.user, self.load)
 
     def start_cpu(self) -> None:
         self._cpu = self._cpu_now()

@@ -65,9 +65,8 @@ async def _finish(at: Side) -> Json:
     await at.journal.settle(at.agent)  # Events may come after the last status
     figures = life(at.journal, at.load)
     writes = [write for write in at.journal.writes if write.agent == at.agent]
-    extra = len([write for write in writes if write.resource == "trainingjobs"])  # the limit plays the user as well
     figures |= {
-        "writesPerJob": round((len(writes) - extra) / at.load.count, 2),
+        "writesPerJob": round(len(writes) / at.load.count, 2),
         "writes": by_target(writes),
         "writesByAgent": by_agent(at.journal.writes),
         "cpuSeconds": at.cpu(),
