@@ -34,8 +34,9 @@ from aifactory.kube.store import Store
 
 logger = logging.getLogger(__name__)
 
-MAX_IN_FLIGHT: Final = 32
-"""Writes under way at once. More does not make an API server faster; it makes everybody else's calls slower."""
+MAX_IN_FLIGHT: Final = 42
+"""Writes under way at once: 32 of a namespace that writes alone, and ten that are left for others (`kube.places`). More
+does not make an API server faster; it makes everybody else's calls slower."""
 MAX_PER_PLAN: Final = 24
 """Of those, how many one plan may have: a job of a thousand pods leaves room for the others."""
 STATUS_PATIENCE: Final = 2.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from aifactory.engine.executor import MAX_IN_FLIGHT
 from aifactory.kube.places import Places
 
 
@@ -15,7 +16,7 @@ def entered(places: Places, namespace: str) -> int:
     return count
 
 
-@pytest.mark.parametrize(("size", "first", "second"), [(16, 12, 3), (3, 3, 0)])
+@pytest.mark.parametrize(("size", "first", "second"), [(16, 12, 3), (3, 3, 0), (MAX_IN_FLIGHT, 32, 8)])
 def test_who_has_left_finds_as_many_places_as_the_first_time(size: int, first: int, second: int) -> None:
     places = Places(size)
     for _ in range(3):
