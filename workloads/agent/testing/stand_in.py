@@ -7,6 +7,7 @@ model for measurements: `python stand_in.py PORT`.
 from __future__ import annotations
 
 import json
+import struct
 import sys
 import threading
 import time
@@ -75,13 +76,17 @@ def count_up(asked: Asked) -> Iterator[Answer]:
 
 
 class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """A Triton. `models` are its loaded versions; those in `tensors` do not speak the interface."""
+    """A Triton. `models` are its loaded versions; those in `tensors` do not speak the interface, those in `encoders`
+    make vectors: of a text its length and that of the request, of tokens their sum."""
 
     def __init__(self, port: int, script: Script = count_up) -> None:
         self.port = port
         self.script = script
         self.models: dict[str, list[int]] = {}
         self.tensors: set[str] = set()
+        self.encoders: set[str] = set()
+        self.embedded: list[int] = []
+        """Texts of each request for vectors."""
         self.without_outputs: set[str] = set()
         self.tells_kinds = True
         """As our engines do; vLLM's back end does not."""
@@ -109,12 +114,42 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
             words = f"Request for unknown model: '{request.name}' is not found"
             context.abort(grpc.StatusCode.NOT_FOUND, words)
         answer = service_pb2.ModelMetadataResponse(name=request.name, versions=map(str, versions or ()))
-        strange = request.name in self.tensors
-        for name in ("x",) if strange else INPUTS:
+        inputs, outputs = INPUTS, OUTPUTS
+        if request.name in self.tensors:
+            inputs, outputs = ("x",), ("y",)
+        elif request.name in self.encoders:
+            inputs, outputs = ("text_input", "input_ids"), ("embedding", "num_input_tokens")
+        for name in inputs:
             answer.inputs.add(name=name, datatype="BYTES", shape=[1])
-        for name in ("y",) if strange else OUTPUTS:
+        for name in outputs:
             if name not in self.without_outputs:
                 answer.outputs.add(name=name, datatype="BYTES", shape=[-1])
+        return answer
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:
+        version = int(request.model_version)
+        if version not in self.models.get(request.model_name, ()):
+            words = f"Request for unknown model: '{request.model_name}' version {version} is not at ready state"
+            context.abort(grpc.StatusCode.UNAVAILABLE, words)
+        (given,), (raw,) = request.inputs, request.raw_input_contents
+        rows = _texts(raw) if given.name == "text_input" else [struct.unpack(f"<{len(raw) // 4}i", raw)]
+        self.embedded.append(len(rows))
+        if b"slow" in rows:
+            time.sleep(2)
+        if b"refuse" in rows:
+            asks = {refusals.PARAMETER: request.parameters[refusals.PARAMETER].bool_param}
+            words = f"{given.name}[{rows.index(b'refuse')}] has 9 tokens, and this model reads 8 at most: shorten it"
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, refusals.tell(refusals.INVALID, words, asks))
+        if b"broken" in rows:
+            context.abort(grpc.StatusCode.INTERNAL, "the graphics card is on fire")
+        answer = service_pb2.ModelInferResponse(model_name=request.model_name, model_version=str(version))
+        vectors = [
+            (float(len(row)), float(len(rows))) if isinstance(row, bytes) else (float(sum(row)), 0) for row in rows
+        ]
+        answer.outputs.add(name="embedding", datatype="FP32", shape=[len(rows), 2])
+        answer.raw_output_contents.append(b"".join(struct.pack("<2f", *vector) for vector in vectors))
+        answer.outputs.add(name="num_input_tokens", datatype="UINT32", shape=[len(rows), 1])
+        answer.raw_output_contents.append(struct.pack(f"<{len(rows)}I", *map(len, rows)))
         return answer
 
     def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[Any]:
@@ -149,6 +184,16 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
                 asks = {refusals.PARAMETER: request.parameters[refusals.PARAMETER].bool_param}
                 words = refusals.tell(refusal.kind, words, asks)
             yield service_pb2.ModelStreamInferResponse(error_message=words)
+
+
+def _texts(raw: bytes) -> list[bytes]:
+    """The elements of a BYTES tensor, each with its length before it."""
+    found = []
+    while raw:
+        size = int.from_bytes(raw[:4], "little")
+        found.append(raw[4 : 4 + size])
+        raw = raw[4 + size :]
+    return found
 
 
 def _read(name: str, version: int, request: Any) -> Asked:

@@ -1,7 +1,8 @@
 """The engines that serve language models: which models each can serve, and which one a pod takes.
 
-An engine is a Triton back end of its name, with the interface of `signature.GENERATE`. What no engine can serve is told
-when a version is verified; a pool would only find out at the load. Which engines a pod has, its server says.
+An engine is a Triton back end of its name, with the interface of `signature.GENERATE`, or `signature.EMBED` where it
+makes vectors. What no engine can serve is told when a version is verified; a pool would only find out at the load.
+Which engines a pod has, its server says.
 """
 
 from __future__ import annotations
@@ -98,7 +99,20 @@ transformers as well, so that they need no code of the model's. NVIDIA's image 2
 VLLM = Engine(VLLM_BACKEND, _WITH_VLLM, lambda _: True, "those in docs/engines.md, on GPUs", needs_gpu=True)
 """Triton's vLLM back end, where the pod's image has it."""
 
-ENGINES = (VLLM, BYTES, TRANSFORMERS)
+_ENCODERS = (
+    *("Albert", "Bert", "Camembert", "DistilBert", "Electra", "MPNet", "ModernBert", "NomicBert", "Roberta"),
+    "XLMRoberta",
+)
+EMBEDDINGS = Engine(
+    "embeddings",
+    frozenset(f"{name}{kind}" for name in _ENCODERS for kind in ("Model", "ForMaskedLM")),
+    lambda _: True,
+    f"embedding models, {', '.join(f'{name}Model' for name in _ENCODERS)}",
+)
+"""Makes vectors of texts (`aifactory_server.embeddings`). A test of the server shows of each architecture that they are
+those of the model. Many embedding models are called ForMaskedLM, by what they were made from."""
+
+ENGINES = (VLLM, BYTES, TRANSFORMERS, EMBEDDINGS)
 """In the order in which they are chosen."""
 
 

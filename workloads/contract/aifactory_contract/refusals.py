@@ -18,12 +18,14 @@ UNAVAILABLE: Final = "unavailable"
 """It can, later or by another pod."""
 INTERNAL: Final = "internal"
 """Something else has failed."""
-_PREFIX: Final = {f"aifactory-{kind}: ": kind for kind in (INVALID, UNAVAILABLE, INTERNAL)}
+BEGINNING: Final = "aifactory-"
+"""Of words whose kind is told."""
+_PREFIX: Final = {f"{BEGINNING}{kind}: ": kind for kind in (INVALID, UNAVAILABLE, INTERNAL)}
 
 
 def tell(kind: str, words: str, parameters: Mapping[str, Any]) -> str:
     """The words of an error, with its kind for those who asked for it."""
-    return f"aifactory-{kind}: {words}" if parameters.get(PARAMETER) else words
+    return f"{BEGINNING}{kind}: {words}" if parameters.get(PARAMETER) else words
 
 
 def read(words: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from aifactory_contract.files import write_atomically
 
-OURS = ("bytes", "torch-export", "transformers")
+OURS = ("bytes", "embeddings", "torch-export", "transformers")
 """Back ends of the image `aifactory/server`."""
 VLLM = "vllm"
 """Triton's own vLLM back end, in images made from NVIDIA's that have it."""

@@ -126,6 +126,16 @@ GENERATE = Signature(
 )
 """The signature of a language model behind any engine: that of Triton's vLLM back end (its src/model.py)."""
 
+EMBED = Signature(
+    inputs=(
+        TensorSpec("text_input", "BYTES", (1,), optional=True),
+        TensorSpec("input_ids", "INT32", (-1,), optional=True),
+    ),
+    outputs=(TensorSpec("embedding", "FP32", (-1,)), TensorSpec("num_input_tokens", "UINT32", (1,))),
+    max_batch_size=64,
+)
+"""The signature of an embedding model: a text in each row, or its tokens, and one of the two in every request."""
+
 
 def _tensors(config: Mapping[str, Any], key: str) -> tuple[TensorSpec, ...]:
     items = config.get(key)

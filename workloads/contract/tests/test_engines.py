@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aifactory_contract.engines import BYTES, TRANSFORMERS, VLLM, engine_for
+from aifactory_contract.engines import BYTES, EMBEDDINGS, TRANSFORMERS, VLLM, engine_for
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats import HUGGINGFACE, TORCH_EXPORT
 from aifactory_contract.server import ANY, OURS, Server
@@ -28,7 +28,7 @@ def test_transformers_serves_the_architectures_whose_answers_were_compared(confi
 @pytest.mark.parametrize(
     "config",
     [
-        {**SMALL, "architectures": ["BertModel", 3]},
+        {**SMALL, "architectures": ["T5EncoderModel", 3]},
         {**SMALL, "architectures": "Qwen3ForCausalLM"},
         {},
     ],
@@ -39,8 +39,18 @@ def test_what_no_engine_serves_is_told_with_what_they_serve(config: dict[str, An
     assert caught.value.reason is Reason.UNSERVABLE
 
 
+@pytest.mark.parametrize("architecture", ["BertModel", "XLMRobertaModel", "MPNetForMaskedLM"])
+def test_embedding_models_have_an_engine_and_an_interface_of_their_own(architecture: str) -> None:
+    config = {"architectures": [architecture], "vocab_size": 30522}
+    assert engine_for(config, server=ANY) is EMBEDDINGS
+    serving = HUGGINGFACE.serving(config)
+    assert (serving.backend, serving.decoupled, serving.batched) == ("embeddings", False, True)
+    assert [tensor.name for tensor in serving.signature.outputs] == ["embedding", "num_input_tokens"]
+
+
 LLAMA = {"architectures": ["LlamaForCausalLM"]}
 MAMBA = {"architectures": ["MambaForCausalLM"]}
+BERT = {"architectures": ["BertModel"]}
 HELIUM = {"architectures": ["HeliumForCausalLM"]}
 ON_VLLM, WITHOUT_GPU = Server(frozenset({"vllm"}), gpus=1), Server(frozenset({*OURS, "vllm"}))
 
@@ -67,7 +77,7 @@ def test_vllm_is_taken_where_it_is_and_has_a_gpu(
 
 
 NO_VLLM = (
-    "the server of this pod has no back end vllm (it has bytes, torch-export, transformers): give container triton"
+    "the server of this pod has no back end vllm (it has bytes, embeddings, torch-export, transformers): give container"
 )
 NO_GPU = "engine vllm computes on GPUs, and the server of this pod sees none: write nvidia.com/gpu under"
 
@@ -80,6 +90,13 @@ NO_GPU = "engine vllm computes on GPUs, and the server of this pod sees none: wr
         (LLAMA, "vllm", WITHOUT_GPU, NO_GPU),
         (LLAMA, "auto", Server(frozenset({"vllm"})), NO_GPU),
         (HELIUM, "vllm", ANY, "HeliumForCausalLM); write runtime.engine: auto, which takes transformers"),
+        (BERT, "transformers", ANY, "BertModel); write runtime.engine: auto, which takes embeddings"),
+        (
+            BERT,
+            "auto",
+            ON_VLLM,
+            "no back end embeddings (it has vllm): give container triton the image aifactory/server",
+        ),
         (MAMBA, "transformers", ANY, "MambaForCausalLM); write runtime.engine: auto, which takes vllm"),
         (LLAMA, "transformers", ON_VLLM, "no back end transformers (it has vllm): give container triton the image aif"),
     ],

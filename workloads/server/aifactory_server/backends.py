@@ -11,12 +11,13 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from aifactory_contract.engines import BYTES, TRANSFORMERS, VLLM
+from aifactory_contract.engines import BYTES, EMBEDDINGS, TRANSFORMERS, VLLM
 from aifactory_contract.formats import TORCH_EXPORT
 from aifactory_server.distribution import Distribution
 
 BACKENDS = {
     BYTES.name: "aifactory_server.causal_lm.backend",
+    EMBEDDINGS.name: "aifactory_server.embeddings.backend",
     TORCH_EXPORT.name: "aifactory_server.torch_export.backend",
     TRANSFORMERS.name: "aifactory_server.generate.backend",
     VLLM.name: "aifactory_server.vllm.backend",

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aifactory_agent.logs import fields
-from aifactory_agent.openai.engine import LOGPROBS, SAMPLING, TEXT_INPUT, Engine
+from aifactory_agent.openai.engine import EMBEDDING, LOGPROBS, SAMPLING, TEXT_INPUT, Engine, Interface
 from aifactory_agent.openai.errors import ApiError, unavailable
-from aifactory_agent.openai.text import BrokenModel, ModelText, read_model_text
+from aifactory_agent.openai.text import BrokenModel, ModelText, read_encoder_text, read_model_text
 
 _log = logging.getLogger(__name__)
 EVERY_SECONDS = 1.0
@@ -27,7 +27,7 @@ _SEPARATOR, _ADAPTER = "@", ":"
 
 @dataclass(frozen=True)
 class Served:
-    """A loaded version that speaks the language models' interface."""
+    """A loaded version that takes text."""
 
     name: str
     version: int
@@ -36,6 +36,8 @@ class Served:
     text: ModelText
     logprobs: bool
     """Whether the engine can tell log probabilities."""
+    embeds: bool = False
+    """Whether it makes vectors of texts; else it generates text."""
     adapter: str = ""
     """The one that is called, if one is."""
 
@@ -136,17 +138,18 @@ class Catalog:
                 interface = await self._engine.interface(name)
                 if interface is None:
                     continue
-                if not {TEXT_INPUT, SAMPLING} <= interface.inputs:
+                embeds = _embeds(interface)
+                if not embeds and not {TEXT_INPUT, SAMPLING} <= interface.inputs:
                     others.add(name)
                     continue
                 for version in interface.versions:
                     with suppress(OSError):  # it has gone since Triton was asked
                         changed = (self._models / name / str(version)).stat().st_mtime_ns
                         key = (name, version, changed)
-                        text = texts[key] = self._texts.get(key) or await self._read(name, version)
+                        text = texts[key] = self._texts.get(key) or await self._read(name, version, embeds)
                         if isinstance(text, ModelText):
                             logprobs = LOGPROBS in interface.outputs
-                            one = Served(name, version, changed // 10**9, text, logprobs)
+                            one = Served(name, version, changed // 10**9, text, logprobs, embeds)
                             served.setdefault(name, {})[version] = one
             self._served, self._others, self._texts = served, others, texts
 
@@ -157,13 +160,18 @@ class Catalog:
             return {folder.name: [path.name for path in folder.iterdir()] for folder in sorted(found)}
         return {}
 
-    async def _read(self, name: str, version: int) -> ModelText | BrokenModel:
+    async def _read(self, name: str, version: int, embeds: bool) -> ModelText | BrokenModel:
         started = time.monotonic()
+        read = read_encoder_text if embeds else read_model_text
         try:
-            text = await asyncio.to_thread(read_model_text, self._models / name / str(version))
+            text = await asyncio.to_thread(read, self._models / name / str(version))
         except BrokenModel as error:
             _log.error("model can not be offered: %s", error, extra=fields(model=name, version=version))
             return error
         seconds = round(time.monotonic() - started, 3)
         _log.info("model is offered", extra=fields(model=name, version=version, seconds=seconds))
         return text
+
+
+def _embeds(interface: Interface) -> bool:
+    return TEXT_INPUT in interface.inputs and EMBEDDING in interface.outputs

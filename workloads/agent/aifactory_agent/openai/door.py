@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -25,7 +25,8 @@ from aifactory_agent.logs import fields
 from aifactory_agent.openai.answers import DONE, Chunks, Head, Usage, error_chunk, whole
 from aifactory_agent.openai.asking import Plan, plan_chat, plan_completion, together
 from aifactory_agent.openai.catalog import Catalog, Served
-from aifactory_agent.openai.engine import Engine, Piece
+from aifactory_agent.openai.embedding import EmbeddingWish, embed, read_embeddings, told
+from aifactory_agent.openai.engine import Engine, Piece, Vectors
 from aifactory_agent.openai.errors import ApiError, ModelGone, unavailable
 from aifactory_agent.openai.limits import Limits
 from aifactory_agent.openai.wishes import read_chat, read_completion
@@ -36,7 +37,9 @@ _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _INLINE = 16 * 1024
 """Bytes of a body whose prompt is made at once; a longer one is worked on in a thread, and stalls nobody."""
 _EVENTS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+_JSON = {"Content-Type": "application/json; charset=utf-8"}
 _OK = {"status": "ok"}
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,27 @@ class Door:
 
     async def _embeddings(self, asked: Asked) -> web.StreamResponse:
         body, _ = await self._body(asked)
-        served = await self._catalog.find(str(body.get("model") or ""))
-        message = f"model {served.id} generates text; it makes no embeddings"
-        raise ApiError(400, message, param="model", code="model_not_supported")
+        wish = read_embeddings(body)
+        with self._room(wish.sequences):
+            served, found = await self._found(wish.model, partial(self._vectors, wish), embeds=True)
+            return await self._tell_vectors(asked, told(served.id, found, wish.as_base64))
+
+    async def _vectors(self, wish: EmbeddingWish, served: Served) -> tuple[Served, list[Vectors]]:
+        return served, await embed(self._engine, served, wish, self._limits.seconds)
+
+    async def _tell_vectors(self, asked: Asked, pieces: Iterator[bytes]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={**_JSON, "X-Request-Id": asked.id})
+        self._let_go(asked, response)
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                await response.prepare(asked.http)
+                for piece in pieces:
+                    await response.write(piece)
+                    await asyncio.sleep(0)  # writing waits for nothing but a slow client, and others want their turn
+        except TimeoutError:
+            return self._cut(asked, response)
+        await response.write_eof()
+        return response
 
     async def _models(self, asked: Asked) -> web.StreamResponse:
         served = self._catalog.all()
@@ -145,15 +166,27 @@ class Door:
     async def _answer(
         self, asked: Asked, model: str, sequences: int, make: Callable[[Served], Plan], size: int
     ) -> web.StreamResponse:
-        """Ask, and once more if the version has gone between looking and asking, as it may in a rollout."""
         with self._room(sequences):
-            try:
-                return await self._try(asked, await self._catalog.find(model), make, size)
-            except ModelGone:
-                await self._catalog.refresh()
-                return await self._try(asked, await self._catalog.find(model), make, size)
+            return await self._found(model, partial(self._try, asked, make, size), embeds=False)
 
-    async def _try(self, asked: Asked, served: Served, make: Callable[[Served], Plan], size: int) -> web.StreamResponse:
+    async def _found(self, model: str, ask: Callable[[Served], Awaitable[_T]], *, embeds: bool) -> _T:
+        """Ask, and once more if the version has gone between looking and asking, as it may in a rollout."""
+        try:
+            return await ask(await self._find(model, embeds))
+        except ModelGone:
+            await self._catalog.refresh()
+            return await ask(await self._find(model, embeds))
+
+    async def _find(self, model: str, embeds: bool) -> Served:
+        served = await self._catalog.find(model)
+        if served.embeds == embeds:
+            return served
+        message = f"model {served.id} generates text; it makes no embeddings"
+        if served.embeds:
+            message = f"model {served.id} makes embeddings and generates no text; ask it by /v1/embeddings"
+        raise ApiError(400, message, param="model", code="model_not_supported")
+
+    async def _try(self, asked: Asked, make: Callable[[Served], Plan], size: int, served: Served) -> web.StreamResponse:
         plan = make(served) if size <= _INLINE else await asyncio.to_thread(make, served)
         async with aclosing(together(self._engine, plan.sequences, self._limits.seconds)) as pieces:
             first = await anext(pieces)
@@ -190,12 +223,15 @@ class Door:
             self._tell(asked, "ended early", error)
             await response.write(error_chunk(error.as_json()))
         except TimeoutError:
-            # Half an answer must not look whole: the connection ends without the stream's last chunk.
-            self._tell(asked, "ended early", ApiError(504, "the client has read too slowly"))
-            if asked.http.transport is not None:
-                asked.http.transport.abort()
-            return response
+            return self._cut(asked, response)
         await response.write_eof()
+        return response
+
+    def _cut(self, asked: Asked, response: web.StreamResponse) -> web.StreamResponse:
+        """Half an answer must not look whole: the connection ends without its last chunk."""
+        self._tell(asked, "ended early", ApiError(504, "the client has read too slowly"))
+        if asked.http.transport is not None:
+            asked.http.transport.abort()
         return response
 
     async def _body(self, asked: Asked) -> tuple[dict[str, Any], int]:

@@ -1,4 +1,4 @@
-"""Asking the pod's Triton, by the interface of its vLLM back end, for one sequence of text.
+"""Asking the pod's Triton: by the interface of its vLLM back end for one sequence of text, or for vectors of texts.
 
 Each sequence has a gRPC stream of its own on one connection, closed for writing at once: cancelling it frees the
 sequence in the engine and touches no other. Nothing waits for a Triton that is away: a refused connection is an answer
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -36,6 +37,8 @@ _WORDS_LIMIT = 1000
 _FINISH = ("", "stop", "length")
 TEXT_INPUT, SAMPLING = "text_input", "sampling_parameters"
 LOGPROBS = "logprobs"
+TOKENS, EMBEDDING = "input_ids", "embedding"
+_COUNT = "num_input_tokens"
 STRUCTURE = "structured_outputs"
 """The sampling parameter that a chat's `response_format` becomes, or a `tool_choice` that forces a call."""
 
@@ -74,6 +77,20 @@ class Sequence(NamedTuple):
     sampling: Mapping[str, Any]
     stream: bool
     logprobs: bool
+
+
+class Texts(NamedTuple):
+    """What vectors are asked for: several texts, or else the tokens of one."""
+
+    texts: tuple[bytes, ...]
+    tokens: tuple[int, ...]
+
+
+class Vectors(NamedTuple):
+    """Their vectors, each the bytes of its float32 numbers, and the tokens that were read for all of them."""
+
+    rows: list[bytes]
+    tokens: int
 
 
 class Engine:
@@ -150,6 +167,25 @@ class Engine:
             elif not over:
                 call.cancel()
 
+    async def vectors(self, model: str, version: int, texts: Texts, timeout: float) -> Vectors:
+        """The vectors of some texts. Raises ApiError, ModelGone if Triton does not have the version."""
+        try:
+            answer = await self._stub.ModelInfer(_vectors_request(model, version, texts), timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            if str(error.details()).startswith(refusals.BEGINNING):
+                raise _refusal(str(error.details())) from error
+            raise _failure(error, timeout) from error
+        found = {
+            tensor.name: raw for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=False) if raw
+        }
+        many, counts = len(texts.texts) or 1, found.get(_COUNT, b"")
+        data = found.get(EMBEDDING, b"")
+        if len(data) < 4 * many or len(data) % (4 * many) or len(counts) != 4 * many:
+            raise ApiError(500, f"the engine has not given {many} vectors", code="engine_error")
+        size = len(data) // many
+        rows = [data[place * size : (place + 1) * size] for place in range(many)]
+        return Vectors(rows, sum(struct.unpack(f"<{many}I", counts)))
+
     def _read_out(self, call: Any) -> None:
         async def read() -> None:
             with suppress(grpc.aio.AioRpcError, TimeoutError):
@@ -167,7 +203,7 @@ def _failure(error: Any, timeout: float = CALL_TIMEOUT_SECONDS) -> ApiError:
     if _is_unknown_model(error):
         return ModelGone(words)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return ApiError(504, f"the answer was not whole after {timeout:.0f} s; ask for fewer tokens", code="timeout")
+        return ApiError(504, f"the answer was not whole after {timeout:.0f} s; ask for less at once", code="timeout")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return unavailable("the engine of this pod is starting again; ask again in a moment", "engine_restarting")
     return ApiError(500, words, code="engine_error")
@@ -207,6 +243,18 @@ def _request(sequence: Sequence) -> Any:
     return request
 
 
+def _vectors_request(model: str, version: int, texts: Texts) -> Any:
+    request = service_pb2.ModelInferRequest(model_name=model, model_version=str(version))
+    request.parameters[refusals.PARAMETER].bool_param = True
+    if texts.tokens:
+        request.inputs.add(name=TOKENS, datatype="INT32", shape=[1, len(texts.tokens)])
+        request.raw_input_contents.append(struct.pack(f"<{len(texts.tokens)}i", *texts.tokens))
+    else:
+        request.inputs.add(name=TEXT_INPUT, datatype="BYTES", shape=[len(texts.texts), 1])
+        request.raw_input_contents.append(b"".join(len(text).to_bytes(4, "little") + text for text in texts.texts))
+    return request
+
+
 def _piece(answer: Any) -> Piece:
     found = {
         tensor.name: raw
@@ -214,7 +262,7 @@ def _piece(answer: Any) -> Piece:
         if len(raw) >= 4
     }
     finish = _text(found.get("finish_reason"))
-    prompt = found.get("num_input_tokens")
+    prompt = found.get(_COUNT)
     logprobs = _text(found.get(LOGPROBS))
     return Piece(
         _text(found.get("text_output")),

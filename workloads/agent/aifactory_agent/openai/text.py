@@ -17,6 +17,8 @@ from tokenizers import Tokenizer
 from aifactory_agent.openai.errors import ApiError
 from aifactory_agent.openai.toolcalls import speaks_of_calls
 from aifactory_agent.templates import compile_template
+from aifactory_contract.errors import FactoryError
+from aifactory_contract.formats.sentences import recipe_of
 from aifactory_contract.userjson import parse_json
 
 THINK = "<think>"
@@ -95,6 +97,14 @@ def read_model_text(folder: Path) -> ModelText:
         calls=source is not None and speaks_of_calls(source),
         adds_bos=_adds_bos(tokenizer, tokens, special.get("bos_token")),
     )
+
+
+def read_encoder_text(folder: Path) -> ModelText:
+    """Of an embedding model, whose engine counts the tokens. Raises BrokenModel."""
+    try:
+        return ModelText(context=recipe_of(folder).max_tokens)
+    except (FactoryError, OSError) as error:
+        raise BrokenModel(str(error)) from error
 
 
 def _json(path: Path) -> dict[str, Any]:

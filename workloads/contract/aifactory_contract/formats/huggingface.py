@@ -11,13 +11,14 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from aifactory_contract.engines import AUTO, VLLM, engine_for
-from aifactory_contract.formats import adapters
+from aifactory_contract.engines import AUTO, EMBEDDINGS, VLLM, engine_for
+from aifactory_contract.errors import FactoryError, Reason
+from aifactory_contract.formats import adapters, sentences
 from aifactory_contract.formats.rules import Files, Format, Serving, invalid, missing
 from aifactory_contract.formats.safetensors import read_safetensors
 from aifactory_contract.names import CONFIG
 from aifactory_contract.server import Server
-from aifactory_contract.signature import GENERATE
+from aifactory_contract.signature import EMBED, GENERATE
 
 NAME = "huggingface"
 WEIGHTS = "model.safetensors"
@@ -60,12 +61,12 @@ _LEFT_OUT = (
 """What trainers leave beside a model, and what repositories of models have for other programs."""
 _PICKLED = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json")
 _EMBEDDING = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|word_embeddings|embed_in)\.weight")
-_LAYER = re.compile(r"(?:.*\.)?(?:layers|h)\.(\d+)\..*")
+_LAYER = re.compile(r"(?:.*\.)?(?:layers?|h)\.(\d+)\..*")
 
 
 def is_part(path: str) -> bool:
-    """Weights, tokenizer, settings, templates and adapters."""
-    fixed = path == WEIGHTS or path in _TOKENIZER_FILES or adapters.is_part(path)
+    """Weights, tokenizer, settings, templates, adapters, and how an embedding model makes one vector of many."""
+    fixed = path == WEIGHTS or path in _TOKENIZER_FILES or adapters.is_part(path) or sentences.is_part(path)
     return fixed or bool(_SHARD.fullmatch(path) or _SETTINGS.fullmatch(path))
 
 
@@ -98,6 +99,24 @@ def inspect(files: Files, config: Mapping[str, Any]) -> None:
     elif "vocab.json" in files.sizes:
         vocabulary = files.json("vocab.json", _MAX_TOKENIZER_BYTES)
         _check_vocabulary("vocab.json", {"vocab": vocabulary}, config)
+    if EMBEDDINGS.architectures.intersection(map(str, config["architectures"])):
+        _check_recipe(files, config)
+
+
+def _check_recipe(files: Files, config: Mapping[str, Any]) -> None:
+    """Whether one vector of a text can be had of it as its files say. Raises also FactoryError (Unservable)."""
+
+    def read(path: str) -> Any:
+        return files.document(path) if path in files.sizes else None
+
+    name = str(config["architectures"][0])
+    if not name.endswith("Model") and sentences.MODULES not in files.sizes:
+        raise FactoryError(
+            Reason.UNSERVABLE,
+            f"{CONFIG} says {name}, a model that fills in words, and no {sentences.MODULES} says how it makes vectors: "
+            "save it with sentence-transformers, or by AutoModel if the mean of its tokens' vectors is wanted",
+        )
+    sentences.recipe(read)
 
 
 def _check_config(config: Mapping[str, Any]) -> None:
@@ -196,6 +215,8 @@ def _number(config: Mapping[str, Any], *names: str) -> int | None:
 
 def _serving(config: Mapping[str, Any], wish: str = AUTO, server: Server | None = None) -> Serving:
     engine = engine_for(config, wish, server)
+    if engine is EMBEDDINGS:
+        return Serving(engine.name, EMBED, probe={"text_input": b"def"})
     probe = {"text_input": b"def", "sampling_parameters": b'{"max_tokens": 1}', "stream": False}
     if engine is not VLLM:
         return Serving(engine.name, GENERATE, True, probe)

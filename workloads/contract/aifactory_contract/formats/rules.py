@@ -35,10 +35,17 @@ class Files:
 
     def json(self, path: str, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
         """The JSON object in a file. Raises FactoryError (InvalidArtifact) if there is none."""
+        found = self.document(path, limit)
+        if not isinstance(found, dict):
+            raise invalid(f"{path} must be a JSON object")
+        return found
+
+    def document(self, path: str, limit: int = MAX_JSON_BYTES) -> Any:
+        """The JSON in a file, whatever it is. Raises FactoryError (InvalidArtifact) if there is none."""
         if self.sizes[path] > limit:
             raise invalid(f"{path} has {self.sizes[path]} bytes, more than the {limit} that are read of such a file")
         with self.open(path) as stream:
-            return json_object(path, stream.read(limit + 1))
+            return json_document(path, stream.read(limit + 1))
 
 
 @dataclass(frozen=True)
@@ -101,12 +108,17 @@ def _hidden(path: str) -> str:
     return "hidden" if any(part.startswith(".") for part in parts) else ""
 
 
-def json_object(path: str, raw: bytes) -> dict[str, Any]:
-    """Contents of a JSON file. Raises FactoryError (InvalidArtifact) if it is not a JSON object."""
+def json_document(path: str, raw: bytes) -> Any:
+    """Contents of a JSON file. Raises FactoryError (InvalidArtifact) if it is not JSON."""
     try:
-        found = parse_json(raw)
+        return parse_json(raw)
     except ValueError as error:
         raise invalid(f"{path} is not JSON: {error}") from error
+
+
+def json_object(path: str, raw: bytes) -> dict[str, Any]:
+    """Contents of a JSON file. Raises FactoryError (InvalidArtifact) if it is not a JSON object."""
+    found = json_document(path, raw)
     if not isinstance(found, dict):
         raise invalid(f"{path} must be a JSON object")
     return found

@@ -1,7 +1,7 @@
 """Real models, computed by transformers' ContinuousBatchingManager: any causal language model, its cache in pages.
 
-With `attention`, the only module that knows transformers, and it knows one version of it exactly: the manager is young
-and changes from release to release. It is used through its interface, except for three things that it has no words for:
+It knows one version of transformers exactly, as `attention` does: the manager is young and changes from release to
+release. It is used through its interface, except for three things that it has no words for:
 - It samples for all sequences alike. `model_runner._sample` gets the logits instead, and the engine chooses, for each
   sequence by its own parameters and seed; so the engine also knows each token before anybody else.
 - A sequence ends when the engine says so: it is then given a token that no model has, and that is its end token. Its
@@ -13,7 +13,7 @@ Traps of this version (5.23.0), each with its answer here:
 - The mask of attention is a matrix of `max_batch_tokens` times the whole cache: see `attention`.
 - Whatever fails in its thread ends the thread, and only a look at it tells. `failure` is that look.
 - Results that nobody takes pile up: `refused` takes them.
-- Weights that are missing in the files are made up, with a warning: here that is an error.
+- Weights that are missing in the files are made up, with a warning: in `loading` that is an error.
 - Without psutil it takes the machine to have no memory at all.
 """
 
@@ -31,12 +31,13 @@ import torch
 import transformers
 from llguidance import LLTokenizer
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 
-from aifactory_server.device import check_room, more_memory
+from aifactory_server.device import more_memory
 from aifactory_server.engines import attention
+from aifactory_server.engines.loading import LOCAL, load
 from aifactory_server.engines.model import END, Step
 from aifactory_server.engines.request import BadRequest
 from aifactory_server.engines.structure import Structure
@@ -83,11 +84,11 @@ class PagedModel:
                 "the image from its lock file"
             )
         self._device, self._slots = device, slots
-        self._model = _load(folder, device, free())
+        self._model = load(AutoModelForCausalLM, folder, device, free())
         # The manager takes few kinds of attention; ours is put in when it has taken the one it replaces.
         self._taken = self._model.config._attn_implementation
         self._own = device.type == "cpu" and self._taken == "sdpa"
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
         config = self._model.config.get_text_config()
         self.vocabulary = int(self._model.get_input_embeddings().num_embeddings)
         self.page = _PAGE_TOKENS
@@ -232,10 +233,6 @@ class PagedModel:
             self._manager.stop(block=True, timeout=_STOP_SECONDS, hard_stop=True)
 
 
-transformers.utils.logging.disable_progress_bar()
-_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-
-
 def _words(tokenizer: Any, vocabulary: int) -> LLTokenizer | None:
     """What llguidance needs to know of a tokenizer; None if it is of a kind that it does not know."""
     try:
@@ -243,38 +240,3 @@ def _words(tokenizer: Any, vocabulary: int) -> LLTokenizer | None:
     except ValueError as error:
         _log.warning("answers of this model can keep to no JSON schema: %s", error)
         return None
-
-
-def _load(folder: Path, device: torch.device, free: int) -> Any:
-    config = AutoConfig.from_pretrained(folder, **_LOCAL)
-    # A CPU of today computes float32 soonest, a GPU what the model was trained in.
-    dtype: Any = torch.float32 if device.type == "cpu" else "auto"
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    kept = getattr(config, "dtype", None)
-    factor = 4 / kept.itemsize if dtype is torch.float32 and isinstance(kept, torch.dtype) else 1.0
-    check_room(device, int(stored * factor), free)
-    attempts = ("sdpa", "eager")
-    for kind in attempts:
-        try:
-            model, told = AutoModelForCausalLM.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                attn_implementation=kind,
-                use_safetensors=True,
-                output_loading_info=True,
-                **_LOCAL,
-            )
-            break
-        except ValueError as error:
-            # Some models have no other attention than their own plain one.
-            if kind == attempts[-1] or "scaled_dot_product_attention" not in str(error):
-                raise
-    missing = sorted(map(str, told.get("missing_keys") or ()))
-    wrong = sorted(map(str, told.get("mismatched_keys") or ()))
-    if missing or wrong:
-        raise ValueError(
-            f"the weights do not fit config.json: missing {missing[:3]}, of another shape {wrong[:3]}; publish the "
-            "directory as save_pretrained writes it"
-        )
-    return model.to(device).eval()

@@ -16,9 +16,10 @@ from aifactory_contract.control import is_probe, probe_sign
 from aifactory_contract.formats.torch_export import PROGRAM
 from aifactory_contract.names import PROBE_REQUESTS
 from aifactory_contract.signature import DATA_TYPES
+from aifactory_server.attempts import attempt
 from aifactory_server.counters import Counters
 from aifactory_server.device import device_of
-from aifactory_server.torch_export.batch import Room, attempt, run_each
+from aifactory_server.torch_export.batch import Room, run_each
 from aifactory_server.torch_export.program import Program
 
 _DTYPES = {known.pbtxt: getattr(torch, known.torch) for known in DATA_TYPES.values() if known.torch}

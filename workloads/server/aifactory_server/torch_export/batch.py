@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-P = ParamSpec("P")
-T = TypeVar("T")
+from aifactory_server.attempts import attempt
+
 Call = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
@@ -49,14 +48,6 @@ def run_each(call: Call, requests: Sequence[Sequence[Tensor]], batched: bool) ->
 
 def _run_alone(call: Call, request: Sequence[Tensor]) -> list[Tensor]:
     return run_batched(call, [request])[0]
-
-
-def attempt(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | Exception:
-    """The result, or what was raised instead."""
-    try:
-        return work(*arguments, **options)
-    except Exception as error:
-        return error
 
 
 class Room:
