@@ -14,6 +14,7 @@ Traps of this version (5.23.0), each with its answer here:
 - Whatever fails in its thread ends the thread, and only a look at it tells. `failure` is that look.
 - Results that nobody takes pile up: `refused` takes them.
 - Weights that are missing in the files are made up, with a warning: in `loading` that is an error.
+- It prepares a step on one CUDA stream and computes it on another, which does not wait: here there is one stream.
 - Without psutil it takes the machine to have no memory at all.
 """
 
@@ -87,7 +88,7 @@ class PagedModel:
         self._model = load(AutoModelForCausalLM, folder, device, free())
         # The manager takes few kinds of attention; ours is put in when it has taken the one it replaces.
         self._taken = self._model.config._attn_implementation
-        self._own = device.type == "cpu" and self._taken == "sdpa"
+        self._own = self._taken == "sdpa" and attention.fits(device, self._model.dtype)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
         config = self._model.config.get_text_config()
         self.vocabulary = int(self._model.get_input_embeddings().num_embeddings)
@@ -181,6 +182,7 @@ class PagedModel:
         manager.warmup()  # makes its cache
         processor = manager.batch_processor
         batch, end = processor.inputs_and_outputs, self._no_token
+        batch.compute_stream = None
 
         def sample(scores: Tensor, output_ids: Tensor) -> None:
             ids = [future.state.request_id for future in batch.requests_in_batch if future.has_new_token]
