@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,25 @@ from gpu_check import report, serving, training, units
 from gpu_check.parts import FULL, TINY, Outcome, Place, machine
 from gpu_check.processes import EndedBadly, wait
 
+
+def generate(place: Place) -> Outcome:
+    """Imported late: the other parts do without its packages."""
+    from gpu_check import generating
+
+    return generating.generate(place)
+
+
+def fine_tune(place: Place) -> Outcome:
+    """Imported late, as `generate` is."""
+    from gpu_check import tuning
+
+    return tuning.fine_tune(place)
+
+
 PARTS: dict[str, Callable[[Place], Outcome]] = {
+    "generate": generate,
+    "fine-tune": fine_tune,
+    "tests": units.tests,
     "resumed": training.resumed,
     "random-state": training.random_state,
     "ranks": training.ranks,
@@ -33,8 +52,12 @@ PARTS: dict[str, Callable[[Place], Outcome]] = {
     "answers": serving.answers,
     "engine": serving.engine,
     "speed": training.speed,
-    "tests": units.tests,
 }
+NEEDS = {
+    "generate": ("transformers", "tokenizers", "llguidance", "psutil"),
+    "fine-tune": ("transformers", "tokenizers", "peft"),
+}
+"""Packages beside PyTorch without which a part can not run."""
 PART_SECONDS = 200.0
 
 
@@ -95,8 +118,12 @@ def run_part(name: str, work: Path, tiny: bool) -> int:
     device = torch.device("cpu") if tiny else torch.device("cuda", 0)
     torch.manual_seed(0)
     found: dict[str, Any] = {"machine": machine()}
+    missing = [package for package in NEEDS.get(name, ()) if find_spec(package) is None]
     try:
-        found |= asdict(PARTS[name](Place(TINY if tiny else FULL, work, device)))
+        if missing:
+            found["error"] = f"not run: install {' '.join(missing)} (workloads/server/requirements-test.lock)"
+        else:
+            found |= asdict(PARTS[name](Place(TINY if tiny else FULL, work, device)))
     except Exception:
         found["error"] = traceback.format_exc()[-6000:]
         traceback.print_exc()

@@ -26,6 +26,12 @@ class Sizes:
         compiled: whether all is also done with torch.compile.
         clients: how many ask the server at the same time.
         answer_tokens: length of each answer.
+        llama: shape of the transformers model that is served and fine-tuned.
+        llama_vocabulary: tokens of its tokenizer.
+        tune_batch: windows a step of its fine-tuning.
+        tune_context: tokens of a window.
+        tune_steps: steps whose time is taken.
+        tune_rate: its learning rate.
     """
 
     small: GPTConfig
@@ -37,6 +43,12 @@ class Sizes:
     compiled: bool
     clients: tuple[int, ...]
     answer_tokens: int
+    llama: dict[str, int]
+    llama_vocabulary: int
+    tune_batch: int
+    tune_context: int
+    tune_steps: int
+    tune_rate: float
 
 
 FULL = Sizes(
@@ -50,6 +62,20 @@ FULL = Sizes(
     compiled=True,
     clients=(1, 32, 128),
     answer_tokens=128,
+    # As Llama 3.2 1B but for its vocabulary: 1.1 G weights.
+    llama={
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 4096,
+    },
+    llama_vocabulary=32_000,
+    tune_batch=8,
+    tune_context=1024,
+    tune_steps=30,
+    tune_rate=1e-3,
 )
 TINY = Sizes(
     small=GPTConfig(context=32, layers=1, heads=2, embedding=16),
@@ -61,6 +87,19 @@ TINY = Sizes(
     compiled=False,
     clients=(1, 4),
     answer_tokens=16,
+    llama={
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+    },
+    llama_vocabulary=1000,
+    tune_batch=2,
+    tune_context=64,
+    tune_steps=30,
+    tune_rate=1e-2,
 )
 
 

@@ -83,6 +83,7 @@ def page(parts: Mapping[str, Any]) -> str:
         "`mfu` is model flops utilisation: tokens a second, times 6 for each weight plus 12 x layers x width x context",
         "(PaLM, appendix B: attention counted in full), over the device's dense bfloat16 peak. `plainLoop` is the same",
         "network in a loop without checkpoints, reports and signals; `Compiled` is with `--compile`, in the plain loop",
-        "with `torch.compile`; `plainGenerate` is one prompt after another.",
+        "with `torch.compile`; `plainGenerate` of `engine` is one prompt after another, of `generate` transformers'",
+        "`model.generate` with a batch. For `fine-tune` it is 4 for each weight: the base has no gradients of its own.",
     ]
     return "\n".join(lines) + "\n"

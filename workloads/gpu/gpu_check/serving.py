@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
+from collections.abc import Sequence
 from statistics import median, quantiles
 from typing import Any
 from unittest import mock
@@ -167,7 +168,8 @@ def engine(place: Place) -> Outcome:
             served = back_end("causal_lm", folder, place.device)
             finish_all(served, [ask(b"warm", 4) for _ in range(min(4, slots))])
             loaded = allocated(place)
-        outcome.figures["engine"].append(load(served, clients, slots, sizes.answer_tokens))
+        prompts = [prompt(number) for number in range(clients)]
+        outcome.figures["engine"].append({"slots": slots, **load(served, prompts, sizes.answer_tokens)})
         outcome.check(f"{clients} clients, {slots} slots: nothing runs or waits", idle(served), served._engine.load)
         grown = allocated(place) - loaded
         outcome.check(f"{clients} clients, {slots} slots: memory is as before", abs(grown) <= 16 << 20, f"{grown} B")
@@ -198,20 +200,19 @@ def prompt(number: int) -> bytes:
     return f"{number:05d}: the red box number {number * 37 % 97} holds".encode().ljust(48, b".")
 
 
-def load(served: Any, clients: int, slots: int, tokens: int) -> dict[str, Any]:
-    """All clients ask at once."""
-    requests, began = [ask(prompt(number), tokens) for number in range(clients)], time.monotonic()
+def load(served: Any, prompts: Sequence[bytes], tokens: int) -> dict[str, Any]:
+    """As many clients as prompts, who ask at once."""
+    requests, began = [ask(text, tokens) for text in prompts], time.monotonic()
     served.execute(requests)
     finish(requests)
     seconds = time.monotonic() - began
     first = sorted(request.times[0] - began for request in requests)
     return {
-        "clients": clients,
-        "slots": slots,
+        "clients": len(prompts),
         "tokensPerSecond": round(sum(request.tokens for request in requests) / seconds, 1),
         "tokens": sum(request.tokens for request in requests),
         "firstTokenMilliseconds": round(1e3 * median(first), 2),
-        "firstTokenMillisecondsP95": round(1e3 * (quantiles(first, n=20)[-1] if clients > 1 else first[0]), 2),
+        "firstTokenMillisecondsP95": round(1e3 * (quantiles(first, n=20)[-1] if len(first) > 1 else first[0]), 2),
     }
 
 
@@ -244,7 +245,7 @@ def unload(served: Any) -> None:
     """As Triton does it."""
     if served is not None:
         served.finalize()
-        served._engine = None
+        served._engine = served._model = None
 
 
 def allocated(place: Place) -> int:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -59,18 +59,27 @@ class InferenceResponse:
 
 
 class MetricFamily:
-    """Counters by name."""
+    """A metric, found by its name in `made`; of a histogram its value is how often something was observed."""
 
-    COUNTER = "counter"
+    COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+    made: ClassVar[dict[str, MetricFamily]] = {}
+    """Those of the back end that was loaded last."""
 
     def __init__(self, name: str, description: str, kind: str) -> None:
         self.value = 0
+        self.made[name] = self
 
-    def Metric(self, labels: Mapping[str, str]) -> MetricFamily:
+    def Metric(self, labels: Mapping[str, str], buckets: Sequence[float] = ()) -> MetricFamily:
         return self
 
     def increment(self, amount: int) -> None:
         self.value += amount
+
+    def observe(self, value: float) -> None:
+        self.value += 1
+
+    def set(self, value: int) -> None:
+        self.value = value
 
 
 class Request:
@@ -82,11 +91,16 @@ class Request:
         self.times: list[float] = []
         self.error: str | None = None
         self.tokens = 0
+        self.chosen: list[tuple[int, float]] = []
+        """If it asked for log probabilities: each token of the answer, and its own."""
         self._texts: list[bytes] = []
         self._cancel_after = cancel_after
 
     def parameters(self) -> str:
         return json.dumps({})
+
+    def timeout(self) -> int:
+        return 0
 
     def get_response_sender(self) -> Request:
         return self
@@ -102,6 +116,9 @@ class Request:
             self._texts.append(response.tensors["text_output"][0])
             if "num_output_tokens" in response.tensors:
                 self.tokens += int(response.tensors["num_output_tokens"][0])
+            for likely in json.loads(response.tensors["logprobs"][0]) if "logprobs" in response.tensors else ():
+                token, told = next(iter(likely.items()))  # its own comes first
+                self.chosen.append((int(token), told["logprob"]))
         if flags & TRITONSERVER_RESPONSE_COMPLETE_FINAL:
             self.over.set()
 
@@ -110,10 +127,13 @@ class Request:
         return b"".join(self._texts).decode()
 
 
-def ask(prompt: bytes, max_tokens: int, *, cancel_after: int | None = None, stream: bool = True) -> Request:
-    """A request to a language model for the likeliest continuation."""
-    sampling = json.dumps({"max_tokens": max_tokens, "temperature": 0.0}).encode()
-    flags = {"stream": [stream], "exclude_input_in_output": [True], "return_num_output_tokens": [True]}
+def ask(
+    prompt: bytes, max_tokens: int, *, cancel_after: int | None = None, logprobs: bool = False, **more: Any
+) -> Request:
+    """A request to a language model for the likeliest continuation, as a stream; `more`: sampling parameters."""
+    sampling = json.dumps({"max_tokens": max_tokens, "temperature": 0.0, **more}).encode()
+    flags = {"stream": [True], "exclude_input_in_output": [True], "return_num_output_tokens": [True]}
+    flags |= {"return_logprobs": [True]} if logprobs else {}
     return Request(cancel_after, text_input=[prompt], sampling_parameters=[sampling], **flags)
 
 
@@ -125,7 +145,7 @@ def back_end(module: str, folder: Path, device: torch.device, config: Mapping[st
     """A loaded model of a back end of ours, as Triton would load it.
 
     Args:
-        module: `causal_lm` or `torch_export`.
+        module: `causal_lm`, `generate` or `torch_export`.
         folder: the artifact.
     """
     here: Any = ModuleType("triton_python_backend_utils")

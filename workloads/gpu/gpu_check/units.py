@@ -12,7 +12,13 @@ WORKLOADS = Path(__file__).resolve().parents[2]
 # Of the server's, those that can be imported without Triton.
 SUITES = {
     "trainer": ("tests",),
-    "server": ("tests/test_network.py", "tests/test_engine.py", "tests/test_pt2.py"),
+    "server": (
+        "tests/test_network.py",
+        "tests/test_engine.py",
+        "tests/test_pt2.py",
+        "tests/test_paged.py",
+        "tests/test_attention.py",
+    ),
 }
 
 

@@ -24,7 +24,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Of the processes that parts start; and gradients, which a back end turns off in its process."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(PATHS))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("AIFACTORY_CAUSAL_LM_SLOTS", "16")  # a part sets it: as before afterwards
+    for name in ("AIFACTORY_CAUSAL_LM_SLOTS", "AIFACTORY_ENGINE_SLOTS"):  # parts set them: as before afterwards
+        monkeypatch.setenv(name, "16")
     with torch.enable_grad():
         yield
 
@@ -53,6 +54,15 @@ def test_a_part_that_fails_is_reported_and_the_next_one_runs(tmp_path: Path, mon
     assert result["parts"]["speed"]["error"] == "its process ended with 9"
     assert not report.failed(result["parts"]["random-state"])
     assert "FAILED" in (tmp_path / "out" / "table.txt").read_text()
+
+
+def test_a_part_whose_packages_are_missing_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "find_spec", lambda name: None if name in ("llguidance", "psutil") else name)
+    program.run_part("generate", tmp_path, tiny=True)
+    said = json.loads((tmp_path / "generate.json").read_text())["error"]
+    assert said == "not run: install llguidance psutil (workloads/server/requirements-test.lock)"
 
 
 def test_what_does_not_hold_is_a_failure() -> None:
