@@ -14,10 +14,13 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -59,6 +62,8 @@ NEEDS = {
 }
 """Packages beside PyTorch without which a part can not run."""
 PART_SECONDS = 200.0
+TOGETHER = ("tests", "resumed", "random-state", "ranks", "export")
+"""Run at the same time where they follow one another: mostly they wait for processes to start, and measure no speed."""
 
 
 def main() -> int:
@@ -87,29 +92,42 @@ def run_all(names: list[str], out: Path, tiny: bool) -> int:
     out.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"taken": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "tiny": tiny, "machine": {}}
     result["parts"] = {}
+    writing = Lock()
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder, (out / "log.txt").open("w") as log:
         work = Path(folder)
-        for name in names:
-            print(f"{name} ...", flush=True)
-            log.write(f"\n==== {name}\n")
-            log.flush()
-            began, found = time.monotonic(), work / f"{name}.json"
-            command = [sys.executable, "-m", "gpu_check", name, "--work", str(work), *(["--tiny"] if tiny else [])]
-            try:
-                code = wait(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT), PART_SECONDS)
-                part = json.loads(found.read_text()) if found.exists() else {"error": f"its process ended with {code}"}
-            except EndedBadly as error:
-                part = {"error": str(error)}
-            result["machine"] = part.pop("machine", result["machine"])
-            part["seconds"] = round(time.monotonic() - began, 1)
-            result["parts"][name] = part
-            (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-            (out / "table.txt").write_text(report.table(result))
-            print(f"{name}: {'failed' if report.failed(part) else 'ok'}, {part['seconds']} s", flush=True)
+
+        def run(name: str) -> None:
+            part, said = own_process(name, work, tiny)
+            with writing:
+                result["machine"] = part.pop("machine", result["machine"])
+                result["parts"][name] = part
+                (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+                (out / "table.txt").write_text(report.table(result))
+                log.write(f"\n==== {name}\n{said}")
+                log.flush()
+                print(f"{name}: {'failed' if report.failed(part) else 'ok'}, {part['seconds']} s", flush=True)
+
+        for together, group in groupby(names, TOGETHER.__contains__):
+            with ThreadPoolExecutor(len(TOGETHER) if together else 1) as pool:
+                list(pool.map(run, group))
         for path in sorted(work.glob("*/log.txt")):
             log.write(f"\n==== {path.parent.name}\n{path.read_text(errors='replace')[-20_000:]}")
     print(f"\n{report.table(result)}", flush=True)
     return int(any(report.failed(part) for part in result["parts"].values()))
+
+
+def own_process(name: str, work: Path, tiny: bool) -> tuple[dict[str, Any], str]:
+    """What a part has found, and what its process has printed."""
+    began, found, log = time.monotonic(), work / f"{name}.json", work / f"{name}.log"
+    command = [sys.executable, "-m", "gpu_check", name, "--work", str(work), *(["--tiny"] if tiny else [])]
+    try:
+        with log.open("w") as file:
+            code = wait(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT), PART_SECONDS)
+        part = json.loads(found.read_text()) if found.exists() else {"error": f"its process ended with {code}"}
+    except EndedBadly as error:
+        part = {"error": str(error)}
+    part["seconds"] = round(time.monotonic() - began, 1)
+    return part, log.read_text(errors="replace")
 
 
 def run_part(name: str, work: Path, tiny: bool) -> int:
