@@ -117,3 +117,8 @@ def serving(
 @pytest.fixture
 def triton(serving: tuple[TritonProcess, AgentProcess]) -> TritonProcess:
     return serving[0]
+
+
+@pytest.fixture
+def agent(serving: tuple[TritonProcess, AgentProcess]) -> AgentProcess:
+    return serving[1]

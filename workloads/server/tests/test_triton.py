@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,11 @@ import tritonclient.http as httpclient
 from harness import AgentProcess, TritonProcess, http, wait_for
 from tritonclient.utils import InferenceServerException
 
+from aifactory_agent.artifacts.stores import Mounts
+from aifactory_agent.artifacts.transfer import publish
 from aifactory_contract import refusals
+from aifactory_contract.uri import ArtifactUri
+from aifactory_trainer.export import export_torch
 from aifactory_trainer.model import GPT
 from aifactory_trainer.model import generate as reference_generate
 
@@ -279,6 +284,36 @@ def test_an_output_of_one_number_a_row_is_a_list_of_one(triton: TritonProcess) -
     given.set_data_from_numpy(x)
     with httpclient.InferenceServerClient(f"127.0.0.1:{triton.http_port}") as client:
         np.testing.assert_allclose(client.infer("score", [given]).as_numpy("score"), [[10], [1]])
+
+
+class Picky(torch.nn.Module):
+    """Can not compute zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.table(x - 1).sum(dim=1)
+
+
+def test_a_program_that_can_not_be_called_fails_the_load_and_no_request(
+    triton: TritonProcess, agent: AgentProcess, tmp_path: Path
+) -> None:
+    before = agent.desired.read_text()
+    picky = export_torch(
+        Picky(), {"x": torch.ones(2, 1, dtype=torch.int64)}, outputs=("y",), max_batch_size=8, output=tmp_path / "picky"
+    )
+    artifact = publish(picky, ArtifactUri.parse("pvc://models"), "picky", Mounts(agent.claims))
+    entry = {"name": "picky", "version": 1, "uri": artifact.uri, "digest": artifact.digest, "format": artifact.format}
+    agent.want(*json.loads(before)["models"], entry, revision="picky")
+    try:
+        failed = agent.wait_state("picky", 1, "Failed")
+        assert failed["reason"] == "LoadFailed"
+        assert "the program failed when it was asked for the first time: index out of range" in failed["message"]
+    finally:
+        agent.write(before)
+    agent.wait_ready()
 
 
 def test_requests_for_a_program_are_batched(triton: TritonProcess, program: TwoHeads) -> None:

@@ -36,6 +36,12 @@ class TritonPythonModel:
         self._batched = config["max_batch_size"] > 0
         path = Path(args["model_repository"]) / args["model_version"] / PROGRAM
         self._program = Program(path, device_of(args))
+        # The first call is the slow one, and one that fails must fail the load: no client is asked to find out.
+        batch = [1] if self._batched else []
+        zeros = [torch.zeros(batch + _smallest(tensor), dtype=_dtype(tensor)) for tensor in config["input"]]
+        outcome = run_each(self._program_call, [zeros], self._batched)[0]
+        if isinstance(outcome, Exception):
+            raise ValueError(f"the program failed when it was asked for the first time: {outcome}") from outcome
         self._counters = Counters(pb, args, PROBE_REQUESTS)
         self._sign = probe_sign(Path(args["model_repository"]).parents[1])
 
@@ -81,6 +87,12 @@ def _dtype(tensor: dict[str, Any]) -> torch.dtype:
     if dtype is None:
         raise ValueError(f"{tensor['name']}: {tensor['data_type']} is no type of a torch program")
     return dtype
+
+
+def _smallest(tensor: dict[str, Any]) -> list[int]:
+    """The least shape that an input may have, as its program takes it."""
+    dims = tensor.get("reshape", {}).get("shape", tensor["dims"])
+    return [1 if int(dim) == -1 else int(dim) for dim in dims]
 
 
 def _read(request: Any, name: str, dtype: torch.dtype) -> Tensor:
