@@ -17,6 +17,7 @@ from aifactory_agent.serve.planner import (
     Present,
     Remove,
     Unload,
+    carries,
     conflict_with,
     is_ready,
     plan,
@@ -85,6 +86,65 @@ def test_keeps_the_old_version_until_the_new_one_has_answered() -> None:
     assert plan(desired(A2), dropped, 0) == [Remove(A1.key)]
 
 
+W1, W2 = replace(A1, warm=True), replace(A2, warm=True)
+
+
+def test_the_version_before_stays_warm_and_going_back_to_it_is_one_call() -> None:
+    actual = Actual(
+        triton_up=True, present=present(A1, A2), serving={"a": frozenset({1})}, confirmed=frozenset({A1.key})
+    )
+    assert plan(desired(A2, W1), actual, 0) == [Load("a", (1, 2), A2, A2)]
+    loaded = replace(actual, serving={"a": frozenset({1, 2})})
+    assert plan(desired(A2, W1), loaded, 0) == [Confirm(A2)]
+    both = replace(loaded, confirmed=frozenset({A1.key, A2.key}))
+    assert plan(desired(A2, W1), both, 0) == [], "version 1 runs on"
+    assert plan(desired(A1, W2), both, 0) == [Load("a", (1,), A1, None)], "a higher one would answer by the name"
+    back = replace(both, serving={"a": frozenset({1})})
+    assert plan(desired(A1, W2), back, 0) == [], "the files of version 2 are kept"
+
+
+def test_a_warm_version_comes_after_all_live_ones_and_only_if_it_fits() -> None:
+    wish = desired(A2, W1)
+    assert plan(wish, Actual(triton_up=True), 0) == [Fetch(A2)]
+    actual = Actual(triton_up=True, present=present(A2), serving={"a": frozenset({2})}, confirmed=frozenset({A2.key}))
+    assert plan(wish, actual, 0) == [Fetch(W1)]
+    fetched = replace(actual, present=present(A1, A2))
+    assert plan(wish, fetched, 0) == [Load("a", (1, 2), A2, W1)]
+    full = replace(fetched, failures=failed(W1, retry_at=9, reason=Reason.NO_ROOM))
+    assert plan(wish, full, 0) == []
+    other = replace(actual, present=present(A2) | present(A1, config="other"))
+    assert plan(wish, other, 0) == [], "it can not run beside one of another configuration"
+
+
+def test_what_is_neither_live_nor_warm_goes_before_a_third_version_comes() -> None:
+    actual = Actual(
+        triton_up=True,
+        present=present(A1, A2),
+        serving={"a": frozenset({1, 2})},
+        confirmed=frozenset({A1.key, A2.key}),
+    )
+    wish = desired(A3, W2)
+    assert plan(wish, actual, 0) == [Load("a", (2,), None, None)]
+    unloaded = replace(actual, serving={"a": frozenset({2})})
+    assert plan(wish, unloaded, 0) == [Remove(A1.key)]
+    removed = replace(unloaded, present=present(A2))
+    assert plan(wish, removed, 0) == [Fetch(A3)]
+    stuck = replace(actual, held=frozenset({"a"}))
+    assert plan(wish, stuck, 0) == [Fetch(A3)], "what can not be taken out holds up nothing"
+
+
+def test_a_version_that_does_not_load_leaves_the_warm_one_answering() -> None:
+    actual = Actual(
+        triton_up=True,
+        present=present(A1, A2),
+        serving={"a": frozenset({1})},
+        confirmed=frozenset({A1.key}),
+        failures=failed(A2, retry_at=9),
+    )
+    assert plan(desired(A2, W1), actual, 0) == []
+    assert carries(desired(A2, W1), actual, frozenset({A1.key}))
+
+
 def test_swaps_at_once_where_the_configurations_differ() -> None:
     both = present(A1, config="x") | present(A2, config="y")
     actual = Actual(triton_up=True, present=both, serving={"a": frozenset({1})}, confirmed=frozenset({A1.key}))
@@ -150,7 +210,13 @@ def test_leaves_a_model_alone_that_is_being_worked_on() -> None:
 
 # A simulated world: any order of wishes and results, then quiet; the end must be what was wished last.
 
-SPECS = [spec(name, version, content) for name in "ab" for version in (1, 2) for content in ("x", "y")]
+SPECS = [
+    replace(spec(name, version, content), warm=warm)
+    for name in "ab"
+    for version in (1, 2, 3)
+    for content in ("x", "y")
+    for warm in (False, True)
+]
 
 
 class World:
@@ -171,10 +237,11 @@ class World:
                 configs = {self.actual.present[item.key].config for item in loaded}
                 assert len(configs) == 1, "versions of different configuration in one load"
                 new = set(versions) - self.actual.serving.get(name, frozenset())
+                assert versions, "a load of nothing"
                 assert len(new) <= 1
                 assert (adding is None) == (not new)
                 assert leader is None or leader in loaded or adding is not None
-                if adding is not None and adding in self.bad:
+                if adding is not None and replace(adding, warm=False) in self.bad:
                     self._fail(adding, now)
                 else:
                     self._serve(name, frozenset(versions))
@@ -213,7 +280,7 @@ wishes = st.lists(st.sampled_from(SPECS), max_size=4, unique_by=lambda item: ite
 
 @settings(max_examples=400, deadline=None)
 @given(
-    bad=st.frozensets(st.sampled_from(SPECS), max_size=3),
+    bad=st.frozensets(st.sampled_from([item for item in SPECS if not item.warm]), max_size=3),
     history=st.lists(st.tuples(wishes, st.integers(0, 4), st.booleans()), min_size=1, max_size=5),
 )
 def test_always_ends_at_the_last_wish(bad: frozenset[ModelSpec], history: list[tuple[Desired, int, bool]]) -> None:
@@ -233,7 +300,7 @@ def test_always_ends_at_the_last_wish(bad: frozenset[ModelSpec], history: list[t
         world.apply(actions[0], now)
     else:
         raise AssertionError(f"never at rest: {actions}")
-    for item in wish.models:
+    for item in wish.live:
         config = world.actual.present.get(item.key)
         leader = conflict_with(item, wish, world.actual, now)
         assert is_ready(item, world.actual) or item in bad or leader is not None, (item, config)
@@ -241,3 +308,7 @@ def test_always_ends_at_the_last_wish(bad: frozenset[ModelSpec], history: list[t
         others_ready = all(is_ready(item, world.actual) for item in wish.named(key.name))
         wanted = any(item.key == key for item in wish.models)
         assert wanted or not others_ready, f"{key} was left behind"
+    for name in "ab":
+        live = [item.key.version for item in wish.named(name) if is_ready(item, world.actual)]
+        if live and len(live) == len(wish.named(name)):
+            assert max(world.actual.serving[name]) == max(live), "a live version answers by the name"

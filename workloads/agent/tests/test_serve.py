@@ -122,6 +122,91 @@ def test_a_new_version_replaces_the_old_one_without_a_failed_request(
     assert len(answers) > 50, "the client was stalled"
 
 
+def test_the_version_before_stays_warm_and_going_back_takes_moments(
+    triton: TritonProcess, agent: AgentProcess, published: Published
+) -> None:
+    first, second = published("gpt", 1, loadSeconds=3), published("gpt", 2, loadSeconds=3)
+    triton.start()
+    agent.want(first)
+    agent.start()
+    agent.wait_ready()
+    answers: list[tuple[int, str]] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            answers.append(generate(triton, "gpt"))
+
+    client = threading.Thread(target=ask)
+    client.start()
+    try:
+        agent.want(second, first | {"traffic": "warm"}, revision="s")
+        status = agent.wait_ready("s")
+        assert status["answers"] == {"gpt": 2}
+        assert {m["version"]: (m["state"], m["traffic"]) for m in status["models"]} == {
+            2: ("Ready", "live"),
+            1: ("Ready", "warm"),
+        }
+        assert generate(triton, "gpt", 1) == (200, "gpt 1"), "it is at hand"
+        switched = len(answers)
+        started = time.monotonic()
+        agent.want(first, second | {"traffic": "warm"}, revision="t")
+        assert agent.wait_ready("t")["answers"] == {"gpt": 1}
+        seconds = time.monotonic() - started
+        back = len(answers)
+        wait_for("more answers", lambda: len(answers) > back + 20, 20, agent.tail)
+    finally:
+        stop.set()
+        client.join()
+    assert [answer for answer in answers if answer[0] != 200] == []
+    assert seconds < 1.5, "no version was loaded for it"
+    assert {text for _, text in answers[switched + 1 : switched + 3]} == {"gpt 2"}
+    assert {text for _, text in answers[back + 1 :]} == {"gpt 1"}
+    assert (triton.repository / "models/gpt/2").is_dir(), "its files are kept for the way forward"
+    started = time.monotonic()
+    agent.want(second, first | {"traffic": "warm"}, revision="u")
+    agent.wait_ready("u")
+    assert time.monotonic() - started > 3, "forward it is loaded again"
+
+
+def test_a_pod_that_restarts_has_its_live_version_first_and_the_warm_one_after_it(
+    triton: TritonProcess, agent: AgentProcess, published: Published
+) -> None:
+    first, second = published("gpt", 1, loadSeconds=1), published("gpt", 2)
+    triton.start()
+    agent.want(second, first | {"traffic": "warm"})
+    agent.start()
+    agent.wait_ready()
+    assert agent.model("gpt", 1)["state"] != "Ready", "nothing waits for it"
+    agent.wait_state("gpt", 1, "Ready")
+    assert generate(triton, "gpt") == (200, "gpt 2")
+    triton.kill()
+    wait_for("the agent sees it", lambda: agent.get("/readyz")[0] == 503, 20, agent.tail)
+    triton.start()
+    agent.wait_ready()
+    agent.wait_state("gpt", 1, "Ready")
+    assert generate(triton, "gpt") == (200, "gpt 2")
+
+
+def test_a_version_without_room_is_told_so_and_is_tried_at_once_when_it_is_wished_again(
+    triton: TritonProcess, agent: AgentProcess, published: Published
+) -> None:
+    first = published("gpt", 1)
+    second = published("gpt", 2, loadError="no room in memory: the model needs 3 GiB for its weights alone")
+    triton.start()
+    agent.want(first)
+    agent.start()
+    agent.wait_ready()
+    for revision in ("s", "t"):
+        agent.want(second, first | {"traffic": "warm"}, revision=revision)
+        failed = agent.wait_state("gpt", 2, "Failed", seconds=20)
+        assert failed["reason"] == "NoRoom"
+        assert agent.status()["answers"] == {"gpt": 1}
+        agent.want(first, revision="r")
+        agent.wait_ready("r")
+    assert agent.get("/readyz")[0] == 200
+
+
 def test_a_version_that_does_not_load_leaves_the_old_one_and_other_models_alone(
     triton: TritonProcess, agent: AgentProcess, published: Published
 ) -> None:

@@ -190,14 +190,19 @@ def test_what_the_artifact_has_under_the_name_of_vllms_arguments_is_not_taken(
     assert "trust_remote_code" not in (vllm.repository / "models/llama/1/model.json").read_text()
 
 
-def test_a_version_replaces_another_in_vllm(vllm: TritonProcess, beside: AgentProcess, published: Published) -> None:
+def test_a_second_version_has_no_room_beside_one_in_vllm(
+    vllm: TritonProcess, beside: AgentProcess, published: Published
+) -> None:
     vllm.start()
     beside.want(published("llama", 1))
     beside.start()
     beside.wait_ready()
     beside.want(published("llama", 2), revision="s")
-    beside.wait_ready("s")
-    assert generate(vllm, 1)["model_version"] == "2"
+    failed = beside.wait_state("llama", 2, "Failed")
+    assert failed["reason"] == "NoRoom"
+    assert failed["message"].startswith("no room in memory: vLLM takes the GPUs' memory for one version of llama")
+    assert generate(vllm, 1)["model_version"] == "1"
+    assert beside.get("/readyz")[0] == 200
 
 
 def test_a_wish_that_the_pods_server_can_not_fulfil_is_told(

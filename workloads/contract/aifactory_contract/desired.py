@@ -14,6 +14,7 @@ from aifactory_contract.uri import ArtifactUri
 from aifactory_contract.userjson import parse_json
 
 _MAX_VERSION = 2**31 - 1
+_LIVE, _WARM = "live", "warm"
 
 
 @dataclass(frozen=True, order=True)
@@ -38,6 +39,8 @@ class ModelSpec:
     secret: str | None = None
     engine: str = AUTO
     """The one that is wished for."""
+    warm: bool = False
+    """It takes no traffic; it is kept at hand, so that going back to it is quick. Else it is live."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,14 @@ class Desired:
     revision: str
     models: tuple[ModelSpec, ...]
 
-    def named(self, name: str) -> tuple[ModelSpec, ...]:
-        """The desired versions of a model."""
-        return tuple(spec for spec in self.models if spec.key.name == name)
+    @property
+    def live(self) -> tuple[ModelSpec, ...]:
+        """Those that take traffic."""
+        return tuple(spec for spec in self.models if not spec.warm)
+
+    def named(self, name: str, *, warm: bool = False) -> tuple[ModelSpec, ...]:
+        """The versions of a model that take traffic, or those that are kept warm."""
+        return tuple(spec for spec in self.models if spec.key.name == name and spec.warm is warm)
 
 
 def parse(text: str | bytes) -> Desired:
@@ -75,6 +83,9 @@ def _spec(item: dict[str, Any]) -> ModelSpec:
     engine, known = str(item.get("engine") or AUTO), (AUTO, *(engine.name for engine in ENGINES))
     if engine not in known:
         raise FactoryError(Reason.INVALID_DESIRED, f"model {name}: engine {engine!r} is none of {', '.join(known)}")
+    traffic = item.get("traffic", _LIVE)
+    if traffic not in (_LIVE, _WARM):
+        raise FactoryError(Reason.INVALID_DESIRED, f"model {name}: traffic {traffic!r} is neither {_LIVE} nor {_WARM}")
     return ModelSpec(
         key=ModelKey(name, version),
         uri=ArtifactUri.parse(str(item["uri"])),
@@ -82,4 +93,5 @@ def _spec(item: dict[str, Any]) -> ModelSpec:
         format=format_of(str(item["format"])).name,
         secret=item.get("secret"),
         engine=engine,
+        warm=traffic == _WARM,
     )

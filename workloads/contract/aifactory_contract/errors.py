@@ -23,6 +23,7 @@ class Reason(StrEnum):
     DISK_FULL = "DiskFull"
     TRITON_UNAVAILABLE = "TritonUnavailable"
     LOAD_FAILED = "LoadFailed"
+    NO_ROOM = "NoRoom"
     CONFIRM_FAILED = "ConfirmFailed"
     CONFIG_CONFLICT = "ConfigConflict"
     INVALID_DESIRED = "InvalidDesired"

@@ -23,6 +23,17 @@ BEGINNING: Final = "aifactory-"
 _PREFIX: Final = {f"{BEGINNING}{kind}: ": kind for kind in (INVALID, UNAVAILABLE, INTERNAL)}
 
 
+NO_ROOM: Final = "no room in memory"
+"""In the words of an engine that can not be loaded because something else has the memory that it needs."""
+_OUT_OF_MEMORY: Final = (NO_ROOM, "out of memory", "can't allocate memory")
+"""The same, and as PyTorch says it of a GPU and of a CPU."""
+
+
+def is_no_room(words: str) -> bool:
+    """Whether a load failed for want of memory."""
+    return any(known in words for known in _OUT_OF_MEMORY)
+
+
 def tell(kind: str, words: str, parameters: Mapping[str, Any]) -> str:
     """The words of an error, with its kind for those who asked for it."""
     return f"{BEGINNING}{kind}: {words}" if parameters.get(PARAMETER) else words

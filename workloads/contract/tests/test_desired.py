@@ -26,12 +26,17 @@ def test_desired_is_read() -> None:
     assert desired.models[0].engine == "auto"
     (wished,) = parse(json.dumps({"models": [{**GOOD, "engine": "vllm"}]})).models
     assert wished.engine == "vllm"
+    models = [{**GOOD, "traffic": "live"}, {**GOOD, "version": 2, "traffic": "warm"}]
+    desired = parse(json.dumps({"models": models}))
+    assert [spec.key.version for spec in desired.live] == [3]
+    assert [spec.key.version for spec in desired.named("gpt", warm=True)] == [2]
 
 
 @pytest.mark.parametrize(
     "change",
     [{"name": ".."}, {"name": "a/b"}, {"version": 0}, {"version": True}, {"uri": "http://x/y"}, {"digest": None},
-     {"digest": "sha256:1"}, {"format": "onnx"}, {"uri": "pvc://models/../x"}, {"engine": "bert"}],
+     {"digest": "sha256:1"}, {"format": "onnx"}, {"uri": "pvc://models/../x"}, {"engine": "bert"},
+     {"traffic": "half"}],
 )  # fmt: skip
 def test_a_wrong_desired_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(FactoryError) as caught:

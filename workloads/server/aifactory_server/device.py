@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from aifactory_contract.cgroup import memory_left
+from aifactory_contract.refusals import NO_ROOM
 
 _WEIGHTS_PER_THREAD = 4_000_000
 _MIB, _GIB = 2**20, 2**30
@@ -32,7 +33,8 @@ def check_room(device: torch.device, needed: int, free: int) -> None:
     """Raises ValueError with the way out if a model's weights do not fit: else the kernel would end the container."""
     if needed > free:
         raise ValueError(
-            f"the model needs {_size(needed)} for its weights alone, and {_size(free)} are left; {more_memory(device)}"
+            f"{NO_ROOM}: the model needs {_size(needed)} for its weights alone, and {_size(free)} are left; "
+            f"{more_memory(device)}"
         )
 
 

@@ -20,6 +20,6 @@ def test_what_fits_exactly_has_room() -> None:
     ],
 )
 def test_what_has_no_room_is_told_with_both_sizes_and_the_way_out(kind: str, way_out: str) -> None:
-    words = rf"the model needs 15\.5 GiB for its weights alone, and 500 MiB are left; {way_out}$"
+    words = rf"^no room in memory: the model needs 15\.5 GiB for its weights alone, and 500 MiB are left; {way_out}$"
     with pytest.raises(ValueError, match=words):
         check_room(torch.device(kind), 31 * 2**29, 500 * 2**20)

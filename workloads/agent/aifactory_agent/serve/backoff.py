@@ -10,7 +10,7 @@ SELDOM_SECONDS, SELDOM_LIMIT_SECONDS = 30.0, 600.0
 
 UPKEEP_LIMIT_SECONDS = 60.0
 
-_BY_A_PROCESS = frozenset({Reason.LOAD_FAILED, Reason.CONFIRM_FAILED})
+_BY_A_PROCESS = frozenset({Reason.LOAD_FAILED, Reason.NO_ROOM, Reason.CONFIRM_FAILED})
 
 
 def next_try(reason: Reason, attempts: int, answered_before: bool) -> float:

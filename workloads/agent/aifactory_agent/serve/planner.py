@@ -11,6 +11,10 @@ Rules
   swap, and Triton itself keeps the old version if the new one does not load.
 - A desired version that is there with other bytes than the desired ones, or for another engine, goes at once: it must
   not answer.
+- Requests without a version are answered by the highest version that runs. So a version that is kept warm runs beside a
+  live one that is higher, and of one that is higher only the files are kept: going back to a lower version is a matter
+  of milliseconds, going forward again one of a load. Warm ones come last, and nothing waits for them.
+- What is neither desired nor needed to answer goes before anything new is fetched or loaded: there is room for two.
 - A failed version waits until `retry_at`; while it waits it is as if it were not there, so the others go on.
 - Where taking something out has failed, a model is `held` for a while: nothing is taken out of it, all else goes on.
 """
@@ -113,7 +117,7 @@ Action = Fetch | Load | Confirm | Unload | Remove
 
 def plan(desired: Desired, actual: Actual, now: float) -> list[Action]:
     """The actions that can start now. Deterministic; empty when all is as desired or is being worked on."""
-    actions: list[Action] = [Fetch(spec) for spec in desired.models if _needs_fetch(spec, actual, now)]
+    actions: list[Action] = [Fetch(spec) for spec in desired.models if _needs_fetch(spec, desired, actual, now)]
     if not actual.triton_up:
         return actions
     names = {spec.key.name for spec in desired.models}
@@ -139,10 +143,10 @@ def carries(desired: Desired, actual: Actual, bearing: frozenset[ModelKey]) -> b
     """Whether clients are served as well as when the pod last had everything that was wished then.
 
     Args:
-        bearing: the versions that were wished and ready then. A version that has been replaced in the wish may be
+        bearing: the versions that were live and ready then. A version that has been replaced in the wish may be
             answered for by another one of its model; a model that is new in the wish bears no traffic yet.
     """
-    wanted = {spec.key: spec for spec in desired.models}
+    wanted = {spec.key: spec for spec in desired.live}
     kept = [key for key in bearing if desired.named(key.name)]
     if not actual.triton_up or not kept:
         return False
@@ -161,42 +165,60 @@ def carries(desired: Desired, actual: Actual, bearing: frozenset[ModelKey]) -> b
 
 def conflict_with(spec: ModelSpec, desired: Desired, actual: Actual, now: float) -> ModelSpec | None:
     """The desired version of the same model whose configuration keeps this one from being loaded, if there is one."""
-    leader = _leader(_usable(spec.key.name, desired, actual, now))
+    leader = _leader(_usable(desired.named(spec.key.name), actual, now))
     if leader is None or not _is_right(spec, actual):
         return None
     return None if _config(leader.key, actual) == _config(spec.key, actual) else leader
 
 
-def _needs_fetch(spec: ModelSpec, actual: Actual, now: float) -> bool:
-    return spec.key not in actual.present and spec.key not in actual.fetching and not _waits(spec, actual, now)
+def _needs_fetch(spec: ModelSpec, desired: Desired, actual: Actual, now: float) -> bool:
+    if spec.key in actual.present or spec.key in actual.fetching or _waits(spec, actual, now):
+        return False
+    name = spec.key.name
+    if spec.warm and not all(is_ready(live, actual) for live in desired.named(name)):
+        return False
+    return name in actual.held or not _surplus(name, desired, actual)
+
+
+def _surplus(name: str, desired: Desired, actual: Actual) -> frozenset[int]:
+    """Versions that nobody wishes, and that do not answer requests without a version because a higher one does."""
+    specs = (*desired.named(name), *desired.named(name, warm=True))
+    answering = max((spec.key.version for spec in specs if is_ready(spec, actual)), default=0)
+    there = {key.version for key in actual.present if key.name == name} | actual.serving.get(name, frozenset())
+    return frozenset(version for version in there - {spec.key.version for spec in specs} if version < answering)
 
 
 def _plan_model(name: str, desired: Desired, actual: Actual, now: float) -> list[Action]:
     serving = actual.serving.get(name, frozenset())
     specs = desired.named(name)
-    usable = _usable(name, desired, actual, now)
+    warm = desired.named(name, warm=True)
+    usable = _usable(specs, actual, now)
     leader = _leader(usable)
-    targets = _target(specs, usable, leader, serving, actual)
-    new = sorted(targets - serving)
     held = name in actual.held
+    if (surplus := serving & _surplus(name, desired, actual)) and not held:
+        kept = serving - surplus
+        return [Load(name, tuple(sorted(kept)), leader if leader and leader.key.version in kept else None, None)]
+    targets = _target(specs, warm, usable, leader, serving, actual, now)
+    new = sorted(targets - serving, key=lambda version: (version in {spec.key.version for spec in warm}, version))
     if not targets and serving and not held:
         return [Unload(name)]
     if new or (serving - targets and not held):
         # Keep what runs and stays; add at most one.
         versions = tuple(sorted((serving & targets) | set(new[:1])))
-        adding = next((spec for spec in specs if new and spec.key.version == new[0]), None)
+        adding = next((spec for spec in (*specs, *warm) if new and spec.key.version == new[0]), None)
         return [Load(name, versions, leader, adding)]
-    ask = [spec for spec in usable if spec.key.version in serving and _to_ask(spec, actual)]
+    ready = (*usable, *_usable(warm, actual, now))
+    ask = [spec for spec in ready if spec.key.version in serving and _to_ask(spec, actual)]
     if ask:
         return [Confirm(ask[0])]
-    right = {spec.key for spec in specs if _is_right(spec, actual) or spec.key not in actual.present}
+    right = {spec.key for spec in (*specs, *warm) if _is_right(spec, actual) or spec.key not in actual.present}
     leftovers = sorted(key for key in actual.present if key.name == name and key not in right)
     return [Remove(key) for key in leftovers if key.version not in serving and not held]
 
 
-def _usable(name: str, desired: Desired, actual: Actual, now: float) -> list[ModelSpec]:
+def _usable(specs: tuple[ModelSpec, ...], actual: Actual, now: float) -> list[ModelSpec]:
     """Desired versions that are on the volume and are not waiting after a failure."""
-    return [spec for spec in desired.named(name) if _is_right(spec, actual) and not _waits(spec, actual, now)]
+    return [spec for spec in specs if _is_right(spec, actual) and not _waits(spec, actual, now)]
 
 
 def _leader(usable: list[ModelSpec]) -> ModelSpec | None:
@@ -206,10 +228,12 @@ def _leader(usable: list[ModelSpec]) -> ModelSpec | None:
 
 def _target(
     specs: tuple[ModelSpec, ...],
+    warm: tuple[ModelSpec, ...],
     usable: list[ModelSpec],
     leader: ModelSpec | None,
     serving: frozenset[int],
     actual: Actual,
+    now: float,
 ) -> frozenset[int]:
     """The versions of a model that shall run after the next load."""
     leaving = serving - {spec.key.version for spec in specs}
@@ -219,7 +243,9 @@ def _target(
     name, config = leader.key.name, _config(leader.key, actual)
     running = {spec.key.version for spec in usable if _config(spec.key, actual) == config}
     if all(is_ready(spec, actual) for spec in specs):
-        return frozenset(running)
+        below = max(spec.key.version for spec in specs)
+        at_hand = {spec.key.version for spec in _usable(warm, actual, now) if _config(spec.key, actual) == config}
+        return frozenset(running | {version for version in at_hand if version < below})
     beside = {version for version in leaving if _config(ModelKey(name, version), actual) == config}
     return frozenset(running | (beside - running))
 

@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 PERIOD_SECONDS = 1.0
 STARTING_PERIOD_SECONDS = 0.2
 """While Triton is not up: seconds count in a cold start."""
+LOOK_SECONDS = 0.1
+"""How often desired.json is looked at: a pod that goes back to a warm version waits for little else."""
 CHECK_SECONDS = 5.0
 """How often a version that is READY is asked again. Triton 2.51 says READY also when the model's process has died."""
 LATE_INDEXES = 2
@@ -91,6 +93,7 @@ class Reconciler:
         """Reconcile until cancelled."""
         await asyncio.to_thread(self._repository.prepare)
         self._actual = replace(self._actual, present=await asyncio.to_thread(self._repository.present))
+        looking = asyncio.create_task(self._look())
         try:
             while True:
                 self._wake.clear()
@@ -103,11 +106,21 @@ class Reconciler:
                         await self._wake.wait()
         finally:
             self._stopping = True
+            looking.cancel()
             for _, cancel in self._fetches.values():
                 cancel.set()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _look(self) -> None:
+        """Have a round as soon as desired.json is another one."""
+        seen = _identity(self._path)
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if (found := _identity(self._path)) != seen:
+                seen = found
+                self._wake.set()
 
     async def _round(self) -> None:
         unreadable, silent = self._read_desired(), await self._observe()
@@ -130,7 +143,7 @@ class Reconciler:
         if self._desired is None:
             return False
         if status.ready:
-            self._bearing = frozenset(spec.key for spec in self._desired.models)
+            self._bearing = frozenset(spec.key for spec in self._desired.live)
         return status.ready or planner.carries(self._desired, self._actual, self._bearing)
 
     def _read_desired(self) -> FactoryError | None:
@@ -147,6 +160,10 @@ class Reconciler:
                 extra=fields(revision=desired.revision, models=[str(spec.key) for spec in desired.models]),
             )
             self._desired = desired
+            # What is wished again later is tried at once, whatever became of it before.
+            failures = {key: found for key, found in self._actual.failures.items() if found.spec in desired.models}
+            self._actual = replace(self._actual, failures=failures)
+            self._load_seconds.clear()  # what is told is what the wish in force has cost
         return None
 
     async def _observe(self) -> FactoryError | None:
@@ -385,6 +402,15 @@ class Reconciler:
         self._metrics.failed(spec.key, error.reason)
         about = fields(**_about(spec.key), reason=str(error.reason), detail=error.message, retry_seconds=round(wait, 1))
         _log.warning("failed", extra=about)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Changes when another file is put in the place; the kubelet does that with a link, as for every ConfigMap."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _about(key: ModelKey) -> dict[str, object]:

@@ -31,6 +31,7 @@ from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.files import write_atomically
 from aifactory_contract.formats import CONFIG, format_of, parse_config
 from aifactory_contract.formats.rules import Serving
+from aifactory_contract.refusals import NO_ROOM
 from aifactory_contract.server import read_server
 
 
@@ -95,11 +96,14 @@ class Repository:
     def configure(self, name: str, versions: Iterable[int], leader: ModelSpec | None) -> None:
         """Write the model's config.pbtxt for these versions; without a leader the newest of them is the model.
 
-        Raises FactoryError: Unservable if the pod's server can not serve it as it is wished, DiskFull.
+        Raises FactoryError: Unservable if the pod's server can not serve it as it is wished, NoRoom, DiskFull.
         """
         chosen = list(versions)
         key = leader.key if leader else ModelKey(name, max(chosen))
         serving = self.how_served(key)
+        if serving.backend == VLLM.name and len(chosen) > 1:
+            message = f"{NO_ROOM}: vLLM takes the GPUs' memory for one version of {name}, and another one runs"
+            raise FactoryError(Reason.NO_ROOM, message)
         text = render(serving, name, chosen)
         try:
             for version in chosen:

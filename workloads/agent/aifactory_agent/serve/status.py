@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -30,11 +30,12 @@ class ModelStatus:
     reason: str = ""
     message: str = ""
     load_seconds: float | None = None
+    warm: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """The form of `/v1/status`."""
         document: dict[str, Any] = {"name": self.key.name, "version": self.key.version, "state": str(self.state)}
-        document |= {"reason": self.reason, "message": self.message}
+        document |= {"reason": self.reason, "message": self.message, "traffic": "warm" if self.warm else "live"}
         if self.load_seconds is not None:
             document["loadSeconds"] = round(self.load_seconds, 3)
         return document
@@ -49,6 +50,8 @@ class Status:
     reason: str = "Starting"
     message: str = "the agent has not looked at Triton yet"
     models: tuple[ModelStatus, ...] = field(default=())
+    answers: tuple[ModelKey, ...] = ()
+    """The versions that answer requests without a version."""
     carries: bool = False
     """Whether the pod may have traffic, which is what `/readyz` says: it is ready, or on the way from one wish to the
     next and answers as well as before."""
@@ -66,6 +69,7 @@ class Status:
             "reason": self.reason,
             "message": self.message,
             "models": [model.as_json() for model in self.models],
+            "answers": {key.name: key.version for key in self.answers},
         }
 
 
@@ -85,23 +89,34 @@ def report(
     if desired is None:
         missing = problem or FactoryError(Reason.INVALID_DESIRED, "desired.json has not been read yet")
         return Status(reason=str(missing.reason), message=missing.message)
-    models = tuple(_model(spec, desired, actual, load_seconds.get(spec.key), now) for spec in desired.models)
+    models = tuple(
+        replace(_model(spec, desired, actual, load_seconds.get(spec.key), now), warm=spec.warm)
+        for spec in desired.models
+    )
+    answers = tuple(filter(None, (answers_by_name(name, actual) for name in sorted(actual.serving))))
+    ready, reason, message = _judge(desired, problem, actual, [model for model in models if not model.warm])
+    return Status(desired.revision, ready, reason, message, models, answers)
+
+
+def _judge(
+    desired: Desired, problem: FactoryError | None, actual: Actual, live: list[ModelStatus]
+) -> tuple[bool, str, str]:
+    """Whether the wish has come true, and if not, why: reason and message. Warm versions do not count."""
     if problem is not None:
-        return Status(desired.revision, False, str(problem.reason), problem.message, models)
-    waiting = [model for model in models if model.state is not State.READY]
+        return False, str(problem.reason), problem.message
+    waiting = [model for model in live if model.state is not State.READY]
     if not waiting and (early := _answers_still(desired, actual)) is not None:
-        message = f"{early} still answers requests for {early.name} without a version"
-        return Status(desired.revision, False, str(State.LOADING), message, models)
+        return False, str(State.LOADING), f"{early} still answers requests for {early.name} without a version"
     if not waiting:
-        return Status(desired.revision, True, "Ready", f"{len(models)} model version(s) answer", models)
+        return True, "Ready", f"{len(live)} model version(s) answer"
     worst = min(waiting, key=lambda model: (model.state is not State.FAILED, model.key))
     message = f"{worst.key} is {worst.state}" + (f": {worst.message}" if worst.message else "")
-    return Status(desired.revision, False, worst.reason or str(worst.state), message, models)
+    return False, worst.reason or str(worst.state), message
 
 
 def _answers_still(desired: Desired, actual: Actual) -> ModelKey | None:
-    """A version that nobody wants any more and that answers by the name alone: on the way from 2 back to 1, it is 2."""
-    for name in sorted({spec.key.name for spec in desired.models}):
+    """A version that shall not take traffic and answers by the name alone: on the way from 2 back to 1, it is 2."""
+    for name in sorted({spec.key.name for spec in desired.live}):
         first = answers_by_name(name, actual)
         if first is not None and all(spec.key != first for spec in desired.named(name)):
             return first
@@ -119,6 +134,8 @@ def _model(spec: ModelSpec, desired: Desired, actual: Actual, seconds: float | N
         return ModelStatus(key, State.FETCHING, reason, message)
     if failure is not None and failure.retry_at > now:
         return ModelStatus(key, State.FAILED, reason, message)
+    if spec.warm and key in actual.present and key.name not in actual.loading:
+        return ModelStatus(key, State.PENDING, reason, message or "its files are kept, it does not run")
     if key in actual.present and (leader := conflict_with(spec, desired, actual, now)) is not None:
         text = f"needs another Triton configuration than {leader.key}; give it another model name or serve one of them"
         return ModelStatus(key, State.FAILED, str(Reason.CONFIG_CONFLICT), text)

@@ -22,6 +22,7 @@ from aifactory_contract.desired import ModelKey
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats.rules import Serving
 from aifactory_contract.names import PROBE_PARAMETER
+from aifactory_contract.refusals import is_no_room
 from aifactory_contract.signature import TensorSpec
 
 CALL_TIMEOUT_SECONDS = 10.0
@@ -85,7 +86,7 @@ class Triton:
     async def load(self, name: str, timeout_seconds: float) -> None:
         """Have Triton read a model's configuration and load, keep and drop versions by it.
 
-        Raises FactoryError: TritonUnavailable if Triton went away meanwhile, else LoadFailed with Triton's own words.
+        Raises FactoryError: LoadFailed with Triton's own words, NoRoom where they say that memory is wanting.
         """
         try:
             await self._client.load_model(name, headers=self._headers, client_timeout=timeout_seconds)
@@ -95,7 +96,8 @@ class Triton:
             if error.status() == _LATE:
                 message = f"Triton has not loaded {name} within {timeout_seconds:.0f} s; if it hangs, delete the pod"
                 raise FactoryError(Reason.LOAD_FAILED, message) from error
-            raise FactoryError(Reason.LOAD_FAILED, _words(error)) from error
+            words = _words(error)
+            raise FactoryError(Reason.NO_ROOM if is_no_room(words) else Reason.LOAD_FAILED, words) from error
 
     async def unload(self, name: str) -> None:
         """Drop every version of a model; requests under way are finished."""

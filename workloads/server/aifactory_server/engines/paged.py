@@ -36,6 +36,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 
+from aifactory_contract.refusals import NO_ROOM
 from aifactory_server.device import more_memory
 from aifactory_server.engines import attention
 from aifactory_server.engines.loading import LOCAL, load
@@ -102,7 +103,7 @@ class PagedModel:
         self.context = min(wanted, self.room)
         if self.context < min(wanted, _LEAST_CONTEXT):
             raise ValueError(
-                f"no memory is left for the cache: {self.room} tokens fit, {_LEAST_CONTEXT} are the least; "
+                f"{NO_ROOM} is left for the cache: {self.room} tokens fit, {_LEAST_CONTEXT} are the least; "
                 f"{more_memory(device)}"
             )
         if self.context < wanted:
