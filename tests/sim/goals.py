@@ -217,14 +217,26 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
             deployments
             and stable != target["metadata"]["name"]
             and _loads(world, namespace, stable)
-            and len([p for p in pods if is_ready(p)]) != wanted
+            and len([p for p in pods if is_ready(p) and _answers_from(world, p, _find(world, namespace, stable))])
+            != wanted
         ):
             yield f"{says}: {len(pods)} pods of the stable version, wanted {wanted}"
         return
+    if strays := [pod["metadata"]["name"] for pod in pods if not _answers_from(world, pod, target)]:
+        yield f"{says}: pods {strays} do not answer from {target['metadata']['name']}"
     if len(deployments) != 1 or len(pods) != wanted or not all(map(is_ready, pods)):
         yield f"{says}: {len(deployments)} deployments, {len(pods)} pods, wanted {wanted}"
     if "Ready" not in true or stable != target["metadata"]["name"]:
         yield f"{says}: serves {stable}, not {target['metadata']['name']}; True are {sorted(true)}"
+
+
+def _find(world: World, namespace: str, version: str) -> Body | None:
+    return world.cluster.find(MODELVERSIONS, namespace, version)
+
+
+def _answers_from(world: World, pod: Body, version: Body | None) -> bool:
+    served = world.programs.served(pod)
+    return version is None or served is None or served["uri"] == version["spec"]["source"]["uri"]
 
 
 def _loads(world: World, namespace: str, name: str) -> bool:

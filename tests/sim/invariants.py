@@ -13,7 +13,7 @@ from typing import Any
 
 from aifactory.api import names
 from aifactory.kube.patch import merge_difference
-from aifactory.kube.resources import DEPLOYMENTS, EVENTS, LEASES, PODS, PVCS, Key
+from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, EVENTS, LEASES, PODS, PVCS, Key
 from tests.sim.cluster import REPLICASETS, Body, Cluster, Commit, is_live, is_ready, key_of, labels_of, owner_uids
 from tests.sim.nodes import SIDE_CONTAINER, inputs_of
 from tests.sim.strangers import is_stranger
@@ -51,6 +51,8 @@ class Invariants:
         """When something last happened to a pool that may cost ready pods."""
         self.verified: set[str] = set()
         """UIDs of versions that have been Ready."""
+        self.served: Callable[[Body], Body | None] = lambda _: None
+        """The version that a serving pod answers from."""
         self.lag: Callable[[], float] = lambda: 0.0
         """How many seconds behind the views of the operators may be."""
         self._numbers: Counter[tuple[str, str]] = Counter()
@@ -101,6 +103,10 @@ class Invariants:
             self._version(commit, ours)
         elif commit.resource == DEPLOYMENTS and ours:
             self._deployment(commit)
+        elif commit.resource == CONFIGMAPS and ours and commit.new is not None:
+            self._assignment(commit.new)
+        elif commit.resource == INFERENCEPOOLS and ours and commit.new is not None:
+            self._switched(commit)
         if commit.resource in OURS and commit.new is not None:
             self._status(commit, ours)
 
@@ -272,6 +278,33 @@ class Invariants:
         if kept < wanted:
             what = "deleted" if commit.new is None else f"scaled to {commit.new['spec']['replicas']}"
             self.wrong(f"{meta['name']} was {what}, which leaves pool {key.name} {kept} of {wanted} ready pods")
+
+    def _assignment(self, config: Body) -> None:
+        """Pods are told to serve nothing but what has been found good."""
+        if "desired.json" not in config.get("data", {}):
+            return
+        for model in json.loads(config["data"]["desired.json"])["models"]:
+            name = f"{model['name']}-v{model['version']}"
+            version = self._cluster.find(MODELVERSIONS, config["metadata"]["namespace"], name)
+            if version is not None and version["metadata"]["uid"] not in self.verified:
+                self.wrong(f"pods of {config['metadata']['name']} are told to serve {name}, which was never Ready")
+
+    def _switched(self, commit: Commit) -> None:
+        """When pods are said to have changed over, all that are ready do answer from the new version."""
+        assert commit.new is not None
+        before, now = (body.get("status", {}).get("stable") or {} for body in (commit.old or {}, commit.new))
+        change = commit.new["status"].get("rollout") or {}
+        if change.get("strategy") != "HotSwap" or before.get("revision") == now.get("revision"):
+            return
+        namespace, name = key_of(commit.new)
+        set_ = now.get("deployment", f"{name}-{now['revision']}").removeprefix(f"{name}-")
+        for pod in self._cluster.all(PODS, namespace, **{names.LABEL_POOL: name, names.LABEL_REVISION: set_}):
+            served = self.served(pod)
+            if not is_ready(pod) or is_stranger(pod) or served is None or not self._known(pod):
+                continue
+            if served["version"] != now["version"]:
+                told = f"pool {name} is said to serve version {now['version']}"
+                self.wrong(f"{told} and pod {pod['metadata']['name']} answers from {served['version']}")
 
     def _replica_sets(self, pool: Body, deployment: Body) -> set[str]:
         """UIDs of those between a pool and its pods: an earlier pool of the name may still have some that are ready."""

@@ -22,6 +22,9 @@ KUBELET, SCHEDULER, NODE_CONTROLLER = "kubelet", "scheduler", "node-controller"
 SLOTS = 24
 NODES = ("node-a", "node-b", "node-c")
 SIDE_CONTAINER = "side"
+SERVES = names.ROLE_SERVE
+LOOK_SECONDS = (30.0, 90.0)
+"""Until a kubelet looks at a pod to which nothing has happened."""
 READY_FALSE = {"type": "Ready", "status": "False"}
 LOST_SECONDS = 10.0
 """How long a node must be silent before its pods are given up (five minutes in reality)."""
@@ -122,6 +125,12 @@ class Nodes:
     def _see(self, commit: Commit) -> None:
         if commit.resource == PODGROUPS:
             self._schedule_soon()
+        if commit.resource == CONFIGMAPS and commit.type == "MODIFIED":
+            # Kubelets look at their pods now and then, and then bring what they mount.
+            for pod in self._cluster.all(PODS, key_of(commit.body).namespace):
+                if key_of(commit.body).name in _mounted(pod):
+                    seconds = self._rng.uniform(*LOOK_SECONDS)
+                    self._later(seconds, self._bring, key_of(pod), pod["metadata"]["uid"])
         if commit.resource != PODS:
             return
         if commit.new is None:
@@ -132,6 +141,8 @@ class Nodes:
             self._schedule_soon()
         elif "nodeName" in pod["spec"] and "nodeName" not in commit.old["spec"]:
             self._later(self._rng.uniform(0.05, 2.0), self._start, key, uid)
+        elif labels_of(pod) != labels_of(commit.old):
+            self._later(self._rng.uniform(0.02, 1.0), self._bring, key, uid)
         if "deletionTimestamp" in pod["metadata"] and commit.old and "deletionTimestamp" not in commit.old["metadata"]:
             self._later(self._rng.uniform(0.05, 4.0), self._terminate, key, uid)
 
@@ -221,25 +232,34 @@ class Nodes:
         """From now on the pod's program does its work."""
         key, uid = key_of(pod), pod["metadata"]["uid"]
         self._programs.started(pod, lambda seconds, exit_: self._later(seconds, self._exit, key, uid, exit_))
-        if (seconds := self._programs.ready_after(pod)) is not None:
-            self._later(seconds, self._ready, key, uid)
+        self._bring(key, uid)
+        if (said := self._programs.report(pod)) is not None and said.ready:
+            self._set_condition(key, {"type": "Ready", "status": "True"})  # it has loaded while its node was away
 
     def _mount(self, pod: Body) -> bool:
         """Whether the ConfigMaps of a pod are there, and its inputs: what is mounted read-only no kubelet makes."""
         claim = self._claim_uid(pod)
         if any((claim, digest) not in self.fetched for digest in inputs_of(pod)):
             return False
-        for volume in pod["spec"].get("volumes", ()):
-            if "configMap" in volume:
-                found = self._cluster.find(CONFIGMAPS, pod["metadata"]["namespace"], volume["configMap"]["name"])
-                if found is None:
-                    return False
-                self._programs.mounted(pod, found["data"]["desired.json"])
-        return True
+        namespace = pod["metadata"]["namespace"]
+        return all(self._cluster.find(CONFIGMAPS, namespace, name) is not None for name in _mounted(pod))
 
-    def _ready(self, key: Key, uid: str) -> None:
+    def _bring(self, key: Key, uid: str) -> None:
+        """A serving pod that runs gets its ConfigMap as it is now; its agent does what it says."""
         pod = self._mine(key, uid)
-        if pod is not None and pod["status"]["phase"] == "Running":
+        if pod is None or pod["status"]["phase"] != "Running" or labels_of(pod).get(names.LABEL_ROLE) != SERVES:
+            return
+        for name in _mounted(pod):
+            found = self._cluster.find(CONFIGMAPS, key.namespace, name)
+            if found is not None and (work := self._programs.told(pod, found["data"]["desired.json"])) is not None:
+                turn, seconds = work
+                self._later(seconds, self._loaded, key, uid, turn, seconds)
+
+    def _loaded(self, key: Key, uid: str, turn: int, seconds: float) -> None:
+        pod = self._cluster.objects[PODS].get(key)
+        if pod is None or pod["metadata"]["uid"] != uid or pod["status"]["phase"] != "Running":
+            return
+        if self._programs.loaded(pod, turn, seconds) and self._mine(key, uid) is not None:
             self._set_condition(key, {"type": "Ready", "status": "True"})
 
     def _exit(self, key: Key, uid: str, exit_: Exit) -> None:
@@ -351,6 +371,11 @@ class Nodes:
 
     def _later(self, seconds: float, what: Any, *arguments: Any) -> None:
         self._cluster.loop.call_later(seconds, what, *arguments)
+
+
+def _mounted(pod: Body) -> list[str]:
+    """Names of the ConfigMaps that a pod mounts."""
+    return [volume["configMap"]["name"] for volume in pod["spec"].get("volumes", ()) if "configMap" in volume]
 
 
 def main_container(pod: Body) -> str:

@@ -29,6 +29,7 @@ from aifactory.kube.informer import SILENCE_SECONDS
 from aifactory.kube.resources import NODES, PODGROUPS, Key
 from aifactory.kube.retry import Retrying
 from aifactory.serving.domain import Serving
+from aifactory.serving.state import Report
 from aifactory.training.domain import Training
 from aifactory.training.reports import CheckpointBody, ReportBody
 from tests.sim.connection import Connection
@@ -36,6 +37,7 @@ from tests.sim.stoppable import StoppableLoop
 from tests.support.faketime import FakeClock
 
 PROBE_SECONDS = 10.0
+FOLLOW_SECONDS = 1.0
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -59,10 +61,11 @@ class _Quiet(Health):
 class SimServing(Serving):
     """InferencePool, with a probe that looks at the world instead of asking over HTTP.
 
-    `load_error` and `on_news` are set by the process: what a pod would say, and whom to tell that it is new.
+    `load_error`, `report` and `on_news` are set by the process: what a pod would say, and whom to tell that it is new.
     """
 
     load_error: Callable[[str], str] = staticmethod(lambda _: "")
+    report: Callable[[str], Report | None] = staticmethod(lambda _: None)
     on_news: Callable[[Key], None] = staticmethod(lambda _: None)
 
     def probes(self, outside: Outside) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
@@ -76,7 +79,16 @@ class SimServing(Serving):
                         self.on_news(Key(*pod.pool))
                         outside.wake(Key(*pod.pool), 0.0)
 
-        return (look,)
+        async def follow() -> None:
+            while True:
+                await asyncio.sleep(FOLLOW_SECONDS)
+                for pod in self.swapping_pods(outside.cluster) if outside.leading() else []:
+                    said = self.report(pod.uid)
+                    if said is not None and self.book.set_report(pod.uid, said):
+                        self.on_news(Key(*pod.pool))
+                        outside.wake(Key(*pod.pool), 0.0)
+
+        return (look, follow)
 
 
 class SimTraining(Training):
@@ -114,6 +126,7 @@ class SimProcess:
         connection: Connection,
         rng: random.Random,
         load_error: Callable[[str], str],
+        report: Callable[[str], Report | None],
         on_news: Callable[[Key], None],
         *,
         elect: bool,
@@ -139,7 +152,7 @@ class SimProcess:
         self._training = next((domain for domain in made if isinstance(domain, Training)), None)
         for domain in made:
             if isinstance(domain, SimServing):
-                domain.load_error, domain.on_news = load_error, on_news
+                domain.load_error, domain.report, domain.on_news = load_error, report, on_news
         self.loop = StoppableLoop(connection.cluster.loop)
         self.started = connection.cluster.loop.now
         self.task: asyncio.Task[int] = self.loop.create_task(self.process.run(), name=connection.actor)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from aifactory.api import names
+from aifactory.serving.state import Report
 from tests.sim.cluster import Body, labels_of
 
 
@@ -37,12 +38,26 @@ def digest_of(uri: str) -> str:
     return f"sha256:{hashlib.sha256(uri.encode()).hexdigest()}" if uri.startswith(DATA) else DIGEST
 
 
+@dataclass
+class Agent:
+    """What a serving pod's agent has read, and what its Triton answers from."""
+
+    desired: Body
+    serves: Body | None = None
+    error: str = ""
+    turn: int = 0
+    """How often it was told something else."""
+    seconds: float | None = None
+    """Of the load that the wish in force has cost."""
+
+
 class Programs:
     """Behaviour of everything that runs in pods."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._served: dict[str, str] = {}
+        self.agents: dict[str, Agent] = {}
+        """Of serving pods, by UID."""
         self.bad_artifacts: dict[str, str] = {}
         """URI -> reason with which its check fails for good, or as an input can not be had."""
         self.large = 0.0
@@ -53,10 +68,53 @@ class Programs:
         """Object stores refuse the credentials that jobs have."""
         self.unloadable: set[str] = set()
         """URIs of models that Triton does not load."""
+        self.large_models: set[str] = set()
+        """URIs of models that Triton does not load beside another one."""
 
-    def mounted(self, pod: Body, desired: str) -> None:
-        """A serving pod sees its desired state."""
-        self._served[pod["metadata"]["uid"]] = json.loads(desired)["models"][0]["uri"]
+    def told(self, pod: Body, desired: str) -> tuple[int, float] | None:
+        """A serving pod's agent sees what it shall serve; seconds until it has done what it can, None if it knew."""
+        wish = json.loads(desired)
+        agent = self.agents.setdefault(pod["metadata"]["uid"], Agent({}))
+        if agent.desired == wish:
+            return None
+        agent.desired, agent.error, agent.seconds = wish, "", None
+        agent.turn += 1
+        warm = agent.serves is not None and agent.serves["uri"] == wish["models"][0]["uri"]
+        return agent.turn, self._rng.uniform(*((0.01, 0.2) if warm else (0.2, 4.0)))
+
+    def loaded(self, pod: Body, turn: int, seconds: float) -> bool:
+        """A serving pod's agent is done; returns whether the pod serves what it was told last."""
+        agent = self.agents[pod["metadata"]["uid"]]
+        if turn != agent.turn:
+            return False
+        wish = agent.desired["models"][0]
+        beside = agent.serves is not None and agent.serves["uri"] != wish["uri"]
+        if wish["uri"] in self.unloadable:
+            agent.error = "LoadFailed: the model has no such layer"
+        elif beside and wish["uri"] in self.large_models:
+            agent.error = "NoRoom: no room in memory: the model needs 3 GiB and 1 GiB are left"
+        else:
+            agent.serves, agent.seconds = wish, None if agent.serves == wish else seconds
+        return not agent.error
+
+    def served(self, pod: Body) -> Body | None:
+        """The version that a serving pod answers from."""
+        agent = self.agents.get(pod["metadata"]["uid"])
+        return agent.serves if agent is not None else None
+
+    def report(self, pod: Body) -> Report | None:
+        """What the agent of a serving pod says."""
+        agent = self.agents.get(pod["metadata"]["uid"])
+        if agent is None:
+            return None
+        there = agent.serves is not None and agent.serves["uri"] == agent.desired["models"][0]["uri"]
+        return Report(
+            revision=agent.desired["revision"],
+            ready=there and not agent.error,
+            version=agent.serves["version"] if agent.serves is not None else None,
+            load_seconds=agent.seconds,
+            error=agent.error,
+        )
 
     def started(self, pod: Body, end: Callable[[float, Exit], None]) -> None:
         """A pod's containers run; `end` has the main one end after some seconds."""
@@ -74,17 +132,12 @@ class Programs:
             case names.ROLE_VERIFY:
                 end(self._task_seconds(), self._verify(arguments))
 
-    def ready_after(self, pod: Body) -> float | None:
-        """Seconds until a serving pod has its model loaded; None when it never does or does not serve."""
-        if labels_of(pod).get(names.LABEL_ROLE) != names.ROLE_SERVE or self.load_error(pod):
-            return None
-        return self._rng.uniform(0.2, 4.0)
-
     def load_error(self, pod: Body) -> str:
         """The agent's words about a model that does not load."""
-        lies = "stranger/broken" in pod["metadata"].get("annotations", {})
-        broken = lies or self._served.get(pod["metadata"]["uid"]) in self.unloadable
-        return "LoadFailed: the model has no such layer" if broken else ""
+        if "stranger/broken" in pod["metadata"].get("annotations", {}):
+            return "LoadFailed: the model has no such layer"
+        agent = self.agents.get(pod["metadata"]["uid"])
+        return agent.error if agent is not None else ""
 
     def _task_seconds(self) -> float:
         return self._rng.uniform(*((10.0, 60.0) if self._rng.random() < self.large else (0.1, 2.0)))

@@ -39,6 +39,8 @@ JOBS: dict[str, Spec] = {
     "no launcher": {**manifests.job_spec(count=2), "launcher": "none"},
     "no retries": {**manifests.job_spec(count=2), "failurePolicy": {"maxRestarts": 0}},
 }
+NEW_PODS: Spec = {"rollout": {"strategy": "Surge"}}
+"""Pods that change over keep their names and what they served before, so they do not equal fresh ones."""
 POOLS: dict[str, Spec] = {
     "version 1": manifests.pool_spec("gpt", version=1, replicas=2),
     "version 2": manifests.pool_spec("gpt", version=2, replicas=2),
@@ -49,6 +51,7 @@ POOLS: dict[str, Spec] = {
     "another drain": {**manifests.pool_spec("gpt", version=1, replicas=2), "drain": {"preStopSeconds": 1}},
     "another model": manifests.pool_spec("bert", version=1, replicas=2),
 }
+POOLS = {name: {**spec, **NEW_PODS} for name, spec in POOLS.items()}
 VERSIONS = (
     ("gpt", 1, "good"),
     ("gpt", 2, "good"),

@@ -61,7 +61,7 @@ def test_a_pod_that_only_looks_like_a_serving_pod_does_not_end_a_rollout(world: 
         create(world, MODELVERSIONS, f"gpt-v{number}", manifests.version_spec("gpt", number, uri))
     create(world, INFERENCEPOOLS, "pool-a", manifests.pool_spec("gpt", version=1, replicas=2))
     world.advance(60)
-    wish = {"models": [{"name": "gpt", "version": 2}]}
+    wish = {"models": [{"name": "gpt", "version": 2}], "rollout": {"strategy": "Surge"}}
     world.cluster.patch(INFERENCEPOOLS, manifests.key("pool-a"), {"spec": wish}, "user", resource_version=None)
     world.until(lambda: "" if _candidates(world) else "no candidate", 60, step=0.1)
     strangers.pose(world.cluster, _candidates(world)[0], "posing", broken=True)

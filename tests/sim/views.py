@@ -30,6 +30,9 @@ RECORDS = {
 }
 """Fields of a status that record the past."""
 
+_HOW = {"reason", "strategy", "strategyReason", "loadSeconds"}
+"""How a pool has come to what it serves."""
+
 _UID = re.compile(r"uid-\d+")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
@@ -79,7 +82,7 @@ def _seen(world: World, body: Body) -> Any:
         status["conditions"] = conditions
     if "observedGeneration" in status:
         status["observedGeneration"] = status["observedGeneration"] == meta["generation"]
-    for part, records in ({"resolved": {"createdAttempt"}, "rollout": {"reason"}}).items():
+    for part, records in ({"resolved": {"createdAttempt"}, "rollout": _HOW}).items():
         if isinstance(found := status.get(part), Mapping):
             status[part] = {name: value for name, value in found.items() if name not in records}
     kept = {name: meta[name] for name in ("name", "labels", "annotations", "ownerReferences") if name in meta}

@@ -15,6 +15,7 @@ from typing import Any
 from aifactory.api import names
 from aifactory.engine.domain import Domain
 from aifactory.kube.resources import PODS, PVCS, SERVICES, Key, Resource
+from aifactory.serving.state import Report
 from tests.sim.cluster import Body, Cluster, key_of
 from tests.sim.connection import Connection
 from tests.sim.controllers import DeploymentController, GarbageCollector
@@ -68,6 +69,7 @@ class World:
         self.invariants = Invariants(self.cluster)
         self.programs = Programs(self.rng)
         self.nodes = Nodes(self.cluster, self.programs, self.rng)
+        self.invariants.served = self.programs.served
         GarbageCollector(self.cluster, self.rng)
         DeploymentController(self.cluster, self.rng)
         self.gangs = gangs
@@ -245,6 +247,7 @@ class World:
             connection,
             self.rng,
             self._load_error,
+            self._report,
             self.invariants.note,
             elect=elect,
             gangs=self.gangs,
@@ -277,6 +280,13 @@ class World:
             if pod["metadata"]["uid"] == pod_uid:
                 return self.programs.load_error(pod)
         return ""
+
+    def _report(self, pod_uid: str) -> Report | None:
+        """What a pod's agent says to who asks it now; nobody reaches one whose node is cut off."""
+        for pod in self.cluster.objects[PODS].values():
+            if pod["metadata"]["uid"] == pod_uid:
+                return None if pod["spec"].get("nodeName") in self.nodes.lost else self.programs.report(pod)
+        return None
 
     # --- The end ---
 

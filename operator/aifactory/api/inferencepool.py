@@ -58,6 +58,11 @@ class Runtime(Model):
 class Rollout(Model):
     """How the pool changes from one version to another."""
 
+    strategy: Literal["Auto", "HotSwap", "Surge"] | None = None
+    """HotSwap: the pods that run load the new version beside the old one, and go over to it when it has answered; no
+    pod more is needed, and the old one stays at hand. Where pods must be made anew, because more than the version
+    changes, they are all the same; a version that has no room in the pods is refused. Surge: new pods take over one by
+    one. Auto (default): HotSwap where it is possible, else Surge; status.rollout says which, and why."""
     progress_deadline_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = None
     """A new version that gets no further pod ready for this long is taken back (default 1800)."""
 
@@ -122,8 +127,22 @@ class RevisionStatus(Model):
     version: int | None = None
     image: str = ""
     """Image of Triton. When an upgrade of the installation brings another one, pools change over a few at a time."""
+    deployment: str | None = None
+    """Whose pods they are, where it is not named after the revision: it was made for another version."""
     replicas: int = 0
     ready_replicas: int = 0
+
+
+class SwappingPod(Model):
+    """How far a pod is on its way from one version to another."""
+
+    name: str
+    version: int | None = None
+    """The version that answers requests without one."""
+    load_seconds: str | None = None
+    """What Triton took to load the new one; left out while it has not, and where it was loaded already."""
+    message: str | None = None
+    """What keeps it from the new one."""
 
 
 class RolloutStatus(Model):
@@ -144,6 +163,14 @@ class RolloutStatus(Model):
     """Pods of the revision that were ready at the same time, at most so far."""
     progress_time: Time | None = None
     """When one more of them became ready than ever before, or the change began; the deadline counts from here."""
+    strategy: str | None = None
+    """HotSwap or Surge."""
+    strategy_reason: str | None = None
+    """Why."""
+    pods: tuple[SwappingPod, ...] | None = None
+    """During a HotSwap: each pod, the first 20 by name."""
+    load_seconds: str | None = None
+    """The longest that a pod took to load the version in a HotSwap."""
 
 
 class Throughput(Model):
@@ -173,6 +200,8 @@ class InferencePoolStatus(Status):
     """Was complete last: takes all traffic between changes, and again after one that was taken back."""
     candidate: RevisionStatus | None = None
     """Comes up beside it during a change; each of its pods answers from when it is ready."""
+    previous: RevisionStatus | None = None
+    """Was served by the same pods before; they keep it at hand as far as their memory allows."""
     rollout: RolloutStatus | None = None
     retried: str = ""
     """Value of the annotation aifactory.dev/retry that has been honoured."""

@@ -25,6 +25,9 @@ LABEL_MODEL: Final = f"{GROUP}/model"
 LABEL_MODEL_VERSION: Final = f"{GROUP}/model-version"
 LABEL_POOL: Final = f"{GROUP}/pool-name"
 LABEL_REVISION: Final = f"{GROUP}/revision"
+LABEL_ASSIGNMENT: Final = f"{GROUP}/assignment"
+"""On a serving pod: what it was told to serve after it was made; by that edit the kubelet brings it the wish at once.
+On the ConfigMap of a set of pods, as an annotation: what they are told to serve."""
 RESERVED_LABEL_PREFIX: Final = f"{GROUP}/"
 
 ROLE_NODE: Final = "node"

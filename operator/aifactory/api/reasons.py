@@ -177,6 +177,10 @@ class Reason(StrEnum):
         "ModelTooLarge",
         "The version is larger than the memory that its pods may use: none is made; both sizes are in the message.",
     )
+    HOT_SWAP_IMPOSSIBLE = (
+        "HotSwapImpossible",
+        "spec.rollout.strategy is HotSwap, and the pods have no room for the version beside the one they serve.",
+    )
     MODEL_LOAD_FAILED = "ModelLoadFailed", "Triton could not load the version; its own words are in the message."
     PODS_NOT_READY = "PodsNotReady", "Fewer pods are ready than wanted."
 

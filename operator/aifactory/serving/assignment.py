@@ -1,7 +1,12 @@
 """What a pod serves: which ModelVersion the pool's wish means now, and how the pod is told.
 
-The assignment of a revision is its ConfigMap, mounted into its pods, so that a pod that restarts while operator and API
-server are away still comes up with the right model.
+What a set of pods serves is one ConfigMap, mounted into them, so that a pod that restarts while operator and API server
+are away still comes up with the right model. It may change while they run: the agents follow the file.
+
+The kubelet brings a changed ConfigMap into a pod when it next looks at the pod, a minute later or more; it looks at
+once when the pod is edited. So pods are labelled with what they are told to serve (`nudge`), after the ConfigMap is
+written.
+A watch by the agents would need a token in each pod, which has none else.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from dataclasses import dataclass
 from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool, PoolModel
 from aifactory.api.reasons import Reason
+from aifactory.engine.plan import Patch
 from aifactory.engine.podspec import Json
 from aifactory.serving.objects import child_name, metadata
 from aifactory.serving.state import VersionView
@@ -86,12 +92,31 @@ def parts(pool: InferencePool, version: VersionView) -> Json:
     }
 
 
-def config(pool: InferencePool, version: VersionView, revision: str) -> Json:
-    """What the agents of a revision's pods bring up."""
-    desired = {"pool": pool.metadata.name, "revision": revision, "models": [parts(pool, version)]}
+def config(
+    pool: InferencePool, version: VersionView, revision: str, pods: str = "", warm: VersionView | None = None
+) -> Json:
+    """What the agents of a set of pods bring up.
+
+    Args:
+        pool: whose they are.
+        version: takes the traffic.
+        revision: that version in these pods.
+        pods: the set's name; left out where it was made for this revision.
+        warm: is kept at hand.
+    """
+    models = [parts(pool, version)] + ([{**parts(pool, warm), "traffic": "warm"}] if warm is not None else [])
+    desired = {"pool": pool.metadata.name, "revision": revision, "models": models}
+    set_ = pods or revision
+    meta = metadata(pool, child_name(pool.metadata.name, set_), {names.LABEL_REVISION: set_})
+    meta["annotations"] = {names.LABEL_ASSIGNMENT: revision}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": metadata(pool, child_name(pool.metadata.name, revision), {names.LABEL_REVISION: revision}),
+        "metadata": meta,
         "data": {"desired.json": json.dumps(desired, indent=1, sort_keys=True)},
     }
+
+
+def nudge(pod: str, revision: str) -> Patch:
+    """Have the kubelet of a pod bring it what it is told to serve now."""
+    return Patch("Pod", pod, {"metadata": {"labels": {names.LABEL_ASSIGNMENT: revision}}})

@@ -22,7 +22,7 @@ from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
 from aifactory.kube.objects import ConfigMap, Deployment, DisruptionBudget, Pod, ReplicaSet, Service
 from aifactory.kube.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, PODS, REPLICASETS, SERVICES, Key
-from aifactory.serving import disruption, scaling, shape
+from aifactory.serving import disruption, scaling, shape, swap
 from aifactory.serving.plan import plan_pool
 from aifactory.serving.probe import ServingBook, ServingPod, ServingProbe
 from aifactory.serving.state import ConfigView, Observed, RevisionView, ServingPodView, Settings, VersionView
@@ -33,7 +33,7 @@ _CONFIGS = Child(CONFIGMAPS, ConfigMap, verbs=("create", "patch", "delete"))
 _BUDGETS = Child(BUDGETS, DisruptionBudget, verbs=("create", "patch"))
 _DEPLOYMENTS = Child(DEPLOYMENTS, Deployment, verbs=("create", "patch", "delete"))
 _REPLICASETS = Child(REPLICASETS, ReplicaSet, verbs=())
-_PODS = Child(PODS, Pod, verbs=(), halfway=podstate.starting)
+_PODS = Child(PODS, Pod, verbs=("patch",), halfway=podstate.starting)
 
 
 class Serving(Domain[InferencePool, Observed]):
@@ -47,10 +47,11 @@ class Serving(Domain[InferencePool, Observed]):
         super().__init__(settings, url)
         self.book = ServingBook()
         self._outdated = Index(InferencePool, "outdated", self._if_outdated)
+        self._swapping = Index(InferencePool, "swapping", _if_swapping)
 
     def indexes(self) -> Sequence[Index[Any]]:
         """Versions and pools by their model, and the pools that an upgrade of the installation has yet to reach."""
-        return (_VERSIONS, _POOLS, self._outdated)
+        return (_VERSIONS, _POOLS, self._outdated, self._swapping)
 
     def watches(self) -> Sequence[Watch[Any]]:
         """A version concerns the pools that may want it; a pool that is up to date, those whose turn it is now.
@@ -99,10 +100,11 @@ class Serving(Domain[InferencePool, Observed]):
         probe = ServingProbe(
             book=self.book,
             pods=lambda: self.asked_pods(outside.cluster) if outside.leading() else [],
+            swapping=lambda: self.swapping_pods(outside.cluster) if outside.leading() else [],
             wake=lambda pool: outside.wake(Key(*pool), 0.0),
             monotonic=outside.clock.monotonic,
         )
-        return (probe.run,)
+        return (probe.run, probe.follow)
 
     def asked_pods(self, cluster: Cluster) -> list[ServingPod]:
         """The serving pods that can be asked: those that really belong to a pool, whatever labels others may bear."""
@@ -115,6 +117,22 @@ class Serving(Domain[InferencePool, Observed]):
             if owner is not None and owner[0] == self.resource and meta.deletion_timestamp is None:
                 pool = (owner[1].namespace, owner[1].name)
                 found.append(ServingPod(meta.uid, pod.status.pod_ip, pool, podstate.is_ready(pod)))
+        return found
+
+    def swapping_pods(self, cluster: Cluster) -> list[ServingPod]:
+        """Pods that change over from one version to another, or back, and have not said yet that they have."""
+        found = []
+        for pool in cluster.find(self._swapping, True):
+            meta, change, stable = pool.metadata, pool.status.rollout, pool.status.stable
+            if change is None or stable is None:
+                continue
+            goal = change.revision if change.phase == "Progressing" else stable.revision
+            for pod in serving_pods(cluster.owned(_DEPLOYMENTS, meta.namespace, meta.uid), cluster):
+                said = self.book.report(pod.metadata.uid)
+                there = said is not None and said.ready and said.revision == goal
+                if pod.status.pod_ip and pod.metadata.deletion_timestamp is None and not there:
+                    key = (meta.namespace, meta.name)
+                    found.append(ServingPod(pod.metadata.uid, pod.status.pod_ip, key, podstate.is_ready(pod)))
         return found
 
     def _left_behind(self, model: InferencePool, service: Service | None, cluster: Cluster) -> tuple[str, ...]:
@@ -153,6 +171,9 @@ class Serving(Domain[InferencePool, Observed]):
             node=pod.spec.node_name,
             crash=crash,
             load_error=load_error + lastwords.advice(load_error),
+            running=pod.status.phase == "Running",
+            told=meta.labels.get(names.LABEL_ASSIGNMENT, ""),
+            report=self.book.report(meta.uid),
         )
 
     # --- Upgrades of the installation reach a few pools at a time ---
@@ -214,12 +235,15 @@ def revision_view(deployment: Deployment) -> RevisionView:
         terminating=meta.deletion_timestamp is not None,
         refusal=next((f"{found.reason}: {found.message}" for found in status.conditions), ""),
         model_version=meta.annotations.get(shape.ANNOTATION_MODEL_VERSION, ""),
+        room=int(room) if (room := meta.annotations.get(shape.ANNOTATION_ROOM, "")).isdecimal() else 0,
     )
 
 
 def config_view(config: ConfigMap) -> ConfigView:
     """A ConfigMap as planning sees it."""
-    return ConfigView(applied(config), config.metadata.labels.get(names.LABEL_REVISION, ""))
+    meta = config.metadata
+    assigned = meta.annotations.get(names.LABEL_ASSIGNMENT, "")
+    return ConfigView(applied(config), meta.labels.get(names.LABEL_REVISION, ""), assigned)
 
 
 def _own(found: Service | DisruptionBudget | None, uid: str) -> Applied | None:
@@ -246,6 +270,12 @@ def _pools_of(version: ModelVersion, cluster: Cluster) -> Iterable[Key]:
 
 def _key(pool: InferencePool) -> Key:
     return Key(pool.metadata.namespace, pool.metadata.name)
+
+
+def _if_swapping(pool: InferencePool) -> Iterable[Hashable]:
+    change = pool.status.rollout
+    swaps = change is not None and change.strategy == swap.HOT_SWAP and change.phase in ("Progressing", "Failed")
+    return (True,) if swaps else ()
 
 
 def _models_of_pool(pool: InferencePool) -> Iterable[Hashable]:

@@ -7,6 +7,7 @@ reads a clock.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from aifactory.api.conditions import shorten
@@ -14,10 +15,12 @@ from aifactory.api.inferencepool import InferencePoolStatus
 from aifactory.api.reasons import Reason
 from aifactory.engine import apply
 from aifactory.engine.plan import Delete, Event, Patch, Plan, Write
-from aifactory.serving import assignment, disruption, engines, rollout, room, scaling, shape, traffic
+from aifactory.serving import assignment, disruption, engines, rollout, room, scaling, shape, swap, traffic
 from aifactory.serving.assignment import Waiting
-from aifactory.serving.state import Observed, VersionView
+from aifactory.serving.rollout import Progress, Verdict
+from aifactory.serving.state import Observed, VersionView, Wish
 from aifactory.serving.status import StatusDraft
+from aifactory.serving.swap import Choice
 from aifactory.serving.traffic import Course
 
 
@@ -33,7 +36,7 @@ def plan_pool(observed: Observed, now: datetime) -> Plan[InferencePoolStatus] | 
         return None
     wanted = scaling.wanted(pool.spec)
     draft = StatusDraft(observed, wanted, now)
-    stable = traffic.stable_revision(pool.status)
+    stable = traffic.stable_pods(pool)
     target = assignment.resolve(pool.spec.models[0], observed.versions)
     if isinstance(target, Waiting):
         return _plan_waiting(observed, target, stable, wanted, draft)
@@ -41,30 +44,52 @@ def plan_pool(observed: Observed, now: datetime) -> Plan[InferencePoolStatus] | 
         return _plan_waiting(observed, waiting, stable, wanted, draft)
 
     revision, image = _wanted_revision(observed, target)
+    serves = traffic.stable_revision(pool.status) == revision
     # Pods that serve are never stopped for a doubt about their memory.
-    if revision != stable and (words := room.too_large(pool, target)):
+    if not serves and (words := room.too_large(pool, target)):
         return _plan_waiting(observed, Waiting(Reason.MODEL_TOO_LARGE, words), stable, wanted, draft)
+    own = Wish(target, revision, image, stable if serves else traffic.new_pods(pool, revision))
+    choice = swap.choose(observed, target, revision)
+    if not serves and choice.refused:
+        return _plan_waiting(observed, Waiting(Reason.HOT_SWAP_IMPOSSIBLE, _refusal(choice)), stable, wanted, draft)
+    wish = replace(own, pods=stable) if choice.strategy == swap.HOT_SWAP else own
     draft.resolved(target)
-    match traffic.course(pool, revision, remains=_is_being_removed(observed, revision, stable), now=now):
+    match traffic.course(pool, revision, remains=_is_being_removed(observed, own, stable), now=now):
+        case Course.STEADY if swap.is_unfinished(observed, own):
+            return _plan_swap(observed, own, stable, wanted, draft, now, Choice(swap.HOT_SWAP, _BACK))
         case Course.STEADY:
-            return _plan_steady(observed, target, revision, image, wanted, draft)
+            return _plan_steady(observed, own, wanted, draft)
         case Course.HELD_BACK:
             return _plan_held_back(observed, stable, revision, wanted, draft, now)
         case Course.RETRY:
             # In status first: what is made before this is known would be taken for the rest of the earlier try.
-            draft.rolling(stable, revision, image, target, rollout.progress(observed, revision, now))
+            draft.rolling(stable, wish, rollout.progress(observed, wish, choice.strategy, 0, now), choice)
             return Plan(draft.result(), urgent=True, requeue_after=0)
+        case Course.ROLL_OUT if choice.strategy == swap.HOT_SWAP:
+            return _plan_swap(observed, wish, stable, wanted, draft, now, choice)
         case Course.ROLL_OUT:
-            return _plan_rollout(observed, target, stable, revision, image, wanted, draft, now)
+            return _plan_rollout(observed, wish, stable, wanted, draft, now, choice)
 
 
-def _is_being_removed(observed: Observed, revision: str, stable: str) -> bool:
+_BACK = "the pods serve again what they served before"
+
+
+def _refusal(choice: Choice) -> str:
+    return (
+        f"spec.rollout.strategy is HotSwap, and {choice.reason}; write Auto or Surge, which makes new pods, "
+        "or give the pods more room"
+    )
+
+
+def _is_being_removed(observed: Observed, wish: Wish, stable: str) -> bool:
     """Something is left of an earlier try of the revision.
 
     Not what goes on serving because nothing of the stable revision is there any more: it stays, and a new try starts
     from it.
     """
-    view = observed.find(revision)
+    if stable and wish.revision in (observed.assigned(stable), *swap.said(observed, stable)):
+        return True
+    view = observed.find(wish.pods)
     return view is not None and (view.terminating or not view.ready or observed.find(stable) is not None)
 
 
@@ -75,10 +100,11 @@ def _wanted_revision(observed: Observed, target: VersionView) -> tuple[str, str]
     """
     pool, stable = observed.pool, observed.pool.status.stable
     image = shape.image_of(pool, observed.settings)
-    if stable is not None and not observed.may_upgrade:
-        as_made = shape.revision_of(pool, target, stable.image, shape.shape_version(stable.revision))
+    if stable is not None:
+        kept = image if observed.may_upgrade else stable.image
+        as_made = shape.revision_of(pool, target, kept, shape.shape_version(stable.revision))
         if as_made == stable.revision:
-            return stable.revision, stable.image
+            return stable.revision, kept
     return shape.revision_of(pool, target, image), image
 
 
@@ -89,18 +115,17 @@ def _plan_waiting(
     writes = _Writes(observed, stable)
     writes.surroundings()
     writes.restore(wanted)
+    writes.nudge()
     draft.waiting(waiting, stable)
     return Plan(draft.result(), writes.all())
 
 
-def _plan_steady(
-    observed: Observed, target: VersionView, revision: str, image: str, wanted: int, draft: StatusDraft
-) -> Plan[InferencePoolStatus]:
+def _plan_steady(observed: Observed, wish: Wish, wanted: int, draft: StatusDraft) -> Plan[InferencePoolStatus]:
     """One revision, for now or for good."""
-    writes = _Writes(observed, revision)
+    writes = _Writes(observed, wish.pods)
     writes.surroundings()
-    writes.grow(target, revision, image, wanted)
-    complete = draft.steady(revision, image, target)
+    writes.grow(wish, wanted)
+    complete = draft.steady(wish)
     return Plan(draft.result(), writes.all(), urgent=complete or draft.stable_changed)
 
 
@@ -111,6 +136,7 @@ def _plan_held_back(
     writes = _Writes(observed, stable)
     writes.surroundings()
     writes.restore(wanted)
+    writes.nudge()
     draft.held_back(stable, failed)
     again = observed.pool.status.rollout.retry_time if observed.pool.status.rollout is not None else None
     wait = max(1.0, (again - now).total_seconds()) if again is not None else None
@@ -118,36 +144,78 @@ def _plan_held_back(
 
 
 def _plan_rollout(
-    observed: Observed,
-    target: VersionView,
-    stable: str,
-    revision: str,
-    image: str,
-    wanted: int,
-    draft: StatusDraft,
-    now: datetime,
+    observed: Observed, wish: Wish, stable: str, wanted: int, draft: StatusDraft, now: datetime, choice: Choice
 ) -> Plan[InferencePoolStatus]:
     """The candidate comes up beside the stable revision and takes over pod by pod, or is taken back."""
-    candidate = observed.find(revision)
-    if (candidate.ready if candidate is not None else 0) >= wanted:
+    candidate = observed.find(wish.pods)
+    ready = candidate.ready if candidate is not None else 0
+    if ready >= wanted:
         # In status first: if what it replaces were removed before, and then the wish changed, nobody would know it.
-        draft.promoted(revision, image, target)
-        event = Event("Normal", str(Reason.ROLLED_OUT), f"{target.name} takes all traffic")
-        return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
-    reached = rollout.progress(observed, revision, now)
-    if (verdict := rollout.verdict(observed, revision, reached, wanted, now)) is not None:
-        draft.failed(stable, revision, target, verdict)
-        event = Event("Warning", str(verdict.reason), shorten(f"{target.name} is taken back: {verdict.message}"))
-        return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
-    draft.rolling(stable, revision, image, target, reached)
+        return _promoted(wish, draft, choice, None)
+    reached = rollout.progress(observed, wish, choice.strategy, ready, now)
+    if (verdict := rollout.verdict(observed, wish.pods, reached, wanted, now)) is not None:
+        return _taken_back(wish, stable, draft, choice, verdict)
+    draft.rolling(stable, wish, reached, choice)
     if reached.resumed:
         # In status first: a pod that is asked for now would be late already.
         return Plan(draft.result(), urgent=True, requeue_after=0)
     writes = _Writes(observed, stable)
     writes.surroundings()
-    writes.grow(target, revision, image, wanted)
+    writes.grow(wish, wanted)
+    writes.assign_stable()
+    writes.nudge()
+    return Plan(draft.result(), writes.all(), requeue_after=_until_deadline(observed, reached, now))
+
+
+def _plan_swap(
+    observed: Observed, wish: Wish, stable: str, wanted: int, draft: StatusDraft, now: datetime, choice: Choice
+) -> Plan[InferencePoolStatus]:
+    """The pods that run change over to a version; all of them go back if none of them can load it."""
+    swapped = swap.look(observed, wish)
+    serves = traffic.stable_revision(observed.pool.status) == wish.revision
+    if observed.assigned(wish.pods) == wish.revision and not swapped.missing:
+        if serves:
+            return _plan_steady(observed, wish, wanted, draft)
+        if len(swapped.done) >= wanted:
+            return _promoted(wish, draft, choice, swapped.load_seconds)
+    reached = rollout.progress(observed, wish, choice.strategy, len(swapped.done), now)
+    verdict = None if serves else rollout.swap_verdict(observed, wish, len(swapped.done), reached, wanted, now)
+    if verdict is not None and (other := swap.instead(observed, verdict.words)) is not None:
+        # In status first: it is remembered there that the pods have no room.
+        own = replace(wish, pods=traffic.new_pods(observed.pool, wish.revision))
+        draft.rolling(stable, own, rollout.progress(observed, own, other.strategy, 0, now), other)
+        return Plan(draft.result(), urgent=True, requeue_after=0)
+    if verdict is not None:
+        return _taken_back(wish, stable, draft, choice, verdict)
+    draft.swapping(stable, wish, reached, choice, swapped)
+    if reached.resumed or not swap.is_hot(observed, wish):
+        # In status first: pods are asked what they serve while it says that they change over.
+        return Plan(draft.result(), urgent=True, requeue_after=0)
+    writes = _Writes(observed, wish.pods)
+    writes.surroundings()
+    writes.grow(wish, wanted)
+    writes.nudge(wish)
+    return Plan(draft.result(), writes.all(), requeue_after=_until_deadline(observed, reached, now))
+
+
+def _promoted(wish: Wish, draft: StatusDraft, choice: Choice, load_seconds: float | None) -> Plan[InferencePoolStatus]:
+    draft.promoted(wish, choice, load_seconds)
+    event = Event("Normal", str(Reason.ROLLED_OUT), f"{wish.version.name} takes all traffic")
+    return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
+
+
+def _taken_back(
+    wish: Wish, stable: str, draft: StatusDraft, choice: Choice, verdict: Verdict
+) -> Plan[InferencePoolStatus]:
+    draft.failed(stable, wish, verdict, choice)
+    words = shorten(f"{wish.version.name} is taken back: {verdict.message}")
+    event = Event("Warning", str(verdict.reason), words)
+    return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
+
+
+def _until_deadline(observed: Observed, reached: Progress, now: datetime) -> float:
     left = (reached.since + rollout.deadline(observed.pool.spec) - now).total_seconds()
-    return Plan(draft.result(), writes.all(), requeue_after=max(1.0, left))
+    return max(1.0, left)
 
 
 class _Writes:
@@ -171,11 +239,11 @@ class _Writes:
         if self._observed.budget is not None or disruption.wants_budget(pool):
             self._writes += apply.ensure(disruption.budget(pool), self._observed.budget)
 
-    def grow(self, version: VersionView, revision: str, image: str, wanted: int) -> None:
-        """The revision exists and gets all pods, one by one where others hold the traffic."""
-        sizes = self._share(revision, wanted)
-        self._ensure(version, revision, image, sizes[revision])
-        self._resize(sizes, kept={revision, self._stable})
+    def grow(self, wish: Wish, wanted: int) -> None:
+        """The pods of a wish exist and get all the traffic, one by one where others hold it."""
+        sizes = self._share(wish.pods, wanted)
+        self._ensure(wish, sizes[wish.pods])
+        self._resize(sizes, kept={wish.pods, self._stable})
 
     def restore(self, wanted: int) -> None:
         """The stable revision gets all pods back, and is made again if somebody removed it.
@@ -186,21 +254,44 @@ class _Writes:
             self._resize(self._share("", wanted), kept=set())
             return
         sizes = self._share(self._stable, wanted)
-        if (found := self._stable_version()) is not None:
-            self._ensure(*found, sizes[self._stable])
+        if (found := self._stable_wish(as_made=True)) is not None:
+            self._ensure(found, sizes[self._stable])
+        else:
+            self.assign_stable()
         self._resize(sizes, kept={self._stable})
+
+    def assign_stable(self) -> None:
+        """The stable pods are told to serve what they served, where a change in them was given up."""
+        assigned = self._observed.assigned(self._stable)
+        if assigned in ("", traffic.stable_revision(self._observed.pool.status)):
+            return
+        if (found := self._stable_wish(as_made=False)) is not None:
+            self._assign(found)
+
+    def nudge(self, wish: Wish | None = None) -> None:
+        """Pods that do not know yet what they are told to serve are brought it: those of a wish, or the stable ones."""
+        pods = wish.pods if wish is not None else self._stable
+        revision = wish.revision if wish is not None else traffic.stable_revision(self._observed.pool.status)
+        if pods and revision:
+            told = swap.to_nudge(self._observed, pods, revision, all_of_them=wish is not None)
+            self._writes += (assignment.nudge(name, revision) for name in told)
 
     def _share(self, growing: str, wanted: int) -> dict[str, int]:
         ready = {view.revision: view.ready for view in self._observed.revisions if not view.terminating}
         return scaling.share(wanted, ready, growing, self._stable)
 
-    def _ensure(self, version: VersionView, revision: str, image: str, replicas: int) -> None:
-        pool, settings = self._observed.pool, self._observed.settings
-        config = next((view.child for view in self._observed.configs if view.revision == revision), None)
-        self._writes += apply.ensure(assignment.config(pool, version, revision), config)
-        found = self._observed.find(revision)
+    def _assign(self, wish: Wish) -> None:
+        config = next((view.child for view in self._observed.configs if view.revision == wish.pods), None)
+        warm = swap.warm(self._observed, wish)
+        body = assignment.config(self._observed.pool, wish.version, wish.revision, wish.pods, warm)
+        self._writes += apply.ensure(body, config)
+
+    def _ensure(self, wish: Wish, replicas: int) -> None:
+        self._assign(wish)
+        found = self._observed.find(wish.pods)
         if found is None or apply.is_meddled_with(found.child):
-            body = shape.deployment(pool, version, settings, revision, image, replicas)
+            pool, settings = self._observed.pool, self._observed.settings
+            body = shape.deployment(pool, wish.version, settings, wish.pods, wish.image, replicas)
             self._writes.append(apply.create(body) if found is None else apply.repair(body, found.child))
 
     def _resize(self, sizes: Mapping[str, int], kept: set[str]) -> None:
@@ -218,13 +309,16 @@ class _Writes:
             if config.revision not in kept and not sizes.get(config.revision):
                 self._writes.append(Delete("ConfigMap", config.child.name, config.child.uid))
 
-    def _stable_version(self) -> tuple[VersionView, str, str] | None:
-        """The version, name and image of the stable revision, if its pods would still be made in the same way."""
+    def _stable_wish(self, *, as_made: bool) -> Wish | None:
+        """What is served, if its version is there as it was, and with `as_made` its pods would be made the same way."""
         pool, stable = self._observed.pool, self._observed.pool.status.stable
         if stable is None:
             return None
         found = next((view for view in self._observed.versions if view.name == stable.model_version), None)
-        made_by = shape.shape_version(stable.revision)
-        if found is None or shape.revision_of(pool, found, stable.image, made_by) != self._stable:
+        if found is None:
             return None
-        return found, stable.revision, stable.image
+        made_by = shape.shape_version(stable.revision)
+        same = shape.revision_of(pool, found, stable.image, made_by) == stable.revision
+        if not same and (as_made or not shape.assigns(stable.revision, pool, found)):
+            return None
+        return Wish(found, stable.revision, stable.image, self._stable)

@@ -5,6 +5,9 @@ for its counters, less and less often the more of them there are, so that asking
 with ten thousand. A pod that does not answer is asked less and less often too. With the operator away nothing here is
 needed for serving.
 
+A second loop asks the agents of pods that change over from one version to another what they serve, twice a second, and
+asks nobody else.
+
 A pool is woken when a load error comes or goes, and when its figures have changed by so much that it is worth a write:
 at most a few pools a second, those first that have waited longest. So what all pools together write does not grow with
 their number, and one alone is as fresh as its window.
@@ -18,6 +21,7 @@ import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,8 +32,11 @@ from aifactory.api import names
 from aifactory.api.inferencepool import Throughput
 from aifactory.engine.asking import ask_for_ever, base_url, fetch
 from aifactory.kube.backoff import PROBE
+from aifactory.serving.state import Report
 
 INTERVAL_SECONDS = 5.0
+FOLLOW_SECONDS = 0.5
+"""How often pods that change over from one version to another are asked how far they are."""
 PER_SECOND = 200.0
 """Ready pods asked a second, at most: ten thousand are asked every 50 s each. Of those that are not ready as many."""
 WINDOW_SECONDS = 15.0
@@ -43,6 +50,9 @@ _UNDER_WAY = 2
 """Questions of the agent that a pod may be answering at a time: of the version that goes and of the one that comes."""
 MAX_WORDS = 1024
 """Characters of a load error."""
+MAX_NAME = 253
+MAX_SECONDS = 1e6
+_WARM: Final = "warm"
 
 REQUESTS: Final = b"nv_inference_request_success"
 PROBES: Final = b"aifactory_probe_requests_total"
@@ -95,11 +105,23 @@ class ServingBook:
 
     def __init__(self) -> None:
         self._errors: dict[str, str] = {}
+        self._reports: dict[str, Report] = {}
         self._throughput: dict[PoolKey, Throughput] = {}
 
     def load_error(self, pod_uid: str) -> str:
         """Why the model can not be loaded in this pod; empty when nothing is known to be wrong."""
         return self._errors.get(pod_uid, "")
+
+    def report(self, pod_uid: str) -> Report | None:
+        """What the pod's agent said last, if it was asked."""
+        return self._reports.get(pod_uid)
+
+    def set_report(self, pod_uid: str, report: Report) -> bool:
+        """Remember what an agent says; returns whether that is news."""
+        if self._reports.get(pod_uid) == report:
+            return False
+        self._reports[pod_uid] = report
+        return True
 
     def throughput(self, pool: PoolKey) -> Throughput | None:
         """The pool's figures, once they have been measured."""
@@ -126,6 +148,7 @@ class ServingBook:
         """Forget everything about others."""
         kept_pods, kept_pools = set(pods), set(pools)
         self._errors = {uid: message for uid, message in self._errors.items() if uid in kept_pods}
+        self._reports = {uid: report for uid, report in self._reports.items() if uid in kept_pods}
         self._throughput = {key: value for key, value in self._throughput.items() if key in kept_pools}
 
 
@@ -139,11 +162,15 @@ class ServingProbe:
         pods: Callable[[], list[ServingPod]],
         wake: Callable[[PoolKey], None],
         monotonic: Callable[[], float],
+        swapping: Callable[[], list[ServingPod]] = list,
     ) -> None:
         self._book = book
         self._pods = pods
+        self._swapping = swapping
         self._wake = wake
         self._monotonic = monotonic
+        self._followed: dict[str, float] = {}
+        """When each pod that changes over was asked last."""
         self._asked: dict[str, float] = {}
         """Begin of the round in which each pod was asked last."""
         self._silent: dict[str, _Silence] = {}
@@ -165,6 +192,34 @@ class ServingProbe:
             limit=CONCURRENCY,
             monotonic=self._monotonic,
         )
+
+    async def follow(self) -> None:
+        """Ask those that change over, for ever; ends when cancelled."""
+        await ask_for_ever(
+            "asking pods that change over to another version",
+            self.follow_round,
+            seconds=FOLLOW_SECONDS,
+            limit=CONCURRENCY,
+            monotonic=self._monotonic,
+        )
+
+    async def follow_round(self, session: aiohttp.ClientSession) -> None:
+        """Ask every pod that changes over once, a bounded number of them: those first that others are not before."""
+        pods = sorted(self._swapping(), key=lambda pod: self._followed.get(pod.uid, float("-inf")))
+        remaining = iter(pods[: int(PER_SECOND)])
+        self._followed = {pod.uid: self._followed.get(pod.uid, float("-inf")) for pod in pods}
+
+        async def work() -> None:
+            for pod in remaining:
+                self._followed[pod.uid] = self._monotonic()
+                with suppress(aiohttp.ClientError, TimeoutError, ValueError, msgspec.MsgspecError):
+                    page = await fetch(session, _status_page(pod))
+                    if self._book.set_report(pod.uid, read_report(page)):
+                        self._wake(pod.pool)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(CONCURRENCY, len(pods))):
+                group.create_task(work())
 
     async def round(self, session: aiohttp.ClientSession) -> None:
         """Ask every pod that is due once, then tell what has changed."""
@@ -225,7 +280,7 @@ class ServingProbe:
                 self._latest[pod.uid] = Counters(self._monotonic(), requests, tokens)
                 message = ""
             else:
-                message = read_load_error(await fetch(session, f"{base_url(pod.address, names.AGENT_PORT)}/v1/status"))
+                message = read_load_error(await fetch(session, _status_page(pod)))
         except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.MsgspecError):
             silence = self._silent.setdefault(pod.uid, _Silence())
             silence.failures += 1
@@ -351,14 +406,24 @@ def _values(page: bytes, name: bytes) -> dict[bytes, float]:
     return found
 
 
-class _Model(msgspec.Struct, frozen=True, gc=False):
+def _status_page(pod: ServingPod) -> str:
+    return f"{base_url(pod.address, names.AGENT_PORT)}/v1/status"
+
+
+class _Model(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    name: str = ""
     state: str = ""
     reason: str = ""
     message: str = ""
+    traffic: str = ""
+    load_seconds: float | None = None
 
 
 class _Status(msgspec.Struct, frozen=True, gc=False):
+    revision: str = ""
+    ready: bool = False
     models: tuple[_Model, ...] = ()
+    answers: dict[str, int] = {}
 
 
 _decode_status = msgspec.json.Decoder(_Status).decode
@@ -366,5 +431,23 @@ _decode_status = msgspec.json.Decoder(_Status).decode
 
 def read_load_error(body: bytes) -> str:
     """Why models can not be loaded, from the agent's status; empty when they can. Raises MsgspecError."""
-    failed = (model for model in _decode_status(body).models if model.state == "Failed")
+    return _failures(_decode_status(body))
+
+
+def read_report(body: bytes) -> Report:
+    """What the agent says about what it was told to serve. Raises MsgspecError."""
+    status = _decode_status(body)
+    live = next((model for model in status.models if model.traffic != _WARM), _Model())
+    version, seconds = status.answers.get(live.name), live.load_seconds
+    return Report(
+        revision=status.revision[:MAX_NAME],
+        ready=status.ready,
+        version=version if version is not None and 0 < version < 2**31 else None,
+        load_seconds=seconds if seconds is not None and 0 <= seconds < MAX_SECONDS else None,
+        error=_failures(status),
+    )
+
+
+def _failures(status: _Status) -> str:
+    failed = (model for model in status.models if model.state == "Failed" and model.traffic != _WARM)
     return "; ".join(f"{model.reason or 'Failed'}: {model.message}" for model in failed)[:MAX_WORDS]

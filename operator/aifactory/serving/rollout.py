@@ -15,8 +15,8 @@ from aifactory.api.conditions import shorten
 from aifactory.api.inferencepool import InferencePoolSpec
 from aifactory.api.reasons import Reason
 from aifactory.kube.backoff import ROLLOUT
-from aifactory.serving import trouble
-from aifactory.serving.state import Observed, ServingPodView
+from aifactory.serving import swap, trouble
+from aifactory.serving.state import Observed, ServingPodView, Wish
 
 DEADLINE_SECONDS = 1800
 CRASHES = 3
@@ -47,6 +47,8 @@ class Verdict:
     message: str
     mendable: bool = False
     """It may pass without another version or another spec."""
+    words: str = ""
+    """What a pod has said, from its reason on."""
 
 
 def deadline(spec: InferencePoolSpec) -> timedelta:
@@ -55,23 +57,48 @@ def deadline(spec: InferencePoolSpec) -> timedelta:
     return timedelta(seconds=DEADLINE_SECONDS if seconds is None else seconds)
 
 
-def progress(observed: Observed, revision: str, now: datetime) -> Progress:
-    """How far the candidate has come by now."""
+def progress(observed: Observed, wish: Wish, strategy: str, ready: int, now: datetime) -> Progress:
+    """How far the candidate has come by now.
+
+    Args:
+        observed: what there is.
+        wish: the candidate.
+        strategy: by which it comes up; with another one it begins anew.
+        ready: pods that serve it.
+        now: the time, in UTC.
+    """
     now = now.replace(microsecond=0)  # the precision of what is written
-    rollout, view = observed.pool.status.rollout, observed.find(revision)
-    ready = view.ready if view is not None else 0
-    if rollout is None or rollout.phase != "Progressing" or rollout.revision != revision:
+    rollout = observed.pool.status.rollout
+    if rollout is None or rollout.phase != "Progressing" or rollout.revision != wish.revision:
         return Progress(now, ready)
-    if rollout.progress_time is None or ready > rollout.most_ready:
+    if rollout.progress_time is None or ready > rollout.most_ready or rollout.strategy not in (None, strategy):
         return Progress(now, max(ready, rollout.most_ready))
     late = now >= rollout.progress_time + deadline(observed.pool.spec)
-    if late and not _is_awaited(observed, revision):
+    if late and not _is_awaited(observed, wish.pods, ready if strategy == swap.HOT_SWAP else None):
         return Progress(now, rollout.most_ready, resumed=True)
     return Progress(rollout.progress_time, rollout.most_ready)
 
 
+def swap_verdict(
+    observed: Observed, wish: Wish, done: int, reached: Progress, wanted: int, now: datetime
+) -> Verdict | None:
+    """Why pods that are on their way to a version have to go back to the one before, if they have to."""
+    failed = [(pod, text) for pod, text in swap.failures(observed, wish) if not trouble.is_passing(text)]
+    if failed and not reached.most_ready:
+        text, pods = failed[0][1], [pod for pod, _ in failed]
+        message = f"it does not load: {shorten(text, _WORDS)} ({_where(pods)}, and none has it loaded)"
+        return Verdict(Reason.MODEL_LOAD_FAILED, message, mendable=text.partition(":")[0] in _MENDABLE, words=text)
+    allowed = deadline(observed.pool.spec)
+    if now >= reached.since + allowed and _is_awaited(observed, wish.pods, done):
+        said = swap.failures(observed, wish)
+        last = f"; pod {said[0][0].name}: {shorten(said[0][1], _WORDS)}" if said else ""
+        message = f"{_no_progress(allowed)}: {done} of {wanted} pods have changed over to it{last}"
+        return Verdict(Reason.ROLLOUT_DEADLINE_EXCEEDED, message, mendable=True)
+    return None
+
+
 def verdict(observed: Observed, revision: str, reached: Progress, wanted: int, now: datetime) -> Verdict | None:
-    """Why the candidate has to be taken back, if it has to."""
+    """Why the candidate's set of pods has to be taken back, if it has to."""
     pods = [pod for pod in observed.pods if pod.revision == revision and not pod.terminating]
     if (text := trouble.load_error(pods, revision)) and not reached.most_ready:
         failed = [pod for pod in pods if pod.load_error and not pod.ready]
@@ -82,12 +109,11 @@ def verdict(observed: Observed, revision: str, reached: Progress, wanted: int, n
         said = trouble.crashing(observed, crashed[0], crashed[0].crash)
         return Verdict(said.reason, f"{shorten(said.message, _WORDS)} ({_where(crashed)}, and none is ready)")
     allowed = deadline(observed.pool.spec)
-    if now >= reached.since + allowed and _is_awaited(observed, revision):
+    if now >= reached.since + allowed and _is_awaited(observed, revision, None):
         view, problem = observed.find(revision), trouble.problem(observed, revision)
         said_last = f"; {shorten(problem.message, _WORDS)}" if problem is not None else ""
         message = (
-            f"it made no progress for {allowed.total_seconds():.0f} s (spec.rollout.progressDeadlineSeconds): "
-            f"{view.ready if view is not None else 0} of {wanted} pods are ready{said_last}"
+            f"{_no_progress(allowed)}: {view.ready if view is not None else 0} of {wanted} pods are ready{said_last}"
         )
         return Verdict(Reason.ROLLOUT_DEADLINE_EXCEEDED, message, mendable=True)
     return None
@@ -98,10 +124,14 @@ def retry_time(now: datetime, attempts: int) -> datetime:
     return now.replace(microsecond=0) + timedelta(seconds=ROLLOUT.delay(attempts))
 
 
-def _is_awaited(observed: Observed, revision: str) -> bool:
-    """A pod that was asked for is not ready. While the operator is away none is asked for, and none is late."""
-    view = observed.find(revision)
-    return view is not None and view.ready < view.wanted
+def _no_progress(allowed: timedelta) -> str:
+    return f"it made no progress for {allowed.total_seconds():.0f} s (spec.rollout.progressDeadlineSeconds)"
+
+
+def _is_awaited(observed: Observed, pods: str, done: int | None) -> bool:
+    """A pod that was asked for is not ready or done. While the operator is away none is asked for, and none is late."""
+    view = observed.find(pods)
+    return view is not None and (view.ready if done is None else done) < view.wanted
 
 
 def _where(pods: list[ServingPodView]) -> str:

@@ -1,8 +1,12 @@
 """What a serving pod is: its template, and the hash by which pods of one revision are told from those of another.
 
-The hash is over named parts of what users wrote and of what the installation chose, never over the rendered template:
-an operator that renders it differently changes no pod. A change that pods must not be without gets a new version of the
-shape; then, and when the installation's image changes, pools roll a few at a time (`traffic.waits_for_turn`).
+A revision's name has two hashes: what its pods are, and what they are told to serve. Revisions that differ in the
+second alone can be served by the same pods, one after the other (`swap`); a set of pods is called after the first
+revision that it was made for.
+
+The hashes are over named parts of what users wrote and of what the installation chose, never over the rendered
+template: an operator that renders it differently changes no pod. A change that pods must not be without gets a new
+version of the shape; when the installation's image changes, pools roll a few at a time (`traffic.waits_for_turn`).
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ PRE_STOP_SECONDS = 15
 DRAIN_TIMEOUT_SECONDS = 60
 ANNOTATION_MODEL_VERSION = names.LABEL_MODEL_VERSION
 ANNOTATION_VERSION = f"{names.GROUP}/version"
+ANNOTATION_ROOM = f"{names.GROUP}/repository-bytes"
+"""On a Deployment: how much its pods' volume for models holds."""
 
 _HASH_LENGTH = 8
 _MEBIBYTE = 1024 * 1024
@@ -32,7 +38,7 @@ _DESIRED_MOUNT = "/etc/aifactory/desired"
 _REPOSITORY = "/repository"
 
 
-def _v1(pool: InferencePool, image: str) -> Json:
+def _parts(pool: InferencePool, image: str) -> Json:
     template = pool.spec.template
     return {
         "template": template.dump() if template is not None else {},
@@ -41,9 +47,27 @@ def _v1(pool: InferencePool, image: str) -> Json:
     }
 
 
-SHAPES: Final[dict[str, Callable[[InferencePool, str], Json]]] = {"v1": _v1}
-"""What shapes a pod, by version. Earlier versions stay while pods of theirs may run."""
-CURRENT: Final = "v1"
+def _v1(pool: InferencePool, version: VersionView, image: str) -> str:
+    """One hash of all: pods that were made so serve nothing else."""
+    return _hash({"shape": _parts(pool, image), "assignment": assignment.parts(pool, version)})
+
+
+def _v2(pool: InferencePool, version: VersionView, image: str) -> str:
+    pods = {
+        **_parts(pool, image),
+        "model": version.model,
+        "format": version.format,
+        "engine": assignment.engine_wish(pool),
+        "claim": version.claim,
+        "secret": version.secret,
+        "hub": version.uri.startswith("hf://"),
+    }
+    return f"{_hash(pods)}-{_hash(assignment.parts(pool, version))}"
+
+
+SHAPES: Final[dict[str, Callable[[InferencePool, VersionView, str], str]]] = {"v1": _v1, "v2": _v2}
+"""Names of revisions, by version. Earlier versions stay while pods of theirs may run."""
+CURRENT: Final = "v2"
 
 
 def image_of(pool: InferencePool, settings: Settings) -> str:
@@ -53,20 +77,33 @@ def image_of(pool: InferencePool, settings: Settings) -> str:
 
 
 def revision_of(pool: InferencePool, version: VersionView, image: str, shape: str = CURRENT) -> str:
-    """Name of the set of pods that are alike: `v1-` and a hash of everything that shapes them, replicas aside.
+    """Name of a version in pods of the pool: `v2-` and hashes of what the pods are and of what they are told to serve.
 
     An empty string where the version of the shape is not known here.
     """
-    shaped = SHAPES.get(shape)
-    if shaped is None:
-        return ""
-    parts = {"shape": shaped(pool, image), "assignment": assignment.parts(pool, version)}
-    return f"{shape}-{content_hash(parts)[:_HASH_LENGTH]}"
+    named = SHAPES.get(shape)
+    return f"{shape}-{named(pool, version, image)}" if named is not None else ""
+
+
+def pods_of(revision: str) -> str:
+    """What two revisions have in common that the same pods can serve."""
+    parts = revision.split("-")
+    return "-".join(parts[:2]) if parts[0] == CURRENT else revision
+
+
+def assigns(revision: str, pool: InferencePool, version: VersionView) -> bool:
+    """Whether that is the version that the revision serves, and by the same engine, whatever its pods are."""
+    parts = revision.split("-")
+    return parts[0] == CURRENT and parts[2] == _hash(assignment.parts(pool, version))
 
 
 def is_outdated(stable: RevisionStatus, image: str) -> bool:
     """Whether a revision would be made in another way today, though nobody has changed the pool."""
-    return bool(stable.revision) and (stable.image != image or shape_version(stable.revision) != CURRENT)
+    return bool(stable.revision) and (stable.image != image or shape_version(stable.revision) not in SHAPES)
+
+
+def _hash(parts: Json) -> str:
+    return content_hash(parts)[:_HASH_LENGTH]
 
 
 def shape_version(revision: str) -> str:
@@ -77,10 +114,12 @@ def shape_version(revision: str) -> str:
 def deployment(
     pool: InferencePool, version: VersionView, settings: Settings, revision: str, image: str, replicas: int
 ) -> Json:
-    """A revision's pods."""
+    """A set of pods, called after the revision that it is made for."""
     labels = {names.LABEL_REVISION: revision}
     meta = metadata(pool, child_name(pool.metadata.name, revision), labels)
     meta["annotations"] = {ANNOTATION_MODEL_VERSION: version.name, ANNOTATION_VERSION: str(version.version)}
+    if (room := repository_bytes(version)) is not None:
+        meta["annotations"][ANNOTATION_ROOM] = str(room)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -246,15 +285,20 @@ def _openai(settings: Settings) -> Json:
     }
 
 
-def _repository_size(version: VersionView) -> str | None:
-    """Room for the model on the node's disk, with as much again to spare.
+def repository_bytes(version: VersionView) -> int | None:
+    """Room for the model on the node's disk, and for another one of its size, which may come in its place.
 
     It is no part of the revision's name: an artifact's size never changes, and pods that an earlier release has made
     without it stay. None where the size is not known.
     """
     if version.size_bytes is None:
         return None
-    return f"{-(-2 * version.size_bytes // _MEBIBYTE) + _SPARE_MEBIBYTES}Mi"
+    return (-(-2 * version.size_bytes // _MEBIBYTE) + _SPARE_MEBIBYTES) * _MEBIBYTE
+
+
+def _repository_size(version: VersionView) -> str | None:
+    room = repository_bytes(version)
+    return f"{room // _MEBIBYTE}Mi" if room is not None else None
 
 
 def _volumes(version: VersionView, config_name: str) -> list[Json]:

@@ -56,6 +56,34 @@ class VersionView:
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """What the pool is to serve, and by which pods."""
+
+    version: VersionView
+    revision: str
+    """That version in pods of this kind."""
+    image: str
+    """Of Triton."""
+    pods: str
+    """The set of pods; it may have been made for another revision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the agent of a pod says about what it was told to serve."""
+
+    revision: str = ""
+    """What it was told; a moment ago it may have been something else."""
+    ready: bool = False
+    """It serves that, and has had an answer from it."""
+    version: int | None = None
+    """The version that answers requests without one."""
+    load_seconds: float | None = None
+    error: str = ""
+    """Why it can not serve what it was told."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServingPodView:
     """One serving pod."""
 
@@ -78,6 +106,12 @@ class ServingPodView:
     """A container that ends again and again."""
     load_error: str = ""
     """Triton's or the agent's words when the model cannot be loaded in this pod."""
+    running: bool = False
+    """Its containers have been started."""
+    told: str = ""
+    """The revision that it was told to serve after it was made, if it was."""
+    report: Report | None = None
+    """What it said last, if it was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +128,20 @@ class RevisionView:
     refusal: str = ""
     """The API server's words when it lets no pod be made."""
     model_version: str = ""
-    """Name of the ModelVersion that its pods serve."""
+    """Name of the ModelVersion that its pods were made for."""
+    room: int = 0
+    """Bytes that its pods' volume for models holds; 0 if that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigView:
-    """One revision's ConfigMap."""
+    """The ConfigMap of a set of pods."""
 
     child: Applied
     revision: str
+    """The one that the set was made for."""
+    assigned: str = ""
+    """The one that the set is told to serve; empty in what an earlier release has written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +169,11 @@ class Observed:
         """Whether the pool's model is a language model, as far as its versions tell."""
         return any(version.generates_text for version in self.versions)
 
-    def find(self, revision: str) -> RevisionView | None:
-        """The revision, if it exists."""
-        return next((view for view in self.revisions if view.revision == revision), None)
+    def find(self, pods: str) -> RevisionView | None:
+        """A set of pods by its name, if it exists."""
+        return next((view for view in self.revisions if view.revision == pods), None)
+
+    def assigned(self, pods: str) -> str:
+        """The revision that a set of pods is told to serve; empty where nothing is known of it."""
+        found = next((view for view in self.configs if view.revision == pods), None)
+        return (found.assigned or found.revision) if found is not None else ""

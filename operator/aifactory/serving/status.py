@@ -15,11 +15,17 @@ from aifactory.api.inferencepool import (
     Throughput,
 )
 from aifactory.api.reasons import ConditionType, Reason, reason_called
-from aifactory.serving import rollout, traffic, trouble
+from aifactory.serving import rollout, swap, traffic, trouble
 from aifactory.serving.assignment import Waiting
-from aifactory.serving.objects import selector
+from aifactory.serving.objects import child_name, selector
 from aifactory.serving.rollout import Progress, Verdict
-from aifactory.serving.state import Observed, VersionView
+from aifactory.serving.state import Observed, VersionView, Wish
+from aifactory.serving.swap import Choice, Swapped
+from aifactory.serving.trouble import Problem
+
+_NEEDS_A_PERSON = frozenset(
+    {Reason.MODEL_NOT_READY, Reason.MODEL_TOO_LARGE, Reason.UNSERVABLE, Reason.HOT_SWAP_IMPOSSIBLE}
+)
 
 
 class StatusDraft:
@@ -39,7 +45,7 @@ class StatusDraft:
         status.retried = traffic.retry_request(pool)
         status.replicas = sum(view.replicas for view in observed.revisions)
         status.ready_replicas = self._ready
-        status.traffic = traffic.summary(observed.revisions)
+        status.traffic = traffic.summary(swap.answering(observed))
         status.summary = f"{self._ready}/{wanted}"
         status.selector = ",".join(f"{key}={value}" for key, value in selector(pool).items())
         status.url = traffic.url(pool, openai=observed.generates_text)
@@ -67,18 +73,19 @@ class StatusDraft:
         self._available()
         message = f"{waiting.message}{self._trouble_of(stable)}"
         self._conditions.set(ConditionType.DEGRADED, bool(stable), waiting.reason, message if stable else "")
-        stalled = waiting.reason in (Reason.MODEL_NOT_READY, Reason.MODEL_TOO_LARGE, Reason.UNSERVABLE)
+        stalled = waiting.reason in _NEEDS_A_PERSON
         self._conditions.kstatus(
             ConditionType.STALLED if stalled else ConditionType.RECONCILING, waiting.reason, message
         )
         self._phase("Waiting", waiting.reason)
 
-    def steady(self, revision: str, image: str, target: VersionView) -> bool:
+    def steady(self, wish: Wish) -> bool:
         """One revision; returns whether it has just become complete.
 
         It takes the traffic from its first ready pod on: a change after that must not take it away at once.
         """
-        view = self._observed.find(revision)
+        revision = wish.revision
+        view = self._observed.find(wish.pods)
         ready = view.ready if view is not None else 0
         complete = view is not None and ready >= self._wanted and self._observed.service is not None
         was_stable = traffic.stable_revision(self._before) == revision
@@ -86,8 +93,10 @@ class StatusDraft:
         was_complete = before is not None and before.phase == "Complete" and before.revision == revision
         self._status.candidate = None
         if complete or ready or was_stable:
-            self._status.stable = self._revision(revision, image, target)
-            self._status.version = str(target.version)
+            self._status.stable = self._revision(wish)
+            self._status.version = str(wish.version.version)
+        if self._status.previous is not None and swap.warm(self._observed, wish) is None:
+            self._status.previous = None
         if complete and not was_complete:
             self._status.rollout = RolloutStatus(phase="Complete", revision=revision, most_ready=self._wanted)
         elif was_complete and before is not None:
@@ -98,19 +107,43 @@ class StatusDraft:
             # The wish has returned to what is served; a revision that failed may be tried again after another change.
             self._status.rollout = RolloutStatus(phase="Progressing", revision=revision, reason=str(Reason.ROLLING_OUT))
         self._available()
-        self._steady_conditions(revision, target, complete, was_complete)
+        self._steady_conditions(wish, complete, was_complete)
         return complete and not was_complete
 
-    def rolling(self, stable: str, revision: str, image: str, target: VersionView, reached: Progress) -> None:
-        """The candidate comes up."""
+    def rolling(self, stable: str, wish: Wish, reached: Progress, choice: Choice) -> None:
+        """The candidate comes up in pods of its own."""
         self._stable(stable)
-        view = self._observed.find(revision)
+        view = self._observed.find(wish.pods)
         ready = view.ready if view is not None else 0
-        self._status.candidate = self._revision(revision, image, target)
-        message = f"{target.name}: {ready} of {self._wanted} pods are ready; {self._status.traffic}"
-        problem = trouble.problem(self._observed, revision)
+        self._status.candidate = self._revision(wish)
+        message = f"{wish.version.name}: {ready} of {self._wanted} pods are ready; {self._status.traffic}"
+        problem = trouble.problem(self._observed, wish.pods)
         message += f"; {problem.message}" if problem is not None else self._trouble_of(stable)
-        before = self._before.rollout
+        self._progressing(wish, reached, choice, message, problem)
+
+    def swapping(self, stable: str, wish: Wish, reached: Progress, choice: Choice, swapped: Swapped) -> None:
+        """The pods that run change over to a version, or back to the one that they served before."""
+        self._stable(stable)
+        back = traffic.stable_revision(self._before) == wish.revision
+        candidate = self._revision(wish).model_copy(update={"ready_replicas": len(swapped.done)})
+        self._status.candidate = None if back else candidate
+        message = f"{wish.version.name}: {len(swapped.done)} of {self._wanted} pods have changed over to it"
+        message += f"; {self._status.traffic}"
+        if failed := swap.failures(self._observed, wish):
+            pod, words = failed[0]
+            problem: Problem | None = Problem(Reason.MODEL_LOAD_FAILED, f"pod {pod.name}: {words}")
+        else:
+            problem = trouble.problem(self._observed, wish.pods)
+        message += f"; {problem.message}" if problem is not None else ""
+        self._progressing(wish, reached, choice, message, problem)
+        assert self._status.rollout is not None
+        pods = swap.pods_status(self._observed, wish)
+        self._status.rollout = self._status.rollout.model_copy(update={"pods": pods})
+
+    def _progressing(
+        self, wish: Wish, reached: Progress, choice: Choice, message: str, problem: Problem | None
+    ) -> None:
+        before, revision = self._before.rollout, wish.revision
         again = before is not None and before.failed_revision == revision
         self._status.rollout = RolloutStatus(
             phase="Progressing",
@@ -122,6 +155,8 @@ class StatusDraft:
             message=message,
             most_ready=reached.most_ready,
             progress_time=reached.since,
+            strategy=choice.strategy,
+            strategy_reason=choice.reason,
         )
         self._available()
         reason = problem.reason if problem is not None else Reason.ROLLING_OUT
@@ -129,25 +164,33 @@ class StatusDraft:
         self._conditions.kstatus(ConditionType.RECONCILING, reason, message)
         self._phase("RollingOut", reason)
 
-    def promoted(self, revision: str, image: str, target: VersionView) -> None:
+    def promoted(self, wish: Wish, choice: Choice, load_seconds: float | None = None) -> None:
         """The candidate carries everything."""
-        self._status.stable, self._status.candidate = self._revision(revision, image, target), None
-        self._status.version = str(target.version)
+        self._status.previous = self._before.stable if choice.strategy == swap.HOT_SWAP else None
+        self._status.stable, self._status.candidate = self._revision(wish), None
+        self._status.version = str(wish.version.version)
         self._status.rollout = RolloutStatus(
-            phase="Complete", revision=revision, reason=str(Reason.ROLLED_OUT), most_ready=self._wanted
+            phase="Complete",
+            revision=wish.revision,
+            reason=str(Reason.ROLLED_OUT),
+            most_ready=self._wanted,
+            strategy=choice.strategy,
+            strategy_reason=choice.reason,
+            load_seconds=swap.seconds(load_seconds),
         )
+        self._status.traffic = traffic.summary(swap.answering(self._observed, self._status.stable))
         self._available()
         self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLED_OUT)
         reason = Reason.SERVING if self._wanted else Reason.SCALED_TO_ZERO
-        self._conditions.kstatus(ConditionType.READY, reason, self._serving_message(target))
+        self._conditions.kstatus(ConditionType.READY, reason, self._serving_message(wish.version))
         self._phase("Serving" if self._wanted else "ScaledToZero", reason)
 
-    def failed(self, stable: str, revision: str, target: VersionView, verdict: Verdict) -> None:
+    def failed(self, stable: str, wish: Wish, verdict: Verdict, choice: Choice) -> None:
         """The candidate is taken back; the stable revision gets all traffic again."""
-        before = self._before.rollout
+        before, revision = self._before.rollout, wish.revision
         again = before is not None and before.failed_revision == revision
         attempts = (before.attempts if before is not None and again else 0) + 1
-        message = f"{target.name} was taken back, {verdict.message}"
+        message = f"{wish.version.name} was taken back, {verdict.message}"
         self._status.rollout = RolloutStatus(
             phase="Failed",
             revision=revision,
@@ -156,6 +199,8 @@ class StatusDraft:
             retry_time=rollout.retry_time(self._now, attempts) if verdict.mendable else None,
             reason=str(verdict.reason),
             message=message,
+            strategy=choice.strategy,
+            strategy_reason=choice.reason,
         )
         self._degraded(stable, verdict.reason, message)
 
@@ -204,7 +249,8 @@ class StatusDraft:
             return f"It is tried again at {format_time(change.retry_time)}, or at once with: {command}"
         return f"Publish a version that works, pin the one that is served, or have it tried again with: {command}"
 
-    def _steady_conditions(self, revision: str, target: VersionView, complete: bool, was_complete: bool) -> None:
+    def _steady_conditions(self, wish: Wish, complete: bool, was_complete: bool) -> None:
+        revision, target = wish.pods, wish.version
         view = self._observed.find(revision)
         ready = view.ready if view is not None else 0
         pods = self._observed.pods
@@ -259,13 +305,14 @@ class StatusDraft:
         numbers = {"replicas": view.replicas if view else 0, "ready_replicas": view.ready if view else 0}
         self._status.stable = self._before.stable.model_copy(update=numbers)
 
-    def _revision(self, revision: str, image: str, target: VersionView) -> RevisionStatus:
-        view = self._observed.find(revision)
+    def _revision(self, wish: Wish) -> RevisionStatus:
+        view, pool = self._observed.find(wish.pods), self._observed.pool.metadata.name
         return RevisionStatus(
-            revision=revision,
-            model_version=target.name,
-            version=target.version,
-            image=image,
+            revision=wish.revision,
+            model_version=wish.version.name,
+            version=wish.version.version,
+            image=wish.image,
+            deployment=child_name(pool, wish.pods) if wish.pods != wish.revision else None,
             replicas=view.replicas if view is not None else 0,
             ready_replicas=view.ready if view is not None else 0,
         )

@@ -7,9 +7,9 @@ from datetime import datetime
 from enum import Enum
 
 from aifactory.api import names
-from aifactory.api.inferencepool import InferencePool, InferencePoolStatus
+from aifactory.api.inferencepool import InferencePool, InferencePoolStatus, RevisionStatus
 from aifactory.engine.podspec import Json
-from aifactory.serving.objects import metadata, selector
+from aifactory.serving.objects import child_name, metadata, selector
 from aifactory.serving.state import RevisionView
 
 _MAX_REQUEST = 64
@@ -52,6 +52,24 @@ def retry_request(pool: InferencePool) -> str:
 def stable_revision(status: InferencePoolStatus) -> str:
     """The revision that takes the traffic; empty when there is none yet."""
     return status.stable.revision if status.stable is not None else ""
+
+
+def stable_pods(pool: InferencePool) -> str:
+    """The set of pods that takes the traffic; empty when there is none yet."""
+    stable = pool.status.stable
+    return pods_of(pool, stable) if stable is not None else ""
+
+
+def pods_of(pool: InferencePool, revision: RevisionStatus) -> str:
+    """The set of pods that serves or served a revision: by its Deployment's name where that is another one."""
+    if revision.deployment is None:
+        return revision.revision
+    return revision.deployment.removeprefix(child_name(pool.metadata.name, ""))
+
+
+def new_pods(pool: InferencePool, revision: str) -> str:
+    """Name of a set of pods of its own for a revision: its own, unless what takes the traffic was made for it once."""
+    return f"{revision}-b" if stable_pods(pool) == revision else revision
 
 
 def summary(revisions: Iterable[RevisionView]) -> str:

@@ -51,10 +51,15 @@ class Problem:
     """It passes when something becomes free or is added; nobody has to change the pool."""
 
 
+def is_passing(text: str) -> bool:
+    """Whether what an agent says may pass without another version."""
+    return text.partition(":")[0] in PASSING
+
+
 def load_error(pods: Iterable[ServingPodView], revision: str) -> str:
     """Why the revision's model can not be loaded, if that will not change by itself; else empty."""
     message = (pod.load_error for pod in _of(pods, revision) if pod.load_error)
-    return next((text for text in message if text.partition(":")[0] not in PASSING), "")
+    return next((text for text in message if not is_passing(text)), "")
 
 
 def problem(observed: Observed, revision: str) -> Problem | None:
@@ -100,7 +105,7 @@ def _not_loaded(observed: Observed, pod: ServingPodView) -> str:
     """A pod that can not load what others have loaded is no fault of the version: another node may help."""
     said = f"pod {pod.name}: {pod.load_error}"
     others = sum(other.ready for other in observed.pods if other.revision == pod.revision)
-    if not others or pod.load_error.partition(":")[0] in PASSING:
+    if not others or is_passing(pod.load_error):
         return said
     namespace, node = observed.pool.metadata.namespace, pod.node or "its node"
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -15,8 +16,8 @@ from aifactory.api.reasons import ConditionType
 from aifactory.engine.apply import Applied
 from aifactory.engine.plan import Delete, Plan
 from aifactory.serving.plan import plan_pool
-from aifactory.serving.shape import ANNOTATION_MODEL_VERSION, image_of, revision_of
-from aifactory.serving.state import ConfigView, Observed, RevisionView, ServingPodView, Settings, VersionView
+from aifactory.serving.shape import ANNOTATION_MODEL_VERSION, ANNOTATION_ROOM, image_of, revision_of
+from aifactory.serving.state import ConfigView, Observed, Report, RevisionView, ServingPodView, Settings, VersionView
 from tests.unit.plans import bodies, patches, repairs
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -72,6 +73,8 @@ class Pod:
     ready: bool = False
     terminating: bool = False
     trouble: dict[str, Any] = field(default_factory=dict)
+    told: str = ""
+    report: Report | None = None
 
 
 @dataclass
@@ -83,6 +86,7 @@ class Deployment:
     wanted: int
     model_version: str = ""
     refusal: str = ""
+    room: int = 0
 
 
 @dataclass
@@ -93,6 +97,8 @@ class World:
     versions: dict[int, VersionView] = field(default_factory=dict)
     deployments: dict[str, Deployment] = field(default_factory=dict)
     configs: dict[str, ConfigView] = field(default_factory=dict)
+    desired: dict[str, Any] = field(default_factory=dict)
+    """What is in them."""
     pods: list[Pod] = field(default_factory=list)
     service: Applied | None = None
     budget: Applied | None = None
@@ -143,6 +149,7 @@ class World:
                     ready=sum(pod.ready for pod in pods),
                     refusal=deployment.refusal,
                     model_version=deployment.model_version,
+                    room=deployment.room,
                 )
             )
         return Observed(
@@ -153,7 +160,10 @@ class World:
             revisions=tuple(revisions),
             configs=tuple(self.configs.values()),
             pods=tuple(
-                ServingPodView(pod.name, pod.revision, pod.ready, pod.terminating, **pod.trouble) for pod in self.pods
+                ServingPodView(
+                    pod.name, pod.revision, pod.ready, pod.terminating, told=pod.told, report=pod.report, **pod.trouble
+                )
+                for pod in self.pods
             ),
             service=self.service,
             budget=self.budget,
@@ -171,8 +181,13 @@ class World:
         for again in repairs(decision):
             self._apply(dict(again.body), again.uid)
         for patch in patches(decision):
-            assert patch.kind == "Deployment"
-            self.deployments[patch.name].wanted = patch.body["spec"]["replicas"]
+            if patch.kind == "Deployment":
+                self.deployments[patch.name].wanted = patch.body["spec"]["replicas"]
+            else:
+                assert patch.kind == "Pod"
+                (pod,) = (pod for pod in self.pods if pod.name == patch.name)
+                pod.told = patch.body["metadata"]["labels"][names.LABEL_ASSIGNMENT]
+                assert pod.told == self.assigned(pod.revision), "the kubelet would bring it something else"
         for gone in (write for write in decision.writes if isinstance(write, Delete)):
             owner: dict[str, Any] = self.deployments if gone.kind == "Deployment" else self.configs
             assert owner.pop(gone.name).child.uid == gone.uid
@@ -182,6 +197,9 @@ class World:
         before, after = self.status.stable, written.stable
         moved = (before.revision if before else "") != (after.revision if after else "")
         assert decision.urgent or not moved, "who takes the traffic is what later steps build on"
+        if moved and after is not None and written.rollout is not None and written.rollout.strategy == "HotSwap":
+            ready = [pod for pod in self.live() if pod.ready and pod.revision in (after.deployment or after.revision)]
+            assert all(self.says(pod) == after.revision for pod in ready), "a version is served that was not confirmed"
         flags = [conditions(written)[type_][0] for type_ in ("Ready", "Reconciling", "Stalled")]
         assert flags.count("True") == 1, f"one of Ready, Reconciling and Stalled: {flags}"
         self.pool = self.pool.model_copy(update={"status": written})
@@ -199,6 +217,39 @@ class World:
                 assert decision.requeue_after != 0, "it asks to be called at once and changes nothing"
                 return decision
         raise AssertionError(f"no end after 60 steps: {self.status}")
+
+    def assigned(self, pods: str) -> str:
+        """The revision that a set of pods is told to serve."""
+        return next((view.assigned for view in self.configs.values() if view.revision == pods), "")
+
+    @staticmethod
+    def says(pod: Pod) -> str:
+        """The revision that a pod says it serves."""
+        return pod.report.revision if pod.report is not None and pod.report.ready else ""
+
+    def change_over(self, count: int = 1, *, error: str = "", seconds: float | None = 1.5) -> None:
+        """So many pods have loaded what they are told to serve, one after another; with `error` they can not."""
+        for _ in range(count):
+            waiting = [pod for pod in self.live() if pod.ready and not self._is_over(pod)]
+            if not waiting:
+                return
+            pod = waiting[0]
+            revision = self.assigned(pod.revision)
+            assert pod.told in ("", revision)
+            number = next((n for n in self.versions if self.revision(n) == revision), None)
+            before = pod.report.version if pod.report is not None else None
+            if error:
+                pod.report = Report(revision, ready=False, version=before, error=error)
+            else:
+                pod.report = Report(revision, ready=True, version=number, load_seconds=seconds)
+            self.check()
+            self.settle()
+
+    def _is_over(self, pod: Pod) -> bool:
+        assigned = self.assigned(pod.revision)
+        return (
+            pod.report is not None and pod.report.revision == assigned and (pod.report.ready or bool(pod.report.error))
+        )
 
     def load(self, count: int = 1, number: int | None = None) -> None:
         """The agent brings up the model in as many pods as are told, one after another."""
@@ -242,11 +293,13 @@ class World:
             self.budget = child
         elif kind == "ConfigMap":
             assert name not in self.configs
-            self.configs[name] = ConfigView(child, labels[names.LABEL_REVISION])
+            self._tell(name, body, child)
         else:
             assert name not in self.deployments
             served = body["metadata"]["annotations"][ANNOTATION_MODEL_VERSION]
-            self.deployments[name] = Deployment(child, labels[names.LABEL_REVISION], body["spec"]["replicas"], served)
+            room = int(body["metadata"]["annotations"].get(ANNOTATION_ROOM, 0))
+            revision, wanted = labels[names.LABEL_REVISION], body["spec"]["replicas"]
+            self.deployments[name] = Deployment(child, revision, wanted, served, room=room)
 
     def _apply(self, body: dict[str, Any], uid: str) -> None:
         """What exists is applied again."""
@@ -262,10 +315,16 @@ class World:
             self.budget = replace(self.budget, stamp=stamp)
         elif kind == "ConfigMap":
             view = self.configs[name]
-            self.configs[name] = replace(view, child=replace(view.child, stamp=stamp))
+            self._tell(name, body, replace(view.child, stamp=stamp))
         else:
             found = self.deployments[name]
             found.child, found.wanted = replace(found.child, stamp=stamp), body["spec"]["replicas"]
+
+    def _tell(self, name: str, body: dict[str, Any], child: Applied) -> None:
+        labels, notes = body["metadata"]["labels"], body["metadata"]["annotations"]
+        self.configs[name] = ConfigView(child, labels[names.LABEL_REVISION], notes[names.LABEL_ASSIGNMENT])
+        self.desired[name] = json.loads(body["data"]["desired.json"])
+        assert self.desired[name]["revision"] == notes[names.LABEL_ASSIGNMENT]
 
     def _deploy(self) -> None:
         """The Deployment controllers: pods that are not ready go first."""

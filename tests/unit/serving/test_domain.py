@@ -25,7 +25,7 @@ from aifactory.kube.resources import Key, Resource
 from aifactory.models.domain import Models
 from aifactory.serving.domain import Serving
 from aifactory.serving.probe import ServingPod
-from aifactory.serving.state import ConfigView, RevisionView, ServingPodView, Settings, VersionView
+from aifactory.serving.state import ConfigView, Report, RevisionView, ServingPodView, Settings, VersionView
 from tests.support.faketime import FakeClock
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS
 from tests.unit.serving.builders import NOW, SETTINGS, conditions, message
@@ -129,7 +129,7 @@ def test_everything_around_a_pool_is_gathered() -> None:
         ),
     )
     assert seen.configs == (ConfigView(Applied("chat-v1-a", "chat-v1-a-uid", "stamp."), "v1-a"),)
-    assert seen.pods == (ServingPodView("p", "v1-a", ready=True, node="n-1"),)
+    assert seen.pods == (ServingPodView("p", "v1-a", ready=True, node="n-1", running=True),)
     assert seen.service == Applied("chat", "chat-uid", "stamp.")
     assert seen.budget == Applied("chat-serving", "chat-serving-uid", "stamp.")
     assert (seen.throughput, seen.may_upgrade, seen.orphans) == (throughput, True, ())
@@ -313,8 +313,10 @@ def test_pods_that_really_belong_to_a_pool_are_asked_by_the_leader_alone() -> No
         leader_address=lambda: "",
         clock=clock,
     )
-    (run,) = found.serving.probes(outside)
+    run, follow = found.serving.probes(outside)
     probe = run.__self__  # type: ignore[attr-defined]
+    assert follow == probe.follow
+    assert probe._swapping() == []
     assert probe._pods() == []
     leads[0] = True
     assert sorted(probe._pods(), key=lambda pod: pod.uid) == [
@@ -324,6 +326,53 @@ def test_pods_that_really_belong_to_a_pool_are_asked_by_the_leader_alone() -> No
     probe._wake(("ns", "chat"))
     assert woken == [(Key("ns", "chat"), 0.0)]
     assert (probe._book, probe._monotonic) == (found.serving.book, clock.monotonic)
+
+
+@pytest.mark.parametrize(
+    ("phase", "strategy", "asked"),
+    [
+        ("Progressing", "HotSwap", ["at-old", "not-there-yet", "unknown"]),
+        ("Failed", "HotSwap", ["at-new", "not-there-yet", "unknown"]),
+        ("Complete", "HotSwap", []),
+        ("Progressing", "Surge", []),
+    ],
+)
+def test_pods_that_change_over_are_asked_until_they_say_that_they_have(
+    phase: str, strategy: str, asked: list[str]
+) -> None:
+    found = Installation()
+    change = {"phase": phase, "revision": "new", "strategy": strategy}
+    found.pool(status={"stable": {"revision": "old"}, "rollout": change})
+    found.revision()
+    for number, name in enumerate(("at-new", "at-old", "not-there-yet", "unknown")):
+        found.pod(name, status={"podIP": f"10.0.0.{number}", "conditions": [READY]})
+    found.pod("without-address")
+    found.pod("going", meta=GONE, status={"podIP": "10.0.0.9"})
+    found.serving.book.set_report("at-new-uid", Report("new", ready=True))
+    found.serving.book.set_report("at-old-uid", Report("old", ready=True))
+    found.serving.book.set_report("not-there-yet-uid", Report("new", ready=False))
+    pods = found.serving.swapping_pods(found.cluster)
+    assert sorted(pod.uid.removesuffix("-uid") for pod in pods) == asked
+    assert {pod.pool for pod in pods} <= {("ns", "chat")}
+
+
+def test_what_pods_are_told_and_say_is_gathered() -> None:
+    found = Installation()
+    found.pool()
+    found.revision(meta={"annotations": {**STAMP, "aifactory.dev/repository-bytes": "1000"}})
+    found.put(
+        resources.CONFIGMAPS,
+        "chat-v1-b",
+        ("InferencePool", "chat"),
+        meta={"labels": {names.LABEL_REVISION: "v1-b"}, "annotations": {names.LABEL_ASSIGNMENT: "v1-c"}},
+    )
+    found.pod("p", meta={"labels": {names.LABEL_REVISION: "v1-a", names.LABEL_ASSIGNMENT: "v1-d"}})
+    found.serving.book.set_report("p-uid", Report("v1-d", ready=True, version=2))
+    seen = found.observed()
+    assert [view.room for view in seen.revisions] == [1000]
+    assert [pod.told for pod in seen.pods] == ["v1-d"]
+    assert [pod.report for pod in seen.pods] == [Report("v1-d", ready=True, version=2)]
+    assert (seen.assigned("v1-a"), seen.assigned("v1-b"), seen.assigned("v1-z")) == ("v1-a", "v1-c", "")
 
 
 def test_a_pod_of_another_kind_of_ours_is_not_asked() -> None:
@@ -386,7 +435,7 @@ def test_the_operator_may_do_with_a_pools_objects_what_it_does_with_them() -> No
         "Deployment": change,
         "PodDisruptionBudget": ("create", "patch"),
         "ReplicaSet": (),
-        "Pod": (),
+        "Pod": ("patch",),
     }
 
 

@@ -29,8 +29,10 @@ from aifactory.serving.probe import (
     rates,
     read_counters,
     read_load_error,
+    read_report,
     worth_telling,
 )
+from aifactory.serving.state import Report
 from tests.support.faketime import FakeClock, run
 
 PAGE = b"""\
@@ -95,6 +97,28 @@ def test_the_agents_words_are_read_and_bounded() -> None:
     silent = b'{"state":"Failed","message":"no"}'
     assert read_load_error(b'{"models":[%s,%s]}' % (silent, models % b"bad")) == "Failed: no; LoadFailed: bad"
     assert len(read_load_error(b'{"models":[%s]}' % (models % (b"x" * 9000)))) == probes.MAX_WORDS
+
+
+REPORT = b"""{"revision":"v2-a-b","ready":true,"reason":"Ready","answers":{"tiny":2,"other":9},"models":[
+ {"name":"tiny","version":1,"state":"Failed","reason":"NoRoom","message":"no","traffic":"warm"},
+ {"name":"tiny","version":2,"state":"Ready","traffic":"live","loadSeconds":3.25}]}"""
+
+
+def test_what_a_pod_serves_is_read() -> None:
+    assert read_report(REPORT) == Report("v2-a-b", ready=True, version=2, load_seconds=3.25), "warm ones do not count"
+    failed = REPORT.replace(b'"Ready","traffic"', b'"Failed","reason":"LoadFailed","message":"bad","traffic"')
+    assert read_report(failed).error == "LoadFailed: bad"
+    assert read_report(b"{}") == Report(), "an agent of an earlier release"
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"3.25", b"-1"), (b"3.25", b"1e300"), (b"3.25", b"null")])
+def test_nonsense_about_a_load_is_not_told(old: bytes, new: bytes) -> None:
+    assert read_report(REPORT.replace(old, new)).load_seconds is None
+
+
+@pytest.mark.parametrize("version", [b"0", b"-4", b"99999999999", b"2147483648"])
+def test_no_version_that_could_not_be_is_told(version: bytes) -> None:
+    assert read_report(REPORT.replace(b'"tiny":2', b'"tiny":' + version)).version is None
 
 
 def test_rates_are_summed_over_pods() -> None:
@@ -179,6 +203,7 @@ class World:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, pods: list[ServingPod]) -> None:
         self.pods = pods
+        self.swapping: list[ServingPod] = []
         self.takes = 0.001
         """Seconds until a pod answers."""
         self.busy = self.busiest = 0
@@ -196,6 +221,7 @@ class World:
             book=self.book,
             pods=lambda: self.pods,
             wake=lambda pool: self.woken.append((self.clock.monotonic(), pool)),
+            swapping=lambda: self.swapping,
             monotonic=self.clock.monotonic,
         )
 
@@ -534,3 +560,43 @@ def test_rounds_begin_at_an_interval_and_leave_time_for_others(monkeypatch: pyte
     assert timeout == asking.TIMEOUT_SECONDS
     assert connector is not None
     assert (connector.limit, connector.force_close) == (probes.CONCURRENCY, True)
+
+
+# --- Pods that change over to another version ---
+
+
+def test_pods_that_change_over_are_asked_again_and_again_and_news_wake_their_pool(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> None:
+        world = World(monkeypatch, [])
+        world.swapping = [ready(1), unready(2, pool=1), ready(3)]
+        world.errors["pod-2"], world.errors["pod-3"] = "bad weights", "away"
+        for _ in range(3):
+            await world.probe.follow_round(None)  # type: ignore[arg-type] # `fetch` is replaced
+        assert Counter(name for _, name in world.asked) == {"pod-1": 3, "pod-2": 3, "pod-3": 3}
+        assert set(world.urls) == {f"http://pod-{number}:8081/v1/status" for number in (1, 2, 3)}
+        assert Counter(pool for _, pool in world.woken) == {("ns", "pool-0"): 1, ("ns", "pool-1"): 1}
+        assert world.book.report("uid-1") == Report()
+        assert world.book.report("uid-2") == Report(error="LoadFailed: bad weights")
+        assert world.book.report("uid-3") is None, "it has not answered"
+        assert world.book.load_error("uid-2") == "", "that is told of pods that are not ready"
+        world.book.retain(["uid-2"], [])
+        assert world.book.report("uid-1") is None
+
+    run(story)
+
+
+def test_of_many_pods_that_change_over_a_bounded_number_is_asked_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        world = World(monkeypatch, [])
+        most = int(PER_SECOND)
+        world.swapping = [ready(number) for number in range(most + 50)]
+        await world.probe.follow_round(None)  # type: ignore[arg-type] # `fetch` is replaced
+        assert (len(world.asked), world.busiest) == (most, probes.CONCURRENCY)
+        world.asked.clear()
+        await world.probe.follow_round(None)  # type: ignore[arg-type] # `fetch` is replaced
+        first = [name for _, name in world.asked[:50]]
+        assert first == [f"pod-{number}" for number in range(most, most + 50)], "those who were not asked come first"
+
+    run(story)

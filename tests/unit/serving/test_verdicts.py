@@ -11,8 +11,8 @@ from aifactory.api.reasons import Reason
 from aifactory.engine.apply import Applied
 from aifactory.kube.podstate import Crash
 from aifactory.serving.rollout import Progress, Verdict, deadline, progress, retry_time, verdict
-from aifactory.serving.state import Observed, RevisionView, ServingPodView
-from tests.unit.serving.builders import NOW, SETTINGS, pool
+from aifactory.serving.state import Observed, RevisionView, ServingPodView, Wish
+from tests.unit.serving.builders import NOW, SETTINGS, pool, version
 
 SINCE = NOW - timedelta(seconds=1800)
 UNDER_WAY = {"phase": "Progressing", "revision": "new", "mostReady": 1, "progressTime": SINCE}
@@ -62,7 +62,9 @@ def test_a_candidate_may_take_half_an_hour_or_what_is_asked_for(spec: Any, secon
 )
 def test_how_far_a_candidate_has_come(rollout: Any, ready: int | None, wanted: int, reached: Progress) -> None:
     seen = observed(ready=ready, wanted=wanted, rollout=rollout)
-    assert progress(seen, "new", NOW + timedelta(microseconds=5)) == reached, "whole seconds"
+    wish = Wish(version(2), "new", "image", "new")
+    moment = NOW + timedelta(microseconds=5)
+    assert progress(seen, wish, "Surge", ready or 0, moment) == reached, "whole seconds"
 
 
 LOAD = {"load_error": "LoadFailed: no such layer: h.7"}

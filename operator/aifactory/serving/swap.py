@@ -1,0 +1,273 @@
+"""From one version to another in the pods that run: whether that is possible, and how far they are.
+
+The pods' agents load the new version beside the old one, which answers until the new one does, and is kept at hand
+afterwards. So what is given up at any time costs nothing: the pods are told to serve the old one again.
+
+What always holds: a version counts as served when each ready pod has said that it answers from it; no pod is asked to
+end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from aifactory.api import names
+from aifactory.api.inferencepool import RevisionStatus, RolloutStatus, SwappingPod
+from aifactory.api.sizes import bytes_of, human_size
+from aifactory.serving import shape, traffic
+from aifactory.serving.state import Observed, RevisionView, ServingPodView, VersionView, Wish
+
+HOT_SWAP: Final = "HotSwap"
+SURGE: Final = "Surge"
+NO_ROOM: Final = "NoRoom"
+"""The agent's reason when a version does not load for want of memory: it may in pods of its own."""
+MOST_PODS: Final = 20
+"""In the status."""
+MAX_WORDS: Final = 200
+"""Characters there of what keeps one pod."""
+_SPARE_BYTES: Final = 128 * 1024 * 1024
+"""Of the pods' volume, for what else is written there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a change is made."""
+
+    strategy: str
+    reason: str
+    refused: bool = False
+    """It can not be made as the user insists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swapped:
+    """How far the pods of a set are."""
+
+    done: tuple[ServingPodView, ...]
+    """Ready pods that serve what they are told to."""
+    missing: tuple[ServingPodView, ...]
+    """Ready pods that do not yet, and others that may become ready without having heard of it."""
+
+    @property
+    def load_seconds(self) -> float | None:
+        """The longest load."""
+        return max((seconds for pod in self.done if (seconds := _load_seconds(pod)) is not None), default=None)
+
+
+def choose(observed: Observed, target: VersionView, revision: str) -> Choice:
+    """How the pool gets from what it serves to another revision."""
+    spec, under_way = observed.pool.spec.rollout, observed.pool.status.rollout
+    wished = spec.strategy if spec is not None and spec.strategy is not None else "Auto"
+    if wished == SURGE:
+        return Choice(SURGE, "spec.rollout.strategy is Surge")
+    if words := _needs_new_pods(observed, revision):
+        return Choice(SURGE, words)
+    if under_way is not None and under_way.revision == revision and _goes_on(under_way):
+        return Choice(under_way.strategy or SURGE, under_way.strategy_reason or "")
+    if words := _too_little_room(observed, target):
+        return Choice(HOT_SWAP, words, refused=True) if wished == HOT_SWAP else Choice(SURGE, words)
+    return Choice(HOT_SWAP, "only the version differs, and the pods have room for both")
+
+
+def _goes_on(change: RolloutStatus) -> bool:
+    """What has begun goes on as it began; a surge also when it is tried again, as the pods may have had no room."""
+    again = change.strategy == SURGE and change.phase == "Failed"
+    return again or (change.strategy is not None and change.phase == "Progressing")
+
+
+def instead(observed: Observed, failure: str) -> Choice | None:
+    """What to do about a version that the pods could not load beside the old one, if that is another strategy."""
+    spec = observed.pool.spec.rollout
+    insists = spec is not None and spec.strategy == HOT_SWAP
+    if insists or failure.partition(":")[0] != NO_ROOM:
+        return None
+    return Choice(SURGE, f"the pods have no room in memory for both versions: {failure.partition(': ')[2]}")
+
+
+def is_unfinished(observed: Observed, wish: Wish) -> bool:
+    """Whether pods that are to serve what they served before may be on their way to something else, or back."""
+    if observed.find(wish.pods) is None:
+        return False
+    under_way = observed.pool.status.rollout
+    swapping = under_way is not None and under_way.phase == "Progressing" and under_way.strategy == HOT_SWAP
+    said = {pod.report.revision for pod in look(observed, wish).missing if pod.report is not None}
+    return swapping or bool({observed.assigned(wish.pods), *said} - {"", wish.revision})
+
+
+def is_hot(observed: Observed, wish: Wish) -> bool:
+    """Whether the status says that pods change over to the wish."""
+    under_way = observed.pool.status.rollout
+    return under_way is not None and (under_way.phase, under_way.strategy, under_way.revision) == (
+        "Progressing",
+        HOT_SWAP,
+        wish.revision,
+    )
+
+
+def said(observed: Observed, pods: str) -> set[str]:
+    """Revisions that pods of a set have said they were told to serve."""
+    return {pod.report.revision for pod in observed.pods if pod.revision == pods and pod.report is not None}
+
+
+def look(observed: Observed, wish: Wish) -> Swapped:
+    """How far the pods are on their way to the wish."""
+    pods = [pod for pod in observed.pods if pod.revision == wish.pods and not pod.terminating]
+    done = tuple(pod for pod in pods if pod.ready and serves(pod, wish.revision))
+    missing = (pod for pod in pods if (pod.ready or _may_not_know(pod, wish.revision)) and pod not in done)
+    return Swapped(done, tuple(missing))
+
+
+def _may_not_know(pod: ServingPodView, revision: str) -> bool:
+    return pod.running and (pod.report is None or pod.report.revision != revision)
+
+
+def serves(pod: ServingPodView, revision: str) -> bool:
+    """Whether a pod has said that it serves a revision."""
+    return pod.report is not None and pod.report.ready and pod.report.revision == revision
+
+
+def failures(observed: Observed, wish: Wish) -> list[tuple[ServingPodView, str]]:
+    """Pods that can not serve what they were told to, and why."""
+    found = [pod for pod in observed.pods if pod.revision == wish.pods and not pod.terminating]
+    told = sorted(found, key=lambda pod: pod.name)
+    return [
+        (pod, pod.report.error)
+        for pod in told
+        if pod.report and pod.report.revision == wish.revision and pod.report.error
+    ]
+
+
+def to_nudge(observed: Observed, pods: str, revision: str, *, all_of_them: bool) -> list[str]:
+    """Pods that may not have seen yet what they are told to serve now, by name.
+
+    Args:
+        all_of_them: also those that nothing is known of; else only those that have been told, or say, something else.
+    """
+    if observed.assigned(pods) != revision:
+        return []  # the ConfigMap comes first: the kubelet would bring the old one
+    found = []
+    for pod in observed.pods:
+        if pod.revision != pods or pod.terminating or pod.told == revision:
+            continue
+        said = pod.report.revision if pod.report is not None else ""
+        if pod.told or (said != revision and (all_of_them or said)):
+            found.append(pod.name)
+    return sorted(found)
+
+
+def warm(observed: Observed, wish: Wish) -> VersionView | None:
+    """The version that pods keep at hand beside what they are told to serve: what they served before."""
+    pool, status = observed.pool, observed.pool.status
+    before = status.stable if traffic.stable_revision(status) != wish.revision else status.previous
+    if before is None or not before.revision or traffic.pods_of(pool, before) != wish.pods:
+        return None
+    found = next((view for view in observed.versions if view.name == before.model_version), None)
+    if found is None or found.deleting or not shape.assigns(before.revision, pool, found):
+        return None
+    return found if shape.pods_of(before.revision) == shape.pods_of(wish.revision) else None
+
+
+def answering(observed: Observed, stable: RevisionStatus | None = None) -> Iterable[RevisionView]:
+    """Sets of pods under the names of the versions that answer; one on its way from one to another is there twice.
+
+    Args:
+        observed: what there is.
+        stable: what takes the traffic now, where that is another one than the status tells.
+    """
+    stable = stable or observed.pool.status.stable
+    for view in observed.revisions:
+        if stable is None or view.revision != traffic.pods_of(observed.pool, stable):
+            yield view
+            continue
+        named = Counter(
+            _version_name(observed, stable, pod)
+            for pod in observed.pods
+            if pod.revision == view.revision and pod.ready and not pod.terminating
+        )
+        others = {name: count for name, count in named.items() if name != stable.model_version}
+        kept = max(0, view.ready - sum(others.values()))
+        for name, count in {stable.model_version: kept, **others}.items():
+            yield replace(view, model_version=name, ready=min(count, view.ready))
+
+
+def pods_status(observed: Observed, wish: Wish) -> tuple[SwappingPod, ...]:
+    """Each pod of the set, for the status."""
+    found = [pod for pod in observed.pods if pod.revision == wish.pods and not pod.terminating]
+    return tuple(_pod_status(pod, wish.revision) for pod in sorted(found, key=lambda pod: pod.name)[:MOST_PODS])
+
+
+def seconds(value: float | None) -> str | None:
+    """As it stands in the status."""
+    return f"{value:.2g}" if value is not None and value < 10 else f"{value:.0f}" if value is not None else None
+
+
+def _load_seconds(pod: ServingPodView) -> float | None:
+    return pod.report.load_seconds if pod.report is not None else None
+
+
+def _pod_status(pod: ServingPodView, revision: str) -> SwappingPod:
+    report = pod.report
+    if report is None:
+        return SwappingPod(name=pod.name)
+    there = serves(pod, revision)
+    error = report.error if report.revision == revision else ""
+    return SwappingPod(
+        name=pod.name,
+        version=report.version,
+        load_seconds=seconds(report.load_seconds) if there else None,
+        message=error[:MAX_WORDS] or None,
+    )
+
+
+def _version_name(observed: Observed, stable: RevisionStatus, pod: ServingPodView) -> str:
+    """The name of the ModelVersion that a pod of the stable set answers from."""
+    number = pod.report.version if pod.report is not None else None
+    if number is None or number == stable.version:
+        return stable.model_version
+    found = next((view.name for view in observed.versions if view.version == number), None)
+    return found if found is not None else stable.model_version
+
+
+def _needs_new_pods(observed: Observed, revision: str) -> str:
+    """Why the pods that take the traffic can not serve a revision, whatever room they have; empty if they can."""
+    stable, view = observed.pool.status.stable, observed.find(traffic.stable_pods(observed.pool))
+    if stable is None or view is None or view.terminating:
+        return "there are no pods that could change over"
+    pods = (pod for pod in observed.pods if pod.revision == view.revision and not pod.ready and not pod.terminating)
+    if crashing := [pod.name for pod in pods if pod.crash is not None]:
+        return f"a container of pod {crashing[0]} ends again and again"
+    if shape.shape_version(stable.revision) != shape.CURRENT:
+        return "the pods were made by an earlier release of the operator"
+    if shape.pods_of(stable.revision) != shape.pods_of(revision):
+        return (
+            "more than the version differs: image, template, drain or engine of the pods, "
+            "or format, claim or secret of the version"
+        )
+    return ""
+
+
+def _too_little_room(observed: Observed, target: VersionView) -> str:
+    """Why the pods may not hold a version beside the one they serve; empty if they do, as far as can be told."""
+    stable, view = observed.pool.status.stable, observed.find(traffic.stable_pods(observed.pool))
+    name = stable.model_version if stable is not None else ""
+    old = next((found for found in observed.versions if found.name == name), None)
+    if old is None or old.size_bytes is None or target.size_bytes is None or view is None or not view.room:
+        return f"the size of {target.name} or {name} is not known"
+    both = old.size_bytes + target.size_bytes
+    if both > view.room - _SPARE_BYTES:
+        return (
+            f"the pods' volume was made for {human_size(view.room)}, and {name} and {target.name} "
+            f"are {human_size(both)} together"
+        )
+    triton = shape.template_container(observed.pool, names.CONTAINER_TRITON)
+    limits = (triton.get("resources") or {}).get("limits") or {}
+    limit = bytes_of(limits.get("memory"))
+    if limit is not None and not shape.asks_for_devices(triton) and 2 * both > limit:
+        return (
+            f"{name} and {target.name} are {human_size(both)} together, a CPU may need twice that, "
+            f"and resources.limits.memory of container {names.CONTAINER_TRITON} is {limits['memory']}"
+        )
+    return ""

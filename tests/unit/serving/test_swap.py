@@ -1,0 +1,418 @@
+"""From one version to another in the pods that run: who is told what, and what becomes of one that does not load."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from aifactory.api.reasons import ConditionType
+from aifactory.engine.plan import Patch
+from aifactory.kube.podstate import Crash
+from aifactory.serving import shape
+from aifactory.serving.swap import choose
+from tests.unit.plans import created, patches, repairs
+from tests.unit.serving.builders import World, conditions, guard, message, pool
+
+SIZE = 1024 * 1024
+NO_LAYER = "LoadFailed: no such layer"
+NO_ROOM = "NoRoom: no room in memory: the model needs 3 GiB for its weights alone, and 1 GiB are left"
+TEMPLATE = {"spec": {"nodeSelector": {"gpu": "h100"}}}
+
+
+def serving(*, replicas: int = 2, **spec: Any) -> World:
+    """A pool that serves version 1, whose size is known."""
+    world = World(pool(replicas=replicas, **spec))
+    world.publish(1, size_bytes=SIZE)
+    world.roll_out()
+    assert world.status.phase == ("Serving" if replicas else "ScaledToZero")
+    guard(world)
+    return world
+
+
+def changing(*, replicas: int = 2, done: int = 0, **spec: Any) -> World:
+    """Its pods are told to serve version 2, and so many of them do."""
+    world = serving(replicas=replicas, **spec)
+    world.publish(2, size_bytes=SIZE)
+    world.settle()
+    world.change_over(done)
+    return world
+
+
+def traffic_of(world: World) -> dict[int, str]:
+    """What the pods are told to serve, by version."""
+    (desired,) = world.desired.values()
+    return {model["version"]: model.get("traffic", "live") for model in desired["models"]}
+
+
+def rollout(world: World) -> Any:
+    assert world.status.rollout is not None
+    return world.status.rollout
+
+
+def test_a_change_step_by_step() -> None:
+    world = serving(replicas=3)
+    pods = [pod.name for pod in world.live()]
+    world.publish(2, size_bytes=SIZE)
+    first = world.step()
+    assert not first.writes, "in status first: from then on pods are asked what they serve"
+    second = world.step()
+    assert [write.kind for write in repairs(second)] == ["ConfigMap"]
+    assert not patches(second), "the kubelet would bring them the old one"
+    assert traffic_of(world) == {2: "live", 1: "warm"}
+    third = world.step()
+    assert [(patch.kind, patch.name) for patch in patches(third)] == [("Pod", name) for name in sorted(pods)]
+    world.settle()
+    assert (world.status.phase, world.status.version) == ("RollingOut", "1")
+    assert (rollout(world).strategy, rollout(world).strategy_reason) == (
+        "HotSwap",
+        "only the version differs, and the pods have room for both",
+    )
+    assert message(world.status) == "tiny-v2: 0 of 3 pods have changed over to it; 3 pods of tiny-v1 answer"
+    assert conditions(world.status)["Available"][0] == "True"
+    assert conditions(world.status)["Degraded"][0] == "False"
+
+    world.change_over(1, seconds=2.345)
+    assert world.status.traffic == "2 pods of tiny-v1 and 1 of tiny-v2 answer"
+    assert world.status.candidate is not None
+    assert (world.status.candidate.model_version, world.status.candidate.ready_replicas) == ("tiny-v2", 1)
+    assert [pod.dump() for pod in rollout(world).pods] == [
+        {"name": pods[0], "version": 2, "loadSeconds": "2.3"},
+        {"name": pods[1]},
+        {"name": pods[2]},
+    ]
+    world.change_over(2, seconds=12.3)
+    assert (world.status.phase, world.status.version) == ("Serving", "2")
+    assert message(world.status) == "tiny-v2 is loaded on 3 of 3 pods"
+    assert (rollout(world).phase, rollout(world).load_seconds, rollout(world).pods) == ("Complete", "12", None)
+    assert world.status.traffic == "3 pods of tiny-v2 answer"
+    assert world.status.stable is not None
+    assert world.status.stable.revision == world.revision(2)
+    assert world.status.stable.deployment == f"chat-{world.revision(1)}", "its pods were made for version 1"
+    assert world.status.previous is not None
+    assert world.status.previous.model_version == "tiny-v1"
+    assert [pod.name for pod in world.live()] == pods, "no pod has come or gone"
+    assert world.events == ["RolledOut: tiny-v2 takes all traffic"]
+
+
+def test_the_way_back_is_the_same_way() -> None:
+    world = changing(done=2)
+    world.pin(1)
+    world.settle()
+    assert traffic_of(world) == {1: "live", 2: "warm"}
+    world.change_over(2, seconds=None)
+    assert (world.status.version, world.status.phase, rollout(world).load_seconds) == ("1", "Serving", None)
+    assert world.status.stable is not None
+    assert world.status.stable.deployment is None, "its pods were made for it"
+    world.pin(2)
+    world.settle()
+    world.change_over(2)
+    assert world.status.version == "2"
+    assert len(world.deployments) == len(world.configs) == 1
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_wish_that_returns_in_the_middle_is_followed_until_every_pod_has_said_so(done: int) -> None:
+    world = changing(done=done)
+    world.pin(1)
+    world.settle()
+    assert traffic_of(world) == {1: "live"}
+    assert (world.status.phase, rollout(world).revision) == ("RollingOut", world.revision(1))
+    assert world.status.candidate is None
+    world.change_over(1)
+    assert world.status.phase == "RollingOut"
+    world.change_over(1)
+    assert (world.status.phase, world.status.version, rollout(world).phase) == ("Serving", "1", "Complete")
+    assert {pod.told for pod in world.live()} == {world.revision(1)}
+
+
+def test_a_newer_version_in_the_middle() -> None:
+    world = changing(done=1)
+    world.publish(3, size_bytes=SIZE)
+    world.settle()
+    assert traffic_of(world) == {3: "live", 1: "warm"}, "what was given up is kept by nobody"
+    assert world.status.traffic == "1 pod of tiny-v1 and 1 of tiny-v2 answer"
+    world.change_over(2)
+    assert world.status.version == "3"
+    assert world.status.previous is not None
+    assert world.status.previous.model_version == "tiny-v1"
+
+
+def test_a_version_that_does_not_load_is_taken_back_and_the_pods_serve_on() -> None:
+    world = changing()
+    world.change_over(1, error=NO_LAYER)
+    assert (world.status.phase, world.status.reason, world.status.version) == ("Degraded", "ModelLoadFailed", "1")
+    told = message(world.status)
+    assert told.startswith(f"tiny-v2 was taken back, it does not load: {NO_LAYER} (1 pod on 1 node failed")
+    assert conditions(world.status)["Available"][0] == "True"
+    assert conditions(world.status)["Degraded"] == ("True", "ModelLoadFailed")
+    assert traffic_of(world) == {1: "live"}
+    assert {pod.told for pod in world.live()} == {world.revision(1)}
+    assert rollout(world).strategy == "HotSwap"
+    assert world.ready() == 2
+
+
+def test_it_is_tried_again_when_no_pod_is_left_over_from_the_first_try() -> None:
+    world = changing()
+    world.change_over(1, error=NO_LAYER)
+    world.pool.metadata.annotations["aifactory.dev/retry"] = "now"
+    world.settle()
+    assert world.status.phase == "Degraded", "the pod that failed has not said that it is back"
+    world.change_over(2, seconds=None)
+    assert traffic_of(world) == {2: "live", 1: "warm"}
+    world.change_over(2)
+    assert (world.status.phase, world.status.version) == ("Serving", "2")
+
+
+def test_a_store_that_does_not_answer_is_waited_for() -> None:
+    world = changing()
+    world.change_over(1, error="StoreUnavailable: no answer")
+    assert world.status.phase == "RollingOut"
+    assert "StoreUnavailable: no answer" in message(world.status)
+    world.wait(1800)
+    world.settle()
+    assert (world.status.phase, world.status.reason) == ("Degraded", "RolloutDeadlineExceeded")
+    assert "0 of 2 pods have changed over to it; pod" in message(world.status)
+    assert rollout(world).retry_time is not None
+    assert traffic_of(world) == {1: "live"}
+
+
+def test_what_one_pod_can_not_load_and_others_can_is_told_and_waited_for() -> None:
+    world = changing(done=1)
+    world.change_over(1, error=NO_LAYER)
+    assert world.status.phase == "RollingOut"
+    assert NO_LAYER in message(world.status)
+    assert [pod.message for pod in rollout(world).pods] == [None, NO_LAYER]
+
+
+def test_pods_without_room_for_both_go_back_and_new_ones_come() -> None:
+    world = changing()
+    world.change_over(1, error=NO_ROOM)
+    assert (rollout(world).strategy, rollout(world).phase) == ("Surge", "Progressing")
+    assert "1 GiB are left" in rollout(world).strategy_reason
+    old = world.revision(1)
+    assert world.desired[f"chat-{old}"]["models"][0]["version"] == 1
+    assert {pod.told for pod in world.live(1)} == {old}
+    assert [len(world.live(number)) for number in (1, 2)] == [2, 1]
+    world.roll_out()
+    assert (world.status.phase, world.status.version) == ("Serving", "2")
+    assert (len(world.deployments), rollout(world).strategy) == (1, "Surge")
+    assert world.status.previous is None
+
+
+def test_pods_without_room_where_no_others_may_come() -> None:
+    world = changing(rollout={"strategy": "HotSwap"})
+    world.change_over(1, error=NO_ROOM)
+    assert (world.status.phase, world.status.reason) == ("Degraded", "ModelLoadFailed")
+    assert "1 GiB are left" in message(world.status)
+    assert len(world.live()) == 2
+
+
+def test_a_template_that_changes_in_the_middle_brings_new_pods_and_the_old_ones_serve_what_they_served() -> None:
+    world = changing(done=1)
+    old = world.revision(1)
+    world.edit(template=TEMPLATE)
+    world.settle()
+    assert world.desired[f"chat-{old}"]["models"][0]["version"] == 1
+    assert {pod.told for pod in world.live() if pod.ready} == {old}
+    assert rollout(world).strategy == "Surge"
+    assert "more than the version differs" in rollout(world).strategy_reason
+    world.roll_out()
+    assert (world.status.phase, world.status.version, len(world.deployments)) == ("Serving", "2", 1)
+
+
+def test_a_pod_that_crashes_in_the_middle_ends_it() -> None:
+    """The kernel may end a Triton that has two versions to load; the next one loads what it served."""
+    world = changing()
+    pod = world.live()[0]
+    pod.ready, pod.trouble = False, {"crash": Crash("triton", 137, "OOMKilled", "", 3), "node": "n-1"}
+    guard(world, ready=1)
+    world.settle()
+    assert rollout(world).strategy == "Surge"
+    assert rollout(world).strategy_reason == f"a container of pod {pod.name} ends again and again"
+    assert traffic_of_old(world) == {1: "live"}
+
+
+def traffic_of_old(world: World) -> dict[int, str]:
+    desired = world.desired[f"chat-{world.revision(1)}"]
+    return {model["version"]: model.get("traffic", "live") for model in desired["models"]}
+
+
+def test_a_surge_back_to_the_version_that_the_pods_were_made_for() -> None:
+    world = changing(done=2)
+    world.edit(rollout={"strategy": "Surge"})
+    world.pin(1)
+    world.settle()
+    old = world.revision(1)
+    assert sorted(world.deployments) == [f"chat-{old}", f"chat-{old}-b"]
+    for _ in range(4):
+        waiting = [pod for pod in world.live() if not pod.ready]
+        if waiting:
+            waiting[0].ready = True
+            world.settle()
+    assert (world.status.phase, world.status.version) == ("Serving", "1")
+    assert sorted(world.deployments) == [f"chat-{old}-b"]
+    assert world.status.stable is not None
+    assert world.status.stable.deployment == f"chat-{old}-b"
+    world.publish(3, size_bytes=SIZE)
+    world.edit(models=[{"name": "tiny", "track": "Latest"}], rollout={"strategy": "Auto"})
+    world.settle()
+    world.change_over(2)
+    assert (world.status.version, sorted(world.deployments)) == ("3", [f"chat-{old}-b"])
+
+
+def test_a_pool_without_pods_is_told_what_to_serve_when_it_has_some() -> None:
+    world = serving(replicas=0)
+    world.publish(2, size_bytes=SIZE)
+    world.settle()
+    assert (world.status.version, world.status.phase) == ("2", "ScaledToZero")
+    assert traffic_of(world) == {2: "live", 1: "warm"}
+    guard(world, ready=0)
+    world.edit(replicas=1)
+    world.settle()
+    world.live()[0].ready = True
+    world.settle()
+    assert world.status.phase == "Serving"
+    assert world.status.traffic == "1 pod of tiny-v2 answers"
+
+
+def test_pods_that_come_in_the_middle_are_made_with_the_new_wish() -> None:
+    world = changing(done=1)
+    world.edit(replicas=3)
+    guard(world, ready=2)
+    world.settle()
+    (new,) = [pod for pod in world.live() if not pod.ready]
+    world.change_over(1)
+    assert world.status.phase == "RollingOut", "one is missing"
+    new.ready = True
+    world.settle()
+    assert world.status.phase == "RollingOut", "it has not said what it serves"
+    world.change_over(1)
+    assert world.status.phase == "Serving"
+
+
+def test_the_version_before_is_kept_until_it_is_deleted() -> None:
+    world = changing(done=2)
+    del world.versions[1]
+    world.settle()
+    assert traffic_of(world) == {2: "live"}
+    assert world.status.previous is None
+    assert world.status.phase == "Serving"
+
+
+def test_a_status_that_is_lost_in_the_middle() -> None:
+    world = changing(done=1)
+    world.pin(1)
+    world.pool = world.pool.model_copy(update={"status": world.status.model_validate({})})
+    world.settle()
+    world.change_over(2)
+    assert (world.status.phase, world.status.version) == ("Serving", "1")
+    assert traffic_of(world) == {1: "live"}
+
+
+def test_a_version_of_another_digest_under_the_same_name_is_another_revision() -> None:
+    world = serving()
+    world.publish(1, size_bytes=SIZE, digest="sha256:" + "f" * 64)
+    world.settle()
+    assert rollout(world).phase == "Progressing"
+    assert traffic_of(world) == {1: "live"}, "what was served before is not there any more"
+
+
+def test_a_pool_of_an_earlier_release_stays_as_it_is_and_gets_new_pods_with_the_next_version() -> None:
+    world = serving()
+    old = shape.revision_of(world.pool, world.versions[1], "aifactory/server:1", "v1")
+    for name in [*world.deployments]:
+        deployment = world.deployments.pop(name)
+        deployment.child, deployment.revision = replace(deployment.child, name=f"chat-{old}"), old
+        world.deployments[f"chat-{old}"] = deployment
+        config = world.configs.pop(name)
+        child = replace(config.child, name=f"chat-{old}")
+        world.configs[f"chat-{old}"] = replace(config, child=child, revision=old, assigned="")
+    for pod in world.pods:
+        pod.revision = old
+    assert world.status.stable is not None
+    world.status.stable = world.status.stable.model_copy(update={"revision": old})
+    assert world.status.rollout is not None
+    world.status.rollout = world.status.rollout.model_copy(update={"revision": old})
+    decision = world.settle()
+    assert not decision.writes
+    assert not created(decision)
+    assert list(world.deployments) == [f"chat-{old}"]
+    world.publish(2, size_bytes=SIZE)
+    world.settle()
+    assert rollout(world).strategy_reason == "the pods were made by an earlier release of the operator"
+    world.load(4)
+    assert (world.status.version, list(world.deployments)) == ("2", [f"chat-{world.revision(2)}"])
+
+
+LIMIT = {"spec": {"containers": [{"name": "triton", "resources": {"limits": {"memory": "1Gi"}}}]}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "sizes", "strategy", "why"),
+    [
+        pytest.param({}, (1, 1), "HotSwap", "only the version differs, and the pods have room for both", id="both fit"),
+        pytest.param(
+            {"rollout": {"strategy": "Surge"}}, (1, 1), "Surge", "spec.rollout.strategy is Surge", id="as the user says"
+        ),
+        pytest.param({}, (1, None), "Surge", "the size of tiny-v2 or tiny-v1 is not known", id="a size is not known"),
+        pytest.param(
+            {},
+            (100, 400),
+            "Surge",
+            "the pods' volume was made for 456MiB, and tiny-v1 and tiny-v2 are 500MiB together",
+            id="too large for the disk",
+        ),
+        pytest.param({"template": LIMIT}, (100, 100), "HotSwap", "only the version differs, and", id="memory is left"),
+        pytest.param(
+            {"template": LIMIT},
+            (300, 300),
+            "Surge",
+            "tiny-v1 and tiny-v2 are 600MiB together, a CPU may need twice that, and resources.limits.memory of "
+            "container triton is 1Gi",
+            id="too large for the memory",
+        ),
+    ],
+)
+def test_how_a_change_is_made_and_why(spec: Any, sizes: tuple[Any, Any], strategy: str, why: str) -> None:
+    world = World(pool(replicas=1, **spec))
+    first, second = (None if size is None else size * SIZE for size in sizes)
+    world.publish(1, size_bytes=first)
+    world.roll_out()
+    world.publish(2, size_bytes=second)
+    choice = choose(world.observed(), world.versions[2], world.revision(2))
+    assert (choice.strategy, choice.refused) == (strategy, False)
+    assert choice.reason.startswith(why)
+    world.settle()
+    assert (rollout(world).strategy, rollout(world).strategy_reason) == (strategy, choice.reason)
+
+
+def test_a_version_without_room_is_refused_where_no_new_pods_may_come() -> None:
+    world = serving(rollout={"strategy": "HotSwap"})
+    world.publish(2, size_bytes=1000 * SIZE)
+    world.settle()
+    assert (world.status.phase, world.status.reason) == ("Waiting", "HotSwapImpossible")
+    assert conditions(world.status)["Stalled"] == ("True", "HotSwapImpossible")
+    assert conditions(world.status)["Available"][0] == "True"
+    assert "write Auto or Surge, which makes new pods" in message(world.status, ConditionType.STALLED)
+    assert len(world.live()) == 2
+    world.edit(rollout={"strategy": "Auto"})
+    world.roll_out()
+    assert world.status.version == "2"
+
+
+def test_only_a_change_of_the_version_is_made_in_place() -> None:
+    world = serving(rollout={"strategy": "HotSwap"})
+    world.edit(template=TEMPLATE)
+    world.roll_out()
+    assert (world.status.phase, len(world.deployments)) == ("Serving", 1)
+    assert rollout(world).strategy == "Surge"
+
+
+def test_nothing_is_written_for_pods_that_were_made_with_what_they_serve() -> None:
+    world = serving()
+    assert not world.settle().writes
+    assert {pod.told for pod in world.live()} == {""}
+    plan = world.step()
+    assert not [write for write in plan.writes if isinstance(write, Patch)]
