@@ -22,11 +22,13 @@ def run(kubectl: Kubectl, pod: str, container: str = "trainer") -> None:
     set_status(kubectl, pod, {"phase": "Running", "containerStatuses": [_container(container, state, ready=True)]})
 
 
-def serve(kubectl: Kubectl, pod: str) -> None:
-    """The pod runs and answers its readiness probe."""
+def serve(kubectl: Kubectl, pod: str, address: str = "") -> None:
+    """The pod runs and answers its readiness probe; its agent is asked at that address."""
     ready = {"type": "Ready", "status": "True", "lastTransitionTime": STARTED}
     state = {"running": {"startedAt": STARTED}}
     status = {"phase": "Running", "conditions": [ready], "containerStatuses": [_container("triton", state, ready=True)]}
+    if address:
+        status |= {"podIP": address, "podIPs": [{"ip": address}]}
     set_status(kubectl, pod, status)
 
 

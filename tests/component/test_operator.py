@@ -232,17 +232,17 @@ def test_a_job_that_somebody_holds_while_it_is_being_deleted_ends_its_pods(ns: K
 
 
 def test_a_pool_waits_then_serves_then_follows(ns: Kubectl, operator: Operator) -> None:
-    ns.apply(objects.pool("chat", "m", replicas=1))
+    ns.apply(objects.pool("chat", "m", replicas=1, rollout={"strategy": "Surge"}))
     found = ns.wait_condition("ipool", "chat", "Ready", "False")
     assert condition(found, "Ready")["reason"] == "WaitingForModel"
-    _make_ready(ns, 1)
+    make_ready(ns, 1)
     first = _deployment(ns, "chat", 1)
     _set_ready(ns, first)
     found = ns.wait_condition("ipool", "chat", "Ready")
     assert found["status"]["version"] == "1"
     assert ns.wait_condition("mver", "m-v1", "InUse")["status"]["usedBy"] == [{"kind": "InferencePool", "name": "chat"}]
 
-    _make_ready(ns, 2)
+    make_ready(ns, 2)
     second = _deployment(ns, "chat", 2)
     assert ns.get("deployment", first)["spec"]["replicas"] == 1, "the old pod stays until the new one is ready"
     _set_ready(ns, second)
@@ -331,7 +331,7 @@ def _post(operator: Operator, ns: Kubectl, job: str, token: str, body: Json) -> 
 
 def test_what_somebody_edits_is_put_back_and_what_they_add_stays(ns: Kubectl, operator: Operator) -> None:
     ns.apply(objects.pool("drift", "m", replicas=1))
-    _make_ready(ns, 1)
+    make_ready(ns, 1)
     name = _deployment(ns, "drift", 1)
     wait_for("the Service", lambda: ns.get("service", "drift"), bool)
     wanted = ns.get("deployment", name)["spec"]
@@ -357,7 +357,8 @@ def test_what_somebody_edits_is_put_back_and_what_they_add_stays(ns: Kubectl, op
     assert versions == {"deployment": ns.get("deployment", name)["metadata"]["generation"]}
 
 
-def _make_ready(ns: Kubectl, version: int) -> None:
+def make_ready(ns: Kubectl, version: int) -> None:
+    """A version of model m that was found good."""
     name = f"m-v{version}"
     ns.apply(
         {
