@@ -19,6 +19,7 @@ from pod import CONTEXT, Pod, running_pod, write_files
 from stand_in import Answer, Asked, Lost, Refusal, count_up
 
 from aifactory_contract import refusals
+from aifactory_contract.files import write_atomically
 
 HELLO: Any = [{"role": "system", "content": "be short"}, {"role": "user", "content": "hello there"}]
 PROMPT = "<system> be short\n<user> hello there\n<assistant>"
@@ -389,6 +390,16 @@ def test_models_are_called_by_name_and_version(own: Pod) -> None:
         client(own).completions.create(model="tiny@2", prompt="x")
     assert error.value.code == "model_not_found"
     assert error.value.param == "model"
+
+
+def test_what_the_agent_notes_counts_for_the_next_request(own: Pod) -> None:
+    """Both versions go on running, so no request that is late would fail: it would be answered by the wrong one."""
+    own.write("tiny", 2)
+    for versions in [[1, 2], [1]] * 10:
+        own.triton.models["tiny"] = versions
+        write_atomically(own.repository / "serving.json", json.dumps({"tiny": versions}))
+        answer = client(own).completions.create(model="tiny", prompt="x", max_tokens=1)
+        assert answer.model == f"tiny@{versions[-1]}"
 
 
 def test_a_version_that_goes_is_made_up_for_by_another(own: Pod) -> None:

@@ -35,6 +35,7 @@ class World:
         self.configured: dict[str, frozenset[int]] = {}
         self.fail: dict[str, list[Any]] = {}
         self.calls: Counter[str] = Counter()
+        self.noted: dict[str, list[int]] = {}
         self.answered = self.busy = 0
         """Requests of clients: answered so far, and from one look to the next."""
         self.want(1)
@@ -86,6 +87,10 @@ class World:
         self.configured[name] = frozenset(versions)
 
     def how_served(self, _: object) -> None: ...
+
+    def tell_serving(self, serving: dict[str, frozenset[int]]) -> None:
+        self._call("tell_serving")
+        self.noted = {name: sorted(versions) for name, versions in serving.items()}
 
     def identify(self, _: object) -> str:
         return "c"
@@ -300,3 +305,20 @@ def test_ends_also_when_something_finishes_in_the_same_moment(tmp_path: Path, tu
 
 def test_taking_out_waits_longer_each_time() -> None:
     assert [next_upkeep(attempt) for attempt in (1, 2, 3, 7, 99)] == [1, 2, 4, 60, 60]
+
+
+def test_what_runs_is_noted_before_anybody_is_told(quick: None, tmp_path: Path) -> None:
+    world = World(tmp_path)
+    noted: list[tuple[str, dict[str, list[int]]]] = []
+
+    async def story(agent: Reconciler) -> None:
+        for version in (1, 2, 1):
+            world.want(version)
+            await until(lambda version=version: agent.status.ready and agent.status.revision == f"({version},)")
+            noted.append((agent.status.revision, dict(world.noted)))
+        world.fail["tell_serving"] = [1, FactoryError(Reason.DISK_FULL, "full")]
+        world.want(3)
+        await until(lambda: agent.status.ready and agent.status.revision == "(3,)")
+
+    play(world, story)
+    assert [found["m"][-1:] for _, found in noted] == [[1], [2], [1]], "the highest that runs is the one that is told"

@@ -1,9 +1,9 @@
 """Which models answer in this pod's Triton, by the names clients call them: `model`, or `model@version`, with a LoRA
 adapter of it `model:adapter` or `model@version:adapter`.
 
-The names come from the volume that agent and Triton share, what is loaded from Triton itself, once a second. That much
-later a new version is known; one that has gone meanwhile is noticed by the request that meets it. A name without a
-version means the highest loaded one, as Triton has it.
+The names come from the volume that agent and Triton share, what is loaded from Triton itself, once a second, and before
+the next request when the agent has noted on the volume that other versions run; one that has gone meanwhile is noticed
+by the request that meets it. A name without a version means the highest loaded one, as Triton has it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from aifactory_agent.logs import fields
 from aifactory_agent.openai.engine import EMBEDDING, LOGPROBS, SAMPLING, TEXT_INPUT, Engine, Interface
 from aifactory_agent.openai.errors import ApiError, unavailable
 from aifactory_agent.openai.text import BrokenModel, ModelText, read_encoder_text, read_model_text
+from aifactory_contract.names import SERVING
 
 _log = logging.getLogger(__name__)
 EVERY_SECONDS = 1.0
@@ -71,6 +72,8 @@ class Catalog:
         self._others: set[str] = set()
         self._texts: dict[tuple[str, int, int], ModelText | BrokenModel] = {}
         self._refreshing: asyncio.Task[None] | None = None
+        self._seen: tuple[int, int] | None = None
+        """The agent's note as it was when Triton was last looked at."""
 
     async def watch(self) -> None:
         """Look again and again."""
@@ -85,6 +88,9 @@ class Catalog:
 
     async def find(self, wanted: str) -> Served:
         """The version a client means. Raises ApiError."""
+        for _ in range(2):  # a look that is under way may have begun before the note was written
+            if self._note() != self._seen:
+                await self.refresh()
         if (found := self._lookup(wanted)) is None:
             await self.refresh()
             if (found := self._lookup(wanted)) is None:
@@ -130,6 +136,7 @@ class Catalog:
         )
 
     async def _look(self) -> None:
+        note = self._note()
         with suppress(ApiError):  # Triton is away: what it served is what it will serve, and requests say so
             served: dict[str, dict[int, Served]] = {}
             others = set()
@@ -151,7 +158,14 @@ class Catalog:
                             logprobs = LOGPROBS in interface.outputs
                             one = Served(name, version, changed // 10**9, text, logprobs, embeds)
                             served.setdefault(name, {})[version] = one
-            self._served, self._others, self._texts = served, others, texts
+            self._served, self._others, self._texts, self._seen = served, others, texts, note
+
+    def _note(self) -> tuple[int, int] | None:
+        try:
+            found = (self._models.parent / SERVING).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
 
     def _on_volume(self) -> dict[str, list[str]]:
         """The models whose files are there, loaded or not, and the names of their versions."""

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -187,11 +187,20 @@ class Reconciler:
         if not self._actual.triton_up:
             _log.info("Triton is up")
             await self._identify()
+        if serving != self._actual.serving:
+            # First of all: the OpenAI port chooses versions itself, and must not be late when this is told.
+            await self._tell_serving(serving)
         running = {ModelKey(name, version) for name, versions in serving.items() for version in versions}
         confirmed = self._actual.confirmed & running
         due = frozenset(key for key in confirmed if time.monotonic() >= self._ask_at.get(key, 0.0))
         self._actual = replace(self._actual, triton_up=True, serving=serving, confirmed=confirmed, due=due)
         return None
+
+    async def _tell_serving(self, serving: Mapping[str, frozenset[int]]) -> None:
+        try:
+            await asyncio.to_thread(self._repository.tell_serving, serving)
+        except FactoryError as error:  # the port looks by itself a second later
+            _log.warning("could not be noted", extra=fields(detail=error.message))
 
     async def _identify(self) -> None:
         """Triton has come up, so its container has said what it has: which engine serves a model depends on it."""

@@ -5,6 +5,7 @@
     incoming/<random>/                being fetched, not yet checked; Triton never looks here
     checked/<name>/<version>.json     what is known of a checked version: digest, format, wished engine
     server.json                       what Triton's container has, in its own words (`aifactory_contract.server`)
+    serving.json                      versions that run, by model: another one each time that they change
 
 A version directory appears by a rename after its digest was checked, and its record is written before that: what is
 there is whole and checked, also after a crash at any point. Triton compares modification times, so files of a version
@@ -17,7 +18,7 @@ import json
 import shutil
 import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from aifactory_agent.artifacts.store import Source
@@ -31,6 +32,7 @@ from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.files import write_atomically
 from aifactory_contract.formats import CONFIG, format_of, parse_config
 from aifactory_contract.formats.rules import Serving
+from aifactory_contract.names import SERVING
 from aifactory_contract.refusals import NO_ROOM
 from aifactory_contract.server import read_server
 
@@ -130,6 +132,14 @@ class Repository:
         """How a checked version is served in this pod. Raises FactoryError (Unservable)."""
         facts, config = self._facts(key), self._config_json(key)
         return format_of(facts["format"]).serving(config, facts.get("engine", AUTO), read_server(self._root))
+
+    def tell_serving(self, serving: Mapping[str, Iterable[int]]) -> None:
+        """Note what runs, before anybody is told that it does: who reads models here looks at Triton then."""
+        text = json.dumps({name: sorted(versions) for name, versions in sorted(serving.items())})
+        try:
+            write_atomically(self._root / SERVING, text)
+        except OSError as error:
+            raise _full("serving.json", error) from error
 
     def remove(self, key: ModelKey) -> None:
         """Delete a version's files, and the model's directory with the last one."""
