@@ -180,7 +180,7 @@ def _plan_swap(
             return _promoted(wish, draft, choice, swapped.load_seconds)
     reached = rollout.progress(observed, wish, choice.strategy, len(swapped.done), now)
     verdict = None if serves else rollout.swap_verdict(observed, wish, len(swapped.done), reached, wanted, now)
-    if verdict is not None and (other := swap.instead(observed, verdict.words)) is not None:
+    if not serves and (other := swap.instead(observed, wish)) is not None:
         # In status first: it is remembered there that the pods have no room.
         own = replace(wish, pods=traffic.new_pods(observed.pool, wish.revision))
         draft.rolling(stable, own, rollout.progress(observed, own, other.strategy, 0, now), other)

@@ -47,8 +47,6 @@ class Verdict:
     message: str
     mendable: bool = False
     """It may pass without another version or another spec."""
-    words: str = ""
-    """What a pod has said, from its reason on."""
 
 
 def deadline(spec: InferencePoolSpec) -> timedelta:
@@ -87,7 +85,7 @@ def swap_verdict(
     if failed and not reached.most_ready:
         text, pods = failed[0][1], [pod for pod, _ in failed]
         message = f"it does not load: {shorten(text, _WORDS)} ({_where(pods)}, and none has it loaded)"
-        return Verdict(Reason.MODEL_LOAD_FAILED, message, mendable=text.partition(":")[0] in _MENDABLE, words=text)
+        return Verdict(Reason.MODEL_LOAD_FAILED, message, mendable=text.partition(":")[0] in _MENDABLE)
     allowed = deadline(observed.pool.spec)
     if now >= reached.since + allowed and _is_awaited(observed, wish.pods, done):
         said = swap.failures(observed, wish)

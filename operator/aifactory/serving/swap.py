@@ -78,13 +78,14 @@ def _goes_on(change: RolloutStatus) -> bool:
     return again or (change.strategy is not None and change.phase == "Progressing")
 
 
-def instead(observed: Observed, failure: str) -> Choice | None:
-    """What to do about a version that the pods could not load beside the old one, if that is another strategy."""
+def instead(observed: Observed, wish: Wish) -> Choice | None:
+    """How else to get to a version for which a pod has no room beside the old one, if the user lets it."""
     spec = observed.pool.spec.rollout
-    insists = spec is not None and spec.strategy == HOT_SWAP
-    if insists or failure.partition(":")[0] != NO_ROOM:
+    if spec is not None and spec.strategy == HOT_SWAP:
         return None
-    return Choice(SURGE, f"the pods have no room in memory for both versions: {failure.partition(': ')[2]}")
+    reasons = ((pod, *text.partition(": ")[::2]) for pod, text in failures(observed, wish))
+    found = ((pod, words) for pod, reason, words in reasons if reason == NO_ROOM)
+    return next((Choice(SURGE, f"pod {pod.name} can not hold both versions: {words}") for pod, words in found), None)
 
 
 def is_unfinished(observed: Observed, wish: Wish) -> bool:

@@ -201,6 +201,13 @@ def test_pods_without_room_for_both_go_back_and_new_ones_come() -> None:
     assert world.status.previous is None
 
 
+def test_one_pod_without_room_is_enough() -> None:
+    world = changing(done=1)
+    world.change_over(1, error=NO_ROOM)
+    assert (rollout(world).strategy, rollout(world).phase) == ("Surge", "Progressing")
+    assert {pod.told for pod in world.live(1)} == {world.revision(1)}
+
+
 def test_pods_without_room_where_no_others_may_come() -> None:
     world = changing(rollout={"strategy": "HotSwap"})
     world.change_over(1, error=NO_ROOM)
