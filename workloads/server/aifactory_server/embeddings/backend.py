@@ -25,6 +25,7 @@ from aifactory_server.device import device_of, free_memory, useful_threads
 from aifactory_server.embeddings.encoder import BadText, Encoder
 
 _TEXTS, _TOKENS = "text_input", "input_ids"
+_FIRST_TEXT = "a"
 Rows = list[list[int]]
 """The tokens of each text of a request."""
 
@@ -37,6 +38,8 @@ class TritonPythonModel:
         folder, device = Path(args["model_repository"]) / args["model_version"], device_of(args)
         self._encoder = Encoder(folder, device, free_memory(device))
         torch.set_num_threads(min(torch.get_num_threads(), useful_threads(self._encoder.parameters)))
+        # The first one is slow, and a model that can not compute it must not answer: nobody's request finds that out.
+        self._encoder.vectors(self._encoder.tokens([_FIRST_TEXT]))
         self._counters = Counters(pb, args, PROMPT_TOKENS, PROBE_REQUESTS)
         self._sign = probe_sign(Path(args["model_repository"]).parents[1])
 
