@@ -38,7 +38,8 @@ def test_killed_while_a_job_is(phase: str, ns: Kubectl, operator: Kubectl) -> No
 
 def test_killed_while_a_pool_rolls(trained: Kubectl, operator: Kubectl) -> None:
     good = trained.get("mver", "tiny-v1")
-    trained.apply(objects.pool("rolling", "tiny", version=1, drain={"preStopSeconds": 0, "timeoutSeconds": 10}))
+    spec = {"drain": {"preStopSeconds": 0, "timeoutSeconds": 10}, "rollout": {"strategy": "Surge"}}
+    trained.apply(objects.pool("rolling", "tiny", version=1, **spec))
     trained.wait_condition("ipool", "rolling", "Ready", seconds=120)
     trained.apply(objects.copy_version(good, 9))
     trained.wait_condition("mver", "tiny-v9", "Ready")

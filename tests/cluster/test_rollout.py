@@ -1,4 +1,4 @@
-"""From one version to the next under continuous requests, and what happens with a version that does not load."""
+"""From one version to the next by new pods under continuous requests, and what happens with one that does not load."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.cluster import objects
 from tests.cluster.traffic import Traffic
 from tests.support.kubectl import Kubectl, condition
 
-DRAIN = {"drain": {"preStopSeconds": 5, "timeoutSeconds": 30}}
+DRAIN = {"drain": {"preStopSeconds": 5, "timeoutSeconds": 30}, "rollout": {"strategy": "Surge"}}
 
 
 def test_a_version_change_loses_no_request(trained: Kubectl) -> None:

@@ -2,6 +2,9 @@
 
 The client is a pod that asks through the pool's Service with one new connection for each request, as short-lived
 clients do; it prints every failure and a summary. It is told to stop by a file, so no request is cut off by its end.
+
+`EVERY_WAY` are clients of each kind at once: new and kept connections, HTTP, gRPC streams and OpenAI's API. They say
+for each kind and version when requests were sent that it answered; a pause of `PAUSE_SECONDS` begins a new interval.
 """
 
 from __future__ import annotations
@@ -44,14 +47,92 @@ threads = [threading.Thread(target=client) for _ in range(clients)] + [threading
 print(json.dumps({"done": done, "failed": len(failed), "failures": failed[:20]}), flush=True)
 """
 
+PAUSE_SECONDS = 4.0
+EVERY_WAY = """
+import http.client, json, os, queue, sys, threading, time
+import numpy, tritonclient.grpc as triton
+host, model, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])
+lock, done, sent, failed = threading.Lock(), {}, {}, []
+stopped = lambda: os.path.exists("/tmp/stop")
+class Http:
+    port, path = 8000, f"/v2/models/{model}/generate"
+    def body(self): return {"text_input": "def ", "max_tokens": 8}
+    def version(self, answer): return answer["model_version"]
+    def __init__(self): self.connection = http.client.HTTPConnection(host, self.port, timeout=60)
+    def ask(self):
+        self.connection.request("POST", self.path, json.dumps(self.body()), {"Content-Type": "application/json"})
+        answer = self.connection.getresponse()
+        data = answer.read()
+        if answer.status != 200: raise RuntimeError(f"{answer.status}: {data[:300]}")
+        return self.version(json.loads(data))
+    def close(self): self.connection.close()
+class OpenAI(Http):
+    port, path = 9000, "/v1/completions"
+    def body(self): return {"model": model, "prompt": "def ", "max_tokens": 8}
+    def version(self, answer): return answer["model"].partition("@")[2]
+class Grpc:
+    def __init__(self):
+        self.answers = queue.SimpleQueue()
+        self.client = triton.InferenceServerClient(f"{host}:8001")
+        self.client.start_stream(lambda result, error: self.answers.put((result, error)))
+    def ask(self):
+        values = {"text_input": "def ", "sampling_parameters": json.dumps({"max_tokens": 8})}
+        inputs = [triton.InferInput(name, [1], "BYTES") for name in values]
+        for one, value in zip(inputs, values.values()):
+            one.set_data_from_numpy(numpy.array([value.encode()], dtype=object))
+        self.client.async_stream_infer(model, inputs, enable_empty_final_response=True)
+        version = ""
+        while True:
+            result, error = self.answers.get(timeout=60)
+            if error is not None: raise error
+            answer = result.get_response()
+            version = answer.model_version if len(answer.outputs) else version
+            if answer.parameters["triton_final_response"].bool_param: return version
+    def close(self):
+        self.client.stop_stream()
+        self.client.close()
+def count(kind, version, when):
+    with lock:
+        done.setdefault(kind, {})[version] = done.setdefault(kind, {}).get(version, 0) + 1
+        intervals = sent.setdefault(kind, {}).setdefault(version, [])
+        if not intervals or when - intervals[-1][1] > pause: intervals.append([when, when])
+        else: intervals[-1][1] = max(when, intervals[-1][1])
+def client(kind, make, kept):
+    connection = None
+    while not stopped():
+        when = time.time()
+        try:
+            connection = connection or make()
+            count(kind, connection.ask(), when)
+        except Exception as error:
+            with lock: failed.append(f"{when:.2f} {kind} {type(error).__name__}: {error}")
+            kept_on = False
+        else: kept_on = kept
+        if not kept_on and connection is not None:
+            try: connection.close()
+            except Exception: pass
+            connection = None
+def report():
+    while not stopped():
+        with lock: print(json.dumps({"done": done, "failed": len(failed), "failures": failed[:5]}), flush=True)
+        time.sleep(0.5)
+kinds = [("http new", Http, False), ("http kept", Http, True), ("grpc new", Grpc, False), ("grpc kept", Grpc, True),
+         ("openai new", OpenAI, False), ("openai kept", OpenAI, True)]
+threads = [threading.Thread(target=client, args=kind) for kind in kinds] + [threading.Thread(target=report)]
+[thread.start() for thread in threads]; [thread.join() for thread in threads]
+print(json.dumps({"done": done, "failed": len(failed), "failures": failed[:20], "sent": sent}), flush=True)
+"""
+
 
 class Traffic:
     """Requests that go on until `stop`."""
 
-    def __init__(self, kubectl: Kubectl, pool: str, model: str, clients: int = 2) -> None:
+    def __init__(self, kubectl: Kubectl, pool: str, model: str, clients: int = 2, *, every_way: bool = False) -> None:
         self._kubectl = kubectl
         self._name = f"traffic-{pool}"
         command = ["python3", "-c", PROGRAM, pool, model, str(clients)]
+        if every_way:
+            command = ["python3", "-c", EVERY_WAY, pool, model, str(PAUSE_SECONDS)]
         container: Json = {
             "name": "traffic",
             "image": objects.AGENT,
@@ -71,6 +152,15 @@ class Traffic:
     def answered(self) -> dict[str, int]:
         """Answers so far, by model version."""
         return dict(self._last().get("done", {}))  # type: ignore[call-overload, no-any-return]
+
+    def wait_for_every_way(self, seconds: float = 120) -> None:
+        """Wait until each kind of client has had an answer."""
+        wait_for(
+            "an answer to every client",
+            self._last,
+            lambda seen: len(seen.get("done", {})) == 6,  # type: ignore[arg-type]
+            seconds=seconds,
+        )
 
     def wait_for_version(self, version: int, seconds: float = 120) -> None:
         """Wait until the version has answered."""
