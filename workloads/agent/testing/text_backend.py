@@ -2,11 +2,13 @@
 
 It says `w0 w1 ...` as often as it is asked to, `slow` seconds between the words where the prompt says `slow <seconds>`,
 and refuses prompts that say `refuse`. Requests that were cancelled are counted in the file `cancelled` of its version.
+config.json may say `"loadSeconds"`.
 """
 
 import json
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ LAST = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 class TritonPythonModel:
     def initialize(self, args):
         self.folder = Path(args["model_repository"]) / args["model_version"]
+        with suppress(OSError):
+            time.sleep(json.loads((self.folder / "config.json").read_text()).get("loadSeconds", 0))
 
     def execute(self, requests):
         for request in requests:

@@ -118,6 +118,7 @@ class TritonProcess:
 
     root: Path
     light: bool = False
+    light_backend: Path = LIGHT_BACKEND
     exit_timeout_seconds: int = 10
     environ: dict[str, str] = field(default_factory=dict)
     gpus: int = 0
@@ -152,7 +153,7 @@ class TritonProcess:
         if self.light and BYTES.name in names:
             (backends / BYTES.name / "model.py").write_text(
                 "import os, sys\nsys.path[:0] = os.environ['AIFACTORY_PYTHONPATH'].split(':')\n"
-                + LIGHT_BACKEND.read_text()
+                + self.light_backend.read_text()
             )
         settings = Settings(
             repository=self.repository,
