@@ -84,7 +84,7 @@ class SimServing(Serving):
                 await asyncio.sleep(FOLLOW_SECONDS)
                 for pod in self.swapping_pods(outside.cluster) if outside.leading() else []:
                     said = self.report(pod.uid)
-                    if said is not None and self.book.set_report(pod.uid, said):
+                    if self.book.set_unanswered(pod.uid) if said is None else self.book.set_report(pod.uid, said):
                         self.on_news(Key(*pod.pool))
                         outside.wake(Key(*pod.pool), 0.0)
 

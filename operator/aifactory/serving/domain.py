@@ -174,6 +174,7 @@ class Serving(Domain[InferencePool, Observed]):
             running=pod.status.phase == "Running",
             told=meta.labels.get(names.LABEL_ASSIGNMENT, ""),
             report=self.book.report(meta.uid),
+            silent=self.book.is_silent(meta.uid),
         )
 
     # --- Upgrades of the installation reach a few pools at a time ---

@@ -180,7 +180,7 @@ def _plan_swap(
             return _promoted(wish, draft, choice, swapped.load_seconds)
     reached = rollout.progress(observed, wish, choice.strategy, len(swapped.done), now)
     verdict = None if serves else rollout.swap_verdict(observed, wish, len(swapped.done), reached, wanted, now)
-    if not serves and (other := swap.instead(observed, wish)) is not None:
+    if not serves and (other := swap.instead(observed, wish, now - reached.since)) is not None:
         # In status first: it is remembered there that the pods have no room.
         own = replace(wish, pods=traffic.new_pods(observed.pool, wish.revision))
         draft.rolling(stable, own, rollout.progress(observed, own, other.strategy, 0, now), other)
@@ -195,7 +195,8 @@ def _plan_swap(
     writes.surroundings()
     writes.grow(wish, wanted)
     writes.nudge(wish)
-    return Plan(draft.result(), writes.all(), requeue_after=_until_deadline(observed, reached, now))
+    due = min(_until_deadline(observed, reached, now), swap.SILENCE.total_seconds())
+    return Plan(draft.result(), writes.all(), requeue_after=due)
 
 
 def _promoted(wish: Wish, draft: StatusDraft, choice: Choice, load_seconds: float | None) -> Plan[InferencePoolStatus]:

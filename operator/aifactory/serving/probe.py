@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,6 +51,8 @@ MAX_WORDS = 1024
 """Characters of a load error."""
 MAX_NAME = 253
 MAX_SECONDS = 1e6
+SILENT_AFTER = 5
+"""Questions in vain."""
 _WARM: Final = "warm"
 
 REQUESTS: Final = b"nv_inference_request_success"
@@ -106,6 +107,7 @@ class ServingBook:
     def __init__(self) -> None:
         self._errors: dict[str, str] = {}
         self._reports: dict[str, Report] = {}
+        self._unanswered: Counter[str] = Counter()
         self._throughput: dict[PoolKey, Throughput] = {}
 
     def load_error(self, pod_uid: str) -> str:
@@ -118,10 +120,20 @@ class ServingBook:
 
     def set_report(self, pod_uid: str, report: Report) -> bool:
         """Remember what an agent says; returns whether that is news."""
+        del self._unanswered[pod_uid]
         if self._reports.get(pod_uid) == report:
             return False
         self._reports[pod_uid] = report
         return True
+
+    def set_unanswered(self, pod_uid: str) -> bool:
+        """Remember that an agent was asked in vain; returns whether it counts as silent from now on."""
+        self._unanswered[pod_uid] += 1
+        return self._unanswered[pod_uid] == SILENT_AFTER
+
+    def is_silent(self, pod_uid: str) -> bool:
+        """The pod's agent was asked what it serves, again and again, and has never said."""
+        return pod_uid not in self._reports and self._unanswered[pod_uid] >= SILENT_AFTER
 
     def throughput(self, pool: PoolKey) -> Throughput | None:
         """The pool's figures, once they have been measured."""
@@ -149,6 +161,7 @@ class ServingBook:
         kept_pods, kept_pools = set(pods), set(pools)
         self._errors = {uid: message for uid, message in self._errors.items() if uid in kept_pods}
         self._reports = {uid: report for uid, report in self._reports.items() if uid in kept_pods}
+        self._unanswered = Counter({uid: times for uid, times in self._unanswered.items() if uid in kept_pods})
         self._throughput = {key: value for key, value in self._throughput.items() if key in kept_pools}
 
 
@@ -212,10 +225,12 @@ class ServingProbe:
         async def work() -> None:
             for pod in remaining:
                 self._followed[pod.uid] = self._monotonic()
-                with suppress(aiohttp.ClientError, TimeoutError, ValueError, msgspec.MsgspecError):
-                    page = await fetch(session, _status_page(pod))
-                    if self._book.set_report(pod.uid, read_report(page)):
-                        self._wake(pod.pool)
+                try:
+                    news = self._book.set_report(pod.uid, read_report(await fetch(session, _status_page(pod))))
+                except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.MsgspecError):
+                    news = self._book.set_unanswered(pod.uid)
+                if news:
+                    self._wake(pod.pool)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(CONCURRENCY, len(pods))):

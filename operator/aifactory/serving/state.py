@@ -112,6 +112,8 @@ class ServingPodView:
     """The revision that it was told to serve after it was made, if it was."""
     report: Report | None = None
     """What it said last, if it was asked."""
+    silent: bool = False
+    """It was asked again and again and has never said anything."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final
 
 from aifactory.api import names
@@ -28,6 +29,8 @@ MOST_PODS: Final = 20
 """In the status."""
 MAX_WORDS: Final = 200
 """Characters there of what keeps one pod."""
+SILENCE: Final = timedelta(seconds=60)
+"""After which pods of which none has said anything are left alone."""
 _SPARE_BYTES: Final = 128 * 1024 * 1024
 """Of the pods' volume, for what else is written there."""
 
@@ -78,11 +81,20 @@ def _goes_on(change: RolloutStatus) -> bool:
     return again or (change.strategy is not None and change.phase == "Progressing")
 
 
-def instead(observed: Observed, wish: Wish) -> Choice | None:
-    """How else to get to a version for which a pod has no room beside the old one, if the user lets it."""
+def instead(observed: Observed, wish: Wish, waited: timedelta) -> Choice | None:
+    """How else to get to a version, if the user lets it: a pod has no room for it beside the old one, or none answers.
+
+    Args:
+        observed: what there is.
+        wish: the version, in the pods that run.
+        waited: since the last pod has changed over, or since the change began.
+    """
     spec = observed.pool.spec.rollout
     if spec is not None and spec.strategy == HOT_SWAP:
         return None
+    ready = [pod for pod in observed.pods if pod.revision == wish.pods and pod.ready and not pod.terminating]
+    if ready and waited >= SILENCE and all(pod.silent for pod in ready):
+        return Choice(SURGE, f"no agent of the pods can be asked what it serves, at port {names.AGENT_PORT}")
     reasons = ((pod, *text.partition(": ")[::2]) for pod, text in failures(observed, wish))
     found = ((pod, words) for pod, reason, words in reasons if reason == NO_ROOM)
     return next((Choice(SURGE, f"pod {pod.name} can not hold both versions: {words}") for pod, words in found), None)

@@ -75,6 +75,7 @@ class Pod:
     trouble: dict[str, Any] = field(default_factory=dict)
     told: str = ""
     report: Report | None = None
+    silent: bool = False
 
 
 @dataclass
@@ -161,7 +162,14 @@ class World:
             configs=tuple(self.configs.values()),
             pods=tuple(
                 ServingPodView(
-                    pod.name, pod.revision, pod.ready, pod.terminating, told=pod.told, report=pod.report, **pod.trouble
+                    pod.name,
+                    pod.revision,
+                    pod.ready,
+                    pod.terminating,
+                    told=pod.told,
+                    report=pod.report,
+                    silent=pod.silent,
+                    **pod.trouble,
                 )
                 for pod in self.pods
             ),

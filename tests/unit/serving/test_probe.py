@@ -580,6 +580,11 @@ def test_pods_that_change_over_are_asked_again_and_again_and_news_wake_their_poo
         assert world.book.report("uid-1") == Report()
         assert world.book.report("uid-2") == Report(error="LoadFailed: bad weights")
         assert world.book.report("uid-3") is None, "it has not answered"
+        assert not world.book.is_silent("uid-3")
+        for _ in range(probes.SILENT_AFTER):
+            await world.probe.follow_round(None)  # type: ignore[arg-type] # `fetch` is replaced
+        assert [world.book.is_silent(f"uid-{number}") for number in (1, 2, 3)] == [False, False, True]
+        assert Counter(pool for _, pool in world.woken)["ns", "pool-0"] == 2, "once more, by its silence"
         assert world.book.load_error("uid-2") == "", "that is told of pods that are not ready"
         world.book.retain(["uid-2"], [])
         assert world.book.report("uid-1") is None

@@ -208,6 +208,23 @@ def test_one_pod_without_room_is_enough() -> None:
     assert {pod.told for pod in world.live(1)} == {world.revision(1)}
 
 
+def test_pods_of_which_none_can_be_asked_are_left_alone_after_a_minute() -> None:
+    world = changing()
+    world.wait(60)
+    assert world.settle().requeue_after == 60
+    assert rollout(world).strategy == "HotSwap", "they have not been asked: the operator was away"
+    first, second = world.live()
+    first.silent = True
+    world.settle()
+    assert rollout(world).strategy == "HotSwap", "the other one may answer"
+    second.silent = True
+    world.settle()
+    assert rollout(world).strategy == "Surge"
+    assert rollout(world).strategy_reason == "no agent of the pods can be asked what it serves, at port 8081"
+    world.roll_out()
+    assert world.status.version == "2"
+
+
 def test_pods_without_room_where_no_others_may_come() -> None:
     world = changing(rollout={"strategy": "HotSwap"})
     world.change_over(1, error=NO_ROOM)
