@@ -124,9 +124,9 @@ class Serving(Domain[InferencePool, Observed]):
         found = []
         for pool in cluster.find(self._swapping, True):
             meta, change, stable = pool.metadata, pool.status.rollout, pool.status.stable
-            if change is None or stable is None:
+            if change is None:
                 continue
-            goal = change.revision if change.phase == "Progressing" else stable.revision
+            goal = change.revision if change.phase == "Progressing" or stable is None else stable.revision
             for pod in serving_pods(cluster.owned(_DEPLOYMENTS, meta.namespace, meta.uid), cluster):
                 said = self.book.report(pod.metadata.uid)
                 there = said is not None and said.ready and said.revision == goal

@@ -170,9 +170,9 @@ def _plan_rollout(
 def _plan_swap(
     observed: Observed, wish: Wish, stable: str, wanted: int, draft: StatusDraft, now: datetime, choice: Choice
 ) -> Plan[InferencePoolStatus]:
-    """The pods that run change over to a version; all of them go back if none of them can load it."""
+    """The pods that run change over to a version; all of them go back, if there is a way back, if none can load it."""
     swapped = swap.look(observed, wish)
-    serves = traffic.stable_revision(observed.pool.status) == wish.revision
+    serves = traffic.stable_revision(observed.pool.status) in ("", wish.revision)
     if observed.assigned(wish.pods) == wish.revision and not swapped.missing:
         if serves:
             return _plan_steady(observed, wish, wanted, draft)
@@ -195,7 +195,8 @@ def _plan_swap(
     writes.surroundings()
     writes.grow(wish, wanted)
     writes.nudge(wish)
-    due = min(_until_deadline(observed, reached, now), swap.SILENCE.total_seconds())
+    again = swap.SILENCE.total_seconds()
+    due = again if serves else min(_until_deadline(observed, reached, now), again)
     return Plan(draft.result(), writes.all(), requeue_after=due)
 
 

@@ -356,6 +356,14 @@ def test_pods_that_change_over_are_asked_until_they_say_that_they_have(
     assert {pod.pool for pod in pods} <= {("ns", "chat")}
 
 
+def test_pods_that_change_over_are_asked_though_the_status_has_lost_what_they_served() -> None:
+    found = Installation()
+    found.pool(status={"rollout": {"phase": "Progressing", "revision": "new", "strategy": "HotSwap"}})
+    found.revision()
+    found.pod("p", status={"podIP": "10.0.0.1", "conditions": [READY]})
+    assert [pod.uid for pod in found.serving.swapping_pods(found.cluster)] == ["p-uid"]
+
+
 def test_what_pods_are_told_and_say_is_gathered() -> None:
     found = Installation()
     found.pool()

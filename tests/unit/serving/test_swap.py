@@ -330,6 +330,10 @@ def test_a_status_that_is_lost_in_the_middle() -> None:
     world.pin(1)
     world.pool = world.pool.model_copy(update={"status": world.status.model_validate({})})
     world.settle()
+    world.wait(3600)
+    world.settle()
+    assert rollout(world).phase == "Progressing", "there is nothing to go back to"
+    assert world.step().requeue_after == 60
     world.change_over(2)
     assert (world.status.phase, world.status.version) == ("Serving", "1")
     assert traffic_of(world) == {1: "live"}
