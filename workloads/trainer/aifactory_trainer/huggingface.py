@@ -228,8 +228,6 @@ class FactoryCallback(TrainerCallback):
         folder = self._stage / f"checkpoint-{state.global_step}"
         if state.best_global_step is not None and state.best_model_checkpoint is not None:
             state.best_model_checkpoint = str(self._store.path(state.best_global_step))
-        if self._group.rank == 0:
-            state.save_to_json(str(folder / _STATE_FILE))
         # All wait for rank 0: another must not write into the same folder again before it is moved.
         (saved,) = self._group.maximum(int(self._group.rank == 0 and self._adopt(state, folder)))
         if saved:
@@ -317,6 +315,7 @@ class FactoryCallback(TrainerCallback):
     def _adopt(self, state: TrainerState, folder: Path) -> bool:
         assert self._agreement is not None
         try:
+            state.save_to_json(str(folder / _STATE_FILE))  # again, for where the best one is now
             path = self._store.adopt(state.global_step, folder, self._about, best=state.best_global_step)
         except OSError as error:
             self._saves_failed += 1
