@@ -27,6 +27,10 @@ help: ## Print every target with one line of help
 demo: venv ## From a clean clone to generated text: cluster, images, operator, one YAML, tokens (KUBECONFIG=... REGISTRY=... use your cluster and images)
 	$(BIN)/python -m demo $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)") $(if $(REGISTRY),--registry "$(REGISTRY)")
 
+.PHONY: demo-finetune
+demo-finetune: venv ## A pretrained chat model tuned on conversations and rolled out, asked before and after (KUBECONFIG=... REGISTRY=...)
+	$(BIN)/python -m demo.finetune $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)") $(if $(REGISTRY),--registry "$(REGISTRY)")
+
 .PHONY: chat-model
 chat-model: venv $(if $(KUBECONFIG),,images) ## A pretrained chat model, on a claim for examples/chat-model.yaml (NAMESPACE=...; KUBECONFIG=... REGISTRY=... for your cluster)
 	$(BIN)/python -m demo.chatmodel $(if $(NAMESPACE),--namespace "$(NAMESPACE)") \

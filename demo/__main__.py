@@ -42,23 +42,7 @@ def main() -> int:
 
 def run(own: str | None, registry: str, *, keep: bool) -> None:
     """The five steps."""
-    if own is None:
-        tools.step("1/5 cluster: a real one-node Kubernetes on this machine")
-        tools.python("localcluster/cluster.py", "up")
-        kubeconfig = tools.output("localcluster/cluster.py", "kubeconfig")
-        tools.step("2/5 images: operator, trainer, agent and server, what changed of them")
-        tools.python("localcluster/images.py", "load")
-        kube = tools.Kube(tools.output("localcluster/cluster.py", "bin", "kubectl"), kubeconfig)
-        helm = tools.output("localcluster/cluster.py", "bin", "helm")
-    else:
-        tools.step("1/5 cluster: yours")
-        kube = tools.Kube(tools.on_path("kubectl"), own)
-        helm = tools.on_path("helm")
-        kube.run("version")
-        tools.step(f"2/5 images: expected at {registry}/{{operator,trainer,agent,server}}")
-
-    tools.step("3/5 operator: helm upgrade --install aifactory charts/aifactory")
-    tools.install(helm, kube, SYSTEM_NAMESPACE, registry, restart=own is None)
+    kube = tools.factory(own, registry, SYSTEM_NAMESPACE, steps=5)
 
     kube = kube.within(NAMESPACE)
     if not keep:
@@ -75,7 +59,7 @@ def run(own: str | None, registry: str, *, keep: bool) -> None:
     print(f"\n  first token {answer.first_token_at - started:.1f} s after apply")
     print(f"  {answer.model}: {answer.tokens} tokens, {answer.tokens_per_second:.0f} tokens/s")
 
-    lineage = watch.lineage(kube, "tiny-gpt")
+    lineage = watch.lineage(kube, "chat", "heldOutBitsPerByte", "untrainedBitsPerByte")
     print(
         f"  held-out loss: {lineage['heldOutBitsPerByte']} bits per byte; "
         f"an untrained model: {lineage['untrainedBitsPerByte']}\n"

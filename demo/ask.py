@@ -1,4 +1,4 @@
-"""Asking a served model as any program would: with the `openai` package, token by token."""
+"""Asking a served model as any program would: with the `openai` package, token by token or for a whole answer."""
 
 from __future__ import annotations
 
@@ -66,3 +66,19 @@ def stream(base_url: str, model: str, *, prompt: str, max_tokens: int) -> Answer
     if not "".join(pieces):
         raise DemoError(f"model {model} answered with no text")
     return Answer(answered_by, "".join(pieces), tokens, first, time.monotonic() - started)
+
+
+def chat(base_url: str, model: str, question: str, *, max_tokens: int) -> str:
+    """The likeliest answer, all of it on one line.
+
+    Raises:
+        DemoError: the server refused, with its words, or fell silent.
+    """
+    try:
+        with openai.OpenAI(base_url=base_url, api_key="none", timeout=ANSWER_SECONDS) as client:
+            answer = client.chat.completions.create(
+                model=model, messages=[{"role": "user", "content": question}], max_tokens=max_tokens, temperature=0
+            )
+    except openai.OpenAIError as error:
+        raise DemoError(f"{base_url} does not answer for model {model}: {error}") from error
+    return " ".join((answer.choices[0].message.content or "").split())

@@ -126,6 +126,34 @@ def _forwarded(process: subprocess.Popen[str], ports: tuple[int, ...]) -> tuple[
     return tuple(found[port] for port in ports)
 
 
+def factory(own: str | None, registry: str, namespace: str, *, steps: int) -> Kube:
+    """The first three steps of a demo: cluster, images, operator.
+
+    Args:
+        own: a cluster of the user's by its kubeconfig, or None for the local one.
+        registry: where the cluster finds the images.
+        namespace: the operator's.
+        steps: how many the demo has in all.
+    """
+    if own is None:
+        step(f"1/{steps} cluster: a real one-node Kubernetes on this machine")
+        python("localcluster/cluster.py", "up")
+        kubeconfig = output("localcluster/cluster.py", "kubeconfig")
+        step(f"2/{steps} images: operator, trainer, agent and server, what changed of them")
+        python("localcluster/images.py", "load")
+        kube = Kube(output("localcluster/cluster.py", "bin", "kubectl"), kubeconfig)
+        helm = output("localcluster/cluster.py", "bin", "helm")
+    else:
+        step(f"1/{steps} cluster: yours")
+        kube = Kube(on_path("kubectl"), own)
+        helm = on_path("helm")
+        kube.run("version")
+        step(f"2/{steps} images: expected at {registry}/{{operator,trainer,agent,server}}")
+    step(f"3/{steps} operator: helm upgrade --install aifactory charts/aifactory")
+    install(helm, kube, namespace, registry, restart=own is None)
+    return kube
+
+
 def install(helm: str, kube: Kube, namespace: str, registry: str, *, restart: bool) -> None:
     """Install or upgrade the chart and wait until the operator is ready."""
     args = [helm, "upgrade", "--install", "aifactory", str(ROOT / "charts/aifactory")]

@@ -12,8 +12,11 @@ STALLED_GRACE_SECONDS = 60
 """A stalled object may recover by itself (an image that is being pushed); longer than this it needs a person."""
 
 
-def until_served(kube: Kube, *, job: str, pool: str, started: float) -> None:
+def until_served(kube: Kube, *, job: str, pool: str, started: float, result: bool = False) -> None:
     """Print a line whenever something changed, until the pool is Ready.
+
+    Args:
+        result: until it serves what the job has made, not only what there was before.
 
     Raises:
         DemoError: the job failed, or an object stayed stalled, with the object's own message.
@@ -28,22 +31,31 @@ def until_served(kube: Kube, *, job: str, pool: str, started: float) -> None:
             raise DemoError(f"trainingjob/{job} failed: {_condition(training, 'Failed')['message']}")
         for name, found in ((f"trainingjob/{job}", training), (f"inferencepool/{pool}", serving)):
             _check_stalled(name, found, stalled_since)
-        if _condition(serving, "Ready").get("status") == "True":
+        ready = _condition(serving, "Ready").get("status") == "True"
+        if ready and (not result or _serves_result(training, serving)):
             return
         if time.monotonic() - started > DEADLINE_SECONDS:
             raise DemoError(f"inferencepool/{pool} is not ready: {_condition(serving, 'Ready').get('message')}")
         time.sleep(0.5)
 
 
-def lineage(kube: Kube, model: str) -> dict[str, str]:
-    """Metrics that training recorded with the newest version of a model."""
-    resolved = kube.get("ipool", "chat")["status"]["resolved"][0]["modelVersion"]
+def lineage(kube: Kube, pool: str, *names: str) -> dict[str, str]:
+    """These metrics, which training recorded with the version that a pool serves."""
+    resolved = kube.get("ipool", pool)["status"]["resolved"][0]["modelVersion"]
     metrics = kube.get("mver", resolved)["spec"]["lineage"]["metrics"]
     found = {entry["name"]: entry["value"] for entry in metrics}
-    missing = {"heldOutBitsPerByte", "untrainedBitsPerByte"} - found.keys()
+    missing = set(names) - found.keys()
     if missing:
-        raise DemoError(f"modelversion/{resolved} of {model} has no {', '.join(sorted(missing))} in its lineage")
+        raise DemoError(f"modelversion/{resolved} has no {', '.join(sorted(missing))} in its lineage")
     return found
+
+
+def _serves_result(training: dict[str, Any], serving: dict[str, Any]) -> bool:
+    """Whether what the job has made takes all of the pool's traffic."""
+    made = str((training.get("status", {}).get("output") or {}).get("modelVersion") or "")
+    status = serving.get("status", {})
+    complete = (status.get("rollout") or {}).get("phase") == "Complete"
+    return bool(made) and complete and made.rpartition("-v")[2] == status.get("version")
 
 
 def _show(shown: dict[str, str], started: float, name: str, line: str) -> None:

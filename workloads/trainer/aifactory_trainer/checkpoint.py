@@ -1,11 +1,12 @@
 """Checkpoints as directories that are whole or absent.
 
-Role: write, find, check and prune `step-<n>` directories. Knows files only: no process group, no model.
+Role: write, find, check and prune `step-<n>` directories. Knows files only: no process group, no model. There are two
+kinds: one file with the state that `Run` keeps, and the files that Hugging Face's Trainer writes by itself.
 
 What always holds, whenever the process is killed:
 - A directory called `step-<n>` was complete and on the disk when it got that name (write aside, fsync, rename, fsync).
-- One that does not match its manifest's digest is not resumed from: it is set aside as `step-<n>.corrupt`, and the
-  next older one is tried.
+- One that does not match its manifest's digests is not resumed from: it is set aside as `step-<n>.corrupt`, and the
+  next older one is tried. One of the other kind is refused in words: it is somebody's work.
 - At least the newest `keep` checkpoints stay; one is removed only after a newer one is in place.
 - The state is a torch archive that is read with weights_only=True: no pickle in it can run code.
 
@@ -21,10 +22,10 @@ import logging
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -38,6 +39,9 @@ MANIFEST_FILE = "manifest.json"
 _NAME = re.compile(r"step-(\d+)")
 _ASIDE_PREFIX = ".aside-"
 _MANIFEST_VERSION = 1
+RUN = "aifactory_trainer.Run"
+TRAINER = "transformers.Trainer"
+"""Who wrote a checkpoint, in its manifest; Run where nothing is said."""
 
 
 class CheckpointError(Exception):
@@ -57,6 +61,24 @@ class Checkpoint:
     step: int
     path: Path
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A whole checkpoint of Hugging Face's Trainer, verified.
+
+    Attributes:
+        step: number of steps done when it was written.
+        path: its directory.
+        about: what was noted with it.
+    """
+
+    step: int
+    path: Path
+    about: dict[str, Any]
+
+
+_Found = TypeVar("_Found", Checkpoint, Folder)
 
 
 class CheckpointStore:
@@ -79,32 +101,72 @@ class CheckpointStore:
         Raises:
             OSError: it can not be written. What was there before is still there.
         """
+
+        def write(directory: Path) -> None:
+            try:
+                torch.save(state, directory / STATE_FILE)
+            except RuntimeError as error:  # torch's writer has no OSError of its own: a full disk arrives like this
+                raise OSError(str(error)) from error
+
+        return self._put(step, write, {})
+
+    def adopt(self, step: int, folder: Path, about: Mapping[str, object], best: int | None = None) -> Path:
+        """Take the files of a folder on this file system as a checkpoint of Hugging Face's Trainer, as `save` does.
+
+        Args:
+            folder: gone afterwards, also when this fails.
+            about: what is to be known of the checkpoint; goes into its manifest, so JSON.
+            best: step of a checkpoint that stays however old it is.
+
+        Raises:
+            OSError: see `save`.
+        """
+
+        def move(directory: Path) -> None:
+            for path in list(folder.iterdir()):
+                path.rename(directory / path.name)
+
+        try:
+            return self._put(step, move, {"kind": TRAINER, "about": dict(about)}, best)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _put(
+        self, step: int, write: Callable[[Path], None], more: Mapping[str, object], best: int | None = None
+    ) -> Path:
         self.directory.mkdir(parents=True, exist_ok=True)
         target = self.path(step)
-        try:
-            # There is one already where the same step is done again after an older checkpoint was resumed.
-            with replacement(target, _ASIDE_PREFIX) as directory:
-                torch.save(state, directory / STATE_FILE)
-                with (directory / STATE_FILE).open("rb") as stream:
-                    entry = hash_stream(stream, STATE_FILE)
-                files = {entry.path: {"sha256": entry.sha256, "size": entry.size}}
-                manifest = {"version": _MANIFEST_VERSION, "step": step, "files": files}
-                (directory / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
-        except RuntimeError as error:  # torch's writer has no OSError of its own: a full disk arrives like this
-            raise OSError(str(error)) from error
-        self._prune()
+        # There is one already where the same step is done again after an older checkpoint was resumed.
+        with replacement(target, _ASIDE_PREFIX) as directory:
+            write(directory)
+            files = {}
+            for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+                name = path.relative_to(directory).as_posix()
+                with path.open("rb") as stream:
+                    entry = hash_stream(stream, name)
+                files[name] = {"sha256": entry.sha256, "size": entry.size}
+            manifest = {"version": _MANIFEST_VERSION, "step": step, "files": files, **more}
+            (directory / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
+        self._prune(best)
         return target
 
     def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None. Damaged ones are set aside and named in the log.
+        """The newest whole checkpoint of a `Run`, or None. Damaged ones are set aside and named in the log.
 
         Raises:
-            CheckpointError: a checkpoint was written by another version of this package.
+            CheckpointError: a checkpoint was written by another version of this package, or by another program.
             OSError: the directory can not be read now. That is no damage: to start from step 0 would lose the work.
         """
+        return self._newest(_verified)
+
+    def newest_folder(self) -> Folder | None:
+        """The newest whole checkpoint of Hugging Face's Trainer; otherwise as `newest`."""
+        return self._newest(_verified_folder)
+
+    def _newest(self, verified: Callable[[Path, int], _Found]) -> _Found | None:
         for step, path in self.list():
             try:
-                return Checkpoint(step, path, _verified(path, step))
+                return verified(path, step)
             except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
                 log.warning("checkpoint %s is damaged and is not used: %s", path, error)
                 self._set_aside(path)
@@ -126,10 +188,11 @@ class CheckpointStore:
             if match is not None and path.is_dir():
                 yield int(match[1]), path
 
-    def _prune(self) -> None:
+    def _prune(self, best: int | None) -> None:
         try:
-            for _, path in self.list()[self.keep :]:
-                self._remove(path)
+            for step, path in self.list()[self.keep :]:
+                if step != best:
+                    self._remove(path)
         except OSError as error:  # the new checkpoint is in place all the same
             log.warning("an older checkpoint can not be removed: %s", error)
         for path in self.directory.glob("step-*.corrupt"):  # a newer one is in place now
@@ -168,21 +231,44 @@ def decode(checkpoint: bytes, where: str) -> dict[str, Any]:
     return state
 
 
-def _verified(path: Path, step: int) -> bytes:
-    """The bytes of the state file, if they are the ones that were written."""
-    manifest = json.loads((path / MANIFEST_FILE).read_text())
+def _verified(path: Path, step: int) -> Checkpoint:
+    """The state file, if its bytes are the ones that were written."""
+    expected = _manifest(path, step, RUN)["files"][STATE_FILE]
+    data = (path / STATE_FILE).read_bytes()
+    _check(STATE_FILE, len(data), hashlib.sha256(data).hexdigest(), expected)
+    return Checkpoint(step, path, data)
+
+
+def _verified_folder(path: Path, step: int) -> Folder:
+    """The folder, if every file is the one that was written."""
+    manifest = _manifest(path, step, TRAINER)
+    for name, expected in manifest["files"].items():
+        with (path / name).open("rb") as stream:
+            entry = hash_stream(stream, name)
+        _check(name, entry.size, entry.sha256, expected)
+    return Folder(step, path, dict(manifest["about"]))
+
+
+def _manifest(path: Path, step: int, kind: str) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((path / MANIFEST_FILE).read_text())
     if manifest["version"] != _MANIFEST_VERSION:
         version = manifest["version"]
         raise CheckpointError(
             f"{path} has format version {version}, this program reads version {_MANIFEST_VERSION}: "
             "resume with the version that wrote it, or remove the directory to start anew"
         )
+    if (found := manifest.get("kind", RUN)) != kind:
+        raise CheckpointError(
+            f"{path} was written by a program that uses {found}, this one uses {kind}: resume with that program, or "
+            "remove the directory to start anew"
+        )
     if manifest["step"] != step:
         raise ValueError(f"its manifest is of step {manifest['step']}")
-    data = (path / STATE_FILE).read_bytes()
-    expected = manifest["files"][STATE_FILE]
-    if len(data) != expected["size"]:
-        raise ValueError(f"{STATE_FILE} has {len(data)} bytes of {expected['size']}")
-    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
-        raise ValueError(f"{STATE_FILE} does not match its digest")
-    return data
+    return manifest
+
+
+def _check(name: str, size: int, sha256: str, expected: Mapping[str, Any]) -> None:
+    if size != expected["size"]:
+        raise ValueError(f"{name} has {size} bytes of {expected['size']}")
+    if sha256 != expected["sha256"]:
+        raise ValueError(f"{name} does not match its digest")

@@ -78,12 +78,12 @@ def load(source: Path) -> Corpus:
 
 
 def _split(source: Path) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-    files = list(_files(source))
-    held = {path for path in files if is_held_out(path.relative_to(source).as_posix())}
-    if files and not held:  # few files: the last one is held out
-        held = {files[-1]}
-    train = tuple(path.read_bytes() for path in files if path not in held)
-    return train, tuple(path.read_bytes() for path in files if path in held)
+    found = list(files(source))
+    held = {path for path in found if is_held_out(path.relative_to(source).as_posix())}
+    if found and not held:  # few files: the last one is held out
+        held = {found[-1]}
+    train = tuple(path.read_bytes() for path in found if path not in held)
+    return train, tuple(path.read_bytes() for path in found if path in held)
 
 
 def is_held_out(path: str) -> bool:
@@ -91,7 +91,7 @@ def is_held_out(path: str) -> bool:
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8]) % HELD_OUT_SHARE == 0
 
 
-def _files(source: Path) -> Iterator[Path]:
+def files(source: Path) -> Iterator[Path]:
     """Each file once, by its first name.
 
     Where a kubelet mounts a ConfigMap or a Secret, `a` is a link to `..data/a`, and `..data` one to a folder that gets
@@ -99,11 +99,11 @@ def _files(source: Path) -> Iterator[Path]:
     """
     standard_library = source == Path(sysconfig.get_paths()["stdlib"])
     seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(source):
+    for folder, folders, names in os.walk(source):
         folders[:] = sorted(
             name for name in folders if not (name.startswith("..") or (standard_library and name in _SKIPPED))
         )
-        for name in sorted(files):
+        for name in sorted(names):
             path = Path(folder, name)
             if path.is_file() and (path.suffix == ".py" or not standard_library):
                 found = path.stat()

@@ -11,8 +11,6 @@ the position in the data, and a run that was killed and resumed ends with the sa
 
 from __future__ import annotations
 
-import argparse
-import atexit
 import logging
 import math
 import os
@@ -22,7 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -32,6 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aifactory_trainer import NotFiniteError, Run, World, corpus, errors, export_huggingface, give_up, start
 from aifactory_trainer.model import END_OF_TEXT, GPT, GPTConfig, generate
+from aifactory_trainer.program import Parser, leave, positive, rate
 
 log = logging.getLogger("aifactory")
 
@@ -77,15 +76,6 @@ class Settings:
     compile: bool
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint also reaches the job's status."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with code 2."""
-        errors.record(f"ArgumentError: {message}", code=2)
-        super().error(message)
-
-
 def parse(arguments: Sequence[str] | None = None) -> Settings:
     """Read the command line; a bad one ends the process with code 2."""
     default = GPTConfig()
@@ -113,22 +103,6 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         return Settings(model, corpus.find_source(given.pop("data")), **given)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, it is {text}")
-    return value
-
-
-def rate(text: str) -> float:
-    """A number above 0."""
-    value = float(text)
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, it is {text}")
-    return value
 
 
 def train(settings: Settings, world: World) -> None:
@@ -309,20 +283,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train(settings, world)
     except NotFiniteError as error:
         give_up(f"{error}. A restart would end the same, use a smaller --learning-rate")
-
-
-def leave() -> NoReturn:
-    """End the process with 0 now that everything it was to make is on the disk.
-
-    The ordinary end takes PyTorch's threads down in an order that now and then aborts the process (SIGABRT, `terminate
-    called without an active exception`). To a launcher that is a failed rank: all would train again from the last
-    checkpoint, for nothing.
-    """
-    atexit._run_exitfuncs()  # the last progress report
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 if __name__ == "__main__":

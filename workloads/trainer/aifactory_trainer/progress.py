@@ -30,6 +30,8 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 log = logging.getLogger("aifactory")
 
+CHECKPOINT_FAILED = "checkpoint_failed"
+"""Metric: how many saves in a row were not written. It is reported only while there are any."""
 INTERVAL_SECONDS = 2.0
 TIMEOUT_SECONDS = 3.0
 _RETRY_SECONDS = 0.3

@@ -19,35 +19,27 @@ from __future__ import annotations
 import atexit
 import logging
 import math
-import os
-import signal
-import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from types import FrameType
-from typing import Any, NoReturn, SupportsFloat
+from typing import Any, SupportsFloat
 
 import torch
 
 from aifactory_trainer import errors
 from aifactory_trainer import state as states
+from aifactory_trainer.agreement import Agreement
 from aifactory_trainer.checkpoint import CheckpointError, CheckpointStore, decode
-from aifactory_trainer.distributed import Group, Rhythm
+from aifactory_trainer.distributed import Group
 from aifactory_trainer.environment import Environment
-from aifactory_trainer.progress import Report, Reporter, Speed
+from aifactory_trainer.progress import CHECKPOINT_FAILED, Report, Reporter, Speed
 from aifactory_trainer.state import Stateful
 
 log = logging.getLogger("aifactory")
 
-CHECKPOINT_FAILED = "checkpoint_failed"
-"""Metric: how many saves in a row were not written. It is reported only while there are any."""
 _LAST_REPORT_SECONDS = 3.0
 """Longer than the time for which an operator that just starts asks to be left alone."""
 _LAST_WORDS_SECONDS = 2.0
-"""The same after SIGTERM."""
-_LEAVING_SECONDS = 1.0
-"""What is kept of the time before SIGKILL for the end itself."""
+"""The same when the script has ended."""
 
 
 class NotFiniteError(ArithmeticError):
@@ -93,8 +85,6 @@ class Run:
         if checkpoint_every is not None and checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1, it is {checkpoint_every}")
         self._env = environment or Environment.read()
-        self._every = checkpoint_every
-        self._seconds = self._env.checkpoint_seconds if checkpoint_seconds is None else checkpoint_seconds
         self._objects = objects
         self._per_rank = dict(per_rank or {})
         states.check_storable({**self._objects, **self._per_rank})
@@ -105,26 +95,19 @@ class Run:
                 "Keep them out of Run and save them with torch.distributed.checkpoint"
             )
         self._store = CheckpointStore(self._env.checkpoints, keep)
-        self._stop_asked: float | None = None
-        """When SIGTERM came, in monotonic seconds."""
-        self._save_seconds = 0.0
-        """How long the last save took; rank 0 only."""
         self._saves_failed = 0
-        self._warned_slow = False
         self._total: int | None = None
         self._metrics: dict[str, SupportsFloat] = {}
         self._mean: dict[str, float] = {}
         """Figures that the ranks have put together; with one rank there are none."""
         self._looping = False
-        self._rhythm = Rhythm()
-        self._agreed_at = (time.monotonic(), 0)
         self._speed = Speed()
         self._tokens_per_second: float | None = None
         self._checkpoint: tuple[int, str] | None = None
         self.step = 0
         self.resumed_from: int | None = None
         self._resume()
-        self._checkpoint_time = time.monotonic()
+        self._agreement = Agreement(self._group, self._env, every=checkpoint_every, seconds=checkpoint_seconds)
         self._reporter = self._make_reporter()
 
     @property
@@ -141,17 +124,15 @@ class Run:
         """
         self._total = total
         self._send()
-        previous = self._listen()
-        self._looping, self._agreed_at = True, (time.monotonic(), self.step)
+        self._looping = True
         try:
-            while self.step < total:
-                yield self.step
-                self.step += 1
-                self._boundary()
+            with self._agreement.listening(self.step):
+                while self.step < total:
+                    yield self.step
+                    self.step += 1
+                    self._boundary()
         finally:
             self._looping = False
-            if previous is not None:
-                signal.signal(signal.SIGTERM, previous)
         self._send()
         self.flush()
 
@@ -183,38 +164,14 @@ class Run:
 
     def _boundary(self) -> None:
         """After each step: decide together whether to write a checkpoint and whether to stop."""
-        due = self.step == self._total or (self._every is not None and self.step % self._every == 0)
-        if not (due or self._group.size == 1 or self._rhythm.due(self.step)):
+        decision = self._agreement.after(self.step, last=self.step == self._total)
+        if decision is None:
             return
-        old = self._group.rank == 0 and time.monotonic() - self._checkpoint_time >= self._seconds
-        stopper, save, late, takes, pace = self._group.maximum(
-            self._group.rank + 1 if self._stop_asked is not None else 0,
-            int(due or old),
-            -_milliseconds(self._seconds_left()),
-            _milliseconds(self._save_seconds),
-            self._microseconds_a_step(),
-        )
-        self._rhythm.agreed(self.step, pace / 1e6)
         self._share_loss()
-        if not stopper:
-            if save:
-                self._save()
-            return
-        left = -late / 1000
-        lost = ""
-        if takes and takes / 1000 + _LEAVING_SECONDS > left:
-            lost = (
-                f"; a checkpoint of it was not begun: the last took {takes / 1000:.0f} s, there are {left:.0f} s left"
-            )
-        else:
+        if decision.save:
             self._save()
-        self._leave(stopper - 1, lost)
-
-    def _microseconds_a_step(self) -> int:
-        """On this rank, since this was last asked."""
-        now, (then, step) = time.monotonic(), self._agreed_at
-        self._agreed_at = (now, self.step)
-        return int((now - then) * 1e6) // max(1, self.step - step)
+        if decision.stopper is not None:
+            self._agreement.leave(decision, self.step, self._total, self._newest(), self._reporter)
 
     def _share_loss(self) -> None:
         """A loss on a GPU is waited for here, as often as the ranks agree, and nowhere else."""
@@ -223,18 +180,12 @@ class Run:
             total, count = self._group.total(own or 0.0, own is not None)
             self._mean = {"loss": total / count} if count else {}
 
-    def _seconds_left(self) -> float:
-        """Until SIGKILL, as far as this process knows."""
-        if self._stop_asked is None or self._env.grace_seconds is None:
-            return _FOR_EVER
-        return self._env.grace_seconds - (time.monotonic() - self._stop_asked)
-
     def _save(self) -> None:
         started = time.monotonic()
         self._check_finite()
         own = {"random": states.collect_random(), "objects": states.collect(self._per_rank)}
         per_rank = self._group.gather(states.encode(own))
-        self._checkpoint_time = time.monotonic()
+        self._agreement.save_begins()
         if self._group.rank != 0:
             return
         shared = states.collect(self._objects)
@@ -249,10 +200,10 @@ class Run:
             log.warning("the checkpoint of step %d was not written, training goes on: %s", self.step, error)
         else:
             self._saves_failed = 0
-            self._save_seconds = time.monotonic() - started
+            seconds = time.monotonic() - started
             self._checkpoint = (self.step, f"{path.parent.name}/{path.name}")
-            log.info("checkpoint %s written in %.1f s", path, self._save_seconds)
-            self._warn_if_slow()
+            log.info("checkpoint %s written in %.1f s", path, seconds)
+            self._agreement.saved(seconds)
         self._send()
 
     def _check_finite(self) -> None:
@@ -274,18 +225,6 @@ class Run:
 
     def _newest(self) -> str:
         return f"the last checkpoint is {self._checkpoint[1]}" if self._checkpoint else "there is no checkpoint"
-
-    def _warn_if_slow(self) -> None:
-        grace = self._env.grace_seconds
-        if grace is not None and self._save_seconds + _LEAVING_SECONDS > grace and not self._warned_slow:
-            self._warned_slow = True
-            log.warning(
-                "a checkpoint takes %.0f s, but %.0f s after SIGTERM this process is killed: when its pod is asked to "
-                "end, the steps since the last checkpoint are lost. Raise terminationGracePeriodSeconds%s",
-                self._save_seconds,
-                grace,
-                " and PET_SHUTDOWN_TIMEOUT" if "TORCHELASTIC_RUN_ID" in os.environ else "",
-            )
 
     def _resume(self) -> None:
         data: bytes | None = None
@@ -325,27 +264,6 @@ class Run:
         if rank == 0:
             log.warning("%s was written by %d ranks, now there are %d%s", where, len(ranks), size, _anew(anew))
 
-    def _listen(self) -> Any:
-        """Take over SIGTERM for the time of the loop. Only the main thread can; elsewhere the default stays."""
-        if threading.current_thread() is not threading.main_thread():
-            return None
-        return signal.signal(signal.SIGTERM, self._on_sigterm)
-
-    def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
-        if self._stop_asked is None:
-            self._stop_asked = time.monotonic()
-
-    def _leave(self, by: int, lost: str) -> NoReturn:
-        """End on every rank, once the checkpoint is on the disk. The code is never 0: the job is not done."""
-        self._group.barrier()
-        message = f"stopped at step {self.step} of {self._total}: rank {by} was asked to end (SIGTERM){lost}"
-        if self._group.rank == 0:
-            print(f"{message}; {self._newest()}", file=sys.stderr, flush=True)
-        errors.record(f"Terminated: {message}", code=errors.TERMINATED)
-        if self._reporter is not None:
-            self._reporter.flush(_LAST_WORDS_SECONDS)
-        raise SystemExit(errors.TERMINATED)
-
     def _make_reporter(self) -> Reporter | None:
         if self._group.rank != 0 or self._env.progress_url is None:
             return None
@@ -374,10 +292,3 @@ def _anew(names: list[str]) -> str:
         f": {', '.join(map(repr, names))} can not be divided among them (no method `redistribute`) and is left as the "
         "script made it, so the epoch begins anew and data that were seen are seen again"
     )
-
-
-_FOR_EVER = 1e9
-
-
-def _milliseconds(seconds: float) -> int:
-    return int(seconds * 1000)

@@ -207,6 +207,7 @@ def _not_finite(found: Iterable[tuple[str, Tensor]]) -> list[str]:
     names: dict[torch.device, list[str]] = {}
     extremes: dict[torch.device, list[Tensor]] = {}
     for name, tensor in found:
+        tensor = getattr(tensor, "to_local", lambda own=tensor: own)()  # of a sharded one this rank's part
         if tensor.numel() == 0 or not (tensor.is_floating_point() or tensor.is_complex()):
             continue
         flat = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor

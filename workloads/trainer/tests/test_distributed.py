@@ -94,7 +94,7 @@ print(f"rank {world.rank}: {data.at}, {shares.at}, random {torch.rand(()).item()
 for step in run.steps(run.step + 10):
     data.at += 1
     torch.rand(())
-os._exit(0)  # the ordinary end of torch's threads aborts now and then, see gpt.leave
+os._exit(0)  # the ordinary end of torch's threads aborts now and then, see program.leave
 """
 
 
@@ -130,7 +130,7 @@ for step in run.steps(1000):
     run.report(loss=world.rank + step)
     time.sleep(0.002)
 print(f"{calls} times in {time.monotonic() - begin:.3f} s", flush=True)
-os._exit(0)  # the ordinary end of torch's threads aborts now and then, see gpt.leave
+os._exit(0)  # the ordinary end of torch's threads aborts now and then, see program.leave
 """
 
 
@@ -173,7 +173,7 @@ def test_a_large_message_is_passed_on_in_pieces(pod: Pod) -> None:
         "from aifactory_trainer import distributed, start\nworld = start()\ndistributed._CHUNK_BYTES = 7\n"
         "data = bytes(range(100))\n"
         "assert distributed.Group().broadcast(data if world.rank == 0 else None) == data\n"
-        "import os; os._exit(0)\n"  # the ordinary end of torch's threads aborts now and then, see gpt.leave
+        "import os; os._exit(0)\n"  # the ordinary end of torch's threads aborts now and then, see program.leave
     )
     pod.run(*TORCHRUN, script)
 

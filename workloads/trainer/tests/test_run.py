@@ -159,7 +159,7 @@ def test_a_checkpoint_that_would_not_be_done_in_time_is_not_begun(
     def train() -> None:
         for step, _ in enumerate(trainer.steps(100)):
             if step == 4:
-                trainer.run._save_seconds = takes
+                trainer.run._agreement._save_seconds = takes
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(SystemExit):

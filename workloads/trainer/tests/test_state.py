@@ -145,6 +145,10 @@ def test_a_sharded_model_and_its_optimizer_are_refused() -> None:
     optimizer.step()
     with pytest.raises(TypeError, match=words.format("optimizer")):
         state.collect({"optimizer": optimizer})
+    assert state.not_finite({"model": model, "optimizer": optimizer}) == [], "each rank can look at its own part"
+    with torch.no_grad():
+        model.bias[1] = math.nan
+    assert state.not_finite({"model": model}) == ["model.bias"]
 
 
 @pytest.mark.usefixtures("alone")

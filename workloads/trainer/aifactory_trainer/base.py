@@ -1,0 +1,177 @@
+"""The model to begin with: found among the inputs, checked, loaded with or without a LoRA adapter, and in the end put
+back into the form it had.
+
+Role: everything about models and tokenizers that a program which trains somebody's model on needs; by transformers and
+peft. Nothing here trains.
+
+What always holds: what does not fit (an adapter without a place, a model that is larger than memory) is told by a model
+without numbers, before anything is loaded; and the result is, to whoever serves it, the base with other numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from aifactory_contract.cgroup import memory_left
+from aifactory_trainer.distributed import World
+from aifactory_trainer.program import BadInputError
+
+ALL_LINEAR = "all-linear"
+"""Every linear layer but the last one, as peft calls it."""
+_GIB = 1 << 30
+_END_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter. Attributes: rank, alpha: of LoRA. targets: names of layers, with commas between; ALL_LINEAR."""
+
+    rank: int
+    alpha: int
+    targets: str
+
+
+def find(name: str, option: str) -> Path:
+    """A path as it is, else the job's input of this name.
+
+    Raises:
+        BadInputError: there is neither.
+    """
+    inputs = Path(os.environ.get("AIFACTORY_INPUTS") or "inputs")
+    for path in (Path(name), inputs / name):
+        if path.exists():
+            return path
+    there = ", ".join(sorted(path.name for path in inputs.iterdir())) if inputs.is_dir() else ""
+    raise BadInputError(
+        f"{option} {name}: there is no such file or directory, and no input of this name "
+        f"(spec.inputs has {there or 'none'})"
+    )
+
+
+def load_tokenizer(base: Path, template: str | None) -> Any:
+    """The base's, with a chat template.
+
+    Raises:
+        BadInputError: it has none, or does not tell where its tokens are in a text.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if template is not None:
+        tokenizer.chat_template = find(template, "--chat-template").read_text()
+    if not tokenizer.chat_template:
+        raise BadInputError(
+            f"{base} has no chat template (chat_template.jinja), so nothing says how a conversation is written for it: "
+            "take the base that was made for chat, or give one with --chat-template"
+        )
+    if not tokenizer.is_fast:
+        raise BadInputError(f"{base} has no tokenizer.json, which tells what is learnt: save it with transformers 5")
+    return tokenizer
+
+
+def check(config: Any, adapter: Adapter | None, world: World) -> None:
+    """Whether the adapter has a place in the model and memory suffices.
+
+    Args:
+        adapter: None: all of the model is to be trained.
+
+    Raises:
+        BadInputError: it does not.
+    """
+    models: Any = AutoModelForCausalLM
+    with torch.device("meta"):
+        model = models.from_config(config)
+        if adapter is not None:
+            model = with_adapter(model, adapter)
+    every = sum(weight.numel() for weight in model.parameters())
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    # Of what is trained: itself, its gradient, two averages of Adam, and DDP's copies of gradients.
+    needed = (every - trained) * (2 if world.device.type == "cuda" else 4) + trained * (16 if world.size == 1 else 20)
+    if world.device.type == "cuda":
+        free, way_out = torch.cuda.mem_get_info(world.device)[0], "Take a GPU with more memory"
+    else:
+        free = memory_left() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        way_out = "Raise resources.limits.memory of container trainer"
+    if needed > free:
+        smaller = ", leave out --full" if adapter is None else ""
+        raise BadInputError(
+            f"the base has {every / 1e6:,.0f} million numbers, of which {trained / 1e6:,.0f} million are trained: each "
+            f"process needs {needed / _GIB:.2f} GiB for weights, gradients and optimizer alone, and {free / _GIB:.2f} "
+            f"GiB are left for it. {way_out}{smaller}, or take a smaller base"
+        )
+
+
+def with_adapter(model: nn.Module, adapter: Adapter) -> Any:
+    """The model, frozen, with a new adapter in it that changes nothing yet.
+
+    Raises:
+        BadInputError: a target is no layer of this model, or of a kind that has no adapters.
+    """
+    names = [] if adapter.targets == ALL_LINEAR else [name.strip() for name in adapter.targets.split(",")]
+    layers = {name.rpartition(".")[2]: part for name, part in model.named_modules()}
+    for name in names:
+        if not any(found == name or found.endswith(f".{name}") for found, _ in model.named_modules()):
+            linear = ", ".join(sorted(found for found, part in layers.items() if isinstance(part, nn.Linear)))
+            raise BadInputError(
+                f"--lora-targets: no layer of {type(model).__name__} is called {name!r}; it has {linear}"
+            )
+    wanted = LoraConfig(
+        task_type="CAUSAL_LM", r=adapter.rank, lora_alpha=adapter.alpha, target_modules=names or ALL_LINEAR
+    )
+    try:
+        return get_peft_model(model, wanted)
+    except ValueError as error:
+        raise BadInputError(f"--lora-targets {adapter.targets}: {error}") from error
+
+
+def load(base: Path, adapter: Adapter | None, world: World) -> Any:
+    """The base, ready to be trained: frozen weights are bfloat16 on a GPU, everything else is float32.
+
+    Raises:
+        BadInputError: its generation settings could not be written again.
+    """
+    small = world.device.type == "cuda" and adapter is not None
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16 if small else torch.float32)
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError as error:  # transformers would refuse to write it, at the end
+        raise BadInputError(f"{base}/generation_config.json contradicts itself: {error}") from error
+    return model if adapter is None else with_adapter(model, adapter)
+
+
+def finished(model: Any, config: Any, world: World) -> Any:
+    """The trained model with its adapter merged, rounded as it will be published.
+
+    Args:
+        config: the base's.
+    """
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    model.config.use_cache = config.use_cache  # the Trainer has switched it off
+    model = model.to(own_type(config))
+    return model if world.device.type == "cuda" else model.float()  # CPUs compute in nothing else as fast
+
+
+def own_type(config: Any) -> torch.dtype:
+    """In which type the base's weights are stored, and the result's will be."""
+    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+
+
+def fingerprint(base: Path) -> str:
+    """Tells one base from another without reading all of it: names, sizes, and the ends of the files of weights."""
+    found = hashlib.sha256()
+    for path in sorted(base.glob("*.safetensors")):
+        size = path.stat().st_size
+        found.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            found.update(file.read(_END_BYTES))
+            file.seek(max(0, size - _END_BYTES))
+            found.update(file.read())
+    return f"sha256:{found.hexdigest()[:16]}"

@@ -1,0 +1,59 @@
+"""What the training programs have in common as commands: options, complaints about them, and the end.
+
+What always holds: a complaint about an option reaches the job's status, and a program that is done ends with 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import logging
+import math
+import os
+import sys
+from typing import NoReturn
+
+from aifactory_trainer import errors
+
+
+class BadInputError(ValueError):
+    """What the user gave is no good, and a restart would end the same; the message says what, and the way out."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint also reaches the job's status."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
+        errors.record(f"ArgumentError: {message}", code=2)
+        super().error(message)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, it is {text}")
+    return value
+
+
+def rate(text: str) -> float:
+    """A number above 0."""
+    value = float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, it is {text}")
+    return value
+
+
+def leave() -> NoReturn:
+    """End the process with 0 now that everything it was to make is on the disk.
+
+    The ordinary end takes PyTorch's threads down in an order that now and then aborts the process (SIGABRT, `terminate
+    called without an active exception`). To a launcher that is a failed rank: all would train again from the last
+    checkpoint, for nothing.
+    """
+    atexit._run_exitfuncs()  # the last progress report
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -1,0 +1,275 @@
+"""Fine-tuning as users start it: it learns, survives, publishes what is served, and refuses bad input in words."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytest.importorskip("peft", reason="a Python without the test packages, as gpu-check may use")
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import chatmodel
+from aifactory_contract.formats import HUGGINGFACE, check_directory
+from aifactory_trainer import base, chat, sft
+from aifactory_trainer.distributed import World
+from conftest import TORCHRUN, Pod, Receiver, wait_until
+from test_export import digest
+
+SFT = ("-m", "aifactory_trainer.sft")
+FAST = ("--learning-rate=0.02", "--hold-out-share=0.2", "--batch=4")
+CPU = World(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """The inputs `base` and `chat` of a job."""
+    chatmodel.write(tmp_path / "inputs" / "base")
+    chatmodel.write_conversations(tmp_path / "inputs" / "chat" / "fruit.jsonl", chatmodel.conversations(40))
+    return tmp_path / "inputs"
+
+
+@pytest.fixture
+def job(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Path:
+    """The environment of a job, for the program run in this process."""
+    for name in ("WORLD_SIZE", "RANK", "TORCHELASTIC_ERROR_FILE", "AIFACTORY_PROGRESS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("AIFACTORY_INPUTS", str(inputs))
+    monkeypatch.setenv("AIFACTORY_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    monkeypatch.setenv("AIFACTORY_OUTPUT", str(tmp_path / "output"))
+    monkeypatch.setenv("AIFACTORY_TERMINATION_LOG", str(tmp_path / "termination-log"))
+    (tmp_path / "termination-log").write_text("")
+    caplog.set_level(logging.INFO, "aifactory")
+    return tmp_path
+
+
+def refused(job: Path, *arguments: str) -> str:
+    """What the job's status says of a run that ends before training."""
+    with pytest.raises(SystemExit) as ended:
+        sft.main(arguments)
+    assert ended.value.code == 93
+    assert not list(job.glob("checkpoints/step-*"))
+    assert not (job / "output").exists()
+    message = json.loads((job / "termination-log").read_text())["message"]
+    assert message["errorCode"] == 93
+    said = str(message["message"])
+    assert said.startswith("NoRestart: ")
+    return said.removeprefix("NoRestart: ")
+
+
+@pytest.mark.parametrize("way", ["lora", "full"])
+def test_it_learns_and_publishes_a_directory_as_the_base_was_one(
+    job: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setenv("AIFACTORY_PROGRESS_URL", receiver.url)
+    more = ["--full", "--packing"] if way == "full" else ["--activation-checkpointing"]
+    sft.main([*FAST, "--epochs=6", *more])
+    output, base = job / "output", job / "inputs" / "base"
+    check_directory(output, HUGGINGFACE.name)
+    config = json.loads((output / "config.json").read_text())
+    metrics = config["metrics"]
+    assert metrics["heldOutLoss"] < metrics["baseHeldOutLoss"] - 0.5
+    assert metrics["conversations"] + metrics["heldOutConversations"] == 40
+    assert re.search(r"step \d+/\d+  loss \d\.\d{3}  [\d,]+ tokens/s", caplog.text)
+
+    former = json.loads((base / "config.json").read_text())
+    assert {**config, "metrics": None} == {**former, "metrics": None}, "the same model to whoever serves it"
+
+    # What was measured is what is published.
+    weights = load_file(output / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}, "as the base's are"
+    assert weights.keys() == load_file(base / "model.safetensors").keys()
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    settings = sft.parse([*FAST])
+    _, held_out = sft.load_data(settings, tokenizer, sft.AutoConfig.from_pretrained(output))
+    model = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32)
+    assert sft.measure(model, held_out, settings, CPU) == pytest.approx(metrics["heldOutLoss"], abs=0.001)
+    assert tokenizer.chat_template == chatmodel.TEMPLATE
+    assert (output / "generation_config.json").read_text() == (base / "generation_config.json").read_text()
+
+    last = receiver.reports[-1]
+    assert last["step"] == last["totalSteps"] > 0
+    assert last["metrics"]["heldOutLoss"] == metrics["heldOutLoss"]
+    assert last["checkpoint"]["step"] == last["step"]
+
+
+def test_two_processes_stopped_and_killed_end_like_an_uninterrupted_run(
+    pod: Pod, inputs: Path, receiver: Receiver
+) -> None:
+    command = (*TORCHRUN, *SFT, *FAST, "--epochs=20", "--batch=2", "--checkpoint-every=5")
+    pod.env |= {"AIFACTORY_INPUTS": str(inputs)}
+    pod.run(*command, AIFACTORY_OUTPUT=str(pod.root / "whole"), AIFACTORY_CHECKPOINTS=str(pod.root / "c"))
+
+    process = pod.start(*command)
+    wait_until(lambda: pod.steps_saved(), "a checkpoint", lambda: pod.log(process))
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: process.poll() is not None, "the end of torchrun", lambda: pod.log(process))
+    stopped = re.search(
+        r"stopped at step (\d+) of (\d+): .*; the last checkpoint is checkpoints/step-\1", pod.log(process)
+    )
+    assert stopped is not None, pod.log(process)
+    assert pod.termination_message()["errorCode"] == 143
+
+    process = pod.start(*command, AIFACTORY_PROGRESS_URL=receiver.url)
+    wait_until(lambda: pod.steps_saved()[-1] > int(stopped[1]), "another", lambda: pod.log(process))
+    pod.kill(process)
+    assert not pod.output.exists(), "it was killed before its end"
+    output = pod.run(*command)
+    assert re.search(rf"resuming from .*/step-(?!{stopped[1]}:)\d+: step", output)
+    assert {body["resumedFromStep"] for body in receiver.reports} == {int(stopped[1])}
+
+    assert pod.steps_saved()[-1] == int(stopped[2])
+    whole, resumed = (load_file(path / "model.safetensors") for path in (pod.root / "whole", pod.output))
+    for name, weight in whole.items():
+        torch.testing.assert_close(resumed[name].float(), weight.float(), rtol=0, atol=0.004, msg=name)
+    metrics = [json.loads((path / "config.json").read_text())["metrics"] for path in (pod.root / "whole", pod.output)]
+    assert metrics[0] == pytest.approx(metrics[1], abs=0.002)
+
+
+def test_a_finished_run_that_lost_its_output_only_exports(job: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sft.main([*FAST, "--epochs=1"])
+    before = digest(job / "output")
+    shutil.rmtree(job / "output")
+    caplog.clear()
+    sft.main([*FAST, "--epochs=1"])
+    assert "loss 0" not in caplog.text
+    assert not re.search(r"step \d+/\d+  loss", caplog.text)
+    assert digest(job / "output") == before
+
+
+def test_packed_conversations_do_not_see_each_other(inputs: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(inputs / "base", dtype=torch.float32).eval()
+    talks = chat.read(inputs / "chat")[:5]
+    rows = list(chat.Examples(AutoTokenizer.from_pretrained(inputs / "base"), talks, 200))
+    packed, padded = sft.collator(True)(rows), sft.collator(False)(rows)
+    assert packed["input_ids"].shape == (1, sum(len(row["input_ids"]) for row in rows))
+    assert padded["input_ids"].shape[0] == len(rows)
+    losses = [model(**batch, use_cache=False, num_items_in_batch=1).loss.item() for batch in (packed, padded)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_the_frozen_base_of_an_adapter_stays_as_it_was(job: Path) -> None:
+    """All that changes is what the adapter is at."""
+    sft.main([*FAST, "--epochs=1", "--lora-targets=q_proj,down_proj"])
+    before, after = (load_file(job / place / "model.safetensors") for place in ("inputs/base", "output"))
+    changed = {name for name, weight in before.items() if not torch.equal(after[name], weight)}
+    assert {name.split(".")[-2] for name in changed} == {"q_proj", "down_proj"}
+
+
+def add_line(job: Path) -> None:
+    with (job / "inputs" / "chat" / "fruit.jsonl").open("a") as file:
+        file.write('{"messages": [{"role": "user", "content": "Why?"}]}\n')
+
+
+def no_template(job: Path) -> None:
+    (job / "inputs" / "base" / "chat_template.jinja").unlink()
+
+
+def no_weights(job: Path) -> None:
+    (job / "inputs" / "base" / "model.safetensors").unlink()
+
+
+def contradiction(job: Path) -> None:
+    path = job / "inputs" / "base" / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "do_sample": False, "temperature": 0.5}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "arguments", "words"),
+    [
+        (None, ["--base=other"], r"--base other: there is no such file .* \(spec\.inputs has base, chat\)"),
+        (None, ["--data=talks"], r"--data talks: there is no such file or directory, and no input of this name"),
+        (add_line, [], r"fruit\.jsonl:41: the last message is not the assistant's"),
+        (None, ["--hold-out-share=0.000001"], r"of 40 conversations none is held out with --hold-out-share 1e-06"),
+        (None, ["--hold-out=chat"], r"every question of the data is in --hold-out too"),
+        (
+            None,
+            ["--max-length=5"],
+            r"all \d+ conversations are longer than 5 tokens, the shortest has \d+: raise --max",
+        ),
+        (None, ["--max-length=999"], r"--max-length 999 is more than the 256 tokens that the model can read"),
+        (None, ["--lora-targets=qkv"], r"no layer of LlamaForCausalLM is called 'qkv'; it has down_proj, .*, v_proj$"),
+        (None, ["--lora-targets=q_proj,kv"], r"no layer of LlamaForCausalLM is called 'kv'"),
+        (None, ["--lora-targets=norm"], r"--lora-targets norm: Target module LlamaRMSNorm.* is not supported"),
+        (no_template, [], r"has no chat template \(chat_template\.jinja\).*give one with --chat-template$"),
+        (no_weights, [], r"model\.safetensors"),
+        (contradiction, [], r"generation_config\.json contradicts itself: "),
+    ],
+)
+def test_bad_input_is_a_sentence_before_training_begins(
+    job: Path, spoil: Any, arguments: list[str], words: str
+) -> None:
+    if spoil is not None:
+        spoil(job)
+    assert re.search(words, refused(job, *FAST, *arguments))
+
+
+@pytest.mark.parametrize(("way", "smaller"), [([], ""), (["--full"], ", leave out --full")])
+def test_a_base_that_is_too_large_for_memory_is_refused(
+    job: Path, monkeypatch: pytest.MonkeyPatch, way: list[str], smaller: str
+) -> None:
+    monkeypatch.setattr(base, "memory_left", lambda: 10_000)
+    said = refused(job, *FAST, *way)
+    assert re.search(
+        r"^the base has 0 million numbers.*each process needs \d\.\d\d GiB for weights, gradients and", said
+    )
+    assert said.endswith(f"Raise resources.limits.memory of container trainer{smaller}, or take a smaller base")
+
+
+def test_a_template_may_be_given(job: Path) -> None:
+    (job / "template").write_text(chatmodel.TEMPLATE.replace("<|im_start|>", "<|endoftext|>"))
+    sft.main([*FAST, "--epochs=0.2", f"--chat-template={job / 'template'}"])
+    assert (job / "output" / "chat_template.jinja").read_text() == (job / "template").read_text()
+
+
+def test_a_checkpoint_of_another_run_is_refused(job: Path) -> None:
+    sft.main([*FAST, "--epochs=0.5"])
+    shutil.rmtree(job / "output")
+    saved = sorted(path.name for path in (job / "checkpoints").iterdir())
+    for arguments, words in (
+        (["--lora-rank=2"], r"other model \(PeftModelForCausalLM of \d+ numbers"),
+        (["--full"], r"other model \(PeftModelForCausalLM of \d+ numbers, .*, now LlamaForCausalLM of"),
+        (["--seed=1"], r"other seed \(1337, now 1\)"),
+        (["--batch=2"], r"other batch \(4, now 2\)"),
+        (["--hold-out-share=0.3"], r"other data \(sha256:\w+, now sha256:\w+\)"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            sft.main([*FAST, *arguments])
+        assert ended.value.code == 93
+        said = json.loads((job / "termination-log").read_text())["message"]["message"]
+        assert re.search(rf"can not be taken up, it was written with {words}", said)
+        (job / "termination-log").write_text("")
+    assert sorted(path.name for path in (job / "checkpoints").iterdir()) == saved
+
+
+def test_a_loss_that_is_no_number_is_not_retried(job: Path) -> None:
+    said = refused(job, *FAST, "--learning-rate=1e30", "--full")
+    assert re.match(
+        r"the (loss|state) (of|after) step \d+ .*use a smaller learning rate; there is no checkpoint$", said
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--epochs=0"], "argument --epochs: must be a number above 0, it is 0"),
+        (["--batch=x"], "argument --batch: invalid positive value: 'x'"),
+        (["--hold-out-share=1"], "argument --hold-out-share: must be below 1, it is 1"),
+        (["--lora-rank=-1"], "argument --lora-rank: must be at least 1, it is -1"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        sft.parse(arguments)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
