@@ -37,6 +37,13 @@ def generate(place: Place) -> Outcome:
     return generating.generate(place)
 
 
+def embed(place: Place) -> Outcome:
+    """Imported late, as `generate` is."""
+    from gpu_check import embedding
+
+    return embedding.embed(place)
+
+
 def fine_tune(place: Place) -> Outcome:
     """Imported late, as `generate` is."""
     from gpu_check import tuning
@@ -46,6 +53,7 @@ def fine_tune(place: Place) -> Outcome:
 
 PARTS: dict[str, Callable[[Place], Outcome]] = {
     "generate": generate,
+    "embed": embed,
     "fine-tune": fine_tune,
     "tests": units.tests,
     "resumed": training.resumed,
@@ -58,6 +66,7 @@ PARTS: dict[str, Callable[[Place], Outcome]] = {
 }
 NEEDS = {
     "generate": ("transformers", "tokenizers", "llguidance", "psutil"),
+    "embed": ("transformers", "tokenizers"),
     "fine-tune": ("transformers", "tokenizers", "peft"),
 }
 """Packages beside PyTorch without which a part can not run."""

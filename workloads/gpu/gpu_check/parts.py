@@ -28,6 +28,7 @@ class Sizes:
         answer_tokens: length of each answer.
         llama: shape of the transformers model that is served and fine-tuned.
         llama_vocabulary: tokens of its tokenizer.
+        bert: shape of the model whose embeddings are served.
         tune_batch: windows a step of its fine-tuning.
         tune_context: tokens of a window.
         tune_steps: steps whose time is taken.
@@ -45,6 +46,7 @@ class Sizes:
     answer_tokens: int
     llama: dict[str, int]
     llama_vocabulary: int
+    bert: dict[str, int]
     tune_batch: int
     tune_context: int
     tune_steps: int
@@ -57,8 +59,8 @@ FULL = Sizes(
     small_steps=600,
     # The vocabulary is 257 bytes: 18 blocks of GPT-2's width give the 124 M weights that it has with 12 and 50,257.
     large=GPTConfig(context=1024, layers=18, heads=12, embedding=768),
-    large_batches=(32, 16, 8),
-    large_steps=80,
+    large_batches=(64, 32, 16, 8),
+    large_steps=40,
     compiled=True,
     clients=(1, 32, 128),
     answer_tokens=128,
@@ -72,6 +74,14 @@ FULL = Sizes(
         "max_position_embeddings": 4096,
     },
     llama_vocabulary=32_000,
+    # As all-MiniLM-L6-v2.
+    bert={
+        "hidden_size": 384,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 512,
+    },
     tune_batch=8,
     tune_context=1024,
     tune_steps=30,
@@ -96,6 +106,13 @@ TINY = Sizes(
         "max_position_embeddings": 1024,
     },
     llama_vocabulary=1000,
+    bert={
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "max_position_embeddings": 512,
+    },
     tune_batch=2,
     tune_context=64,
     tune_steps=30,

@@ -145,7 +145,7 @@ def back_end(module: str, folder: Path, device: torch.device, config: Mapping[st
     """A loaded model of a back end of ours, as Triton would load it.
 
     Args:
-        module: `causal_lm`, `generate` or `torch_export`.
+        module: `causal_lm`, `embeddings`, `generate` or `torch_export`.
         folder: the artifact.
     """
     here: Any = ModuleType("triton_python_backend_utils")

@@ -18,6 +18,7 @@ SUITES = {
         "tests/test_pt2.py",
         "tests/test_paged.py",
         "tests/test_attention.py",
+        "tests/test_encoder.py",
     ),
 }
 

@@ -152,10 +152,27 @@ class GPT(nn.Module):
         if end > self.config.context:
             raise ValueError(f"{end} tokens do not fit a context of {self.config.context}")
         rope = (self.cos[start:end], self.sin[start:end])
-        x = self.embedding(tokens)
+        x = working_type(self.embedding(tokens))
         for index, block in enumerate(self.blocks):
             x = block(x, rope, cache, index)
-        return F.linear(normalise(x), self.embedding.weight)
+        return project(normalise(x), self.embedding.weight)
+
+
+def working_type(x: Tensor) -> Tensor:
+    """In the type of matrix products under autocast, which leaves an embedding in float32: the stream between the
+    blocks, read and written many times in each, is half as large."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+def project(x: Tensor, weight: Tensor) -> Tensor:
+    """Logits, a view of a product with rows of zeros: a GPU's fast kernels want sizes that are multiples of 8, which
+    VOCABULARY is not, and one that is a multiple of 64 most."""
+    if not x.is_cuda:
+        return F.linear(x, weight)
+    rows = weight.shape[0]
+    logits: Tensor = F.linear(x, F.pad(weight, (0, 0, 0, -rows % 64)))[..., :rows]
+    return logits
 
 
 def normalise(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
 from aifactory_trainer import gpt
+from aifactory_trainer.model import GPTConfig
 from aifactory_trainer.state import unwrap
 from conftest import DEVICES, TORCHRUN, Pod, Receiver, wait_until
 from test_export import digest
@@ -137,6 +138,25 @@ def test_without_a_compiler_it_says_what_to_do(
         gpt.main([*SMALL, f"--data={data}", "--compile"])
     assert ended.value.code == 93
     assert "--compile needs a compiler (no-such-compiler)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_gradients_are_those_of_float64(device: torch.device) -> None:
+    """As far as bfloat16 goes on a GPU, whichever kernels compute attention there."""
+    torch.manual_seed(0)
+    exact = gpt.GPT(GPTConfig(context=128, layers=2, heads=2, embedding=128)).double()
+    for parameter in exact.blocks.parameters():  # layers that start at zero would hide the others' gradients
+        torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+    model = copy.deepcopy(exact).float().to(device)
+    windows = torch.randint(0, 257, (4, 129))
+    expected, loss = gpt.backward(exact, windows), gpt.backward(model, windows.to(device))
+    limit = 0.1 if device.type == "cuda" else 1e-4
+    assert loss.item() == pytest.approx(expected.item(), rel=limit / 10)
+    for (name, mine), own in zip(model.named_parameters(), exact.parameters(), strict=True):
+        assert mine.grad is not None
+        assert own.grad is not None
+        further = (mine.grad.cpu().double() - own.grad).norm() / own.grad.norm()
+        assert further < limit, name
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -33,7 +33,7 @@ def test_a_prediction_does_not_see_the_future(model: GPT) -> None:
 
 def test_in_mixed_precision_what_is_large_is_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU that is not there: its tensors have types and no numbers."""
-    seen: dict[str, set[torch.dtype]] = {"attention": set(), "hidden": set()}
+    seen: dict[str, set[torch.dtype]] = {"attention": set(), "hidden": set(), "stream": set()}
 
     def attention(*inputs: torch.Tensor) -> torch.Tensor:
         seen["attention"] |= {tensor.dtype for tensor in inputs}
@@ -46,11 +46,13 @@ def test_in_mixed_precision_what_is_large_is_bfloat16(monkeypatch: pytest.Monkey
             model, tokens = GPT(SMALL), torch.zeros(2, 8, dtype=torch.int64)
             for block in model.blocks:
                 block.down.register_forward_pre_hook(lambda _module, inputs: seen["hidden"].add(inputs[0].dtype))
+                block.register_forward_hook(lambda _module, _inputs, output: seen["stream"].add(output.dtype))
             torch.set_autocast_enabled("cuda", True)
-            model(tokens)
+            logits = model(tokens)
     finally:
         torch.set_autocast_enabled("cuda", False)
-    assert seen == {"attention": {torch.bfloat16}, "hidden": {torch.bfloat16}}
+    assert seen == {name: {torch.bfloat16} for name in ("attention", "hidden", "stream")}
+    assert logits.shape == (2, 8, VOCABULARY)
 
 
 def test_only_distances_count(model: GPT) -> None:
