@@ -46,7 +46,10 @@ def test_what_several_domains_look_up_and_wake_by_is_kept_of_all() -> None:
     def concerns(_: Pod, cluster: Cluster) -> tuple[()]:
         return ()
 
-    plain = Child(PODS, Pod)
+    def halfway(_: Pod) -> bool:
+        return True
+
+    plain = Child(PODS, Pod, halfway=halfway)
     named = Child(PODS, Pod, indexes={"name": lambda pod: (pod.metadata.name,)})
     placed = Child(PODS, Pod, indexes={"node": lambda pod: (pod.spec.node_name,)}, concerns=concerns)
     kinds = [type("Kind", (Herds,), {"children": (child,)}) for child in (plain, named, placed)]
@@ -54,6 +57,7 @@ def test_what_several_domains_look_up_and_wake_by_is_kept_of_all() -> None:
         (child,) = declared_children(order)
         assert child.indexes.keys() == {"name", "node"}
         assert child.concerns is concerns
+        assert child.halfway is halfway
 
 
 def test_two_choices_of_labels_are_a_mistake() -> None:
