@@ -226,7 +226,7 @@ class ServingProbe:
                 message = ""
             else:
                 message = read_load_error(await fetch(session, f"{base_url(pod.address, names.AGENT_PORT)}/v1/status"))
-        except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.MsgspecError):
+        except (aiohttp.ClientError, TimeoutError, ValueError):
             silence = self._silent.setdefault(pod.uid, _Silence())
             silence.failures += 1
             wait = PROBE.delay(silence.failures)
@@ -298,10 +298,10 @@ def rates(start: Mapping[str, Counters], end: Mapping[str, Counters]) -> Through
 
 
 def _grown(first: float, last: float) -> float:
-    if last >= first:
-        return last - first
+    if first - last > _UNDER_WAY:
+        return last
     # A question of the agent that is under way is subtracted already and not yet among those that were answered.
-    return 0.0 if first - last <= _UNDER_WAY else last
+    return max(0.0, last - first)
 
 
 def _figure(value: float) -> str:
@@ -365,6 +365,6 @@ _decode_status = msgspec.json.Decoder(_Status).decode
 
 
 def read_load_error(body: bytes) -> str:
-    """Why models can not be loaded, from the agent's status; empty when they can. Raises MsgspecError."""
+    """Why models can not be loaded, from the agent's status; empty when they can. Raises ValueError."""
     failed = (model for model in _decode_status(body).models if model.state == "Failed")
     return "; ".join(f"{model.reason or 'Failed'}: {model.message}" for model in failed)[:MAX_WORDS]
