@@ -165,6 +165,11 @@ class Stages:
                 if not books[module].by(mutant) and not self._accepted.reason(module, mutant)
             ]
 
+    def measured(self, stage: str) -> Path:
+        """Where it is kept what the tests of a stage do: the other unit tests are others for each package."""
+        which = self._own if self._paths[stage] == [self._own] else f"all.but.{self._own}"
+        return HOME / f"measure.{which.replace('/', '.')}.{self._state}.json"
+
     def _passed(self, mutant: Mutant, book: Book, stages: list[str]) -> int:
         """The number of the last stage that a mutant has survived with the tests as they are; -1 for none."""
         known = book.of(mutant)
@@ -185,11 +190,10 @@ class Stages:
     def _run_tests(self, stage: str, left: list[Try], books: dict[str, Book]) -> None:
         """In forks of a nursery what can be tried there, then the others."""
         paths = self._paths[stage]
-        name = "-".join(paths if paths == [self._own] else [stage]).replace("/", ".")
-        for old in HOME.glob(f"measure.{name}.*"):
+        for old in HOME.glob("measure.*"):
             if self._state not in old.name:
                 old.unlink()
-        baseline = runner.measure(paths, HOME / f"measure.{name}.{self._state}.json")
+        baseline = runner.measure(paths, self.measured(stage))
         files = {tried: PACKAGE / f"{tried[0]}.py" for tried in left}
 
         def tests(tried: Try) -> list[str]:

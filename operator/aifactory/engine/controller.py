@@ -258,7 +258,7 @@ class Controller(Generic[M, Observed]):
             return "error"
         self.queue.forget(key)
         rest = min(max(REST_FACTOR * (decided - began), MIN_REST), MAX_REST) - (self._clock.monotonic() - decided)
-        if rest > 0 and decision.requeue_after != 0:
+        if decision.requeue_after != 0:
             self.queue.rest(key, rest)
         if decision.requeue_after is None:
             return "success"

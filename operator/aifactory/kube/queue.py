@@ -225,10 +225,7 @@ class WorkQueue(Generic[K]):
     def _rest_left(self, key: K) -> float:
         """For how many seconds a key still rests."""
         left = self._resting.get(key, 0.0) - asyncio.get_running_loop().time()
-        if left > EARLY_SECONDS:
-            return left
-        self._resting.pop(key, None)
-        return 0.0
+        return left if left > EARLY_SECONDS else 0.0
 
     def _push(self, key: K, background: bool) -> None:
         (self._background if background else self._fresh)[key] = asyncio.get_running_loop().time()

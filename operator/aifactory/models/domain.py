@@ -62,7 +62,7 @@ class Models(Domain[ModelVersion, Observed]):
         if not telling and (plan := plan_model_version(observed, now)) is not None:
             # Verifiers that have ended and may not be deleted are in nobody's way: what they found stands.
             return replace(plan, writes=(), requeue_after=None)
-        return plan_refused(observed, explain((telling or errors)[0]), now)
+        return plan_refused(observed, explain(telling[0]), now)
 
 
 def _counter(found: ConfigMap) -> Counter:

@@ -227,7 +227,7 @@ class ServingProbe:
                 self._followed[pod.uid] = self._monotonic()
                 try:
                     news = self._book.set_report(pod.uid, read_report(await fetch(session, _status_page(pod))))
-                except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.MsgspecError):
+                except (aiohttp.ClientError, TimeoutError, ValueError):
                     news = self._book.set_unanswered(pod.uid)
                 if news:
                     self._wake(pod.pool)
@@ -296,7 +296,7 @@ class ServingProbe:
                 message = ""
             else:
                 message = read_load_error(await fetch(session, _status_page(pod)))
-        except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.MsgspecError):
+        except (aiohttp.ClientError, TimeoutError, ValueError):
             silence = self._silent.setdefault(pod.uid, _Silence())
             silence.failures += 1
             wait = PROBE.delay(silence.failures)
@@ -368,10 +368,10 @@ def rates(start: Mapping[str, Counters], end: Mapping[str, Counters]) -> Through
 
 
 def _grown(first: float, last: float) -> float:
-    if last >= first:
-        return last - first
+    if first - last > _UNDER_WAY:
+        return last
     # A question of the agent that is under way is subtracted already and not yet among those that were answered.
-    return 0.0 if first - last <= _UNDER_WAY else last
+    return max(0.0, last - first)
 
 
 def _figure(value: float) -> str:
@@ -445,12 +445,12 @@ _decode_status = msgspec.json.Decoder(_Status).decode
 
 
 def read_load_error(body: bytes) -> str:
-    """Why models can not be loaded, from the agent's status; empty when they can. Raises MsgspecError."""
+    """Why models can not be loaded, from the agent's status; empty when they can. Raises ValueError."""
     return _failures(_decode_status(body))
 
 
 def read_report(body: bytes) -> Report:
-    """What the agent says about what it was told to serve. Raises MsgspecError."""
+    """What the agent says about what it was told to serve. Raises ValueError."""
     status = _decode_status(body)
     live = next((model for model in status.models if model.traffic != _WARM), _Model())
     version, seconds = status.answers.get(live.name), live.load_seconds

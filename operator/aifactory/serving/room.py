@@ -21,7 +21,7 @@ def too_large(pool: InferencePool, version: VersionView) -> str:
     triton = shape.template_container(pool, names.CONTAINER_TRITON)
     limits = (triton.get("resources") or {}).get("limits") or {}
     limit = bytes_of(limits.get("memory"))
-    if shape.asks_for_devices(triton) or limit is None or version.size_bytes is None or version.size_bytes <= limit:
+    if shape.may_have_devices(pool) or limit is None or version.size_bytes is None or version.size_bytes <= limit:
         return ""
     return (
         f"ModelVersion {version.name} is too large for the memory of its pods: it is {human_size(version.size_bytes)}, "

@@ -141,11 +141,15 @@ def drain_seconds(pool: InferencePool) -> tuple[int, int]:
     return pre_stop, timeout
 
 
-def asks_for_devices(container: Json) -> bool:
-    """Whether a container asks for a GPU or anything like it: a resource with a domain, or a claim."""
-    resources = container.get("resources") or {}
+def may_have_devices(pool: InferencePool) -> bool:
+    """Whether Triton may have a GPU or anything like it.
+
+    Devices have resources of many names, all with a domain; or they are claimed, or come with a runtime class.
+    """
+    resources = template_container(pool, names.CONTAINER_TRITON).get("resources") or {}
     asked = (*(resources.get("limits") or ()), *(resources.get("requests") or ()))
-    return any("/" in name for name in asked) or bool(resources.get("claims"))
+    runtime_class = pool.spec.template is not None and pool.spec.template.raw_spec().get("runtimeClassName")
+    return any("/" in name for name in asked) or bool(resources.get("claims") or runtime_class)
 
 
 def template_container(pool: InferencePool, name: str) -> Json:

@@ -46,11 +46,9 @@ def entries(job: TrainingJob) -> dict[str, InputStatus]:
     return {found.name: found for found in job.status.inputs or ()}
 
 
-def is_there(found: InputStatus | None, wish: Input) -> bool:
+def is_there(found: InputStatus, wish: Input) -> bool:
     """Whether what a status says of an input is what the spec asks for."""
-    return (
-        found is not None and found.phase == READY and same_origin(found, wish) and wish.digest in (None, found.digest)
-    )
+    return found.phase == READY and same_origin(found, wish) and wish.digest in (None, found.digest)
 
 
 def same_origin(found: InputStatus, wish: Input) -> bool:

@@ -105,7 +105,7 @@ class FetchProbe:
     async def _ask(self, session: aiohttp.ClientSession, pod: FetchingPod) -> None:
         try:
             fetched = read(await fetch(session, f"{base_url(pod.address, names.AGENT_PORT)}/v1/status"))
-        except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.MsgspecError):
+        except (aiohttp.ClientError, TimeoutError, ValueError):
             return  # it has just begun, or just ended
         if self._book.note(pod.uid, fetched):
             self._wake(pod.job)
@@ -120,6 +120,6 @@ _decode: Final = msgspec.json.Decoder(_Status).decode
 
 
 def read(body: bytes) -> Fetched:
-    """How far a pod says that it is. Raises MsgspecError."""
+    """How far a pod says that it is. Raises ValueError."""
     status = _decode(body)
     return Fetched(status.bytes, status.total_bytes)

@@ -65,26 +65,28 @@ def prepare(observed: Observed, current: tuple[PodView, ...], now: datetime) -> 
         now: the time, in UTC.
     """
     job, claim = observed.job, observed.input_claim
-    wishes = job.spec.inputs or ()
+    wishes = job.spec.inputs
     if not wishes:
         return Preparation(writes=deletions(observed.fetchers))
     known = cache.entries(job)
+    begun = [(wish, _begun(wish, known.get(wish.name))) for wish in wishes]
+    entries = tuple(entry for _, entry in begun)
     wanted = not all_up(observed, current)
-    missing = [wish for wish in wishes if not cache.is_there(known.get(wish.name), wish)]
+    missing = not all(cache.is_there(entry, wish) for wish, entry in begun)
     if claim is None and (wanted or missing):
         create = Create(cache.claim(job, observed.settings), shared=True)
         message = f"the claim {names.INPUT_CLAIM} is being created"
-        return _held_up(observed, message, writes=(create,), requeue_after=0)
+        return _held_up(entries, message, writes=(create,), requeue_after=0)
     if claim is not None and claim.terminating and (missing or len(current) < job.spec.nodes.count):
         message = (
             f"the claim {names.INPUT_CLAIM} is being deleted and goes when no pod uses it; another one is made then"
         )
         writes = deletions(observed.fetchers)  # they hold it too
-        return _held_up(observed, message, writes=writes, requeue_after=CLAIM_RETRY_SECONDS)
-    on = claim.uid if claim is not None and not claim.terminating else None
+        return _held_up(entries, message, writes=writes, requeue_after=CLAIM_RETRY_SECONDS)
+    on = claim.uid if claim is not None and not claim.terminating else ""
     # Pods that are up hold the claim that they have, whichever there is by now; only the next ones need today's.
-    good = None if not missing and not wanted else on
-    parts = [_one(observed, wish, known.get(wish.name), on, good, now) for wish in wishes]
+    good = "" if not missing and not wanted else on
+    parts = [_one(observed, wish, entry, on, good, now) for wish, entry in begun]
     found = _together(observed, parts)
     return replace(found, requeue_after=CLAIM_LOOK_SECONDS) if wanted and found.requeue_after is None else found
 
@@ -111,11 +113,9 @@ def plan_beside(prepared: Preparation, current: tuple[PodView, ...], draft: Stat
 
 
 def _held_up(
-    observed: Observed, message: str, *, writes: tuple[Write, ...] = (), requeue_after: float | None = None
+    entries: tuple[InputStatus, ...], message: str, *, writes: tuple[Write, ...], requeue_after: float
 ) -> Preparation:
     """Before anything is fetched."""
-    known = cache.entries(observed.job)
-    entries = tuple(_begun(wish, known.get(wish.name)) for wish in observed.job.spec.inputs or ())
     return Preparation(entries, False, Reason.PREPARING_INPUTS, message, writes=writes, requeue_after=requeue_after)
 
 
@@ -156,16 +156,13 @@ def soonest(times: Iterable[float | None]) -> float | None:
     return min((time for time in times if time is not None), default=None)
 
 
-def _one(
-    observed: Observed, wish: Input, known: InputStatus | None, claim: str | None, good: str | None, now: datetime
-) -> _One:
+def _one(observed: Observed, wish: Input, entry: InputStatus, claim: str, good: str, now: datetime) -> _One:
     """One input. `claim` is the UID of the one that it is fetched to, `good` of the one on which it is good enough;
-    None: the one that it is on.
+    empty: whichever it is on.
     """
-    if known is not None and cache.is_there(known, wish) and good in (None, known.claim):
-        return _One(known)
-    entry = _begun(wish, known)
-    fetch = _fetch(observed, wish, entry, claim or "")
+    if cache.is_there(entry, wish) and good in ("", entry.claim):
+        return _One(entry)
+    fetch = _fetch(observed, wish, entry, claim)
     if isinstance(fetch, _One):
         return fetch
     entry = entry.model_copy(update={"uri": fetch.uri})
@@ -190,20 +187,19 @@ def _one(
         changes |= {"bytes": None, "total_bytes": None, "percent": None}
     entry = entry.model_copy(update=changes)
     if step.answer is not None:
-        return _answered(entry, step, fetch)
+        return _answered(entry, step.answer, fetch)
     return _underway(observed, entry, step, fetch, base)
 
 
-def _answered(entry: InputStatus, step: Step, fetch: Fetch) -> _One:
-    """It is there. Its pod stays until that is written down."""
-    answer = step.answer or {}
+def _answered(entry: InputStatus, answer: Json, fetch: Fetch) -> _One:
+    """It is there. Its pods stay until that is written down."""
     size = answer["sizeBytes"]
     found = {"phase": cache.READY, "digest": answer["digest"], "claim": fetch.claim}
     found |= {"bytes": size, "total_bytes": size, "percent": 100}
-    nothing = {"pod": "", "next_time": None, "request": "", "reason": "", "message": ""}
+    nothing = {"pod": "", "request": "", "reason": "", "message": ""}
     done = entry.model_copy(update={**found, **nothing})
     base = entry.pod.rpartition("-")[0]
-    return _One(done, writes=step.writes, pods=base, urgent=True, requeue_after=0)
+    return _One(done, pods=base, urgent=True, requeue_after=0)
 
 
 def _underway(observed: Observed, entry: InputStatus, step: Step, fetch: Fetch, base: str) -> _One:
@@ -240,7 +236,7 @@ def _fetch(observed: Observed, wish: Input, entry: InputStatus, claim: str) -> F
         secret = wish.secret_ref.name if wish.secret_ref is not None else ""
         digest = wish.digest or entry.digest
         first = wish.digest is None and digest != ""
-        return Fetch(wish.name, wish.uri or "", digest, secret, claim=claim, first=first)
+        return Fetch(wish.name, entry.uri, digest, secret, claim=claim, first=first)
     version = observed.bases.get(wish.model_version)
     if version is not None and version.digest:
         return Fetch(wish.name, version.uri, version.digest, version.secret, version.format, claim)

@@ -12,6 +12,7 @@ from aifactory.app.domains import DOMAINS
 from aifactory.engine.cluster import Cluster, Declaration, declared_children
 from aifactory.engine.domain import Child, Index
 from aifactory.kube.objects import PartialObject, Pod, PodGroup
+from aifactory.kube.podstate import starting
 from aifactory.kube.resources import PODGROUPS, PODS, Resource
 from tests.support.herd import HERDS, Herd, Herds
 
@@ -46,7 +47,10 @@ def test_what_several_domains_look_up_and_wake_by_is_kept_of_all() -> None:
     def concerns(_: Pod, cluster: Cluster) -> tuple[()]:
         return ()
 
-    plain = Child(PODS, Pod)
+    def halfway(_: Pod) -> bool:
+        return True
+
+    plain = Child(PODS, Pod, halfway=halfway)
     named = Child(PODS, Pod, indexes={"name": lambda pod: (pod.metadata.name,)})
     placed = Child(PODS, Pod, indexes={"node": lambda pod: (pod.spec.node_name,)}, concerns=concerns)
     kinds = [type("Kind", (Herds,), {"children": (child,)}) for child in (plain, named, placed)]
@@ -54,6 +58,13 @@ def test_what_several_domains_look_up_and_wake_by_is_kept_of_all() -> None:
         (child,) = declared_children(order)
         assert child.indexes.keys() == {"name", "node"}
         assert child.concerns is concerns
+        assert child.halfway is halfway
+
+
+@pytest.mark.parametrize("kind", DOMAINS)
+def test_pods_that_have_yet_to_start_are_looked_at_when_there_is_time_whosever_they_are(kind: type[Any]) -> None:
+    (pods,) = (child for child in declared_children([kind]) if child.resource == PODS)
+    assert pods.halfway is starting
 
 
 def test_two_choices_of_labels_are_a_mistake() -> None:

@@ -151,6 +151,29 @@ def test_an_object_whose_decisions_take_long_rests_between_them(
     run(main)
 
 
+def test_the_time_that_writing_takes_counts_as_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        api, loop, decided = MemoryApi(), asyncio.get_running_loop(), list[float]()
+        async with Farm(api).running() as farm:
+            api.put(HERDS, "ns", "a", spec={"size": 3})
+            await settled(farm)
+            await asyncio.sleep(1)
+            plan = farm.kind.plan
+
+            async def before(verb: str, resource: Resource, name: str) -> None:
+                await asyncio.sleep(0.2)
+
+            api.before = before
+            monkeypatch.setattr(farm.kind, "plan", lambda *view: decided.append(loop.time()) or plan(*view))
+            api.put(HERDS, "ns", "a", spec={"size": 4})
+            await asyncio.sleep(0.1)
+            api.put(HERDS, "ns", "a", spec={"size": 5})
+            await until(lambda: len(decided) == 2, seconds=5)
+            assert decided[1] - decided[0] == pytest.approx(0.2)
+
+    run(main)
+
+
 def test_an_object_that_is_due_again_at_once_does_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         api, loop, decided = MemoryApi(), asyncio.get_running_loop(), []

@@ -10,7 +10,16 @@ import pytest
 from pydantic import ValidationError
 
 from aifactory.api import names
-from aifactory.engine.taskpods import TaskPodDefaults, TaskPodError, TaskPods, TaskSettings, build, read
+from aifactory.engine.taskpods import (
+    TaskPodDefaults,
+    TaskPodError,
+    TaskPods,
+    TaskSettings,
+    build,
+    hub_environment,
+    hub_url,
+    read,
+)
 from tests.unit.golden import assert_known_to_kubernetes, assert_restricted
 
 META = {"name": "copy-0", "namespace": "ns", "labels": {"app": "ours"}}
@@ -95,7 +104,7 @@ def test_it_reads_as_the_user_who_wrote() -> None:
         "runAsGroup": 1001,
         "runAsNonRoot": True,
         "fsGroup": 3000,
-        "fsGroupChangePolicy": "OnRootMismatch",
+        "fsGroupChangePolicy": "Always",
         "supplementalGroups": [4000],
         "seLinuxOptions": {"level": "s0:c1"},
     }
@@ -164,6 +173,35 @@ def test_an_installation_names_a_file_with_settings_and_the_image_of_its_agent(t
     file.write_text("defaults: {nodeSelector: {pool: cpu}}")
     (option,) = [field for field in fields(TaskSettings) if field.name == "task_pods"]
     assert option.metadata["parse"](str(file)) == read(str(file)) != TaskPods()
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("https://hub.example.com", "https://hub.example.com"),
+        (" http://hub:8080/api/ \n", "http://hub:8080/api"),
+        ("", ""),
+        (" ", ""),
+    ],
+)
+def test_a_hub_is_named_by_its_url(text: str, url: str) -> None:
+    (option,) = [field for field in fields(TaskSettings) if field.name == "hub_endpoint"]
+    assert option.metadata["parse"](text) == url
+
+
+@pytest.mark.parametrize(
+    "text", ["hub.example.com", "ftp://hub.example.com", "https:///models", "https://me@hub", "https://hub/?token=x"]
+)
+def test_what_is_no_address_of_a_hub_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"hub.endpoint: .* is no address of a hub: write https://<host>, without"):
+        hub_url(text)
+
+
+def test_who_asks_a_hub_is_told_which() -> None:
+    told = {"env": [{"name": "HF_ENDPOINT", "value": "https://hub.example.com"}]}
+    assert hub_environment("https://hub.example.com", "hf://org/model@main") == told
+    assert hub_environment("https://hub.example.com", "s3://bucket/hf://model") == {}
+    assert hub_environment("", "hf://org/model@main") == {}
 
 
 def test_settings_that_all_domains_share_are_changed_by_none() -> None:

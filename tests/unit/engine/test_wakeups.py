@@ -125,6 +125,14 @@ def test_what_is_on_its_way_and_stays_so_can_wait(views: list[Pod | None], waits
     assert found.later == (["ns/a"] if waits else [])
 
 
+def test_where_nobody_looks_later_all_is_looked_at_at_once() -> None:
+    woken: list[str] = []
+    found = Listening(Patient())
+    found.cluster.connect({HERDS: lambda key, *, background: woken.append(str(key))})
+    found.pod_changes(pod("a"))
+    assert woken == ["ns/a"]
+
+
 def test_nothing_of_a_first_list_is_kept_back() -> None:
     found = Listening(Patient())
     found.cluster.stores[PODS].put(pod("a"), background=True)

@@ -32,6 +32,12 @@ def test_the_limit_is_exact(brackets: str) -> None:
     assert is_deep(nested(MAX_DEPTH + 1, brackets))
 
 
+@pytest.mark.parametrize("before", ["", '"', "\\", '\\"', '"\\'])
+def test_brackets_in_strings_are_no_depth(before: str) -> None:
+    assert not is_deep(json.dumps([before, "[" * 100, before + "{" * 100]).encode())
+    assert is_deep(b"[" + json.dumps(before).encode() + b"," + nested(MAX_DEPTH) + b"]")
+
+
 def test_what_stands_for_what_was_cut_out_is_what_users_are_told() -> None:
     assert shallow(nested(70, "[")) == b"[" * 64 + b'"aifactory.dev/nested-too-deep"' + b"]" * 64
 

@@ -53,6 +53,14 @@ def test_a_container_is_found_by_its_name_among_all_of_both_kinds() -> None:
     assert podstate.container(both, "other") is None
 
 
+@pytest.mark.parametrize(
+    ("phase", "ending", "starting"),
+    [("Pending", False, True), ("Pending", True, False), ("Running", False, False), ("Failed", False, False)],
+)
+def test_a_pod_that_is_pending_has_yet_to_start_until_it_is_deleted(phase: str, ending: bool, starting: bool) -> None:
+    assert podstate.starting(pod(phase=phase, ending=ending)) is starting
+
+
 @pytest.mark.parametrize(("phase", "over"), [("Running", False), ("Succeeded", True), ("Failed", True), ("", False)])
 def test_a_pod_is_over_when_its_phase_says_so(phase: str, over: bool) -> None:
     assert podstate.is_over(pod(phase=phase)) is over

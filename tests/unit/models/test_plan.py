@@ -33,13 +33,14 @@ def test_a_good_artifact_becomes_ready_and_leaves_no_pod() -> None:
     }
     world.settle()
     assert message(world.status) == "pod tiny-v1-verify-0 reads the artifact"
-    assert (world.status.observed_generation, world.status.request) == (1, "")
+    assert (world.status.observed_generation, world.status.request, world.status.reason) == (1, "", "Verifying")
 
     world.answer(GOOD)
     decision = world.step()
     assert decision.urgent, "the pod is removed only after its answer is in status"
     assert decision.requeue_after == 0
     assert not removed(decision)
+    assert conditions(world.status)["Ready"] == ("True", "Verified"), "at once: pools wait for it"
     world.settle()
     assert not world.verifiers
     assert conditions(world.status)["Ready"] == ("True", "Verified")
@@ -64,6 +65,7 @@ def test_a_bad_artifact_is_the_end(reason: str) -> None:
     assert (event.type, event.reason, event.message) == ("Warning", reason, words)
     assert conditions(world.status)["Stalled"] == ("True", reason)
     assert conditions(world.status)["Verified"] == ("False", reason)
+    assert world.status.reason == reason
     assert message(world.status) == (
         "pod tiny-v1-verify-0: config.json is not there; put the artifact right, then kubectl annotate modelversion "
         "tiny-v1 --overwrite aifactory.dev/retry=<anything new>; or publish the next version"
@@ -75,6 +77,13 @@ def test_a_bad_artifact_is_the_end(reason: str) -> None:
     world.verifiers.clear()
     world.settle()
     assert world.made == ["tiny-v1-verify-0"], "a spec that can not change is not asked twice"
+
+
+def test_what_is_deleted_before_anybody_has_looked_at_it_is_not_read() -> None:
+    world = World(version(deleting=True))
+    world.settle()
+    assert not world.made
+    assert message(world.status) == "it is being deleted and not read any more"
 
 
 @pytest.mark.parametrize("cleaned_up", [False, True])

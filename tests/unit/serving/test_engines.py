@@ -58,7 +58,10 @@ def test_vllm_without_gpus_is_told_before_there_are_pods(spec: dict[str, Any]) -
     found = unfit(pool(runtime={"engine": "vllm"}, **spec), version(1))
     assert found is not None
     assert found.reason is Reason.UNSERVABLE
-    assert "nvidia.com/gpu under its resources.limits in spec.template" in found.message
+    assert found.message == (
+        "spec.runtime.engine is vllm, which computes on GPUs, and container triton asks for none: write nvidia.com/gpu "
+        "under its resources.limits in spec.template, or leave spec.runtime.engine out"
+    )
     assert unfit(pool(runtime={"engine": "transformers"}, **spec), version(1)) is None
 
 

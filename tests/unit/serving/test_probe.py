@@ -307,7 +307,7 @@ def test_a_pod_that_does_not_answer_is_asked_less_and_less_often(monkeypatch: py
     run(main)
 
 
-@pytest.mark.parametrize("error", [aiohttp.ClientError(), TimeoutError(), ValueError(), msgspec.MsgspecError()])
+@pytest.mark.parametrize("error", [aiohttp.ClientError(), TimeoutError(), ValueError(), msgspec.DecodeError()])
 def test_whatever_keeps_a_pod_from_answering_concerns_it_alone(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 
@@ -75,12 +76,22 @@ def test_a_job_is_woken_when_its_input_has_got_on(monkeypatch: pytest.MonkeyPatc
         world.pods = []
         await world.round()
         assert world.book.get("uid-1") is None
+        assert not world.probe._asked, "of pods that are gone nothing is kept"
 
     run(monkeypatch, [fetcher(1)], story)
 
 
 @pytest.mark.parametrize(
-    "answer", [TimeoutError(), ValueError("too large"), b"<html>", b'{"bytes": -1}', b'{"bytes": 1e400}'], ids=str
+    "answer",
+    [
+        TimeoutError(),
+        ValueError("too large"),
+        aiohttp.ClientConnectionError("refused"),
+        b"<html>",
+        b'{"bytes": -1}',
+        b'{"bytes": 1e400}',
+    ],
+    ids=str,
 )
 def test_what_answers_badly_changes_nothing(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(world: World) -> None:
@@ -120,8 +131,10 @@ def test_a_round_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_answer_is_read_closely() -> None:
     assert read(b"{}") == Fetched(0, 0)
-    with pytest.raises(msgspec.MsgspecError):
-        read(b'{"totalBytes": "many"}')
+    assert read(b'{"bytes": 0, "totalBytes": 9223372036854775807}') == Fetched(0, 2**63 - 1)
+    for size in (b'"many"', b"-1", b"9223372036854775808"):  # the API server has no larger numbers
+        with pytest.raises(msgspec.ValidationError):
+            read(b'{"totalBytes": ' + size + b"}")
 
 
 @pytest.mark.parametrize(("size", "total", "percent"), [(0, 0, None), (5, 0, None), (1, 3, 33), (3, 3, 99), (9, 3, 99)])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from aifactory.api.inputs import InputStatus
 from aifactory.api.reasons import ConditionType
-from aifactory.training import cache, children, fetchers
+from aifactory.training import cache, children, fetchers, inputs
 from aifactory.training.fetchers import Fetch
 from aifactory.training.state import BaseView, ClaimView, Fetched
 from tests.unit.plans import bodies, created, removed
@@ -126,6 +127,7 @@ def test_of_an_earlier_attempt_one_pod_stays_while_inputs_are_awaited() -> None:
 def test_the_claim_is_made_once_and_belongs_to_nobody() -> None:
     world = World(job(inputs=[CORPUS]))
     first = world.step()
+    assert entry(world) == InputStatus(name="corpus", uri=URI, phase="Pending")
     (claim,) = (write for write in first.writes)
     assert created(first) == ["PersistentVolumeClaim aifactory-inputs"]
     assert first.requeue_after == 0
@@ -163,6 +165,7 @@ def test_a_fetcher_is_told_what_others_need() -> None:
         ({}, set()),
         ({"inputs": [{"name": "a", "phase": "Ready", "digest": ONE}]}, {ONE}),
         ({"resolved": {"nodes": 1, "inputs": [{"name": "a", "uri": URI, "digest": TWO}]}}, {TWO}),
+        ({"resolved": {"nodes": 1}}, set()),
     ],
 )
 def test_what_a_job_needs_until_it_has_ended(status: dict[str, Any], needed: set[str]) -> None:
@@ -181,6 +184,29 @@ def test_a_job_without_inputs_says_nothing_of_them() -> None:
     assert set(world.pods) == {"train-0-0"}
 
 
+def test_nothing_is_used_before_all_of_it_is_there() -> None:
+    there = {"name": "corpus", "uri": URI, "phase": "Ready", "digest": ONE}
+    for found in ([], [{**there, "phase": "Fetching"}], [{**there, "uri": "s3://bucket/earlier"}]):
+        assert cache.used(job(inputs=[CORPUS], status={"inputs": found})) is None
+    (used,) = cache.used(job(inputs=[CORPUS], status={"inputs": [there]})) or ()
+    assert (used.name, used.uri, used.digest, used.model_version) == ("corpus", URI, ONE, None)
+
+
+def test_an_empty_input_is_one_too() -> None:
+    world = waiting()
+    world.end_fetcher(answer(size=0))
+    world.settle()
+    assert (entry(world).phase, entry(world).bytes) == ("Ready", 0)
+
+
+def test_inputs_that_are_dropped_while_they_are_fetched_are_fetched_no_more() -> None:
+    world = waiting()
+    world.edit(inputs=[])
+    world.settle()
+    assert not world.fetchers
+    assert set(world.pods) == {"train-0-0", "train-1-0"}
+
+
 # --- What is in the way ---
 
 
@@ -196,16 +222,34 @@ def test_what_passes_or_can_be_mended_is_told_by_name_and_tried_again(reason: st
         assert ready(world) == ("False", reason)
         assert message(world.status).startswith(f"0 of 1 inputs are there; input corpus: {URI} with Secret s3: pod ")
         assert (entry(world).phase, entry(world).reason) == ("Waiting", reason)
+        assert message(world.status) == f"0 of 1 inputs are there; input corpus: {entry(world).message}"
         assert not {**world.pods, **world.gangs}
         left = world.log[-1].requeue_after or 0
         assert 0 < left <= 45
+        assert entry(world).next_time == world.now + timedelta(seconds=left)
         world.wait(left)
         world.settle()
+        assert (entry(world).phase, entry(world).reason, entry(world).message) == ("Fetching", "", "")
     world.end_fetcher(answer())
     world.settle()
     assert set(world.pods) == {"train-0-0", "train-1-0"}
     assert conditions(world.status)["Stalled"][0] == "False"
     assert (entry(world).reason, entry(world).message, entry(world).next_time) == ("", "", None)
+
+
+def test_the_next_try_comes_also_where_nobody_knows_when_the_last_one_ended() -> None:
+    world = waiting()
+    world.end_fetcher(DENIED, 1, finished_at=None)
+    world.settle()
+    for _ in range(3):
+        world.wait(15)
+        world.settle()
+    assert [name.rpartition("-")[2] for name in world.fetchers] == ["1"]
+
+
+def test_of_several_tries_the_first_that_is_due_is_waited_for() -> None:
+    assert inputs.soonest((None, 30.0, 10.0, None)) == 10
+    assert inputs.soonest((None,)) is None
 
 
 @pytest.mark.parametrize("reason", ["DigestMismatch", "InvalidArtifact"])
@@ -254,6 +298,19 @@ def test_an_answer_to_an_earlier_question_is_none() -> None:
     assert not world.pods
 
 
+def test_what_is_known_of_the_question_as_it_is_now_counts_though_its_pod_was_not_written_down() -> None:
+    """The status could not be written after the pod was made."""
+    world = waiting()
+    before = world.status
+    world.edit(inputs=[{**CORPUS, "secretRef": {"name": "other"}}])
+    world.settle()
+    world.end_fetcher({"reason": "InvalidArtifact", "message": "no"}, 1)
+    world.job = world.job.model_copy(update={"status": before})
+    world.settle()
+    assert [name.rpartition("-")[2] for name in world.fetchers] == ["0"]
+    assert ready(world) == ("False", "InvalidArtifact")
+
+
 @pytest.mark.parametrize(
     "said",
     [{}, {"digest": "sha256:../../x", "sizeBytes": 1}, {"digest": ONE}, {"digest": ONE, "sizeBytes": -1}],
@@ -275,6 +332,22 @@ def test_a_person_is_asked_for_before_others_are_waited_for() -> None:
     assert len(world.fetchers) == 3, "the others are fetched meanwhile"
 
 
+def test_what_is_waited_for_is_told_before_what_is_under_way() -> None:
+    world = waiting(CORPUS, BASE)
+    assert message(world.status).startswith("0 of 2 inputs are there; input base: waiting for ModelVersion llama-v1")
+
+
+def test_what_was_in_the_way_is_forgotten_when_it_is_there() -> None:
+    world = waiting()
+    (name,) = world.fetchers
+    world.fetchers[name] = replace(world.fetchers[name], unschedulable="no node is free")
+    world.settle()
+    assert (entry(world).phase, entry(world).reason) == ("Waiting", "Unschedulable")
+    world.end_fetcher(answer(), unschedulable="")
+    world.settle()
+    assert (entry(world).phase, entry(world).reason, entry(world).message) == ("Ready", "", "")
+
+
 def test_how_far_it_is_is_told_and_not_forgotten() -> None:
     world = waiting()
     (name,) = world.fetchers
@@ -288,7 +361,9 @@ def test_how_far_it_is_is_told_and_not_forgotten() -> None:
     world.settle()
     world.wait(60)
     world.settle()
-    assert (entry(world).bytes, entry(world).percent) == (None, None), "another pod has yet to say"
+    assert (entry(world).bytes, entry(world).total_bytes, entry(world).percent) == (None, None, None), (
+        "it has yet to say"
+    )
     (name,) = world.fetchers
     world.fetched = {name: Fetched(300)}
     world.settle()
@@ -310,7 +385,12 @@ def test_a_model_version_is_waited_for_and_needs_no_pod_meanwhile() -> None:
     world = waiting(BASE)
     assert not world.fetchers
     assert (world.status.reason, ready(world)) == ("WaitingForModel", ("False", "WaitingForModel"))
-    assert "input base: waiting for ModelVersion llama-v1, which does not exist" in message(world.status)
+    words = "waiting for ModelVersion llama-v1, which does not exist"
+    assert f"input base: {words}" in message(world.status)
+    assert entry(world, "base") == InputStatus(
+        name="base", model_version="llama-v1", phase="Waiting", reason="WaitingForModel", message=words
+    )
+    assert not world.log[-1].urgent, "nobody builds on it"
     world.bases["llama-v1"] = BaseView("pvc://models/llama/1", message="pod llama-v1-verify-0 reads the artifact")
     world.settle()
     assert "ModelVersion llama-v1 is not Ready: pod llama-v1-verify-0 reads the artifact" in message(world.status)
@@ -327,6 +407,41 @@ def test_a_model_version_is_waited_for_and_needs_no_pod_meanwhile() -> None:
     world.settle()
     assert set(world.pods) == {"train-0-0", "train-1-0"}
     assert (entry(world, "base").model_version, entry(world, "base").uri) == ("llama-v1", "pvc://models/llama/1")
+
+
+def test_a_version_that_is_not_good_any_more_is_not_fetched_any_more() -> None:
+    world = World(job(inputs=[BASE]), bases={"llama-v1": GOOD})
+    world.settle()
+    world.end_fetcher(DENIED, 1)
+    world.settle()
+    assert entry(world, "base").next_time is not None
+    world.bases["llama-v1"] = replace(GOOD, digest="", message="it is read again")
+    world.settle()
+    assert not world.fetchers
+    found = entry(world, "base")
+    assert (found.phase, found.pod, found.next_time) == ("Waiting", "", None)
+    assert found.message == "ModelVersion llama-v1 is not Ready: it is read again"
+
+
+def test_a_version_with_other_files_than_it_promises_is_not_what_the_job_has_fetched_first() -> None:
+    world = World(job(inputs=[BASE]), bases={"llama-v1": GOOD})
+    world.settle()
+    world.end_fetcher({"reason": "DigestMismatch", "message": f"found {ONE}"}, 1)
+    world.settle()
+    assert "fetched first" not in message(world.status)
+
+
+def test_the_files_of_a_version_are_not_all_that_lies_there() -> None:
+    """A version's digest is that of the files of its format: by its URI it is another input."""
+    world = World(job(inputs=[BASE]), bases={"llama-v1": GOOD})
+    world.settle()
+    world.end_fetcher(answer(TWO))
+    world.settle()
+    world.edit(inputs=[{"name": "base", "uri": GOOD.uri}])
+    world.settle()
+    assert world.input_claim is not None
+    fetch = Fetch("base", GOOD.uri, claim=world.input_claim.uid)
+    assert set(world.fetchers) == {f"{fetchers.pods_name(world.job, fetch)}-0"}
 
 
 def test_a_version_that_is_there_already_may_go() -> None:
@@ -366,6 +481,7 @@ def test_pods_run_on_until_the_inputs_of_an_edit_are_there() -> None:
     world.settle()
     assert conditions(world.status)["Stalled"] == ("True", "AccessDenied")
     assert conditions(world.status)["Running"] == ("True", "AllNodesReady")
+    assert 0 < (world.log[-1].requeue_after or 0) <= 45, "nothing else wakes it for the next try"
     world.wait(60)
     world.settle()
     world.end_fetcher(answer(TWO))
@@ -404,6 +520,16 @@ def test_a_job_that_fails_meanwhile_waits_for_the_inputs_before_it_goes_on() -> 
     world.end_fetcher(answer(TWO))
     world.settle()
     assert {name for name, view in world.pods.items() if view.live} == {"train-0-1", "train-1-1"}
+
+
+def test_a_digest_that_the_job_does_not_have_is_fetched() -> None:
+    world = running()
+    world.edit(inputs=[{**CORPUS, "digest": TWO}])
+    world.settle()
+    assert world.input_claim is not None
+    fetch = Fetch("corpus", URI, TWO, "s3", claim=world.input_claim.uid)
+    assert set(world.fetchers) == {f"{fetchers.pods_name(world.job, fetch)}-0"}
+    assert ready(world) == ("False", "PreparingInputs")
 
 
 def test_another_secret_restarts_nothing_and_fetches_nothing() -> None:
@@ -468,6 +594,11 @@ def test_what_was_on_a_claim_that_is_gone_is_fetched_again_and_must_be_the_same(
     assert f"found {TWO}; correct the input in spec.inputs" in message(world.status)
     world.annotate("aifactory.dev/retry", "they are as they were")
     world.settle()
+    world.end_fetcher({"reason": "InvalidArtifact", "message": "a list of digests that is none"}, 1)
+    world.settle()
+    assert "fetched first" not in message(world.status), "that is not what is wrong"
+    world.annotate("aifactory.dev/retry", "once more")
+    world.settle()
     world.end_fetcher(answer(ONE))
     world.settle()
     assert {name for name, view in world.pods.items() if view.live} == {"train-0-1", "train-1-1"}
@@ -495,15 +626,65 @@ def test_while_no_pod_holds_the_claim_it_is_looked_whether_it_is_still_there() -
     world.end_fetcher(answer())
     world.settle()
     assert world.log[-1].requeue_after == 30
+    world.change("train-0-0", phase="Running", running=True, node="node-0")
+    world.settle()
+    assert world.log[-1].requeue_after == 30, "the other one has yet to start"
+    world.run_pods()
+    world.settle()
+    assert world.log[-1].requeue_after is None
+    assert not world.log[-1].urgent
 
 
 def test_pods_that_are_up_need_nothing_of_a_claim_that_another_job_has_made_since() -> None:
     world = running(CORPUS)
-    world.input_claim = ClaimView("another")
     before = world.status
+    for claim in (None, ClaimView("another"), ClaimView("another", terminating=True)):
+        world.input_claim = claim
+        world.settle()
+        assert (world.status, world.input_claim) == (before, claim)
+        assert not world.fetchers
+    world.end("train-0-0", 0)
+    claim_is_lost(world)
     world.settle()
-    assert world.status == before
+    assert world.input_claim is None, "a pod that is done needs nothing either"
+    assert world.status.phase == "Running"
+
+
+def test_what_an_edit_asks_for_is_fetched_to_a_claim_that_is_made_for_it() -> None:
+    world = running()
+    claim_is_lost(world)
+    world.edit(inputs=[{**CORPUS, "uri": "s3://bucket/other"}])
+    world.settle()
+    assert world.input_claim is not None
+    assert len(world.fetchers) == 1
+    assert not any(view.terminating for view in world.pods.values())
+
+
+def test_the_pods_of_an_edit_need_all_of_their_inputs_on_the_claim_that_there_is() -> None:
+    more = {"name": "more", "uri": "https://host/file"}
+    world = running(CORPUS, more)
+    world.input_claim = ClaimView("another")
+    world.edit(inputs=[CORPUS, {**more, "uri": "https://host/other"}])
+    world.settle()
+    assert {name.split("-")[2] for name in world.fetchers} == {"corpus", "more"}
+
+
+def test_nothing_is_fetched_to_a_claim_that_is_being_deleted() -> None:
+    world = running()
+    world.input_claim = ClaimView("another", terminating=True)
+    world.edit(inputs=[{**CORPUS, "uri": "s3://bucket/other"}])
+    world.settle()
     assert not world.fetchers
+    assert "the claim aifactory-inputs is being deleted" in message(world.status)
+
+    world = waiting()
+    world.end_fetcher(answer())
+    world.settle()
+    assert set(world.pods) == {"train-0-0", "train-1-0"}, "made, and not yet started"
+    world.input_claim = ClaimView("another", terminating=True)
+    world.settle()
+    assert not world.fetchers
+    assert entry(world).phase == "Ready", "nothing else is asked for before pods are to be made"
 
 
 def test_a_claim_that_is_being_deleted_is_waited_for_by_new_pods_only() -> None:
@@ -588,6 +769,23 @@ def test_a_suspended_job_fetches_nothing_and_keeps_what_it_has() -> None:
     assert set(world.pods) == {"train-0-0", "train-1-0"}
 
 
+def test_of_what_is_put_aside_nothing_stays_but_what_it_is() -> None:
+    found = InputStatus(
+        name="corpus",
+        uri=URI,
+        phase="Waiting",
+        reason="AccessDenied",
+        message="no",
+        bytes=1,
+        total_bytes=3,
+        percent=33,
+        digest=ONE,
+        pod="train-input-corpus-01234567-3",
+        next_time=NOW,
+    )
+    assert cache.put_aside(found) == InputStatus(name="corpus", uri=URI, phase="Pending", digest=ONE)
+
+
 def test_a_job_that_is_deleted_or_has_failed_fetches_nothing() -> None:
     world = waiting()
     meta = world.job.metadata.model_copy(update={"deletion_timestamp": world.now, "finalizers": ("team/hold",)})
@@ -669,12 +867,14 @@ def test_a_fetcher_is_told_what_where_and_with_which_secret() -> None:
 
 
 def test_a_fetcher_reads_another_claim_and_never_mounts_one_twice() -> None:
-    pod = fetchers.fetcher(job(), Fetch("corpus", "pvc://data/corpus"), 0, SETTINGS)
+    pod = fetchers.fetcher(job(), Fetch("corpus", "pvc://data/corpus/today"), 0, SETTINGS)
     (container,) = pod["spec"]["containers"]
     assert json.loads(container["args"][2]) == {
-        "uri": "pvc://data/corpus",
+        "uri": "pvc://data/corpus/today",
         "destination": "pvc://aifactory-inputs/inputs",
     }
     assert {"name": "source", "mountPath": "/mnt/claims/data", "readOnly": True} in container["volumeMounts"]
+    claim = {"claimName": "data", "readOnly": True}
+    assert {"name": "source", "persistentVolumeClaim": claim} in pod["spec"]["volumes"]
     same = fetchers.fetcher(job(), Fetch("corpus", "pvc://aifactory-inputs/own"), 0, SETTINGS)
     assert {volume["name"] for volume in same["spec"]["volumes"]} == {"cache", "tmp"}
