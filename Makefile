@@ -33,7 +33,12 @@ demo-finetune: venv ## A pretrained chat model tuned on conversations and rolled
 
 .PHONY: chat-model
 chat-model: venv $(if $(KUBECONFIG),,images) ## A pretrained chat model, on a claim for examples/chat-model.yaml (NAMESPACE=...; KUBECONFIG=... REGISTRY=... for your cluster)
-	$(BIN)/python -m demo.chatmodel $(if $(NAMESPACE),--namespace "$(NAMESPACE)") \
+	$(BIN)/python -m demo.pretrained $@ $(if $(NAMESPACE),--namespace "$(NAMESPACE)") \
+	  $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)") $(if $(REGISTRY),--registry "$(REGISTRY)")
+
+.PHONY: embedding-model
+embedding-model: venv $(if $(KUBECONFIG),,images) ## A pretrained embedding model, on a claim for examples/embedding-model.yaml (as chat-model)
+	$(BIN)/python -m demo.pretrained $@ $(if $(NAMESPACE),--namespace "$(NAMESPACE)") \
 	  $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)") $(if $(REGISTRY),--registry "$(REGISTRY)")
 
 .PHONY: test

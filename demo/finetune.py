@@ -15,12 +15,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from demo import ask, tools, watch
-from demo.chatmodel import claim, model
+from demo.pretrained import claim
+from demo.pretrained.model import MODELS, ensure
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMESPACE = "aifactory-finetune"
 SYSTEM_NAMESPACE = "aifactory-system"
-CLAIM = "chat-models"
+BASE = MODELS["chat-model"]
+CLAIM = BASE.claim
 CONVERSATIONS = "brimble"
 OPENAI_PORT = 9000
 QUESTIONS = (
@@ -56,7 +58,7 @@ def run(own: str | None, registry: str) -> None:
     kube.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true")
     kube.create_namespace(NAMESPACE)
 
-    tools.step(f"4/7 inputs: {model.NAME} and examples/{CONVERSATIONS}, on claim {CLAIM}")
+    tools.step(f"4/7 inputs: {BASE.name} and examples/{CONVERSATIONS}, on claim {CLAIM}")
     put_inputs(kube, f"{registry}/agent:{version('aifactory')}")
 
     tools.step("5/7 one YAML: kubectl apply -f examples/finetune.yaml; the base is served meanwhile")
@@ -81,7 +83,7 @@ def run(own: str | None, registry: str) -> None:
 
 def put_inputs(kube: tools.Kube, image: str) -> None:
     """The base and the conversations, where the YAML looks for them."""
-    claim.put(kube, model.ensure(), claim=CLAIM, name=model.NAME, image=image)
+    claim.put(kube, ensure(BASE), claim=CLAIM, name=BASE.name, image=image)
     claim.put(kube, ROOT / "examples" / CONVERSATIONS, claim=CLAIM, name=CONVERSATIONS, image=image)
 
 

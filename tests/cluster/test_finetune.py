@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from demo import finetune, tools
-from demo.chatmodel import claim
+from demo.pretrained import claim
 from tests.cluster import objects
 from tests.cluster.conftest import namespace
 from tests.support.kubectl import ROOT, Kubectl, binary, condition
@@ -73,7 +73,7 @@ def test_a_bad_line_ends_the_job_at_once_and_is_named(team: Kubectl, kubeconfig:
     job = objects.job("bad", ["torchrun", "-m", "aifactory_trainer.sft"], gpus=0)
     del job["spec"]["template"]["spec"]["containers"][0]["resources"]
     job["spec"]["inputs"] = [
-        {"name": "base", "uri": f"pvc://{finetune.CLAIM}/{finetune.model.NAME}"},
+        {"name": "base", "uri": f"pvc://{finetune.CLAIM}/{finetune.BASE.name}"},
         {"name": "chat", "uri": f"pvc://{finetune.CLAIM}/bad"},
     ]
     team.apply(job)

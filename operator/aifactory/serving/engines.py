@@ -28,7 +28,7 @@ def unfit(pool: InferencePool, version: VersionView) -> Waiting | None:
             f"{version.format}: leave spec.runtime.engine out"
         )
         return Waiting(Reason.UNSERVABLE, message)
-    if wish in _ON_GPUS and not shape.may_have_devices(pool):
+    if wish in _ON_GPUS and not shape.may_have_gpus(pool):
         message = (
             f"spec.runtime.engine is {wish}, which computes on GPUs, and container {names.CONTAINER_TRITON} asks for "
             "none: write nvidia.com/gpu under its resources.limits in spec.template, or leave spec.runtime.engine out"

@@ -141,15 +141,14 @@ def drain_seconds(pool: InferencePool) -> tuple[int, int]:
     return pre_stop, timeout
 
 
-def may_have_devices(pool: InferencePool) -> bool:
-    """Whether Triton may have a GPU or anything like it.
-
-    Devices have resources of many names, all with a domain; or they are claimed, or come with a runtime class.
-    """
+def may_have_gpus(pool: InferencePool) -> bool:
+    """Whether pods may have a GPU: as a device of any name, by a claim, or by a runtime class."""
+    spec = pool.spec.template.raw_spec() if pool.spec.template is not None else {}
     resources = template_container(pool, names.CONTAINER_TRITON).get("resources") or {}
     asked = (*(resources.get("limits") or ()), *(resources.get("requests") or ()))
-    runtime_class = pool.spec.template is not None and pool.spec.template.raw_spec().get("runtimeClassName")
-    return any("/" in name for name in asked) or bool(resources.get("claims") or runtime_class)
+    # Only what a device plugin or its like offers has a domain in its name.
+    devices = any("/" in name for name in asked) or resources.get("claims")
+    return bool(devices or spec.get("runtimeClassName"))
 
 
 def template_container(pool: InferencePool, name: str) -> Json:

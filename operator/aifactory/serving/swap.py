@@ -278,7 +278,7 @@ def _too_little_room(observed: Observed, target: VersionView) -> str:
     triton = shape.template_container(observed.pool, names.CONTAINER_TRITON)
     limits = (triton.get("resources") or {}).get("limits") or {}
     limit = bytes_of(limits.get("memory"))
-    if limit is not None and not shape.asks_for_devices(triton) and 2 * both > limit:
+    if limit is not None and not shape.may_have_gpus(observed.pool) and 2 * both > limit:
         return (
             f"{name} and {target.name} are {human_size(both)} together, a CPU may need twice that, "
             f"and resources.limits.memory of container {names.CONTAINER_TRITON} is {limits['memory']}"

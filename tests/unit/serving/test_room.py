@@ -54,9 +54,8 @@ def test_only_what_is_certain_is_refused(size: int | None, resources: dict[str, 
     assert len(world(size, **resources).pods) == 2
 
 
-def test_a_gpu_may_come_with_a_runtime_class() -> None:
-    limited = template(limits={"memory": "1Gi"})
-    made = World(pool(template={"spec": {**limited["spec"], "runtimeClassName": "nvidia"}}))
+def test_a_runtime_class_may_bring_a_gpu() -> None:
+    made = World(pool(template={"spec": {**template(limits={"memory": "1Gi"})["spec"], "runtimeClassName": "nvidia"}}))
     made.publish(1, size_bytes=9 * GIB)
     made.settle()
     assert len(made.pods) == 2

@@ -36,6 +36,7 @@ MAX_METRICS = 64
 MAX_LEFT_OUT = 20
 """Of their paths that are told."""
 _LICENCES = ("LICENSE", "NOTICE")
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAME_DIGITS = 16
 """Hex digits of the digest that name a published artifact."""
 
@@ -94,10 +95,20 @@ def verify(source: Source, digest: str | None, expected_format: str | None) -> A
     return replace(_artifact(str(source.uri), manifest, checked), left_out=beside)
 
 
-def fetch(source: Source, target: Path, digest: str, expected_format: str, cancel: threading.Event) -> Artifact:
+def fetch(
+    source: Source,
+    target: Path,
+    digest: str,
+    expected_format: str,
+    cancel: threading.Event,
+    got: Callable[[int], None] = lambda _: None,
+) -> Artifact:
     """Copy an artifact into an empty local directory, hashing on the way, and check it there.
 
     The caller may use the directory only if this returns. Raises Cancelled when `cancel` is set, else FactoryError.
+
+    Args:
+        got: told of each piece that is written how many bytes it has, by several threads.
     """
     check_digest(digest)
     files, _ = chosen(source, expected_format)
@@ -112,6 +123,7 @@ def fetch(source: Source, target: Path, digest: str, expected_format: str, cance
                 )
                 raise FactoryError(Reason.DISK_FULL, message) from error
             written(len(data))
+            got(len(data))
 
         manifest = Manifest.of(hash_files(source, files, cancel, write))
     compare(source.uri, digest, manifest)
@@ -167,8 +179,11 @@ def chosen(source: Source, expected_format: str | None) -> tuple[list[StoredFile
 def write_piece(folder: Path, path: str, offset: int, data: Data) -> None:
     """Write a piece of a file; whichever comes first makes it. Raises OSError."""
     target = folder / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        handle = os.open(target, _NEW, 0o666)
+    except FileNotFoundError:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(target, _NEW, 0o666)
     try:
         view = memoryview(data)
         while view:
