@@ -18,7 +18,6 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -27,7 +26,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from aifactory_trainer import NotFiniteError, Run, World, corpus, errors, export_huggingface, give_up, start
@@ -47,14 +45,6 @@ BETAS = (0.9, 0.95)
 GRADIENT_NORM = 1.0
 MEASURED_WINDOWS = 512
 PRINT_SECONDS = 2.0
-KERNELS = [
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-]
-"""Of attention on Hopper and later, the first that can is taken: PyTorch's own flash kernels are made for Ampere."""
-HOPPER = (9, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +153,10 @@ def train_step(network: nn.Module, optimizer: torch.optim.Optimizer, windows: Te
 
 def backward(network: nn.Module, windows: Tensor) -> Tensor:
     """Loss of the windows, and its gradients; matrix products are bfloat16 on a GPU."""
-    with torch.autocast("cuda", torch.bfloat16, enabled=windows.is_cuda), attention_kernels(windows.device):
+    with torch.autocast("cuda", torch.bfloat16, enabled=windows.is_cuda):
         loss = next_byte_loss(network(windows[:, :-1]), windows[:, 1:])
     torch.autograd.backward(loss)
     return loss
-
-
-def attention_kernels(device: torch.device) -> AbstractContextManager[object]:
-    """In which attention is computed by the kernels that are made for the device."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= HOPPER:
-        return sdpa_kernel(KERNELS, set_priority=True)
-    return nullcontext()
 
 
 def show(step: int, total: int, loss: float, run: Run) -> None:
