@@ -28,17 +28,10 @@ def unfit(pool: InferencePool, version: VersionView) -> Waiting | None:
             f"{version.format}: leave spec.runtime.engine out"
         )
         return Waiting(Reason.UNSERVABLE, message)
-    if wish in _ON_GPUS and not _may_have_gpus(pool):
+    if wish in _ON_GPUS and not shape.may_have_gpus(pool):
         message = (
             f"spec.runtime.engine is {wish}, which computes on GPUs, and container {names.CONTAINER_TRITON} asks for "
             "none: write nvidia.com/gpu under its resources.limits in spec.template, or leave spec.runtime.engine out"
         )
         return Waiting(Reason.UNSERVABLE, message)
     return None
-
-
-def _may_have_gpus(pool: InferencePool) -> bool:
-    """Devices have resources of many names, are claimed, or come with a runtime class; without any of it is none."""
-    spec = pool.spec.template.raw_spec() if pool.spec.template is not None else {}
-    triton = shape.template_container(pool, names.CONTAINER_TRITON)
-    return shape.asks_for_devices(triton) or bool(spec.get("runtimeClassName"))

@@ -16,12 +16,12 @@ from aifactory.serving.state import VersionView
 def too_large(pool: InferencePool, version: VersionView) -> str:
     """What to tell of a version that is larger than the memory limit of Triton's container; empty if it is not.
 
-    With devices of any kind the weights are not in the container's memory.
+    On a GPU, if the pods may have one, the weights are not in the container's memory.
     """
     triton = shape.template_container(pool, names.CONTAINER_TRITON)
     limits = (triton.get("resources") or {}).get("limits") or {}
     limit = bytes_of(limits.get("memory"))
-    if shape.asks_for_devices(triton) or limit is None or version.size_bytes is None or version.size_bytes <= limit:
+    if shape.may_have_gpus(pool) or limit is None or version.size_bytes is None or version.size_bytes <= limit:
         return ""
     return (
         f"ModelVersion {version.name} is too large for the memory of its pods: it is {human_size(version.size_bytes)}, "

@@ -102,11 +102,14 @@ def drain_seconds(pool: InferencePool) -> tuple[int, int]:
     return pre_stop, timeout
 
 
-def asks_for_devices(container: Json) -> bool:
-    """Whether a container asks for a GPU or anything like it: a resource with a domain, or a claim."""
-    resources = container.get("resources") or {}
+def may_have_gpus(pool: InferencePool) -> bool:
+    """Whether pods may have a GPU: as a device of any name, by a claim, or by a runtime class."""
+    spec = pool.spec.template.raw_spec() if pool.spec.template is not None else {}
+    resources = template_container(pool, names.CONTAINER_TRITON).get("resources") or {}
     asked = (*(resources.get("limits") or ()), *(resources.get("requests") or ()))
-    return any("/" in name for name in asked) or bool(resources.get("claims"))
+    # Only what a device plugin or its like offers has a domain in its name.
+    devices = any("/" in name for name in asked) or resources.get("claims")
+    return bool(devices or spec.get("runtimeClassName"))
 
 
 def template_container(pool: InferencePool, name: str) -> Json:

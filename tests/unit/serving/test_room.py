@@ -54,6 +54,13 @@ def test_only_what_is_certain_is_refused(size: int | None, resources: dict[str, 
     assert len(world(size, **resources).pods) == 2
 
 
+def test_a_runtime_class_may_bring_a_gpu() -> None:
+    made = World(pool(template={"spec": {**template(limits={"memory": "1Gi"})["spec"], "runtimeClassName": "nvidia"}}))
+    made.publish(1, size_bytes=9 * GIB)
+    made.settle()
+    assert len(made.pods) == 2
+
+
 def test_what_serves_goes_on_when_a_newer_version_is_too_large() -> None:
     found = World(pool(template=template(limits={"memory": "1Gi"})))
     found.publish(1, size_bytes=GIB // 2)
