@@ -49,7 +49,7 @@ def failed(item: ModelSpec, retry_at: float, reason: Reason = Reason.LOAD_FAILED
 
 def test_fetches_what_is_missing_also_without_triton() -> None:
     assert plan(desired(A1, B1), Actual(), 0) == [Fetch(A1), Fetch(B1)]
-    assert plan(desired(A1, B1), Actual(fetching=frozenset({A1.key})), 0) == [Fetch(B1)]
+    assert plan(desired(A1, B1), Actual(fetching={A1.key: 0}), 0) == [Fetch(B1)]
 
 
 def test_what_was_fetched_for_another_engine_goes_at_once() -> None:

@@ -251,6 +251,42 @@ def test_traffic_goes_on_while_the_next_version_loads_and_ready_means_that_the_n
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_version_that_does_not_load_does_not_seem_to_start_at_each_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, seen = World(tmp_path), list[str]()
+    world.fail["load"] = [10**6, FactoryError(Reason.LOAD_FAILED, "no such layer")]
+    load, original = world.load, module.report
+
+    async def slow(*arguments: Any) -> None:
+        await asyncio.sleep(0.1)  # some rounds
+        await load(*arguments)
+
+    def watched(*arguments: Any) -> Any:
+        status = original(*arguments)
+        seen.extend(str(model.state) for model in status.models)
+        return status
+
+    monkeypatch.setattr(world, "load", slow)
+    monkeypatch.setattr(module, "report", watched)
+    monkeypatch.setattr(module, "next_try", lambda *_, **__: 0.05)
+
+    async def story(agent: Reconciler) -> None:
+        await until(lambda: world.calls["load"] == 1)
+        await until(lambda: "Loading" in seen[-1:])
+        assert "Failed" not in seen, "the first may be an accident"
+        await until(lambda: "Failed" in seen[-1:])
+        tries = world.calls["load"]
+        seen.clear()
+        await until(lambda: world.calls["load"] == tries + 4)
+        assert set(seen) == {"Failed"}
+        world.fail.clear()
+        await until(lambda: agent.status.ready)
+
+    play(world, story)
+
+
+@pytest.mark.usefixtures("quick")
 def test_an_unreadable_wish_costs_no_traffic(tmp_path: Path) -> None:
     world = World(tmp_path)
 

@@ -94,10 +94,20 @@ def verify(source: Source, digest: str | None, expected_format: str | None) -> A
     return replace(_artifact(str(source.uri), manifest, checked), left_out=beside)
 
 
-def fetch(source: Source, target: Path, digest: str, expected_format: str, cancel: threading.Event) -> Artifact:
+def fetch(
+    source: Source,
+    target: Path,
+    digest: str,
+    expected_format: str,
+    cancel: threading.Event,
+    got: Callable[[int], None] = lambda _: None,
+) -> Artifact:
     """Copy an artifact into an empty local directory, hashing on the way, and check it there.
 
     The caller may use the directory only if this returns. Raises Cancelled when `cancel` is set, else FactoryError.
+
+    Args:
+        got: told of each piece that is written how many bytes it has, by several threads.
     """
     check_digest(digest)
     files, _ = chosen(source, expected_format)
@@ -112,6 +122,7 @@ def fetch(source: Source, target: Path, digest: str, expected_format: str, cance
                 )
                 raise FactoryError(Reason.DISK_FULL, message) from error
             written(len(data))
+            got(len(data))
 
         manifest = Manifest.of(hash_files(source, files, cancel, write))
     compare(source.uri, digest, manifest)

@@ -11,6 +11,7 @@ SELDOM_SECONDS, SELDOM_LIMIT_SECONDS = 30.0, 600.0
 UPKEEP_LIMIT_SECONDS = 60.0
 
 _BY_A_PROCESS = frozenset({Reason.LOAD_FAILED, Reason.CONFIRM_FAILED})
+_BY_ACCIDENT = _BY_A_PROCESS | {Reason.TRITON_UNAVAILABLE}
 
 
 def next_try(reason: Reason, attempts: int, answered_before: bool) -> float:
@@ -27,6 +28,11 @@ def next_try(reason: Reason, attempts: int, answered_before: bool) -> float:
     soon = reason in TRANSIENT or by_accident
     base, limit = (SOON_SECONDS, SOON_LIMIT_SECONDS) if soon else (SELDOM_SECONDS, SELDOM_LIMIT_SECONDS)
     return float(min(limit, base * 2.0 ** min(attempts - 1, 16)))
+
+
+def may_be_an_accident(reason: Reason, attempts: int) -> bool:
+    """Whether a failure says nothing yet: the next try, which is made at once, will."""
+    return attempts == 1 and reason in _BY_ACCIDENT
 
 
 def next_upkeep(attempts: int) -> float:

@@ -46,6 +46,8 @@ class Failure:
     attempts: int
     retry_at: float
     """Monotonic seconds."""
+    fetched: int = 0
+    """Bytes that the fetch which failed had got."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Actual:
     due: frozenset[ModelKey] = frozenset()
     """Versions to be asked (again)."""
     failures: Mapping[ModelKey, Failure] = field(default_factory=dict)
-    fetching: frozenset[ModelKey] = frozenset()
+    fetching: Mapping[ModelKey, int] = field(default_factory=dict)
+    """Versions that are being fetched, and how many bytes of them are there."""
     loading: frozenset[str] = frozenset()
     """Models with a load, unload, confirmation or removal under way."""
     held: frozenset[str] = frozenset()

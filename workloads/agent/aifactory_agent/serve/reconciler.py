@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aifactory_agent.artifacts.stores import Mounts, open_source
@@ -43,6 +43,19 @@ LATE_PROBES = 3
 taken out and loaded anew. One that answers others has a long queue, and loading it anew would only hurt."""
 _CONCURRENT_FETCHES = 4
 """More than one, so that a store that hangs does not hold up the others."""
+
+
+@dataclass
+class _Fetching:
+    """A fetch under way."""
+
+    spec: ModelSpec
+    cancel: threading.Event = field(default_factory=threading.Event)
+    got: int = 0
+    """Bytes so far; a piece may be missing if two threads note one each in the same moment."""
+
+    def note(self, size: int) -> None:
+        self.got += size
 
 
 class Reconciler:
@@ -79,7 +92,7 @@ class Reconciler:
         self._held: dict[str, tuple[int, float]] = {}
         """Failures in a row of taking something out of a model, and when it may be tried again."""
         self._load_seconds: dict[ModelKey, float] = {}
-        self._fetches: dict[ModelKey, tuple[ModelSpec, threading.Event]] = {}
+        self._fetches: dict[ModelKey, _Fetching] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._fetch_slots = asyncio.Semaphore(_CONCURRENT_FETCHES)
         self._wake = asyncio.Event()
@@ -103,8 +116,8 @@ class Reconciler:
                         await self._wake.wait()
         finally:
             self._stopping = True
-            for _, cancel in self._fetches.values():
-                cancel.set()
+            for fetching in self._fetches.values():
+                fetching.cancel.set()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -113,7 +126,7 @@ class Reconciler:
         unreadable, silent = self._read_desired(), await self._observe()
         now = time.monotonic()
         held = frozenset(name for name, (_, again) in self._held.items() if again > now)
-        self._actual = replace(self._actual, held=held)
+        self._actual = replace(self._actual, held=held, fetching=self._fetched())
         if self._desired is not None:
             self._cancel_unwanted(self._desired)
             for action in planner.plan(self._desired, self._actual, now):
@@ -185,16 +198,19 @@ class Reconciler:
         self._actual = replace(self._actual, present={**present, **known})
 
     def _cancel_unwanted(self, desired: Desired) -> None:
-        for spec, cancel in self._fetches.values():
-            if spec not in desired.models:
-                cancel.set()
+        for fetching in self._fetches.values():
+            if fetching.spec not in desired.models:
+                fetching.cancel.set()
+
+    def _fetched(self) -> dict[ModelKey, int]:
+        return {key: fetching.got for key, fetching in self._fetches.items()}
 
     def _start(self, action: Action) -> None:
         match action:
             case Fetch(spec):
-                self._fetches[spec.key] = (spec, threading.Event())
-                self._actual = replace(self._actual, fetching=frozenset(self._fetches))
-                self._spawn(self._fetch(spec, self._fetches[spec.key][1]), self._fetched(spec.key))
+                fetching = self._fetches[spec.key] = _Fetching(spec)
+                self._actual = replace(self._actual, fetching=self._fetched())
+                self._spawn(self._fetch(fetching), self._end_fetch(spec.key))
             case Load(name, adding=None):
                 self._spawn_for(name, self._upkeep(name, self._load(action)))
             case Load(name):
@@ -247,20 +263,20 @@ class Reconciler:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _fetched(self, key: ModelKey) -> Callable[[], None]:
+    def _end_fetch(self, key: ModelKey) -> Callable[[], None]:
         def done() -> None:
             del self._fetches[key]
-            self._actual = replace(self._actual, fetching=frozenset(self._fetches))
+            self._actual = replace(self._actual, fetching=self._fetched())
 
         return done
 
-    async def _fetch(self, spec: ModelSpec, cancel: threading.Event) -> None:
-        started = time.monotonic()
+    async def _fetch(self, fetching: _Fetching) -> None:
+        spec, started = fetching.spec, time.monotonic()
 
         async def work() -> None:
             async with self._fetch_slots:
                 source = open_source(spec.uri, self._mounts, spec.secret)
-                present = await asyncio.to_thread(self._repository.add, spec, source, cancel)
+                present = await asyncio.to_thread(self._repository.add, spec, source, fetching.cancel, fetching.note)
             self._actual = replace(self._actual, present={**self._actual.present, spec.key: present})
             if self._actual.triton_up:  # it may have come up since the version was identified
                 await self._identify()
@@ -380,7 +396,9 @@ class Reconciler:
         attempts = before.attempts + 1 if before is not None and before.spec == spec else 1
         now = time.monotonic()
         wait = next_try(error.reason, attempts, answered_before=spec.key in self._ask_at)
-        failure = Failure(spec, error.reason, error.message, attempts, now + wait)
+        fetching = self._fetches.get(spec.key)
+        fetched = fetching.got if fetching is not None else 0
+        failure = Failure(spec, error.reason, error.message, attempts, now + wait, fetched)
         self._actual = replace(self._actual, failures={**self._actual.failures, spec.key: failure})
         self._metrics.failed(spec.key, error.reason)
         about = fields(**_about(spec.key), reason=str(error.reason), detail=error.message, retry_seconds=round(wait, 1))

@@ -17,7 +17,7 @@ import json
 import shutil
 import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from aifactory_agent.artifacts.store import Source
@@ -67,12 +67,15 @@ class Repository:
                 self.remove(key)  # cut short by a crash, or damaged: it is fetched again
         return found
 
-    def add(self, spec: ModelSpec, source: Source, cancel: threading.Event) -> Present:
-        """Fetch a version, check it and put it in place. Raises FactoryError or Cancelled; then nothing is left."""
+    def add(self, spec: ModelSpec, source: Source, cancel: threading.Event, got: Callable[[int], None]) -> Present:
+        """Fetch a version, check it and put it in place. Raises FactoryError or Cancelled; then nothing is left.
+
+        `got` is told the bytes of each piece that has come, by several threads.
+        """
         incoming = self._incoming / uuid.uuid4().hex
         try:
             incoming.mkdir(parents=True)
-            artifact = fetch(source, incoming, spec.digest, spec.format, cancel)
+            artifact = fetch(source, incoming, spec.digest, spec.format, cancel, got)
             record, folder = self._record(spec.key), self._folder(spec.key)
             facts = {"digest": artifact.digest, "format": spec.format, "uri": str(spec.uri), "engine": spec.engine}
             record.parent.mkdir(parents=True, exist_ok=True)

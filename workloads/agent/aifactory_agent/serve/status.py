@@ -1,4 +1,8 @@
-"""What the agent reports: the state of every desired version, and whether the pod may have traffic."""
+"""What the agent reports: the state of every desired version, and whether the pod may have traffic.
+
+A version that has failed stays so while it is tried again, until a try gets further than the last: whoever reads this
+does not see it come and go with each try.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from aifactory_agent.serve.planner import Actual, answers_by_name, conflict_with, is_ready
+from aifactory_agent.serve.backoff import may_be_an_accident
+from aifactory_agent.serve.planner import Actual, Failure, answers_by_name, conflict_with, is_ready
 from aifactory_contract.desired import Desired, ModelKey, ModelSpec
 from aifactory_contract.errors import FactoryError, Reason
 
@@ -116,14 +121,25 @@ def _model(spec: ModelSpec, desired: Desired, actual: Actual, seconds: float | N
     failure = failure if failure is not None and failure.spec == spec else None
     reason, message = (str(failure.reason), failure.message) if failure else ("", "")
     if key in actual.fetching:
-        return ModelStatus(key, State.FETCHING, reason, message)
-    if failure is not None and failure.retry_at > now:
-        return ModelStatus(key, State.FAILED, reason, message)
-    if key in actual.present and (leader := conflict_with(spec, desired, actual, now)) is not None:
+        further = failure is None or actual.fetching[key] > failure.fetched
+        return ModelStatus(key, State.FETCHING if further else State.FAILED, reason, message)
+    waits = failure is not None and failure.retry_at > now
+    if not waits and key in actual.present and (leader := conflict_with(spec, desired, actual, now)) is not None:
         text = f"needs another Triton configuration than {leader.key}; give it another model name or serve one of them"
         return ModelStatus(key, State.FAILED, str(Reason.CONFIG_CONFLICT), text)
+    if failure is not None and _stands(failure, actual, waits):
+        return ModelStatus(key, State.FAILED, reason, message)
     if key in actual.present and not actual.triton_up:
         return ModelStatus(key, State.PENDING, reason or str(Reason.TRITON_UNAVAILABLE), message or "Triton is not up")
     if key.name in actual.loading or key.version in actual.serving.get(key.name, frozenset()):
         return ModelStatus(key, State.LOADING, reason, message)
     return ModelStatus(key, State.PENDING, reason, message)
+
+
+def _stands(failure: Failure, actual: Actual, waits: bool) -> bool:
+    """Whether no try has got further than the one that failed. What may be an accident does not stand at all."""
+    if may_be_an_accident(failure.reason, failure.attempts):
+        return False
+    key = failure.spec.key
+    loaded = key.version in actual.serving.get(key.name, frozenset())
+    return waits or not loaded or failure.reason is Reason.CONFIRM_FAILED
