@@ -203,7 +203,7 @@ def test_an_engine_that_keeps_to_no_schema_is_told_by_the_field_of_the_client(po
         raise Refusal(refusals.INVALID, "structured_outputs is not known to the engine of this model")
 
     pod.triton.script = script
-    with pytest.raises(openai.BadRequestError, match=r"response_format \(or a forced tool_choice\) is not") as error:
+    with pytest.raises(openai.BadRequestError, match=r"response_format \(or tools .*\) is not") as error:
         client(pod).chat.completions.create(model="tiny", messages=HELLO, response_format={"type": "json_object"})
     assert error.value.param == "response_format"
 
@@ -369,9 +369,54 @@ def test_a_call_can_be_forced(caller: Pod, choice: Any) -> None:
     assert (call.function.name, call.function.arguments) == ("weather", '{"city": "Ulm"}')
     assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (None, "tool_calls")
     assert caller.triton.asked[0].prompt.endswith("<assistant><tool_call>\n")
-    schemas = json.loads(caller.triton.asked[0].sampling["structured_outputs"])["json"]["anyOf"]
-    assert [schema["properties"]["name"]["const"] for schema in schemas] == ["weather", "f"][: len(schemas)]
-    assert len(schemas) == (2 if choice == "required" else 1)
+    tags = structural_tag(caller)["elements"]
+    assert tags[0] == {
+        "type": "tag",
+        "begin": '{"name": "weather", "arguments": ',
+        "content": {"type": "json_schema", "json_schema": WEATHER["function"]["parameters"]},
+        "end": "}",
+    }
+    assert len(tags) == (2 if choice == "required" else 1)
+
+
+def structural_tag(pod: Pod) -> Any:
+    """The format that the engine was asked for; vLLM takes a string of JSON in a string of JSON."""
+    tag = json.loads(json.loads(pod.triton.asked[0].sampling["structured_outputs"])["structural_tag"])
+    assert tag["type"] == "structural_tag"
+    return tag["format"]
+
+
+SHAPE: Any = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_a_schema_binds_the_answer_where_tools_may_be_called_instead(caller: Pod, several: bool) -> None:
+    def ask(*pieces: str) -> Any:
+        caller.triton.script = words(*pieces)
+        return client(caller).chat.completions.create(
+            model="caller", messages=HELLO, tools=[WEATHER], response_format=SHAPE, parallel_tool_calls=several
+        )
+
+    choice = ask(CALL[:9], CALL[9:]).choices[0]
+    assert [call.function.name for call in choice.message.tool_calls] == ["weather"]
+    assert (choice.message.content, choice.finish_reason) == (None, "tool_calls")
+    schema, calls = structural_tag(caller)["elements"]
+    assert schema == {"type": "json_schema", "json_schema": {"type": "integer"}}
+    assert calls["tags"][0]["begin"] == '<tool_call>\n{"name": "weather", "arguments": '
+    assert calls["tags"][0]["end"] == "}\n</tool_call>"
+    assert calls["stop_after_first"] is not several
+    # What is no call is the answer, to the letter.
+    said = '{"a": "b  <tool_call>{}</tool_call> "} '
+    choice = ask(*said).choices[0]
+    assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == (said, None, "stop")
+
+
+def test_a_schema_is_not_asked_of_an_answer_that_must_be_a_call(caller: Pod) -> None:
+    caller.triton.script = words('{"name": "weather", "arguments": {}}')
+    asked: Any = {"tools": [WEATHER], "tool_choice": "required", "response_format": SHAPE}
+    answer: Any = client(caller).chat.completions.create(model="caller", messages=HELLO, **asked)
+    assert [call.function.name for call in answer.choices[0].message.tool_calls] == ["weather"]
+    assert [tag["type"] for tag in structural_tag(caller)["elements"]] == ["tag"]
 
 
 def test_models_are_called_by_name_and_version(own: Pod) -> None:
@@ -491,7 +536,6 @@ IMAGE = [{"type": "image_url", "image_url": {"url": "data:"}}]
             "tool_choice",
             "names 'g', which is none",
         ),
-        (chat(tools=[TOOL], response_format={"type": "json_object"}), "response_format", "together with tools"),
         (chat(tools=[TOOL], parallel_tool_calls="no"), "parallel_tool_calls", "must be true or false"),
         (chat(functions=[TOOL["function"]]), "functions", "write it as tools"),
         (chat(tool_choice="required"), "tool_choice", "needs tools"),
@@ -502,7 +546,7 @@ IMAGE = [{"type": "image_url", "image_url": {"url": "data:"}}]
             "must be one of text, json_object, json_schema",
         ),
         (chat(response_format={"type": "json_schema"}), f"{SCHEMA}.schema", "is missing: give a JSON schema"),
-        (schema({"enum": ["x" * 40_000]}), f"{SCHEMA}.schema", "has 40024 characters; 32768 at most are read"),
+        (schema({"enum": ["x" * 40_000]}), f"{SCHEMA}.schema", "has 40014 characters; 32768 at most are read"),
         (schema({}, colour=1), f"{SCHEMA}.colour", "is not known"),
         (chat(logit_bias={"5": 1}), "logit_bias", "is not supported"),
         (chat(temperature=2.5), "temperature", "must be a number from 0 to 2, it is 2.5"),

@@ -80,6 +80,23 @@ def test_calls_are_the_same_however_the_text_is_cut(text: str, data: st.DataObje
     assert (said, [(call.name, call.arguments) for _, told in found for call in told]) == CALLED[text]
 
 
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_an_answer_that_may_be_calls_or_none_is_one_of_both(cut: int) -> None:
+    def read(text: str) -> tuple[str, int]:
+        calls, told, number = Calls(alone=True), "", 0
+        for place in range(0, len(text), cut):
+            said, made = calls.feed(text[place : place + cut])
+            told, number = told + said, number + len(made)
+        said, made = calls.end()
+        return told + said, number + len(made)
+
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    assert read(f"{call}\n{call}") == ("", 2)
+    assert read(f" \n{call}") == ("", 1)
+    for text in (f'{{"a": "b  {call} "}} ', f' ["<tool_call>"]{call}', "<tool", "<x>", "7"):
+        assert read(text) == (text, 0)
+
+
 def test_which_templates_make_a_model_call_tools_as_is_understood_here() -> None:
     assert speaks_of_calls("within <tool_call></tool_call> XML tags")
     assert not speaks_of_calls("<tool_call><function=name><parameter=x></tool_call>")

@@ -64,6 +64,25 @@ def test_a_schema_that_can_not_be_kept_is_refused_by_the_client_s_field(client: 
         assert error.value.param == "response_format"
 
 
+def test_a_schema_binds_the_answer_and_the_arguments_of_the_tools_that_may_be_called(client: openai.OpenAI) -> None:
+    inner = {"$defs": {"thing": SCHEMA}, "type": "object", "properties": {"thing": {"$ref": "#/$defs/thing"}}}
+    inner |= {"required": ["thing"], "additionalProperties": False}
+    tools: Any = [{"type": "function", "function": {"name": "paint", "parameters": inner}}]
+    asked: Any = {"model": "tiny", "messages": HELLO, "tools": tools, "response_format": FORMAT, "max_tokens": 150}
+    told = called = 0
+    for seed in range(6):
+        (choice,) = client.chat.completions.create(**asked, seed=seed, temperature=2, parallel_tool_calls=False).choices
+        if choice.finish_reason == "stop":
+            jsonschema.validate(json.loads(choice.message.content or ""), SCHEMA)
+            told += 1
+        elif choice.finish_reason == "tool_calls":
+            (call,) = choice.message.tool_calls or ()
+            assert call.type == "function"
+            jsonschema.validate(json.loads(call.function.arguments), inner)
+            called += 1
+    assert told + called > 0
+
+
 def test_a_forced_call_has_arguments_by_its_schema(client: openai.OpenAI) -> None:
     tools: Any = [{"type": "function", "function": {"name": "paint", "parameters": SCHEMA}}]
     answer = client.chat.completions.create(

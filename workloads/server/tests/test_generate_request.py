@@ -153,6 +153,7 @@ def test_whatever_a_parameter_is_it_is_taken_or_refused(name: str, value: Any) -
         ('{"json": {"type": "integer"}}', {"type": "integer"}),
         ({"json": '{"type": "integer"}', "regex": None}, {"type": "integer"}),
         ('{"json_object": true}', {"type": "object"}),
+        ({"structural_tag": '{"format": {"type": "or"}}'}, {"type": "structural_tag", "format": {"type": "or"}}),
     ],
 )
 def test_a_schema_comes_in_the_forms_that_vllm_has(given: Any, schema: Any) -> None:
@@ -169,6 +170,7 @@ def test_a_schema_comes_in_the_forms_that_vllm_has(given: Any, schema: Any) -> N
         ({"json": 7}, "must be like"),
         ({"json": {}, "regex": "a"}, "has regex, which this engine does not keep to"),
         ({"json_object": False}, "must be like"),
+        ({"structural_tag": "{}", "json": {}}, "has json, which this engine does not keep to"),
     ],
 )
 def test_other_structures_are_refused(given: Any, told: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +14,7 @@ from aifactory_agent.openai.catalog import Served
 from aifactory_agent.openai.engine import STRUCTURE, Engine, Piece, Sequence
 from aifactory_agent.openai.errors import ApiError, bad
 from aifactory_agent.openai.reasoning import THINK_END, Reasoning
+from aifactory_agent.openai.structures import answer_or_calls, one_call
 from aifactory_agent.openai.toolcalls import BEGIN, Calls
 from aifactory_agent.openai.wishes import ChatWish, CompletionWish, Wish
 
@@ -46,35 +47,32 @@ def plan_chat(asked: ChatWish, served: Served, max_answer: int) -> Plan:
     given = {"tools": list(tools.given)} if tools else {}
     prompt = text.render(asked.messages, {**asked.arguments, **given})
     inside = text.begins_thinking(prompt)
+    structure, must = asked.structure, tools is not None and bool(tools.must)
     if tools:
         # Some models have the tags among their special tokens, which are left out of the text otherwise.
-        sampling = {**wish.sampling, "skip_special_tokens": False}
+        wish = replace(wish, sampling={**wish.sampling, "skip_special_tokens": False})
         if tools.must:
-            sampling[STRUCTURE] = json.dumps({"json": {"anyOf": [_call_of(function) for function in tools.must]}})
-        wish = replace(wish, sampling=sampling)
-    if inside and STRUCTURE in wish.sampling:
+            structure = one_call(tools.must)
+        elif structure is not None:
+            structure = answer_or_calls(structure, [tool["function"] for tool in tools.given], tools.several)
+    if structure is not None:
+        # Triton's back end for vLLM takes it as a string of JSON.
+        wish = replace(wish, sampling={**wish.sampling, STRUCTURE: json.dumps(structure)})
+    if inside and structure is not None:
         # The schema is for the answer, and holds from the first token on: the reasoning that the prompt opens ends.
         prompt, inside = f"{prompt.rstrip()}\n\n{THINK_END}\n\n", False
-    must = tools is not None and bool(tools.must)
     if must:
         prompt += f"{BEGIN}\n"
     choices = [
         ChatChoice(
             index,
             Reasoning(inside) if text.thinks and not must else None,
-            Calls(inside=must, most=None if tools.several else 1) if tools else None,
+            Calls(must, None if tools.several else 1, alone=structure is not None) if tools else None,
             wish.logprobs or 0,
         )
         for index in range(wish.choices)
     ]
     return _plan(CHAT, wish, served, [prompt], choices, "messages", max_answer)
-
-
-def _call_of(function: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of a call of this function."""
-    arguments = function.get("parameters") or {"type": "object"}
-    properties = {"name": {"const": function["name"]}, "arguments": arguments}
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def plan_completion(asked: CompletionWish, served: Served, max_answer: int) -> Plan:

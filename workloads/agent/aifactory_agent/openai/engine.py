@@ -221,7 +221,11 @@ def _refusal(told: str) -> ApiError:
         return ModelGone(words)
     if kind == refusals.INVALID:
         field = "response_format" if STRUCTURE in words else None
-        return ApiError(400, words.replace(STRUCTURE, "response_format (or a forced tool_choice)"), param=field)
+        return ApiError(
+            400,
+            words.replace(STRUCTURE, "response_format (or tools that are to be called by their schemas)"),
+            param=field,
+        )
     if kind == refusals.UNAVAILABLE:
         return unavailable(words, "overloaded")
     return ApiError(500, words, code="engine_error")

@@ -47,11 +47,13 @@ class Calls:
     Args:
         inside: the prompt has opened the first call.
         most: calls that are told; what follows is dropped.
+        alone: an answer with calls begins with one; in another the marks mean nothing.
     """
 
-    def __init__(self, inside: bool = False, most: int | None = None) -> None:
+    def __init__(self, inside: bool = False, most: int | None = None, *, alone: bool = False) -> None:
         self._inside = inside
         self._most = most
+        self._may_be_plain, self._is_plain = alone and not inside, False
         self._held = ""
         self._gap = False
         """Nothing but space has come since a call."""
@@ -61,6 +63,12 @@ class Calls:
     def feed(self, text: str) -> tuple[str, list[Call]]:
         """Text and calls that can be told now, after this piece."""
         self._held += text
+        if self._may_be_plain and (begun := self._held.lstrip()):
+            self._is_plain = not begun.startswith(BEGIN[: len(begun)])
+            self._may_be_plain = not self._is_plain and len(begun) < len(BEGIN)
+        if self._is_plain:
+            text, self._held = self._held, ""
+            return text, []
         said, calls = "", list[Call]()
         while True:
             mark = END if self._inside else BEGIN

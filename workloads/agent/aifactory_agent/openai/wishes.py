@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from aifactory_agent.openai.engine import STRUCTURE
 from aifactory_agent.openai.errors import bad
 from aifactory_agent.openai.fields import Fields
+from aifactory_agent.openai.structures import Structure
 from aifactory_contract.userjson import parse_json
 
 MAX_CHOICES = 128
@@ -64,6 +64,8 @@ class ChatWish:
     """For the chat template."""
     tools: Tools | None
     """None: there are none, or none is to be called."""
+    structure: Structure | None
+    """What the answer is to keep to, unless it calls tools."""
 
     @property
     def speaks_of_calls(self) -> bool:
@@ -99,11 +101,7 @@ def read_chat(body: Mapping[str, Any]) -> ChatWish:
     if alternatives is not None and not wanted:
         raise bad("top_logprobs", "needs logprobs to be true")
     wish = _wish(fields, new if new is not None else old, (alternatives or 0) if wanted else None, prompts=1)
-    if structure is not None and tools is not None:
-        raise bad("response_format", 'can not be had together with tools: leave one out, or set tool_choice to "none"')
-    if structure is not None:
-        wish = replace(wish, sampling={**wish.sampling, STRUCTURE: structure})
-    return ChatWish(wish, messages, arguments, tools)
+    return ChatWish(wish, messages, arguments, tools, structure)
 
 
 def read_completion(body: Mapping[str, Any]) -> CompletionWish:
@@ -167,8 +165,8 @@ def _named(choice: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _structure(given: Mapping[str, Any]) -> str | None:
-    """Of `response_format`: vLLM's StructuredOutputsParams as Triton's back end for it takes them, a string of JSON."""
+def _structure(given: Mapping[str, Any]) -> Structure | None:
+    """Of `response_format`."""
     if not given:
         return None
     fields = Fields(given, "response_format.")
@@ -177,7 +175,7 @@ def _structure(given: Mapping[str, Any]) -> str | None:
     if kind not in ("text", "json_object", "json_schema"):
         raise bad("response_format.type", "must be one of text, json_object, json_schema")
     if kind != "json_schema":
-        return json.dumps({"json_object": True}) if kind == "json_object" else None
+        return {"json_object": True} if kind == "json_object" else None
     inner = Fields(named, "response_format.json_schema.")
     # Kept to strictly in any case; the rest is for people.
     inner.flag("strict")
@@ -187,12 +185,12 @@ def _structure(given: Mapping[str, Any]) -> str | None:
     if not schema:
         raise bad("response_format.json_schema.schema", 'is missing: give a JSON schema, such as {"type": "object"}')
     try:
-        told = json.dumps({"json": schema})
+        length = len(json.dumps(schema))
     except RecursionError as error:
         raise bad("response_format.json_schema.schema", "is nested too deep") from error
-    if len(told) > _MAX_SCHEMA:
-        raise bad("response_format.json_schema.schema", f"has {len(told)} characters; {_MAX_SCHEMA} at most are read")
-    return told
+    if length > _MAX_SCHEMA:
+        raise bad("response_format.json_schema.schema", f"has {length} characters; {_MAX_SCHEMA} at most are read")
+    return {"json": schema}
 
 
 def _wish(fields: Fields, max_tokens: int | None, logprobs: int | None, *, prompts: int) -> Wish:

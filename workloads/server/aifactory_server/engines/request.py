@@ -22,7 +22,7 @@ class Request:
     """One text to go on with; names and defaults are those of vLLM's SamplingParams.
 
     Attributes:
-        structured_outputs: a JSON schema that the answer is to keep to, None for any text.
+        structured_outputs: a JSON schema or a structural tag (`tags`) that the answer is to keep to, None for any text.
         seconds: the client's own time limit, None for none.
         probe: the agent asks; it waits for nobody, and its tokens are not counted.
     """

@@ -1,4 +1,4 @@
-"""Keeping an answer to a JSON schema: which tokens may come next, by llguidance.
+"""Keeping an answer to a JSON schema, or parts of it to several: which tokens may come next, by llguidance.
 
 What always holds
 - A schema that can not be kept is refused before anything is computed: what would be kept in part only is refused too.
@@ -9,6 +9,7 @@ What always holds
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from torch import Tensor
 
+from aifactory_server.engines import tags
 from aifactory_server.engines.request import BadRequest
 
 _SPACE = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,20}"}
@@ -29,13 +31,21 @@ class Structure:
     """One answer's state.
 
     Args:
+        wanted: a JSON schema, or a structural tag (`tags`), as JSON.
         ends: the model's tokens that end a text.
     """
 
-    def __init__(self, tokenizer: LLTokenizer, schema: str, ends: Collection[int]) -> None:
+    def __init__(self, tokenizer: LLTokenizer, wanted: str, ends: Collection[int]) -> None:
         try:
-            grammar = LLMatcher.grammar_from_json_schema(schema, overrides=_SPACE)
-        except ValueError as error:
+            document = json.loads(wanted)
+            if tags.is_tag(document):
+                text = tags.grammar(document, {"x-guidance": _SPACE}, lambda mark: _is_special(tokenizer, mark))
+                grammar = LLMatcher.grammar_from_lark(text)
+            else:
+                grammar = LLMatcher.grammar_from_json_schema(wanted, overrides=_SPACE)
+        except BadRequest:
+            raise
+        except (ValueError, RecursionError) as error:
             raise BadRequest(_refusal(str(error))) from None
         self._matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
         if self._matcher.is_error():
@@ -64,6 +74,11 @@ class Structure:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise RuntimeError(f"the answer could not be kept to its schema: {_line(self._matcher.get_error())}")
+
+
+def _is_special(tokenizer: LLTokenizer, mark: str) -> bool:
+    tokens = tokenizer.tokenize_str(mark, parse_special=True)
+    return len(tokens) == 1 and tokenizer.is_special_token(tokens[0])
 
 
 def _refusal(words: str) -> str:

@@ -231,9 +231,15 @@ def _stop(value: Any) -> str:
 
 
 def _schema(value: Any, name: str) -> str:
-    """A JSON schema out of what vLLM calls StructuredOutputsParams, which its back end takes as a string of JSON."""
+    """A JSON schema or a structural tag out of what vLLM calls StructuredOutputsParams, which its back end takes as a
+    string of JSON."""
     given = _decoded(value, name)
-    schema = {"type": "object"} if given.pop("json_object", False) is True else _decoded(given.pop("json", None), name)
+    if "structural_tag" in given:
+        schema = {**_decoded(given.pop("structural_tag"), name), "type": "structural_tag"}
+    elif given.pop("json_object", False) is True:
+        schema = {"type": "object"}
+    else:
+        schema = _decoded(given.pop("json", None), name)
     for other in given:
         raise BadRequest(f"{name} has {other}, which this engine does not keep to; it {_STRUCTURED}")
     try:
