@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 
 from aifactory_agent.artifacts.reading import PIECE, THREADS
 from aifactory_agent.artifacts.secret import Secret
-from aifactory_agent.artifacts.store import StoredFile
+from aifactory_agent.artifacts.store import Data, StoredFile
 from aifactory_agent.artifacts.web import Refused, Web, without_ranges
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.manifest import check_path
@@ -64,9 +64,9 @@ class HttpsSource:
         with ThreadPoolExecutor(THREADS, "size") as pool:
             return list(pool.map(lambda path: self._listed(path, sums[path]), sorted(sums)))
 
-    def read(self, file: StoredFile, start: int, end: int, stop: threading.Event) -> bytearray:
+    def read(self, file: StoredFile, start: int, end: int, stop: threading.Event) -> Data:
         if (kept := self._kept.pop(file.path, None)) is not None and len(kept) == file.size:
-            return bytearray(kept)[start:end]
+            return kept[start:end]
         try:
             return self._web.read(self._url(file.path), file, start, end, stop, file.pin)
         except Refused as refused:

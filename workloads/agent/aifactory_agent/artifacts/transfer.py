@@ -36,6 +36,7 @@ MAX_METRICS = 64
 MAX_LEFT_OUT = 20
 """Of their paths that are told."""
 _LICENCES = ("LICENSE", "NOTICE")
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAME_DIGITS = 16
 """Hex digits of the digest that name a published artifact."""
 
@@ -178,8 +179,11 @@ def chosen(source: Source, expected_format: str | None) -> tuple[list[StoredFile
 def write_piece(folder: Path, path: str, offset: int, data: Data) -> None:
     """Write a piece of a file; whichever comes first makes it. Raises OSError."""
     target = folder / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        handle = os.open(target, _NEW, 0o666)
+    except FileNotFoundError:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(target, _NEW, 0o666)
     try:
         view = memoryview(data)
         while view:

@@ -247,7 +247,7 @@ class Web:
                 body = b""
                 if size <= most or in_parts:
                     with suppress(urllib3.exceptions.HTTPError, OSError):  # `read` asks for what is missing
-                        body = _beginning(response, most)
+                        body = _beginning(response, min(most, size))
                 return Beginning(size, pin, in_parts, body if len(body) == size else None)
             finally:
                 _finish(response)
