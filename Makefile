@@ -29,7 +29,12 @@ demo: venv ## From a clean clone to generated text: cluster, images, operator, o
 
 .PHONY: chat-model
 chat-model: venv $(if $(KUBECONFIG),,images) ## A pretrained chat model, on a claim for examples/chat-model.yaml (NAMESPACE=...; KUBECONFIG=... REGISTRY=... for your cluster)
-	$(BIN)/python -m demo.chatmodel $(if $(NAMESPACE),--namespace "$(NAMESPACE)") \
+	$(BIN)/python -m demo.pretrained $@ $(if $(NAMESPACE),--namespace "$(NAMESPACE)") \
+	  $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)") $(if $(REGISTRY),--registry "$(REGISTRY)")
+
+.PHONY: embedding-model
+embedding-model: venv $(if $(KUBECONFIG),,images) ## A pretrained embedding model, on a claim for examples/embedding-model.yaml (as chat-model)
+	$(BIN)/python -m demo.pretrained $@ $(if $(NAMESPACE),--namespace "$(NAMESPACE)") \
 	  $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)") $(if $(REGISTRY),--registry "$(REGISTRY)")
 
 .PHONY: test

@@ -27,7 +27,7 @@ METRICS_PORT = 8002
 def pool(cluster: Kubectl, operator: Kubectl, leaving: list[str]) -> Iterator[Kubectl]:
     """A namespace in which the example serves."""
     for within in namespace(cluster, f"chat-model-{os.getpid()}", leaving):
-        command([sys.executable, "-m", "demo.chatmodel", "--namespace", str(within.namespace)])
+        command([sys.executable, "-m", "demo.pretrained", "chat-model", "--namespace", str(within.namespace)])
         within.apply((ROOT / "examples/chat-model.yaml").read_text())
         within.wait_condition("mver", "smollm2-v1", "Ready", seconds=60)
         within.wait_condition("ipool", "smollm2", "Ready", seconds=180)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from demo.tools import DemoError, Kube
 
-POD = "chat-model-copy"
+POD = "model-copy"
 POD_SECONDS = 120
 _MOUNT = "/claim"
 

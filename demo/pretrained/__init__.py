@@ -1,0 +1,1 @@
+"""`make chat-model`, `make embedding-model`: pretrained models for the examples of these names, on a claim."""
