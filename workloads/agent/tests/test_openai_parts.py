@@ -57,11 +57,16 @@ def test_any_body_is_read_or_refused_with_words(body: dict[str, Any], messages: 
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": "</x>"}}\n</tool_call>'
 TOLD = ("f", '{"a": "</x>"}')
+MARKED = '<tool_call>{"name": "f", "arguments": {"a": "x \\\\\\" </tool_call> y"}}</tool_call>'
 CALLED = {
     f"a b \n{CALL}\n": ("a b", [TOLD]),
     f"{CALL}\n{CALL} c  d": ("c  d", [TOLD, TOLD]),
     '<tool_call>{"name": "f", "arguments": {"a": "</x>"}}': ("", [TOLD]),
     "<tool_call>f()</tool_call>": ("<tool_call>f()</tool_call>", []),
+    f"{MARKED} c {CALL}": ("c", [("f", '{"a": "x \\\\\\" </tool_call> y"}'), TOLD]),
+    MARKED.removesuffix("</tool_call>"): ("", [("f", '{"a": "x \\\\\\" </tool_call> y"}')]),
+    f'<tool_call>"</tool_call>{CALL}': ('<tool_call>"</tool_call>', [TOLD]),
+    f'<tool_call>{{"name": "f</tool_call> b\n{CALL}\n{CALL}': ('<tool_call>{"name": "f</tool_call> b', [TOLD, TOLD]),
     '<tool_call>{"name": "f", "arg': ('<tool_call>{"name": "f", "arg', []),
     "a <tool_cal": ("a <tool_cal", []),
     "a  b \n": ("a  b \n", []),
@@ -78,6 +83,18 @@ def test_calls_are_the_same_however_the_text_is_cut(text: str, data: st.DataObje
     found.append(calls.end())
     said = "".join(part for part, _ in found)
     assert (said, [(call.name, call.arguments) for _, told in found for call in told]) == CALLED[text]
+
+
+def test_an_answer_full_of_marks_is_read_soon() -> None:
+    calls, began = Calls(inside=True), time.process_time()
+    for _ in range(30_000):
+        calls.feed("</tool_call>")
+    calls.feed('"')
+    for _ in range(30_000):
+        calls.feed("<tool_call>")
+        calls.feed('"</tool_call>')
+    calls.end()
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("cut", range(1, 12))

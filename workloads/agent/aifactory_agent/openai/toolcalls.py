@@ -10,6 +10,7 @@ What is not such a call stays text. A call is told when it is whole.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,9 @@ from aifactory_agent.openai.marks import part_of
 from aifactory_contract.userjson import parse_json
 
 BEGIN, END = "<tool_call>", "</tool_call>"
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
+_MOST_HELD = 64 * 1024
+"""Characters of a call behind which the next mark ends it, wherever it stands."""
 _OTHERS = ("<function=", "<parameter=", "<arg_key>")
 """Marks of families that write the same tags around something else."""
 
@@ -59,6 +63,9 @@ class Calls:
         """Nothing but space has come since a call."""
         self._came = 0
         """Calls so far."""
+        self._searched, self._in_string = 0, False
+        """So far no mark ends the call that is held: those there are stand in a string of it. Whether one is open."""
+        self._is_over = False
 
     def feed(self, text: str) -> tuple[str, list[Call]]:
         """Text and calls that can be told now, after this piece."""
@@ -72,9 +79,16 @@ class Calls:
         said, calls = "", list[Call]()
         while True:
             mark = END if self._inside else BEGIN
-            before, found, rest = self._held.partition(mark)
-            if not found:
+            place = self._held.find(mark, self._searched)
+            if place < 0:
                 break
+            before, rest = self._held[:place], self._held[place + len(mark) :]
+            if self._inside and not self._is_over and place < _MOST_HELD:
+                self._in_string ^= _quotes(before[self._searched :]) % 2 == 1
+                if self._in_string:
+                    self._searched = place + len(mark)
+                    continue
+            self._searched, self._in_string = 0, False
             if self._inside:
                 call = _read(before)
                 calls += [call] if call and self._wanted() else []
@@ -92,13 +106,18 @@ class Calls:
 
     def end(self) -> tuple[str, list[Call]]:
         """What was held back, when nothing more comes."""
+        said, calls = "", list[Call]()
+        if self._searched and _read(self._held) is None:
+            # It was no string, or one that never ended: then the first mark was the end.
+            self._is_over, self._searched = True, 0
+            said, calls = self.feed("")
         held, self._held = self._held, ""
         if not self._inside:
-            return self._seam(held), []
+            return said + self._seam(held), calls
         call = _read(held)
         if call:
-            return "", [call] if self._wanted() else []
-        return BEGIN + held, []
+            return said, [*calls, call] if self._wanted() else calls
+        return said + BEGIN + held, calls
 
     def _seam(self, text: str) -> str:
         """Without the space after a call."""
@@ -110,6 +129,11 @@ class Calls:
     def _wanted(self) -> bool:
         self._came += 1
         return self._most is None or self._came <= self._most
+
+
+def _quotes(text: str) -> int:
+    """Those that begin and end strings in JSON."""
+    return _ESCAPED.sub("", text).count('"')
 
 
 def _read(text: str) -> Call | None:
