@@ -83,12 +83,15 @@ async def _phase(journal: Journal, operator: Operator, count: int, begin: Callab
 
 
 def pool(name: str) -> Json:
-    return {
-        "apiVersion": "aifactory.dev/v1alpha1",
-        "kind": "InferencePool",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {"models": [{"name": "chat", "track": "Latest"}], "replicas": 1, "drain": {"preStopSeconds": 0}},
+    """It changes to another version by new pods: fake ones have no agent that could load it."""
+    spec = {
+        "models": [{"name": "chat", "track": "Latest"}],
+        "replicas": 1,
+        "drain": {"preStopSeconds": 0},
+        "rollout": {"strategy": "Surge"},
     }
+    metadata = {"name": name, "namespace": NAMESPACE}
+    return {"apiVersion": "aifactory.dev/v1alpha1", "kind": "InferencePool", "metadata": metadata, "spec": spec}
 
 
 async def publish(user: Client, version: int) -> None:
