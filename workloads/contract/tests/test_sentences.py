@@ -124,7 +124,7 @@ def test_what_is_put_before_texts(tmp_path: Path) -> None:
             },
             "leaves out the tokens of the prompt",
         ),
-        ({"config": {"architectures": ["BertForMaskedLM"]}}, r"fills in words, and no modules\.json is there"),
+        ({"config": {"architectures": ["BertForMaskedLM"]}}, r"fills in words, and no modules\.json says"),
     ],
 )
 def test_what_is_not_known_is_unservable_when_the_version_is_verified(
