@@ -178,7 +178,7 @@ def warm(observed: Observed, wish: Wish) -> VersionView | None:
     if before is None or not before.revision or traffic.pods_of(pool, before) != wish.pods:
         return None
     found = next((view for view in observed.versions if view.name == before.model_version), None)
-    if found is None or found.deleting or not shape.assigns(before.revision, pool, found):
+    if found is None or found.deleting or not shape.assigns(before.revision, found):
         return None
     return found if shape.pods_of(before.revision) == shape.pods_of(wish.revision) else None
 

@@ -246,6 +246,21 @@ def test_a_template_that_changes_in_the_middle_brings_new_pods_and_the_old_ones_
     assert (world.status.phase, world.status.version, len(world.deployments)) == ("Serving", "2", 1)
 
 
+@pytest.mark.parametrize("engines", [("auto", "transformers"), ("transformers", "auto")])
+def test_an_engine_that_changes_in_the_middle_has_the_old_pods_serve_what_they_served(
+    engines: tuple[str, str],
+) -> None:
+    before, after = engines
+    world = changing(done=1, runtime={"engine": before})
+    old = world.revision(1)
+    world.edit(runtime={"engine": after}, models=[{"name": "tiny", "version": 1}])
+    world.settle()
+    assert rollout(world).strategy == "Surge"
+    (told,) = world.desired[f"chat-{old}"]["models"]
+    assert (told["version"], told.get("engine", "auto")) == (1, before)
+    assert {pod.told for pod in world.live() if pod.ready} == {old}
+
+
 def test_a_pod_that_crashes_in_the_middle_ends_it() -> None:
     """The kernel may end a Triton that has two versions to load; the next one loads what it served."""
     world = changing()
