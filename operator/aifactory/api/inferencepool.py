@@ -45,10 +45,13 @@ class Drain(Model):
     """Longest time for requests in flight after SIGTERM (default 60)."""
 
 
+Engine = Literal["auto", "transformers", "vllm"]
+
+
 class Runtime(Model):
     """What computes the model."""
 
-    engine: Literal["auto", "transformers", "vllm"] | None = None
+    engine: Engine | None = None
     """Engine of a language model. auto (default): vllm where the image of container `triton` has Triton's vLLM back end
     and CUDA shows it a GPU, else bytes for the byte-level models of aifactory_trainer and transformers for all others.
     vllm: only that, with tensor parallelism over all GPUs of the pod. Settings of engines are environment variables of

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import aiohttp
+import msgspec
 from aiohttp import hdrs
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 TIMEOUT_SECONDS = 3.0
 MAX_BODY_BYTES = 256 * 1024
@@ -69,3 +72,16 @@ async def fetch(session: aiohttp.ClientSession, url: str) -> bytes:
             if len(body) > MAX_BODY_BYTES:
                 raise ValueError(f"{url} answers with more than {MAX_BODY_BYTES} bytes")
         return bytes(body)
+
+
+def reader(type_: type[T]) -> Callable[[bytes], T]:
+    """Reads JSON of a type, and raises ValueError for everything else: also for what nests too deeply to be read."""
+    decode = msgspec.json.Decoder(type_).decode
+
+    def read(body: bytes) -> T:
+        try:
+            return decode(body)
+        except RecursionError as error:
+            raise ValueError("it nests too deeply") from error
+
+    return read

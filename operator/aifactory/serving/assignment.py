@@ -78,11 +78,10 @@ def engine_wish(pool: InferencePool) -> str:
     return engine if engine is not None and engine != "auto" else ""
 
 
-def parts(pool: InferencePool, version: VersionView) -> Json:
-    """What of a version, and of the pool's wish for it, makes a difference to a pod that serves it."""
-    wish = engine_wish(pool)
+def parts(engine: str, version: VersionView) -> Json:
+    """What of a version, and of the engine that is insisted on, makes a difference to a pod that serves it."""
     return {
-        **({"engine": wish} if wish else {}),
+        **({"engine": engine} if engine else {}),
         "name": version.model,
         "version": version.version,
         "uri": version.uri,
@@ -93,7 +92,12 @@ def parts(pool: InferencePool, version: VersionView) -> Json:
 
 
 def config(
-    pool: InferencePool, version: VersionView, revision: str, pods: str = "", warm: VersionView | None = None
+    pool: InferencePool,
+    version: VersionView,
+    revision: str,
+    pods: str = "",
+    warm: VersionView | None = None,
+    engine: str | None = None,
 ) -> Json:
     """What the agents of a set of pods bring up.
 
@@ -103,8 +107,10 @@ def config(
         revision: that version in these pods.
         pods: the set's name; left out where it was made for this revision.
         warm: is kept at hand.
+        engine: the one that the revision insists on, if that is not what the pool does now.
     """
-    models = [parts(pool, version)] + ([{**parts(pool, warm), "traffic": "warm"}] if warm is not None else [])
+    engine = engine_wish(pool) if engine is None else engine
+    models = [parts(engine, version)] + ([{**parts(engine, warm), "traffic": "warm"}] if warm is not None else [])
     desired = {"pool": pool.metadata.name, "revision": revision, "models": models}
     set_ = pods or revision
     meta = metadata(pool, child_name(pool.metadata.name, set_), {names.LABEL_REVISION: set_})

@@ -22,7 +22,7 @@ from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
 from aifactory.kube.objects import ConfigMap, Deployment, DisruptionBudget, Pod, ReplicaSet, Service
 from aifactory.kube.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, PODS, REPLICASETS, SERVICES, Key
-from aifactory.serving import disruption, scaling, shape, swap
+from aifactory.serving import disruption, scaling, shape, swap, traffic
 from aifactory.serving.plan import plan_pool
 from aifactory.serving.probe import ServingBook, ServingPod, ServingProbe
 from aifactory.serving.state import ConfigView, Observed, RevisionView, ServingPodView, Settings, VersionView
@@ -120,15 +120,24 @@ class Serving(Domain[InferencePool, Observed]):
         return found
 
     def swapping_pods(self, cluster: Cluster) -> list[ServingPod]:
-        """Pods that change over from one version to another, or back, and have not said yet that they have."""
+        """Pods that change over from one version to another, or back, and have not said yet that they have.
+
+        Where a change goes on in new pods, or waits, those of the stable set that had begun it are on their way back.
+        """
         found = []
         for pool in cluster.find(self._swapping, True):
             meta, change, stable = pool.metadata, pool.status.rollout, pool.status.stable
-            if change is None:
-                continue
-            goal = change.revision if change.phase == "Progressing" or stable is None else stable.revision
+            hot = change is not None and change.strategy == swap.HOT_SWAP
+            progressing = change is not None and change.phase == "Progressing"
+            goal = traffic.stable_revision(pool.status)
+            if change is not None and hot and (progressing or stable is None):
+                goal = change.revision
             for pod in serving_pods(cluster.owned(_DEPLOYMENTS, meta.namespace, meta.uid), cluster):
-                said = self.book.report(pod.metadata.uid)
+                labels, said = pod.metadata.labels, self.book.report(pod.metadata.uid)
+                if not hot and labels.get(names.LABEL_REVISION) != traffic.stable_pods(pool):
+                    continue
+                if not hot and said is None and names.LABEL_ASSIGNMENT not in labels:
+                    continue  # it was never told anything else than what it was made for
                 there = said is not None and said.ready and said.revision == goal
                 if pod.status.pod_ip and pod.metadata.deletion_timestamp is None and not there:
                     key = (meta.namespace, meta.name)
@@ -274,8 +283,9 @@ def _key(pool: InferencePool) -> Key:
 
 
 def _if_swapping(pool: InferencePool) -> Iterable[Hashable]:
-    change = pool.status.rollout
-    swaps = change is not None and change.strategy == swap.HOT_SWAP and change.phase in ("Progressing", "Failed")
+    """Pods of it may be on their way. A change that waits for its version is no longer in the status."""
+    change, phase = pool.status.rollout, pool.status.phase
+    swaps = phase == "Waiting" if change is None else change.phase in ("Progressing", "Failed")
     return (True,) if swaps else ()
 
 

@@ -284,8 +284,8 @@ class _Writes:
 
     def _assign(self, wish: Wish) -> None:
         config = next((view.child for view in self._observed.configs if view.revision == wish.pods), None)
-        warm = swap.warm(self._observed, wish)
-        body = assignment.config(self._observed.pool, wish.version, wish.revision, wish.pods, warm)
+        warm, engine = swap.warm(self._observed, wish), shape.engine_of(wish.revision, wish.version)
+        body = assignment.config(self._observed.pool, wish.version, wish.revision, wish.pods, warm, engine)
         self._writes += apply.ensure(body, config)
 
     def _ensure(self, wish: Wish, replicas: int) -> None:
@@ -321,6 +321,6 @@ class _Writes:
             return None
         made_by = shape.shape_version(stable.revision)
         same = shape.revision_of(pool, found, stable.image, made_by) == stable.revision
-        if not same and (as_made or not shape.assigns(stable.revision, pool, found)):
+        if not same and (as_made or not shape.assigns(stable.revision, found)):
             return None
         return Wish(found, stable.revision, stable.image, self._stable)

@@ -29,7 +29,7 @@ import msgspec
 
 from aifactory.api import names
 from aifactory.api.inferencepool import Throughput
-from aifactory.engine.asking import ask_for_ever, base_url, fetch
+from aifactory.engine.asking import ask_for_ever, base_url, fetch, reader
 from aifactory.kube.backoff import PROBE
 from aifactory.serving.state import Report
 
@@ -413,8 +413,9 @@ def _values(page: bytes, name: bytes) -> dict[bytes, float]:
         end = page.find(b"\n", at)
         line = page[at + len(name) : end if end >= 0 else len(page)]
         if (at == 0 or page[at - 1 : at] == b"\n") and line[:1] in (b"{", b" "):
-            labels, _, value = line.rpartition(b"}")
-            found[labels] = found.get(labels, 0.0) + float(value.split(None, 1)[0])
+            labels, _, values = line.rpartition(b"}")
+            value, *_ = values.split(None, 1) or (b"",)
+            found[labels] = found.get(labels, 0.0) + float(value)
         at += len(name)
     if not math.isfinite(total := sum(found.values())):
         raise ValueError(f"{name.decode()} is {total}")
@@ -441,7 +442,7 @@ class _Status(msgspec.Struct, frozen=True, gc=False):
     answers: dict[str, int] = {}
 
 
-_decode_status = msgspec.json.Decoder(_Status).decode
+_decode_status: Final = reader(_Status)
 
 
 def read_load_error(body: bytes) -> str:

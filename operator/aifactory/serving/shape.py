@@ -12,10 +12,10 @@ version of the shape; when the installation's image changes, pools roll a few at
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from aifactory.api import names
-from aifactory.api.inferencepool import InferencePool, RevisionStatus
+from aifactory.api.inferencepool import Engine, InferencePool, RevisionStatus
 from aifactory.engine.apply import content_hash
 from aifactory.engine.podspec import Json, memory_volume, merge_mounts, merge_named, restricted_pod
 from aifactory.engine.taskpods import hub_environment
@@ -31,6 +31,7 @@ ANNOTATION_ROOM = f"{names.GROUP}/repository-bytes"
 """On a Deployment: how much its pods' volume for models holds."""
 
 _HASH_LENGTH = 8
+_WISHES: Final = tuple("" if engine == "auto" else engine for engine in get_args(Engine))
 _MEBIBYTE = 1024 * 1024
 _SPARE_MEBIBYTES = 256
 """Beside the model: what Triton and the agent write into the repository."""
@@ -49,7 +50,7 @@ def _parts(pool: InferencePool, image: str) -> Json:
 
 def _v1(pool: InferencePool, version: VersionView, image: str) -> str:
     """One hash of all: pods that were made so serve nothing else."""
-    return _hash({"shape": _parts(pool, image), "assignment": assignment.parts(pool, version)})
+    return _hash({"shape": _parts(pool, image), "assignment": assignment.parts(assignment.engine_wish(pool), version)})
 
 
 def _v2(pool: InferencePool, version: VersionView, image: str) -> str:
@@ -62,7 +63,7 @@ def _v2(pool: InferencePool, version: VersionView, image: str) -> str:
         "secret": version.secret,
         "hub": version.uri.startswith("hf://"),
     }
-    return f"{_hash(pods)}-{_hash(assignment.parts(pool, version))}"
+    return f"{_hash(pods)}-{_hash(assignment.parts(assignment.engine_wish(pool), version))}"
 
 
 SHAPES: Final[dict[str, Callable[[InferencePool, VersionView, str], str]]] = {"v1": _v1, "v2": _v2}
@@ -91,10 +92,16 @@ def pods_of(revision: str) -> str:
     return "-".join(parts[:2]) if parts[0] == CURRENT else revision
 
 
-def assigns(revision: str, pool: InferencePool, version: VersionView) -> bool:
-    """Whether that is the version that the revision serves, and by the same engine, whatever its pods are."""
+def assigns(revision: str, version: VersionView) -> bool:
+    """Whether that is the version that the revision serves, whatever its pods and the pool's wish are."""
+    return engine_of(revision, version) is not None
+
+
+def engine_of(revision: str, version: VersionView) -> str | None:
+    """The engine that a revision of the version insists on, "" for none; None if it is not of this version."""
     parts = revision.split("-")
-    return parts[0] == CURRENT and parts[2] == _hash(assignment.parts(pool, version))
+    found = (wish for wish in _WISHES if parts[0] == CURRENT and parts[2] == _hash(assignment.parts(wish, version)))
+    return next(found, None)
 
 
 def is_outdated(stable: RevisionStatus, image: str) -> bool:

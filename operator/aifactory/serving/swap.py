@@ -66,7 +66,7 @@ def choose(observed: Observed, target: VersionView, revision: str) -> Choice:
     wished = spec.strategy if spec is not None and spec.strategy is not None else "Auto"
     if wished == SURGE:
         return Choice(SURGE, "spec.rollout.strategy is Surge")
-    if words := _needs_new_pods(observed, revision):
+    if words := _needs_new_pods(observed, target, revision):
         return Choice(SURGE, words)
     if under_way is not None and under_way.revision == revision and _goes_on(under_way):
         return Choice(under_way.strategy or SURGE, under_way.strategy_reason or "")
@@ -178,7 +178,7 @@ def warm(observed: Observed, wish: Wish) -> VersionView | None:
     if before is None or not before.revision or traffic.pods_of(pool, before) != wish.pods:
         return None
     found = next((view for view in observed.versions if view.name == before.model_version), None)
-    if found is None or found.deleting or not shape.assigns(before.revision, pool, found):
+    if found is None or found.deleting or not shape.assigns(before.revision, found):
         return None
     return found if shape.pods_of(before.revision) == shape.pods_of(wish.revision) else None
 
@@ -244,7 +244,7 @@ def _version_name(observed: Observed, stable: RevisionStatus, pod: ServingPodVie
     return found if found is not None else stable.model_version
 
 
-def _needs_new_pods(observed: Observed, revision: str) -> str:
+def _needs_new_pods(observed: Observed, target: VersionView, revision: str) -> str:
     """Why the pods that take the traffic can not serve a revision, whatever room they have; empty if they can."""
     stable, view = observed.pool.status.stable, observed.find(traffic.stable_pods(observed.pool))
     if stable is None or view is None or view.terminating:
@@ -259,6 +259,9 @@ def _needs_new_pods(observed: Observed, revision: str) -> str:
             "more than the version differs: image, template, drain or engine of the pods, "
             "or format, claim or secret of the version"
         )
+    if stable.version == target.version and stable.revision != revision:
+        # Each pod would have to let go of what it serves before it could fetch the other one.
+        return f"version {target.version} is another artifact than the one that is served under this number"
     return ""
 
 

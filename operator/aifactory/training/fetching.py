@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 
 from aifactory.api import names
-from aifactory.engine.asking import ask_for_ever, base_url, fetch
+from aifactory.engine.asking import ask_for_ever, base_url, fetch, reader
 from aifactory.kube.resources import Key
 from aifactory.training.state import Fetched
 
@@ -116,7 +116,7 @@ class _Status(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     total_bytes: _Size = 0
 
 
-_decode: Final = msgspec.json.Decoder(_Status).decode
+_decode: Final = reader(_Status)
 
 
 def read(body: bytes) -> Fetched:

@@ -212,6 +212,8 @@ class ProgressEndpoint:
             body = _decode(raw)
         except msgspec.MsgspecError as error:
             return _refuse(400, _mistake(raw, error))
+        except RecursionError:
+            return _refuse(400, "body: it nests too deeply")
         if not self._book.record(pod.job_uid, pod.attempt, body, self._now()):
             return _refuse(403, f"attempt {pod.attempt} of {namespace}/{job} is over")
         self._wake(namespace, job, self._book.wake_after(pod.job_uid, self._monotonic()))

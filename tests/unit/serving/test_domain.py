@@ -356,6 +356,31 @@ def test_pods_that_change_over_are_asked_until_they_say_that_they_have(
     assert {pod.pool for pod in pods} <= {("ns", "chat")}
 
 
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"rollout": {"phase": "Progressing", "revision": "v1-b", "strategy": "Surge"}},
+        {"rollout": {"phase": "Failed", "revision": "v1-b", "strategy": "Surge"}},
+        {"phase": "Waiting"},
+    ],
+    ids=["new pods come", "they were taken back", "the version is gone"],
+)
+def test_pods_that_had_begun_a_change_are_asked_until_they_say_that_they_are_back(status: dict[str, Any]) -> None:
+    """Else what they said in the middle would stand for ever, and what failed would never be tried again."""
+    found = Installation()
+    found.pool(status={"stable": {"revision": "v1-a"}, **status})
+    found.revision()
+    told = {"labels": {names.LABEL_REVISION: "v1-a", names.LABEL_ASSIGNMENT: "v1-a"}}
+    other = {"labels": {names.LABEL_REVISION: "v1-b", names.LABEL_ASSIGNMENT: "v1-b"}}
+    metas = {"untouched": {"labels": {names.LABEL_REVISION: "v1-a"}}, "candidate": other}
+    for number, name in enumerate(("there", "halfway", "unknown", "untouched", "candidate")):
+        found.pod(name, meta=metas.get(name, told), status={"podIP": f"10.0.0.{number}", "conditions": [READY]})
+    found.serving.book.set_report("there-uid", Report("v1-a", ready=True))
+    found.serving.book.set_report("halfway-uid", Report("v1-b", ready=False))
+    pods = found.serving.swapping_pods(found.cluster)
+    assert sorted(pod.uid.removesuffix("-uid") for pod in pods) == ["halfway", "unknown"]
+
+
 def test_pods_that_change_over_are_asked_though_the_status_has_lost_what_they_served() -> None:
     found = Installation()
     found.pool(status={"rollout": {"phase": "Progressing", "revision": "new", "strategy": "HotSwap"}})

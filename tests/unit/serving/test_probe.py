@@ -84,7 +84,7 @@ def test_tokens_of_vllm_are_told_without_the_agents() -> None:
     assert read_counters(b"vllm:generation_tokens_total 5\n") == (0.0, 5.0)
 
 
-@pytest.mark.parametrize("value", [b"NaN", b"+Inf", b"many", b"1e999"])
+@pytest.mark.parametrize("value", [b"NaN", b"+Inf", b"many", b"1e999", b"", b" "])
 def test_a_page_with_nonsense_is_no_page(value: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         read_counters(b'nv_inference_request_success{model="m"} ' + value + b"\n")
@@ -109,6 +109,13 @@ def test_what_a_pod_serves_is_read() -> None:
     failed = REPORT.replace(b'"Ready","traffic"', b'"Failed","reason":"LoadFailed","message":"bad","traffic"')
     assert read_report(failed).error == "LoadFailed: bad"
     assert read_report(b"{}") == Report(), "an agent of an earlier release"
+
+
+@pytest.mark.parametrize("read", [read_load_error, read_report])
+def test_what_nests_too_deeply_is_no_status(read: Callable[[bytes], object]) -> None:
+    """Anything but a ValueError would end the round for the pods of all pools."""
+    with pytest.raises(ValueError, match="nests too deeply"):
+        read(b'{"ready":true,"other":' + b"[" * 9000)
 
 
 @pytest.mark.parametrize(("old", "new"), [(b"3.25", b"-1"), (b"3.25", b"1e300"), (b"3.25", b"null")])

@@ -246,6 +246,21 @@ def test_a_template_that_changes_in_the_middle_brings_new_pods_and_the_old_ones_
     assert (world.status.phase, world.status.version, len(world.deployments)) == ("Serving", "2", 1)
 
 
+@pytest.mark.parametrize("engines", [("auto", "transformers"), ("transformers", "auto")])
+def test_an_engine_that_changes_in_the_middle_has_the_old_pods_serve_what_they_served(
+    engines: tuple[str, str],
+) -> None:
+    before, after = engines
+    world = changing(done=1, runtime={"engine": before})
+    old = world.revision(1)
+    world.edit(runtime={"engine": after}, models=[{"name": "tiny", "version": 1}])
+    world.settle()
+    assert rollout(world).strategy == "Surge"
+    (told,) = world.desired[f"chat-{old}"]["models"]
+    assert (told["version"], told.get("engine", "auto")) == (1, before)
+    assert {pod.told for pod in world.live() if pod.ready} == {old}
+
+
 def test_a_pod_that_crashes_in_the_middle_ends_it() -> None:
     """The kernel may end a Triton that has two versions to load; the next one loads what it served."""
     world = changing()
@@ -341,10 +356,26 @@ def test_a_status_that_is_lost_in_the_middle() -> None:
 
 def test_a_version_of_another_digest_under_the_same_name_is_another_revision() -> None:
     world = serving()
+    old = world.revision(1)
     world.publish(1, size_bytes=SIZE, digest="sha256:" + "f" * 64)
     world.settle()
-    assert rollout(world).phase == "Progressing"
-    assert traffic_of(world) == {1: "live"}, "what was served before is not there any more"
+    assert (rollout(world).phase, rollout(world).strategy) == ("Progressing", "Surge")
+    assert "another artifact than the one that is served under this number" in rollout(world).strategy_reason
+    told = [model for name, desired in world.desired.items() if name.endswith(old) for model in desired["models"]]
+    assert [model["digest"] for model in told] != ["sha256:" + "f" * 64], "they would let go of what they serve first"
+    assert {pod.told for pod in world.live() if pod.ready} == {""}
+    world.roll_out()
+    assert (world.status.phase, len(world.deployments)) == ("Serving", 1)
+
+
+def test_a_version_that_was_made_again_while_pods_change_over_to_it_goes_on() -> None:
+    """The pods let go of the first one and answer from the version before until they have the other one."""
+    world = changing(done=1)
+    world.publish(2, size_bytes=SIZE, digest="sha256:" + "f" * 64)
+    world.settle()
+    assert (rollout(world).strategy, rollout(world).revision) == ("HotSwap", world.revision(2))
+    world.change_over(2)
+    assert (world.status.phase, world.status.version) == ("Serving", "2")
 
 
 def test_a_pool_of_an_earlier_release_stays_as_it_is_and_gets_new_pods_with_the_next_version() -> None:

@@ -90,8 +90,9 @@ def test_a_job_is_woken_when_its_input_has_got_on(monkeypatch: pytest.MonkeyPatc
         b"<html>",
         b'{"bytes": -1}',
         b'{"bytes": 1e400}',
+        b'{"other": ' + b"[" * 9000,
     ],
-    ids=str,
+    ids=lambda answer: str(answer)[:40],
 )
 def test_what_answers_badly_changes_nothing(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(world: World) -> None:

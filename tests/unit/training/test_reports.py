@@ -343,6 +343,7 @@ async def test_a_late_report_is_told_which_attempt_is_over() -> None:
         (b'{"step": 1, "metrics": {"ok": 1.5, "fast": true}}', "metrics.fast: Expected float, got bool"),
         (b"{}", "step: is missing"),
         (b'"', "body: Input data was truncated"),
+        (b'{"step": 1, "other": ' + b"[" * 9000, "body: it nests too deeply"),
     ],
 )
 async def test_a_mistake_is_told_with_its_field_and_without_ornaments(data: bytes, words: str) -> None:

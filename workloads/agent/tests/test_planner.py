@@ -140,9 +140,39 @@ def test_a_version_that_does_not_load_leaves_the_warm_one_answering() -> None:
         serving={"a": frozenset({1})},
         confirmed=frozenset({A1.key}),
         failures=failed(A2, retry_at=9),
+        bearing=frozenset({A1.key}),
     )
     assert plan(desired(A2, W1), actual, 0) == []
-    assert carries(desired(A2, W1), actual, frozenset({A1.key}))
+    assert carries(desired(A2, W1), actual)
+
+
+def test_a_triton_that_was_restarted_before_the_new_version_came_answers_as_before() -> None:
+    wish = desired(A2, W1)
+    fetching = Actual(
+        triton_up=True, present=present(A1), fetching={A2.key: 0}, bearing=frozenset({A1.key}), serving={}
+    )
+    assert plan(wish, fetching, 0) == [Load("a", (1,), None, W1)]
+    loaded = replace(fetching, serving={"a": frozenset({1})})
+    assert plan(wish, loaded, 0) == [Confirm(W1)]
+    answers = replace(loaded, confirmed=frozenset({A1.key}))
+    assert plan(wish, answers, 0) == []
+    assert carries(wish, answers)
+    assert not is_ready(A2, answers)
+    fetched = replace(answers, present=present(A1, A2), fetching={})
+    assert plan(wish, fetched, 0) == [Load("a", (1, 2), A2, A2)]
+    died = replace(fetched, serving={}, confirmed=frozenset(), failures=failed(A2, 9, Reason.TRITON_UNAVAILABLE))
+    assert plan(wish, died, 0) == [Load("a", (1,), None, W1)], "its load may have ended Triton"
+    assert plan(wish, died, 9) == [Load("a", (2,), A2, A2)]
+
+
+def test_once_the_new_version_bears_the_traffic_the_one_before_does_no_more() -> None:
+    actual = Actual(
+        triton_up=True, present=present(A1, A2), failures=failed(A2, retry_at=9), bearing=frozenset({A2.key})
+    )
+    assert plan(desired(A2, W1), actual, 0) == [], "it could take the room"
+    alone = replace(actual, serving={"a": frozenset({1})}, confirmed=frozenset({A1.key}))
+    assert not carries(desired(A2, W1), alone)
+    assert plan(desired(A2, W1), replace(actual, bearing=frozenset()), 0) == [], "a pod that never served anything"
 
 
 def test_swaps_at_once_where_the_configurations_differ() -> None:

@@ -36,13 +36,16 @@ class World:
         self.fail: dict[str, list[Any]] = {}
         self.calls: Counter[str] = Counter()
         self.noted: dict[str, list[int]] = {}
+        self.bore: frozenset[ModelKey] = frozenset()
         self.answered = self.busy = 0
         """Requests of clients: answered so far, and from one look to the next."""
         self.want(1)
 
-    def want(self, *versions: int) -> None:
-        models = [{"name": "m", "version": v, "uri": "pvc://c/m", "digest": DIGEST} for v in versions]
-        document = {"revision": str(versions), "models": [{**model, "format": "huggingface"} for model in models]}
+    def want(self, *versions: int, warm: int = 0) -> None:
+        common = {"name": "m", "uri": "pvc://c/m", "digest": DIGEST, "format": "huggingface"}
+        models = [{**common, "version": v} for v in versions]
+        models += [{**common, "version": warm, "traffic": "warm"}] if warm else []
+        document = {"revision": str(versions), "models": models}
         self.path.write_text(json.dumps(document))
 
     def _call(self, name: str) -> None:
@@ -76,9 +79,17 @@ class World:
     def prepare(self) -> None: ...
 
     def present(self) -> dict[ModelKey, Present]:
-        return {}
+        return {key: Present(DIGEST, "c") for key in self.files}
+
+    def bearing(self) -> frozenset[ModelKey]:
+        return self.bore
+
+    def note_bearing(self, versions: frozenset[ModelKey]) -> None:
+        self._call("note_bearing")
+        self.bore = versions
 
     def add(self, spec: Any, *_: object) -> Present:
+        self._call("fetch")
         self.files.add(spec.key)
         return Present(spec.digest, "c")
 
@@ -253,6 +264,39 @@ def test_traffic_goes_on_while_the_next_version_loads_and_ready_means_that_the_n
         assert not agent.status.ready
 
     play(world, story)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("noted", [True, False])
+def test_an_agent_or_a_triton_that_is_restarted_on_the_way_has_the_pod_answer_as_before(
+    tmp_path: Path, noted: bool
+) -> None:
+    world = World(tmp_path)
+    world.fail["note_bearing"] = [0 if noted else 1, FactoryError(Reason.DISK_FULL, "full")]
+
+    async def first(agent: Reconciler) -> None:
+        await until(lambda: agent.status.ready)
+
+    async def second(agent: Reconciler) -> None:
+        await until(lambda: agent.status.revision == "(2,)" and bool(agent.status.models[0].reason))
+        if not noted:
+            await until(lambda: world.calls["confirm"] > 1)
+            assert not agent.status.carries
+            return
+        await until(lambda: agent.status.carries)
+        loads = world.calls["load"]
+        world.running = {}  # and so says its next index
+        await until(lambda: world.calls["load"] > loads and agent.status.carries)
+        assert world.running == {"m": {1}}
+        assert not agent.status.ready
+        world.fail.clear()
+        await until(lambda: agent.status.ready)
+        assert world.bore == {ModelKey("m", 2)}
+
+    play(world, first)
+    world.want(2, warm=1)
+    world.fail["fetch"] = [10**6, FactoryError(Reason.STORE_UNAVAILABLE, "away")]
+    play(world, second)
 
 
 @pytest.mark.usefixtures("quick")

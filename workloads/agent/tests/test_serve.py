@@ -354,6 +354,33 @@ def test_an_unreadable_wish_is_reported_and_changes_nothing(
     wait_for("the last good wish is in force", lambda: generate(triton, "gpt") == (200, "gpt 1"), 20, agent.tail)
 
 
+@pytest.mark.parametrize("killed", ["triton", "agent"])
+def test_what_is_killed_before_the_next_version_is_there_answers_from_the_one_before(
+    triton: TritonProcess, agent: AgentProcess, published: Published, claims: Path, killed: str
+) -> None:
+    first, second = published("gpt", 1), published("gpt", 2)
+    away = Path(str(second["uri"]).removeprefix("pvc://"))
+    (claims / away).rename(claims / "away")
+    triton.start()
+    agent.want(first)
+    agent.start()
+    agent.wait_ready()
+    agent.want(second, first | {"traffic": "warm"}, revision="s")
+    wait_for("it has tried", lambda: agent.model("gpt", 2).get("reason"), 20, agent.tail)
+    assert agent.get("/readyz")[0] == 200
+    process = triton if killed == "triton" else agent
+    process.kill()
+    if killed == "triton":
+        wait_for("it is seen", lambda: agent.get("/readyz")[0] != 200, 20, agent.tail)
+    process.start()
+    wait_for("the pod has traffic", lambda: agent.get("/readyz")[0] == 200, 60, agent.tail)
+    assert generate(triton, "gpt") == (200, "gpt 1")
+    assert not agent.status()["ready"]
+    (claims / "away").rename(claims / away)
+    agent.wait_ready("s")
+    assert generate(triton, "gpt") == (200, "gpt 2")
+
+
 def test_a_killed_agent_takes_up_what_runs(triton: TritonProcess, agent: AgentProcess, published: Published) -> None:
     triton.start()
     agent.want(published("gpt", 1))

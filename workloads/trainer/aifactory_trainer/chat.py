@@ -100,9 +100,14 @@ def _messages(line: bytes) -> tuple[dict[str, str], ...]:
     for index, message in enumerate(messages):
         role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
         if role not in _ROLES:
-            raise ValueError(f"messages[{index}] has the role {role!r}; the roles are {', '.join(_ROLES)}")
+            raise ValueError(f"messages[{index}] has the role {role!r:.40}; the roles are {', '.join(_ROLES)}")
         if not (isinstance(content, str) and content.strip()):
             raise ValueError(f"messages[{index}] ({role}) has no content; it is a text that is not empty")
+        try:
+            content.encode()
+        except UnicodeEncodeError as error:
+            half = ascii(content[error.start])[1:-1]
+            raise ValueError(f"messages[{index}] ({role}) has half a character, {half}: write it whole") from error
         found.append({"role": role, "content": content})
     _check_order([message["role"] for message in found])
     return tuple(found)

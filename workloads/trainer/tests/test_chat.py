@@ -48,6 +48,8 @@ def test_files_are_read_folder_by_folder_in_the_order_of_names_and_lines(tmp_pat
         (b'{"messages": []}', 'it has no list "messages"'),
         (b'{"messages": ["x"]}', "messages[0] has the role None; the roles are system, user, assistant"),
         (row(("user", "u"), ("bot", "b")), "messages[1] has the role 'bot'"),
+        (row(("b" * 99, "u")), f"messages[0] has the role '{'b' * 39}; the roles are"),
+        (row(("user", "hi \ud83d")), r"messages[0] (user) has half a character, \ud83d: write it whole"),
         (row(("user", "u"), ("assistant", "  ")), "messages[1] (assistant) has no content"),
         (b'{"messages": [{"role": "user", "content": [{"type": "text"}]}]}', "messages[0] (user) has no content"),
         (row(("assistant", "a"), ("user", "u")), "messages[0] is of the assistant where the user is next"),

@@ -14,6 +14,8 @@ Rules
 - Requests without a version are answered by the highest version that runs. So a version that is kept warm runs beside a
   live one that is higher, and of one that is higher only the files are kept: going back to a lower version is a matter
   of milliseconds, going forward again one of a load. Warm ones come last, and nothing waits for them.
+- A Triton that was restarted before the new version could take over loads the one that bears the traffic, which is warm
+  by then, if the new one is not there yet or waits: the pod answers as before.
 - What is neither desired nor needed to answer goes before anything new is fetched or loaded: there is room for two.
 - A failed version waits until `retry_at`; while it waits it is as if it were not there, so the others go on.
 - Where taking something out has failed, a model is `held` for a while: nothing is taken out of it, all else goes on.
@@ -73,6 +75,8 @@ class Actual:
     """Models with a load, unload, confirmation or removal under way."""
     held: frozenset[str] = frozenset()
     """Models of which dropping, unloading or removing something failed a moment ago."""
+    bearing: frozenset[ModelKey] = frozenset()
+    """The versions that were live when the pod last had everything that was wished then: clients are served by them."""
 
 
 @dataclass(frozen=True)
@@ -142,15 +146,14 @@ def answers_by_name(name: str, actual: Actual) -> ModelKey | None:
     return ModelKey(name, max(running)) if running else None
 
 
-def carries(desired: Desired, actual: Actual, bearing: frozenset[ModelKey]) -> bool:
+def carries(desired: Desired, actual: Actual) -> bool:
     """Whether clients are served as well as when the pod last had everything that was wished then.
 
-    Args:
-        bearing: the versions that were live and ready then. A version that has been replaced in the wish may be
-            answered for by another one of its model; a model that is new in the wish bears no traffic yet.
+    A version that has been replaced in the wish may be answered for by another one of its model; a model that is new in
+    the wish bears no traffic yet.
     """
     wanted = {spec.key: spec for spec in desired.live}
-    kept = [key for key in bearing if desired.named(key.name)]
+    kept = [key for key in actual.bearing if desired.named(key.name)]
     if not actual.triton_up or not kept:
         return False
 
@@ -242,7 +245,10 @@ def _target(
     leaving = serving - {spec.key.version for spec in specs}
     if leader is None:
         # Nothing to replace the old ones with (yet). Failed desired versions are taken out; nothing desired: all go.
-        return leaving if specs else frozenset()
+        if not specs or leaving or any(spec.key in actual.bearing for spec in specs):
+            return leaving if specs else frozenset()
+        bore = (spec.key.version for spec in _usable(warm, actual, now) if spec.key in actual.bearing)
+        return frozenset(sorted(bore)[-1:])
     name, config = leader.key.name, _config(leader.key, actual)
     running = {spec.key.version for spec in usable if _config(spec.key, actual) == config}
     if all(is_ready(spec, actual) for spec in specs):

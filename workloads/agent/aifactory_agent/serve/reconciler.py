@@ -90,7 +90,6 @@ class Reconciler:
         self._late_probes: dict[ModelKey, tuple[int, int]] = {}
         """Late answers in a row, and how many requests the version had answered at the last of them."""
         self._late_indexes = 0
-        self._bearing: frozenset[ModelKey] = frozenset()
         self._held: dict[str, tuple[int, float]] = {}
         """Failures in a row of taking something out of a model, and when it may be tried again."""
         self._load_seconds: dict[ModelKey, float] = {}
@@ -105,7 +104,8 @@ class Reconciler:
     async def run(self) -> None:
         """Reconcile until cancelled."""
         await asyncio.to_thread(self._repository.prepare)
-        self._actual = replace(self._actual, present=await asyncio.to_thread(self._repository.present))
+        present, bearing = await asyncio.to_thread(lambda: (self._repository.present(), self._repository.bearing()))
+        self._actual = replace(self._actual, present=present, bearing=bearing)
         looking = asyncio.create_task(self._look())
         try:
             while True:
@@ -145,19 +145,25 @@ class Reconciler:
             for action in planner.plan(self._desired, self._actual, now):
                 self._start(action)
         status = report(self._desired, unreadable or silent, self._actual, self._load_seconds, time.monotonic())
-        status = replace(status, carries=self._carries(status))
+        if self._desired is not None:
+            if status.ready:
+                await self._bear(frozenset(spec.key for spec in self._desired.live))
+            status = replace(status, carries=status.ready or planner.carries(self._desired, self._actual))
         if status.summary != self.status.summary:
             about = fields(revision=status.revision, reason=status.reason, detail=status.message)
             _log.info("ready" if status.ready else "not ready", extra=about)
         self.status = status
         self._metrics.observe(status)
 
-    def _carries(self, status: Status) -> bool:
-        if self._desired is None:
-            return False
-        if status.ready:
-            self._bearing = frozenset(spec.key for spec in self._desired.live)
-        return status.ready or planner.carries(self._desired, self._actual, self._bearing)
+    async def _bear(self, versions: frozenset[ModelKey]) -> None:
+        """Clients are served by these from now on. That is noted before it is told, for an agent that is restarted."""
+        if versions == self._actual.bearing:
+            return
+        self._actual = replace(self._actual, bearing=versions)
+        try:
+            await asyncio.to_thread(self._repository.note_bearing, versions)
+        except FactoryError as error:
+            _log.warning("could not be noted", extra=fields(detail=error.message))
 
     def _read_desired(self) -> FactoryError | None:
         """Take up a changed desired.json. An unreadable one is reported, and the last good one stays in force."""

@@ -6,6 +6,7 @@
     checked/<name>/<version>.json     what is known of a checked version: digest, format, wished engine
     server.json                       what Triton's container has, in its own words (`aifactory_contract.server`)
     serving.json                      versions that run, by model: another one each time that they change
+    bearing.json                      versions by which clients are served, for an agent that was restarted
 
 A version directory appears by a rename after its digest was checked, and its record is written before that: what is
 there is whole and checked, also after a crash at any point. Triton compares modification times, so files of a version
@@ -35,6 +36,8 @@ from aifactory_contract.formats.rules import Serving
 from aifactory_contract.names import SERVING
 from aifactory_contract.refusals import NO_ROOM
 from aifactory_contract.server import read_server
+
+_BEARING = "bearing.json"
 
 
 class Repository:
@@ -143,6 +146,22 @@ class Repository:
             write_atomically(self._root / SERVING, text)
         except OSError as error:
             raise _full("serving.json", error) from error
+
+    def note_bearing(self, versions: Iterable[ModelKey]) -> None:
+        """Note by which versions clients are served."""
+        text = json.dumps([[key.name, key.version] for key in sorted(versions)])
+        try:
+            write_atomically(self._root / _BEARING, text)
+        except OSError as error:
+            raise _full(_BEARING, error) from error
+
+    def bearing(self) -> frozenset[ModelKey]:
+        """What was noted; nothing in a pod that is new."""
+        try:
+            found = json.loads((self._root / _BEARING).read_bytes())
+            return frozenset(ModelKey(str(name), int(version)) for name, version in found)
+        except (OSError, ValueError, TypeError, RecursionError):
+            return frozenset()
 
     def remove(self, key: ModelKey) -> None:
         """Delete a version's files, and the model's directory with the last one."""
