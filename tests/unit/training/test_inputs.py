@@ -504,6 +504,16 @@ def test_while_an_edit_waits_for_its_inputs_it_is_told_how_the_pods_are() -> Non
     assert world.status.nodes is not None
     assert world.status.nodes.succeeded == 1
 
+    world = waiting()
+    world.end_fetcher(answer())
+    world.settle()
+    world.edit(inputs=[other])
+    world.settle()
+    assert world.status.phase == "Starting"
+    world.run_pods()
+    world.settle()
+    assert world.status.phase == "Running"
+
     world = running()
     world.edit(inputs=[other], nodes={"count": 3})
     world.settle()
