@@ -337,7 +337,7 @@ def _input_claim(job: TrainingJob, cluster: Cluster) -> ClaimView | None:
 
 
 def _inputs_in_use(job: TrainingJob, cluster: Cluster) -> tuple[str, ...] | None:
-    if not job.spec.inputs or cache.used(job) is not None:
+    if cache.used(job) is not None:
         return None
     found = {digest for other in cluster.find(_NEEDING, job.metadata.namespace) for digest in cache.needed(other)}
     return tuple(sorted(found)) if len(found) <= _MOST_IN_USE else None

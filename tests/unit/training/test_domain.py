@@ -316,8 +316,19 @@ def test_what_the_jobs_of_the_namespace_need_is_gathered_for_a_fetch(monkeypatch
     put("elsewhere", "3", [], "other")
     assert scene.training.gather(mine, scene.cluster).inputs_in_use == (f"sha256:{'1' * 64}",)
     assert scene.training.gather(job(), scene.cluster).inputs_in_use is None, "it fetches nothing"
-    monkeypatch.setattr(domain, "_MOST_IN_USE", 1)
-    put("more", "4", [])
+    found = [
+        {"name": wish["name"], "digest": DIGEST, "modelVersion": wish.get("modelVersion", ""), **ready}
+        for wish in READS
+    ]
+    found[1]["uri"] = READS[1]["uri"]
+    whole = job(inputs=READS, status={"inputs": found})
+    assert scene.training.gather(whole, scene.cluster).inputs_in_use is None, "it has all that it needs"
+    for digit in "8764":
+        put(f"more-{digit}", digit, [])
+    monkeypatch.setattr(domain, "_MOST_IN_USE", 5)
+    told = scene.training.gather(mine, scene.cluster).inputs_in_use
+    assert told == tuple(f"sha256:{digit * 64}" for digit in "14678"), "in one order, whoever asks"
+    monkeypatch.setattr(domain, "_MOST_IN_USE", 4)
     assert scene.training.gather(mine, scene.cluster).inputs_in_use is None, "too many to tell"
 
 
@@ -329,7 +340,16 @@ def test_a_version_is_read_when_it_is_known_to_be_good() -> None:
     found = checked(Scene(), {"type": "Ready", "status": "False", **bad}, {"type": "Stalled", "status": "True", **bad})
     assert found == BaseView("s3://models/tiny/4", format="huggingface", stalled=True, message="pickles")
     assert checked(Scene(), {**ready, "status": "False"}, digest=DIGEST).digest == "", "it is not known any more"
+    assert not checked(Scene(), {"type": "Stalled", "status": "False", "reason": "Verifying"}).stalled
     assert checked(Scene()) == BaseView("s3://models/tiny/4", format="huggingface")
+
+
+def test_a_version_is_found_by_its_name_whatever_its_models_is() -> None:
+    scene = Scene()
+    spec = {"model": "my-vae", "version": 4, "source": {"uri": "pvc://models/my-vae/4"}, "format": "huggingface"}
+    scene.put(resource_of(ModelVersion), meta("my-vae-v4", ownerReferences=[]), spec=spec)
+    reads = job(inputs=[{"name": "base", "modelVersion": "my-vae-v4"}])
+    assert set(scene.training.gather(reads, scene.cluster).bases) == {"my-vae-v4"}
 
 
 def test_a_version_wakes_the_jobs_that_read_it() -> None:
@@ -353,6 +373,8 @@ def test_pods_that_really_fetch_for_a_job_are_asked_by_the_leader_alone() -> Non
     scene.put(PODS, meta("has-no-address", INPUT), status={"phase": "Running"})
     scene.put(PODS, meta("goes", INPUT, deletionTimestamp="2026-01-01T12:00:00Z"), status=RUNNING)
     scene.put(PODS, meta("forged", INPUT, ownerReferences=[]), status=RUNNING)
+    of_a_version = {"kind": "ModelVersion", "name": "tiny-v4", "uid": "x", "apiVersion": names.API_VERSION}
+    scene.put(PODS, meta("reads", INPUT, ownerReferences=[{**of_a_version, "controller": True}]), status=RUNNING)
     outside = Outside(
         api=None, cluster=scene.cluster, wake=lambda key, after: woken.append((key, after)),  # type: ignore[arg-type]
         leading=lambda: leads[0], leader_address=lambda: "", clock=Stopped(),

@@ -138,7 +138,9 @@ def test_an_answer_is_read_closely() -> None:
             read(b'{"totalBytes": ' + size + b"}")
 
 
-@pytest.mark.parametrize(("size", "total", "percent"), [(0, 0, None), (5, 0, None), (1, 3, 33), (3, 3, 99), (9, 3, 99)])
+@pytest.mark.parametrize(
+    ("size", "total", "percent"), [(0, 0, None), (5, 0, None), (1, 3, 33), (50, 51, 98), (3, 3, 99), (9, 3, 99)]
+)
 def test_the_whole_is_told_by_the_end_alone(size: int, total: int, percent: int | None) -> None:
     assert Fetched(size, total).percent == percent
 

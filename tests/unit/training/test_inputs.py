@@ -476,7 +476,9 @@ def test_pods_run_on_until_the_inputs_of_an_edit_are_there() -> None:
     assert not any(view.terminating for view in world.pods.values())
     assert conditions(world.status)["Running"] == ("True", "AllNodesReady")
     assert conditions(world.status)["Reconciling"] == ("True", "PreparingInputs")
-    assert "pods of attempt 0 run on as they are until every input is there" in message(world.status)
+    there = message(world.status, ConditionType.INPUTS_READY)
+    words = f"the spec was edited: {there}; pods of attempt 0 run on as they are until every input is there"
+    assert (message(world.status), world.status.reason) == (words, "PreparingInputs")
     world.end_fetcher(DENIED, 1)
     world.settle()
     assert conditions(world.status)["Stalled"] == ("True", "AccessDenied")
@@ -491,6 +493,48 @@ def test_pods_run_on_until_the_inputs_of_an_edit_are_there() -> None:
     world.settle()
     assert set(world.pods) == {"train-0-1", "train-1-1"}
     assert ready(world)[0] == "True"
+
+
+def test_while_an_edit_waits_for_its_inputs_it_is_told_how_the_pods_are() -> None:
+    other = {**CORPUS, "uri": "s3://bucket/other"}
+    world = running()
+    world.edit(inputs=[other])
+    world.end("train-0-0", 0)
+    world.settle()
+    assert world.status.nodes is not None
+    assert world.status.nodes.succeeded == 1
+
+    world = waiting()
+    world.end_fetcher(answer())
+    world.settle()
+    world.edit(inputs=[other])
+    world.settle()
+    assert world.status.phase == "Starting"
+    world.run_pods()
+    world.settle()
+    assert world.status.phase == "Running"
+
+    world = running()
+    world.edit(inputs=[other], nodes={"count": 3})
+    world.settle()
+    assert world.status.phase == "Running", "how many there are to be is for the next pods"
+    world.lose_status()
+    world.settle()
+    assert world.status.phase == "Pending", "something has to be told"
+
+
+def test_pods_that_go_in_a_moment_are_not_told_to_run() -> None:
+    world = waiting()
+    world.end_fetcher(answer())
+    world.settle()
+    world.edit(inputs=[{**CORPUS, "uri": "s3://bucket/other"}])
+    world.settle()
+    world.run_pods()
+    world.end_fetcher(answer(TWO))
+    world.step()
+    assert (entry(world).phase, world.status.phase) == ("Ready", "Starting")
+    world.settle()
+    assert (world.status.phase, world.status.attempt) == ("Restarting", 1)
 
 
 def test_an_edit_that_is_taken_back_changes_nothing() -> None:
@@ -759,14 +803,30 @@ def test_a_suspended_job_fetches_nothing_and_keeps_what_it_has() -> None:
     assert not world.fetchers
     assert world.status.phase == "Suspended"
     assert ready(world) == ("False", "Suspended")
+    assert conditions(world.status)["Suspended"][0] == "True"
     assert [found.phase for found in world.status.inputs or ()] == ["Ready", "Pending"]
     world.edit(suspend=False)
     world.settle()
+    assert conditions(world.status)["Suspended"][0] == "False"
     (name,) = world.fetchers
     assert name.startswith("train-input-more-")
     world.end_fetcher(answer(TWO))
     world.settle()
     assert set(world.pods) == {"train-0-0", "train-1-0"}
+
+
+def test_what_a_suspended_job_has_is_there_and_what_it_has_not_is_not() -> None:
+    world = running()
+    world.edit(suspend=True)
+    world.settle()
+    assert ready(world) == ("True", "InputsPrepared")
+    world = running()
+    world.edit(inputs=[{**CORPUS, "uri": "s3://bucket/other"}])
+    world.settle()
+    world.edit(suspend=True)
+    world.settle()
+    assert world.status.phase == "Suspending"
+    assert (ready(world), entry(world).phase) == (("False", "StoppingPods"), "Pending")
 
 
 def test_of_what_is_put_aside_nothing_stays_but_what_it_is() -> None:
@@ -802,6 +862,7 @@ def test_a_job_that_is_deleted_or_has_failed_fetches_nothing() -> None:
     world.settle()
     assert world.status.phase == "Failed"
     assert not world.fetchers
+    assert (ready(world), entry(world).phase) == (("False", world.status.reason), "Pending")
 
 
 # --- What the pods look like ---
