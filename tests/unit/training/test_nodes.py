@@ -9,9 +9,10 @@ import msgspec
 from aifactory.api import names
 from aifactory.app.domains import DOMAINS
 from aifactory.engine.cluster import Cluster
+from aifactory.kube.podstate import starting
 from aifactory.kube.resources import NODES, PODS, Key, Resource
 from aifactory.training.domain import Training
-from aifactory.training.nodes import lost_nodes
+from aifactory.training.nodes import TRAINING_PODS, lost_nodes
 
 
 def put(cluster: Cluster, resource: Resource, body: dict[str, Any]) -> None:
@@ -29,6 +30,10 @@ def pod(cluster: Cluster, name: str, job: str, on: str, role: str = names.ROLE_N
     owner = {"kind": "TrainingJob", "name": job, "uid": job, "apiVersion": names.API_VERSION, "controller": True}
     meta = {"name": name, "namespace": "ns", "uid": name, "resourceVersion": "1", "ownerReferences": [owner]}
     put(cluster, PODS, {"metadata": {**meta, "labels": {names.LABEL_ROLE: role}}, "spec": {"nodeName": on}})
+
+
+def test_a_pod_that_has_yet_to_start_is_looked_at_when_there_is_time() -> None:
+    assert TRAINING_PODS.halfway is starting
 
 
 def test_a_node_is_lost_that_does_not_answer_or_is_gone() -> None:
