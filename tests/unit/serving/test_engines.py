@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from aifactory.api.reasons import Reason
 from aifactory.serving import assignment, shape
 from aifactory.serving.engines import unfit
+from aifactory.serving.state import Settings
 from tests.unit.serving.builders import conditions, message, pool, serving, version
 
 GPU = {"limits": {"nvidia.com/gpu": 2}}
@@ -87,3 +89,8 @@ def test_what_is_served_goes_on_beside_a_wrong_wish() -> None:
     world.edit(runtime=None)
     world.settle()
     assert conditions(world.status)["Ready"] == ("True", "Serving")
+
+
+def test_the_hub_that_pods_are_told_is_looked_at_as_everywhere() -> None:
+    (option,) = [field for field in fields(Settings) if field.name == "hub_endpoint"]
+    assert option.metadata["parse"](" https://hub.example.com/ ") == "https://hub.example.com"
