@@ -60,7 +60,7 @@ def export(place: Place) -> Outcome:
     outcome.check("the model stays where it is", next(model.parameters()).device == place.device, str(place.device))
     types = {known.name: known.pbtxt for known in DATA_TYPES.values()}
     config = {
-        "input": [{"name": "x", "data_type": types["FP32"]}],
+        "input": [{"name": "x", "data_type": types["FP32"], "dims": [16]}],
         "output": [{"name": "y", "data_type": types["FP32"]}, {"name": "label", "data_type": types["INT64"]}],
         "max_batch_size": 8,
     }
