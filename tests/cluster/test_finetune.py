@@ -14,6 +14,7 @@ from demo.pretrained import claim
 from tests.cluster import objects
 from tests.cluster.conftest import namespace
 from tests.support.kubectl import ROOT, Kubectl, binary, condition
+from tests.support.waiting import wait_for
 
 QUESTION = [{"role": "user", "content": "Who are you?"}]
 
@@ -60,8 +61,8 @@ def test_a_base_is_tuned_and_rolled_out(team: Kubectl) -> None:
         lambda found: found["status"]["version"] == "2" and condition(found, "Ready")["status"] == "True",
         seconds=240,
     )
-    after = answer(team)
-    assert after[0] == "smollm2@2"
+    # After a Surge the pod before answers until the Service has let go of it.
+    after = wait_for("an answer of version 2", lambda: answer(team), lambda found: found[0] == "smollm2@2", seconds=30)
     assert after[1] not in ("", before[1])
 
 
