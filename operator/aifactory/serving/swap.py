@@ -92,7 +92,7 @@ def instead(observed: Observed, wish: Wish, waited: timedelta) -> Choice | None:
     spec = observed.pool.spec.rollout
     if spec is not None and spec.strategy == HOT_SWAP:
         return None
-    ready = [pod for pod in observed.pods if pod.revision == wish.pods and pod.ready and not pod.terminating]
+    ready = [pod for pod in _members(observed, wish) if pod.ready]
     if ready and waited >= SILENCE and all(pod.silent for pod in ready):
         return Choice(SURGE, f"no agent of the pods can be asked what it serves, at port {names.AGENT_PORT}")
     reasons = ((pod, *text.partition(": ")[::2]) for pod, text in failures(observed, wish))
@@ -127,10 +127,16 @@ def said(observed: Observed, pods: str) -> set[str]:
 
 def look(observed: Observed, wish: Wish) -> Swapped:
     """How far the pods are on their way to the wish."""
-    pods = [pod for pod in observed.pods if pod.revision == wish.pods and not pod.terminating]
+    pods = _members(observed, wish)
     done = tuple(pod for pod in pods if pod.ready and serves(pod, wish.revision))
     missing = (pod for pod in pods if (pod.ready or _may_not_know(pod, wish.revision)) and pod not in done)
     return Swapped(done, tuple(missing))
+
+
+def _members(observed: Observed, wish: Wish) -> list[ServingPodView]:
+    """The pods that are to serve the wish, by name; those that end are none of them any more."""
+    found = (pod for pod in observed.pods if pod.revision == wish.pods and not pod.terminating)
+    return sorted(found, key=lambda pod: pod.name)
 
 
 def _may_not_know(pod: ServingPodView, revision: str) -> bool:
@@ -144,11 +150,9 @@ def serves(pod: ServingPodView, revision: str) -> bool:
 
 def failures(observed: Observed, wish: Wish) -> list[tuple[ServingPodView, str]]:
     """Pods that can not serve what they were told to, and why."""
-    found = [pod for pod in observed.pods if pod.revision == wish.pods and not pod.terminating]
-    told = sorted(found, key=lambda pod: pod.name)
     return [
         (pod, pod.report.error)
-        for pod in told
+        for pod in _members(observed, wish)
         if pod.report and pod.report.revision == wish.revision and pod.report.error
     ]
 
@@ -208,8 +212,7 @@ def answering(observed: Observed, stable: RevisionStatus | None = None) -> Itera
 
 def pods_status(observed: Observed, wish: Wish) -> tuple[SwappingPod, ...]:
     """Each pod of the set, for the status."""
-    found = [pod for pod in observed.pods if pod.revision == wish.pods and not pod.terminating]
-    return tuple(_pod_status(pod, wish.revision) for pod in sorted(found, key=lambda pod: pod.name)[:MOST_PODS])
+    return tuple(_pod_status(pod, wish.revision) for pod in _members(observed, wish)[:MOST_PODS])
 
 
 def seconds(value: float | None) -> str | None:
