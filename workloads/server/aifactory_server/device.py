@@ -9,14 +9,13 @@ from typing import Literal
 import torch
 
 from aifactory_contract.cgroup import memory_left
-from aifactory_contract.refusals import NO_ROOM
+from aifactory_server import room
 
 _WEIGHTS_PER_THREAD = 4_000_000
 _LEAST_WORK, _WORK_PER_THREAD = 64_000_000, 16_000_000
 """Multiplications: in fewer than the first a second thread has not woken up before the first one is through."""
 _READING_TOKENS = 8
 """With few tokens a matrix takes as long as it is read from memory, which is as long as that many are computed."""
-_MIB, _GIB = 2**20, 2**30
 
 
 def device_of(args: Mapping[str, str]) -> torch.device:
@@ -36,23 +35,15 @@ def free_memory(device: torch.device) -> int:
 
 
 def check_room(device: torch.device, needed: int, free: int) -> None:
-    """Raises ValueError with the way out if a model's weights do not fit: else the kernel would end the container."""
-    if needed > free:
-        raise ValueError(
-            f"{NO_ROOM}: the model needs {_size(needed)} for its weights alone, and {_size(free)} are left; "
-            f"{more_memory(device)}"
-        )
+    """Raises ValueError with the way out if a model's weights do not fit."""
+    room.check_room(needed, free, more_memory(device))
 
 
 def more_memory(device: torch.device) -> str:
     """How a person gives a model more of it."""
     if device.type == "cuda":
         return "use a GPU with more memory, or a smaller model"
-    return "raise resources.limits.memory of container triton in the pool's spec.template"
-
-
-def _size(size: int) -> str:
-    return f"{size / _MIB:.0f} MiB" if size < 10 * _GIB else f"{size / _GIB:.1f} GiB"
+    return room.MORE_MEMORY
 
 
 def computed_in(device: torch.device, kept: object) -> torch.dtype | Literal["auto"]:

@@ -15,8 +15,8 @@ import torch
 
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats.pt2 import check_pt2
+from aifactory_server.batching import Room, run_batched, run_each
 from aifactory_server.torch_export import program as program_module
-from aifactory_server.torch_export.batch import Room, run_batched, run_each
 from aifactory_server.torch_export.program import Program
 
 from .conftest import DEVICES, TwoHeads
@@ -236,12 +236,12 @@ def test_a_batch_is_put_together_and_taken_apart() -> None:
         seen.append(inputs[0].shape[0])
         return [inputs[0] * 2]
 
-    answers = run_batched(call, requests)
+    answers = run_batched(call, torch.cat, requests)
     assert seen == [6]
     for (given,), (answer,) in zip(requests, answers, strict=True):
         torch.testing.assert_close(answer, given * 2)
     with pytest.raises(ValueError, match="export with a batch dim"):
-        run_batched(lambda inputs: [inputs[0].sum()], requests)
+        run_batched(lambda inputs: [inputs[0].sum()], torch.cat, requests)
 
 
 def test_a_bad_input_fails_alone_and_not_its_batch() -> None:
@@ -252,11 +252,15 @@ def test_a_bad_input_fails_alone_and_not_its_batch() -> None:
             raise IndexError("index out of range")
         return [inputs[0] * 10]
 
-    first, bad, last = run_each(call, requests, batched=True)
+    first, bad, last = run_each(call, torch.cat, requests, batched=True)
     assert isinstance(bad, IndexError)
     torch.testing.assert_close(first, [requests[0][0] * 10])
     torch.testing.assert_close(last, [requests[2][0] * 10])
-    assert [isinstance(one, IndexError) for one in run_each(call, requests, batched=False)] == [False, True, False]
+    assert [isinstance(one, IndexError) for one in run_each(call, torch.cat, requests, batched=False)] == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_an_answer_that_can_not_fit_into_shared_memory_is_refused_alone() -> None:

@@ -4,50 +4,55 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from aifactory_server.attempts import attempt
 
-Call = Callable[[Sequence[Tensor]], list[Tensor]]
+Array = Any
+"""A tensor of PyTorch, or an array of numpy: both have a shape and can be cut along the first dimension."""
+Call = Callable[[Sequence[Array]], list[Array]]
+Join = Callable[[Sequence[Array]], Array]
 
 
-def run_batched(call: Call, requests: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+def run_batched(call: Call, join: Join, requests: Sequence[Sequence[Array]]) -> list[list[Array]]:
     """Outputs for each request.
 
     Args:
-        call: the program.
+        call: the program; its outputs are contiguous in memory.
+        join: makes one array of several, along the first dimension.
         requests: the inputs of each, all with a leading batch dimension; other dimensions agree (Triton's batcher sees
             to that).
 
     Raises ValueError if an output does not have the batch's size in its first dimension.
     """
     sizes = [inputs[0].shape[0] for inputs in requests]
-    joined = [torch.cat(tensors) if len(tensors) > 1 else tensors[0] for tensors in zip(*requests, strict=True)]
+    joined = [join(arrays) if len(arrays) > 1 else arrays[0] for arrays in zip(*requests, strict=True)]
     outputs = call(joined)
     for position, output in enumerate(outputs):
-        if output.dim() == 0 or output.shape[0] != sum(sizes):
+        if len(output.shape) == 0 or output.shape[0] != sum(sizes):
             shape = list(output.shape)
             raise ValueError(
                 f"output {position} has shape {shape} for a batch of {sum(sizes)}: export with a batch dim"
             )
-    parts = [torch.split(output, sizes) for output in outputs]
-    return [[part[index].contiguous() for part in parts] for index in range(len(requests))]
+    ends = list(accumulate(sizes))
+    return [[output[end - size : end] for output in outputs] for size, end in zip(sizes, ends, strict=True)]
 
 
-def run_each(call: Call, requests: Sequence[Sequence[Tensor]], batched: bool) -> list[list[Tensor] | Exception]:
+def run_each(
+    call: Call, join: Join, requests: Sequence[Sequence[Array]], batched: bool
+) -> list[list[Array] | Exception]:
     """Outputs or failure of each request: when a batch fails, each is computed alone, and only the bad one fails."""
     if batched and len(requests) > 1:
-        together = attempt(run_batched, call, requests)
+        together = attempt(run_batched, call, join, requests)
         if not isinstance(together, Exception):
             return [*together]
-    return [attempt(_run_alone, call, one) if batched else attempt(call, one) for one in requests]
+    return [attempt(_run_alone, call, join, one) if batched else attempt(call, one) for one in requests]
 
 
-def _run_alone(call: Call, request: Sequence[Tensor]) -> list[Tensor]:
-    return run_batched(call, [request])[0]
+def _run_alone(call: Call, join: Join, request: Sequence[Array]) -> list[Array]:
+    return run_batched(call, join, [request])[0]
 
 
 class Room:
