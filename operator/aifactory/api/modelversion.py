@@ -109,9 +109,10 @@ class ModelVersionSpec(Model):
         | None
     ) = None
     """Expected digest of the manifest: `path sha256 size` of every file, sorted. Left out: computed and recorded."""
-    format: Literal["huggingface", "torch-export"]
+    format: Literal["huggingface", "torch-export", "triton"]
     """What the artifact is, and so how it is served: `huggingface`, a language model's directory as save_pretrained
-    writes it; `torch-export`, a program saved by torch.export.save."""
+    writes it; `torch-export`, a program saved by torch.export.save; `triton`, a Triton model directory, config.pbtxt
+    beside a version directory with a model in ONNX."""
     lineage: Lineage | None = None
 
 

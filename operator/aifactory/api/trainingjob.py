@@ -113,7 +113,7 @@ class OutputModel(Model):
 
     name: ModelName
     """What clients call; ModelVersions are named <name>-v<version>."""
-    format: Literal["huggingface", "torch-export"]
+    format: Literal["huggingface", "torch-export", "triton"]
     """What the training program wrote to /workspace/output. It may be corrected until something is published."""
 
 

@@ -172,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
 
     publish = commands.add_parser("publish", help="copy a directory to a store, under a name made of its digest")
     publish.add_argument("--from", dest="source", type=Path, help="directory to publish")
-    publish.add_argument("--format", help="what it has to be; without it what config.json says")
+    publish.add_argument("--format", help="what it has to be; without it what its files say")
     publish.add_argument(
         "--check-only", action="store_true", help="only see whether name, format, store and secret can be right"
     )

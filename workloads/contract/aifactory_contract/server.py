@@ -14,7 +14,9 @@ from pathlib import Path
 
 from aifactory_contract.files import write_atomically
 
-OURS = ("bytes", "embeddings", "torch-export", "transformers")
+ONNXRUNTIME = "onnxruntime"
+"""Ours for models in ONNX; its name is that of Triton's own, so the same config.pbtxt is good for both."""
+OURS = ("bytes", "embeddings", ONNXRUNTIME, "torch-export", "transformers")
 """Back ends of the image `aifactory/server`."""
 VLLM = "vllm"
 """Triton's own vLLM back end, in images made from NVIDIA's that have it."""

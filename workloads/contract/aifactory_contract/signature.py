@@ -51,7 +51,7 @@ DATA_TYPES: Mapping[str, DataType] = {
         DataType("BYTES", "TYPE_STRING"),
     )
 }
-_MAX_ELEMENTS = 2**28
+MAX_ELEMENTS = 2**28
 """Of one tensor. The agent makes every input once, to ask for an answer, and a gRPC message ends at 2 GiB."""
 _MAX_BATCH_SIZE = 2**31 - 1
 _TENSOR_NAME = re.compile(r"[A-Za-z_][\w.\[\]-]*")
@@ -151,8 +151,8 @@ def _tensors(config: Mapping[str, Any], key: str) -> tuple[TensorSpec, ...]:
             raise _invalid(f"{key}.{name}: dataType {data_type!r} is none of {', '.join(DATA_TYPES)}")
         if not isinstance(dims, list) or not all(type(dim) is int and (dim > 0 or dim == -1) for dim in dims):
             raise _invalid(f"{key}.{name}: dims must be positive numbers, or -1 for any size, without the batch")
-        if math.prod(abs(dim) for dim in dims) > _MAX_ELEMENTS:
-            raise _invalid(f"{key}.{name}: dims {dims} are more than {_MAX_ELEMENTS} elements; no request has room")
+        if math.prod(abs(dim) for dim in dims) > MAX_ELEMENTS:
+            raise _invalid(f"{key}.{name}: dims {dims} are more than {MAX_ELEMENTS} elements; no request has room")
         tensors.append(TensorSpec(name, data_type, tuple(dims)))
     return tuple(tensors)
 

@@ -31,3 +31,59 @@ def tokenizer() -> dict[str, Any]:
     vocabulary = {character: byte for byte, character in enumerate(CHARACTERS)}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {"pre_tokenizer": level, "decoder": level, "model": {"type": "BPE", "vocab": vocabulary, "merges": []}}
+
+
+PBTXT = """
+backend: "onnxruntime"
+max_batch_size: 8
+input { name: "x" data_type: TYPE_FP32 dims: [4] }
+output { name: "y" data_type: TYPE_FP32 dims: [4] }
+dynamic_batching { }
+"""
+FLOAT = 1
+"""As TensorProto.DataType has it."""
+
+
+def proto(*fields: tuple[int, int | str | bytes]) -> bytes:
+    """A protobuf message: its fields by number, whole numbers or bytes."""
+    written = b""
+    for number, value in fields:
+        if isinstance(value, int):
+            written += _varint(number << 3) + _varint(value)
+        else:
+            raw = value.encode() if isinstance(value, str) else value
+            written += _varint(number << 3 | 2) + _varint(len(raw)) + raw
+    return written
+
+
+def _varint(value: int) -> bytes:
+    head = b""
+    while value > 0x7F:
+        head += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return head + bytes([value])
+
+
+def onnx_value(name: str, kind: int = FLOAT, dims: tuple[int | str, ...] = ("batch", 4)) -> bytes:
+    """An input or output of a graph (ValueInfoProto)."""
+    shape = proto(*((1, proto((1, dim) if isinstance(dim, int) else (2, dim))) for dim in dims))
+    return proto((1, name), (2, proto((1, proto((1, kind), (2, shape))))))
+
+
+def onnx_node(operator: str, inputs: tuple[str, ...], output: str, *more: tuple[int, int | str | bytes]) -> bytes:
+    """An operator of a graph (NodeProto)."""
+    return proto(*((1, name) for name in inputs), (2, output), (4, operator), *more)
+
+
+def onnx_model(*graph: tuple[int, int | str | bytes], more: bytes = b"") -> bytes:
+    """An ONNX file with these fields of its graph; without any it computes y = x + x, rows of four numbers."""
+    plain = ((1, onnx_node("Add", ("x", "x"), "y")), (11, onnx_value("x")), (12, onnx_value("y")))
+    return proto((1, 8), (7, proto((2, "graph"), *(graph or plain))), (8, proto((1, ""), (2, 17)))) + more
+
+
+def write_triton(folder: Path, pbtxt: str = PBTXT, model: bytes | None = None) -> Path:
+    """A triton artifact: a Triton model directory with a model in ONNX."""
+    (folder / "1").mkdir(parents=True, exist_ok=True)
+    (folder / "config.pbtxt").write_text(pbtxt)
+    (folder / "1/model.onnx").write_bytes(onnx_model() if model is None else model)
+    return folder

@@ -77,7 +77,8 @@ def test_vllm_is_taken_where_it_is_and_has_a_gpu(
 
 
 NO_VLLM = (
-    "the server of this pod has no back end vllm (it has bytes, embeddings, torch-export, transformers): give container"
+    "the server of this pod has no back end vllm (it has bytes, embeddings, onnxruntime, torch-export, transformers): "
+    "give container"
 )
 NO_GPU = "engine vllm computes on GPUs, and the server of this pod sees none: write nvidia.com/gpu under"
 

@@ -83,7 +83,7 @@ def test_config_must_be_json_and_agree(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     refused(tmp_path, "names no format", None)
     refused(tmp_path, r"format 'causal-lm' is not known here; it is huggingface now", "causal-lm")
-    refused(tmp_path, r"format 'gguf' is not known here; write one of: huggingface, torch-export", "gguf")
+    refused(tmp_path, r"format 'gguf' is not known here; write one of: huggingface, torch-export, triton", "gguf")
 
 
 @settings(max_examples=80, deadline=None)

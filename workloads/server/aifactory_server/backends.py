@@ -13,16 +13,18 @@ from pathlib import Path
 
 from aifactory_contract.engines import BYTES, EMBEDDINGS, TRANSFORMERS, VLLM
 from aifactory_contract.formats import TORCH_EXPORT
+from aifactory_contract.server import ONNXRUNTIME
 from aifactory_server.distribution import Distribution
 
 BACKENDS = {
     BYTES.name: "aifactory_server.causal_lm.backend",
     EMBEDDINGS.name: "aifactory_server.embeddings.backend",
+    ONNXRUNTIME: "aifactory_server.onnx.backend",
     TORCH_EXPORT.name: "aifactory_server.torch_export.backend",
     TRANSFORMERS.name: "aifactory_server.generate.backend",
     VLLM.name: "aifactory_server.vllm.backend",
 }
-"""Name in config.pbtxt, which is that of the engine or the format, and the module that has its TritonPythonModel."""
+"""Name in config.pbtxt, of the engine or the format but for ONNX, and the module that has its TritonPythonModel."""
 
 _MODEL_PY = '''"""Written by aifactory-triton at every start. Workers ignore PYTHONPATH, so the paths come in here."""
 import os

@@ -65,7 +65,7 @@ def test_vllm_is_there_where_triton_brings_it(tmp_path: Path) -> None:
 
 def test_a_back_end_that_is_not_there_is_told() -> None:
     with pytest.raises(
-        SystemExit, match="AIFACTORY_BACKENDS: vllm is not here; there are bytes, embeddings, torch-export"
+        SystemExit, match="AIFACTORY_BACKENDS: vllm is not here; there are bytes, embeddings, onnxruntime"
     ):
         available(Distribution(Path("/t"), (), None), {"AIFACTORY_BACKENDS": "bytes,vllm"})
 

@@ -1,7 +1,7 @@
 """The volume shared with Triton.
 
     models/<name>/config.pbtxt        one configuration a model
-    models/<name>/<version>/...       the artifact's files
+    models/<name>/<version>/...       the artifact's files; those in a version directory of its own are at the top
     incoming/<random>/                being fetched, not yet checked; Triton never looks here
     checked/<name>/<version>.json     what is known of a checked version: digest, format, wished engine
     server.json                       what Triton's container has, in its own words (`aifactory_contract.server`)
@@ -31,8 +31,9 @@ from aifactory_contract.desired import ModelKey, ModelSpec
 from aifactory_contract.engines import AUTO, VLLM
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.files import write_atomically
-from aifactory_contract.formats import CONFIG, format_of, parse_config
-from aifactory_contract.formats.rules import Serving
+from aifactory_contract.formats import format_of
+from aifactory_contract.formats.rules import Format, Serving
+from aifactory_contract.manifest import walk
 from aifactory_contract.names import SERVING
 from aifactory_contract.refusals import NO_ROOM
 from aifactory_contract.server import read_server
@@ -67,7 +68,7 @@ class Repository:
             key = ModelKey(record.parent.name, int(record.stem))
             try:
                 facts = self._facts(key)
-                self._config_json(key)
+                self._config(key)
                 found[key] = Present(facts["digest"], self.identify(key), facts.get("engine", AUTO))
             except (OSError, ValueError, KeyError, TypeError, FactoryError):
                 self.remove(key)  # cut short by a crash, or damaged: it is fetched again
@@ -82,6 +83,7 @@ class Repository:
         try:
             incoming.mkdir(parents=True)
             artifact = fetch(source, incoming, spec.digest, spec.format, cancel, got)
+            _put_in_place(incoming, format_of(spec.format))
             record, folder = self._record(spec.key), self._folder(spec.key)
             facts = {"digest": artifact.digest, "format": spec.format, "uri": str(spec.uri), "engine": spec.engine}
             record.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +130,7 @@ class Repository:
                 message = f"{key} has LoRA adapters ({', '.join(ranks)}), which only engine vllm serves, not "
                 raise FactoryError(Reason.UNSERVABLE, f"{message}{serving.backend}: give the pool vllm, or merge them")
             return
-        for file, text in vllm.files(folder, self._config_json(key), read_server(self._root)).items():
+        for file, text in vllm.files(folder, self._config(key), read_server(self._root)).items():
             path = folder / file
             # As it is it keeps its time, or Triton would load a version anew that runs.
             if not path.is_file() or path.stat().st_size != len(text) or path.read_bytes() != text.encode():
@@ -136,7 +138,7 @@ class Repository:
 
     def how_served(self, key: ModelKey) -> Serving:
         """How a checked version is served in this pod. Raises FactoryError (Unservable)."""
-        facts, config = self._facts(key), self._config_json(key)
+        facts, config = self._facts(key), self._config(key)
         return format_of(facts["format"]).serving(config, facts.get("engine", AUTO), read_server(self._root))
 
     def tell_serving(self, serving: Mapping[str, Iterable[int]]) -> None:
@@ -181,8 +183,17 @@ class Repository:
         facts: dict[str, str] = json.loads(self._record(key).read_text())
         return facts
 
-    def _config_json(self, key: ModelKey) -> dict[str, object]:
-        return parse_config((self._folder(key) / CONFIG).read_bytes())
+    def _config(self, key: ModelKey) -> dict[str, object]:
+        """What the artifact says of how it is served."""
+        form = format_of(self._facts(key)["format"])
+        return form.parse((self._folder(key) / form.config).read_bytes())
+
+
+def _put_in_place(folder: Path, form: Format) -> None:
+    """Move each file to where Triton looks for it in the directory of a version."""
+    for path in walk(folder):
+        if (place := form.place(path)) != path:
+            (folder / path).rename(folder / place)
 
 
 def _key(folder: Path) -> ModelKey:

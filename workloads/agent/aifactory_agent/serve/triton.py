@@ -196,7 +196,7 @@ def _check_output(tensor: TensorSpec, value: Any, batched: bool) -> None:
     dims = tensor.wire_dims
     fits = len(shape) == len(dims) and all(dim in (-1, got) for dim, got in zip(dims, shape, strict=True))
     if not fits:
-        message = f"it was loaded but output {tensor.name} has dims {shape}, config.json says {list(tensor.dims)}"
+        message = f"it was loaded but output {tensor.name} has dims {shape}, not {list(tensor.dims)} as stated"
         raise FactoryError(Reason.CONFIRM_FAILED, message)
 
 

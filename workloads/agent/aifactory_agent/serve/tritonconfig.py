@@ -23,6 +23,8 @@ def render(serving: Serving, name: str, versions: Iterable[int]) -> str:
         f"max_batch_size: {serving.signature.max_batch_size}",
         f"version_policy {{ specific {{ versions: [{', '.join(map(str, sorted(versions)))}] }} }}",
     ]
+    if serving.pbtxt:
+        return "\n".join([*lines, serving.pbtxt])
     lines += [f"input {{ {_tensor(tensor)} }}" for tensor in serving.signature.inputs]
     lines += [f"output {{ {_tensor(tensor)} }}" for tensor in serving.signature.outputs]
     if serving.places_itself:

@@ -16,12 +16,14 @@ from typing import Any
 
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats.huggingface import HUGGINGFACE as HUGGINGFACE
-from aifactory_contract.formats.rules import Files, Format, check_extra, invalid, json_object, left_out, missing
+from aifactory_contract.formats.rules import Files, Format, check_extra, invalid, left_out, missing
 from aifactory_contract.formats.torch_export import TORCH_EXPORT as TORCH_EXPORT
+from aifactory_contract.formats.triton import PBTXT
+from aifactory_contract.formats.triton import TRITON as TRITON
 from aifactory_contract.manifest import Manifest, Opener, open_regular, walk
 from aifactory_contract.names import CONFIG as CONFIG
 
-FORMATS: Mapping[str, Format] = {form.name: form for form in (HUGGINGFACE, TORCH_EXPORT)}
+FORMATS: Mapping[str, Format] = {form.name: form for form in (HUGGINGFACE, TORCH_EXPORT, TRITON)}
 _RENAMED = {"causal-lm": HUGGINGFACE.name}
 
 
@@ -41,16 +43,11 @@ def format_of(name: str) -> Format:
     return FORMATS[name]
 
 
-def parse_config(raw: bytes) -> dict[str, Any]:
-    """Contents of config.json. Raises FactoryError (InvalidArtifact) if it is not a JSON object."""
-    return json_object(CONFIG, raw)
-
-
 def check_artifact(manifest: Manifest, opener: Opener, expected: str | None = None, *, inspect: bool = True) -> Checked:
     """Check an artifact against its format.
 
     Args:
-        expected: the format it has to be of; None: the one config.json tells.
+        expected: the format it has to be of; None: the one that config.json or config.pbtxt tells.
         inspect: look into the small files too; not needed where the digest is that of an artifact that was verified.
 
     Raises FactoryError (InvalidArtifact): the message names the file and the way out.
@@ -96,7 +93,11 @@ def _format(files: Files, expected: str | None) -> Format:
     """The format asked for, if the files do not say another; else the one they say."""
     if expected is not None:
         format_of(expected)
+    if expected == TRITON.name or (expected is None and PBTXT in files.sizes):
+        return TRITON
     if CONFIG not in files.sizes:
+        if PBTXT in files.sizes:
+            raise invalid(f"{PBTXT} is there and no {CONFIG}: this is a Triton model directory, format {TRITON.name}")
         if "adapter_config.json" in files.sizes:
             raise invalid(
                 "this is a LoRA adapter, not a model: merge it (model.merge_and_unload) and save the result, or put it "

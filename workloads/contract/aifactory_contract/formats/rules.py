@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from aifactory_contract.engines import AUTO
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.manifest import Manifest, Opener
+from aifactory_contract.names import CONFIG
 from aifactory_contract.server import Server
 from aifactory_contract.signature import Signature
 from aifactory_contract.userjson import parse_json
@@ -42,10 +43,14 @@ class Files:
 
     def document(self, path: str, limit: int = MAX_JSON_BYTES) -> Any:
         """The JSON in a file, whatever it is. Raises FactoryError (InvalidArtifact) if there is none."""
+        return json_document(path, self.read(path, limit))
+
+    def read(self, path: str, limit: int) -> bytes:
+        """The contents of a file. Raises FactoryError (InvalidArtifact) if it has more bytes than the limit."""
         if self.sizes[path] > limit:
             raise invalid(f"{path} has {self.sizes[path]} bytes, more than the {limit} that are read of such a file")
         with self.open(path) as stream:
-            return json_document(path, stream.read(limit + 1))
+            return stream.read(limit + 1)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class Serving:
     """The back end finds its GPUs by itself, and is there once; else Triton makes an instance on each GPU."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     """For the back end, in config.pbtxt."""
+    pbtxt: str = ""
+    """The rest of config.pbtxt, after name, back end, batch size and versions; "": it is made of the fields above."""
 
     @property
     def batched(self) -> bool:
@@ -70,7 +77,7 @@ class Serving:
 
 
 class HowServed(Protocol):
-    """How an artifact is served, by its config.json."""
+    """How an artifact is served, by the contents of `Format.config`."""
 
     def __call__(self, config: Mapping[str, Any], wish: str = AUTO, server: Server | None = None) -> Serving:
         """See `engines.engine_for`. Raises FactoryError (InvalidArtifact, or Unservable)."""
@@ -88,10 +95,16 @@ class Format:
     leaves_out: Callable[[str, Collection[str]], str]
     """Why a file of this path, among all these, is left out of the artifact; "" if it is not. See `left_out`."""
     check: Callable[[Files], dict[str, Any]]
-    """Whether the files are all there and whole; gives config.json. Raises FactoryError (InvalidArtifact)."""
+    """Whether the files are all there and whole; gives what `config` says. Raises FactoryError (InvalidArtifact)."""
     inspect: Callable[[Files, Mapping[str, Any]], None]
-    """Whether what is in them fits together, by the contents of the small ones and config.json. Raises as `check`."""
+    """Whether what is in them fits together, by the contents of the small ones and `config`. Raises as `check`."""
     serving: HowServed
+    config: str = CONFIG
+    """The file that says how the model is served."""
+    parse: Callable[[bytes], dict[str, Any]] = lambda raw: json_object(CONFIG, raw)
+    """The contents of that file, as `serving` takes them. Raises FactoryError (InvalidArtifact)."""
+    place: Callable[[str], str] = lambda path: path
+    """Where a file of the artifact belongs in the directory from which Triton reads a version."""
 
 
 def left_out(form: Format, paths: Collection[str]) -> dict[str, str]:

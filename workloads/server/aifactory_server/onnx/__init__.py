@@ -1,0 +1,1 @@
+"""Back end `onnxruntime`: models in ONNX, computed by ONNX Runtime on CPUs."""
