@@ -18,7 +18,7 @@ DATA_TYPES = {
 }  # fmt: skip
 """Names in requests of the types of elements, by TensorProto.DataType; there are more, for which Triton has none."""
 _MAX_FIELDS = 5_000_000
-"""Of the message: 10 s of work. A graph of 50,000 operators has a million."""
+"""Of the message: 5 s of work. A graph of 50,000 operators has a million."""
 _MAX_TEXT_BYTES = 4096
 _OPERATORS = ("ai.onnx", "com.microsoft", "com.ms.internal.nhwc")
 """Domains of the operators that ONNX Runtime brings, or their beginnings; "" is ai.onnx."""
