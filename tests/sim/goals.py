@@ -206,7 +206,12 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         if len(pods) > wanted:
             yield f"{says}: {len(pods)} pods, which serve what was wanted before, of {wanted}"
         return
-    if not _loads(world, namespace, target["metadata"]["name"]):
+    change = status.get("rollout") or {}
+    if not wanted and (change.get("phase"), change.get("strategy")) == ("Progressing", "Canary"):
+        if pods:
+            yield f"{says}: {len(pods)} pods, wanted {wanted}"
+        return  # there are no requests to split: it stands still
+    if change.get("reason") == "RolloutAborted" or not _loads(world, namespace, target["metadata"]["name"]):
         if wanted and "Ready" in true:
             yield f"{says}: Ready with a version that does not load"
         if stable and stable != target["metadata"]["name"] and len(pods) > wanted:

@@ -58,14 +58,85 @@ class Runtime(Model):
     container `triton`."""
 
 
+class Pause(Model):
+    """Waits for somebody."""
+
+
+class RolloutStep(Model):
+    """One step of a Canary."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "[has(self.weight), has(self.pauseSeconds), has(self.pause)].filter(given, given).size() == 1",
+                    "rollout.steps: write one thing in each step: weight, pauseSeconds or pause: {}",
+                )
+            ]
+        }
+    )
+
+    weight: Annotated[int, Field(ge=1, le=100)] | None = None
+    """The new version gets this part of the requests, of 100. Done when it has the pods for that. Without a gateway it
+    is their part of all pods, at least one, and one pod more than replicas at most; status.rollout.actualWeight says
+    what it comes to."""
+    pause_seconds: Annotated[int, Field(ge=1, le=604_800)] | None = None
+    """Waits so long."""
+    pause: Pause | None = None
+    """`{}`: waits for the annotation aifactory.dev/promote, without end."""
+
+
 class Rollout(Model):
     """How the pool changes from one version to another."""
 
-    strategy: Literal["Auto", "HotSwap", "Surge"] | None = None
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "!has(self.strategy) || self.strategy != 'Canary' || has(self.steps)",
+                    "rollout.strategy Canary needs rollout.steps, for example "
+                    "[{weight: 10}, {pauseSeconds: 600}, {weight: 100}]",
+                ),
+                rule(
+                    "!has(self.steps) || !has(self.strategy) || self.strategy in ['Auto', 'Canary']",
+                    "rollout.steps are those of a Canary: write strategy: Canary, or leave the steps out",
+                ),
+            ]
+        }
+    )
+
+    strategy: Literal["Auto", "Canary", "HotSwap", "Surge"] | None = None
     """HotSwap: the pods that run load the new version beside the old one, and go over to it when it has answered; no
     pod more is needed, and the old one stays at hand. Where pods must be made anew, because more than the version
     changes, they are all the same; a version that has no room in the pods is refused. Surge: new pods take over one by
-    one. Auto (default): HotSwap where it is possible, else Surge; status.rollout says which, and why."""
+    one. Canary: new pods get a part of the requests, step by step. Auto (default): Canary where there are steps, else
+    HotSwap where it is possible, else Surge; status.rollout says which, and why."""
+    steps: (
+        Annotated[
+            tuple[RolloutStep, ...],
+            Field(
+                min_length=1,
+                max_length=20,
+                json_schema_extra={
+                    "x-kubernetes-list-type": "atomic",
+                    "x-kubernetes-validations": [
+                        rule("has(self[0].weight)", "rollout.steps: begin with a weight, for example {weight: 10}"),
+                        rule(
+                            "self.filter(step, has(step.weight)).map(step, step.weight).isSorted()",
+                            "rollout.steps: weights rise from step to step",
+                        ),
+                        rule(
+                            "self.all(step, !has(step.weight) || step.weight < 100 || step == self[size(self) - 1])",
+                            "rollout.steps: weight 100 ends the change, so nothing can follow it",
+                        ),
+                    ],
+                },
+            ),
+        ]
+        | None
+    ) = None
+    """What a Canary does, in this order; after the last one the new version gets everything. Other steps in the middle
+    of a change begin it anew."""
     progress_deadline_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = None
     """A new version that gets no further pod ready for this long is taken back (default 1800)."""
 
@@ -167,13 +238,35 @@ class RolloutStatus(Model):
     progress_time: Time | None = None
     """When one more of them became ready than ever before, or the change began; the deadline counts from here."""
     strategy: str | None = None
-    """HotSwap or Surge."""
+    """HotSwap, Surge or Canary."""
     strategy_reason: str | None = None
     """Why."""
     pods: tuple[SwappingPod, ...] | None = None
     """During a HotSwap: each pod, the first 20 by name."""
     load_seconds: str | None = None
     """The longest that a pod took to load the version in a HotSwap."""
+    step: int | None = None
+    """During a Canary: the place in spec.rollout.steps of the step that is under way, from 0."""
+    step_time: Time | None = None
+    """Since when it is."""
+    steps_hash: str | None = None
+    """Of the steps by which the Canary began; others begin it anew."""
+    weight: int | None = None
+    """The part of the requests, of 100, that the candidate of a Canary is to have."""
+    actual_weight: int | None = None
+    """The part that it has: without a gateway, its part of the pods that answer."""
+    paused: bool | None = None
+    """It stays at its step on request (aifactory.dev/pause), until aifactory.dev/resume or promote."""
+
+
+class Request(Model):
+    """What somebody has asked for by an annotation."""
+
+    name: str
+    """Of the annotation, without aifactory.dev/."""
+    value: str
+    time: Time
+    """When it was seen, and honoured if there was something to be asked of."""
 
 
 class Throughput(Model):
@@ -208,6 +301,8 @@ class InferencePoolStatus(Status):
     rollout: RolloutStatus | None = None
     retried: str = ""
     """Value of the annotation aifactory.dev/retry that has been honoured."""
+    requests: tuple[Request, ...] | None = None
+    """The last of each of the annotations aifactory.dev/promote, abort, pause and resume."""
     throughput: Throughput | None = None
 
 

@@ -172,6 +172,12 @@ class Reason(StrEnum):
         "RolloutDeadlineExceeded",
         "The new version made no progress for spec.rollout.progressDeadlineSeconds and was taken back.",
     )
+    WAITING_FOR_PROMOTION = (
+        "WaitingForPromotion",
+        "A Canary has come to a step that waits for somebody; the weights stay as they are.",
+    )
+    ROLLOUT_PAUSED = "RolloutPaused", "Somebody has paused the Canary; the weights stay as they are."
+    ROLLOUT_ABORTED = "RolloutAborted", "Somebody has had the new version taken back."
     ROLLED_OUT = "RolledOut", "The wanted version takes all traffic."
     MODEL_TOO_LARGE = (
         "ModelTooLarge",

@@ -49,6 +49,9 @@ class Verdict:
     """It may pass without another version or another spec."""
 
 
+ABORTED = Verdict(Reason.ROLLOUT_ABORTED, "it was aborted on request (aifactory.dev/abort)")
+
+
 def deadline(spec: InferencePoolSpec) -> timedelta:
     """How long a candidate may make no progress."""
     seconds = spec.rollout.progress_deadline_seconds if spec.rollout is not None else None

@@ -15,11 +15,12 @@ from aifactory.api.inferencepool import (
     Throughput,
 )
 from aifactory.api.reasons import ConditionType, Reason, reason_called
-from aifactory.serving import rollout, swap, traffic, trouble
+from aifactory.serving import requests, rollout, scaling, steps, swap, traffic, trouble
 from aifactory.serving.assignment import Waiting
 from aifactory.serving.objects import child_name, selector
 from aifactory.serving.rollout import Progress, Verdict
 from aifactory.serving.state import Observed, VersionView, Wish
+from aifactory.serving.steps import Walk
 from aifactory.serving.swap import Choice, Swapped
 from aifactory.serving.trouble import Problem
 
@@ -43,6 +44,7 @@ class StatusDraft:
         status = self._status
         status.observed_generation = pool.metadata.generation
         status.retried = traffic.retry_request(pool)
+        status.requests = requests.seen(pool, now)
         status.replicas = sum(view.replicas for view in observed.revisions)
         status.ready_replicas = self._ready
         status.traffic = traffic.summary(swap.answering(observed))
@@ -110,16 +112,43 @@ class StatusDraft:
         self._steady_conditions(wish, complete, was_complete)
         return complete and not was_complete
 
-    def rolling(self, stable: str, wish: Wish, reached: Progress, choice: Choice) -> None:
+    def rolling(self, stable: str, wish: Wish, reached: Progress, choice: Choice, note: str = "") -> None:
         """The candidate comes up in pods of its own."""
         self._stable(stable)
         view = self._observed.find(wish.pods)
         ready = view.ready if view is not None else 0
         self._status.candidate = self._revision(wish)
-        message = f"{wish.version.name}: {ready} of {self._wanted} pods are ready; {self._status.traffic}"
+        message = f"{wish.version.name}: {note or f'{ready} of {self._wanted} pods are ready'}; {self._status.traffic}"
         problem = trouble.problem(self._observed, wish.pods)
         message += f"; {problem.message}" if problem is not None else self._trouble_of(stable)
         self._progressing(wish, reached, choice, message, problem)
+
+    def walking(self, stable: str, wish: Wish, reached: Progress, choice: Choice, walk: Walk) -> None:
+        """The candidate of a Canary has its part of the requests, or gets it."""
+        self._stable(stable)
+        view = self._observed.find(wish.pods)
+        ready = view.ready if view is not None else 0
+        goal, _ = scaling.part(self._wanted, walk.weight)
+        self._status.candidate = self._revision(wish)
+        reason, waits = steps.words(self._observed.pool, walk)
+        message = f"{wish.version.name}: {steps.title(walk)}: {ready} of {goal} pods are ready; {self._status.traffic}"
+        message += f"; {waits}" if waits else ""
+        problem = trouble.problem(self._observed, wish.pods)
+        message += f"; {problem.message}" if problem is not None else self._trouble_of(stable)
+        self._progressing(wish, reached, choice, message, problem or Problem(reason, message))
+        assert self._status.rollout is not None
+        parts = dict(traffic.shares({each.revision: each.ready for each in self._observed.revisions}))
+        walking = {
+            "step": walk.at,
+            "step_time": walk.since,
+            "steps_hash": steps.hash_of(walk.steps),
+            "weight": walk.weight,
+            "actual_weight": parts.get(wish.pods, 0),
+            "paused": walk.paused or None,
+        }
+        # While no pod is missing no time runs: one that is lost later is not late at once.
+        walking |= {"progress_time": None} if ready >= goal else {}
+        self._status.rollout = self._status.rollout.model_copy(update=walking)
 
     def swapping(self, stable: str, wish: Wish, reached: Progress, choice: Choice, swapped: Swapped) -> None:
         """The pods that run change over to a version, or back to the one that they served before."""
@@ -214,7 +243,7 @@ class StatusDraft:
 
     def refused(self, reason: Reason, message: str) -> None:
         """The API server refused an object of ours."""
-        self._status.retried = self._before.retried
+        self._status.retried, self._status.requests = self._before.retried, self._before.requests
         self._available()
         self._conditions.kstatus(ConditionType.STALLED, reason, message)
         self._phase("Rejected", reason)

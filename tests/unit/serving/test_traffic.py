@@ -6,9 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from aifactory.engine.apply import Applied
 from aifactory.serving import traffic
-from aifactory.serving.traffic import Course
+from aifactory.serving.state import RevisionView
+from aifactory.serving.traffic import Course, weights
 from tests.unit.serving.builders import NOW, pool
 
 STABLE = {"revision": "old"}
@@ -56,3 +60,44 @@ def test_a_long_request_is_remembered_by_its_beginning() -> None:
     found = pool()
     found.metadata.annotations["aifactory.dev/retry"] = "x" * 1000
     assert traffic.retry_request(found) == "x" * 64
+
+
+def views(**ready: int) -> list[RevisionView]:
+    return [RevisionView(Applied(f"chat-{name}", "uid"), name, count, ready=count) for name, count in ready.items()]
+
+
+def changing(strategy: str, weight: int | None = None, *, phase: str = "Progressing", replicas: int = 4) -> Any:
+    change = {"phase": phase, "revision": "b", "strategy": strategy, "weight": weight}
+    candidate = {"revision": "b"} if phase == "Progressing" else None
+    return pool(replicas=replicas, status={"stable": {"revision": "a"}, "candidate": candidate, "rollout": change})
+
+
+@pytest.mark.parametrize(
+    ("state", "ready", "parts"),
+    [
+        pytest.param(changing("Canary", 25), {"a": 3, "b": 1}, {"a": 75, "b": 25}, id="as it is wished"),
+        pytest.param(changing("Canary", 5), {"a": 4, "b": 1}, {"a": 95, "b": 5}, id="whatever the pods are"),
+        pytest.param(changing("Canary", 50), {"a": 3, "b": 1}, {"a": 75, "b": 25}, id="not more than its pods can do"),
+        pytest.param(changing("Canary", 100), {"a": 1, "b": 4}, {"b": 100}, id="everything"),
+        pytest.param(changing("Canary", 25), {"a": 3}, {"a": 100}, id="it has no pod"),
+        pytest.param(changing("Canary", 25), {"b": 1}, {"b": 100}, id="nobody else has one"),
+        pytest.param(changing("Canary", 25), {}, {}, id="nobody has one"),
+        pytest.param(changing("Canary"), {"a": 3, "b": 1}, {"a": 100}, id="it has no step yet"),
+        pytest.param(changing("Surge"), {"a": 3, "b": 1}, {"a": 75, "b": 25}, id="a surge goes by pods"),
+        pytest.param(changing("Canary", phase="Failed"), {"a": 2, "b": 2}, {"a": 100}, id="taken back"),
+        pytest.param(changing("Canary", phase="Failed"), {"b": 2}, {"b": 100}, id="taken back, and nobody else"),
+        pytest.param(pool(status={}), {"a": 1, "b": 2}, {"a": 33, "b": 67}, id="nothing is stable yet"),
+    ],
+)
+def test_a_gateway_is_told_the_weights(state: Any, ready: dict[str, int], parts: dict[str, int]) -> None:
+    assert dict(weights(state, views(**ready))) == parts
+
+
+@given(st.sampled_from(["Canary", "Surge", "HotSwap"]), st.integers(0, 100), *[st.integers(0, 9)] * 3)
+def test_weights_are_hundred_together_and_for_pods_that_answer(
+    strategy: str, weight: int, a: int, b: int, c: int
+) -> None:
+    parts = weights(changing(strategy, weight), views(a=a, b=b, c=c))
+    assert sum(part for _, part in parts) == (100 if a or b or c else 0)
+    ready = {"a": a, "b": b, "c": c}
+    assert all(part > 0 and ready[name] for name, part in parts)
