@@ -175,7 +175,7 @@ class Machine(RuleBasedStateMachine):
         namespace=st.sampled_from([manifests.NAMESPACE, manifests.NAMESPACE, manifests.OTHER]),
         model=st.sampled_from(MODELS),
         version=st.integers(1, 4),
-        quality=st.sampled_from(["good", "good", "bad", "unloadable", "large"]),
+        quality=st.sampled_from(["good", "good", "bad", "unloadable", "large", "faulty"]),
     )
     def create_version(self, namespace: str, model: str, version: int, quality: str) -> None:
         self.count("create version")
@@ -184,6 +184,8 @@ class Machine(RuleBasedStateMachine):
             self.world.programs.bad_artifacts[uri] = "DigestMismatch"
         if quality == "unloadable":
             self.world.programs.unloadable.add(uri)
+        if quality == "faulty":
+            self.world.programs.faulty.add(uri)
         if quality == "large":
             self.world.programs.large_models.add(uri)
         if self._find(MODELVERSIONS, key) is None:
@@ -209,7 +211,7 @@ class Machine(RuleBasedStateMachine):
         key=st.sampled_from(POOLS),
         version=st.integers(0, 4),
         image=st.sampled_from(["", "", "", "triton:1", "triton:2"]),
-        strategy=st.sampled_from(["Auto", "Auto", "Surge", "Canary"]),
+        strategy=st.sampled_from(["Auto", "Auto", "Surge", "Canary", "comparing"]),
     )
     def roll_pool(self, key: Key, version: int, image: str, strategy: str) -> None:
         """The wish changes, the number of pods does not: not one ready pod may be missing."""
@@ -218,7 +220,7 @@ class Machine(RuleBasedStateMachine):
         if pool is not None:
             model, replicas = pool["spec"]["models"][0]["name"], pool["spec"].get("replicas", 1)
             spec = manifests.pool_spec(model, version=version, replicas=replicas, image=image)
-            rollout = {"strategy": None, "steps": None, **manifests.ROLLOUTS[strategy]}
+            rollout = {"strategy": None, "steps": None, "analysis": None, **manifests.ROLLOUTS[strategy]}
             self._edit(INFERENCEPOOLS, pool, {**spec, "rollout": rollout})
 
     @rule(

@@ -23,6 +23,10 @@ ROLLOUTS: Mapping[str, Body] = {
     "Auto": {"strategy": "Auto"},
     "Surge": {"strategy": "Surge"},
     "Canary": {"steps": [{"weight": 30}, {"pauseSeconds": 5}, {"weight": 60}, {"pauseSeconds": 2}]},
+    "comparing": {
+        "steps": [{"weight": 30}, {"analyzeSeconds": 30}],
+        "analysis": {"metrics": [{"name": "errorRate", "max": "0.1"}], "minSamples": 50},
+    },
 }
 """How pools change, by a word for it."""
 

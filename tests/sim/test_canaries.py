@@ -20,11 +20,12 @@ STEPS = [{"weight": 25}, {"pauseSeconds": 20}, {"weight": 50}, {"pauseSeconds": 
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """A pool of four pods that serves version 1 of gpt, of which version 2, 3 (does not load) and 4 are there."""
+    """A pool of four pods that serves version 1 of gpt, of which 2, 3 (does not load), 4 and 5 (fails) are there."""
     world = World(seed=1)
     try:
         world.programs.unloadable.add("pvc://models/gpt/3/unloadable")
-        for number, quality in ((1, "good"), (2, "good"), (3, "unloadable"), (4, "good")):
+        world.programs.faulty.add("pvc://models/gpt/5/faulty")
+        for number, quality in ((1, "good"), (2, "good"), (3, "unloadable"), (4, "good"), (5, "faulty")):
             spec = manifests.version_spec("gpt", number, f"pvc://models/gpt/{number}/{quality}")
             world.cluster.create(MODELVERSIONS, manifests.body(f"gpt-v{number}", spec), "user")
         spec = {**manifests.pool_spec("gpt", version=1, replicas=4), "rollout": {"steps": STEPS}}
@@ -51,8 +52,8 @@ def answers(world: World) -> list[int]:
     return sorted(found["version"] for found in served if found is not None)
 
 
-def pin(world: World, number: int) -> None:
-    wish = {"models": [{"name": "gpt", "version": number}]}
+def pin(world: World, number: int, **spec: Body) -> None:
+    wish = {"models": [{"name": "gpt", "version": number}], **spec}
     world.cluster.patch(INFERENCEPOOLS, POOL, {"spec": wish}, "user", resource_version=None)
 
 
@@ -114,3 +115,33 @@ def test_a_version_that_does_not_load_is_taken_back(world: World) -> None:
     world.until(lambda: "" if status(world)["phase"] == "Degraded" else "changing", 120)
     world.advance(60.0)
     assert answers(world) == [1, 1, 1, 1]
+
+
+ERRORS = {"metrics": [{"name": "errorRate", "max": "0.05"}], "minSamples": 100}
+COMPARING = {"steps": [{"weight": 25}, {"analyzeSeconds": 60}, {"weight": 100}], "analysis": ERRORS}
+
+
+def until_taken_back(world: World) -> None:
+    def missing() -> str:
+        found = status(world)
+        return "" if found["phase"] == "Degraded" else f"{found['phase']} {found.get('rollout')}"
+
+    world.until(missing, 300)
+    change = status(world)["rollout"]
+    assert (change["reason"], change["analysis"][0]["outcome"]) == ("AnalysisFailed", "Failed")
+    world.advance(60.0)
+    assert answers(world) == [1, 1, 1, 1]
+
+
+def test_one_that_does_as_well_goes_on(world: World) -> None:
+    pin(world, 2, rollout=COMPARING)
+    until_served(world, 2, 200)
+    assert status(world)["rollout"]["analysis"][0]["outcome"] == "Passed"
+
+
+@pytest.mark.parametrize("writes", [0, *range(4, 15)])
+def test_one_that_fails_is_taken_back_by_whoever_leads(world: World, writes: int) -> None:
+    if writes:
+        world.crash_after_writes(0, writes)
+    pin(world, 5, rollout=COMPARING)
+    until_taken_back(world)

@@ -69,8 +69,9 @@ class RolloutStep(Model):
         json_schema_extra={
             "x-kubernetes-validations": [
                 rule(
-                    "[has(self.weight), has(self.pauseSeconds), has(self.pause)].filter(given, given).size() == 1",
-                    "rollout.steps: write one thing in each step: weight, pauseSeconds or pause: {}",
+                    "[has(self.weight), has(self.pauseSeconds), has(self.pause), has(self.analyzeSeconds)]"
+                    ".filter(given, given).size() == 1",
+                    "rollout.steps: write one thing in each step: weight, pauseSeconds, pause: {} or analyzeSeconds",
                 )
             ]
         }
@@ -84,6 +85,65 @@ class RolloutStep(Model):
     """Waits so long."""
     pause: Pause | None = None
     """`{}`: waits for the annotation aifactory.dev/promote, without end."""
+    analyze_seconds: Annotated[int, Field(ge=30, le=604_800)] | None = None
+    """Compares the new version with the one that is served, over this long, by rollout.analysis. It goes on when every
+    bound was kept; where that can not be told for want of requests it waits for more."""
+
+
+Decimal = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")]
+"""A number as Kubernetes writes it, for floats are not the same everywhere."""
+
+
+class AnalysisMetric(Model):
+    """What is compared, and what is allowed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "self.name == 'tokensPerSecond' ? !has(self.max) && !has(self.maxRatio) : "
+                    "!has(self.min) && !has(self.minRatio)",
+                    "rollout.analysis.metrics: tokensPerSecond has min and minRatio, the others max and maxRatio",
+                ),
+                rule(
+                    "has(self.max) || has(self.maxRatio) || has(self.min) || has(self.minRatio)",
+                    "rollout.analysis.metrics: give each metric a bound, for example max: '0.01' or maxRatio: '1.2'",
+                ),
+            ]
+        }
+    )
+
+    name: Literal["errorRate", "latencyMean", "ttftMean", "tokensPerSecond"]
+    """errorRate: failed requests of all, without those that clients have cancelled. latencyMean: seconds from a request
+    to its answer, as Triton measures them. ttftMean: seconds to the first token of a language model. tokensPerSecond:
+    how fast the tokens after the first one of an answer come."""
+    max: Decimal | None = None
+    """The new version may have this much."""
+    max_ratio: Decimal | None = None
+    """It may have so many times what the version has that is served."""
+    min: Decimal | None = None
+    """It has to have this much."""
+    min_ratio: Decimal | None = None
+    """It has to have so many times what the version has that is served."""
+
+
+class Analysis(Model):
+    """How a new version is compared with the one that is served."""
+
+    metrics: Annotated[
+        tuple[AnalysisMetric, ...],
+        Field(
+            min_length=1,
+            max_length=4,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ]
+    """All of them have to be kept."""
+    min_samples: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """With fewer of what a metric counts (requests; tokens) nothing is decided (default 200)."""
+    failure_limit: Annotated[int, Field(ge=0, le=100)] | None = None
+    """So often in a step a bound may be broken, and the comparison begins again; once more, and the version is taken
+    back (default 0)."""
 
 
 class Rollout(Model):
@@ -96,6 +156,11 @@ class Rollout(Model):
                     "!has(self.strategy) || self.strategy != 'Canary' || has(self.steps)",
                     "rollout.strategy Canary needs rollout.steps, for example "
                     "[{weight: 10}, {pauseSeconds: 600}, {weight: 100}]",
+                ),
+                rule(
+                    "!has(self.steps) || has(self.analysis) || !self.steps.exists(step, has(step.analyzeSeconds))",
+                    "rollout.steps: analyzeSeconds needs rollout.analysis, for example "
+                    "{metrics: [{name: errorRate, max: '0.01'}]}",
                 ),
                 rule(
                     "!has(self.steps) || !has(self.strategy) || self.strategy in ['Auto', 'Canary']",
@@ -137,6 +202,11 @@ class Rollout(Model):
     ) = None
     """What a Canary does, in this order; after the last one the new version gets everything. Other steps in the middle
     of a change begin it anew."""
+    analysis: Analysis | None = None
+    """What analyzeSeconds in the steps compares. What is changed here counts at once."""
+    auto_rollback: bool | None = None
+    """false: a version that does not pass its analysis is not taken back; the Canary stays where it is, and says so
+    (default true)."""
     progress_deadline_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = None
     """A new version that gets no further pod ready for this long is taken back (default 1800)."""
 
@@ -219,6 +289,46 @@ class SwappingPod(Model):
     """What keeps it from the new one."""
 
 
+class Measured(Model):
+    """What requests to a version came to in a window: Triton's and the engine's counters, summed over its pods."""
+
+    requests: int = 0
+    """Answered well, without the agents' own."""
+    failures: int = 0
+    timed: int = 0
+    """Answered well, the agents' own among them: whose time is known. 0 where it is not."""
+    milliseconds: int = 0
+    first_tokens: int = 0
+    first_token_milliseconds: int = 0
+    next_tokens: int = 0
+    next_token_milliseconds: int = 0
+
+
+class AnalysisWindow(Model):
+    """The time over which a new version is compared with the one that is served."""
+
+    since: Time
+    broken: int = 0
+    """Windows of this step that broke a bound."""
+    candidate: Measured = Measured()
+    stable: Measured = Measured()
+
+
+class Finding(Model):
+    """What the comparison of a metric came to."""
+
+    metric: str
+    outcome: str
+    """Passed, Failed or Inconclusive."""
+    candidate: str | None = None
+    stable: str | None = None
+    bound: str | None = None
+    """What was allowed: the narrower one of a metric's bounds."""
+    samples: int = 0
+    stable_samples: int = 0
+    message: str = ""
+
+
 class RolloutStatus(Model):
     """The change that is under way or was last."""
 
@@ -256,7 +366,12 @@ class RolloutStatus(Model):
     actual_weight: int | None = None
     """The part that it has: without a gateway, its part of the pods that answer."""
     paused: bool | None = None
-    """It stays at its step on request (aifactory.dev/pause), until aifactory.dev/resume or promote."""
+    """It stays at its step, on request (aifactory.dev/pause) or because its analysis failed without autoRollback, until
+    aifactory.dev/resume or promote."""
+    window: AnalysisWindow | None = None
+    """Of the analysis that is under way; the sums are brought up to date every 15 seconds."""
+    analysis: tuple[Finding, ...] | None = None
+    """What the last one has found."""
 
 
 class Request(Model):

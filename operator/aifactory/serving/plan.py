@@ -16,6 +16,7 @@ from aifactory.api.reasons import Reason
 from aifactory.engine import apply
 from aifactory.engine.plan import Delete, Event, Patch, Plan, Write
 from aifactory.serving import (
+    analysis,
     assignment,
     disruption,
     engines,
@@ -28,6 +29,7 @@ from aifactory.serving import (
     swap,
     traffic,
 )
+from aifactory.serving.analysis import Outcome
 from aifactory.serving.assignment import Waiting
 from aifactory.serving.rollout import Progress, Verdict
 from aifactory.serving.state import Observed, VersionView, Wish
@@ -211,20 +213,29 @@ def _plan_canary(
         return _taken_back(wish, stable, draft, choice, verdict)
     if walk is not None and walk.weight == 100 and not walk.paused and 0 < wanted <= ready:
         return _promoted(wish, draft, choice, None)
-    before, walk = walk, walk or steps.begin(planned, now)
+    before = steps.counted(walk, wish.revision, observed.measured) if walk is not None else None
+    asked = requests.new(observed.pool)
+    look = steps.look_at(observed.pool, before, now) if before is not None and wanted else None
+    failed = look is not None and look.outcome is Outcome.FAILED and requests.PROMOTE not in asked
+    if look is not None and failed and steps.takes_back(observed.pool):
+        words = f"its analysis failed: {look.words(analysis.FAILED)}"
+        return _taken_back(wish, stable, draft, choice, Verdict(Reason.ANALYSIS_FAILED, words, findings=look.findings))
+    walk = before or steps.begin(planned, now)
     if wanted:
-        there = before is not None and ready >= goal
-        walk = steps.follow(walk, requests.new(observed.pool), there=there, now=now)
+        walk = steps.follow(walk, asked, look, there=before is not None and ready >= goal, now=now)
     if walk.at != (before.at if before is not None else -1):
         reached = Progress(walk.since, reached.most_ready)  # another step, another deadline
-    draft.walking(stable, wish, reached, choice, walk)
+    draft.walking(stable, wish, reached, choice, walk, look)
     if walk != before or reached.resumed:
         # In status first: what is done for a step is done by whoever leads then.
-        return Plan(draft.result(), urgent=True, requeue_after=0)
+        stays = walk.paused and before is not None and not before.paused and look is not None and failed
+        told = f"{wish.version.name} stays at its step: {look.words(analysis.FAILED)}" if stays and look else ""
+        event = Event("Warning", str(Reason.ANALYSIS_FAILED), shorten(told))
+        return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,) if told else ())
     writes.split(wish, wanted, walk.weight)
     writes.nudge()
     due = [_until_deadline(observed, reached, now)] if ready < goal else []
-    due += [max(1.0, (walk.due - now).total_seconds())] if walk.due is not None and wanted else []
+    due += [max(1.0, (walk.due - now).total_seconds())] if walk.due is not None and wanted and now < walk.due else []
     return Plan(draft.result(), writes.all(), requeue_after=min(due, default=None))
 
 

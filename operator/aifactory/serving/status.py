@@ -8,6 +8,7 @@ from aifactory.api import names
 from aifactory.api.base import format_time
 from aifactory.api.conditions import ConditionSet
 from aifactory.api.inferencepool import (
+    Finding,
     InferencePoolStatus,
     ResolvedModel,
     RevisionStatus,
@@ -16,6 +17,7 @@ from aifactory.api.inferencepool import (
 )
 from aifactory.api.reasons import ConditionType, Reason, reason_called
 from aifactory.serving import requests, rollout, scaling, steps, swap, traffic, trouble
+from aifactory.serving.analysis import Look, Outcome
 from aifactory.serving.assignment import Waiting
 from aifactory.serving.objects import child_name, selector
 from aifactory.serving.rollout import Progress, Verdict
@@ -40,6 +42,7 @@ class StatusDraft:
         self._now = now
         self._status = pool.status.model_copy()
         self._conditions = ConditionSet(pool.status.conditions, pool.metadata.generation, now.replace(microsecond=0))
+        self._conditions.remove(ConditionType.ANALYSIS_INCONCLUSIVE)  # said only while it is so
         self._ready = sum(view.ready for view in observed.revisions)
         status = self._status
         status.observed_generation = pool.metadata.generation
@@ -123,14 +126,16 @@ class StatusDraft:
         message += f"; {problem.message}" if problem is not None else self._trouble_of(stable)
         self._progressing(wish, reached, choice, message, problem)
 
-    def walking(self, stable: str, wish: Wish, reached: Progress, choice: Choice, walk: Walk) -> None:
+    def walking(
+        self, stable: str, wish: Wish, reached: Progress, choice: Choice, walk: Walk, look: Look | None
+    ) -> None:
         """The candidate of a Canary has its part of the requests, or gets it."""
         self._stable(stable)
         view = self._observed.find(wish.pods)
         ready = view.ready if view is not None else 0
         goal, _ = scaling.part(self._wanted, walk.weight)
         self._status.candidate = self._revision(wish)
-        reason, waits = steps.words(self._observed.pool, walk)
+        reason, waits = steps.words(self._observed.pool, walk, look)
         message = f"{wish.version.name}: {steps.title(walk)}: {ready} of {goal} pods are ready; {self._status.traffic}"
         message += f"; {waits}" if waits else ""
         problem = trouble.problem(self._observed, wish.pods)
@@ -145,10 +150,22 @@ class StatusDraft:
             "weight": walk.weight,
             "actual_weight": parts.get(wish.pods, 0),
             "paused": walk.paused or None,
+            "window": walk.window,
+            "analysis": self._found(wish, look),
         }
+        if walk.window is not None:
+            open_ = look is not None and look.outcome is Outcome.INCONCLUSIVE
+            self._conditions.set(ConditionType.ANALYSIS_INCONCLUSIVE, open_, reason, waits if open_ else "")
         # While no pod is missing no time runs: one that is lost later is not late at once.
         walking |= {"progress_time": None} if ready >= goal else {}
         self._status.rollout = self._status.rollout.model_copy(update=walking)
+
+    def _found(self, wish: Wish, look: Look | None = None) -> tuple[Finding, ...] | None:
+        """What the last comparison in this change has found, or one that is as good as over."""
+        if look is not None and look.outcome is not Outcome.OPEN:
+            return look.findings
+        before = self._before.rollout
+        return before.analysis if before is not None and before.revision == wish.revision else None
 
     def swapping(self, stable: str, wish: Wish, reached: Progress, choice: Choice, swapped: Swapped) -> None:
         """The pods that run change over to a version, or back to the one that they served before."""
@@ -206,6 +223,7 @@ class StatusDraft:
             strategy=choice.strategy,
             strategy_reason=choice.reason,
             load_seconds=swap.seconds(load_seconds),
+            analysis=self._found(wish),
         )
         self._status.traffic = traffic.summary(swap.answering(self._observed, self._status.stable))
         self._available()
@@ -230,6 +248,7 @@ class StatusDraft:
             message=message,
             strategy=choice.strategy,
             strategy_reason=choice.reason,
+            analysis=verdict.findings,
         )
         self._degraded(stable, verdict.reason, message)
 

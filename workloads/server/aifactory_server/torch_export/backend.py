@@ -14,7 +14,7 @@ from torch.utils.dlpack import from_dlpack
 
 from aifactory_contract.control import is_probe, probe_sign
 from aifactory_contract.formats.torch_export import PROGRAM
-from aifactory_contract.names import PROBE_REQUESTS
+from aifactory_contract.names import FAILED_REQUESTS, PROBE_REQUESTS
 from aifactory_contract.signature import DATA_TYPES
 from aifactory_server.attempts import attempt
 from aifactory_server.counters import Counters
@@ -42,7 +42,7 @@ class TritonPythonModel:
         outcome = run_each(self._program_call, [zeros], self._batched)[0]
         if isinstance(outcome, Exception):
             raise ValueError(f"the program failed when it was asked for the first time: {outcome}") from outcome
-        self._counters = Counters(pb, args, PROBE_REQUESTS)
+        self._counters = Counters(pb, args, PROBE_REQUESTS, FAILED_REQUESTS)
         self._sign = probe_sign(Path(args["model_repository"]).parents[1])
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -51,10 +51,10 @@ class TritonPythonModel:
         readable = [one for one in inputs if not isinstance(one, Exception)]
         answers = iter(run_each(self._program_call, readable, self._batched))
         outcomes = [one if isinstance(one, Exception) else next(answers) for one in inputs]
-        good = [request for request, one in zip(requests, outcomes, strict=True) if not isinstance(one, Exception)]
-        attempt(self._count_probes, good)  # a counter is for nobody's answer to fail by
         room = Room()
-        return [self._respond(outcome, room) for outcome in outcomes]
+        responses = [self._respond(outcome, room) for outcome in outcomes]
+        attempt(self._count, requests, responses)  # a counter is for nobody's answer to fail by
+        return responses
 
     def _read(self, request: Any) -> list[Tensor]:
         return [_read(request, *wanted) for wanted in self._inputs]
@@ -62,12 +62,13 @@ class TritonPythonModel:
     def _program_call(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         return self._program.run(inputs, len(self._outputs))
 
-    def _count_probes(self, requests: list[Any]) -> None:
-        """Count those of the agent among the answered: Triton's count of successes has them too."""
-        count = sum(is_probe(json.loads(request.parameters() or "{}"), self._sign) for request in requests)
-        if count:
-            self._counters.add(PROBE_REQUESTS, count)
-            self._counters.flush()
+    def _count(self, requests: list[Any], responses: list[Any]) -> None:
+        """Count the agent's among the answered, and clients' that failed: Triton takes both for successes."""
+        for request, response in zip(requests, responses, strict=True):
+            probe, failed = is_probe(json.loads(request.parameters() or "{}"), self._sign), response.has_error()
+            if probe != failed:
+                self._counters.add(PROBE_REQUESTS if probe else FAILED_REQUESTS)
+        self._counters.flush()
 
     def _respond(self, outcome: list[Tensor] | Exception, room: Room) -> Any:
         response = outcome if isinstance(outcome, Exception) else attempt(self._response, outcome, room)
