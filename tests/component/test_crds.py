@@ -47,6 +47,9 @@ def reading(**changes: Any) -> Json:
     return changed(JOB, "spec.inputs", [wish])
 
 
+COMPARES: list[Json] = [{"weight": 5}, {"analyzeSeconds": 30}]
+
+
 def rollout(steps: list[Json] | None, **spec: Any) -> Json:
     return changed(POOL, "spec.rollout", {**({"steps": steps} if steps is not None else {}), **spec})
 
@@ -128,6 +131,17 @@ REFUSED = [
     pytest.param(rollout([]), "at least 1 items", id="no step"),
     pytest.param(rollout([{"weight": 5}], strategy="Surge"), "write strategy: Canary", id="steps of a surge"),
     pytest.param(rollout(None, strategy="Canary"), "needs rollout.steps", id="a canary without steps"),
+    pytest.param(rollout(COMPARES), "needs rollout.analysis", id="a comparison of nothing"),
+    pytest.param(rollout(COMPARES, analysis={"metrics": []}), "at least 1 items", id="no metric"),
+    pytest.param(
+        rollout(COMPARES, analysis={"metrics": [{"name": "errorRate"}]}), "give each metric a bound", id="no bound"
+    ),
+    pytest.param(
+        rollout(COMPARES, analysis={"metrics": [{"name": "errorRate", "min": "1"}]}), "has min", id="a wrong bound"
+    ),
+    pytest.param(
+        rollout(COMPARES, analysis={"metrics": [{"name": "errorRate", "max": "1%"}]}), "should match", id="no number"
+    ),
     pytest.param(changed(POOL, "spec.replicas", -1), "greater than or equal to 0", id="negative replicas"),
     pytest.param(changed(VERSION, "spec.digest", "abc"), "64 hexadecimal digits", id="digest"),
     *(
@@ -311,6 +325,8 @@ def test_steps_of_a_canary(strategy: str, ns: Kubectl) -> None:
     steps: list[Json] = [{"weight": 5}, {"pauseSeconds": 5}, {"weight": 5}, {"pause": {}}, {"weight": 100}]
     ns.apply(rollout(steps, strategy=strategy))
     assert ns.get("ipool", "p")["spec"]["rollout"]["steps"] == steps
+    metrics = [{"name": "errorRate", "max": "0.01", "maxRatio": "2"}, {"name": "tokensPerSecond", "minRatio": "0.9"}]
+    ns.apply(rollout(COMPARES, strategy=strategy, analysis={"metrics": metrics}))
 
 
 def test_a_pool_without_replicas_can_be_scaled(ns: Kubectl) -> None:
