@@ -312,7 +312,7 @@ class Invariants:
                 self.wrong(f"{told} and pod {pod['metadata']['name']} answers from {served['version']}")
 
     def _weights(self, body: Body) -> None:
-        """What a gateway would be told: all requests go somewhere, to pods that answer from what was found good."""
+        """What a gateway would be told: all requests go somewhere, and none to what is not ready or was taken back."""
         namespace, name = key_of(body)
         sets: dict[str, list[Body]] = defaultdict(list)
         for pod in self._cluster.all(PODS, namespace, **{names.LABEL_POOL: name}):
@@ -321,12 +321,13 @@ class Invariants:
         views = [RevisionView(Applied(each, each), each, len(pods), ready=len(pods)) for each, pods in sets.items()]
         pool = InferencePool.model_validate(body)
         weights = dict(traffic.weights(pool, views))
-        if sets and sum(weights.values()) != 100:
+        if weights and sum(weights.values()) != 100:
             self.wrong(f"pool {name}: weights {weights} are not 100 together")
         if weights.keys() - sets.keys():
             self.wrong(f"pool {name}: weights {weights} go to pods that are not ready")
         change, stable = pool.status.rollout, traffic.stable_pods(pool)
-        if change is not None and change.phase == "Failed" and stable in sets and weights != {stable: 100}:
+        failed = change is not None and (change.phase, change.strategy) == ("Failed", "Canary")
+        if failed and stable in sets and weights != {stable: 100}:
             self.wrong(f"pool {name}: what was taken back gets requests: {weights}")
 
     def _replica_sets(self, pool: Body, deployment: Body) -> set[str]:

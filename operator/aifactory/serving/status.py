@@ -110,7 +110,12 @@ class StatusDraft:
             self._status.rollout = before.model_copy(update={"most_ready": most})
         elif before is not None and before.revision != revision:
             # The wish has returned to what is served; a revision that failed may be tried again after another change.
-            self._status.rollout = RolloutStatus(phase="Progressing", revision=revision, reason=str(Reason.ROLLING_OUT))
+            self._status.rollout = RolloutStatus(
+                phase="Progressing",
+                revision=revision,
+                reason=str(Reason.ROLLING_OUT),
+                strategy=steps.CANARY if before.strategy == steps.CANARY else None,  # `traffic.weights` goes by it
+            )
         self._available()
         self._steady_conditions(wish, complete, was_complete)
         return complete and not was_complete

@@ -94,24 +94,23 @@ def summary(revisions: Iterable[RevisionView]) -> str:
 
 
 def weights(pool: InferencePool, revisions: Iterable[RevisionView]) -> tuple[tuple[str, int], ...]:
-    """What part of the requests each set of pods is to get, of 100 together, by a gateway that keeps to it.
+    """What part of the requests a gateway is to lead to each set of pods, of 100 together.
 
-    Only sets with ready pods get any; where there is none, nobody does. A candidate of a Canary gets its weight, and
-    less while it has not the pods for it; what was taken back, or is no longer wanted, gets nothing while the stable
-    one has a pod. All others get as much as their ready pods are of all.
+    Empty where all ready pods are to get alike, whatever their set: in everything but a Canary, and where its stable
+    set has no ready pod. The candidate gets its weight, and less while it has not the pods for it; what was taken back
+    or is no longer wanted gets nothing. Only sets with ready pods get any.
     """
     ready = {view.revision: view.ready for view in revisions if view.ready and not view.terminating}
     change, candidate, stable = pool.status.rollout, pool.status.candidate, stable_pods(pool)
-    by_pods = shares(ready)
-    if stable not in ready:
-        return by_pods
-    if candidate is None or change is None or change.phase != "Progressing":
+    if change is None or change.strategy != steps.CANARY or stable not in ready:
+        return ()
+    if change.phase == "Complete" and len(ready) == 1:
+        return ()
+    chosen = pods_of(pool, candidate) if candidate is not None else ""
+    if change.phase != "Progressing" or chosen not in ready:
         return ((stable, 100),)
-    chosen = pods_of(pool, candidate)
-    if change.strategy != steps.CANARY or chosen not in ready:
-        return by_pods if change.strategy != steps.CANARY else ((stable, 100),)
-    goal, _ = scaling.part(scaling.wanted(pool.spec), change.weight or 0)
     weight = change.weight or 0
+    goal, _ = scaling.part(scaling.wanted(pool.spec), weight)
     if ready[chosen] < goal:
         weight = min(weight, dict(shares({stable: ready[stable], chosen: ready[chosen]}))[chosen])
     return tuple((name, part) for name, part in ((stable, 100 - weight), (chosen, weight)) if part)
