@@ -10,6 +10,7 @@ for each kind and version when requests were sent that it answered; a pause of `
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from tests.cluster import objects
 from tests.support.kubectl import Kubectl
@@ -128,12 +129,23 @@ os._exit(0)  # all is said; a stream's thread in tritonclient can outlast its cl
 class Traffic:
     """Requests that go on until `stop`."""
 
-    def __init__(self, kubectl: Kubectl, pool: str, model: str, clients: int = 2, *, every_way: bool = False) -> None:
+    def __init__(
+        self,
+        kubectl: Kubectl,
+        pool: str,
+        model: str,
+        clients: int = 2,
+        *,
+        every_way: bool = False,
+        program: Sequence[str] = (),
+    ) -> None:
         self._kubectl = kubectl
         self._name = f"traffic-{pool}"
         command = ["python3", "-c", PROGRAM, pool, model, str(clients)]
         if every_way:
             command = ["python3", "-c", EVERY_WAY, pool, model, str(PAUSE_SECONDS)]
+        if program:  # a client of the test's own, which tells as these do
+            command = ["python3", "-c", *program]
         container: Json = {
             "name": "traffic",
             "image": objects.AGENT,

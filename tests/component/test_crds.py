@@ -47,6 +47,13 @@ def reading(**changes: Any) -> Json:
     return changed(JOB, "spec.inputs", [wish])
 
 
+COMPARES: list[Json] = [{"weight": 5}, {"analyzeSeconds": 30}]
+
+
+def rollout(steps: list[Json] | None, **spec: Any) -> Json:
+    return changed(POOL, "spec.rollout", {**({"steps": steps} if steps is not None else {}), **spec})
+
+
 REFUSED = [
     pytest.param(changed(JOB, "spec.nodez", 1), 'unknown field "spec.nodez"', id="a typo"),
     pytest.param(changed(JOB, "spec.nodes.count", 0), "nodes.count must be at least 1", id="no nodes"),
@@ -113,6 +120,28 @@ REFUSED = [
     ),
     pytest.param(changed(POOL, "spec.models.0.version", 1), "not both", id="version and track"),
     pytest.param(changed(POOL, "spec.models", [{"name": "m"}]), "either version", id="neither"),
+    pytest.param(
+        rollout([{"weight": 5, "pauseSeconds": 5}]), "write one thing in each step", id="two things in a step"
+    ),
+    pytest.param(rollout([{"weight": 5}, {}]), "write one thing in each step", id="nothing in a step"),
+    pytest.param(rollout([{"pauseSeconds": 5}]), "begin with a weight", id="a pause without a weight"),
+    pytest.param(rollout([{"weight": 5}, {"pause": {}}, {"weight": 4}]), "weights rise", id="weights that fall"),
+    pytest.param(rollout([{"weight": 100}, {"pauseSeconds": 5}]), "nothing can follow it", id="after everything"),
+    pytest.param(rollout([{"weight": 101}]), "less than or equal to 100", id="more than everything"),
+    pytest.param(rollout([]), "at least 1 items", id="no step"),
+    pytest.param(rollout([{"weight": 5}], strategy="Surge"), "write strategy: Canary", id="steps of a surge"),
+    pytest.param(rollout(None, strategy="Canary"), "needs rollout.steps", id="a canary without steps"),
+    pytest.param(rollout(COMPARES), "needs rollout.analysis", id="a comparison of nothing"),
+    pytest.param(rollout(COMPARES, analysis={"metrics": []}), "at least 1 items", id="no metric"),
+    pytest.param(
+        rollout(COMPARES, analysis={"metrics": [{"name": "errorRate"}]}), "give each metric a bound", id="no bound"
+    ),
+    pytest.param(
+        rollout(COMPARES, analysis={"metrics": [{"name": "errorRate", "min": "1"}]}), "has min", id="a wrong bound"
+    ),
+    pytest.param(
+        rollout(COMPARES, analysis={"metrics": [{"name": "errorRate", "max": "1%"}]}), "should match", id="no number"
+    ),
     pytest.param(changed(POOL, "spec.replicas", -1), "greater than or equal to 0", id="negative replicas"),
     pytest.param(changed(VERSION, "spec.digest", "abc"), "64 hexadecimal digits", id="digest"),
     *(
@@ -289,6 +318,15 @@ def test_a_model_may_have_dots_in_its_name(ns: Kubectl) -> None:
     named = changed(changed(VERSION, "metadata.name", "llama-3.1-8b-v1"), "spec.model", "llama-3.1-8b")
     ns.apply(named, changed(POOL, "spec.models.0.name", "llama-3.1-8b"))
     assert ns.get("mver", "llama-3.1-8b-v1")
+
+
+@pytest.mark.parametrize("strategy", ["Auto", "Canary"])
+def test_steps_of_a_canary(strategy: str, ns: Kubectl) -> None:
+    steps: list[Json] = [{"weight": 5}, {"pauseSeconds": 5}, {"weight": 5}, {"pause": {}}, {"weight": 100}]
+    ns.apply(rollout(steps, strategy=strategy))
+    assert ns.get("ipool", "p")["spec"]["rollout"]["steps"] == steps
+    metrics = [{"name": "errorRate", "max": "0.01", "maxRatio": "2"}, {"name": "tokensPerSecond", "minRatio": "0.9"}]
+    ns.apply(rollout(COMPARES, strategy=strategy, analysis={"metrics": metrics}))
 
 
 def test_a_pool_without_replicas_can_be_scaled(ns: Kubectl) -> None:

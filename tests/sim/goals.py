@@ -206,7 +206,12 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         if len(pods) > wanted:
             yield f"{says}: {len(pods)} pods, which serve what was wanted before, of {wanted}"
         return
-    if not _loads(world, namespace, target["metadata"]["name"]):
+    change = status.get("rollout") or {}
+    if not wanted and (change.get("phase"), change.get("strategy")) == ("Progressing", "Canary"):
+        if pods:
+            yield f"{says}: {len(pods)} pods, wanted {wanted}"
+        return  # there are no requests to split: it stands still
+    if _is_taken_back(world, change, target) or not _loads(world, namespace, target["metadata"]["name"]):
         if wanted and "Ready" in true:
             yield f"{says}: Ready with a version that does not load"
         if stable and stable != target["metadata"]["name"] and len(pods) > wanted:
@@ -228,6 +233,12 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         yield f"{says}: {len(deployments)} deployments, {len(pods)} pods, wanted {wanted}"
     if "Ready" not in true or stable != target["metadata"]["name"]:
         yield f"{says}: serves {stable}, not {target['metadata']['name']}; True are {sorted(true)}"
+
+
+def _is_taken_back(world: World, change: Body, target: Body) -> bool:
+    """For a reason that lasts, though it loads."""
+    faulty = target["spec"]["source"]["uri"] in world.programs.faulty
+    return change.get("reason") == "RolloutAborted" or (faulty and change.get("reason") == "AnalysisFailed")
 
 
 def _find(world: World, namespace: str, version: str) -> Body | None:

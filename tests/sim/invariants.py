@@ -12,8 +12,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from aifactory.api import names
+from aifactory.api.inferencepool import InferencePool
+from aifactory.engine.apply import Applied
 from aifactory.kube.patch import merge_difference
 from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, EVENTS, LEASES, PODS, PVCS, Key
+from aifactory.serving import traffic
+from aifactory.serving.state import RevisionView
 from tests.sim.cluster import REPLICASETS, Body, Cluster, Commit, is_live, is_ready, key_of, labels_of, owner_uids
 from tests.sim.nodes import SIDE_CONTAINER, inputs_of
 from tests.sim.strangers import is_stranger
@@ -107,6 +111,7 @@ class Invariants:
             self._assignment(commit.new)
         elif commit.resource == INFERENCEPOOLS and ours and commit.new is not None:
             self._switched(commit)
+            self._weights(commit.new)
         if commit.resource in OURS and commit.new is not None:
             self._status(commit, ours)
 
@@ -305,6 +310,25 @@ class Invariants:
             if served["version"] != now["version"]:
                 told = f"pool {name} is said to serve version {now['version']}"
                 self.wrong(f"{told} and pod {pod['metadata']['name']} answers from {served['version']}")
+
+    def _weights(self, body: Body) -> None:
+        """What a gateway would be told: all requests go somewhere, and none to what is not ready or was taken back."""
+        namespace, name = key_of(body)
+        sets: dict[str, list[Body]] = defaultdict(list)
+        for pod in self._cluster.all(PODS, namespace, **{names.LABEL_POOL: name}):
+            if is_ready(pod) and not is_stranger(pod) and "deletionTimestamp" not in pod["metadata"]:
+                sets[labels_of(pod)[names.LABEL_REVISION]].append(pod)
+        views = [RevisionView(Applied(each, each), each, len(pods), ready=len(pods)) for each, pods in sets.items()]
+        pool = InferencePool.model_validate(body)
+        weights = dict(traffic.weights(pool, views))
+        if weights and sum(weights.values()) != 100:
+            self.wrong(f"pool {name}: weights {weights} are not 100 together")
+        if weights.keys() - sets.keys():
+            self.wrong(f"pool {name}: weights {weights} go to pods that are not ready")
+        change, stable = pool.status.rollout, traffic.stable_pods(pool)
+        failed = change is not None and (change.phase, change.strategy) == ("Failed", "Canary")
+        if failed and stable in sets and weights != {stable: 100}:
+            self.wrong(f"pool {name}: what was taken back gets requests: {weights}")
 
     def _replica_sets(self, pool: Body, deployment: Body) -> set[str]:
         """UIDs of those between a pool and its pods: an earlier pool of the name may still have some that are ready."""

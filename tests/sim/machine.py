@@ -175,7 +175,7 @@ class Machine(RuleBasedStateMachine):
         namespace=st.sampled_from([manifests.NAMESPACE, manifests.NAMESPACE, manifests.OTHER]),
         model=st.sampled_from(MODELS),
         version=st.integers(1, 4),
-        quality=st.sampled_from(["good", "good", "bad", "unloadable", "large"]),
+        quality=st.sampled_from(["good", "good", "bad", "unloadable", "large", "faulty"]),
     )
     def create_version(self, namespace: str, model: str, version: int, quality: str) -> None:
         self.count("create version")
@@ -184,6 +184,8 @@ class Machine(RuleBasedStateMachine):
             self.world.programs.bad_artifacts[uri] = "DigestMismatch"
         if quality == "unloadable":
             self.world.programs.unloadable.add(uri)
+        if quality == "faulty":
+            self.world.programs.faulty.add(uri)
         if quality == "large":
             self.world.programs.large_models.add(uri)
         if self._find(MODELVERSIONS, key) is None:
@@ -209,7 +211,7 @@ class Machine(RuleBasedStateMachine):
         key=st.sampled_from(POOLS),
         version=st.integers(0, 4),
         image=st.sampled_from(["", "", "", "triton:1", "triton:2"]),
-        strategy=st.sampled_from(["Auto", "Auto", "Surge"]),
+        strategy=st.sampled_from(["Auto", "Auto", "Surge", "Canary", "comparing"]),
     )
     def roll_pool(self, key: Key, version: int, image: str, strategy: str) -> None:
         """The wish changes, the number of pods does not: not one ready pod may be missing."""
@@ -218,7 +220,20 @@ class Machine(RuleBasedStateMachine):
         if pool is not None:
             model, replicas = pool["spec"]["models"][0]["name"], pool["spec"].get("replicas", 1)
             spec = manifests.pool_spec(model, version=version, replicas=replicas, image=image)
-            self._edit(INFERENCEPOOLS, pool, {**spec, "rollout": {"strategy": strategy}})
+            rollout = {"strategy": None, "steps": None, "analysis": None, **manifests.ROLLOUTS[strategy]}
+            self._edit(INFERENCEPOOLS, pool, {**spec, "rollout": rollout})
+
+    @rule(
+        key=st.sampled_from(POOLS),
+        asked=st.sampled_from(["promote", "abort", "pause", "resume", "retry"]),
+        value=st.integers(0, 2),
+    )
+    def ask_pool(self, key: Key, asked: str, value: int) -> None:
+        """Somebody annotates a pool, in the middle of a change or not."""
+        self.count(f"ask pool to {asked}")
+        if self._find(INFERENCEPOOLS, key) is not None:
+            note = {"metadata": {"annotations": {f"{names.GROUP}/{asked}": str(value)}}}
+            self.world.cluster.patch(INFERENCEPOOLS, key, note, "user", resource_version=None)
 
     @rule(key=st.sampled_from(POOLS), broken=st.booleans())
     def break_pool(self, key: Key, broken: bool) -> None:
@@ -592,6 +607,10 @@ def settle(world: World) -> None:
     """Faults stop: the declared state is reached, a fresh observer agrees, and nothing is written any more."""
     world.check()
     world.heal()
+    for pool in world.cluster.all(INFERENCEPOOLS):  # what somebody has paused somebody lets go on
+        asked = {f"{names.GROUP}/pause": None, f"{names.GROUP}/resume": f"at {world.loop.now}"}
+        note = {"metadata": {"annotations": asked}}
+        world.cluster.patch(INFERENCEPOOLS, key_of(pool), note, "user", resource_version=None)
     for _ in range(RELAPSES):
         world.until(lambda: _unsettled(world), REACHED_SECONDS)
         # A status that is not urgent may be late, old views still have their effects, and a probe may be due.

@@ -19,6 +19,18 @@ BROKEN_TEMPLATE: Body = {"spec": {"containers": [{"name": "triton", "imagePullPo
 """For a pool: a typo that only the API server finds when it sees the Deployment."""
 
 
+ROLLOUTS: Mapping[str, Body] = {
+    "Auto": {"strategy": "Auto"},
+    "Surge": {"strategy": "Surge"},
+    "Canary": {"steps": [{"weight": 30}, {"pauseSeconds": 5}, {"weight": 60}, {"pauseSeconds": 2}]},
+    "comparing": {
+        "steps": [{"weight": 30}, {"analyzeSeconds": 30}],
+        "analysis": {"metrics": [{"name": "errorRate", "max": "0.1"}], "minSamples": 50},
+    },
+}
+"""How pools change, by a word for it."""
+
+
 INPUTS: Mapping[str, list[Body]] = {
     "": [],
     "data": [{"name": "data", "uri": "s3://data/1", "secretRef": {"name": "keys"}}],

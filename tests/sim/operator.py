@@ -29,6 +29,7 @@ from aifactory.kube.informer import SILENCE_SECONDS
 from aifactory.kube.resources import NODES, PODGROUPS, Key
 from aifactory.kube.retry import Retrying
 from aifactory.serving.domain import Serving
+from aifactory.serving.measure import Analysed, Measurement
 from aifactory.serving.state import Report
 from aifactory.training.domain import Training
 from aifactory.training.reports import CheckpointBody, ReportBody
@@ -61,11 +62,13 @@ class _Quiet(Health):
 class SimServing(Serving):
     """InferencePool, with a probe that looks at the world instead of asking over HTTP.
 
-    `load_error`, `report` and `on_news` are set by the process: what a pod would say, and whom to tell that it is new.
+    `load_error`, `report`, `counted` and `on_news` are set by the process: what a pod would say, and whom to tell that
+    it is new.
     """
 
     load_error: Callable[[str], str] = staticmethod(lambda _: "")
     report: Callable[[str], Report | None] = staticmethod(lambda _: None)
+    counted: Callable[[Analysed], Measurement] = staticmethod(lambda analysed: analysed.window)
     on_news: Callable[[Key], None] = staticmethod(lambda _: None)
 
     def probes(self, outside: Outside) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
@@ -78,6 +81,11 @@ class SimServing(Serving):
                     if not pod.ready and self.book.set_error(pod.uid, self.load_error(pod.uid)):
                         self.on_news(Key(*pod.pool))
                         outside.wake(Key(*pod.pool), 0.0)
+                for each in self.analysed_pools(outside.cluster) if outside.leading() else []:
+                    if (counted := self.counted(each)) != each.window:
+                        self.book.set_measured(each.pool, counted)
+                        self.on_news(Key(*each.pool))
+                        outside.wake(Key(*each.pool), 0.0)
 
         async def follow() -> None:
             while True:
@@ -127,6 +135,7 @@ class SimProcess:
         rng: random.Random,
         load_error: Callable[[str], str],
         report: Callable[[str], Report | None],
+        counted: Callable[[Analysed], Measurement],
         on_news: Callable[[Key], None],
         *,
         elect: bool,
@@ -153,6 +162,7 @@ class SimProcess:
         for domain in made:
             if isinstance(domain, SimServing):
                 domain.load_error, domain.report, domain.on_news = load_error, report, on_news
+                domain.counted = counted
         self.loop = StoppableLoop(connection.cluster.loop)
         self.started = connection.cluster.loop.now
         self.task: asyncio.Task[int] = self.loop.create_task(self.process.run(), name=connection.actor)

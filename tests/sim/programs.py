@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 
 from aifactory.api import names
+from aifactory.api.inferencepool import Measured
+from aifactory.serving.measure import Measurement
 from aifactory.serving.state import Report
-from tests.sim.cluster import Body, labels_of
+from tests.sim.cluster import Body, is_ready, labels_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,24 @@ class Programs:
         """Object stores refuse the credentials that jobs have."""
         self.unloadable: set[str] = set()
         """URIs of models that Triton does not load."""
+        self.faulty: set[str] = set()
+        """URIs of models that load, and answer each request with an error."""
         self.large_models: set[str] = set()
         """URIs of models that Triton does not load beside another one."""
+
+    def counted(self, window: Measurement, candidate: Collection[Body], stable: Collection[Body]) -> Measurement:
+        """A window of an analysis some seconds later: each version has answered, or failed, some requests more."""
+        return replace(
+            window,
+            candidate=self._more(window.candidate, candidate),
+            stable=self._more(window.stable, stable),
+        )
+
+    def _more(self, before: Measured, pods: Collection[Body]) -> Measured:
+        served = [found for pod in pods if is_ready(pod) and (found := self.served(pod)) is not None]
+        failed = sum(found["uri"] in self.faulty for found in served)
+        update = {"requests": before.requests + 30 * (len(served) - failed), "failures": before.failures + 30 * failed}
+        return before.model_copy(update=update)
 
     def told(self, pod: Body, desired: str) -> tuple[int, float] | None:
         """A serving pod's agent sees what it shall serve; seconds until it has done what it can, None if it knew."""

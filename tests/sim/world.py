@@ -15,6 +15,7 @@ from typing import Any
 from aifactory.api import names
 from aifactory.engine.domain import Domain
 from aifactory.kube.resources import PODS, PVCS, SERVICES, Key, Resource
+from aifactory.serving.measure import Analysed, Measurement
 from aifactory.serving.state import Report
 from tests.sim.cluster import Body, Cluster, key_of
 from tests.sim.connection import Connection
@@ -248,6 +249,7 @@ class World:
             self.rng,
             self._load_error,
             self._report,
+            self._counted,
             self.invariants.note,
             elect=elect,
             gangs=self.gangs,
@@ -287,6 +289,18 @@ class World:
             if pod["metadata"]["uid"] == pod_uid:
                 return None if pod["spec"].get("nodeName") in self.nodes.lost else self.programs.report(pod)
         return None
+
+    def _counted(self, analysed: Analysed) -> Measurement:
+        """What the pods of a pool that compares two versions have counted; lost nodes are asked in vain."""
+        sides = [
+            [
+                pod
+                for pod in self.cluster.objects[PODS].values()
+                if pod["metadata"]["uid"] in uids and pod["spec"].get("nodeName") not in self.nodes.lost
+            ]
+            for uids in (analysed.candidate, analysed.stable)
+        ]
+        return self.programs.counted(analysed.window, *sides)
 
     # --- The end ---
 

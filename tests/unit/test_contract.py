@@ -21,6 +21,7 @@ from aifactory.api.base import MODEL_NAME
 from aifactory.api.inferencepool import Runtime
 from aifactory.api.modelversion import ModelVersionSpec
 from aifactory.api.trainingjob import OutputModel
+from aifactory.serving import measure
 from aifactory.serving import probe as probes
 from aifactory.training import fetchers
 from aifactory.training.fetchers import Fetch
@@ -28,7 +29,13 @@ from aifactory_contract import fetchspec
 from aifactory_contract.engines import AUTO, TRANSFORMERS, VLLM
 from aifactory_contract.fetchspec import FetchSpec
 from aifactory_contract.formats import FORMATS
-from aifactory_contract.names import GENERATED_TOKENS, PROBE_REQUESTS, VLLM_GENERATED_TOKENS, check_model_name
+from aifactory_contract.names import (
+    FAILED_REQUESTS,
+    GENERATED_TOKENS,
+    PROBE_REQUESTS,
+    VLLM_GENERATED_TOKENS,
+    check_model_name,
+)
 from aifactory_contract.uri import ArtifactUri
 from tests.unit.training.builders import SETTINGS, job
 
@@ -45,6 +52,7 @@ def test_every_name_of_a_model_can_be_served(data: st.DataObject) -> None:
 
 def test_what_is_read_of_triton_is_what_back_ends_count() -> None:
     assert probes.PROBES.decode() == PROBE_REQUESTS
+    assert measure.FAILED.decode() == FAILED_REQUESTS
     assert probes.TOKENS.decode() == GENERATED_TOKENS
     assert probes.VLLM_TOKENS.decode() == VLLM_GENERATED_TOKENS
 

@@ -127,6 +127,8 @@ KINDS = (
         columns=(
             Column("Ready", _condition("Ready", "status")),
             Column("Version", ".status.version"),
+            Column("Canary", ".status.candidate.version", "integer"),
+            Column("Weight", ".status.rollout.actualWeight", "integer"),
             Column("Replicas", ".status.summary"),
             Column("Req/s", ".status.throughput.requestsPerSecond"),
             Column("Tok/s", ".status.throughput.tokensPerSecond"),

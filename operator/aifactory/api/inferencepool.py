@@ -58,14 +58,155 @@ class Runtime(Model):
     container `triton`."""
 
 
+class Pause(Model):
+    """Waits for somebody."""
+
+
+class RolloutStep(Model):
+    """One step of a Canary."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "[has(self.weight), has(self.pauseSeconds), has(self.pause), has(self.analyzeSeconds)]"
+                    ".filter(given, given).size() == 1",
+                    "rollout.steps: write one thing in each step: weight, pauseSeconds, pause: {} or analyzeSeconds",
+                )
+            ]
+        }
+    )
+
+    weight: Annotated[int, Field(ge=1, le=100)] | None = None
+    """The new version gets this part of the requests, of 100. Done when it has the pods for that. Without a gateway it
+    is their part of all pods, at least one, and one pod more than replicas at most; status.rollout.actualWeight says
+    what it comes to."""
+    pause_seconds: Annotated[int, Field(ge=1, le=604_800)] | None = None
+    """Waits so long."""
+    pause: Pause | None = None
+    """`{}`: waits for the annotation aifactory.dev/promote, without end."""
+    analyze_seconds: Annotated[int, Field(ge=30, le=604_800)] | None = None
+    """Compares the new version with the one that is served, over this long, by rollout.analysis. It goes on when every
+    bound was kept; where that can not be told for want of requests it waits for more."""
+
+
+Decimal = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")]
+"""A number as Kubernetes writes it, for floats are not the same everywhere."""
+
+
+class AnalysisMetric(Model):
+    """What is compared, and what is allowed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "self.name == 'tokensPerSecond' ? !has(self.max) && !has(self.maxRatio) : "
+                    "!has(self.min) && !has(self.minRatio)",
+                    "rollout.analysis.metrics: tokensPerSecond has min and minRatio, the others max and maxRatio",
+                ),
+                rule(
+                    "has(self.max) || has(self.maxRatio) || has(self.min) || has(self.minRatio)",
+                    "rollout.analysis.metrics: give each metric a bound, for example max: '0.01' or maxRatio: '1.2'",
+                ),
+            ]
+        }
+    )
+
+    name: Literal["errorRate", "latencyMean", "ttftMean", "tokensPerSecond"]
+    """errorRate: failed requests of all, without those that clients have cancelled. latencyMean: seconds from a request
+    to its answer, as Triton measures them. ttftMean: seconds to the first token of a language model. tokensPerSecond:
+    how fast the tokens after the first one of an answer come."""
+    max: Decimal | None = None
+    """The new version may have this much."""
+    max_ratio: Decimal | None = None
+    """It may have so many times what the version has that is served."""
+    min: Decimal | None = None
+    """It has to have this much."""
+    min_ratio: Decimal | None = None
+    """It has to have so many times what the version has that is served."""
+
+
+class Analysis(Model):
+    """How a new version is compared with the one that is served."""
+
+    metrics: Annotated[
+        tuple[AnalysisMetric, ...],
+        Field(
+            min_length=1,
+            max_length=4,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ]
+    """All of them have to be kept."""
+    min_samples: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """With fewer of what a metric counts (requests; tokens) nothing is decided (default 200)."""
+    failure_limit: Annotated[int, Field(ge=0, le=100)] | None = None
+    """So often in a step a bound may be broken, and the comparison begins again; once more, and the version is taken
+    back (default 0)."""
+
+
 class Rollout(Model):
     """How the pool changes from one version to another."""
 
-    strategy: Literal["Auto", "HotSwap", "Surge"] | None = None
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "!has(self.strategy) || self.strategy != 'Canary' || has(self.steps)",
+                    "rollout.strategy Canary needs rollout.steps, for example "
+                    "[{weight: 10}, {pauseSeconds: 600}, {weight: 100}]",
+                ),
+                rule(
+                    "!has(self.steps) || has(self.analysis) || !self.steps.exists(step, has(step.analyzeSeconds))",
+                    "rollout.steps: analyzeSeconds needs rollout.analysis, for example "
+                    "{metrics: [{name: errorRate, max: '0.01'}]}",
+                ),
+                rule(
+                    "!has(self.steps) || !has(self.strategy) || self.strategy in ['Auto', 'Canary']",
+                    "rollout.steps are those of a Canary: write strategy: Canary, or leave the steps out",
+                ),
+            ]
+        }
+    )
+
+    strategy: Literal["Auto", "Canary", "HotSwap", "Surge"] | None = None
     """HotSwap: the pods that run load the new version beside the old one, and go over to it when it has answered; no
     pod more is needed, and the old one stays at hand. Where pods must be made anew, because more than the version
     changes, they are all the same; a version that has no room in the pods is refused. Surge: new pods take over one by
-    one. Auto (default): HotSwap where it is possible, else Surge; status.rollout says which, and why."""
+    one. Canary: new pods get a part of the requests, step by step. Auto (default): Canary where there are steps, else
+    HotSwap where it is possible, else Surge; status.rollout says which, and why."""
+    steps: (
+        Annotated[
+            tuple[RolloutStep, ...],
+            Field(
+                min_length=1,
+                max_length=20,
+                json_schema_extra={
+                    "x-kubernetes-list-type": "atomic",
+                    "x-kubernetes-validations": [
+                        rule("has(self[0].weight)", "rollout.steps: begin with a weight, for example {weight: 10}"),
+                        rule(
+                            "self.filter(step, has(step.weight)).map(step, step.weight).isSorted()",
+                            "rollout.steps: weights rise from step to step",
+                        ),
+                        rule(
+                            "self.all(step, !has(step.weight) || step.weight < 100 || step == self[size(self) - 1])",
+                            "rollout.steps: weight 100 ends the change, so nothing can follow it",
+                        ),
+                    ],
+                },
+            ),
+        ]
+        | None
+    ) = None
+    """What a Canary does, in this order; after the last one the new version gets everything. Other steps in the middle
+    of a change begin it anew."""
+    analysis: Analysis | None = None
+    """What analyzeSeconds in the steps compares. What is changed here counts at once."""
+    auto_rollback: bool | None = None
+    """false: a version that does not pass its analysis is not taken back; the Canary stays where it is, and says so
+    (default true)."""
     progress_deadline_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = None
     """A new version that gets no further pod ready for this long is taken back (default 1800)."""
 
@@ -148,6 +289,46 @@ class SwappingPod(Model):
     """What keeps it from the new one."""
 
 
+class Measured(Model):
+    """What requests to a version came to in a window: Triton's and the engine's counters, summed over its pods."""
+
+    requests: int = 0
+    """Answered well, without the agents' own."""
+    failures: int = 0
+    timed: int = 0
+    """Answered well, the agents' own among them: whose time is known. 0 where it is not."""
+    milliseconds: int = 0
+    first_tokens: int = 0
+    first_token_milliseconds: int = 0
+    next_tokens: int = 0
+    next_token_milliseconds: int = 0
+
+
+class AnalysisWindow(Model):
+    """The time over which a new version is compared with the one that is served."""
+
+    since: Time
+    broken: int = 0
+    """Windows of this step that broke a bound."""
+    candidate: Measured = Measured()
+    stable: Measured = Measured()
+
+
+class Finding(Model):
+    """What the comparison of a metric came to."""
+
+    metric: str
+    outcome: str
+    """Passed, Failed or Inconclusive."""
+    candidate: str | None = None
+    stable: str | None = None
+    bound: str | None = None
+    """What was allowed: the narrower one of a metric's bounds."""
+    samples: int = 0
+    stable_samples: int = 0
+    message: str = ""
+
+
 class RolloutStatus(Model):
     """The change that is under way or was last."""
 
@@ -167,13 +348,40 @@ class RolloutStatus(Model):
     progress_time: Time | None = None
     """When one more of them became ready than ever before, or the change began; the deadline counts from here."""
     strategy: str | None = None
-    """HotSwap or Surge."""
+    """HotSwap, Surge or Canary."""
     strategy_reason: str | None = None
     """Why."""
     pods: tuple[SwappingPod, ...] | None = None
     """During a HotSwap: each pod, the first 20 by name."""
     load_seconds: str | None = None
     """The longest that a pod took to load the version in a HotSwap."""
+    step: int | None = None
+    """During a Canary: the place in spec.rollout.steps of the step that is under way, from 0."""
+    step_time: Time | None = None
+    """Since when it is."""
+    steps_hash: str | None = None
+    """Of the steps by which the Canary began; others begin it anew."""
+    weight: int | None = None
+    """The part of the requests, of 100, that the candidate of a Canary is to have."""
+    actual_weight: int | None = None
+    """The part that it has: without a gateway, its part of the pods that answer."""
+    paused: bool | None = None
+    """It stays at its step, on request (aifactory.dev/pause) or because its analysis failed without autoRollback, until
+    aifactory.dev/resume or promote."""
+    window: AnalysisWindow | None = None
+    """Of the analysis that is under way; the sums are brought up to date every 15 seconds."""
+    analysis: tuple[Finding, ...] | None = None
+    """What the last one has found."""
+
+
+class Request(Model):
+    """What somebody has asked for by an annotation."""
+
+    name: str
+    """Of the annotation, without aifactory.dev/."""
+    value: str
+    time: Time
+    """When it was seen, and honoured if there was something to be asked of."""
 
 
 class Throughput(Model):
@@ -208,6 +416,8 @@ class InferencePoolStatus(Status):
     rollout: RolloutStatus | None = None
     retried: str = ""
     """Value of the annotation aifactory.dev/retry that has been honoured."""
+    requests: tuple[Request, ...] | None = None
+    """The last of each of the annotations aifactory.dev/promote, abort, pause and resume."""
     throughput: Throughput | None = None
 
 

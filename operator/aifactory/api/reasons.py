@@ -25,6 +25,7 @@ class ConditionType(StrEnum):
     VERIFIED = "Verified"
     IN_USE = "InUse"
     AVAILABLE = "Available"
+    ANALYSIS_INCONCLUSIVE = "AnalysisInconclusive"
     DEGRADED = "Degraded"
 
 
@@ -172,6 +173,21 @@ class Reason(StrEnum):
         "RolloutDeadlineExceeded",
         "The new version made no progress for spec.rollout.progressDeadlineSeconds and was taken back.",
     )
+    WAITING_FOR_PROMOTION = (
+        "WaitingForPromotion",
+        "A Canary has come to a step that waits for somebody; the weights stay as they are.",
+    )
+    ROLLOUT_PAUSED = "RolloutPaused", "Somebody has paused the Canary; the weights stay as they are."
+    ANALYZING = "Analyzing", "A Canary's versions are compared; the weights stay as they are."
+    ANALYSIS_INCONCLUSIVE = (
+        "AnalysisInconclusive",
+        "The time of a Canary's analysis is over, and there were too few requests to tell; it waits for more.",
+    )
+    ANALYSIS_FAILED = (
+        "AnalysisFailed",
+        "The new version broke a bound of rollout.analysis; metric, both values and the bound are in the message.",
+    )
+    ROLLOUT_ABORTED = "RolloutAborted", "Somebody has had the new version taken back."
     ROLLED_OUT = "RolledOut", "The wanted version takes all traffic."
     MODEL_TOO_LARGE = (
         "ModelTooLarge",

@@ -23,6 +23,7 @@ from aifactory.kube.errors import AlreadyExists
 from aifactory.kube.objects import ConfigMap, Deployment, DisruptionBudget, Pod, ReplicaSet, Service
 from aifactory.kube.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, PODS, REPLICASETS, SERVICES, Key
 from aifactory.serving import disruption, scaling, shape, swap, traffic
+from aifactory.serving.measure import Analysed, Measurement
 from aifactory.serving.plan import plan_pool
 from aifactory.serving.probe import ServingBook, ServingPod, ServingProbe
 from aifactory.serving.state import ConfigView, Observed, RevisionView, ServingPodView, Settings, VersionView
@@ -48,10 +49,11 @@ class Serving(Domain[InferencePool, Observed]):
         self.book = ServingBook()
         self._outdated = Index(InferencePool, "outdated", self._if_outdated)
         self._swapping = Index(InferencePool, "swapping", _if_swapping)
+        self._analysed = Index(InferencePool, "analysed", _if_analysed)
 
     def indexes(self) -> Sequence[Index[Any]]:
         """Versions and pools by their model, and the pools that an upgrade of the installation has yet to reach."""
-        return (_VERSIONS, _POOLS, self._outdated, self._swapping)
+        return (_VERSIONS, _POOLS, self._outdated, self._swapping, self._analysed)
 
     def watches(self) -> Sequence[Watch[Any]]:
         """A version concerns the pools that may want it; a pool that is up to date, those whose turn it is now.
@@ -79,6 +81,7 @@ class Serving(Domain[InferencePool, Observed]):
             service=_own(service, meta.uid),
             budget=_own(budget, meta.uid),
             throughput=self.book.throughput((meta.namespace, meta.name)),
+            measured=self.book.measured((meta.namespace, meta.name)),
             orphans=self._left_behind(model, service, cluster),
             may_upgrade=not self._is_outdated(model) or _key(model) in self._next_in_turn(cluster),
         )
@@ -101,6 +104,7 @@ class Serving(Domain[InferencePool, Observed]):
             book=self.book,
             pods=lambda: self.asked_pods(outside.cluster) if outside.leading() else [],
             swapping=lambda: self.swapping_pods(outside.cluster) if outside.leading() else [],
+            analysed=lambda: self.analysed_pools(outside.cluster) if outside.leading() else [],
             wake=lambda pool: outside.wake(Key(*pool), 0.0),
             monotonic=outside.clock.monotonic,
         )
@@ -142,6 +146,25 @@ class Serving(Domain[InferencePool, Observed]):
                 if pod.status.pod_ip and pod.metadata.deletion_timestamp is None and not there:
                     key = (meta.namespace, meta.name)
                     found.append(ServingPod(pod.metadata.uid, pod.status.pod_ip, key, podstate.is_ready(pod)))
+        return found
+
+    def analysed_pools(self, cluster: Cluster) -> list[Analysed]:
+        """Pools whose versions are compared now, and the pods of both."""
+        found = []
+        for pool in cluster.find(self._analysed, True):
+            meta, change, candidate = pool.metadata, pool.status.rollout, pool.status.candidate
+            if change is None or change.window is None or candidate is None:
+                continue
+            pods = serving_pods(cluster.owned(_DEPLOYMENTS, meta.namespace, meta.uid), cluster)
+            sets: dict[str, set[str]] = {}
+            for pod in pods:
+                sets.setdefault(pod.metadata.labels.get(names.LABEL_REVISION, ""), set()).add(pod.metadata.uid)
+            window = change.window
+            chosen, stable = (
+                sets.get(each, set()) for each in (traffic.pods_of(pool, candidate), traffic.stable_pods(pool))
+            )
+            counted = Measurement(change.revision, window.since, window.candidate, window.stable)
+            found.append(Analysed((meta.namespace, meta.name), counted, frozenset(chosen), frozenset(stable)))
         return found
 
     def _left_behind(self, model: InferencePool, service: Service | None, cluster: Cluster) -> tuple[str, ...]:
@@ -287,6 +310,12 @@ def _if_swapping(pool: InferencePool) -> Iterable[Hashable]:
     change, phase = pool.status.rollout, pool.status.phase
     swaps = phase == "Waiting" if change is None else change.phase in ("Progressing", "Failed")
     return (True,) if swaps else ()
+
+
+def _if_analysed(pool: InferencePool) -> Iterable[Hashable]:
+    change = pool.status.rollout
+    going = change is not None and change.phase == "Progressing" and change.window is not None and not change.paused
+    return (True,) if going else ()
 
 
 def _models_of_pool(pool: InferencePool) -> Iterable[Hashable]:

@@ -15,7 +15,21 @@ from aifactory.api.inferencepool import InferencePoolStatus
 from aifactory.api.reasons import Reason
 from aifactory.engine import apply
 from aifactory.engine.plan import Delete, Event, Patch, Plan, Write
-from aifactory.serving import assignment, disruption, engines, rollout, room, scaling, shape, swap, traffic
+from aifactory.serving import (
+    analysis,
+    assignment,
+    disruption,
+    engines,
+    requests,
+    rollout,
+    room,
+    scaling,
+    shape,
+    steps,
+    swap,
+    traffic,
+)
+from aifactory.serving.analysis import Outcome
 from aifactory.serving.assignment import Waiting
 from aifactory.serving.rollout import Progress, Verdict
 from aifactory.serving.state import Observed, VersionView, Wish
@@ -55,6 +69,8 @@ def plan_pool(observed: Observed, now: datetime) -> Plan[InferencePoolStatus] | 
     wish = replace(own, pods=stable) if choice.strategy == swap.HOT_SWAP else own
     draft.resolved(target)
     match traffic.course(pool, revision, remains=_is_being_removed(observed, own, stable), now=now):
+        case Course.ROLL_OUT if requests.ABORT in requests.new(pool):
+            return _taken_back(wish, stable, draft, choice, rollout.ABORTED)
         case Course.STEADY if swap.is_unfinished(observed, own):
             return _plan_swap(observed, own, stable, wanted, draft, now, Choice(swap.HOT_SWAP, _BACK))
         case Course.STEADY:
@@ -67,6 +83,8 @@ def plan_pool(observed: Observed, now: datetime) -> Plan[InferencePoolStatus] | 
             return Plan(draft.result(), urgent=True, requeue_after=0)
         case Course.ROLL_OUT if choice.strategy == swap.HOT_SWAP:
             return _plan_swap(observed, wish, stable, wanted, draft, now, choice)
+        case Course.ROLL_OUT if choice.strategy == steps.CANARY:
+            return _plan_canary(observed, wish, stable, wanted, draft, now, choice)
         case Course.ROLL_OUT:
             return _plan_rollout(observed, wish, stable, wanted, draft, now, choice)
 
@@ -167,6 +185,63 @@ def _plan_rollout(
     return Plan(draft.result(), writes.all(), requeue_after=_until_deadline(observed, reached, now))
 
 
+def _plan_canary(
+    observed: Observed, wish: Wish, stable: str, wanted: int, draft: StatusDraft, now: datetime, choice: Choice
+) -> Plan[InferencePoolStatus]:
+    """The candidate gets a part of the requests, step by step, and all of them at the end, or is taken back."""
+    planned = steps.steps_of(observed.pool)
+    walk = steps.resume(planned, observed.pool.status.rollout, wish.revision)
+    writes = _Writes(observed, stable)
+    if walk is None and not wanted:
+        return _promoted(wish, draft, choice, None)  # there are no requests to get a part of
+    if not writes.can_restore():
+        alone = Choice(swap.SURGE, "nothing is left of what was served, so no part of the requests can stay with it")
+        return _plan_rollout(observed, wish, stable, wanted, draft, now, alone)
+    writes.surroundings()
+    if walk is None and any(view.revision != stable for view in observed.revisions):
+        writes.restore(wanted)
+        writes.nudge()
+        reached = rollout.progress(observed, wish, choice.strategy, 0, now)
+        draft.rolling(stable, wish, reached, choice, note=_GIVEN_UP_FIRST)
+        return Plan(draft.result(), writes.all())
+
+    view = observed.find(wish.pods)
+    ready = view.ready if view is not None else 0
+    reached = rollout.progress(observed, wish, choice.strategy, ready, now)
+    goal, _ = scaling.part(wanted, walk.weight if walk is not None else 0)
+    if (verdict := rollout.verdict(observed, wish.pods, reached, goal, now)) is not None:
+        return _taken_back(wish, stable, draft, choice, verdict)
+    if walk is not None and walk.weight == 100 and not walk.paused and 0 < wanted <= ready:
+        return _promoted(wish, draft, choice, None)
+    before = steps.counted(walk, wish.revision, observed.measured) if walk is not None else None
+    asked = requests.new(observed.pool)
+    look = steps.look_at(observed.pool, before, now) if before is not None and wanted else None
+    failed = look is not None and look.outcome is Outcome.FAILED and requests.PROMOTE not in asked
+    if look is not None and failed and steps.takes_back(observed.pool):
+        words = f"its analysis failed: {look.words(analysis.FAILED)}"
+        return _taken_back(wish, stable, draft, choice, Verdict(Reason.ANALYSIS_FAILED, words, findings=look.findings))
+    walk = before or steps.begin(planned, now)
+    if wanted:
+        walk = steps.follow(walk, asked, look, there=before is not None and ready >= goal, now=now)
+    if walk.at != (before.at if before is not None else -1):
+        reached = Progress(walk.since, reached.most_ready)  # another step, another deadline
+    draft.walking(stable, wish, reached, choice, walk, look)
+    if walk != before or reached.resumed:
+        # In status first: what is done for a step is done by whoever leads then.
+        stays = walk.paused and before is not None and not before.paused and look is not None and failed
+        told = f"{wish.version.name} stays at its step: {look.words(analysis.FAILED)}" if stays and look else ""
+        event = Event("Warning", str(Reason.ANALYSIS_FAILED), shorten(told))
+        return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,) if told else ())
+    writes.split(wish, wanted, walk.weight)
+    writes.nudge()
+    due = [_until_deadline(observed, reached, now)] if ready < goal else []
+    due += [max(1.0, (walk.due - now).total_seconds())] if walk.due is not None and wanted and now < walk.due else []
+    return Plan(draft.result(), writes.all(), requeue_after=min(due, default=None))
+
+
+_GIVEN_UP_FIRST = "what the pool was changing over to before is given up first"
+
+
 def _plan_swap(
     observed: Observed, wish: Wish, stable: str, wanted: int, draft: StatusDraft, now: datetime, choice: Choice
 ) -> Plan[InferencePoolStatus]:
@@ -246,6 +321,21 @@ class _Writes:
         sizes = self._share(wish.pods, wanted)
         self._ensure(wish, sizes[wish.pods])
         self._resize(sizes, kept={wish.pods, self._stable})
+
+    def split(self, wish: Wish, wanted: int, weight: int) -> None:
+        """The pods of a wish get their part, and the stable revision keeps its own."""
+        ready = {view.revision: view.ready for view in self._observed.revisions if not view.terminating}
+        sizes = scaling.split(wanted, ready, wish.pods, self._stable, weight)
+        self._ensure(wish, sizes[wish.pods])
+        if (found := self._stable_wish(as_made=True)) is not None:
+            self._ensure(found, sizes[self._stable])
+        else:
+            self.assign_stable()
+        self._resize(sizes, kept={wish.pods, self._stable})
+
+    def can_restore(self) -> bool:
+        """The stable revision is there, or can be made again."""
+        return self._observed.find(self._stable) is not None or self._stable_wish(as_made=True) is not None
 
     def restore(self, wanted: int) -> None:
         """The stable revision gets all pods back, and is made again if somebody removed it.

@@ -5,6 +5,9 @@ for its counters, less and less often the more of them there are, so that asking
 with ten thousand. A pod that does not answer is asked less and less often too. With the operator away nothing here is
 needed for serving.
 
+For a pool that compares two versions it adds up what the pods of both have counted (`measure`), and makes that known as
+often as the figures.
+
 A second loop asks the agents of pods that change over from one version to another what they serve, twice a second, and
 asks nobody else.
 
@@ -18,7 +21,6 @@ What answers is not trusted: bodies are bounded and read without parsing all of 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ from aifactory.api import names
 from aifactory.api.inferencepool import Throughput
 from aifactory.engine.asking import ask_for_ever, base_url, fetch, reader
 from aifactory.kube.backoff import PROBE
+from aifactory.serving.measure import PROBES, REQUESTS, Analysed, Measurement, PoolKey, Sums, Tally, read_sums, values
 from aifactory.serving.state import Report
 
 INTERVAL_SECONDS = 5.0
@@ -55,15 +58,10 @@ SILENT_AFTER = 5
 """Questions in vain."""
 _WARM: Final = "warm"
 
-REQUESTS: Final = b"nv_inference_request_success"
-PROBES: Final = b"aifactory_probe_requests_total"
-"""The agent's own questions, by which it finds out that a model answers; they are not traffic."""
 TOKENS: Final = b"aifactory_generated_tokens_total"
 """Without those of the agent's questions."""
 VLLM_TOKENS: Final = b"vllm:generation_tokens_total"
 """The same, of Triton's vLLM back end, which counts the agent's questions too: one token each."""
-
-PoolKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +107,7 @@ class ServingBook:
         self._reports: dict[str, Report] = {}
         self._unanswered: Counter[str] = Counter()
         self._throughput: dict[PoolKey, Throughput] = {}
+        self._measured: dict[PoolKey, Measurement] = {}
 
     def load_error(self, pod_uid: str) -> str:
         """Why the model can not be loaded in this pod; empty when nothing is known to be wrong."""
@@ -139,6 +138,14 @@ class ServingBook:
         """The pool's figures, once they have been measured."""
         return self._throughput.get(pool)
 
+    def measured(self, pool: PoolKey) -> Measurement | None:
+        """What was counted in the window of its analysis, as far as it was made known."""
+        return self._measured.get(pool)
+
+    def set_measured(self, pool: PoolKey, measurement: Measurement) -> None:
+        """Make it known."""
+        self._measured[pool] = measurement
+
     def set_error(self, pod_uid: str, message: str) -> bool:
         """Remember a load error or its absence; returns whether that is news."""
         if self._errors.get(pod_uid, "") == message:
@@ -163,6 +170,7 @@ class ServingBook:
         self._reports = {uid: report for uid, report in self._reports.items() if uid in kept_pods}
         self._unanswered = Counter({uid: times for uid, times in self._unanswered.items() if uid in kept_pods})
         self._throughput = {key: value for key, value in self._throughput.items() if key in kept_pools}
+        self._measured = {key: value for key, value in self._measured.items() if key in kept_pools}
 
 
 class ServingProbe:
@@ -176,10 +184,12 @@ class ServingProbe:
         wake: Callable[[PoolKey], None],
         monotonic: Callable[[], float],
         swapping: Callable[[], list[ServingPod]] = list,
+        analysed: Callable[[], list[Analysed]] = list,
     ) -> None:
         self._book = book
         self._pods = pods
         self._swapping = swapping
+        self._analysed = analysed
         self._wake = wake
         self._monotonic = monotonic
         self._followed: dict[str, float] = {}
@@ -189,6 +199,10 @@ class ServingProbe:
         self._silent: dict[str, _Silence] = {}
         self._windows: dict[PoolKey, _PoolWindow] = {}
         self._latest: dict[str, Counters] = {}
+        self._sums: dict[str, Sums] = {}
+        """Counters of pods whose versions are compared."""
+        self._compared: frozenset[str] = frozenset()
+        self._tallies: dict[PoolKey, Tally] = {}
         self._news: dict[PoolKey, Throughput] = {}
         """Figures worth telling that wait for their turn."""
         self._told: dict[PoolKey, float] = {}
@@ -242,12 +256,14 @@ class ServingProbe:
         pools: dict[PoolKey, list[str]] = defaultdict(list)
         for pod in pods:
             pools[pod.pool].append(pod.uid)
+        self._compare(self._analysed())
         self._forget_others({pod.uid for pod in pods}, pools)
         interval = max(INTERVAL_SECONDS, sum(pod.ready for pod in pods) / PER_SECOND)
         await self._ask_all(session, self._due(pods, interval))
         window = max(WINDOW_SECONDS, interval + INTERVAL_SECONDS)
         for pool, uids in pools.items():
             self._measure(pool, uids, window)
+        self._count()
         self._tell()
 
     # --- Asking ---
@@ -293,6 +309,8 @@ class ServingProbe:
                 page = await fetch(session, f"{base_url(pod.address, names.TRITON_METRICS_PORT)}/metrics")
                 requests, tokens = read_counters(page)
                 self._latest[pod.uid] = Counters(self._monotonic(), requests, tokens)
+                if pod.uid in self._compared:
+                    self._sums[pod.uid] = read_sums(page)
                 message = ""
             else:
                 message = read_load_error(await fetch(session, _status_page(pod)))
@@ -330,6 +348,14 @@ class ServingProbe:
         most = FIGURES_PER_SECOND * INTERVAL_SECONDS
         self._may_tell = min(self._may_tell + FIGURES_PER_SECOND * (now - self._told_at), most)
         self._told_at = now
+        for pool, tally in self._tallies.items():
+            result = tally.result()
+            late = now - tally.told_at >= WINDOW_SECONDS - INTERVAL_SECONDS / 2
+            if self._may_tell >= 1 and late and result != tally.told:
+                self._may_tell -= 1
+                tally.told, tally.told_at = result, now
+                self._book.set_measured(pool, result)
+                self._wake(pool)
         waiting = sorted(self._news, key=lambda pool: self._told.get(pool, float("-inf")))
         for pool in waiting[: int(self._may_tell)]:
             self._may_tell -= 1
@@ -337,11 +363,30 @@ class ServingProbe:
             if self._book.set_throughput(pool, self._news.pop(pool)):
                 self._wake(pool)
 
+    # --- Comparing ---
+
+    def _compare(self, analysed: list[Analysed]) -> None:
+        """Which pools' versions are compared from now on; a window goes on from what stands in the status."""
+        now, before = self._monotonic(), self._tallies
+        self._tallies = {}
+        for each in analysed:
+            tally = before.get(each.pool)
+            known = tally is not None and tally.is_of(each.window)
+            self._tallies[each.pool] = tally if tally is not None and known else Tally.begin(each, now)
+            self._tallies[each.pool].pods = each
+        self._compared = frozenset(uid for each in analysed for uid in each.candidate | each.stable)
+
+    def _count(self) -> None:
+        for tally in self._tallies.values():
+            tally.count(self._sums)
+
     def _forget_others(self, uids: set[str], pools: Mapping[PoolKey, list[str]]) -> None:
         self._book.retain(uids, pools)
         for by_uid in (self._asked, self._silent, self._latest):
             for uid in by_uid.keys() - uids:
                 del by_uid[uid]
+        for uid in self._sums.keys() - (self._compared & uids):
+            del self._sums[uid]
         for by_pool in (self._windows, self._news, self._told):
             for pool in by_pool.keys() - pools.keys():
                 del by_pool[pool]
@@ -399,27 +444,10 @@ def read_counters(page: bytes) -> tuple[float, float]:
     Raises:
         ValueError: a value is not a finite number.
     """
-    probes = _values(page, PROBES)
-    requests = max(0.0, sum(_values(page, REQUESTS).values()) - sum(probes.values()))
-    vllm = (max(0.0, all_ - probes.get(labels, 0.0)) for labels, all_ in _values(page, VLLM_TOKENS).items())
-    return requests, sum(_values(page, TOKENS).values()) + sum(vllm)
-
-
-def _values(page: bytes, name: bytes) -> dict[bytes, float]:
-    """A metric's values by its labels. Lines: https://prometheus.io/docs/instrumenting/exposition_formats/"""
-    found: dict[bytes, float] = {}
-    at = 0
-    while (at := page.find(name, at)) >= 0:
-        end = page.find(b"\n", at)
-        line = page[at + len(name) : end if end >= 0 else len(page)]
-        if (at == 0 or page[at - 1 : at] == b"\n") and line[:1] in (b"{", b" "):
-            labels, _, values = line.rpartition(b"}")
-            value, *_ = values.split(None, 1) or (b"",)
-            found[labels] = found.get(labels, 0.0) + float(value)
-        at += len(name)
-    if not math.isfinite(total := sum(found.values())):
-        raise ValueError(f"{name.decode()} is {total}")
-    return found
+    probes = values(page, PROBES)
+    requests = max(0.0, sum(values(page, REQUESTS).values()) - sum(probes.values()))
+    vllm = (max(0.0, all_ - probes.get(labels, 0.0)) for labels, all_ in values(page, VLLM_TOKENS).items())
+    return requests, sum(values(page, TOKENS).values()) + sum(vllm)
 
 
 def _status_page(pod: ServingPod) -> str:

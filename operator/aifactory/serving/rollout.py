@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from aifactory.api.conditions import shorten
-from aifactory.api.inferencepool import InferencePoolSpec
+from aifactory.api.inferencepool import Finding, InferencePoolSpec
 from aifactory.api.reasons import Reason
 from aifactory.kube.backoff import ROLLOUT
 from aifactory.serving import swap, trouble
@@ -47,6 +47,11 @@ class Verdict:
     message: str
     mendable: bool = False
     """It may pass without another version or another spec."""
+    findings: tuple[Finding, ...] | None = None
+    """What it was compared by."""
+
+
+ABORTED = Verdict(Reason.ROLLOUT_ABORTED, "it was aborted on request (aifactory.dev/abort)")
 
 
 def deadline(spec: InferencePoolSpec) -> timedelta:

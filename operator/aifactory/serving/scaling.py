@@ -4,6 +4,10 @@ One revision grows: the wanted one, or the stable one where the wanted one was g
 until it does and give up one pod for each of its ready ones. So a change, also one in the middle of another or back,
 never takes the pool below the number of ready pods it wants, asks for one pod more than that at most (GPUs are scarce),
 and a revision that never becomes ready costs one pod and no request.
+
+A Canary stops in between (`split`), under the same promises. The stable revision keeps the pods for its part, rounded
+up, so that as long as the part of the candidate is less than a pod it is complete, and to take the candidate back is to
+let it go. Otherwise the stable one gets its pods back first, one by one.
 """
 
 from __future__ import annotations
@@ -40,4 +44,38 @@ def share(wanted: int, ready: Mapping[str, int], growing: str, stable: str) -> d
         # Pods of the stable revision that are not ready come back: the growing one may turn out not to work.
         sizes[stable] += left
     sizes[growing] = min(wanted, wanted + 1 - sum(sizes.values()))
+    return sizes
+
+
+def part(wanted: int, weight: int) -> tuple[int, int]:
+    """Pods of a candidate and of the stable revision by which the candidate has its weight, of 100, both rounded up.
+
+    >>> part(4, 25), part(4, 30), part(1, 5), part(3, 100)
+    ((1, 3), (2, 3), (1, 1), (3, 0))
+    """
+    return -(-wanted * weight // 100), wanted - wanted * weight // 100
+
+
+def split(wanted: int, ready: Mapping[str, int], growing: str, stable: str, weight: int) -> dict[str, int]:
+    """Pods for every revision in a Canary.
+
+    Args:
+        wanted: ready pods the pool shall have.
+        ready: ready pods of each revision that exists.
+        growing: the candidate, whether it exists yet or not.
+        stable: the revision that has the rest.
+        weight: the candidate's part, of 100.
+
+    Returns:
+        The number for each revision in `ready`, for `growing` and for `stable`.
+    """
+    goal, kept = part(wanted, weight)
+    up, held = ready.get(growing, 0), ready.get(stable, 0)
+    sizes = dict.fromkeys(ready, 0)
+    sizes[stable] = min(max(kept, wanted - up), max(wanted + 1 - up, min(held, kept)))
+    sizes[growing] = max(min(goal, wanted + 1 - sizes[stable]), min(up, wanted - held))
+    left = wanted - min(up, sizes[growing]) - min(held, sizes[stable])
+    for name in sorted(ready.keys() - {growing, stable}, key=lambda name: (-ready[name], name)):
+        sizes[name] = max(0, min(ready[name], left))
+        left -= sizes[name]
     return sizes

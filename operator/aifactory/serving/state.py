@@ -10,6 +10,7 @@ from aifactory.engine.apply import Applied
 from aifactory.engine.domain import option
 from aifactory.engine.taskpods import AGENT_HELP, HUB_HELP, hub_url
 from aifactory.kube.podstate import Crash
+from aifactory.serving.measure import Measurement
 
 LANGUAGE_MODEL = "huggingface"
 """The format of language models, by the interface of Triton's vLLM back end."""
@@ -161,6 +162,8 @@ class Observed:
     budget: Applied | None = None
     """The pool's own PodDisruptionBudget."""
     throughput: Throughput | None = None
+    measured: Measurement | None = None
+    """What was counted in the window of an analysis."""
     may_upgrade: bool = True
     """It is the pool's turn to change its pods because the installation was upgraded."""
     orphans: tuple[str, ...] = ()

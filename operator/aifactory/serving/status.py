@@ -8,6 +8,7 @@ from aifactory.api import names
 from aifactory.api.base import format_time
 from aifactory.api.conditions import ConditionSet
 from aifactory.api.inferencepool import (
+    Finding,
     InferencePoolStatus,
     ResolvedModel,
     RevisionStatus,
@@ -15,11 +16,13 @@ from aifactory.api.inferencepool import (
     Throughput,
 )
 from aifactory.api.reasons import ConditionType, Reason, reason_called
-from aifactory.serving import rollout, swap, traffic, trouble
+from aifactory.serving import requests, rollout, scaling, steps, swap, traffic, trouble
+from aifactory.serving.analysis import Look, Outcome
 from aifactory.serving.assignment import Waiting
 from aifactory.serving.objects import child_name, selector
 from aifactory.serving.rollout import Progress, Verdict
 from aifactory.serving.state import Observed, VersionView, Wish
+from aifactory.serving.steps import Walk
 from aifactory.serving.swap import Choice, Swapped
 from aifactory.serving.trouble import Problem
 
@@ -39,10 +42,12 @@ class StatusDraft:
         self._now = now
         self._status = pool.status.model_copy()
         self._conditions = ConditionSet(pool.status.conditions, pool.metadata.generation, now.replace(microsecond=0))
+        self._conditions.remove(ConditionType.ANALYSIS_INCONCLUSIVE)  # said only while it is so
         self._ready = sum(view.ready for view in observed.revisions)
         status = self._status
         status.observed_generation = pool.metadata.generation
         status.retried = traffic.retry_request(pool)
+        status.requests = requests.seen(pool, now)
         status.replicas = sum(view.replicas for view in observed.revisions)
         status.ready_replicas = self._ready
         status.traffic = traffic.summary(swap.answering(observed))
@@ -105,21 +110,67 @@ class StatusDraft:
             self._status.rollout = before.model_copy(update={"most_ready": most})
         elif before is not None and before.revision != revision:
             # The wish has returned to what is served; a revision that failed may be tried again after another change.
-            self._status.rollout = RolloutStatus(phase="Progressing", revision=revision, reason=str(Reason.ROLLING_OUT))
+            self._status.rollout = RolloutStatus(
+                phase="Progressing",
+                revision=revision,
+                reason=str(Reason.ROLLING_OUT),
+                strategy=steps.CANARY if before.strategy == steps.CANARY else None,  # `traffic.weights` goes by it
+            )
         self._available()
         self._steady_conditions(wish, complete, was_complete)
         return complete and not was_complete
 
-    def rolling(self, stable: str, wish: Wish, reached: Progress, choice: Choice) -> None:
+    def rolling(self, stable: str, wish: Wish, reached: Progress, choice: Choice, note: str = "") -> None:
         """The candidate comes up in pods of its own."""
         self._stable(stable)
         view = self._observed.find(wish.pods)
         ready = view.ready if view is not None else 0
         self._status.candidate = self._revision(wish)
-        message = f"{wish.version.name}: {ready} of {self._wanted} pods are ready; {self._status.traffic}"
+        message = f"{wish.version.name}: {note or f'{ready} of {self._wanted} pods are ready'}; {self._status.traffic}"
         problem = trouble.problem(self._observed, wish.pods)
         message += f"; {problem.message}" if problem is not None else self._trouble_of(stable)
         self._progressing(wish, reached, choice, message, problem)
+
+    def walking(
+        self, stable: str, wish: Wish, reached: Progress, choice: Choice, walk: Walk, look: Look | None
+    ) -> None:
+        """The candidate of a Canary has its part of the requests, or gets it."""
+        self._stable(stable)
+        view = self._observed.find(wish.pods)
+        ready = view.ready if view is not None else 0
+        goal, _ = scaling.part(self._wanted, walk.weight)
+        self._status.candidate = self._revision(wish)
+        reason, waits = steps.words(self._observed.pool, walk, look)
+        message = f"{wish.version.name}: {steps.title(walk)}: {ready} of {goal} pods are ready; {self._status.traffic}"
+        message += f"; {waits}" if waits else ""
+        problem = trouble.problem(self._observed, wish.pods)
+        message += f"; {problem.message}" if problem is not None else self._trouble_of(stable)
+        self._progressing(wish, reached, choice, message, problem or Problem(reason, message))
+        assert self._status.rollout is not None
+        parts = dict(traffic.shares({each.revision: each.ready for each in self._observed.revisions}))
+        walking = {
+            "step": walk.at,
+            "step_time": walk.since,
+            "steps_hash": steps.hash_of(walk.steps),
+            "weight": walk.weight,
+            "actual_weight": parts.get(wish.pods, 0),
+            "paused": walk.paused or None,
+            "window": walk.window,
+            "analysis": self._found(wish, look),
+        }
+        if walk.window is not None:
+            open_ = look is not None and look.outcome is Outcome.INCONCLUSIVE
+            self._conditions.set(ConditionType.ANALYSIS_INCONCLUSIVE, open_, reason, waits if open_ else "")
+        # While no pod is missing no time runs: one that is lost later is not late at once.
+        walking |= {"progress_time": None} if ready >= goal else {}
+        self._status.rollout = self._status.rollout.model_copy(update=walking)
+
+    def _found(self, wish: Wish, look: Look | None = None) -> tuple[Finding, ...] | None:
+        """What the last comparison in this change has found, or one that is as good as over."""
+        if look is not None and look.outcome is not Outcome.OPEN:
+            return look.findings
+        before = self._before.rollout
+        return before.analysis if before is not None and before.revision == wish.revision else None
 
     def swapping(self, stable: str, wish: Wish, reached: Progress, choice: Choice, swapped: Swapped) -> None:
         """The pods that run change over to a version, or back to the one that they served before."""
@@ -177,6 +228,7 @@ class StatusDraft:
             strategy=choice.strategy,
             strategy_reason=choice.reason,
             load_seconds=swap.seconds(load_seconds),
+            analysis=self._found(wish),
         )
         self._status.traffic = traffic.summary(swap.answering(self._observed, self._status.stable))
         self._available()
@@ -201,6 +253,7 @@ class StatusDraft:
             message=message,
             strategy=choice.strategy,
             strategy_reason=choice.reason,
+            analysis=verdict.findings,
         )
         self._degraded(stable, verdict.reason, message)
 
@@ -214,7 +267,7 @@ class StatusDraft:
 
     def refused(self, reason: Reason, message: str) -> None:
         """The API server refused an object of ours."""
-        self._status.retried = self._before.retried
+        self._status.retried, self._status.requests = self._before.retried, self._before.requests
         self._available()
         self._conditions.kstatus(ConditionType.STALLED, reason, message)
         self._phase("Rejected", reason)

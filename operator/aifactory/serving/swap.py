@@ -18,7 +18,7 @@ from typing import Final
 from aifactory.api import names
 from aifactory.api.inferencepool import RevisionStatus, RolloutStatus, SwappingPod
 from aifactory.api.sizes import bytes_of, human_size
-from aifactory.serving import shape, traffic
+from aifactory.serving import shape, steps, traffic
 from aifactory.serving.state import Observed, RevisionView, ServingPodView, VersionView, Wish
 
 HOT_SWAP: Final = "HotSwap"
@@ -66,6 +66,12 @@ def choose(observed: Observed, target: VersionView, revision: str) -> Choice:
     wished = spec.strategy if spec is not None and spec.strategy is not None else "Auto"
     if wished == SURGE:
         return Choice(SURGE, "spec.rollout.strategy is Surge")
+    if wished == steps.CANARY:
+        return Choice(steps.CANARY, "spec.rollout.strategy is Canary")
+    if wished == "Auto" and steps.steps_of(observed.pool):
+        return Choice(steps.CANARY, "there are spec.rollout.steps")
+    if wished == "Auto" and steps.is_canary(under_way, revision):
+        return Choice(SURGE, "its pods were made for a Canary, and there are no spec.rollout.steps any more")
     if words := _needs_new_pods(observed, target, revision):
         return Choice(SURGE, words)
     if under_way is not None and under_way.revision == revision and _goes_on(under_way):

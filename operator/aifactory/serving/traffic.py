@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import Enum
 
 from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool, InferencePoolStatus, RevisionStatus
 from aifactory.engine.podspec import Json
+from aifactory.serving import scaling, steps
 from aifactory.serving.objects import child_name, metadata, selector
 from aifactory.serving.state import RevisionView
 
@@ -90,6 +91,45 @@ def summary(revisions: Iterable[RevisionView]) -> str:
         parts.append(f"{view.ready}{unit} of {name}")
     listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
     return f"{listed} {'answers' if len(serving) == serving[0].ready == 1 else 'answer'}"
+
+
+def weights(pool: InferencePool, revisions: Iterable[RevisionView]) -> tuple[tuple[str, int], ...]:
+    """What part of the requests a gateway is to lead to each set of pods, of 100 together.
+
+    Empty where all ready pods are to get alike, whatever their set: in everything but a Canary, and where its stable
+    set has no ready pod. The candidate gets its weight, and less while it has not the pods for it; what was taken back
+    or is no longer wanted gets nothing. Only sets with ready pods get any.
+    """
+    ready = {view.revision: view.ready for view in revisions if view.ready and not view.terminating}
+    change, candidate, stable = pool.status.rollout, pool.status.candidate, stable_pods(pool)
+    if change is None or change.strategy != steps.CANARY or stable not in ready:
+        return ()
+    if change.phase == "Complete" and len(ready) == 1:
+        return ()
+    chosen = pods_of(pool, candidate) if candidate is not None else ""
+    if change.phase != "Progressing" or chosen not in ready:
+        return ((stable, 100),)
+    weight = change.weight or 0
+    goal, _ = scaling.part(scaling.wanted(pool.spec), weight)
+    if ready[chosen] < goal:
+        weight = min(weight, dict(shares({stable: ready[stable], chosen: ready[chosen]}))[chosen])
+    return tuple((name, part) for name, part in ((stable, 100 - weight), (chosen, weight)) if part)
+
+
+def shares(ready: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """What part of all ready pods each set has, of 100 together.
+
+    >>> shares({"a": 2, "b": 1}), shares({"a": 0})
+    ((('a', 67), ('b', 33)), ())
+    """
+    total = sum(ready.values())
+    if not total:
+        return ()
+    found = {name: 100 * count // total for name, count in ready.items()}
+    by_rest = sorted(found, key=lambda name: (-(100 * ready[name] % total), name))
+    for name in by_rest[: 100 - sum(found.values())]:
+        found[name] += 1
+    return tuple(sorted((name, part) for name, part in found.items() if part))
 
 
 def url(pool: InferencePool, *, openai: bool) -> str:

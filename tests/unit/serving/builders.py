@@ -15,6 +15,7 @@ from aifactory.api.inferencepool import InferencePool, InferencePoolStatus, Thro
 from aifactory.api.reasons import ConditionType
 from aifactory.engine.apply import Applied
 from aifactory.engine.plan import Delete, Plan
+from aifactory.serving.measure import Measurement
 from aifactory.serving.plan import plan_pool
 from aifactory.serving.shape import ANNOTATION_MODEL_VERSION, ANNOTATION_ROOM, image_of, revision_of
 from aifactory.serving.state import ConfigView, Observed, Report, RevisionView, ServingPodView, Settings, VersionView
@@ -106,6 +107,7 @@ class World:
     settings: Settings = SETTINGS
     may_upgrade: bool = True
     throughput: Throughput | None = None
+    measured: Measurement | None = None
     now: datetime = NOW
     events: list[str] = field(default_factory=list)
     check: Callable[[], None] = lambda: None
@@ -176,6 +178,7 @@ class World:
             service=self.service,
             budget=self.budget,
             throughput=self.throughput,
+            measured=self.measured,
         )
 
     def step(self) -> Plan[InferencePoolStatus]:

@@ -7,6 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -14,9 +15,10 @@ import msgspec
 import pytest
 
 from aifactory.api import names
-from aifactory.api.inferencepool import Throughput
+from aifactory.api.inferencepool import Measured, Throughput
 from aifactory.engine import asking
 from aifactory.serving import probe as probes
+from aifactory.serving.measure import Analysed, Measurement
 from aifactory.serving.probe import (
     FIGURES_PER_SECOND,
     INTERVAL_SECONDS,
@@ -211,6 +213,7 @@ class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, pods: list[ServingPod]) -> None:
         self.pods = pods
         self.swapping: list[ServingPod] = []
+        self.analysed: list[Analysed] = []
         self.takes = 0.001
         """Seconds until a pod answers."""
         self.busy = self.busiest = 0
@@ -229,6 +232,7 @@ class World:
             pods=lambda: self.pods,
             wake=lambda pool: self.woken.append((self.clock.monotonic(), pool)),
             swapping=lambda: self.swapping,
+            analysed=lambda: self.analysed,
             monotonic=self.clock.monotonic,
         )
 
@@ -612,3 +616,34 @@ def test_of_many_pods_that_change_over_a_bounded_number_is_asked_at_a_time(monke
         assert first == [f"pod-{number}" for number in range(most, most + 50)], "those who were not asked come first"
 
     run(story)
+
+
+def test_what_versions_that_are_compared_have_done_is_added_up_and_told_every_15_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        world = World(monkeypatch, [ready(0), ready(1)])
+        world.requests = lambda host, now: 1000 + now * (1 if host == "pod-0" else 10)
+        pool, since = ("ns", "pool-0"), datetime(2026, 1, 1, tzinfo=UTC)
+        window = Measurement("new", since, Measured(requests=100), Measured())
+        await world.rounds(30)
+        assert world.book.measured(pool) is None
+        world.analysed = [Analysed(pool, window, frozenset(["uid-0"]), frozenset(["uid-1"]))]
+        world.woken.clear()
+        await world.rounds(63)
+        found = world.book.measured(pool)
+        assert found is not None
+        assert (found.revision, found.since) == ("new", since)
+        assert 150 <= found.candidate.requests <= 160, "it goes on from what stood in the status"
+        assert 500 <= found.stable.requests <= 600
+        assert len(world.woken) == 4, "as often as figures are told"
+        world.analysed = [Analysed(pool, replace(window, revision="newer"), frozenset(["uid-0"]), frozenset())]
+        await world.rounds(20)
+        found = world.book.measured(pool)
+        assert found is not None
+        assert (found.revision, found.stable) == ("newer", Measured())
+        world.pods, world.analysed = [], []
+        await world.rounds(5)
+        assert world.book.measured(pool) is None
+
+    run(main)

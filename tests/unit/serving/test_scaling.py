@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aifactory.serving.scaling import share
+from aifactory.serving.scaling import part, share, split
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,40 @@ def test_whoever_is_ready(wanted: int, ready: dict[str, int], growing: str, stab
     kept = sum(min(size, ready.get(name, 0)) for name, size in sizes.items())
     assert kept >= min(wanted, sum(ready.values())), "no ready pod goes while it is needed"
     assert sizes[growing] >= min(wanted, ready.get(growing, 0) + 1), "it always goes on"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ready", "weight", "sizes"),
+    [
+        pytest.param(4, {"a": 4}, 25, {"a": 4, "b": 1}, id="it begins"),
+        pytest.param(4, {"a": 4, "b": 1}, 25, {"a": 3, "b": 1}, id="it has its part"),
+        pytest.param(4, {"a": 3, "b": 1}, 50, {"a": 3, "b": 2}, id="the next weight"),
+        pytest.param(4, {"a": 3, "b": 2}, 50, {"a": 2, "b": 2}, id="the next one has its part"),
+        pytest.param(4, {"a": 2, "b": 2}, 100, {"a": 2, "b": 3}, id="towards the end"),
+        pytest.param(4, {"a": 1, "b": 4}, 100, {"a": 0, "b": 4}, id="the end"),
+        pytest.param(4, {"a": 4, "b": 1}, 30, {"a": 3, "b": 2}, id="rounded up on both sides"),
+        pytest.param(1, {"a": 1}, 99, {"a": 1, "b": 1}, id="of one pod"),
+        pytest.param(4, {"a": 1, "b": 3}, 25, {"a": 2, "b": 3}, id="less than before: the stable one comes first"),
+        pytest.param(4, {"a": 2, "b": 3}, 25, {"a": 2, "b": 2}, id="less than before: then the candidate goes"),
+        pytest.param(4, {"a": 2, "b": 1}, 25, {"a": 3, "b": 1}, id="a stable pod is lost"),
+        pytest.param(4, {"a": 3, "b": 0}, 25, {"a": 4, "b": 1}, id="a candidate pod is lost"),
+        pytest.param(4, {"b": 1}, 25, {"a": 3, "b": 1}, id="all stable pods are lost"),
+        pytest.param(4, {"a": 3, "b": 0, "c": 1}, 25, {"a": 4, "b": 1, "c": 1}, id="another one holds what is missing"),
+        pytest.param(0, {"a": 3, "b": 1}, 25, {"a": 0, "b": 0}, id="scaled to zero"),
+    ],
+)
+def test_pods_are_split(wanted: int, ready: dict[str, int], weight: int, sizes: dict[str, int]) -> None:
+    assert split(wanted, ready, "b", "a", weight) == sizes
+
+
+@given(st.integers(0, 12), st.dictionaries(st.sampled_from("abc"), st.integers(0, 12), max_size=3), st.integers(0, 100))
+def test_however_they_are_split(wanted: int, ready: dict[str, int], weight: int) -> None:
+    sizes = split(wanted, ready, "b", "a", weight)
+    goal, kept = part(wanted, weight)
+    assert wanted <= goal + kept <= wanted + 1
+    assert sizes.keys() == ready.keys() | {"a", "b"}
+    assert all(size >= 0 for size in sizes.values())
+    assert sum(min(size, ready.get(name, 0)) for name, size in sizes.items()) >= min(wanted, sum(ready.values()))
+    assert sizes["a"] <= max(kept, wanted - ready.get("b", 0))
+    if sum(ready.values()) <= wanted + 1:
+        assert sum(sizes.values()) <= wanted + 1 + ready.get("c", 0)

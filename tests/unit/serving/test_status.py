@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from aifactory.api.inferencepool import InferencePoolStatus, Throughput
+from aifactory.api.inferencepool import InferencePoolStatus, Measured, Throughput
 from aifactory.api.reasons import Reason
 from aifactory.kube.podstate import Crash
+from aifactory.serving.measure import Measurement
 from aifactory.serving.status import StatusDraft
 from tests.unit.golden import assert_golden
 from tests.unit.serving.builders import NOW, World, conditions, message, pool, serving
@@ -115,6 +116,30 @@ def held_back_since_an_earlier_release() -> World:
     return world
 
 
+def canary(*steps: dict[str, Any]) -> World:
+    """Version 2 has the pods for the first step."""
+    analysis = {"metrics": [{"name": "errorRate", "max": "0.01"}], "minSamples": 100}
+    world = serving(1, replicas=3, rollout={"steps": list(steps), "analysis": analysis})
+    world.wait(60)
+    world.publish(2)
+    world.settle()
+    world.load(1, 2)
+    return world
+
+
+def compared(seconds: float, requests: int, failures: int) -> World:
+    """Some time later so much is known of version 2."""
+    world = canary({"weight": 30}, {"analyzeSeconds": 60})
+    change = world.status.rollout
+    assert change is not None
+    assert change.window is not None
+    world.wait(seconds)
+    counted = Measured(requests=requests, failures=failures)
+    world.measured = Measurement(change.revision, change.window.since, counted, Measured(requests=900))
+    world.settle()
+    return world
+
+
 def on_the_way_back() -> World:
     world = rolling(2)
     world.pin(1)
@@ -186,6 +211,11 @@ SITUATIONS: dict[str, Callable[[], World]] = {
     "tries a version again": tried_again,
     "took a version back twice": taken_back_twice,
     "holds a version back since an earlier release": held_back_since_an_earlier_release,
+    "a canary waits for its time": lambda: canary({"weight": 30}, {"pauseSeconds": 600}),
+    "a canary waits for somebody": lambda: canary({"weight": 30}, {"pause": {}}),
+    "a canary compares": lambda: canary({"weight": 30}, {"analyzeSeconds": 60}),
+    "a canary can not tell": lambda: compared(60, 20, 0),
+    "a canary has failed its comparison": lambda: compared(15, 100, 100),
     "goes back in the middle": on_the_way_back,
     "goes back after it took a version back in the middle": on_the_way_back_from_what_failed,
     "serves a version that is broken by now": lambda: without_any_version(serving()),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from aifactory_contract.names import GENERATED_TOKENS, PROBE_REQUESTS
+from aifactory_contract.names import FAILED_REQUESTS, GENERATED_TOKENS, PROBE_REQUESTS
 
 PROMPT_TOKENS = "aifactory_prompt_tokens_total"
 CACHED_TOKENS = "aifactory_cached_prompt_tokens_total"
@@ -15,6 +15,7 @@ _TEXTS = {
     CACHED_TOKENS: "Tokens of prompts that were in the cache and were not read again",
     PROMPT_TOKENS: "Tokens of prompts that were read",
     GENERATED_TOKENS: "Tokens that were generated",
+    FAILED_REQUESTS: "Requests of clients that were answered by an error which is no fault of theirs",
     PROBE_REQUESTS: "Requests of the agent, by which it sees whether the version answers",
 }
 NAMES = tuple(_TEXTS)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from aifactory_contract.names import GENERATED_TOKENS, PROBE_REQUESTS
+from aifactory_contract.names import FAILED_REQUESTS, GENERATED_TOKENS, PROBE_REQUESTS
 from aifactory_server.counters import CACHED_TOKENS, GATHER_SECONDS, NAMES, PROMPT_TOKENS, Counters
 from aifactory_server.engines.engine import Meter
 
@@ -16,10 +17,12 @@ class TokenMeter:
     """What the engine `bytes` counts."""
 
     def __init__(self, pb: Any, args: Mapping[str, str]) -> None:
-        self._counters = Counters(pb, args, PROMPT_TOKENS, GENERATED_TOKENS, PROBE_REQUESTS)
+        self._counters = Counters(pb, args, PROMPT_TOKENS, GENERATED_TOKENS, PROBE_REQUESTS, FAILED_REQUESTS)
+        self._failed: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def count(self, prompt: int, generated: int) -> None:
         """Tokens of a client's request."""
+        self._take_failed()
         self._counters.add(PROMPT_TOKENS, prompt)
         self._counters.add(GENERATED_TOKENS, generated)
 
@@ -27,9 +30,19 @@ class TokenMeter:
         """The agent's request was answered."""
         self._counters.add(PROBE_REQUESTS)
 
+    def failed(self) -> None:
+        """A client's request failed, and not by its own fault. From any thread."""
+        self._failed.put(None)
+
     def flush(self) -> None:
         """Nothing will be counted for a while."""
+        self._take_failed()
         self._counters.flush()
+
+    def _take_failed(self) -> None:
+        while not self._failed.empty():
+            self._failed.get()
+            self._counters.add(FAILED_REQUESTS)
 
 
 class GenerationMeter(Meter):
@@ -85,6 +98,10 @@ class GenerationMeter(Meter):
     def probed(self) -> None:
         """A request of the agent was answered."""
         self._count(PROBE_REQUESTS, 1)
+
+    def failed(self) -> None:
+        """A client's request failed, and not by its own fault."""
+        self._count(FAILED_REQUESTS, 1)
 
     def load(self, running: int, waiting: int) -> None:
         """Hand over what was noted."""

@@ -10,7 +10,7 @@ from typing import Any
 import triton_python_backend_utils as pb  # provided by Triton's worker process
 
 from aifactory_contract.control import is_probe, probe_sign
-from aifactory_contract.names import PROBE_REQUESTS
+from aifactory_contract.names import FAILED_REQUESTS, PROBE_REQUESTS
 from aifactory_server.attempts import attempt
 from aifactory_server.batching import Array, Room, run_each
 from aifactory_server.counters import Counters
@@ -77,7 +77,7 @@ class TensorModel:
         outcome = run_each(self.compute, self.join, [zeros], self._batched)[0]
         if isinstance(outcome, Exception):
             raise ValueError(f"{self.what} failed when it was asked for the first time: {outcome}") from outcome
-        self._counters = Counters(pb, args, PROBE_REQUESTS)
+        self._counters = Counters(pb, args, PROBE_REQUESTS, FAILED_REQUESTS)
         self._sign = probe_sign(Path(args["model_repository"]).parents[1])
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -86,20 +86,21 @@ class TensorModel:
         readable = [one for one in inputs if not isinstance(one, Exception)]
         answers = iter(run_each(self.compute, self.join, readable, self._batched))
         outcomes = [one if isinstance(one, Exception) else next(answers) for one in inputs]
-        good = [request for request, one in zip(requests, outcomes, strict=True) if not isinstance(one, Exception)]
-        attempt(self._count_probes, good)  # a counter is for nobody's answer to fail by
         room = Room()
-        return [self._respond(outcome, room) for outcome in outcomes]
+        responses = [self._respond(outcome, room) for outcome in outcomes]
+        attempt(self._count_requests, requests, responses)  # a counter is for nobody's answer to fail by
+        return responses
 
     def _read(self, request: Any) -> list[Array]:
         return [self.read(pb.get_input_tensor_by_name(request, name), dtype) for name, dtype in self._inputs]
 
-    def _count_probes(self, requests: list[Any]) -> None:
-        """Count those of the agent among the answered: Triton's count of successes has them too."""
-        count = sum(is_probe(json.loads(request.parameters() or "{}"), self._sign) for request in requests)
-        if count:
-            self._counters.add(PROBE_REQUESTS, count)
-            self._counters.flush()
+    def _count_requests(self, requests: list[Any], responses: list[Any]) -> None:
+        """Count the agent's among the answered, and clients' that failed: Triton takes both for successes."""
+        for request, response in zip(requests, responses, strict=True):
+            probe, failed = is_probe(json.loads(request.parameters() or "{}"), self._sign), response.has_error()
+            if probe != failed:
+                self._counters.add(PROBE_REQUESTS if probe else FAILED_REQUESTS)
+        self._counters.flush()
 
     def _respond(self, outcome: list[Array] | Exception, room: Room) -> Any:
         response = outcome if isinstance(outcome, Exception) else attempt(self._response, outcome, room)

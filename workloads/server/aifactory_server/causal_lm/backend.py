@@ -50,7 +50,8 @@ class TritonPythonModel:
         network.prefill(0, [config.end_of_text])  # the first call is the slow one; not at a client's expense
         # One request more than may wait is refused with UNAVAILABLE, so that a client can turn to another pod.
         max_waiting = int(os.environ.get("AIFACTORY_CAUSAL_LM_MAX_WAITING", "256"))
-        self._engine = Engine(network, max_waiting, TokenMeter(pb, args))
+        self._meter = TokenMeter(pb, args)
+        self._engine = Engine(network, max_waiting, self._meter)
         self._engine.start()
         self._sign = probe_sign(Path(args["model_repository"]).parents[1])
 
@@ -68,13 +69,13 @@ class TritonPythonModel:
             parameters = json.loads(request.parameters() or "{}")
             asked = read_request(values(request), parameters, probe=is_probe(parameters, self._sign))
             wanted = request_of(asked.request)
-            self._engine.submit(wanted, _Responses(sender, asked, wanted, parameters))
+            self._engine.submit(wanted, _Responses(sender, asked, wanted, parameters, self._meter))
         except BadRequest as error:
-            _send_error(sender, str(error), refusals.INVALID, parameters)
+            _send_error(sender, str(error), refusals.INVALID, parameters, self._meter)
         except QueueFull as error:
-            _send_error(sender, str(error), refusals.UNAVAILABLE, parameters)
+            _send_error(sender, str(error), refusals.UNAVAILABLE, parameters, self._meter)
         except Exception as error:
-            _send_error(sender, f"cannot read the request: {error!r}", refusals.INTERNAL, parameters)
+            _send_error(sender, f"cannot read the request: {error!r}", refusals.INTERNAL, parameters, self._meter)
 
     def finalize(self) -> None:
         """The version is being unloaded: finish what was taken."""
@@ -84,8 +85,10 @@ class TritonPythonModel:
 class _Responses:
     """Answer of one request as Triton responses."""
 
-    def __init__(self, sender: Any, asked: Asked, request: Request, parameters: Mapping[str, Any]) -> None:
-        self._sender, self._asked, self._parameters = sender, asked, parameters
+    def __init__(
+        self, sender: Any, asked: Asked, request: Request, parameters: Mapping[str, Any], meter: TokenMeter
+    ) -> None:
+        self._sender, self._asked, self._parameters, self._meter = sender, asked, parameters, meter
         self._prompt_tokens = len(request.prompt)
         self._whole: list[str] = []
         self._cancelled = False
@@ -114,7 +117,7 @@ class _Responses:
         return tensors
 
     def failed(self, message: str) -> None:
-        _send_error(self._sender, message, refusals.INTERNAL, self._parameters)
+        _send_error(self._sender, message, refusals.INTERNAL, self._parameters, self._meter)
 
     def cancelled(self) -> bool:
         # Asking costs a message to the server process.
@@ -131,7 +134,9 @@ def _text(name: str, text: str) -> Any:
     return pb.Tensor(name, np.array([text.encode()], dtype=np.object_))
 
 
-def _send_error(sender: Any, message: str, kind: str, parameters: Mapping[str, Any]) -> None:
+def _send_error(sender: Any, message: str, kind: str, parameters: Mapping[str, Any], meter: TokenMeter) -> None:
+    if kind != refusals.INVALID:
+        meter.failed()
     # What Triton's worker adds to the module is not there yet when this file is imported.
     codes = {refusals.INVALID: pb.TritonError.INVALID_ARG, refusals.UNAVAILABLE: pb.TritonError.UNAVAILABLE}
     error = pb.TritonError(refusals.tell(kind, message, parameters), codes.get(kind, pb.TritonError.INTERNAL))

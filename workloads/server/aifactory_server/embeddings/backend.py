@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aifactory_contract import refusals
 from aifactory_contract.control import is_probe, probe_sign
-from aifactory_contract.names import PROBE_REQUESTS
+from aifactory_contract.names import FAILED_REQUESTS, PROBE_REQUESTS
 from aifactory_server.attempts import attempt
 from aifactory_server.counters import PROMPT_TOKENS, Counters
 from aifactory_server.device import device_of, free_memory, useful_threads
@@ -40,7 +40,7 @@ class TritonPythonModel:
         torch.set_num_threads(min(torch.get_num_threads(), useful_threads(self._encoder.parameters)))
         # The first one is slow, and a model that can not compute it must not answer: nobody's request finds that out.
         self._encoder.vectors(self._encoder.tokens([_FIRST_TEXT]))
-        self._counters = Counters(pb, args, PROMPT_TOKENS, PROBE_REQUESTS)
+        self._counters = Counters(pb, args, PROMPT_TOKENS, PROBE_REQUESTS, FAILED_REQUESTS)
         self._sign = probe_sign(Path(args["model_repository"]).parents[1])
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -79,9 +79,11 @@ class TritonPythonModel:
 
     def _count(self, told: Sequence[tuple[Mapping[str, Any], Rows | Exception, Tensor | Exception]]) -> None:
         for parameters, rows, outcome in told:
+            probe = is_probe(parameters, self._sign)
             if isinstance(rows, Exception) or isinstance(outcome, Exception):
-                continue
-            if is_probe(parameters, self._sign):
+                if not probe and not isinstance(outcome, BadText):
+                    self._counters.add(FAILED_REQUESTS)
+            elif probe:
                 self._counters.add(PROBE_REQUESTS)
             else:
                 self._counters.add(PROMPT_TOKENS, sum(map(len, rows)))

@@ -57,7 +57,8 @@ class TritonPythonModel:
             seconds=float(_setting("SECONDS") or Limits.seconds),
         )
         self._model = model
-        self._engine = Engine(model, limits, GenerationMeter(pb, args))
+        self._meter = GenerationMeter(pb, args)
+        self._engine = Engine(model, limits, self._meter)
         self._engine.start()
         self._sign = probe_sign(Path(args["model_repository"]).parents[1])
 
@@ -76,9 +77,10 @@ class TritonPythonModel:
             seconds = request.timeout() / 1e6 or None
             probe = is_probe(parameters, self._sign)
             asked = read_request(values(request), parameters, seconds=seconds, probe=probe)
-            self._engine.submit(asked.request, _Responses(sender, asked, self._model.decode, parameters))
+            responses = _Responses(sender, asked, self._model.decode, parameters, self._meter)
+            self._engine.submit(asked.request, responses)
         except Exception as error:
-            _send_error(sender, error, parameters)
+            _send_error(sender, error, parameters, self._meter)
 
     def finalize(self) -> None:
         """The version is being unloaded: finish what was taken."""
@@ -89,9 +91,15 @@ class _Responses:
     """Answer of one request as Triton responses."""
 
     def __init__(
-        self, sender: Any, asked: Asked, decode: Callable[[list[int], bool], str], parameters: Mapping[str, Any]
+        self,
+        sender: Any,
+        asked: Asked,
+        decode: Callable[[list[int], bool], str],
+        parameters: Mapping[str, Any],
+        meter: GenerationMeter,
     ) -> None:
         self._sender, self._asked, self._decode, self._parameters = sender, asked, decode, parameters
+        self._meter = meter
         self._pieces: list[Piece] = []
         self._logprob = 0.0
         # Triton 2.51 crashes as a whole when it is asked whether a request is cancelled that has had its last response.
@@ -111,7 +119,7 @@ class _Responses:
     def failed(self, error: Exception) -> None:
         """Send the words."""
         self._end()
-        _send_error(self._sender, error, self._parameters)
+        _send_error(self._sender, error, self._parameters, self._meter)
 
     def dropped(self) -> None:
         """Triton waits for the end even if the client does not."""
@@ -169,12 +177,14 @@ def _texts(name: str, text: str) -> Any:
     return pb.Tensor(name, np.array([text.encode(errors="replace")], dtype=np.object_))
 
 
-def _send_error(sender: Any, error: Exception, parameters: Mapping[str, Any]) -> None:
+def _send_error(sender: Any, error: Exception, parameters: Mapping[str, Any], meter: GenerationMeter) -> None:
     kind, code = refusals.INTERNAL, pb.TritonError.INTERNAL
     if isinstance(error, BadRequest):
         kind, code = refusals.INVALID, pb.TritonError.INVALID_ARG
     elif isinstance(error, Unavailable):
         kind, code = refusals.UNAVAILABLE, pb.TritonError.UNAVAILABLE
+    if kind != refusals.INVALID:
+        meter.failed()
     words = refusals.tell(kind, str(error) or repr(error), parameters)
     response = pb.InferenceResponse(error=pb.TritonError(words, code))
     sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
