@@ -1753,6 +1753,21 @@ REASONS: dict[str, tuple[str, str]] = {
         "Every pod of the current attempt is running.",
         "Nothing.",
     ),
+    "AnalysisFailed": (
+        "The new version broke a bound of rollout.analysis; metric, both values and the bound are in the "
+        "message.",
+        "See `status.rollout.analysis`; publish a version that does better, or pin the one that is served. "
+        "With `autoRollback: false` say `aifactory.dev/promote` or `aifactory.dev/abort`.",
+    ),
+    "AnalysisInconclusive": (
+        "The time of a Canary's analysis is over, and there were too few requests to tell; it waits for more.",
+        "Nothing if requests are on their way; else lower `spec.rollout.analysis.minSamples`, or decide "
+        "yourself: `aifactory.dev/promote` or `aifactory.dev/abort`.",
+    ),
+    "Analyzing": (
+        "A Canary's versions are compared; the weights stay as they are.",
+        "Nothing; `status.rollout.window` has what was counted so far.",
+    ),
     "ApplicationError": (
         "The training program exited with an error; its last words are the message.",
         "Read `status.lastFailure` and the log of the pod that it names: `kubectl logs POD`. The job restarts"
@@ -1816,6 +1831,12 @@ REASONS: dict[str, tuple[str, str]] = {
         "Set `output.model.format` to what the message says; or replace the files in the workspace and ask "
         "again.",
     ),
+    "GatewayNotReady": (
+        "The version is loaded on every pod, and the gateway that leads to them is not in place yet or not "
+        "whole.",
+        "Nothing if it passes; else see the pods with the label aifactory.dev/role=gateway (gateway "
+        "(docs/gateway.md)).",
+    ),
     "HotSwapImpossible": (
         "spec.rollout.strategy is HotSwap, and the pods have no room for the version beside the one they "
         "serve.",
@@ -1870,8 +1891,8 @@ REASONS: dict[str, tuple[str, str]] = {
     "ModelTooLarge": (
         "The version is larger than the memory that its pods may use: none is made; both sizes are in the "
         "message.",
-        "Raise `resources.limits.memory` of container `triton` in `spec.template` (a CPU computes in float32,"
-        " which is twice the size of most models), or serve it on a GPU. What is served goes on.",
+        "Raise `resources.limits.memory` of container `triton` in `spec.template` (a CPU without bfloat16 "
+        "computes in float32, twice the size of most models), or serve it on a GPU. What is served goes on.",
     ),
     "NameConflict": (
         "An object with a name we need belongs to somebody else; the message names both.",
@@ -1963,7 +1984,8 @@ REASONS: dict[str, tuple[str, str]] = {
     "QuotaExceeded": (
         "The namespace's ResourceQuota leaves no room; the server's words are the message.",
         "Wait, free something in the namespace, or raise the ResourceQuota. Where it asks for limits, write "
-        "them into the template (for publishers and verifiers `taskPods.defaults.resources` of the chart).",
+        "them into the template (for publishers and verifiers `taskPods.defaults.resources` of the chart, for"
+        " the Triton beside a verifier `taskPods.defaults.validation.resources`).",
     ),
     "Resized": (
         "spec.nodes.count changed, so the job restarts with the new number of pods.",
@@ -1981,10 +2003,19 @@ REASONS: dict[str, tuple[str, str]] = {
         "A new version comes up beside the one that takes the traffic.",
         "Nothing; `status.traffic` says which pods answer.",
     ),
+    "RolloutAborted": (
+        "Somebody has had the new version taken back.",
+        "Ask again, publish another version, or pin the one that is served.",
+    ),
     "RolloutDeadlineExceeded": (
         "The new version made no progress for spec.rollout.progressDeadlineSeconds and was taken back.",
         "The message says what was in the way. It is tried again by itself, later and later; ask again when "
         "it is mended.",
+    ),
+    "RolloutPaused": (
+        "Somebody has paused the Canary; the weights stay as they are.",
+        "`kubectl annotate ipool NAME --overwrite aifactory.dev/resume=\"$(date)\"` lets it go on, "
+        "`aifactory.dev/abort` takes the version back.",
     ),
     "ScaledToZero": (
         "spec.replicas is 0: no pod, on purpose.",
@@ -2050,6 +2081,23 @@ REASONS: dict[str, tuple[str, str]] = {
         "At least one InferencePool serves the version or is about to.",
         "Nothing; as long as it is so the version can not be deleted.",
     ),
+    "Validated": (
+        "The version was loaded into a Triton of its own and has answered as it must.",
+        "Nothing.",
+    ),
+    "ValidationFailed": (
+        "Triton could not load the version, or it answered wrongly; Triton's or the checker's own words are "
+        "in the message. No pool gets it.",
+        "Read the message, and `kubectl logs POD -c triton` of the pod that it names. Publish a version that "
+        "loads and answers; where it is good and the request or the pod was not, correct `spec.validation` in"
+        " the next version, or ask again. Pools serve on what they have (how (docs/serving.md)).",
+    ),
+    "ValidationSkipped": (
+        "The version was not tried before it became Ready, because that is switched off or it can not run "
+        "there; the message says which.",
+        "Nothing, if that is meant. Else give the trial what the message names, by "
+        "`spec.validation.resources` of the next version or `taskPods.defaults.validation` of the chart.",
+    ),
     "Verified": (
         "The artifact is complete and has the expected digest.",
         "Nothing.",
@@ -2075,6 +2123,11 @@ REASONS: dict[str, tuple[str, str]] = {
     "WaitingForPods": (
         "Pods exist but are not all running yet.",
         "Nothing if it passes; else `kubectl describe pod` for those that do not run.",
+    ),
+    "WaitingForPromotion": (
+        "A Canary has come to a step that waits for somebody; the weights stay as they are.",
+        "Look at what the new version does; then `kubectl annotate ipool NAME --overwrite "
+        "aifactory.dev/promote=\"$(date)\"`, or `aifactory.dev/abort`. Canary (docs/serving.md).",
     ),
 }
 PHASES: dict[str, dict[str, str]] = {

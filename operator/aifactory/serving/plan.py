@@ -20,6 +20,7 @@ from aifactory.serving import (
     assignment,
     disruption,
     engines,
+    gateway,
     requests,
     rollout,
     room,
@@ -309,10 +310,11 @@ class _Writes:
 
     def surroundings(self) -> None:
         """What pods of every revision share exists as it should."""
-        pool = self._observed.pool
-        self._writes += apply.ensure(
-            traffic.service(pool, openai=self._observed.generates_text), self._observed.service
-        )
+        pool, observed = self._observed.pool, self._observed
+        leads = gateway.takes_requests(observed)
+        service = traffic.service(pool, openai=observed.generates_text, gateway=leads)
+        self._writes += apply.ensure(service, observed.service)
+        self._writes += gateway.writes(observed)
         if self._observed.budget is not None or disruption.wants_budget(pool):
             self._writes += apply.ensure(disruption.budget(pool), self._observed.budget)
 
