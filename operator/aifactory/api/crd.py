@@ -127,8 +127,6 @@ KINDS = (
         columns=(
             Column("Ready", _condition("Ready", "status")),
             Column("Version", ".status.version"),
-            Column("Canary", ".status.candidate.version", "integer"),
-            Column("Weight", ".status.rollout.actualWeight", "integer"),
             Column("Replicas", ".status.summary"),
             Column("Req/s", ".status.throughput.requestsPerSecond"),
             Column("Tok/s", ".status.throughput.tokensPerSecond"),
@@ -136,6 +134,8 @@ KINDS = (
             Column("Reason", ".status.reason"),
             _AGE,
             Column("URL", ".status.url", wide=True),
+            Column("Canary", ".status.candidate.version", "integer", wide=True),
+            Column("Weight", ".status.rollout.actualWeight", "integer", wide=True),
             Column("Traffic", ".status.traffic", wide=True),
         ),
         default_scale=DEFAULT_REPLICAS,

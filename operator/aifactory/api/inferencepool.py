@@ -85,7 +85,7 @@ class RolloutStep(Model):
     pause_seconds: Annotated[int, Field(ge=1, le=604_800)] | None = None
     """Waits so long."""
     pause: Pause | None = None
-    """`{}`: waits for the annotation aifactory.dev/promote, without end."""
+    """Waits, without end, for the annotation aifactory.dev/promote; written `{}`."""
     analyze_seconds: Annotated[int, Field(ge=30, le=604_800)] | None = None
     """Compares the new version with the one that is served, over this long, by rollout.analysis. It goes on when every
     bound was kept; where that can not be told for want of requests it waits for more."""
@@ -115,9 +115,9 @@ class AnalysisMetric(Model):
     )
 
     name: Literal["errorRate", "latencyMean", "ttftMean", "tokensPerSecond"]
-    """errorRate: failed requests of all, without those that clients have cancelled. latencyMean: seconds from a request
-    to its answer, as Triton measures them. ttftMean: seconds to the first token of a language model. tokensPerSecond:
-    how fast the tokens after the first one of an answer come."""
+    """What is compared. errorRate: failed requests of all, without those that clients have cancelled. latencyMean:
+    seconds from a request to its answer, as Triton measures them. ttftMean: seconds to the first token of a language
+    model. tokensPerSecond: how fast the tokens after the first one of an answer come."""
     max: Decimal | None = None
     """The new version may have this much."""
     max_ratio: Decimal | None = None
@@ -206,8 +206,8 @@ class Rollout(Model):
     analysis: Analysis | None = None
     """What analyzeSeconds in the steps compares. What is changed here counts at once."""
     auto_rollback: bool | None = None
-    """false: a version that does not pass its analysis is not taken back; the Canary stays where it is, and says so
-    (default true)."""
+    """Whether a version that does not pass its analysis is taken back (default). With false the Canary stays where it is,
+    and says so."""
     progress_deadline_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = None
     """A new version that gets no further pod ready for this long is taken back (default 1800)."""
 

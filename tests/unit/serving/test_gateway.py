@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from aifactory.api.reasons import ConditionType
 from aifactory.engine.apply import Applied
 from aifactory.serving import envoy, gateway
 from aifactory.serving.state import Observed, RevisionView
 from tests.unit.golden import assert_golden, assert_known_to_kubernetes, assert_restricted
 from tests.unit.serving.builders import SETTINGS, World, conditions, message, pool, serving, version
+from tests.unit.serving.test_steps import ask
 
 GOLDEN = Path(__file__).parent / "golden"
 ENVOY = {"mode": "Envoy"}
@@ -178,19 +177,17 @@ def test_all_ready_pods_get_requests_in_a_surge_and_each_version_can_be_asked_fo
     assert conditions(world.status)["Ready"] == ("True", "Serving")
 
 
-def test_weights_are_those_of_the_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = ready(rollout={"strategy": "Surge"})
+def test_weights_are_those_of_the_canary() -> None:
+    steps = [{"weight": 5}, {"pause": {}}]
+    world = ready(rollout={"steps": steps})
     world.publish(2)
-    world.settle()
+    world.roll_out()
     one, two = world.revision(1), world.revision(2)
-    monkeypatch.setattr("aifactory.serving.traffic.weights", lambda _: ((one, 95), (two, 5)))
-    world.step()
     expected = [{"name": f"{one}-http", "weight": 95}, {"name": f"{two}-http", "weight": 5}]
     assert leads(world)["weighted_clusters"]["clusters"] == expected
     assert leads(world, "grpc")["weighted_clusters"]["clusters"][1] == {"name": f"{two}-grpc", "weight": 5}
-    monkeypatch.setattr("aifactory.serving.traffic.weights", lambda _: ((one, 100),))
-    world.step()
-    assert [each["weight"] for each in leads(world)["weighted_clusters"]["clusters"]] == [100, 0]
+    ask(world, "abort")
+    assert leads(world)["weighted_clusters"]["clusters"] == [{"name": f"{one}-http", "weight": 100}]
 
 
 def test_pods_that_change_over_answer_to_both_numbers() -> None:

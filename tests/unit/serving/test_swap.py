@@ -452,9 +452,9 @@ def test_how_a_change_is_made_and_why(spec: Any, sizes: tuple[Any, Any], strateg
     [
         ((200, 300), "HotSwap", "only the version differs"),
         (
-            (400, 400),
+            (490, 490),
             "Surge",
-            "tiny-v1 and tiny-v2 took 800MiB when they were tried, Triton 64MiB, and",
+            "tiny-v1 and tiny-v2 took 980MiB when they were tried, Triton 64MiB, and",
         ),
         ((None, 200), "Surge", "tiny-v1 and tiny-v2 are 600MiB together, a CPU may need twice that"),
     ],
