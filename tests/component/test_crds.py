@@ -47,6 +47,11 @@ def reading(**changes: Any) -> Json:
     return changed(JOB, "spec.inputs", [wish])
 
 
+def asking(request: Json) -> Json:
+    """A version that is asked this before it is Ready."""
+    return changed(VERSION, "spec.validation", {"requests": [request]})
+
+
 REFUSED = [
     pytest.param(changed(JOB, "spec.nodez", 1), 'unknown field "spec.nodez"', id="a typo"),
     pytest.param(changed(JOB, "spec.nodes.count", 0), "nodes.count must be at least 1", id="no nodes"),
@@ -115,6 +120,9 @@ REFUSED = [
     pytest.param(changed(POOL, "spec.models", [{"name": "m"}]), "either version", id="neither"),
     pytest.param(changed(POOL, "spec.replicas", -1), "greater than or equal to 0", id="negative replicas"),
     pytest.param(changed(VERSION, "spec.digest", "abc"), "64 hexadecimal digits", id="digest"),
+    pytest.param(asking({"prompt": "a", "inputs": {"x": [1]}}), "a request has one of prompt", id="asked in two ways"),
+    pytest.param(asking({"expect": {"contains": "a"}}), "a request has one of prompt", id="asked nothing"),
+    pytest.param(asking({"prompt": "a", "expect": {"tolerance": "much"}}), "tolerance", id="no tolerance"),
     *(
         pytest.param(changed(VERSION, "spec.source.uri", uri), "hf://org/repo@revision", id=f"source {uri}")
         for uri in (
@@ -260,7 +268,12 @@ def test_half_a_processor_is_a_quantity(ns: Kubectl) -> None:
     assert ns.get("tjob", "j")["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] == 0.5
 
 
-@pytest.mark.parametrize("document", [JOB, POOL, VERSION], ids=lambda document: document["kind"])
+TRIED = asking({"inputs": {"x": [[1, 0.5]]}, "expect": {"outputs": {"y": [["a"]]}, "tolerance": "1e-3"}})
+
+
+@pytest.mark.parametrize(
+    "document", [JOB, POOL, VERSION, TRIED], ids=["TrainingJob", "InferencePool", "ModelVersion", "tried"]
+)
 def test_what_is_written_comes_back_unchanged(document: Json, ns: Kubectl) -> None:
     ns.apply(document)
     found = ns.get(document["kind"], document["metadata"]["name"])

@@ -162,7 +162,9 @@ def _version(world: World, version: Body) -> Iterable[str]:
     (namespace, name), status = key_of(version), version.get("status", {})
     says = f"version {namespace}/{name}"
     true = _true(status)
-    bad = world.programs.bad_artifacts.get(version["spec"]["source"]["uri"])
+    uri = version["spec"]["source"]["uri"]
+    wrong = "ValidationFailed" if uri in world.programs.wrong_models else None
+    bad = world.programs.bad_artifacts.get(uri, wrong)
     if "Ready" not in true and not (bad and "Stalled" in true and status["reason"] == bad):
         yield f"{says}: {status.get('reason')}, True are {sorted(true)}"
     if "Ready" in true and world.cluster.all(PODS, namespace, **{names.LABEL_MODEL_VERSION: name}):

@@ -175,13 +175,15 @@ class Machine(RuleBasedStateMachine):
         namespace=st.sampled_from([manifests.NAMESPACE, manifests.NAMESPACE, manifests.OTHER]),
         model=st.sampled_from(MODELS),
         version=st.integers(1, 4),
-        quality=st.sampled_from(["good", "good", "bad", "unloadable", "large"]),
+        quality=st.sampled_from(["good", "good", "bad", "wrong", "unloadable", "large"]),
     )
     def create_version(self, namespace: str, model: str, version: int, quality: str) -> None:
         self.count("create version")
         key, uri = Key(namespace, f"{model}-v{version}"), f"pvc://models/{model}/{version}/{quality}"
         if quality == "bad":
             self.world.programs.bad_artifacts[uri] = "DigestMismatch"
+        if quality == "wrong":
+            self.world.programs.wrong_models.add(uri)
         if quality == "unloadable":
             self.world.programs.unloadable.add(uri)
         if quality == "large":

@@ -68,6 +68,8 @@ class Programs:
         """Object stores refuse the credentials that jobs have."""
         self.unloadable: set[str] = set()
         """URIs of models that Triton does not load."""
+        self.wrong_models: set[str] = set()
+        """URIs of models that answer wrongly when they are tried."""
         self.large_models: set[str] = set()
         """URIs of models that Triton does not load beside another one."""
 
@@ -178,7 +180,11 @@ class Programs:
             return _failed(reason, f"{uri} is not what it should be")
         if self.store_away:
             return _failed("StoreUnavailable", "the store does not answer")
-        return Exit(0, "Completed", json.dumps({"uri": uri, "digest": DIGEST, "files": 2, "sizeBytes": 1000}))
+        found = {"uri": uri, "digest": DIGEST, "files": 2, "sizeBytes": 1000}
+        if uri in self.wrong_models:
+            return Exit(1, "Error", json.dumps({**found, "reason": "ValidationFailed", "message": "the answer is NaN"}))
+        tried = {"loadSeconds": 1.5, "memoryBytes": 1000, "requests": 1}
+        return Exit(0, "Completed", json.dumps({**found, "validation": tried}))
 
 
 def _failed(reason: str, message: str) -> Exit:

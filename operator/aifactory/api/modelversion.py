@@ -1,18 +1,20 @@
-"""ModelVersion: one immutable version of a model, checked before it may be served."""
+"""ModelVersion: one immutable version of a model, checked and tried before it may be served."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, WithJsonSchema
 
 from aifactory.api import leftout
-from aifactory.api.base import CustomResource, Model, ModelName, SecretRef, Status, Time
+from aifactory.api.base import CustomResource, Model, ModelName, ResourceAmount, SecretRef, Status, Time
 from aifactory.api.inputs import MAX_INPUTS, UsedInput
 from aifactory.api.rules import account_of_azure, no_parent_paths, rule
 from aifactory.api.trainingjob import Metric
 
 MAX_USERS = 256
+Tensors = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})]
+"""Values by the names of tensors: lists in lists, as deep as the tensor, which a structural schema can not say."""
 
 
 class Source(Model):
@@ -75,6 +77,75 @@ class Lineage(Model):
     """The ModelVersion that it was made from: the first one among the inputs."""
 
 
+class Message(Model):
+    """One message of a conversation."""
+
+    role: Annotated[str, Field(max_length=32)]
+    """As the chat template knows them: system, user, assistant."""
+    content: Annotated[str, Field(max_length=4096)]
+    """What is said."""
+
+
+class Expectation(Model):
+    """What an answer has to be like, beyond outputs, shapes, types and numbers as the artifact says."""
+
+    contains: Annotated[str, Field(max_length=1024)] | None = None
+    """Text that must be in the answer of a language model."""
+    outputs: Tensors | None = None
+    """Outputs by name, as nested lists, with their batch dimension."""
+    tolerance: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(e-?[0-9]+)?$", max_length=16)] | None = None
+    """How far a number may be from the expected one, absolutely and relatively; "0.0001" if left out."""
+
+
+class ValidationRequest(Model):
+    """One request that the version must answer."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "[has(self.prompt), has(self.messages), has(self.inputs)].filter(given, given).size() == 1",
+                    "a request has one of prompt (text), messages (a conversation) and inputs (tensors)",
+                )
+            ]
+        }
+    )
+
+    name: Annotated[str, Field(max_length=63)] | None = None
+    """What messages call it."""
+    prompt: Annotated[str, Field(max_length=4096)] | None = None
+    """Text for a language or embedding model."""
+    messages: Annotated[tuple[Message, ...], Field(min_length=1, max_length=16)] | None = None
+    """A conversation, written by the model's chat template."""
+    max_tokens: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Tokens of the answer at most; 16 if left out. They are the likeliest ones, the same each time."""
+    inputs: Tensors | None = None
+    """Inputs by name, as nested lists, with their batch dimension."""
+    expect: Expectation | None = None
+
+
+class ValidationResources(Model):
+    """Of the container in which Triton tries the version; what is left out is as the chart says."""
+
+    requests: dict[str, ResourceAmount] | None = None
+    """What the scheduler finds a node for."""
+    limits: dict[str, ResourceAmount] | None = None
+    """What it may use at most; what may need more memory is not tried."""
+
+
+class Validation(Model):
+    """How the version is tried before it may be Ready."""
+
+    enabled: bool | None = None
+    """Whether it is: loaded into a Triton of its own and asked. Left out: as the chart says, which is yes."""
+    requests: Annotated[tuple[ValidationRequest, ...], Field(max_length=16)] = ()
+    """What it is asked; left out: a request made from what the model takes, or a greeting."""
+    timeout_seconds: Annotated[int, Field(ge=1, le=86400)] | None = None
+    """For load and answers together; 300 if left out."""
+    resources: ValidationResources | None = None
+    """What Triton gets there, for models that need more than the chart gives, or GPUs."""
+
+
 class ModelVersionSpec(Model):
     """What the version is. Immutable."""
 
@@ -113,6 +184,7 @@ class ModelVersionSpec(Model):
     """What the artifact is, and so how it is served: `huggingface`, a language model's directory as save_pretrained
     writes it; `torch-export`, a program saved by torch.export.save."""
     lineage: Lineage | None = None
+    validation: Validation | None = None
 
 
 class Use(Model):
@@ -135,6 +207,12 @@ class ModelVersionStatus(Status):
     all. Publishing has left out others before: `status.output` of the TrainingJob tells those."""
     left_out_files: int | None = None
     """Number of files at the source that are no part of the version."""
+    memory_bytes: int | None = None
+    """Memory that Triton took for it while it was loaded and asked, on a CPU; an engine's cache is small then."""
+    load_seconds: str | None = None
+    """How long Triton took to load it."""
+    first_token_seconds: str | None = None
+    """Until a language model's first answer to the first request."""
     used_by: Annotated[tuple[Use, ...], Field(max_length=MAX_USERS)] = ()
     """The first of those that use the version; `inUse` counts all."""
     in_use: int = 0
@@ -147,7 +225,7 @@ class ModelVersionStatus(Status):
 
 
 class ModelVersion(CustomResource):
-    """One immutable version of a model; it is fetched and checked before a pool may serve it."""
+    """One immutable version of a model; it is fetched, checked and tried before a pool may serve it."""
 
     plural: ClassVar[str] = "modelversions"
 

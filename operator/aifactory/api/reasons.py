@@ -23,6 +23,7 @@ class ConditionType(StrEnum):
     COMPLETE = "Complete"
     FAILED = "Failed"
     VERIFIED = "Verified"
+    VALIDATED = "Validated"
     IN_USE = "InUse"
     AVAILABLE = "Available"
     DEGRADED = "Degraded"
@@ -147,6 +148,17 @@ class Reason(StrEnum):
     # ModelVersion
     VERIFYING = "Verifying", "The artifact is being fetched and its digest computed."
     VERIFIED = "Verified", "The artifact is complete and has the expected digest."
+    VALIDATED = "Validated", "The version was loaded into a Triton of its own and has answered as it must."
+    VALIDATION_FAILED = (
+        "ValidationFailed",
+        "Triton could not load the version, or it answered wrongly; Triton's or the checker's own words are in the "
+        "message. No pool gets it.",
+    )
+    VALIDATION_SKIPPED = (
+        "ValidationSkipped",
+        "The version was not tried before it became Ready, because that is switched off or it can not run there; the "
+        "message says which.",
+    )
     DIGEST_MISMATCH = "DigestMismatch", "The files do not have the digest that they should have."
     SOURCE_NOT_FOUND = "SourceNotFound", "There is nothing at the URI."
     INVALID_ARTIFACT = "InvalidArtifact", "The artifact misses files its format needs, or holds files that run code."

@@ -28,8 +28,11 @@ TIME_LIMIT_SECONDS = 24 * 3600
 """A copy that takes longer hangs."""
 
 
+_GRACE_SECONDS = 5
+"""For what runs beside a task that has answered."""
 TASK_PODS_HELP = "YAML file with settings for the pods of tasks (the chart's taskPods)"
 AGENT_HELP = "image with aifactory-agent: publishes, checks, loads"
+SERVER_HELP = "image with Triton and the back ends"
 HUB_HELP = "URL of the hub that hf:// stands for (the chart's hub.endpoint); left out: https://huggingface.co"
 _HUB_VARIABLE = "HF_ENDPOINT"
 """What huggingface_hub, and so the agent, reads it from; a Secret with that key goes before it."""
@@ -37,6 +40,19 @@ _HUB_VARIABLE = "HF_ENDPOINT"
 
 class TaskPodError(ValueError):
     """The file with the settings can not be used; the message names the field."""
+
+
+VALIDATION: Json = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "4Gi"}}
+"""Of the Triton in which a version is tried. It takes what a load takes, for some seconds."""
+
+
+class ValidationDefaults(BaseModel):
+    """Whether versions are tried before they are Ready, and with what."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
+
+    enabled: bool = True
+    resources: dict[str, dict[str, Any]] = VALIDATION
 
 
 class TaskPodDefaults(BaseModel):
@@ -53,6 +69,7 @@ class TaskPodDefaults(BaseModel):
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     active_deadline_seconds: Annotated[int, Field(ge=1)] = TIME_LIMIT_SECONDS
+    validation: ValidationDefaults = ValidationDefaults()
 
 
 class TaskPods(BaseModel):
@@ -121,6 +138,7 @@ def build(
     container: Mapping[str, Any],
     volumes: Sequence[Mapping[str, Any]],
     like: Mapping[str, Any] | None = None,
+    beside: Sequence[Mapping[str, Any]] = (),
 ) -> Json:
     """A pod of a task.
 
@@ -129,6 +147,7 @@ def build(
         metadata: name, namespace, labels and owner.
         container: the one that does the work; its root file system is made read-only, with /tmp to write to.
         volumes: what the container mounts.
+        beside: containers that are started before it and end with it; they bring their own resources.
         like: spec of a pod whose files it reads: its user and groups, pull secrets and tolerations are taken over.
     """
     like = like or {}
@@ -146,6 +165,11 @@ def build(
         ],
         "volumes": [*volumes, {"name": "tmp", "emptyDir": {}}],
     }
+    if beside:
+        spec["initContainers"] = [
+            {**each, "restartPolicy": "Always", "terminationMessagePolicy": "FallbackToLogsOnError"} for each in beside
+        ]
+        spec["terminationGracePeriodSeconds"] = _GRACE_SECONDS
     if secrets := _merged(like.get("imagePullSecrets", ()), defaults.image_pull_secrets):
         spec["imagePullSecrets"] = secrets
     if tolerations := _merged(like.get("tolerations", ()), defaults.tolerations):

@@ -13,13 +13,12 @@ from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child, Domain, Index, Watch
 from aifactory.engine.plan import Delete, Plan, WriteError
 from aifactory.engine.refusals import explain
-from aifactory.engine.taskpods import TaskSettings
 from aifactory.engine.tasks import task_pod
 from aifactory.kube.objects import ConfigMap, Pod
 from aifactory.kube.podstate import starting
 from aifactory.kube.resources import CONFIGMAPS, PODS, Key
 from aifactory.models.plan import plan_model_version, plan_refused
-from aifactory.models.state import Counter, Observed
+from aifactory.models.state import Counter, Observed, Settings
 
 _PODS = Child(PODS, Pod, halfway=starting)
 _COUNTERS = Child(CONFIGMAPS, ConfigMap, verbs=("create", "patch"))
@@ -28,7 +27,7 @@ _COUNTERS = Child(CONFIGMAPS, ConfigMap, verbs=("create", "patch"))
 class Models(Domain[ModelVersion, Observed]):
     """ModelVersion."""
 
-    settings_class = TaskSettings
+    settings_class = Settings
     model = ModelVersion
     children = (_PODS, _COUNTERS)
 

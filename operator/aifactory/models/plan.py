@@ -1,4 +1,4 @@
-"""One decision about one ModelVersion: verify once, remember the answer, keep the list of users."""
+"""One decision about one ModelVersion: verify and try it once, remember the answer, keep the list of users."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from aifactory.models import children
 from aifactory.models.state import Observed
 from aifactory.models.status import StatusDraft
 
-PERMANENT = frozenset({Reason.DIGEST_MISMATCH, Reason.INVALID_ARTIFACT, Reason.UNSERVABLE})
+PERMANENT = frozenset({Reason.DIGEST_MISMATCH, Reason.INVALID_ARTIFACT, Reason.UNSERVABLE, Reason.VALIDATION_FAILED})
 """These stay true until somebody puts the artifact right: it is read again when asked for."""
+MAX_REQUESTS_BYTES = 64 * 1024
+"""Of `spec.validation.requests`: the agent gets them on its command line, which Linux limits to twice that."""
 MENDABLE = frozenset({Reason.SOURCE_NOT_FOUND, Reason.ACCESS_DENIED, Reason.STORE_UNAVAILABLE, Reason.STORE_FULL})
 """These pass, or a person removes them: the artifact is read again."""
 
@@ -34,19 +36,23 @@ def plan_model_version(observed: Observed, now: datetime) -> Plan[ModelVersionSt
         return None
     now = now.replace(microsecond=0)  # the precision of what is written
     draft = StatusDraft(version, observed.users, now)
-    verified = find(status.conditions, ConditionType.VERIFIED)
+    known = _known(status)
     if version.metadata.deletion_timestamp is not None:
-        return _plan_deleted(observed, draft, verified)
-    if verified is not None and verified.status == "True":
+        return _plan_deleted(observed, draft, known)
+    if known is not None and known.status == "True":
         # Who uses it is what the deletion guard goes by: it can not wait for company.
-        draft.found(verified)
+        draft.found(known)
         taken = status.used_by != observed.users
         writes = (*deletions(observed.verifiers), *_write_down(observed))
         return Plan(draft.result(), writes, urgent=taken)
     request = version.metadata.annotations.get(names.ANNOTATION_RETRY, "")
     renewed = request != status.request
-    if verified is not None and verified.reason in PERMANENT and not renewed:
-        draft.found(verified)
+    if known is not None and known.reason in PERMANENT and not renewed:
+        draft.found(known)
+        return Plan(draft.result())
+    if (size := len(children.requests_json(version))) > MAX_REQUESTS_BYTES:
+        message = f"spec.validation.requests have {size} bytes as JSON, {MAX_REQUESTS_BYTES} are the most: ask for less"
+        draft.stalled(Reason.INVALID_SPEC, message, known=False)
         return Plan(draft.result())
 
     task, number, due = _verification(observed), status.verify_attempt, status.next_verify_time
@@ -59,13 +65,17 @@ def plan_model_version(observed: Observed, now: datetime) -> Plan[ModelVersionSt
         # Its number first: one that was never written down may be given again, so it must never have been Ready.
         return Plan(draft.result(), (*step.writes, *noted), requeue_after=0)
     if step.answer is not None:
-        draft.verified(step.answer)
+        draft.verified(step.answer, tried=children.validates(version, observed.settings))
         return Plan(draft.result(), step.writes, urgent=True, requeue_after=0)
     if step.failed:
         reason = step.reason or Reason.VERIFIER_FAILED
         again = retry_command("ModelVersion", version.metadata.name)
         message = f"{step.message}; put the artifact right, then {again}; or publish the next version"
-        draft.stalled(reason, message, known=True)
+        answer = _answer(observed, step.number)
+        if reason is Reason.VALIDATION_FAILED and _is_verdict(answer):
+            draft.invalid(answer, message)
+        else:
+            draft.stalled(reason, message, known=True)
         event = Event("Warning", str(reason), shorten(step.message))
         return Plan(draft.result(), step.writes, urgent=True, events=(event,))
     draft.verifying(step)
@@ -73,10 +83,22 @@ def plan_model_version(observed: Observed, now: datetime) -> Plan[ModelVersionSt
     return Plan(draft.result(), writes, urgent=step.urgent, requeue_after=step.requeue_after)
 
 
-def _plan_deleted(observed: Observed, draft: StatusDraft, verified: Condition | None) -> Plan[ModelVersionStatus]:
+def _known(status: ModelVersionStatus) -> Condition | None:
+    """The fact that an earlier reading has found: what is wrong with it, if something is."""
+    validated = find(status.conditions, ConditionType.VALIDATED)
+    if validated is not None and validated.status == "False":
+        return validated
+    return find(status.conditions, ConditionType.VERIFIED)
+
+
+def _answer(observed: Observed, number: int) -> Json:
+    return next((pod.answer for pod in observed.verifiers if pod.number == number), {})
+
+
+def _plan_deleted(observed: Observed, draft: StatusDraft, known: Condition | None) -> Plan[ModelVersionStatus]:
     """Somebody's finalizer holds the version: it is not read any more, and what is known about it stands."""
-    if verified is not None and verified.status != "Unknown":
-        draft.found(verified)
+    if known is not None and known.status != "Unknown":
+        draft.found(known)
     else:
         draft.verifying(Step(observed.version.status.verify_attempt, "it is being deleted and not read any more"))
     return Plan(draft.result(), deletions(pod for pod in observed.verifiers if not pod.ended))
@@ -103,13 +125,18 @@ def plan_refused(observed: Observed, refusal: Refusal, now: datetime) -> Plan[Mo
 def _verification(observed: Observed) -> Task:
     return Task(
         name="the verifier",
-        what="reads the artifact",
+        what=_work(observed),
         body=lambda number: children.verifier(observed.version, number, observed.settings),
         wanted=_is_verdict,
         permanent=PERMANENT,
         mendable=MENDABLE,
         unexplained=Reason.VERIFIER_FAILED,
     )
+
+
+def _work(observed: Observed) -> str:
+    tries = children.validates(observed.version, observed.settings)
+    return "reads the artifact and tries it" if tries else "reads the artifact"
 
 
 def _is_verdict(answer: Json) -> bool:

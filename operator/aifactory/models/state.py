@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aifactory.api import names
 from aifactory.api.modelversion import ModelVersion, Use
-from aifactory.engine.taskpods import TaskSettings
+from aifactory.engine.domain import option
+from aifactory.engine.taskpods import SERVER_HELP, TaskSettings
 from aifactory.engine.tasks import TaskPod
+
+
+@dataclass(frozen=True, slots=True)
+class Settings(TaskSettings):
+    """What the installation decides."""
+
+    server_image: str = option(names.image("server"), SERVER_HELP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +32,7 @@ class Observed:
     """Everything one decision is made from."""
 
     version: ModelVersion
-    settings: TaskSettings
+    settings: Settings
     verifiers: tuple[TaskPod, ...] = ()
     """Pods that check the artifact."""
     counter: Counter | None = None

@@ -14,6 +14,11 @@ from aifactory.api.sizes import human_size
 from aifactory.engine.refusals import Refusal
 from aifactory.engine.tasks import Json, Step
 
+_OFF = (
+    "it is switched off, by spec.validation.enabled or by taskPods.defaults.validation.enabled of the chart (or the "
+    "namespace's)"
+)
+
 
 class StatusDraft:
     """Starts from the status as it stands; `result()` is the one to be written if it differs."""
@@ -38,6 +43,7 @@ class StatusDraft:
     def asked_again(self) -> None:
         """What was found before is not known any more."""
         self._conditions.set(ConditionType.VERIFIED, None, Reason.VERIFYING, "it is asked for again")
+        self._conditions.remove(ConditionType.VALIDATED)
 
     def verifying(self, step: Step) -> None:
         """It is being read, or something is in the way. What an earlier reading found stands until this one ends."""
@@ -59,8 +65,40 @@ class StatusDraft:
         self._conditions.by(verified, true)
         self._status.reason = verified.reason
 
-    def verified(self, answer: Json) -> None:
-        """Every byte was read."""
+    def verified(self, answer: Json, *, tried: bool) -> None:
+        """Every byte was read, and the version was tried where it is to be."""
+        message = self._read(answer)
+        found = answer.get("validation")
+        found = found if isinstance(found, dict) else {}
+        skipped = str(found.get("skipped") or ("" if tried else _OFF))
+        if skipped:
+            self._conditions.set(ConditionType.VALIDATED, None, Reason.VALIDATION_SKIPPED, skipped)
+        elif found:
+            self._conditions.set(ConditionType.VALIDATED, True, Reason.VALIDATED, self._measured(found))
+        self._set(ConditionType.READY, Reason.VERIFIED, message)
+
+    def invalid(self, answer: Json, message: str) -> None:
+        """Every byte was read, and the version does not load or answers wrongly."""
+        self._read(answer)
+        self._conditions.set(ConditionType.VALIDATED, False, Reason.VALIDATION_FAILED, message)
+        self._set(ConditionType.STALLED, Reason.VALIDATION_FAILED, message)
+
+    def _measured(self, found: Json) -> str:
+        """Take down what trying it has shown; in words."""
+        status = self._status
+        status.load_seconds, status.first_token_seconds = (
+            _seconds(found.get(name)) for name in ("loadSeconds", "firstTokenSeconds")
+        )
+        status.memory_bytes = _whole(found.get("memoryBytes")) or None
+        told = f"loaded in {status.load_seconds} s"
+        if status.memory_bytes is not None:
+            told += f" with {human_size(status.memory_bytes)} of memory"
+        if status.first_token_seconds is not None:
+            told += f", first answer after {status.first_token_seconds} s"
+        return f"{told}; it has answered {_whole(found.get('requests'))} request(s) as it must"
+
+    def _read(self, answer: Json) -> str:
+        """Take down what the files are; in words."""
         size, files = _whole(answer.get("sizeBytes")), _whole(answer.get("files"))
         self._status.resolved_digest = answer["digest"]
         self._status.size_bytes, self._status.size, self._status.files = size, human_size(size), files
@@ -69,7 +107,7 @@ class StatusDraft:
         message = f"{files} files, {human_size(size)}"
         message += left_out_words(self._status.left_out_files, "status.leftOut")
         self._conditions.set(ConditionType.VERIFIED, True, Reason.VERIFIED, message)
-        self._set(ConditionType.READY, Reason.VERIFIED, message)
+        return message
 
     def stalled(self, reason: Reason, message: str, *, known: bool) -> None:
         """A person is needed; `known` tells that the artifact itself was asked for and found wanting."""
@@ -94,3 +132,8 @@ class StatusDraft:
 
 def _whole(value: Any) -> int:
     return value if isinstance(value, int) else 0
+
+
+def _seconds(value: Any) -> str | None:
+    """As it stands in the status: floats are no part of the API."""
+    return f"{value:.3g}" if isinstance(value, int | float) and not isinstance(value, bool) else None

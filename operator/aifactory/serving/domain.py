@@ -225,6 +225,7 @@ def version_view(version: ModelVersion) -> VersionView:
         digest=version.status.resolved_digest,
         format=version.spec.format,
         size_bytes=version.status.size_bytes,
+        memory_bytes=version.status.memory_bytes,
         secret=secret.name if secret is not None else None,
         ready=ready is not None and ready.status == "True",
         reason=ready.reason if ready is not None else "",

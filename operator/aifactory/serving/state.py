@@ -8,7 +8,7 @@ from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool, Throughput
 from aifactory.engine.apply import Applied
 from aifactory.engine.domain import option
-from aifactory.engine.taskpods import AGENT_HELP, HUB_HELP, hub_url
+from aifactory.engine.taskpods import AGENT_HELP, HUB_HELP, SERVER_HELP, hub_url
 from aifactory.kube.podstate import Crash
 
 LANGUAGE_MODEL = "huggingface"
@@ -19,7 +19,7 @@ LANGUAGE_MODEL = "huggingface"
 class Settings:
     """What the installation decides."""
 
-    server_image: str = option(names.image("server"), "image with Triton and the back ends")
+    server_image: str = option(names.image("server"), SERVER_HELP)
     agent_image: str = option(names.image("agent"), AGENT_HELP)
     hub_endpoint: str = option("", HUB_HELP, parse=hub_url)
     max_concurrent_rollouts: int = option(
@@ -38,6 +38,8 @@ class VersionView:
     digest: str
     format: str
     size_bytes: int | None = None
+    memory_bytes: int | None = None
+    """What Triton took for it on a CPU when it was tried."""
     secret: str | None = None
     ready: bool = False
     reason: str = ""

@@ -74,7 +74,7 @@ def test_what_the_agent_reports_about_artifacts_is_documented() -> None:
     """`verify` and `publish` answer with reasons of the agent; those that concern serving stay in messages."""
     values = [str(reason) for reason in errors.Reason]
     of_artifacts = values[: values.index("StoreFull") + 1]
-    assert len(of_artifacts) == 7
+    assert len(of_artifacts) == 8
     assert set(of_artifacts) <= {str(reason) for reason in Reason}
 
 

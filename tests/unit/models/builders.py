@@ -12,17 +12,22 @@ from aifactory.api.conditions import find
 from aifactory.api.modelversion import ModelVersion, ModelVersionStatus, Use
 from aifactory.api.reasons import ConditionType
 from aifactory.engine.plan import Delete, Patch, Plan
-from aifactory.engine.taskpods import TaskSettings
 from aifactory.engine.tasks import TaskPod
 from aifactory.models.plan import plan_model_version
-from aifactory.models.state import Counter, Observed
+from aifactory.models.state import Counter, Observed, Settings
 from tests.unit.plans import bodies
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-SETTINGS = TaskSettings(agent_image="aifactory/agent:1")
+SETTINGS = Settings(agent_image="aifactory/agent:1", server_image="aifactory/server:1")
 COUNTER = Counter("aifactory-tiny-versions", "1", 1)
 DIGEST = f"sha256:{'a' * 64}"
 GOOD = {"uri": "pvc://models/tiny/1", "digest": DIGEST, "files": 2, "sizeBytes": 1_400_000, "format": "huggingface"}
+TRIED = {"loadSeconds": 1.2345, "memoryBytes": 300 * 1024 * 1024, "firstTokenSeconds": 0.0123, "requests": 2}
+WRONG = {
+    **GOOD,
+    "reason": "ValidationFailed",
+    "message": "request 0: output y has 3 of 3 values that are no numbers (NaN)",
+}
 
 
 def version(*, uri: str = "pvc://models/tiny/1", status: dict[str, Any] | None = None, **changes: Any) -> ModelVersion:
@@ -56,6 +61,7 @@ class World:
     verifiers: dict[str, TaskPod] = field(default_factory=dict)
     users: tuple[Use, ...] = ()
     counter: Counter | None = COUNTER
+    settings: Settings = SETTINGS
     made: list[str] = field(default_factory=list)
 
     @property
@@ -63,7 +69,7 @@ class World:
         return self.version.status
 
     def observed(self) -> Observed:
-        return Observed(self.version, SETTINGS, tuple(self.verifiers.values()), self.counter, self.users)
+        return Observed(self.version, self.settings, tuple(self.verifiers.values()), self.counter, self.users)
 
     def step(self) -> Plan[ModelVersionStatus]:
         """Decide once and let it come true. The status takes the way through JSON, as in the API server."""

@@ -14,9 +14,21 @@ from aifactory.api.modelversion import MAX_USERS, Use
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.engine.plan import Create
 from aifactory.engine.refusals import Refusal
+from aifactory.engine.taskpods import TaskPods
 from aifactory.models.plan import plan_model_version, plan_refused
 from aifactory.models.state import Counter, Observed
-from tests.unit.models.builders import DIGEST, GOOD, NOW, SETTINGS, World, conditions, message, version
+from tests.unit.models.builders import (
+    DIGEST,
+    GOOD,
+    NOW,
+    SETTINGS,
+    TRIED,
+    WRONG,
+    World,
+    conditions,
+    message,
+    version,
+)
 from tests.unit.plans import created, removed
 
 
@@ -32,7 +44,7 @@ def test_a_good_artifact_becomes_ready_and_leaves_no_pod() -> None:
         "Verified": ("Unknown", "Verifying"),
     }
     world.settle()
-    assert message(world.status) == "pod tiny-v1-verify-0 reads the artifact"
+    assert message(world.status) == "pod tiny-v1-verify-0 reads the artifact and tries it"
     assert (world.status.observed_generation, world.status.request, world.status.reason) == (1, "", "Verifying")
 
     world.answer(GOOD)
@@ -51,6 +63,112 @@ def test_a_good_artifact_becomes_ready_and_leaves_no_pod() -> None:
     assert (message(status), status.reason) == ("2 files, 1.34MiB", "Verified")
     world.wait(1e6)
     assert not created(world.settle()), "it is never read again"
+
+
+def test_what_a_version_took_when_it_was_tried_is_told() -> None:
+    world = World(version())
+    world.settle()
+    world.answer({**GOOD, "validation": TRIED})
+    world.settle()
+    assert conditions(world.status)["Validated"] == ("True", "Validated")
+    assert message(world.status, ConditionType.VALIDATED) == (
+        "loaded in 1.23 s with 300MiB of memory, first answer after 0.0123 s; it has answered 2 request(s) as it must"
+    )
+    status = world.status
+    assert (status.load_seconds, status.memory_bytes, status.first_token_seconds) == ("1.23", 300 * 2**20, "0.0123")
+    assert conditions(status)["Ready"] == ("True", "Verified")
+
+
+def test_a_model_of_tensors_has_no_first_token_and_memory_may_be_unknown() -> None:
+    world = World(version())
+    world.settle()
+    world.answer({**GOOD, "validation": {"loadSeconds": 2, "requests": 1}})
+    world.settle()
+    assert message(world.status, ConditionType.VALIDATED) == "loaded in 2 s; it has answered 1 request(s) as it must"
+    assert (world.status.memory_bytes, world.status.first_token_seconds) == (None, None)
+
+
+def test_a_version_that_answers_wrongly_is_never_ready_and_its_pod_is_kept() -> None:
+    world = World(version())
+    world.settle()
+    world.answer(WRONG, 1)
+    decision = world.step()
+    (event,) = decision.events
+    words = f"pod tiny-v1-verify-0: {WRONG['message']}"
+    assert (event.type, event.reason, event.message) == ("Warning", "ValidationFailed", words)
+    for _ in range(2):
+        assert conditions(world.status)["Ready"] == ("False", "ValidationFailed")
+        assert conditions(world.status)["Stalled"] == ("True", "ValidationFailed")
+        assert conditions(world.status)["Validated"] == ("False", "ValidationFailed")
+        assert conditions(world.status)["Verified"] == ("True", "Verified"), "the files are as they should be"
+        assert message(world.status).startswith(words)
+        assert (world.status.resolved_digest, world.status.size_bytes) == (DIGEST, 1_400_000)
+        world.wait(1e6)
+        assert world.settle().requeue_after is None
+    assert set(world.verifiers) == {"tiny-v1-verify-0"}, "it is kept for its log"
+    world.version = world.version.model_copy(
+        update={"metadata": world.version.metadata.model_copy(update={"deletion_timestamp": NOW, "finalizers": ("x",)})}
+    )
+    world.settle()
+    assert conditions(world.status)["Stalled"] == ("True", "ValidationFailed"), "also while it is being deleted"
+
+
+def test_a_version_is_tried_again_when_asked() -> None:
+    world = World(version())
+    world.settle()
+    world.answer(WRONG, 1)
+    world.settle()
+    meta = world.version.metadata.model_copy(update={"annotations": {"aifactory.dev/retry": "1"}})
+    world.version = world.version.model_copy(update={"metadata": meta})
+    world.settle()
+    assert set(world.verifiers) == {"tiny-v1-verify-1"}
+    assert "Validated" not in conditions(world.status), "it is not known any more"
+    assert conditions(world.status)["Stalled"][0] == "False"
+    world.answer({**GOOD, "validation": TRIED})
+    world.settle()
+    assert conditions(world.status)["Ready"][0] == conditions(world.status)["Validated"][0] == "True"
+
+
+def test_a_version_that_can_not_be_tried_is_ready_and_says_so() -> None:
+    world = World(version())
+    world.settle()
+    world.answer({**GOOD, "validation": {"skipped": "engine vllm computes on GPUs"}})
+    world.settle()
+    assert conditions(world.status)["Validated"] == ("Unknown", "ValidationSkipped")
+    assert message(world.status, ConditionType.VALIDATED) == "engine vllm computes on GPUs"
+    assert conditions(world.status)["Ready"] == ("True", "Verified")
+
+
+@pytest.mark.parametrize("where", ["version", "chart"])
+def test_trying_can_be_switched_off(where: str) -> None:
+    world = World(version(**({"validation": {"enabled": False}} if where == "version" else {})))
+    if where == "chart":
+        pods = TaskPods.model_validate({"namespaces": {"ns": {"validation": {"enabled": False}}}})
+        world.settings = replace(SETTINGS, task_pods=pods)
+    world.settle()
+    assert message(world.status) == "pod tiny-v1-verify-0 reads the artifact"
+    world.answer(GOOD)
+    world.settle()
+    assert conditions(world.status)["Validated"] == ("Unknown", "ValidationSkipped")
+    assert "spec.validation.enabled" in message(world.status, ConditionType.VALIDATED)
+    assert conditions(world.status)["Ready"] == ("True", "Verified")
+
+
+def test_an_agent_that_knows_nothing_of_trying_says_nothing_of_it() -> None:
+    world = World(version())
+    world.settle()
+    world.answer(GOOD)
+    world.settle()
+    assert "Validated" not in conditions(world.status)
+
+
+def test_more_requests_than_a_command_line_holds_are_refused() -> None:
+    requests = [{"inputs": {"x": ["0" * 10_000]}} for _ in range(7)]
+    world = World(version(validation={"requests": requests}))
+    world.settle()
+    assert not world.made
+    assert conditions(world.status)["Stalled"] == ("True", "InvalidSpec")
+    assert "65536 are the most" in message(world.status)
 
 
 @pytest.mark.parametrize("reason", ["DigestMismatch", "InvalidArtifact", "Unservable"])

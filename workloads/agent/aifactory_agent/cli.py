@@ -23,6 +23,7 @@ from aifactory_agent.artifacts.stores import Mounts, open_source, open_store
 from aifactory_agent.openai.limits import Limits
 from aifactory_agent.progress import telling
 from aifactory_contract import fetchspec
+from aifactory_contract.desired import ModelKey
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats import FORMATS, format_of
 from aifactory_contract.names import check_model_name
@@ -43,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _openai(options)
     work = {"publish": _publish, "verify": _verify, "probe": _probe, "fetch": _fetch}[options.command]
     try:
-        answer, code = work(options), 0
+        answer = work(options)
+        code = 1 if "reason" in answer else 0
     except FactoryError as error:
         answer, code = {"reason": str(error.reason), "message": error.message}, 1
     except Exception as error:
@@ -70,7 +72,19 @@ def _publish(options: argparse.Namespace) -> dict[str, Any]:
 def _verify(options: argparse.Namespace) -> dict[str, Any]:
     format_of(options.format)
     source = open_source(ArtifactUri.parse(options.uri), _mounts(options), options.secret)
-    return transfer.verify(source, options.digest, options.format).as_result()
+    if options.triton is None:
+        return transfer.verify(source, options.digest, options.format).as_result()
+    from aifactory_agent.validate.trial import Trial, verify_and_try  # needs gRPC and a tokenizer
+
+    trial = Trial(
+        key=ModelKey(check_model_name(options.model), options.model_version),
+        triton=options.triton,
+        repository=options.repository,
+        timeout_seconds=options.timeout_seconds,
+        memory=options.memory,
+        requests=json.loads(options.requests),
+    )
+    return verify_and_try(source, options.digest, options.format, trial)
 
 
 def _probe(options: argparse.Namespace) -> dict[str, Any]:
@@ -183,6 +197,14 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--uri", required=True, help="pvc://, s3://, gs://, az://, hf://, https:// or oci://")
     verify.add_argument("--digest", help="sha256:<64 hex digits>; without it the digest is computed and reported")
     verify.add_argument("--format", required=True, help=", ".join(sorted(FORMATS)))
+    triton_help = "gRPC address of a Triton in this pod in which it is tried too; without it none is"
+    verify.add_argument("--triton", help=triton_help)
+    verify.add_argument("--repository", type=Path, default=Path("/repository"), help="volume shared with Triton")
+    verify.add_argument("--model", default="model", help="what it is called there")
+    verify.add_argument("--model-version", type=int, default=1, help="its number there")
+    verify.add_argument("--memory", type=int, help="bytes that Triton may use; what may need more is not tried")
+    verify.add_argument("--timeout-seconds", type=float, default=300, help="for loads and answers together")
+    verify.add_argument("--requests", default="[]", help="spec.validation.requests of the ModelVersion, as JSON")
 
     probe = commands.add_parser("probe", help="write, read and delete something small, to see whether a store is good")
     probe.add_argument("--store", required=True, help="pvc://<claim>[/<path>] or s3://<bucket>[/<prefix>]")

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
+
+_MEMORY = (
+    ("memory.max", "memory.stat", ("anon", "shmem")),
+    ("memory/memory.limit_in_bytes", "memory/memory.stat", ("total_rss", "total_shmem")),
+)
+"""Limit and use of memory in cgroup v2 and v1, and what the kernel can not drop of it."""
 
 
 def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
@@ -30,15 +37,24 @@ def memory_left(root: Path = Path("/sys/fs/cgroup"), machine: Path = Path("/proc
     available = next(
         int(line.split()[1]) * 1024 for line in machine.read_text().splitlines() if line.startswith("MemAvailable:")
     )
-    for limit, stat, kept in (
-        ("memory.max", "memory.stat", ("anon", "shmem")),
-        ("memory/memory.limit_in_bytes", "memory/memory.stat", ("total_rss", "total_shmem")),
-    ):
+    for limit, stat, kept in _MEMORY:
         try:
             most = int((root / limit).read_text())
-            lines = (root / stat).read_text().split("\n")
-            taken = sum(int(value) for name, _, value in (line.partition(" ") for line in lines) if name in kept)
+            taken = _taken(root / stat, kept)
         except (OSError, ValueError):  # not there, or "max"
             continue
         return max(0, min(available, most - taken))
     return available
+
+
+def memory_taken(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes of memory that this container has taken and the kernel can not drop; None where it does not say."""
+    for _, stat, kept in _MEMORY:
+        with suppress(OSError, ValueError):
+            return _taken(root / stat, kept)
+    return None
+
+
+def _taken(stat: Path, kept: tuple[str, ...]) -> int:
+    lines = stat.read_text().split("\n")
+    return sum(int(value) for name, _, value in (line.partition(" ") for line in lines) if name in kept)

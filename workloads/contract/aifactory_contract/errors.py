@@ -16,6 +16,7 @@ class Reason(StrEnum):
     DIGEST_MISMATCH = "DigestMismatch"
     INVALID_ARTIFACT = "InvalidArtifact"
     UNSERVABLE = "Unservable"
+    VALIDATION_FAILED = "ValidationFailed"
     ACCESS_DENIED = "AccessDenied"
     STORE_UNAVAILABLE = "StoreUnavailable"
     STORE_FULL = "StoreFull"

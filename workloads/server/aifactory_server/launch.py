@@ -17,12 +17,14 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from aifactory_contract.cgroup import cpu_quota
 from aifactory_contract.control import RESTRICTION, control_key
+from aifactory_contract.memory import TELL, tell_memory
 from aifactory_contract.server import write_server
 from aifactory_server.backends import available, write_backends
 from aifactory_server.distribution import Distribution, find_triton
@@ -187,6 +189,8 @@ def main() -> int:
     backends = write_backends(triton, Path(tempfile.mkdtemp(prefix="aifactory-backends-")), names)
     write_server(settings.repository, names, count_gpus(), os.environ)
     arguments = command(triton, settings, backends, control_key(settings.repository), sys.argv[1:])
+    if os.environ.get(TELL):
+        threading.Thread(target=tell_memory, args=(settings.repository, threading.Event()), daemon=True).start()
     print(f"aifactory-triton: starting {triton.server}", file=sys.stderr, flush=True)
     return supervise(arguments, environment(triton, os.environ))
 

@@ -12,9 +12,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from harness import WORKLOADS, as_process_one, ended_by_sigterm
+from harness import WORKLOADS, as_process_one, ended_by_sigterm, wait_for
 
+from aifactory_contract.cgroup import memory_taken
 from aifactory_contract.control import control_key
+from aifactory_contract.memory import read_memory
 from aifactory_contract.server import OURS, VLLM, Server, read_server
 from aifactory_server import launch
 from aifactory_server.backends import available, write_backends
@@ -179,11 +181,14 @@ def test_a_pod_that_is_deleted_while_triton_starts_ends_at_once(tmp_path: Path) 
         **where,
         AIFACTORY_SHM_PREFIX="aif-test",
         AIFACTORY_ENGINE_SLOTS="3",
+        AIFACTORY_TELL_MEMORY="true",
     )
     assert process.stderr is not None
     while b"starting" not in process.stderr.readline():
         pass
     assert read_server(tmp_path / "repository") == Server(settings={"AIFACTORY_ENGINE_SLOTS": "3"}), "said before"
+    if memory_taken() is not None:
+        wait_for("it tells its memory", lambda: read_memory(tmp_path / "repository"), 10)
     code, seconds = ended_by_sigterm(process)
     assert code == 128 + signal.SIGTERM
     assert seconds < 3

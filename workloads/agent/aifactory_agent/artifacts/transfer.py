@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from aifactory_agent.artifacts.chat import check_language
 from aifactory_agent.artifacts.reading import Cancelled as Cancelled
-from aifactory_agent.artifacts.reading import hash_files, open_file
+from aifactory_agent.artifacts.reading import Sink, hash_files, open_file
 from aifactory_agent.artifacts.store import Data, Source, Store, StoredFile
 from aifactory_agent.artifacts.stores import Mounts, open_store
 from aifactory_agent.logs import fields
@@ -75,19 +75,30 @@ class Artifact:
         return {"leftOut": list(self.left_out[:MAX_LEFT_OUT]), "leftOutFiles": len(self.left_out)}
 
 
-def verify(source: Source, digest: str | None, expected_format: str | None) -> Artifact:
+def verify(
+    source: Source,
+    digest: str | None,
+    expected_format: str | None,
+    keep: Callable[[int], Path | None] = lambda _: None,
+) -> Artifact:
     """Read a whole artifact, compare its digest and check it against its format.
 
-    Raises FactoryError: DigestMismatch, InvalidArtifact, Unservable, or what the store says.
+    Args:
+        keep: given its size, an empty local directory that it is copied into on the way, or None. The copy may be used
+            if this returns.
+
+    Raises FactoryError: DigestMismatch, InvalidArtifact, Unservable, DiskFull, or what the store says.
     """
     files, beside = chosen(source, expected_format)
-    manifest = Manifest.of(hash_files(source, files, threading.Event()))
+    size = sum(file.size for file in files)
+    with _copied(keep(size), size, str(source.uri)) as (target, write):
+        manifest = Manifest.of(hash_files(source, files, threading.Event(), write))
     if digest is not None:
         compare(source.uri, check_digest(digest), manifest)
     listed = {file.path: file for file in files}
 
     def opened(path: str) -> BinaryIO:
-        return open_file(source, listed[path])
+        return open_file(source, listed[path]) if target is None else open_regular(target / path)
 
     checked = check_artifact(manifest, opened, expected_format)
     check_language(Files.of(manifest, opened))
@@ -112,19 +123,7 @@ def fetch(
     """
     check_digest(digest)
     files, _ = chosen(source, expected_format)
-    with _room(target, sum(file.size for file in files), str(source.uri)) as written:
-
-        def write(file: StoredFile, offset: int, data: Data) -> None:
-            try:
-                write_piece(target, file.path, offset, data)
-            except OSError as error:
-                message = (
-                    f"cannot write {file.path} to the serving pod's volume ({error.strerror}); enlarge /repository"
-                )
-                raise FactoryError(Reason.DISK_FULL, message) from error
-            written(len(data))
-            got(len(data))
-
+    with _copied(target, sum(file.size for file in files), str(source.uri), got) as (_, write):
         manifest = Manifest.of(hash_files(source, files, cancel, write))
     compare(source.uri, digest, manifest)
     # What has this digest was looked into when it was verified; here it may be large beside the pod's memory.
@@ -203,6 +202,34 @@ def _check_published(store: Store, wanted: Manifest) -> None:
             "it was copied, or somebody wrote there; remove it and publish again"
         )
         raise FactoryError(Reason.DIGEST_MISMATCH, message)
+
+
+@contextmanager
+def _copied(
+    target: Path | None, size: int, uri: str, got: Callable[[int], None] = lambda _: None
+) -> Iterator[tuple[Path | None, Sink | None]]:
+    """What writes pieces into a directory in which there is room for all of them; nothing without one.
+
+    Raises FactoryError (DiskFull).
+    """
+    if target is None:
+        yield None, None
+        return
+    folder = target
+    with _room(folder, size, uri) as written:
+
+        def write(file: StoredFile, offset: int, data: Data) -> None:
+            try:
+                write_piece(folder, file.path, offset, data)
+            except OSError as error:
+                message = (
+                    f"cannot write {file.path} to the serving pod's volume ({error.strerror}); enlarge /repository"
+                )
+                raise FactoryError(Reason.DISK_FULL, message) from error
+            written(len(data))
+            got(len(data))
+
+        yield folder, write
 
 
 @contextmanager

@@ -19,7 +19,8 @@ import json
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from aifactory_agent.artifacts.store import Source
@@ -78,21 +79,32 @@ class Repository:
 
         `got` is told the bytes of each piece that has come, by several threads.
         """
-        incoming = self._incoming / uuid.uuid4().hex
         try:
-            incoming.mkdir(parents=True)
-            artifact = fetch(source, incoming, spec.digest, spec.format, cancel, got)
-            record, folder = self._record(spec.key), self._folder(spec.key)
-            facts = {"digest": artifact.digest, "format": spec.format, "uri": str(spec.uri), "engine": spec.engine}
-            record.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(record, json.dumps(facts))
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            incoming.rename(folder)
+            with self.incoming() as incoming:
+                fetch(source, incoming, spec.digest, spec.format, cancel, got)
+                self.put(spec, incoming)
         except OSError as error:
             raise _full(str(spec.key), error) from error
+        return Present(spec.digest, self.identify(spec.key), spec.engine)
+
+    @contextmanager
+    def incoming(self) -> Iterator[Path]:
+        """A directory for the files of a version; what is left there in the end goes. Raises OSError."""
+        folder = self._incoming / uuid.uuid4().hex
+        try:
+            folder.mkdir(parents=True)
+            yield folder
         finally:
-            shutil.rmtree(incoming, ignore_errors=True)
-        return Present(artifact.digest, self.identify(spec.key), spec.engine)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def put(self, spec: ModelSpec, checked: Path) -> None:
+        """Put the files of a version in place, which have its digest. Raises OSError."""
+        record, folder = self._record(spec.key), self.folder(spec.key)
+        facts = {"digest": spec.digest, "format": spec.format, "uri": str(spec.uri), "engine": spec.engine}
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(record, json.dumps(facts))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        checked.rename(folder)
 
     def identify(self, key: ModelKey) -> str:
         """Identity of a checked version's Triton configuration, as the pod's server is; "" if it can not serve it."""
@@ -122,7 +134,7 @@ class Repository:
 
     def _write_engine_files(self, key: ModelKey, serving: Serving) -> None:
         """What vLLM reads of a version beside its files. Raises FactoryError (Unservable)."""
-        folder = self._folder(key)
+        folder = self.folder(key)
         if serving.backend != VLLM.name:
             if ranks := vllm.adapter_ranks(folder):
                 message = f"{key} has LoRA adapters ({', '.join(ranks)}), which only engine vllm serves, not "
@@ -165,13 +177,14 @@ class Repository:
 
     def remove(self, key: ModelKey) -> None:
         """Delete a version's files, and the model's directory with the last one."""
-        shutil.rmtree(self._folder(key), ignore_errors=True)
+        shutil.rmtree(self.folder(key), ignore_errors=True)
         self._record(key).unlink(missing_ok=True)
         model = self._models / key.name
         if not any(path.is_dir() for path in model.glob("*")):
             shutil.rmtree(model, ignore_errors=True)
 
-    def _folder(self, key: ModelKey) -> Path:
+    def folder(self, key: ModelKey) -> Path:
+        """Where the files of a version are."""
         return self._models / key.name / str(key.version)
 
     def _record(self, key: ModelKey) -> Path:
@@ -182,7 +195,7 @@ class Repository:
         return facts
 
     def _config_json(self, key: ModelKey) -> dict[str, object]:
-        return parse_config((self._folder(key) / CONFIG).read_bytes())
+        return parse_config((self.folder(key) / CONFIG).read_bytes())
 
 
 def _key(folder: Path) -> ModelKey:

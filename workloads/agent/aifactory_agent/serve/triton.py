@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,6 +49,16 @@ class TooLate(FactoryError):
 
     def __init__(self, message: str) -> None:
         super().__init__(Reason.TRITON_UNAVAILABLE, message)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer to a request."""
+
+    seconds: float
+    """Since the request was sent."""
+    outputs: Any
+    """Of tritonclient: `as_numpy(name)`."""
 
 
 class Triton:
@@ -112,24 +124,23 @@ class Triton:
         Raises FactoryError: ConfirmFailed with Triton's own words, TooLate if it does not answer in time, which says
         little about the model, or TritonUnavailable, which says nothing.
         """
-        try:
-            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                ready = await self._client.is_model_ready(
-                    key.name, str(key.version), headers=self._headers, client_timeout=CALL_TIMEOUT_SECONDS
-                )
-                if not ready:
-                    raise FactoryError(Reason.CONFIRM_FAILED, "it is in Triton's index but Triton says it is not ready")
-                result = await self._ask(key, serving)
-        except TimeoutError as error:
-            raise TooLate(f"it has not answered within {PROBE_TIMEOUT_SECONDS:.0f} s") from error
-        except InferenceServerException as error:
-            if error.status() in (*_GONE, _LATE):
-                raise self._unavailable(error) from error
-            message = f"it was loaded but does not answer: {_words(error)}"
-            raise FactoryError(Reason.CONFIRM_FAILED, message) from error
+        async with self._asking(PROBE_TIMEOUT_SECONDS):
+            ready = await self._client.is_model_ready(
+                key.name, str(key.version), headers=self._headers, client_timeout=CALL_TIMEOUT_SECONDS
+            )
+            if not ready:
+                raise FactoryError(Reason.CONFIRM_FAILED, "it is in Triton's index but Triton says it is not ready")
+            answers = await self._answers(key, serving, _probe(serving), PROBE_TIMEOUT_SECONDS)
+        if not answers:
+            raise FactoryError(Reason.CONFIRM_FAILED, "it was loaded but gave an empty answer")
         outputs = serving.signature.outputs
         for output in outputs[:1] if serving.decoupled else outputs:
-            _check_output(output, result.as_numpy(output.name), serving.batched)
+            check_output(output, answers[0].outputs.as_numpy(output.name), serving.batched)
+
+    async def ask(self, key: ModelKey, serving: Serving, values: Mapping[str, Any], seconds: float) -> list[Answer]:
+        """All answers of a version to a request with these inputs, as numpy arrays. Raises as `confirm` does."""
+        async with self._asking(seconds):
+            return await self._answers(key, serving, values, seconds)
 
     async def answers(self, key: ModelKey) -> int:
         """Requests that a version has answered or refused since it was loaded; 0 if Triton does not say."""
@@ -142,26 +153,41 @@ class Triton:
         stats = [model.inference_stats for model in found.model_stats]
         return sum(int(one.success.count) + int(one.fail.count) for one in stats)
 
-    async def _ask(self, key: ModelKey, serving: Serving) -> Any:
-        inputs = [_probe_input(tensor, serving) for tensor in serving.signature.inputs if _wanted(tensor, serving)]
+    @asynccontextmanager
+    async def _asking(self, seconds: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError as error:
+            raise TooLate(f"it has not answered within {seconds:.0f} s") from error
+        except InferenceServerException as error:
+            if error.status() in (*_GONE, _LATE):
+                raise self._unavailable(error) from error
+            message = f"it was loaded but does not answer: {_words(error)}"
+            raise FactoryError(Reason.CONFIRM_FAILED, message) from error
+
+    async def _answers(
+        self, key: ModelKey, serving: Serving, values: Mapping[str, Any], seconds: float
+    ) -> list[Answer]:
+        inputs = [_input(tensor, values[tensor.name]) for tensor in serving.signature.inputs if tensor.name in values]
         arguments: dict[str, Any] = {"model_name": key.name, "model_version": str(key.version), "inputs": inputs}
         arguments["parameters"] = {PROBE_PARAMETER: self._sign}
+        started = time.monotonic()
         if not serving.decoupled:
-            return await self._client.infer(**arguments, client_timeout=PROBE_TIMEOUT_SECONDS)
+            result = await self._client.infer(**arguments, client_timeout=seconds)
+            return [Answer(time.monotonic() - started, result)]
 
         async def requests() -> AsyncIterator[dict[str, Any]]:
             yield arguments
 
         # Read to the end: a stream cancelled in the moment its request ends can leave Triton 2.51 with a request that
         # never ends, and then the model can never be unloaded.
-        first = None
+        answers = []
         async for result, error in self._client.stream_infer(requests()):
             if error is not None:
                 raise error
-            first = first or result
-        if first is None:
-            raise FactoryError(Reason.CONFIRM_FAILED, "it was loaded but gave an empty answer")
-        return first
+            answers.append(Answer(time.monotonic() - started, result))
+        return answers
 
     def _unavailable(self, error: InferenceServerException) -> FactoryError:
         # gRPC's words for a refused connection change from try to try; a status message must not.
@@ -171,25 +197,40 @@ class Triton:
         return FactoryError(Reason.TRITON_UNAVAILABLE, f"Triton does not answer at {self._address}{words}")
 
 
-def _wanted(tensor: TensorSpec, serving: Serving) -> bool:
-    return not tensor.optional or tensor.name in serving.probe
-
-
-def _probe_input(tensor: TensorSpec, serving: Serving) -> Any:
-    shape = [1 if dim == -1 else dim for dim in tensor.wire_dims]
-    if serving.batched:
-        shape = [1, *shape]
+def type_of(tensor: TensorSpec) -> Any:
+    """Of the numpy arrays that carry a tensor's values here."""
     if tensor.data_type == "BYTES":
-        values = np.full(shape, serving.probe.get(tensor.name, b""), dtype=np.object_)
-    else:
-        dtype = np.float32 if tensor.data_type == "BF16" else triton_to_np_dtype(tensor.data_type)
-        values = np.full(shape, serving.probe.get(tensor.name, 0), dtype=dtype)
-    given = InferInput(tensor.name, shape, tensor.data_type)
+        return np.object_
+    return np.float32 if tensor.data_type == "BF16" else triton_to_np_dtype(tensor.data_type)
+
+
+def least_shape(tensor: TensorSpec, batched: bool) -> list[int]:
+    """The shape of the smallest request."""
+    shape = [1 if dim == -1 else dim for dim in tensor.wire_dims]
+    return [1, *shape] if batched else shape
+
+
+def _probe(serving: Serving) -> dict[str, Any]:
+    """The request that confirms a load."""
+
+    def values(tensor: TensorSpec) -> Any:
+        nothing = b"" if tensor.data_type == "BYTES" else 0
+        return np.full(
+            least_shape(tensor, serving.batched), serving.probe.get(tensor.name, nothing), dtype=type_of(tensor)
+        )
+
+    wanted = (tensor for tensor in serving.signature.inputs if not tensor.optional or tensor.name in serving.probe)
+    return {tensor.name: values(tensor) for tensor in wanted}
+
+
+def _input(tensor: TensorSpec, values: Any) -> Any:
+    given = InferInput(tensor.name, list(values.shape), tensor.data_type)
     given.set_data_from_numpy(values)
     return given
 
 
-def _check_output(tensor: TensorSpec, value: Any, batched: bool) -> None:
+def check_output(tensor: TensorSpec, value: Any, batched: bool) -> None:
+    """Raises FactoryError (ConfirmFailed) if an output is missing, or has another shape than the artifact says."""
     if value is None:
         raise FactoryError(Reason.CONFIRM_FAILED, f"it was loaded but its answer has no output {tensor.name}")
     shape = list(value.shape[1:] if batched else value.shape)
