@@ -34,6 +34,9 @@ SILENCE: Final = timedelta(seconds=60)
 _SPARE_BYTES: Final = 128 * 1024 * 1024
 """Of the pods' volume, for what else is written there."""
 
+_SERVER_BYTES: Final = 64 * 1024 * 1024
+"""Triton's own memory, without models: a third of it, and some room."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -284,9 +287,14 @@ def _too_little_room(observed: Observed, target: VersionView) -> str:
     triton = shape.template_container(observed.pool, names.CONTAINER_TRITON)
     limits = (triton.get("resources") or {}).get("limits") or {}
     limit = bytes_of(limits.get("memory"))
-    if limit is not None and not shape.may_have_gpus(observed.pool) and 2 * both > limit:
-        return (
-            f"{name} and {target.name} are {human_size(both)} together, a CPU may need twice that, "
-            f"and resources.limits.memory of container {names.CONTAINER_TRITON} is {limits['memory']}"
-        )
+    if limit is None or shape.may_have_gpus(observed.pool):
+        return ""
+    allowed = f"resources.limits.memory of container {names.CONTAINER_TRITON} is {limits['memory']}"
+    if old.memory_bytes is not None and target.memory_bytes is not None:
+        needed = old.memory_bytes + target.memory_bytes
+        if needed + _SERVER_BYTES > limit:
+            took = f"{human_size(needed)} when they were tried, Triton {human_size(_SERVER_BYTES)}"
+            return f"{name} and {target.name} took {took}, and {allowed}"
+    elif 2 * both > limit:
+        return f"{name} and {target.name} are {human_size(both)} together, a CPU may need twice that, and {allowed}"
     return ""

@@ -447,6 +447,31 @@ def test_how_a_change_is_made_and_why(spec: Any, sizes: tuple[Any, Any], strateg
     assert (rollout(world).strategy, rollout(world).strategy_reason) == (strategy, choice.reason)
 
 
+@pytest.mark.parametrize(
+    ("took", "strategy", "why"),
+    [
+        ((200, 300), "HotSwap", "only the version differs"),
+        (
+            (490, 490),
+            "Surge",
+            "tiny-v1 and tiny-v2 took 980MiB when they were tried, Triton 64MiB, and",
+        ),
+        ((None, 200), "Surge", "tiny-v1 and tiny-v2 are 600MiB together, a CPU may need twice that"),
+    ],
+)
+def test_what_versions_took_when_they_were_tried_counts_before_their_size(
+    took: tuple[int | None, int], strategy: str, why: str
+) -> None:
+    world = World(pool(replicas=1, template=LIMIT))
+    first, second = (None if size is None else size * SIZE for size in took)
+    world.publish(1, size_bytes=300 * SIZE, memory_bytes=first)
+    world.roll_out()
+    world.publish(2, size_bytes=300 * SIZE, memory_bytes=second)
+    choice = choose(world.observed(), world.versions[2], world.revision(2))
+    assert choice.strategy == strategy
+    assert choice.reason.startswith(why)
+
+
 def test_a_version_without_room_is_refused_where_no_new_pods_may_come() -> None:
     world = serving(rollout={"strategy": "HotSwap"})
     world.publish(2, size_bytes=1000 * SIZE)
