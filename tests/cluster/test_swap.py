@@ -52,11 +52,11 @@ def pool(trained: Kubectl) -> Iterator[Kubectl]:
 class Claim:
     """The namespace's model claim, as somebody sees it who may write there."""
 
-    def __init__(self, kubectl: Kubectl) -> None:
+    def __init__(self, kubectl: Kubectl, image: str = objects.AGENT) -> None:
         self._kubectl = kubectl
         container = {
             "name": "writer",
-            "image": objects.AGENT,
+            "image": image,
             "command": objects.UNTIL_TOLD,
             "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
             "volumeMounts": [{"name": "models", "mountPath": "/models"}],
