@@ -206,8 +206,8 @@ class Rollout(Model):
     analysis: Analysis | None = None
     """What analyzeSeconds in the steps compares. What is changed here counts at once."""
     auto_rollback: bool | None = None
-    """Whether a version that does not pass its analysis is taken back (default). With false the Canary stays where it is,
-    and says so."""
+    """Whether a version that does not pass its analysis is taken back (default). With false the Canary stays where it
+    is, and says so."""
     progress_deadline_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = None
     """A new version that gets no further pod ready for this long is taken back (default 1800)."""
 
