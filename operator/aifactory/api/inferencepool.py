@@ -85,7 +85,7 @@ class RolloutStep(Model):
     pause_seconds: Annotated[int, Field(ge=1, le=604_800)] | None = None
     """Waits so long."""
     pause: Pause | None = None
-    """Waits, without end, for the annotation aifactory.dev/promote; written `{}`."""
+    """Waits for the annotation aifactory.dev/promote, without end. Write `{}`."""
     analyze_seconds: Annotated[int, Field(ge=30, le=604_800)] | None = None
     """Compares the new version with the one that is served, over this long, by rollout.analysis. It goes on when every
     bound was kept; where that can not be told for want of requests it waits for more."""
@@ -206,8 +206,8 @@ class Rollout(Model):
     analysis: Analysis | None = None
     """What analyzeSeconds in the steps compares. What is changed here counts at once."""
     auto_rollback: bool | None = None
-    """Whether a version that does not pass its analysis is taken back (default). With false the Canary stays where it
-    is, and says so."""
+    """With false a version that does not pass its analysis is not taken back: the Canary stays where it is, and says so
+    (default true)."""
     progress_deadline_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = None
     """A new version that gets no further pod ready for this long is taken back (default 1800)."""
 
@@ -381,6 +381,8 @@ class RolloutStatus(Model):
     """The part of the requests, of 100, that the candidate of a Canary is to have."""
     actual_weight: int | None = None
     """The part that it has: without a gateway, its part of the pods that answer."""
+    summary: str | None = None
+    """Version and part of a Canary's candidate, for `kubectl get`."""
     paused: bool | None = None
     """It stays at its step, on request (aifactory.dev/pause) or because its analysis failed without autoRollback, until
     aifactory.dev/resume or promote."""

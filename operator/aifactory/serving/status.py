@@ -148,12 +148,14 @@ class StatusDraft:
         self._progressing(wish, reached, choice, message, problem or Problem(reason, message))
         assert self._status.rollout is not None
         parts = dict(traffic.shares({each.revision: each.ready for each in self._observed.revisions}))
+        part = parts.get(wish.pods, 0)
         walking = {
             "step": walk.at,
             "step_time": walk.since,
             "steps_hash": steps.hash_of(walk.steps),
             "weight": walk.weight,
-            "actual_weight": parts.get(wish.pods, 0),
+            "actual_weight": part,
+            "summary": f"{wish.version.version}: {part}%",
             "paused": walk.paused or None,
             "window": walk.window,
             "analysis": self._found(wish, look),
