@@ -381,10 +381,13 @@ _LOGS = "{plugin} logs {ref}"
 _MERGE = "--type=merge -p"
 _RETRY = "{plugin} retry {ref}"
 _EDIT = "{k} edit {ref}"
+_ASK = "{{k}} annotate {{pool}} --overwrite aifactory.dev/{}=$(date +%s)"
+_PROMOTE, _RESUME, _ABORT = (_ASK.format(each) for each in ("promote", "resume", "abort"))
 _ENDED = ("{plugin} logs {job} --failed", "{k} create -f FILE  # corrected, under another name")
 REMEDIES: dict[str, tuple[str, ...]] = {
     "AccessDenied": ("{create}", "{k} edit secret {secret}", _RETRY),
     "AbortedAtEnd": ("{plugin} logs {job} --failed",),
+    "AnalysisFailed": ("{k} describe {pool}", "{k} get mver"),
     "ApplicationError": ("{plugin} logs {job} --failed", _LOGS),
     "ClaimNotBound": ("{k} describe pvc {claim}", "{k} get pvc", "kubectl get storageclass"),
     "ContainerCannotStart": _ENDED,
@@ -425,7 +428,9 @@ REMEDIES: dict[str, tuple[str, ...]] = {
     "ProbeFailed": ("{k} logs {pod}", "{plugin} logs {ref} --role probe"),
     "PublisherFailed": ("{k} logs {pod}", "{plugin} logs {ref} --role publish"),
     "QuotaExceeded": ("{k} describe resourcequota",),
+    "RolloutAborted": ("{k} get mver", _RETRY),
     "RolloutDeadlineExceeded": ("{plugin} logs {ref} -c agent", _RETRY),
+    "RolloutPaused": (_RESUME, _ABORT),
     "ScaledToZero": ("{k} scale {ref} --replicas=1",),
     "SideContainerFailed": ("{k} logs {pod} -c {container}", "{plugin} logs {ref} --all-containers"),
     "SourceNotFound": (_RETRY,),
@@ -435,10 +440,12 @@ REMEDIES: dict[str, tuple[str, ...]] = {
     "Suspended": ("{plugin} resume {ref}",),
     "Unschedulable": ("{k} describe pod {pod}", "kubectl describe nodes", "{k} scale {gang} --replicas=N  # fewer"),
     "Unservable": ("{k} edit {pool}", "{k} get mver {version} -o yaml"),
+    "ValidationFailed": ("{plugin} logs {ref} --role verify", _RETRY),
     "VerifierFailed": ("{k} logs {pod}", "{plugin} logs {ref} --role verify"),
     "VolumeNotMounted": ("{create}", _EDIT),
     "WaitingForModel": ("{k} get mver", "{k} get tjob", _EDIT),
     "WaitingForPods": ("{plugin} tree {ref}", "{plugin} events {ref}"),
+    "WaitingForPromotion": ("{plugin} tree {pool}", _PROMOTE, _ABORT),
 }
 """Commands by reason. One that needs a name which the object and its message do not have is left out."""
 

@@ -130,7 +130,7 @@ def test_ports() -> None:
     told = section("install", "Network")
     ports = {int(port) for row in rows(told) for port in re.findall(r"\b\d{4,5}\b", row[2])}
     ours = {names.TRITON_HTTP_PORT, names.TRITON_GRPC_PORT, names.TRITON_METRICS_PORT, names.AGENT_PORT}
-    ours.add(names.OPENAI_PORT)
+    ours |= {names.OPENAI_PORT, names.GATEWAY_STATUS_PORT}
     assert ports == {8080, 8082, names.RENDEZVOUS_PORT, *ours}
     first, count = rendezvous._HOST_PORTS
     assert f"one of {first} to {first + count - 1}" in told

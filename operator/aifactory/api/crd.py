@@ -135,8 +135,6 @@ KINDS = (
             _AGE,
             Column("Req/s", ".status.throughput.requestsPerSecond", wide=True),
             Column("URL", ".status.url", wide=True),
-            Column("Canary", ".status.candidate.version", "integer", wide=True),
-            Column("Weight", ".status.rollout.actualWeight", "integer", wide=True),
             Column("Traffic", ".status.traffic", wide=True),
         ),
         default_scale=DEFAULT_REPLICAS,
