@@ -17,7 +17,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
-from aifactory_trainer import World, options, pretrain, subject, tokens
+from aifactory_trainer import World, flops, options, pretrain, subject, tokens
 from aifactory_trainer.model import GPT, GPTConfig
 from aifactory_trainer.state import unwrap
 from aifactory_trainer.subject import Tiny
@@ -68,7 +68,18 @@ def test_it_learns_and_exports(
     assert last["step"] == last["totalSteps"] == 60
     assert last["metrics"]["heldOutBitsPerByte"] == metrics["heldOutBitsPerByte"]
     assert last["metrics"]["loss"] > 0
+    assert 0.05 < last["metrics"]["peakMemoryGiB"] < 10
+    assert "mfu" not in last["metrics"], "nobody knows the peak of this device"
     assert last["tokensPerSecond"] > 0
+
+
+def test_how_well_the_devices_are_used_is_told_by_their_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flops, "peak", lambda _device: 1e9)
+    small = Tiny(GPT(GPTConfig(context=16, layers=3, heads=2, embedding=8)))
+    usage = pretrain.Usage(small, World(0, 4, torch.device("cpu")))
+    numbers = sum(weight.numel() for weight in small.model.parameters())
+    assert usage.mfu(1000.0) == round(1000 * (6 * numbers + 12 * 3 * 8 * 16) / 4e9, 4) > 0
+    assert usage.mfu(None) is None
 
 
 def test_two_processes_killed_and_resumed_end_like_an_uninterrupted_run(
