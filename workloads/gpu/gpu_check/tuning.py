@@ -11,9 +11,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from aifactory_trainer.flops import peak as peak_flops
 from gpu_check.llama import write_llama
 from gpu_check.parts import Outcome, Place, text_folder
-from gpu_check.training import gib, peak_flops
+from gpu_check.training import gib
 
 _WARM = 3
 _APART = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -39,7 +40,7 @@ def fine_tune(place: Place) -> Outcome:
     outcome.check("the base stays as it is", torch.equal(weight, before), "up_proj of the first layer")
     speed = sizes.tune_steps * windows.numel() / seconds
     flops = 4 * parameters + 12 * layers * width * sizes.tune_context
-    peak = peak_flops()
+    peak = peak_flops(place.device)
     outcome.figures = {
         "parameters": parameters,
         "learning": sum(each.numel() for each in learning),

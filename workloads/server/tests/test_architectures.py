@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from aifactory_server.engines.engine import Engine, Limits
 from aifactory_server.engines.paged import PagedModel
 from aifactory_server.engines.request import Request
 from aifactory_server.engines.sampling import Sampling
+from aifactory_trainer import pretrain
 
 from .test_paged import reference
 
@@ -53,7 +55,24 @@ def write(architecture: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("architecture", sorted(TRANSFORMERS.architectures))
 def test_it_is_served(architecture: str, tmp_path: Path) -> None:
-    folder = write(architecture, tmp_path / "model")
+    check_served(write(architecture, tmp_path / "model"))
+
+
+def test_what_pretrain_makes_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the tokenizer that it has learnt."""
+    for name in ("checkpoints", "output"):
+        monkeypatch.setenv(f"AIFACTORY_{name.upper()}", str(tmp_path / name))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shape.json").write_text(json.dumps({"model_type": "llama", **SHAPE, "pad_token_id": 0}))
+    lines = (f"{prompt} is what the line {number} says" for number in range(200) for prompt in PROMPTS)
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    shape = ("--config=shape.json", "--tokenizer=train:600", "--context=32")
+    pretrain.main([*shape, "--data=text.jsonl", "--steps=20", "--sample=0"])
+    check_served(tmp_path / "output")
+
+
+def check_served(folder: Path) -> None:
+    """Its answers are those that transformers gives."""
     engine = Engine(PagedModel(folder, torch.device("cpu"), lambda: 2**30, slots=3), Limits(slots=3))
     engine.start()
     try:

@@ -21,15 +21,12 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from aifactory_contract.userjson import parse_json
 from aifactory_trainer import corpus
 from aifactory_trainer.program import BadInputError
 
-SUFFIX = ".jsonl"
 IGNORED = -100
 """The label of a token that is not learnt, as transformers has it."""
 _ROLES = ("system", "user", "assistant")
-_SHOWN = 3
 
 
 class ChatError(BadInputError):
@@ -59,27 +56,13 @@ def read(source: Path) -> list[Conversation]:
     """The conversations of a file, or of the .jsonl files of a directory: folder by folder, by name, line by line.
 
     Raises:
-        ChatError: there are none, or a line is none.
+        BadInputError: there are none, or a line is none.
     """
-    paths = [source] if source.is_file() else [path for path in corpus.files(source) if path.suffix == SUFFIX]
+    paths = [source] if source.is_file() else [path for path in corpus.files(source) if path.suffix == corpus.LINES]
     if not paths:
-        raise ChatError(f"{source} has no {SUFFIX} file: one conversation a line, {_EXAMPLE}")
-    found: list[Conversation] = []
-    wrong: list[str] = []
-    for path in paths:
-        name = path.name if source.is_file() else path.relative_to(source).as_posix()
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                where = f"{name}:{number}"
-                try:
-                    found.append(Conversation(_messages(line), where))
-                except ValueError as error:
-                    wrong.append(f"{where}: {error}")
-    if wrong:
-        more = f"; and {len(wrong) - _SHOWN} more lines" if len(wrong) > _SHOWN else ""
-        raise ChatError(f"{'; '.join(wrong[:_SHOWN])}{more}")
+        raise ChatError(f"{source} has no {corpus.LINES} file: one conversation a line, {_EXAMPLE}")
+    named = [(path.name if source.is_file() else path.relative_to(source).as_posix(), path) for path in paths]
+    found = [Conversation(messages, where) for where, messages in corpus.read_lines(named, _messages)]
     if not found:
         raise ChatError(f"{source} is empty: one conversation a line, {_EXAMPLE}")
     return found
@@ -88,11 +71,7 @@ def read(source: Path) -> list[Conversation]:
 _EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 
 
-def _messages(line: bytes) -> tuple[dict[str, str], ...]:
-    try:
-        document = parse_json(line)
-    except ValueError as error:
-        raise ValueError(f"it is no JSON: {error}") from error
+def _messages(document: object) -> tuple[dict[str, str], ...]:
     messages = document.get("messages") if isinstance(document, dict) else None
     if not (isinstance(messages, list) and messages):
         raise ValueError(f'it has no list "messages": {_EXAMPLE}')
@@ -103,11 +82,7 @@ def _messages(line: bytes) -> tuple[dict[str, str], ...]:
             raise ValueError(f"messages[{index}] has the role {role!r:.40}; the roles are {', '.join(_ROLES)}")
         if not (isinstance(content, str) and content.strip()):
             raise ValueError(f"messages[{index}] ({role}) has no content; it is a text that is not empty")
-        try:
-            content.encode()
-        except UnicodeEncodeError as error:
-            half = ascii(content[error.start])[1:-1]
-            raise ValueError(f"messages[{index}] ({role}) has half a character, {half}: write it whole") from error
+        corpus.check_whole(content, f"messages[{index}] ({role})")
         found.append({"role": role, "content": content})
     _check_order([message["role"] for message in found])
     return tuple(found)

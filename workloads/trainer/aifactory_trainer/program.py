@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from aifactory_trainer import errors
@@ -43,6 +44,23 @@ def rate(text: str) -> float:
     if not (value > 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"must be a number above 0, it is {text}")
     return value
+
+
+def find(name: str, option: str) -> Path:
+    """A path as it is, else the job's input of this name.
+
+    Raises:
+        BadInputError: there is neither.
+    """
+    inputs = Path(os.environ.get("AIFACTORY_INPUTS") or "inputs")
+    for path in (Path(name), inputs / name):
+        if path.exists():
+            return path
+    there = ", ".join(sorted(path.name for path in inputs.iterdir())) if inputs.is_dir() else ""
+    raise BadInputError(
+        f"{option} {name}: there is no such file or directory, and no input of this name "
+        f"(spec.inputs has {there or 'none'})"
+    )
 
 
 def leave() -> NoReturn:

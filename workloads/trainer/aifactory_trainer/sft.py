@@ -37,12 +37,12 @@ from transformers.utils import logging as transformers_logging
 from aifactory_contract.errors import FactoryError
 from aifactory_contract.files import write_atomically
 from aifactory_contract.formats import HUGGINGFACE, check_directory
-from aifactory_trainer import CheckpointError, World, base, chat, errors, export_huggingface, give_up, start
-from aifactory_trainer.base import ALL_LINEAR, Adapter, find
+from aifactory_trainer import CheckpointError, World, base, causal, chat, errors, export_huggingface, give_up, start
+from aifactory_trainer.base import ALL_LINEAR, Adapter
 from aifactory_trainer.distributed import Group
 from aifactory_trainer.environment import Environment
 from aifactory_trainer.huggingface import FactoryCallback
-from aifactory_trainer.program import BadInputError, Parser, leave, positive, rate
+from aifactory_trainer.program import BadInputError, Parser, find, leave, positive, rate
 
 log = logging.getLogger("aifactory")
 
@@ -160,7 +160,7 @@ def train(settings: Settings, world: World) -> None:
     if world.rank == 0:
         losses = {"heldOutLoss": round(after, 4), "baseHeldOutLoss": round(before, 4)}
         counts = {"conversations": learnt.conversations, "heldOutConversations": held_out.conversations}
-        path = export_huggingface(tuned.to(base.own_type(config)), tokenizer, metrics={**losses, **counts})
+        path = export_huggingface(tuned.to(causal.own_type(config)), tokenizer, metrics={**losses, **counts})
         log.info("exported to %s", path)
         factory.report(**losses)
 
