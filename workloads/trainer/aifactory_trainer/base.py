@@ -20,6 +20,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from aifactory_contract.cgroup import memory_left
 from aifactory_trainer.distributed import World
@@ -57,8 +58,12 @@ def find(name: str, option: str) -> Path:
     )
 
 
-def load_tokenizer(base: Path, template: str | None) -> Any:
+def load_tokenizer(base: Path, template: str | None, *, chats: bool = True) -> Any:
     """The base's, with a chat template.
+
+    Args:
+        template: file with one; None: the base's.
+        chats: whether one is needed.
 
     Raises:
         BadInputError: it has none, or does not tell where its tokens are in a text.
@@ -66,7 +71,7 @@ def load_tokenizer(base: Path, template: str | None) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(base)
     if template is not None:
         tokenizer.chat_template = find(template, "--chat-template").read_text()
-    if not tokenizer.chat_template:
+    if chats and not tokenizer.chat_template:
         raise BadInputError(
             f"{base} has no chat template (chat_template.jinja), so nothing says how a conversation is written for it: "
             "take the base that was made for chat, or give one with --chat-template"
@@ -74,6 +79,18 @@ def load_tokenizer(base: Path, template: str | None) -> Any:
     if not tokenizer.is_fast:
         raise BadInputError(f"{base} has no tokenizer.json, which tells what is learnt: save it with transformers 5")
     return tokenizer
+
+
+def longest(config: Any, wished: int | None, most: int) -> int:
+    """Tokens to read at once: as many as is wished, else as the model can read, at most so many.
+
+    Raises:
+        BadInputError: the model can not read so many.
+    """
+    context = getattr(config, "max_position_embeddings", None) or most
+    if wished is not None and wished > context:
+        raise BadInputError(f"--max-length {wished} is more than the {context} tokens that the model can read")
+    return wished or min(context, most)
 
 
 def check(config: Any, adapter: Adapter | None, world: World) -> None:
@@ -85,27 +102,56 @@ def check(config: Any, adapter: Adapter | None, world: World) -> None:
     Raises:
         BadInputError: it does not.
     """
-    models: Any = AutoModelForCausalLM
-    with torch.device("meta"):
-        model = models.from_config(config)
-        if adapter is not None:
-            model = with_adapter(model, adapter)
+    model = _without_numbers(config, adapter)
     every = sum(weight.numel() for weight in model.parameters())
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     # Of what is trained: itself, its gradient, two averages of Adam, and DDP's copies of gradients.
     needed = (every - trained) * (2 if world.device.type == "cuda" else 4) + trained * (16 if world.size == 1 else 20)
+    _check_memory(
+        needed,
+        f"the base has {every / 1e6:,.0f} million numbers, of which {trained / 1e6:,.0f} million are trained: each "
+        f"process needs {needed / _GIB:.2f} GiB for weights, gradients and optimizer alone",
+        world,
+        ", leave out --full, or take a smaller base" if adapter is None else ", or take a smaller base",
+    )
+
+
+def check_reading(config: Any, world: World) -> None:
+    """Whether memory suffices for a model that is only asked.
+
+    Raises:
+        BadInputError: it does not.
+    """
+    every = sum(weight.numel() for weight in _without_numbers(config, None).parameters())
+    needed = every * (2 if world.device.type == "cuda" else 4)
+    _check_memory(
+        needed,
+        f"the model has {every / 1e6:,.0f} million numbers: each process needs {needed / _GIB:.2f} GiB for them alone",
+        world,
+        ", or take a smaller one",
+    )
+
+
+def _without_numbers(config: Any, adapter: Adapter | None) -> Any:
+    models: Any = AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            model = models.from_config(config)
+    except ValueError as error:  # transformers lists all that it knows
+        name = (config.architectures or [type(config).__name__])[0]
+        raise BadInputError(f"{name} is no language model that transformers knows: take another one") from error
+    with torch.device("meta"):
+        return model if adapter is None else with_adapter(model, adapter)
+
+
+def _check_memory(needed: int, words: str, world: World, or_else: str) -> None:
     if world.device.type == "cuda":
         free, way_out = torch.cuda.mem_get_info(world.device)[0], "Take a GPU with more memory"
     else:
         free = memory_left() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         way_out = "Raise resources.limits.memory of container trainer"
     if needed > free:
-        smaller = ", leave out --full" if adapter is None else ""
-        raise BadInputError(
-            f"the base has {every / 1e6:,.0f} million numbers, of which {trained / 1e6:,.0f} million are trained: each "
-            f"process needs {needed / _GIB:.2f} GiB for weights, gradients and optimizer alone, and {free / _GIB:.2f} "
-            f"GiB are left for it. {way_out}{smaller}, or take a smaller base"
-        )
+        raise BadInputError(f"{words}, and {free / _GIB:.2f} GiB are left for it. {way_out}{or_else}")
 
 
 def with_adapter(model: nn.Module, adapter: Adapter) -> Any:
@@ -137,13 +183,24 @@ def load(base: Path, adapter: Adapter | None, world: World) -> Any:
     Raises:
         BadInputError: its generation settings could not be written again.
     """
-    small = world.device.type == "cuda" and adapter is not None
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16 if small else torch.float32)
+    model = load_as(base, torch.bfloat16 if world.device.type == "cuda" and adapter is not None else torch.float32)
     try:
         model.generation_config.validate(strict=True)
     except ValueError as error:  # transformers would refuse to write it, at the end
         raise BadInputError(f"{base}/generation_config.json contradicts itself: {error}") from error
     return model if adapter is None else with_adapter(model, adapter)
+
+
+def load_to_read(folder: Path, world: World) -> Any:
+    """A model that is only asked."""
+    return load_as(folder, torch.bfloat16 if world.device.type == "cuda" else torch.float32).to(world.device)
+
+
+def load_as(folder: Path, dtype: torch.dtype) -> Any:
+    """A model with weights of this type."""
+    quiet: Any = transformers_logging.disable_progress_bar
+    quiet()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
 
 
 def finished(model: Any, config: Any, world: World) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shutil
 import signal
@@ -19,6 +18,7 @@ pytest.importorskip("peft", reason="a Python without the test packages, as gpu-c
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import chatmodel
+import conftest
 from aifactory_contract.formats import HUGGINGFACE, check_directory
 from aifactory_trainer import base, chat, sft
 from aifactory_trainer.distributed import World
@@ -27,44 +27,13 @@ from test_export import digest
 
 SFT = ("-m", "aifactory_trainer.sft")
 FAST = ("--learning-rate=0.02", "--hold-out-share=0.2", "--batch=4")
+FRUIT = chatmodel.conversations(40)
 CPU = World(0, 1, torch.device("cpu"))
-
-
-@pytest.fixture
-def inputs(tmp_path: Path) -> Path:
-    """The inputs `base` and `chat` of a job."""
-    chatmodel.write(tmp_path / "inputs" / "base")
-    chatmodel.write_conversations(tmp_path / "inputs" / "chat" / "fruit.jsonl", chatmodel.conversations(40))
-    return tmp_path / "inputs"
-
-
-@pytest.fixture
-def job(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Path:
-    """The environment of a job, for the program run in this process."""
-    for name in ("WORLD_SIZE", "RANK", "TORCHELASTIC_ERROR_FILE", "AIFACTORY_PROGRESS_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("AIFACTORY_INPUTS", str(inputs))
-    monkeypatch.setenv("AIFACTORY_CHECKPOINTS", str(tmp_path / "checkpoints"))
-    monkeypatch.setenv("AIFACTORY_OUTPUT", str(tmp_path / "output"))
-    monkeypatch.setenv("AIFACTORY_TERMINATION_LOG", str(tmp_path / "termination-log"))
-    (tmp_path / "termination-log").write_text("")
-    caplog.set_level(logging.INFO, "aifactory")
-    return tmp_path
 
 
 def refused(job: Path, *arguments: str) -> str:
     """What the job's status says of a run that ends before training."""
-    with pytest.raises(SystemExit) as ended:
-        sft.main(arguments)
-    assert ended.value.code == 93
-    assert not list(job.glob("checkpoints/step-*"))
-    assert not (job / "output").exists()
-    message = json.loads((job / "termination-log").read_text())["message"]
-    assert message["errorCode"] == 93
-    said = str(message["message"])
-    assert said.startswith("NoRestart: ")
-    return said.removeprefix("NoRestart: ")
+    return conftest.refused(sft.main, job, *arguments)
 
 
 @pytest.mark.parametrize("way", ["lora", "full"])
@@ -72,7 +41,9 @@ def test_it_learns_and_publishes_a_directory_as_the_base_was_one(
     job: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     monkeypatch.setenv("AIFACTORY_PROGRESS_URL", receiver.url)
-    more = ["--full", "--packing"] if way == "full" else ["--activation-checkpointing"]
+    more = ["--full", "--packing"] if way == "full" else ["--activation-checkpointing", "--tasks=tasks"]
+    fruit = [{"prompt": row["messages"][:1], "choices": ["The apple.", "?"], "answer": 0} for row in FRUIT[::4]]
+    chatmodel.write_lines(job / "inputs" / "tasks" / "fruit.jsonl", fruit)
     sft.main([*FAST, "--epochs=6", *more])
     output, base = job / "output", job / "inputs" / "base"
     check_directory(output, HUGGINGFACE.name)
@@ -80,6 +51,7 @@ def test_it_learns_and_publishes_a_directory_as_the_base_was_one(
     metrics = config["metrics"]
     assert metrics["heldOutLoss"] < metrics["baseHeldOutLoss"] - 0.5
     assert metrics["conversations"] + metrics["heldOutConversations"] == 40
+    assert metrics.get("fruit/acc_norm") == (None if way == "full" else 1.0)
     assert re.search(r"step \d+/\d+  loss \d\.\d{3}  [\d,]+ tokens/s", caplog.text)
 
     former = json.loads((base / "config.json").read_text())
@@ -93,7 +65,7 @@ def test_it_learns_and_publishes_a_directory_as_the_base_was_one(
     settings = sft.parse([*FAST])
     _, held_out = sft.load_data(settings, tokenizer, sft.AutoConfig.from_pretrained(output))
     model = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32)
-    assert sft.measure(model, held_out, settings, CPU) == pytest.approx(metrics["heldOutLoss"], abs=0.001)
+    assert sft.measure(model, held_out, 4, CPU) == pytest.approx(metrics["heldOutLoss"], abs=0.001)
     assert tokenizer.chat_template == chatmodel.TEMPLATE
     assert (output / "generation_config.json").read_text() == (base / "generation_config.json").read_text()
 
@@ -198,6 +170,7 @@ def contradiction(job: Path) -> None:
             r"all \d+ conversations are longer than 5 tokens, the shortest has \d+: raise --max",
         ),
         (None, ["--max-length=999"], r"--max-length 999 is more than the 256 tokens that the model can read"),
+        (None, ["--tasks=chat"], r"fruit\.jsonl:1: it has no \"prompt\" and \"answer\": "),
         (None, ["--lora-targets=qkv"], r"no layer of LlamaForCausalLM is called 'qkv'; it has down_proj, .*, v_proj$"),
         (None, ["--lora-targets=q_proj,kv"], r"no layer of LlamaForCausalLM is called 'kv'"),
         (None, ["--lora-targets=norm"], r"--lora-targets norm: Target module LlamaRMSNorm.* is not supported"),
