@@ -28,7 +28,7 @@ def job(name: str, command: list[str], *, nodes: int = 1, image: str = TRAINER, 
 
 def training_job(name: str, *, steps: int, nodes: int, output: str | None = None, args: tuple[str, ...] = ()) -> Json:
     """A TrainingJob that trains the small GPT."""
-    command = ["torchrun", "-m", "aifactory_trainer.gpt", f"--steps={steps}", *args]
+    command = ["torchrun", "-m", "aifactory_trainer.pretrain", f"--steps={steps}", *args]
     spec: Json = {}
     if output is not None:
         spec["output"] = {"model": {"name": output, "format": "huggingface"}}

@@ -34,7 +34,7 @@ def test_an_exit_code_is_reported(ns: Kubectl) -> None:
 
 
 def test_a_python_exception_is_reported_by_its_last_line(ns: Kubectl) -> None:
-    program = "from aifactory_trainer.gpt import main; main(['--steps=5', '--data=/nowhere'])"
+    program = "from aifactory_trainer.pretrain import main; main(['--steps=5', '--data=/nowhere'])"
     ns.apply(objects.job("exception", ["torchrun", "--no-python", "python3", "-c", program], **NO_RETRY))
     found = ns.wait_condition("tjob", "exception", "Failed", seconds=120)
     assert "/nowhere" in found["status"]["lastFailure"]["message"]

@@ -4,7 +4,8 @@
 Role: the place where the workloads' tests run, with the same packages as the images, and where a person may start
 the training program without a cluster:
 
-    PYTHONPATH=workloads/trainer:workloads/contract $(python3 workloads/torch/venv.py) -m aifactory_trainer.gpt --help
+    export PYTHONPATH=workloads/trainer:workloads/contract
+    $(python3 workloads/torch/venv.py) -m aifactory_trainer.pretrain --help
 
 What always holds:
 - The directory's name carries the hash of the lock file and of the Python version, so a changed lock makes a new

@@ -26,5 +26,5 @@ def too_large(pool: InferencePool, version: VersionView) -> str:
     return (
         f"ModelVersion {version.name} is too large for the memory of its pods: it is {human_size(version.size_bytes)}, "
         f"and resources.limits.memory of container {names.CONTAINER_TRITON} in spec.template is {limits['memory']}; "
-        "raise it: twice the model's size and 1Gi is a good start, as a CPU computes in float32; or use a GPU"
+        "raise it: twice the model's size and 1Gi is a good start, as some CPUs compute in float32; or use a GPU"
     )

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from aifactory.training.rendezvous import service_name
 from tests.bench.client import Client, RequestFailed, at_pace
 from tests.bench.journal import Journal, percentile
 from tests.bench.objects import JOBS, PODS, Recipe, job, job_of, recipe
@@ -86,7 +87,7 @@ class _Poison:
 
     def __init__(self, user: Client) -> None:
         self._user = user
-        self._service = f"{SERVICES}/{self.name}"
+        self._service = service_name(self.name)
         self.changes = 0
         self.seconds = 0.0
 
@@ -101,11 +102,12 @@ class _Poison:
     async def change(self) -> None:
         self.changes += 1
         # A label: of an annotation the operator takes no notice.
-        await self._user.merge(self._service, {"metadata": {"labels": {"bench/change": str(self.changes)}}})
+        labels = {"bench/change": str(self.changes)}
+        await self._user.merge(f"{SERVICES}/{self._service}", {"metadata": {"labels": labels}})
 
     async def _missing(self) -> str:
         try:
-            await self._user.get(self._service)
+            await self._user.get(f"{SERVICES}/{self._service}")
         except RequestFailed as error:
             return str(error)
         return ""
@@ -120,7 +122,7 @@ class _Decoy(_Poison):
         made = recipe(_refused(self.name)).children
         self._pods = [body for path, body in made if path == PODS]
         spec = {"clusterIP": "None", "selector": {"bench/none": "none"}}
-        await self._user.request("POST", SERVICES, {"metadata": {"name": self.name}, "spec": spec})
+        await self._user.request("POST", SERVICES, {"metadata": {"name": self._service}, "spec": spec})
 
     async def change(self) -> None:
         await super().change()

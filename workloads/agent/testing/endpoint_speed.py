@@ -5,8 +5,9 @@
 In workloads/agent, with the Python of ../server/venv.py, on a quiet machine. Both servers are up all the time and take
 turns, the first round of each is thrown away, figures are medians of the rounds. Each client asks once a round, for a
 streamed chat of at most so many tokens with temperature 0; tokens are those that the servers count, and both must have
-generated as many. Both compute in float32, which a CPU without bfloat16 arithmetic is quickest in (--peer-dtype), and
-have a cache of as many tokens: left to itself, the other takes most of the machine's memory.
+generated as many. The other computes in the type of the weights, as ours does on a CPU that can; elsewhere give it what
+it is quickest in (--peer-dtype float32). Both have a cache of as many tokens: left to itself, the other takes most of
+the machine's memory.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peer-dtype", default="float32")
+    parser.add_argument("--peer-dtype", default="auto")
     parser.add_argument("--json", type=Path, help="where the figures go as well")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

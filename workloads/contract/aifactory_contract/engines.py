@@ -53,7 +53,7 @@ BYTES = Engine(
     "bytes",
     frozenset({"Qwen3ForCausalLM"}),
     _has_byte_tokens,
-    "Qwen3ForCausalLM with a token for each byte, as aifactory_trainer.gpt makes it",
+    "Qwen3ForCausalLM with a token for each byte, as aifactory_trainer.pretrain makes it",
 )
 """The server's own small one (`aifactory_server.causal_lm`); twice as fast as transformers for what it serves."""
 _WITH_TRANSFORMERS = frozenset(

@@ -57,21 +57,25 @@ PARTS: dict[str, Callable[[Place], Outcome]] = {
     "fine-tune": fine_tune,
     "tests": units.tests,
     "resumed": training.resumed,
+    "divided": training.divided,
     "random-state": training.random_state,
     "ranks": training.ranks,
     "export": serving.export,
     "answers": serving.answers,
     "engine": serving.engine,
     "speed": training.speed,
+    "speed-1b": training.speed_1b,
 }
 NEEDS = {
     "generate": ("transformers", "tokenizers", "llguidance", "psutil"),
     "embed": ("transformers", "tokenizers"),
     "fine-tune": ("transformers", "tokenizers", "peft"),
+    "divided": ("transformers", "tokenizers"),
+    "speed-1b": ("transformers", "tokenizers"),
 }
 """Packages beside PyTorch without which a part can not run."""
 PART_SECONDS = 200.0
-TOGETHER = ("tests", "resumed", "random-state", "ranks", "export")
+TOGETHER = ("tests", "resumed", "divided", "random-state", "ranks", "export")
 """Run at the same time where they follow one another: mostly they wait for processes to start, and measure no speed."""
 
 

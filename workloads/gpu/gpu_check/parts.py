@@ -26,6 +26,12 @@ class Sizes:
         compiled: whether all is also done with torch.compile.
         clients: how many ask the server at the same time.
         answer_tokens: length of each answer.
+        shard: shape of the transformers model that is trained divided, stopped and resumed.
+        shard_vocabulary: tokens of its tokenizer.
+        shard_context: tokens of a window.
+        shard_steps: steps of it.
+        big_batches: windows a step of the preset 1b, the first that fits the memory is used.
+        big_steps: steps of it.
         llama: shape of the transformers model that is served and fine-tuned.
         llama_vocabulary: tokens of its tokenizer.
         bert: shape of the model whose embeddings are served.
@@ -44,6 +50,12 @@ class Sizes:
     compiled: bool
     clients: tuple[int, ...]
     answer_tokens: int
+    shard: dict[str, int]
+    shard_vocabulary: int
+    shard_context: int
+    shard_steps: int
+    big_batches: tuple[int, ...]
+    big_steps: int
     llama: dict[str, int]
     llama_vocabulary: int
     bert: dict[str, int]
@@ -64,6 +76,19 @@ FULL = Sizes(
     compiled=True,
     clients=(1, 32, 128),
     answer_tokens=128,
+    shard={
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 512,
+    },
+    shard_vocabulary=4000,
+    shard_context=256,
+    shard_steps=300,
+    big_batches=(16, 8, 4),
+    big_steps=30,
     # As Llama 3.2 1B but for its vocabulary: 1.1 G weights.
     llama={
         "hidden_size": 2048,
@@ -97,6 +122,19 @@ TINY = Sizes(
     compiled=False,
     clients=(1, 4),
     answer_tokens=16,
+    shard={
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+    },
+    shard_vocabulary=400,
+    shard_context=32,
+    shard_steps=120,
+    big_batches=(2,),
+    big_steps=20,
     llama={
         "hidden_size": 64,
         "intermediate_size": 96,

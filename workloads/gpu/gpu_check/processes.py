@@ -20,7 +20,7 @@ import torch
 
 from aifactory_trainer.model import GPTConfig
 
-_STEP = re.compile(r"step (\d+)/(\d+)  loss ([\d.]+|nan|inf)(?:  ([\d,]+) tokens/s)?")
+_STEP = re.compile(r"step (\d+)/(\d+)  loss ([\d.]+|nan|inf)(?:  ([\d,]+) tokens/s)?(?:  MFU ([\d.]+)%)?")
 
 
 class EndedBadly(Exception):
@@ -40,7 +40,7 @@ class Training:
     root: Path
     arguments: Sequence[str]
     processes: int = 1
-    module: str = "aifactory_trainer.gpt"
+    module: str = "aifactory_trainer.pretrain"
     peak_bytes: int | None = field(default=None, init=False)
     """Device memory that was in use at most, less what was in use before."""
 
@@ -131,8 +131,12 @@ class Training:
     def last_step(self) -> dict[str, Any]:
         """What the last line of progress says."""
         found = _STEP.findall(self.log)
-        step, _, loss, speed = found[-1]
-        return {"step": int(step), "loss": float(loss), "tokensPerSecond": float(speed.replace(",", "") or 0)}
+        step, _, loss, speed, mfu = found[-1]
+        told = {
+            "mfu": round(float(mfu) / 100, 4) if mfu else None,
+            "tokensPerSecond": float(speed.replace(",", "") or 0),
+        }
+        return {"step": int(step), "loss": float(loss), **told}
 
     def steps_saved(self) -> list[int]:
         names = [path.name[5:] for path in (self.root / "checkpoints").glob("step-*")]

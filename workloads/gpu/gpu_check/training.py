@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import inspect
+import json
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,17 +19,16 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from aifactory_trainer import Run, World, gpt
+from aifactory_trainer import Run, World, flops, pretrain, subject
 from aifactory_trainer.environment import Environment
 from aifactory_trainer.model import GPT, VOCABULARY, GPTConfig
+from aifactory_trainer.subject import Tiny
 from gpu_check.parts import Outcome, Place, Sizes, text_folder
 from gpu_check.processes import EndedBadly, Training, shape
 
 BITS_TOLERANCE = 0.03
 """Bits per byte on held-out text by which two runs with the same seed may differ: the backward pass of attention adds
 up in no fixed order on a GPU."""
-_PEAKS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100-SXM": 312e12}
-"""Dense bfloat16 operations a second, by a part of the device's name (NVIDIA's data sheets)."""
 
 
 def resumed(place: Place) -> Outcome:
@@ -47,16 +47,7 @@ def resumed(place: Place) -> Outcome:
     def interrupted(mode: tuple[str, tuple[str, ...]]) -> tuple[str, Training]:
         name, more = mode
         run = training(place, name, (*arguments, *more))
-        code = run.stop_after(every)
-        stopped, log = run.steps_saved()[-1], run.log
-        outcome.check(f"{name}: SIGTERM ends it with an error", code != 0, code)
-        outcome.check(f"{name}: it leaves a checkpoint of its step", f"stopped at step {stopped} of" in log, stopped)
-        outcome.check(f"{name}: that was before its end", stopped < sizes.small_steps, stopped)
-        outcome.check(
-            f"{name}: the pod's message says so", run.message.startswith("Terminated: stopped at"), run.message
-        )
-        run.run()
-        outcome.check(f"{name}: the next attempt goes on there", f"step-{stopped}: step {stopped}" in run.log, stopped)
+        stop_and_resume(outcome, name, run, every, sizes.small_steps)
         return name, run
 
     # At the same time: most of theirs goes into starting processes and compiling.
@@ -75,6 +66,82 @@ def resumed(place: Place) -> Outcome:
         "finalLoss": {name: run.last_step["loss"] for name, run in runs.items()},
         "heldOutBitsPerByte": bits,
     }
+    return outcome
+
+
+def stop_and_resume(outcome: Outcome, name: str, run: Training, every: int, steps: int) -> None:
+    """End it by SIGTERM when it has written its first checkpoint, and have another attempt end well."""
+    code = run.stop_after(every)
+    stopped, log = run.steps_saved()[-1], run.log
+    outcome.check(f"{name}: SIGTERM ends it with an error", code != 0, code)
+    outcome.check(f"{name}: it leaves a checkpoint of its step", f"stopped at step {stopped} of" in log, stopped)
+    outcome.check(f"{name}: that was before its end", stopped < steps, stopped)
+    outcome.check(f"{name}: the pod's message says so", run.message.startswith("Terminated: stopped at"), run.message)
+    run.run()
+    outcome.check(f"{name}: the next attempt goes on there", f"step-{stopped}: step {stopped}" in run.log, stopped)
+
+
+def divided(place: Place) -> Outcome:
+    """A Llama whose weights are divided (FSDP2), here among one: stopped and resumed it ends as one that is whole."""
+    outcome, steps = Outcome(), place.sizes.shard_steps
+    arguments = (
+        f"--config={llama_file(place)}",
+        f"--tokenizer=train:{place.sizes.shard_vocabulary}",
+        f"--context={place.sizes.shard_context}",
+        f"--batch={place.sizes.small_batch}",
+        f"--steps={steps}",
+        f"--checkpoint-every={steps // 10}",
+        f"--data={text_folder(place.work)}",
+        "--learning-rate=2e-3",
+        "--sample=0",
+    )
+    whole = training(place, "replicated", arguments)
+    run = training(place, "divided", (*arguments, "--shard"))
+    with ThreadPoolExecutor() as pool:
+        uninterrupted = pool.submit(whole.run)
+        stop_and_resume(outcome, "divided", run, steps // 10, steps)
+        uninterrupted.result()
+    bits = {name: found.metrics["heldOutBitsPerByte"] for name, found in (("whole", whole), ("divided", run))}
+    apart = abs(bits["whole"] - bits["divided"])
+    outcome.check(f"it ends as one that is whole, within {BITS_TOLERANCE} bits", apart <= BITS_TOLERANCE, bits)
+    outcome.check("it has learnt: less than three bits a byte", bits["divided"] < 3, bits)
+    files = {path.suffix for path in (run.root / "checkpoints" / f"step-{steps}").iterdir()}
+    outcome.check("its checkpoints are those of torch.distributed.checkpoint", ".distcp" in files, sorted(files))
+    outcome.figures = {"heldOutBitsPerByte": bits, "finalLoss": run.last_step["loss"]}
+    return outcome
+
+
+def llama_file(place: Place) -> Path:
+    """A configuration of transformers, as --config takes it."""
+    path = place.work / "shape.json"
+    path.write_text(json.dumps({"model_type": "llama", **place.sizes.shard}))
+    return path
+
+
+def speed_1b(place: Place) -> Outcome:
+    """The preset 1b with weights divided and kernels compiled; in miniature another model, not compiled."""
+    from gpu_check.llama import tokenizer
+
+    outcome, sizes = Outcome(), place.sizes
+    words = place.work / "words"
+    tokenizer(sizes.llama_vocabulary).save_pretrained(words)
+    model = ("--preset=1b", "--compile") if place.on_gpu else (f"--config={llama_file(place)}", "--context=16")
+    batch = sizes.big_batches[0]
+    options = (*model, "--shard", f"--tokenizer={words}", "--checkpoint-every=1000000", "--keep=1", "--sample=0")
+    run, seconds, batch = large_program(place, batch, "1b", options, sizes.big_batches, sizes.big_steps)
+    found = run.last_step
+    numbers = int(run.log.partition(" parameters, ")[0].split()[-1])
+    outcome.figures = {
+        "parameters": numbers,
+        "batch": batch,
+        "tokensPerSecond": found["tokensPerSecond"],
+        "peakMemoryGiB": gib(run.peak_bytes),
+        "seconds": round(seconds, 1),
+        "loss": found["loss"],
+        "mfu": found["mfu"],
+    }
+    outcome.check("the loss is a number", found["loss"] < 20, found)
+    outcome.check("how well the device is used is told", found["mfu"] is not None or not place.on_gpu, found)
     return outcome
 
 
@@ -133,10 +200,10 @@ def ranks(place: Place) -> Outcome:
         for name, more in modes(place.sizes, "ddp"):
             model = copy.deepcopy(alone)
             with older_torch(outcome):
-                network = gpt.distribute(model, World(0, 2, place.device))
-            gpt.backward(gpt.compiled(network, place.device) if more else network, windows)
+                network = subject.replicate(model, World(0, 2, place.device))
+            pretrain.backward(Tiny(model), subject.compiled(network, place.device) if more else network, windows)
             bare = copy.deepcopy(alone)
-            gpt.backward(bare, windows)
+            pretrain.backward(Tiny(bare), bare, windows)
             pairs = [(a.grad, b.grad) for a, b in zip(model.parameters(), bare.parameters(), strict=True)]
             furthest = max(float((mine - own).norm() / own.norm().clamp(min=1e-6)) for mine, own in pairs)
             limit = 0.05 if more else 0.01  # other kernels round bfloat16 elsewhere
@@ -160,7 +227,7 @@ def older_torch(outcome: Outcome) -> Iterator[None]:
     def wrap(model: nn.Module, *, forward_sync_buffers: bool, **options: Any) -> DistributedDataParallel:
         return DistributedDataParallel(model, broadcast_buffers=forward_sync_buffers, **options)
 
-    with mock.patch.object(gpt, "DistributedDataParallel", wrap):
+    with mock.patch.object(subject, "DistributedDataParallel", wrap):
         yield
 
 
@@ -184,23 +251,26 @@ def speed(place: Place) -> Outcome:
         "parameters": parameters,
         "context": sizes.large.context,
         "flopsPerToken": flops_per_token(sizes.large, parameters),
-        "peakFlops": peak_flops(),
+        "peakFlops": flops.peak(place.device),
     }
     for name, more in modes(sizes, "program"):
-        run, seconds, batch = large_program(place, batch, name, more)
+        options = (*shape(sizes.large), "--learning-rate=6e-4", "--checkpoint-every=1000000", "--keep=1", "--sample=20")
+        run, seconds, batch = large_program(
+            place, batch, name, (*options, *more), sizes.large_batches, sizes.large_steps
+        )
         found = run.last_step["tokensPerSecond"]
         outcome.figures[name] = {
             "tokensPerSecond": found,
             "peakMemoryGiB": gib(run.peak_bytes),
             "seconds": round(seconds, 1),
             "checkpointSeconds": float(run.log.partition(" written in ")[2].split()[0]),
-        } | utilisation(found, sizes.large, parameters)
+        } | utilisation(place, found, sizes.large, parameters)
         outcome.check(f"{name}: the loss is a number", run.last_step["loss"] < 6, run.last_step)
     outcome.figures["batch"] = batch
     for name, more in modes(sizes, "plainLoop"):
         try:
             loop = plain_loop(place, batch, bool(more))
-            loop |= utilisation(loop["tokensPerSecond"], sizes.large, parameters)
+            loop |= utilisation(place, loop["tokensPerSecond"], sizes.large, parameters)
             program = outcome.figures[name.replace("plainLoop", "program")]["tokensPerSecond"]
             outcome.figures[name] = loop | {"programToThis": round(program / loop["tokensPerSecond"], 3)}
         except Exception as error:  # the others' figures stand
@@ -210,17 +280,17 @@ def speed(place: Place) -> Outcome:
     return outcome
 
 
-def large_program(place: Place, batch: int, name: str, more: Sequence[str]) -> tuple[Training, float, int]:
-    """The program with the large model; where a batch does not fit the memory, with the next smaller one."""
-    sizes = place.sizes
-    for size in (size for size in sizes.large_batches if size <= batch):
-        arguments = (*shape(sizes.large), f"--batch={size}", f"--steps={sizes.large_steps}", "--keep=1", "--sample=20")
-        rest = ("--checkpoint-every=1000000", "--learning-rate=6e-4", f"--data={text_folder(place.work)}")
-        run = training(place, f"{name}-{size}", (*arguments, *rest, *more))
+def large_program(
+    place: Place, batch: int, name: str, options: Sequence[str], batches: Sequence[int], steps: int
+) -> tuple[Training, float, int]:
+    """The program with a large model; where a batch does not fit the memory, with the next smaller one."""
+    for size in (size for size in batches if size <= batch):
+        rest = (f"--batch={size}", f"--steps={steps}", f"--data={text_folder(place.work)}")
+        run = training(place, f"{name}-{size}", (*options, *rest))
         try:
             return run, run.run(), size
         except EndedBadly:
-            if "out of memory" not in run.log or size == sizes.large_batches[-1]:
+            if "out of memory" not in run.log or size == batches[-1]:
                 raise
     raise AssertionError("no batch was tried")
 
@@ -237,7 +307,7 @@ def plain_loop(place: Place, batch: int, compiled: bool) -> dict[str, Any]:
 
     def step() -> None:
         starts = torch.randint(len(tokens) - context, (batch, 1), device=place.device)
-        gpt.backward(network, tokens[starts + places].long())
+        pretrain.backward(Tiny(model), network, tokens[starts + places].long())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -258,20 +328,13 @@ def plain_loop(place: Place, batch: int, compiled: bool) -> dict[str, Any]:
 
 
 def flops_per_token(config: GPTConfig, parameters: int) -> int:
-    """Of a forward and a backward pass: 6 for each weight, and 12 x layers x width x context for attention (PaLM, arXiv
-    2204.02311, appendix B), which counts what causal attention leaves out as well."""
-    return 6 * parameters + 12 * config.layers * config.embedding * config.context
+    """See `flops`."""
+    return flops.per_token(parameters, config.layers, config.embedding, config.context)
 
 
-def peak_flops() -> float | None:
-    """What the device could do at most; None where this is not known."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return next((peak for part, peak in _PEAKS.items() if part in name), None)
-
-
-def utilisation(speed: float, config: GPTConfig, parameters: int) -> dict[str, float]:
+def utilisation(place: Place, speed: float, config: GPTConfig, parameters: int) -> dict[str, float]:
     """Model flops utilisation, where the device's peak is known."""
-    peak = peak_flops()
+    peak = flops.peak(place.device)
     return {"mfu": round(speed * flops_per_token(config, parameters) / peak, 4)} if peak else {}
 
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gpu_check.llama import write_llama
 from gpu_check.parts import Outcome, Place, text_folder
-from gpu_check.training import gib, peak_flops
+from gpu_check.training import gib
 
 _WARM = 3
 _APART = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -39,7 +39,7 @@ def fine_tune(place: Place) -> Outcome:
     outcome.check("the base stays as it is", torch.equal(weight, before), "up_proj of the first layer")
     speed = sizes.tune_steps * windows.numel() / seconds
     flops = 4 * parameters + 12 * layers * width * sizes.tune_context
-    peak = peak_flops()
+    peak = flops.peak(place.device)
     outcome.figures = {
         "parameters": parameters,
         "learning": sum(each.numel() for each in learning),

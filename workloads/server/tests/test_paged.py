@@ -15,6 +15,7 @@ from hf_models import CONTEXT, write_llama, write_qwen
 from kept import Kept
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from aifactory_server import device
 from aifactory_server.engines import paged
 from aifactory_server.engines.engine import Engine, Limits, Meter
 from aifactory_server.engines.paged import PagedModel
@@ -177,6 +178,38 @@ def _text(engine: Engine) -> str:
         return answer.text if answer.error is None else ""
 
     return wait_for("it answers again", asked, 20)
+
+
+def test_steps_have_the_threads_that_their_tokens_are_worth(
+    llama: Path, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def threads(matrix: int, tokens: int, most: int) -> int:
+        assert (matrix > 1000, most) == (True, torch.get_num_threads())
+        asked.append(tokens)
+        return most
+
+    monkeypatch.setattr(paged, "step_threads", threads)
+    engine, model = serve(llama)
+    asked.clear()  # it was warmed up
+    prompt = "def main():"
+    assert ask(engine, prompt, max_tokens=3).wait().error is None
+    assert asked == [len(model.encode(prompt)), 1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_weights_in_bfloat16_are_computed_as_the_cpu_can(
+    dtype: torch.dtype, llama: Path, tmp_path: Path, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AutoModelForCausalLM.from_pretrained(llama, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    for file in llama.glob("token*"):
+        shutil.copy(file, tmp_path)
+    monkeypatch.setattr(device, "multiplies_bfloat16", lambda: dtype is torch.bfloat16)
+    engine, model = serve(tmp_path)
+    assert {weight.dtype for weight in model.parameters} == {dtype}
+    answer = ask(engine, "def main():").wait()
+    assert (answer.error, answer.tokens) == (None, 24)
 
 
 def test_a_directory_that_can_not_be_served_says_why(llama: Path, tmp_path: Path) -> None:

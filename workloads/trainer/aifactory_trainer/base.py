@@ -11,7 +11,6 @@ without numbers, before anything is loaded; and the result is, to whoever serves
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from aifactory_contract.cgroup import memory_left
+from aifactory_trainer import causal, memory
 from aifactory_trainer.distributed import World
-from aifactory_trainer.program import BadInputError
+from aifactory_trainer.program import BadInputError, find
 
 ALL_LINEAR = "all-linear"
 """Every linear layer but the last one, as peft calls it."""
-_GIB = 1 << 30
 _END_BYTES = 1 << 20
 
 
@@ -39,23 +37,6 @@ class Adapter:
     rank: int
     alpha: int
     targets: str
-
-
-def find(name: str, option: str) -> Path:
-    """A path as it is, else the job's input of this name.
-
-    Raises:
-        BadInputError: there is neither.
-    """
-    inputs = Path(os.environ.get("AIFACTORY_INPUTS") or "inputs")
-    for path in (Path(name), inputs / name):
-        if path.exists():
-            return path
-    there = ", ".join(sorted(path.name for path in inputs.iterdir())) if inputs.is_dir() else ""
-    raise BadInputError(
-        f"{option} {name}: there is no such file or directory, and no input of this name "
-        f"(spec.inputs has {there or 'none'})"
-    )
 
 
 def load_tokenizer(base: Path, template: str | None, *, chats: bool = True) -> Any:
@@ -105,15 +86,7 @@ def check(config: Any, adapter: Adapter | None, world: World) -> None:
     model = _without_numbers(config, adapter)
     every = sum(weight.numel() for weight in model.parameters())
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    # Of what is trained: itself, its gradient, two averages of Adam, and DDP's copies of gradients.
-    needed = (every - trained) * (2 if world.device.type == "cuda" else 4) + trained * (16 if world.size == 1 else 20)
-    _check_memory(
-        needed,
-        f"the base has {every / 1e6:,.0f} million numbers, of which {trained / 1e6:,.0f} million are trained: each "
-        f"process needs {needed / _GIB:.2f} GiB for weights, gradients and optimizer alone",
-        world,
-        ", leave out --full, or take a smaller base" if adapter is None else ", or take a smaller base",
-    )
+    memory.check("the base", every, trained, world, smaller=", leave out --full" if adapter is None else "")
 
 
 def check_reading(config: Any, world: World) -> None:
@@ -123,13 +96,7 @@ def check_reading(config: Any, world: World) -> None:
         BadInputError: it does not.
     """
     every = sum(weight.numel() for weight in _without_numbers(config, None).parameters())
-    needed = every * (2 if world.device.type == "cuda" else 4)
-    _check_memory(
-        needed,
-        f"the model has {every / 1e6:,.0f} million numbers: each process needs {needed / _GIB:.2f} GiB for them alone",
-        world,
-        ", or take a smaller one",
-    )
+    memory.check("the model", every, 0, world)
 
 
 def _without_numbers(config: Any, adapter: Adapter | None) -> Any:
@@ -142,16 +109,6 @@ def _without_numbers(config: Any, adapter: Adapter | None) -> Any:
         raise BadInputError(f"{name} is no language model that transformers knows: take another one") from error
     with torch.device("meta"):
         return model if adapter is None else with_adapter(model, adapter)
-
-
-def _check_memory(needed: int, words: str, world: World, or_else: str) -> None:
-    if world.device.type == "cuda":
-        free, way_out = torch.cuda.mem_get_info(world.device)[0], "Take a GPU with more memory"
-    else:
-        free = memory_left() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        way_out = "Raise resources.limits.memory of container trainer"
-    if needed > free:
-        raise BadInputError(f"{words}, and {free / _GIB:.2f} GiB are left for it. {way_out}{or_else}")
 
 
 def with_adapter(model: nn.Module, adapter: Adapter) -> Any:
@@ -212,13 +169,8 @@ def finished(model: Any, config: Any, world: World) -> Any:
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     model.config.use_cache = config.use_cache  # the Trainer has switched it off
-    model = model.to(own_type(config))
+    model = model.to(causal.own_type(config))
     return model if world.device.type == "cuda" else model.float()  # CPUs compute in nothing else as fast
-
-
-def own_type(config: Any) -> torch.dtype:
-    """In which type the base's weights are stored, and the result's will be."""
-    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
 
 def fingerprint(base: Path) -> str:

@@ -21,15 +21,12 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from torch.utils.data import Dataset
 
-from aifactory_contract.userjson import parse_json
 from aifactory_trainer import corpus
 from aifactory_trainer.program import BadInputError
 
-SUFFIX = ".jsonl"
 IGNORED = -100
 """The label of a token that is not learnt, as transformers has it."""
 _ROLES = ("system", "user", "assistant")
-_SHOWN = 3
 
 
 class ChatError(BadInputError):
@@ -72,50 +69,29 @@ def read(source: Path) -> list[Conversation]:
     """The conversations of a file, or of the .jsonl files of a directory: folder by folder, by name, line by line.
 
     Raises:
-        ChatError: there are none, or a line is none.
+        BadInputError: there are none, or a line is none.
     """
-    return read_lines(source, lambda document, where: Conversation(messages(document), where), _EXAMPLE)
+    return [Conversation(said, where) for where, said in read_lines(source, messages, _EXAMPLE)]
 
 
-def read_lines(source: Path, parse: Callable[[Any, str], Line], example: str) -> list[Line]:
-    """What the lines of .jsonl files hold.
+def read_lines(source: Path, parse: Callable[[Any], Line], example: str) -> list[tuple[str, Line]]:
+    """What the lines of .jsonl files hold, each with its place.
 
     Args:
-        parse: makes it of a line's document and its place, for messages; raises ValueError.
+        parse: makes it of a line's document; raises ValueError.
         example: a line as it should be.
 
     Raises:
-        ChatError: there are none, or a line is no good.
+        BadInputError: there are none, or a line is no good.
     """
-    paths = [source] if source.is_file() else [path for path in corpus.files(source) if path.suffix == SUFFIX]
+    paths = [source] if source.is_file() else [path for path in corpus.files(source) if path.suffix == corpus.LINES]
     if not paths:
-        raise ChatError(f"{source} has no {SUFFIX} file: {example}")
-    found: list[Line] = []
-    wrong: list[str] = []
-    for path in paths:
-        name = path.name if source.is_file() else path.relative_to(source).as_posix()
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                where = f"{name}:{number}"
-                try:
-                    found.append(parse(_document(line), where))
-                except ValueError as error:
-                    wrong.append(f"{where}: {error}")
-    if wrong:
-        more = f"; and {len(wrong) - _SHOWN} more lines" if len(wrong) > _SHOWN else ""
-        raise ChatError(f"{'; '.join(wrong[:_SHOWN])}{more}")
+        raise ChatError(f"{source} has no {corpus.LINES} file: {example}")
+    named = [(path.name if source.is_file() else path.relative_to(source).as_posix(), path) for path in paths]
+    found = corpus.read_lines(named, parse)
     if not found:
         raise ChatError(f"{source} is empty: {example}")
     return found
-
-
-def _document(line: bytes) -> Any:
-    try:
-        return parse_json(line)
-    except ValueError as error:
-        raise ValueError(f"it is no JSON: {error}") from error
 
 
 _LINE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
@@ -144,11 +120,7 @@ def text(given: Any, place: str, what: str) -> str:
     """A text that is not empty and can be written. Raises ValueError."""
     if not (isinstance(given, str) and given.strip()):
         raise ValueError(f"{place} has no {what}; it is a text that is not empty")
-    try:
-        given.encode()
-    except UnicodeEncodeError as error:
-        half = ascii(given[error.start])[1:-1]
-        raise ValueError(f"{place} has half a character, {half}: write it whole") from error
+    corpus.check_whole(given, place)
     return given
 
 

@@ -1,7 +1,8 @@
 """Checkpoints as directories that are whole or absent.
 
-Role: write, find, check and prune `step-<n>` directories. Knows files only: no process group, no model. There are two
-kinds: one file with the state that `Run` keeps, and the files that Hugging Face's Trainer writes by itself.
+Role: write, find, check and prune `step-<n>` directories. Knows files only: no process group, no model. There are three
+kinds: one file with the state that `Run` keeps, the parts that all ranks write where the model is divided among them,
+and the files that Hugging Face's Trainer writes by itself.
 
 What always holds, whenever the process is killed:
 - A directory called `step-<n>` was complete and on the disk when it got that name (write aside, fsync, rename, fsync).
@@ -40,6 +41,7 @@ _NAME = re.compile(r"step-(\d+)")
 _ASIDE_PREFIX = ".aside-"
 _MANIFEST_VERSION = 1
 RUN = "aifactory_trainer.Run"
+SHARDED = "aifactory_trainer.Run with a model that is divided among the ranks"
 TRAINER = "transformers.Trainer"
 """Who wrote a checkpoint, in its manifest; Run where nothing is said."""
 
@@ -65,7 +67,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A whole checkpoint of Hugging Face's Trainer, verified.
+    """A whole checkpoint of several files, verified.
 
     Attributes:
         step: number of steps done when it was written.
@@ -76,6 +78,10 @@ class Folder:
     step: int
     path: Path
     about: dict[str, Any]
+
+    def is_here(self) -> bool:
+        """Whether this process sees it."""
+        return (self.path / MANIFEST_FILE).is_file()
 
 
 _Found = TypeVar("_Found", Checkpoint, Folder)
@@ -110,13 +116,20 @@ class CheckpointStore:
 
         return self._put(step, write, {})
 
-    def adopt(self, step: int, folder: Path, about: Mapping[str, object], best: int | None = None) -> Path:
-        """Take the files of a folder on this file system as a checkpoint of Hugging Face's Trainer, as `save` does.
+    def aside(self, step: int) -> Path:
+        """Where the files of a checkpoint may be written that is then adopted; `clean` removes what is left there."""
+        return self.directory.absolute() / f"{_ASIDE_PREFIX}parts-{step}"
+
+    def adopt(
+        self, step: int, folder: Path, about: Mapping[str, object], best: int | None = None, kind: str = TRAINER
+    ) -> Path:
+        """Take the files of a folder on this file system as a checkpoint, as `save` does.
 
         Args:
             folder: gone afterwards, also when this fails.
             about: what is to be known of the checkpoint; goes into its manifest, so JSON.
             best: step of a checkpoint that stays however old it is.
+            kind: who has written the files.
 
         Raises:
             OSError: see `save`.
@@ -127,7 +140,7 @@ class CheckpointStore:
                 path.rename(directory / path.name)
 
         try:
-            return self._put(step, move, {"kind": TRAINER, "about": dict(about)}, best)
+            return self._put(step, move, {"kind": kind, "about": dict(about)}, best)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -159,9 +172,9 @@ class CheckpointStore:
         """
         return self._newest(_verified)
 
-    def newest_folder(self) -> Folder | None:
-        """The newest whole checkpoint of Hugging Face's Trainer; otherwise as `newest`."""
-        return self._newest(_verified_folder)
+    def newest_folder(self, kind: str) -> Folder | None:
+        """The newest whole checkpoint of this kind, which is one of several files; otherwise as `newest`."""
+        return self._newest(lambda path, step: _verified_folder(path, step, kind))
 
     def _newest(self, verified: Callable[[Path, int], _Found]) -> _Found | None:
         for step, path in self.list():
@@ -239,9 +252,9 @@ def _verified(path: Path, step: int) -> Checkpoint:
     return Checkpoint(step, path, data)
 
 
-def _verified_folder(path: Path, step: int) -> Folder:
+def _verified_folder(path: Path, step: int, kind: str) -> Folder:
     """The folder, if every file is the one that was written."""
-    manifest = _manifest(path, step, TRAINER)
+    manifest = _manifest(path, step, kind)
     for name, expected in manifest["files"].items():
         with (path / name).open("rb") as stream:
             entry = hash_stream(stream, name)

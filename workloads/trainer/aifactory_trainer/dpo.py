@@ -28,12 +28,11 @@ from torch.nn import functional as F
 from transformers import AutoConfig, PrinterCallback, Trainer
 
 from aifactory_contract.formats import HUGGINGFACE, check_directory
-from aifactory_trainer import World, base, errors, export_huggingface, likelihood, preferences, tuning
-from aifactory_trainer.base import find
+from aifactory_trainer import World, base, causal, errors, export_huggingface, likelihood, preferences, tuning
 from aifactory_trainer.distributed import Group
 from aifactory_trainer.huggingface import FactoryCallback
 from aifactory_trainer.preferences import Pairs
-from aifactory_trainer.program import Parser, carry_out, leave, rate
+from aifactory_trainer.program import Parser, carry_out, find, leave, rate
 
 log = logging.getLogger("aifactory")
 
@@ -81,7 +80,7 @@ def train(settings: Settings, world: World) -> None:
     if world.rank == 0:
         figures = {**{f"eval_{name}": round(value, 4) for name, value in after.items()}, **asked}
         counts = {"preferences": len(learnt), "heldOutPreferences": len(held_out)}
-        path = export_huggingface(tuned.to(base.own_type(config)), tokenizer, metrics={**figures, **counts})
+        path = export_huggingface(tuned.to(causal.own_type(config)), tokenizer, metrics={**figures, **counts})
         log.info("exported to %s", path)
         factory.report(**figures)
 

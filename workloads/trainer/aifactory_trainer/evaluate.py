@@ -27,11 +27,10 @@ from transformers import AutoConfig
 from aifactory_contract.files import write_atomically
 from aifactory_contract.formats import HUGGINGFACE, check_directory
 from aifactory_trainer import Run, World, base, chat, errors, likelihood, measured
-from aifactory_trainer.base import find
 from aifactory_trainer.environment import Environment
 from aifactory_trainer.likelihood import Scores
 from aifactory_trainer.measured import Losses, Measured
-from aifactory_trainer.program import BadInputError, Parser, carry_out, leave, positive, share
+from aifactory_trainer.program import BadInputError, Parser, carry_out, find, leave, positive, share
 
 log = logging.getLogger("aifactory")
 

@@ -42,10 +42,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from aifactory_trainer import errors
 from aifactory_trainer import state as states
 from aifactory_trainer.agreement import Agreement, Decision
-from aifactory_trainer.checkpoint import MANIFEST_FILE, CheckpointError, CheckpointStore, Folder
+from aifactory_trainer.checkpoint import TRAINER, CheckpointError, CheckpointStore, Folder
 from aifactory_trainer.distributed import Group
 from aifactory_trainer.environment import Environment
 from aifactory_trainer.progress import CHECKPOINT_FAILED, Report, Reporter, Speed
+from aifactory_trainer.sharded import choose
 
 log = logging.getLogger("aifactory")
 
@@ -250,22 +251,10 @@ class FactoryCallback(TrainerCallback):
     # How it is done.
 
     def _choose(self, group: Group) -> Folder | None:
-        """The checkpoint to resume from: chosen and read through by rank 0, and seen by all."""
-        told = b""
-        if group.rank == 0:
-            self._store.clean()
-            found = self._store.newest_folder()
-            told = json.dumps([found.step, str(found.path), found.about] if found else None).encode()
-        chosen = json.loads(group.broadcast(told if group.rank == 0 else None))
-        if chosen is None:
+        """The checkpoint to resume from."""
+        found = choose(self._store, group, TRAINER)
+        if found is None:
             return None
-        found = Folder(chosen[0], Path(chosen[1]), chosen[2])
-        (missing,) = group.maximum(0 if (found.path / MANIFEST_FILE).is_file() else group.rank + 1)
-        if missing:
-            raise CheckpointError(
-                f"rank {missing - 1} does not see {found.path}, which rank 0 does: with Hugging Face's Trainer all "
-                "ranks read and write one directory. Give the job a workspace that all its pods mount"
-            )
         self._check_same(found)
         self._checkpoint = (found.step, f"{found.path.parent.name}/{found.path.name}")
         if group.rank == 0:

@@ -131,7 +131,7 @@ def flat(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 def is_chat(source: Path) -> bool:
     """Whether the first line of .jsonl has messages."""
     for path in _paths(source):
-        if path.suffix == chat.SUFFIX:
+        if path.suffix == corpus.LINES:
             with path.open("rb") as lines:
                 first = next((line for line in lines if line.strip()), b"null")
             try:
@@ -153,12 +153,12 @@ def texts(source: Path, tokenizer: Any, window: int) -> Losses:
         window: tokens that the model reads at once.
 
     Raises:
-        ChatError: there are none, or one can not be read.
+        BadInputError: there are none, or one can not be read.
     """
     found: list[str] = []
     for path in _paths(source):
-        if path.suffix == chat.SUFFIX:
-            found += chat.read_lines(path, _text, f"one text a line, {_TEXT}")
+        if path.suffix == corpus.LINES:
+            found += [text for _, text in chat.read_lines(path, _text, f"one text a line, {_TEXT}")]
             continue
         try:
             found.append(path.read_text(encoding="utf-8"))
@@ -166,7 +166,7 @@ def texts(source: Path, tokenizer: Any, window: int) -> Losses:
             raise ChatError(f"{path.name}: byte {error.start} is not UTF-8: it is no text") from error
     found = [text for text in found if text.strip()]
     if not found:
-        raise ChatError(f"{source} has no text: give files of text, or of {_TEXT} lines named *{chat.SUFFIX}")
+        raise ChatError(f"{source} has no text: give files of text, or of {_TEXT} lines named *{corpus.LINES}")
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if start is None:
         raise ChatError("the tokenizer has neither a bos_token nor an eos_token, and a text begins after one of them")
@@ -176,7 +176,7 @@ def texts(source: Path, tokenizer: Any, window: int) -> Losses:
     return Losses(rows, len(found), sum(len(text.encode()) for text in found))
 
 
-def _text(document: Any, where: str) -> str:
+def _text(document: Any) -> str:
     given = document.get("text") if isinstance(document, dict) else None
     if not isinstance(given, str):
         raise ValueError(f'it has no "text": {_TEXT}')
@@ -202,11 +202,11 @@ def tasks(source: Path, tokenizer: Any, longest: int) -> dict[str, Task]:
         longest: tokens of a question with its answer.
 
     Raises:
-        ChatError: there are none, or a line is no good.
+        BadInputError: there are none, or a line is no good.
     """
-    paths = [path for path in _paths(source) if path.suffix == chat.SUFFIX]
+    paths = [path for path in _paths(source) if path.suffix == corpus.LINES]
     if not paths:
-        raise ChatError(f"{source} has no {chat.SUFFIX} file: {_EXAMPLE}")
+        raise ChatError(f"{source} has no {corpus.LINES} file: {_EXAMPLE}")
     if len(paths) > MAX_TASKS:
         raise ChatError(f"{source} has {len(paths)} tasks; a job measures {MAX_TASKS}: make several of it")
     found: dict[str, Task] = {}
@@ -214,7 +214,8 @@ def tasks(source: Path, tokenizer: Any, longest: int) -> dict[str, Task]:
         if path.stem in found or len(path.stem) > MAX_NAME:
             why = "there are two tasks of this name" if path.stem in found else f"more than {MAX_NAME} characters"
             raise ChatError(f"{path.name}: a task has the name of its file, and {why}: rename it")
-        questions = chat.read_lines(path, lambda line, _: _question(line, tokenizer, longest), _EXAMPLE)
+        lines = chat.read_lines(path, lambda line: _question(line, tokenizer, longest), _EXAMPLE)
+        questions = [question for _, question in lines]
         if len({bool(question.characters) for question in questions}) > 1:
             raise ChatError(f"{path.name}: some lines have choices and some have none: make two tasks of it")
         found[path.stem] = Task(questions)

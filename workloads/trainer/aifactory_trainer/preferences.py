@@ -44,12 +44,16 @@ def read(source: Path) -> list[Preference]:
     """The preferences of a file, or of the .jsonl files of a directory.
 
     Raises:
-        ChatError: there are none, or a line is none.
+        BadInputError: there are none, or a line is none.
     """
-    return chat.read_lines(source, _preference, f"one preference a line, {_LINE}")
+    found = chat.read_lines(source, _answers, f"one preference a line, {_LINE}")
+    return [
+        Preference(Conversation(chosen, where), Conversation(rejected, where)) for where, (chosen, rejected) in found
+    ]
 
 
-def _preference(document: Any, where: str) -> Preference:
+def _answers(document: Any) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """The conversation with the answer that is wanted, and with the other. Raises ValueError."""
     if not (isinstance(document, dict) and document.get("chosen") and document.get("rejected")):
         raise ValueError(f'it has no "chosen" and "rejected": {_LINE}')
     prompt = _prompt(document["prompt"]) if "prompt" in document else ()
@@ -60,7 +64,7 @@ def _preference(document: Any, where: str) -> Preference:
         raise ValueError("chosen and rejected differ before their last message: they are to answer the same question")
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same, so nothing says which is better")
-    return Preference(Conversation(chosen, where), Conversation(rejected, where))
+    return chosen, rejected
 
 
 def _prompt(given: Any) -> tuple[Message, ...]:

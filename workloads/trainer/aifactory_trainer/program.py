@@ -12,6 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from aifactory_contract.errors import FactoryError
@@ -67,6 +68,23 @@ def carry_out(work: Callable[[World], None]) -> None:
         work(world)
     except (BadInputError, CheckpointError, FactoryError) as error:
         errors.give_up(str(error))
+
+
+def find(name: str, option: str) -> Path:
+    """A path as it is, else the job's input of this name.
+
+    Raises:
+        BadInputError: there is neither.
+    """
+    inputs = Path(os.environ.get("AIFACTORY_INPUTS") or "inputs")
+    for path in (Path(name), inputs / name):
+        if path.exists():
+            return path
+    there = ", ".join(sorted(path.name for path in inputs.iterdir())) if inputs.is_dir() else ""
+    raise BadInputError(
+        f"{option} {name}: there is no such file or directory, and no input of this name "
+        f"(spec.inputs has {there or 'none'})"
+    )
 
 
 def leave() -> NoReturn:

@@ -4,7 +4,8 @@ Role: the loop around a training loop. It joins the parts of this package; each 
 
 What always holds:
 - Rank 0 reads and writes checkpoints and hands the bytes to the others, so all ranks resume from the same step by
-  construction, also where they do not share a file system.
+  construction, also where they do not share a file system. Of a model that is divided among the ranks (FSDP2, tensor
+  parallelism) each rank writes and reads its part, while training goes on: see `sharded`.
 - Decisions (checkpoint now, stop now) are taken together at the end of a step, so no rank is a step ahead; with several
   ranks not of each step (`Rhythm`).
 - The figure `loss` is the mean over the ranks that report it; every other figure is rank 0's.
@@ -21,7 +22,8 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, SupportsFloat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import torch
 
@@ -33,6 +35,9 @@ from aifactory_trainer.distributed import Group
 from aifactory_trainer.environment import Environment
 from aifactory_trainer.progress import CHECKPOINT_FAILED, Report, Reporter, Speed
 from aifactory_trainer.state import Stateful
+
+if TYPE_CHECKING:
+    from aifactory_trainer.sharded import Parts
 
 log = logging.getLogger("aifactory")
 
@@ -74,7 +79,8 @@ class Run:
                 number of ranks has changed since the checkpoint, one with a method `redistribute(states, rank, size)`
                 is given the states of all former ranks, in order; any other stays as the script made it.
             environment: where things are; default: as the factory's environment variables say.
-            objects: what is the same on all ranks (`model=model, optimizer=optimizer, scheduler=scheduler`).
+            objects: what is the same on all ranks (`model=model, optimizer=optimizer, scheduler=scheduler`), or what
+                all ranks together hold: one model that is divided among them, and the optimizers of its parameters.
 
         Raises:
             CheckpointError: there is a checkpoint, but it does not fit the objects.
@@ -87,15 +93,18 @@ class Run:
         self._env = environment or Environment.read()
         self._objects = objects
         self._per_rank = dict(per_rank or {})
-        states.check_storable({**self._objects, **self._per_rank})
         self._group = Group()
+        self._parts, self._shared = self._divide()
+        states.check_storable({**self._shared, **self._per_rank})
         if not self._group.same(states.outline(self._objects)):
             raise TypeError(
-                "the ranks hold different models (pipeline or tensor parallelism?): a checkpoint has rank 0's alone. "
-                "Keep them out of Run and save them with torch.distributed.checkpoint"
+                "the ranks hold different models (pipeline parallelism?): a checkpoint has rank 0's alone. Keep them "
+                "out of Run and save them with torch.distributed.checkpoint"
             )
         self._store = CheckpointStore(self._env.checkpoints, keep)
         self._saves_failed = 0
+        self._begun = (0, 0.0)
+        """Of the checkpoint that is written in the background: its step, and when it was begun."""
         self._total: int | None = None
         self._metrics: dict[str, SupportsFloat] = {}
         self._mean: dict[str, float] = {}
@@ -133,6 +142,7 @@ class Run:
                     self._boundary()
         finally:
             self._looping = False
+            self._settle(wait=True)  # where the script leaves the loop early
         self._send()
         self.flush()
 
@@ -164,12 +174,15 @@ class Run:
 
     def _boundary(self) -> None:
         """After each step: decide together whether to write a checkpoint and whether to stop."""
+        self._settle(wait=False)
         decision = self._agreement.after(self.step, last=self.step == self._total)
         if decision is None:
             return
         self._share_loss()
         if decision.save:
             self._save()
+        if decision.stopper is not None or self.step == self._total:
+            self._settle(wait=True)
         if decision.stopper is not None:
             self._agreement.leave(decision, self.step, self._total, self._newest(), self._reporter)
 
@@ -181,29 +194,56 @@ class Run:
             self._mean = {"loss": total / count} if count else {}
 
     def _save(self) -> None:
+        self._settle(wait=True)  # one at a time: each is a copy of the state in memory
         started = time.monotonic()
         self._check_finite()
         own = {"random": states.collect_random(), "objects": states.collect(self._per_rank)}
         per_rank = self._group.gather(states.encode(own))
         self._agreement.save_begins()
-        if self._group.rank != 0:
+        if self._parts is None and self._group.rank != 0:
             return
-        shared = states.collect(self._objects)
+        shared = states.collect(self._shared)
         state = {"step": self.step, "shared": shared, "ranks": [states.decode(data) for data in per_rank]}
         loss = self._loss()
         try:
             if loss is not None and not math.isfinite(loss):
                 raise OSError(f"the loss is {loss}, so the weights may be worth nothing")
+            if self._parts is not None:  # all ranks come here: they have the same loss
+                self._begun = (self.step, started)
+                self._parts.begin(self.step, {**state, "settings": self._parts.settings()}, self._store)
+                return
             path = self._store.save(self.step, state)
         except OSError as error:
-            self._saves_failed += 1
-            log.warning("the checkpoint of step %d was not written, training goes on: %s", self.step, error)
+            self._not_saved(self.step, error)
         else:
-            self._saves_failed = 0
-            seconds = time.monotonic() - started
-            self._checkpoint = (self.step, f"{path.parent.name}/{path.name}")
-            log.info("checkpoint %s written in %.1f s", path, seconds)
-            self._agreement.saved(seconds)
+            self._saved(self.step, path, started)
+
+    def _settle(self, *, wait: bool) -> None:
+        """See what became of the checkpoint that is written in the background."""
+        done = self._parts.done(wait=wait) if self._parts is not None else None
+        if done is None or self._group.rank != 0:
+            return
+        step, started = self._begun
+        try:
+            path = done.result()
+        except OSError as error:
+            self._not_saved(step, error)
+        else:
+            assert path is not None
+            self._saved(step, path, started)
+
+    def _saved(self, step: int, path: Path, started: float) -> None:
+        self._saves_failed = 0
+        seconds = time.monotonic() - started
+        self._checkpoint = (step, f"{path.parent.name}/{path.name}")
+        log.info("checkpoint %s written in %.1f s", path, seconds)
+        self._agreement.saved(seconds)
+        self._send()
+
+    def _not_saved(self, step: int, error: OSError) -> None:
+        self._saves_failed += 1
+        if self._group.rank == 0:
+            log.warning("the checkpoint of step %d was not written, training goes on: %s", step, error)
         self._send()
 
     def _check_finite(self) -> None:
@@ -226,7 +266,42 @@ class Run:
     def _newest(self) -> str:
         return f"the last checkpoint is {self._checkpoint[1]}" if self._checkpoint else "there is no checkpoint"
 
+    def _divide(self) -> tuple[Parts | None, dict[str, Stateful]]:
+        """The objects that are divided among the ranks, and the others."""
+        divided = {name: thing for name, thing in self._objects.items() if states.is_divided(thing)}
+        if not divided:
+            return None, self._objects
+        from aifactory_trainer.sharded import Parts  # imported late: torch.distributed.checkpoint takes a while
+
+        models = [inner for thing in divided.values() if isinstance(inner := states.unwrap(thing), torch.nn.Module)]
+        optimizers = {name: thing for name, thing in divided.items() if isinstance(thing, torch.optim.Optimizer)}
+        if len(models) != 1 or len(models) + len(optimizers) != len(divided):
+            raise TypeError(
+                f"of {', '.join(divided)} the ranks hold parts: Run takes one such model and the optimizers of its "
+                "parameters. Keep others out of Run and save them with torch.distributed.checkpoint"
+            )
+        others = {name: thing for name, thing in self._objects.items() if name not in divided}
+        return Parts(models[0], optimizers, self._group), others
+
     def _resume(self) -> None:
+        taken = self._read() if self._parts is None else self._parts.resume(self._store)
+        if taken is None:
+            return
+        where, state = taken
+        taken = None  # it is as large as the state
+        try:
+            step, shared, ranks = int(state["step"]), state["shared"], state["ranks"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{where} was not written by this package: {error}") from error
+        states.restore(self._shared, shared, where)
+        self._restore_rank(ranks, where)
+        self.step = self.resumed_from = step
+        self._checkpoint = (step, f"{self._store.directory.name}/{self._store.path(step).name}")
+        if self._group.rank == 0:
+            log.info("resumed from %s: step %d", where, step)
+
+    def _read(self) -> tuple[str, dict[str, Any]] | None:
+        """Where the newest checkpoint is, and the state in it."""
         data: bytes | None = None
         where = str(self._store.directory)
         if self._group.rank == 0:
@@ -235,20 +310,7 @@ class Run:
             data, where = (found.data, str(found.path)) if found is not None else (b"", where)
             found = None
         data = self._group.broadcast(data)
-        if not data:
-            return
-        state = decode(data, where)
-        data = None  # it is as large as the state
-        try:
-            step, shared, ranks = int(state["step"]), state["shared"], state["ranks"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{where} was not written by this package: {error}") from error
-        states.restore(self._objects, shared, where)
-        self._restore_rank(ranks, where)
-        self.step = self.resumed_from = step
-        self._checkpoint = (step, f"{self._store.directory.name}/{self._store.path(step).name}")
-        if self._group.rank == 0:
-            log.info("resumed from %s: step %d", where, step)
+        return (where, decode(data, where)) if data else None
 
     def _restore_rank(self, ranks: list[dict[str, Any]], where: str) -> None:
         """Give this rank back what it has of its own. The parts of another number of ranks are never mixed up."""

@@ -29,11 +29,10 @@ from transformers import AutoConfig, PrinterCallback, Trainer
 from transformers.data.data_collator import DataCollatorWithFlattening
 
 from aifactory_contract.formats import HUGGINGFACE, check_directory
-from aifactory_trainer import World, base, chat, errors, export_huggingface, likelihood, tuning
-from aifactory_trainer.base import find
+from aifactory_trainer import World, base, causal, chat, errors, export_huggingface, likelihood, tuning
 from aifactory_trainer.huggingface import FactoryCallback
 from aifactory_trainer.likelihood import Row
-from aifactory_trainer.program import Parser, carry_out, leave
+from aifactory_trainer.program import Parser, carry_out, find, leave
 
 log = logging.getLogger("aifactory")
 
@@ -85,7 +84,7 @@ def train(settings: Settings, world: World) -> None:
     if world.rank == 0:
         figures = {"heldOutLoss": round(after, 4), "baseHeldOutLoss": round(before, 4), **asked}
         counts = {"conversations": learnt.conversations, "heldOutConversations": held_out.conversations}
-        path = export_huggingface(tuned.to(base.own_type(config)), tokenizer, metrics={**figures, **counts})
+        path = export_huggingface(tuned.to(causal.own_type(config)), tokenizer, metrics={**figures, **counts})
         log.info("exported to %s", path)
         factory.report(**figures)
 

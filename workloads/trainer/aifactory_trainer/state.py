@@ -5,7 +5,8 @@ Role: between live objects (model, optimizer, random generators) and plain value
 What always holds:
 - A stored state is made of tensors, numbers, strings, lists and dicts. An object whose state holds anything else (a
   function, a class of your own) is refused when the run starts, not when it is needed back.
-- A tensor is stored whole or not at all: one of which each rank holds a part (DTensor, FSDP) is refused in words.
+- A tensor is stored whole or not at all: one of which each rank holds a part (DTensor) is for `sharded`, and where that
+  does not know it (FSDP of old) it is refused in words.
 """
 
 from __future__ import annotations
@@ -81,6 +82,17 @@ def restore(objects: Mapping[str, Stateful], states: Mapping[str, Any], where: s
             ) from error
 
 
+def is_divided(thing: Stateful) -> bool:
+    """Whether it is a model or an optimizer with parameters of which each rank holds a part."""
+    inner = unwrap(thing)
+    weights: Iterable[Any] = ()
+    if isinstance(inner, nn.Module):
+        weights = inner.parameters()
+    elif isinstance(inner, torch.optim.Optimizer):
+        weights = (weight for group in inner.param_groups for weight in group["params"])
+    return any(_is_one_of(weight, _DIVIDED) for weight in weights)
+
+
 def redistribute(
     objects: Mapping[str, Stateful], ranks: list[dict[str, Any]], rank: int, size: int, where: str
 ) -> list[str]:
@@ -130,8 +142,9 @@ def check_storable(objects: Mapping[str, Stateful]) -> None:
             ) from error
 
 
+_DIVIDED = (("torch.distributed.tensor", "DTensor"),)
 _SHARDED_TENSORS = (
-    ("torch.distributed.tensor", "DTensor"),
+    *_DIVIDED,
     ("torch.distributed._shard.sharded_tensor", "ShardedTensor"),
 )
 _SHARDING_MODULES = (("torch.distributed.fsdp", "FullyShardedDataParallel"),)
@@ -146,8 +159,8 @@ def _is_one_of(thing: object, classes: tuple[tuple[str, str], ...]) -> bool:
 def _sharded(name: str, kind: str) -> str:
     return (
         f"the state of {name!r} is sharded ({kind}): rank 0 holds a part of it, and a checkpoint of that part could "
-        "not be resumed from. Keep it out of Run and save it with torch.distributed.checkpoint, or use "
-        "DistributedDataParallel"
+        "not be resumed from. Use fully_shard (FSDP2) or DistributedDataParallel, or keep it out of Run and save it "
+        "with torch.distributed.checkpoint"
     )
 
 

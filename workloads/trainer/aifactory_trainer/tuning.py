@@ -17,12 +17,12 @@ from transformers import TrainerCallback, TrainingArguments
 
 from aifactory_contract.files import write_atomically
 from aifactory_trainer import World, base, chat, likelihood, measured
-from aifactory_trainer.base import ALL_LINEAR, Adapter, find
+from aifactory_trainer.base import ALL_LINEAR, Adapter
 from aifactory_trainer.distributed import Group
 from aifactory_trainer.environment import Environment
 from aifactory_trainer.huggingface import FactoryCallback
 from aifactory_trainer.measured import Task
-from aifactory_trainer.program import positive, rate, share
+from aifactory_trainer.program import find, positive, rate, share
 
 log = logging.getLogger("aifactory")
 

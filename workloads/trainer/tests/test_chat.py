@@ -13,6 +13,7 @@ pytest.importorskip("transformers", reason="a Python without the test packages, 
 import chatmodel
 from aifactory_trainer import chat
 from aifactory_trainer.chat import ChatError, Conversation
+from aifactory_trainer.program import BadInputError
 
 
 def row(*messages: tuple[str, str]) -> str:
@@ -62,7 +63,7 @@ def test_files_are_read_folder_by_folder_in_the_order_of_names_and_lines(tmp_pat
 def test_a_bad_line_is_named(tmp_path: Path, line: bytes | str, words: str) -> None:
     text = line if isinstance(line, bytes) else line.encode()
     (tmp_path / "chat.jsonl").write_bytes(GOOD.encode() + b"\n" + text + b"\n" + GOOD.encode())
-    with pytest.raises(ChatError) as told:
+    with pytest.raises(BadInputError) as told:
         chat.read(tmp_path)
     assert str(told.value).startswith("chat.jsonl:2: ")
     assert words in str(told.value)
@@ -70,7 +71,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes | str, words: str) -> N
 
 def test_of_many_bad_lines_three_are_told(tmp_path: Path) -> None:
     (tmp_path / "chat.jsonl").write_text(f"{GOOD}\n" + "{\n" * 5)
-    with pytest.raises(ChatError, match=r"^chat\.jsonl:2: .*; chat\.jsonl:3: .*; chat\.jsonl:4: .*; and 2 more lines$"):
+    with pytest.raises(BadInputError, match=r"^chat\.jsonl:2: .*; chat\.jsonl:3: .*:4: .*; and 2 more lines$"):
         chat.read(tmp_path)
 
 
@@ -179,7 +180,7 @@ def test_where_a_template_writes_earlier_answers_in_another_way_each_answer_is_a
     ],
 )
 def test_a_template_that_does_not_fit_is_refused(template: str, words: str) -> None:
-    with pytest.raises(ChatError) as told:
+    with pytest.raises(BadInputError) as told:
         chat.encode(chatmodel.tokenizer(template), conversation(("user", "u"), ("assistant", "a")))
     assert words in str(told.value)
 

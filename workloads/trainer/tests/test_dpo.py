@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, TrainingArguments
 import chatmodel
 import conftest
 from aifactory_contract.formats import HUGGINGFACE, check_directory
-from aifactory_trainer import base, dpo, preferences
+from aifactory_trainer import base, dpo, memory, preferences
 from aifactory_trainer.distributed import World
 from conftest import TORCHRUN, Pod, Receiver, wait_until
 from test_export import digest
@@ -222,7 +222,7 @@ def test_bad_input_is_a_sentence_before_training_begins(
 
 
 def test_a_base_that_is_too_large_for_memory_is_refused(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "memory_left", lambda: 10_000)
+    monkeypatch.setattr(memory, "memory_left", lambda: 10_000)
     said = refused(job, *FAST)
     assert re.search(r"^the base has 0 million numbers.*GiB are left for it\. Raise resources\.limits\.memory", said)
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 import chatmodel
 import conftest
-from aifactory_trainer import base, chat, evaluate, likelihood, measured
+from aifactory_trainer import base, chat, evaluate, likelihood, measured, memory
 from aifactory_trainer.distributed import World
 from conftest import TORCHRUN, Pod, Receiver, wait_until
 
@@ -185,12 +185,12 @@ def test_bad_input_is_a_sentence_before_the_model_is_loaded(
 
 
 def test_a_model_that_is_too_large_for_memory_is_refused(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "memory_left", lambda: 10_000)
+    monkeypatch.setattr(memory, "memory_left", lambda: 10_000)
     said = conftest.refused(evaluate.main, job, *ALL)
     assert re.match(
-        r"the model has 0 million numbers: each process needs 0\.00 GiB for them alone, and 0\.00 GiB", said
+        r"the model has 0 million numbers: each process needs 0\.00 GiB for weights alone, and 0\.00 GiB", said
     )
-    assert said.endswith("Raise resources.limits.memory of container trainer, or take a smaller one")
+    assert said.endswith("Raise resources.limits.memory of container trainer, or take a smaller model")
 
 
 def test_a_checkpoint_of_other_questions_is_refused(job: Path) -> None:

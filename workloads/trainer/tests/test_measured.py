@@ -14,9 +14,10 @@ pytest.importorskip("transformers", reason="a Python without the test packages, 
 
 import chatmodel
 from aifactory_trainer import measured
-from aifactory_trainer.chat import IGNORED, ChatError
+from aifactory_trainer.chat import IGNORED
 from aifactory_trainer.likelihood import Scores
 from aifactory_trainer.measured import Losses, windows
+from aifactory_trainer.program import BadInputError
 
 CHOICES = {"prompt": "Two and two are", "choices": ["four", "five"], "answer": 0}
 
@@ -130,7 +131,7 @@ def test_what_is_before_an_answer(tmp_path: Path, tokenizer: Any, prompt: Any, r
 )
 def test_a_line_that_is_no_question_is_named(tmp_path: Path, tokenizer: Any, row: Any, words: str) -> None:
     path = chatmodel.write_lines(tmp_path / "t.jsonl", [CHOICES, row])
-    with pytest.raises(ChatError) as refused:
+    with pytest.raises(BadInputError) as refused:
         measured.tasks(path, tokenizer, 256)
     assert str(refused.value).startswith(words)
 
@@ -141,21 +142,21 @@ def test_tasks_are_named_after_their_files(tmp_path: Path, tokenizer: Any) -> No
     (tmp_path / "README.md").write_text("no task")
     assert list(measured.tasks(tmp_path, tokenizer, 256)) == ["a", "c"]
     chatmodel.write_lines(tmp_path / "b" / "a.jsonl", [CHOICES])
-    with pytest.raises(ChatError, match=r"a\.jsonl: a task has the name of its file, and there are two"):
+    with pytest.raises(BadInputError, match=r"a\.jsonl: a task has the name of its file, and there are two"):
         measured.tasks(tmp_path, tokenizer, 256)
 
 
 def test_what_holds_nothing_is_refused(tmp_path: Path, tokenizer: Any) -> None:
-    with pytest.raises(ChatError, match=r"has no \.jsonl file: one question a line"):
+    with pytest.raises(BadInputError, match=r"has no \.jsonl file: one question a line"):
         measured.tasks(tmp_path, tokenizer, 256)
-    with pytest.raises(ChatError, match="has no text"):
+    with pytest.raises(BadInputError, match="has no text"):
         measured.texts(tmp_path, tokenizer, 256)
     (tmp_path / "x.bin").write_bytes(b"ab\xff")
-    with pytest.raises(ChatError, match=r"x\.bin: byte 2 is not UTF-8: it is no text"):
+    with pytest.raises(BadInputError, match=r"x\.bin: byte 2 is not UTF-8: it is no text"):
         measured.texts(tmp_path, tokenizer, 256)
     for number in range(9):
         chatmodel.write_lines(tmp_path / f"{number}.jsonl", [CHOICES])
-    with pytest.raises(ChatError, match="has 9 tasks; a job measures 8"):
+    with pytest.raises(BadInputError, match="has 9 tasks; a job measures 8"):
         measured.tasks(tmp_path, tokenizer, 256)
 
 

@@ -11,8 +11,8 @@ pytest.importorskip("transformers", reason="a Python without the test packages, 
 
 import chatmodel
 from aifactory_trainer import chat, preferences
-from aifactory_trainer.chat import ChatError
 from aifactory_trainer.preferences import Pairs
+from aifactory_trainer.program import BadInputError
 
 ASK = {"role": "user", "content": "Why?"}
 GOOD = {"role": "assistant", "content": "Because."}
@@ -59,7 +59,7 @@ def test_the_three_forms_are_the_same(tmp_path: Path) -> None:
     ],
 )
 def test_a_line_that_is_no_preference_is_named(tmp_path: Path, row: Any, words: str) -> None:
-    with pytest.raises(ChatError) as refused:
+    with pytest.raises(BadInputError) as refused:
         read(tmp_path, {"prompt": [ASK], "chosen": [GOOD], "rejected": [BAD]}, row)
     assert str(refused.value).startswith(f"p.jsonl:2: {words}")
 
@@ -81,7 +81,7 @@ def test_only_the_last_answer_is_learnt_and_long_pairs_are_left_out(tmp_path: Pa
     assert (len(pairs), pairs.left_out) == (1, 1)
     said = [tokenizer.decode([label for label in row["labels"] if label != chat.IGNORED]) for row in pairs.rows]
     assert said == ["Because.<|im_end|>\n", "No.<|im_end|>\n"]
-    with pytest.raises(ChatError, match="all 2 preferences are longer than 5 tokens, the shortest has"):
+    with pytest.raises(BadInputError, match="all 2 preferences are longer than 5 tokens, the shortest has"):
         Pairs(tokenizer, read(tmp_path, earlier, long), 5)
 
 

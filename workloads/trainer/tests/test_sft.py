@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import chatmodel
 import conftest
 from aifactory_contract.formats import HUGGINGFACE, check_directory
-from aifactory_trainer import base, chat, sft
+from aifactory_trainer import chat, memory, sft
 from aifactory_trainer.distributed import World
 from conftest import TORCHRUN, Pod, Receiver, wait_until
 from test_export import digest
@@ -191,7 +191,7 @@ def test_bad_input_is_a_sentence_before_training_begins(
 def test_a_base_that_is_too_large_for_memory_is_refused(
     job: Path, monkeypatch: pytest.MonkeyPatch, way: list[str], smaller: str
 ) -> None:
-    monkeypatch.setattr(base, "memory_left", lambda: 10_000)
+    monkeypatch.setattr(memory, "memory_left", lambda: 10_000)
     said = refused(job, *FAST, *way)
     assert re.search(
         r"^the base has 0 million numbers.*each process needs \d\.\d\d GiB for weights, gradients and", said

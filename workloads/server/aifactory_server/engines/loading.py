@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from aifactory_server.device import check_room
+from aifactory_server.device import check_room, computed_in
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 transformers.utils.logging.disable_progress_bar()
@@ -25,11 +25,10 @@ def load(kind: Any, folder: Path, device: torch.device, free: int, unused: str =
         unused: pattern of the names of weights that may be missing, because nothing is computed with them.
     """
     config = AutoConfig.from_pretrained(folder, **LOCAL)
-    # A CPU of today computes float32 soonest, a GPU what the model was trained in.
-    dtype: Any = torch.float32 if device.type == "cpu" else "auto"
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     kept = getattr(config, "dtype", None)
-    factor = 4 / kept.itemsize if dtype is torch.float32 and isinstance(kept, torch.dtype) else 1.0
+    dtype = computed_in(device, kept)
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    factor = dtype.itemsize / kept.itemsize if isinstance(dtype, torch.dtype) and isinstance(kept, torch.dtype) else 1.0
     check_room(device, int(stored * factor), free)
     attempts = ("sdpa", "eager")
     for attention in attempts:

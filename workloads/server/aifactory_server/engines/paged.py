@@ -37,7 +37,7 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 
 from aifactory_contract.refusals import NO_ROOM
-from aifactory_server.device import more_memory
+from aifactory_server.device import more_memory, step_threads
 from aifactory_server.engines import attention
 from aifactory_server.engines.loading import LOCAL, load
 from aifactory_server.engines.model import END, Step
@@ -108,9 +108,21 @@ class PagedModel:
             )
         if self.context < wanted:
             _log.warning("the cache has room for sequences of %d tokens, the model for %d", self.context, wanted)
+        if device.type == "cpu":
+            self._share_out_steps(torch.get_num_threads())
         self._words = _words(self._tokenizer, self.vocabulary)
         self._no_token = max(self.vocabulary, int(getattr(config, "vocab_size", 0)))
         self._manager: Any = None
+
+    def _share_out_steps(self, most: int) -> None:
+        """Have each step computed by as many threads as its tokens are worth; each begins with looking them up."""
+        matrices = [weight.numel() for weight in self.parameters if weight.dim() > 1]
+        matrix = sum(matrices) // len(matrices)
+
+        def share_out(_: Any, given: tuple[Tensor, ...]) -> None:
+            torch.set_num_threads(step_threads(matrix, given[0].numel(), most))
+
+        self._model.get_input_embeddings().register_forward_pre_hook(share_out)
 
     def _token_bytes(self, config: Any) -> float:
         """Bytes of one token in the cache, and of its column in the mask of attention where there is one."""

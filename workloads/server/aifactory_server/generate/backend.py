@@ -21,7 +21,7 @@ import triton_python_backend_utils as pb  # provided by Triton's worker process
 
 from aifactory_contract import refusals
 from aifactory_contract.control import is_probe, probe_sign
-from aifactory_server.device import device_of, free_memory, useful_threads
+from aifactory_server.device import device_of, free_memory
 from aifactory_server.engines.engine import Engine, Limits
 from aifactory_server.engines.paged import PagedModel
 from aifactory_server.engines.request import BadRequest, Piece, Unavailable
@@ -50,7 +50,6 @@ class TritonPythonModel:
             context=int(context) if context else None,
             cache_bytes=int(cache_bytes) if cache_bytes else None,
         )
-        torch.set_num_threads(min(torch.get_num_threads(), useful_threads(model.parameters)))
         limits = Limits(
             slots=slots,
             waiting=int(_setting("MAX_WAITING") or Limits.waiting),

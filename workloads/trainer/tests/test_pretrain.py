@@ -17,13 +17,14 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
-from aifactory_trainer import gpt
-from aifactory_trainer.model import GPTConfig
+from aifactory_trainer import World, options, pretrain, subject, tokens
+from aifactory_trainer.model import GPT, GPTConfig
 from aifactory_trainer.state import unwrap
+from aifactory_trainer.subject import Tiny
 from conftest import DEVICES, TORCHRUN, Pod, Receiver, wait_until
 from test_export import digest
 
-GPT = ("-m", "aifactory_trainer.gpt")
+PROGRAM = ("-m", "aifactory_trainer.pretrain")
 SMALL = ("--context=32", "--layers=1", "--heads=2", "--embedding=16", "--batch=4", "--checkpoint-every=10")
 
 
@@ -55,7 +56,7 @@ def test_it_learns_and_exports(
     job: Path, data: str, receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIFACTORY_PROGRESS_URL", receiver.url)
-    gpt.main([*SMALL, "--steps=60", f"--data={data}"])
+    pretrain.main([*SMALL, "--steps=60", f"--data={data}"])
     assert re.search(r"step 60/60  loss \d\.\d{3}  [\d,]+ tokens/s", caplog.text)
     assert "a sample:" in caplog.text
     config = json.loads((job / "output" / "config.json").read_text())
@@ -73,7 +74,7 @@ def test_it_learns_and_exports(
 def test_two_processes_killed_and_resumed_end_like_an_uninterrupted_run(
     pod: Pod, data: str, receiver: Receiver
 ) -> None:
-    command = (*TORCHRUN, *GPT, *SMALL, f"--data={data}")
+    command = (*TORCHRUN, *PROGRAM, *SMALL, f"--data={data}")
     pod.run(*command, "--steps=60", AIFACTORY_OUTPUT=str(pod.root / "whole"), AIFACTORY_CHECKPOINTS=str(pod.root / "c"))
 
     process = pod.start(*command, "--steps=60")
@@ -99,7 +100,7 @@ def test_compiled_it_resumes_and_exports_as_it_does_otherwise(
     found = {}
     for name, more in (("whole", ["--compile"]), ("resumed", ["--compile"]), ("resumed as it is", [])):
         caplog.clear()
-        gpt.main([*command, *more])
+        pretrain.main([*command, *more])
         assert (name == "whole") is ("step-10: step 10" not in caplog.text)
         assert (", compiled" in caplog.text) is bool(more)
         found[name] = load_file(job / "output" / "model.safetensors")
@@ -112,15 +113,15 @@ def test_compiled_it_resumes_and_exports_as_it_does_otherwise(
 @pytest.mark.skipif(NO_COMPILER, reason="no C++ compiler here: torch.compile needs one on a CPU")
 def test_compiled_around_ddp_gradients_and_names_are_the_models() -> None:
     cpu = torch.device("cpu")
-    model = gpt.GPT(gpt.parse(SMALL).model)
+    model = GPT(options.parse(SMALL).gpt())
     alone = copy.deepcopy(model)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        network = gpt.compiled(gpt.distribute(model, gpt.World(0, 2, cpu)), cpu)
+        network = subject.compiled(subject.replicate(model, World(0, 2, cpu)), cpu)
         windows = torch.randint(256, (4, 33))
         torch.compiler.reset()  # what another test has compiled would be used again
         counters.clear()
-        losses = [gpt.backward(one, windows) for one in (network, alone)]
+        losses = [pretrain.backward(Tiny(model), one, windows) for one in (network, alone)]
         assert counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
         assert unwrap(network) is model
     finally:
@@ -135,7 +136,7 @@ def test_without_a_compiler_it_says_what_to_do(
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(SystemExit) as ended:
-        gpt.main([*SMALL, f"--data={data}", "--compile"])
+        pretrain.main([*SMALL, f"--data={data}", "--compile"])
     assert ended.value.code == 93
     assert "--compile needs a compiler (no-such-compiler)" in capsys.readouterr().err
 
@@ -144,12 +145,13 @@ def test_without_a_compiler_it_says_what_to_do(
 def test_gradients_are_those_of_float64(device: torch.device) -> None:
     """As far as bfloat16 goes on a GPU, whichever kernels compute attention there."""
     torch.manual_seed(0)
-    exact = gpt.GPT(GPTConfig(context=128, layers=2, heads=2, embedding=128)).double()
+    exact = GPT(GPTConfig(context=128, layers=2, heads=2, embedding=128)).double()
     for parameter in exact.blocks.parameters():  # layers that start at zero would hide the others' gradients
         torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
     model = copy.deepcopy(exact).float().to(device)
     windows = torch.randint(0, 257, (4, 129))
-    expected, loss = gpt.backward(exact, windows), gpt.backward(model, windows.to(device))
+    expected = pretrain.backward(Tiny(exact), exact, windows)
+    loss = pretrain.backward(Tiny(model), model, windows.to(device))
     limit = 0.1 if device.type == "cuda" else 1e-4
     assert loss.item() == pytest.approx(expected.item(), rel=limit / 10)
     for (name, mine), own in zip(model.named_parameters(), exact.parameters(), strict=True):
@@ -161,16 +163,16 @@ def test_gradients_are_those_of_float64(device: torch.device) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_step_does_not_wait_for_the_device(device: torch.device) -> None:
-    settings = gpt.parse(SMALL)
-    tokens, model = torch.arange(10_000, dtype=torch.int16) % 256, gpt.GPT(settings.model).to(device)
-    optimizer = gpt.make_optimizer(model, 0.01)
+    settings = options.parse(SMALL)
+    row, small = torch.arange(10_000, dtype=torch.int16) % 256, Tiny(GPT(settings.gpt()).to(device))
+    optimizer = torch.optim.AdamW(small.groups(), lr=0.01, fused=True)
     losses = []
     for step in range(4):
         if device.type == "cuda" and step == 2:  # what is set up in the first steps may wait
             torch.cuda.set_sync_debug_mode("error")
         try:
-            windows = gpt.to_device(gpt.batch(tokens, 0, settings, gpt.World(0, 1, device)), device)
-            losses.append(gpt.train_step(model, optimizer, windows))
+            windows = pretrain.to_device(pretrain.batch(row, 0, settings, 32, World(0, 1, device)), device)
+            losses.append(pretrain.train_step(small, small.model, optimizer, windows))
         finally:
             torch.cuda.set_sync_debug_mode("default") if device.type == "cuda" else None
     assert losses[-1] < losses[0]
@@ -180,11 +182,11 @@ def test_a_finished_run_that_lost_its_output_only_exports(
     job: Path, data: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     command = [*SMALL, "--steps=10", f"--data={data}"]
-    gpt.main(command)
+    pretrain.main(command)
     before = digest(job / "output")
     shutil.rmtree(job / "output")
     caplog.clear()
-    gpt.main(command)
+    pretrain.main(command)
     assert "step 10/10" not in caplog.text
     assert digest(job / "output") == before
 
@@ -198,6 +200,14 @@ def test_a_finished_run_that_lost_its_output_only_exports(
         (["--heads=7"], "embedding 128 must be a multiple of 2 x heads (14)"),
         (["--data=/no/such/place"], "--data /no/such/place: no such file or directory"),
         (["--stepz=3"], "unrecognized arguments: --stepz=3"),
+        (["--preset=7b"], "argument --preset: invalid choice: '7b' (choose from 'tiny', '15m', '124m', '360m', '1b')"),
+        (["--preset=1b", "--init=base"], "argument --init: not allowed with argument --preset"),
+        (["--tokenizer=train:100"], "argument --tokenizer: train:<tokens> is from 257 (all bytes and a mark)"),
+        (["--tokenizer=train:300"], "--preset tiny has bytes for tokens: leave out --tokenizer, or take a larger"),
+        (["--shard"], "--shard is for models larger than --preset tiny"),
+        (["--tensor-parallel=2"], "--tensor-parallel is for models larger than --preset tiny"),
+        (["--preset=15m", "--layers=3"], "--layers is for --preset tiny; other shapes are given with --config"),
+        (["--init=base", "--tokenizer=bytes"], "--init has a tokenizer, by whose tokens it was trained"),
     ],
 )
 def test_bad_arguments_are_named(
@@ -209,7 +219,7 @@ def test_bad_arguments_are_named(
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
     with pytest.raises(SystemExit) as ended:
-        gpt.parse(arguments)
+        options.parse(arguments)
     assert ended.value.code == 2
     assert words in capsys.readouterr().err
     message = json.loads((tmp_path / "error.json").read_text())["message"]
@@ -219,22 +229,23 @@ def test_bad_arguments_are_named(
 
 
 def test_bad_arguments_end_with_2(pod: Pod) -> None:
-    output = pod.run(*GPT, "--steps=abc", expect=2)
+    output = pod.run(*PROGRAM, "--steps=abc", expect=2)
     assert "invalid positive value: 'abc'" in output
     assert pod.termination_message()["message"] == "ArgumentError: argument --steps: invalid positive value: 'abc'"
 
 
-def test_an_exception_gets_out_of_torchrun(pod: Pod, tmp_path: Path) -> None:
+def test_why_it_ends_gets_out_of_torchrun(pod: Pod, tmp_path: Path) -> None:
     (tmp_path / "short").write_text("too short")
-    pod.run(*TORCHRUN, *GPT, f"--data={tmp_path / 'short'}", expect=1)
+    pod.run(*TORCHRUN, *PROGRAM, f"--data={tmp_path / 'short'}", expect=1)
     for message in (pod.termination_message(), json.loads(pod.error_file.read_text())["message"]):
-        assert message["message"].startswith("ValueError: ")
+        assert message["message"].startswith("NoRestart: ")
+        assert message["errorCode"] == 93
         assert "not enough text" in message["message"]
 
 
 def test_a_loss_that_is_no_number_is_not_retried(job: Path, data: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        gpt.main([*SMALL, f"--data={data}", "--steps=40", "--learning-rate=1e30"])
+        pretrain.main([*SMALL, f"--data={data}", "--steps=40", "--learning-rate=1e30"])
     assert ended.value.code == 93
     assert "use a smaller --learning-rate" in capsys.readouterr().err
     message = json.loads((job / "termination-log").read_text())["message"]
@@ -244,32 +255,32 @@ def test_a_loss_that_is_no_number_is_not_retried(job: Path, data: str, capsys: p
 
 
 def test_the_schedule_warms_up_and_cools_down() -> None:
-    shares = [gpt.schedule(step, 300) for step in range(300)]
+    shares = [pretrain.schedule(step, 300) for step in range(300)]
     assert shares[0] < 0.1
     assert max(shares) == pytest.approx(1, abs=0.02)
-    assert shares[-1] == pytest.approx(gpt.FINAL_LEARNING_RATE, abs=0.01)
-    assert shares.index(max(shares)) <= gpt.WARM_UP_STEPS
-    assert all(0 < gpt.schedule(step, 3) <= 1 for step in range(3))
+    assert shares[-1] == pytest.approx(pretrain.FINAL_LEARNING_RATE, abs=0.01)
+    assert shares.index(max(shares)) <= pretrain.WARM_UP_STEPS
+    assert all(0 < pretrain.schedule(step, 3) <= 1 for step in range(3))
 
 
 def test_ranks_share_one_batch() -> None:
     """The windows of all ranks together are those of one process with a batch as large."""
-    tokens = torch.arange(10_000, dtype=torch.int16)
-    settings = gpt.parse(["--context=8", "--batch=6"])
+    row = torch.arange(10_000, dtype=torch.int16)
+    settings = options.parse(["--batch=6"])
     cpu = torch.device("cpu")
-    alone = gpt.batch(tokens, 5, settings, gpt.World(0, 1, cpu))
+    alone = pretrain.batch(row, 5, settings, 8, World(0, 1, cpu))
     settings = replace(settings, batch=3)
-    both = [gpt.batch(tokens, 5, settings, gpt.World(rank, 2, cpu)) for rank in (0, 1)]
+    both = [pretrain.batch(row, 5, settings, 8, World(rank, 2, cpu)) for rank in (0, 1)]
     assert torch.equal(torch.stack(both, dim=1).flatten(0, 1), alone)
-    assert not torch.equal(gpt.batch(tokens, 6, settings, gpt.World(0, 2, cpu)), both[0])
+    assert not torch.equal(pretrain.batch(row, 6, settings, 8, World(0, 2, cpu)), both[0])
 
 
 def test_tokens_mark_where_files_begin_and_end() -> None:
-    assert gpt.to_tokens([b"a\xff", b"b"]).tolist() == [256, 97, 255, 256, 98, 256]
+    assert tokens.row([b"a\xff", b"b"], tokens.Bytes()).tolist() == [256, 97, 255, 256, 98, 256]
 
 
 def test_weights_are_those_of_the_documented_architecture(job: Path, data: str) -> None:
-    gpt.main([*SMALL, "--steps=1", f"--data={data}", "--sample=0"])
+    pretrain.main([*SMALL, "--steps=1", f"--data={data}", "--sample=0"])
     assert {name: tuple(weight.shape) for name, weight in load_file(job / "output" / "model.safetensors").items()} == {
         "model.embed_tokens.weight": (257, 16),
         "model.layers.0.input_layernorm.weight": (16,),
