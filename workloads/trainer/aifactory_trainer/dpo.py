@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, PrinterCallback, Trainer
 
 from aifactory_contract.formats import HUGGINGFACE, check_directory
-from aifactory_trainer import World, base, causal, errors, export_huggingface, likelihood, preferences, tuning
+from aifactory_trainer import World, base, errors, likelihood, preferences, tuning
 from aifactory_trainer.distributed import Group
 from aifactory_trainer.huggingface import FactoryCallback
 from aifactory_trainer.preferences import Pairs
@@ -54,7 +54,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     parser = Parser(prog="aifactory_trainer.dpo", description="Train a language model on preferences.")
     tuning.add_options(parser, lines="preferences", data="preferences", epochs=1.0, batch=4, rates=LEARNING_RATE)
     parser.add_argument("--beta", type=rate, default=0.1, help="how dear it is to differ from the base (%(default)s)")
-    return Settings(**vars(parser.parse_args(arguments)))
+    return Settings(**tuning.parse(parser, arguments))
 
 
 def train(settings: Settings, world: World) -> None:
@@ -73,15 +73,14 @@ def train(settings: Settings, world: World) -> None:
         ask = partial(scores, trainer.model, pairs, settings.batch, world)
         pairs.reference = tuning.once(REFERENCE.format(name), f"{base.fingerprint(folder)} {pairs.digest}", ask)
     trainer.train(resume_from_checkpoint=factory.checkpoint)
-    tuned = base.finished(trainer.model, config, world)
+    tuned = tuning.finished(settings, trainer.model, config, world)
     after = measure(tuned, held_out, settings, world)
     log.info("held out: %s", "  ".join(f"{name} {value:.4f}" for name, value in after.items()))
     asked = tuning.ask(tasks, tuned, settings.batch, world)
     if world.rank == 0:
         figures = {**{f"eval_{name}": round(value, 4) for name, value in after.items()}, **asked}
         counts = {"preferences": len(learnt), "heldOutPreferences": len(held_out)}
-        path = export_huggingface(tuned.to(causal.own_type(config)), tokenizer, metrics={**figures, **counts})
-        log.info("exported to %s", path)
+        tuning.publish(settings, tuned, tokenizer, config, {**figures, **counts})
         factory.report(**figures)
 
 

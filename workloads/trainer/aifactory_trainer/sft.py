@@ -29,7 +29,7 @@ from transformers import AutoConfig, PrinterCallback, Trainer
 from transformers.data.data_collator import DataCollatorWithFlattening
 
 from aifactory_contract.formats import HUGGINGFACE, check_directory
-from aifactory_trainer import World, base, causal, chat, errors, export_huggingface, likelihood, tuning
+from aifactory_trainer import World, base, chat, errors, likelihood, tuning
 from aifactory_trainer.huggingface import FactoryCallback
 from aifactory_trainer.likelihood import Row
 from aifactory_trainer.program import Parser, carry_out, find, leave
@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     parser.add_argument(
         "--packing", action="store_true", help="no padding: the conversations of a batch stand in one row"
     )
-    return Settings(**vars(parser.parse_args(arguments)))
+    return Settings(**tuning.parse(parser, arguments))
 
 
 def train(settings: Settings, world: World) -> None:
@@ -77,15 +77,14 @@ def train(settings: Settings, world: World) -> None:
     )
     log.info("held-out loss of the base: %.4f", before)
     trainer.train(resume_from_checkpoint=factory.checkpoint)
-    tuned = base.finished(trainer.model, config, world)
+    tuned = tuning.finished(settings, trainer.model, config, world)
     after = measure(tuned, held_out, settings.batch, world)
     log.info("held-out loss: %.4f, of the base %.4f", after, before)
     asked = tuning.ask(tasks, tuned, settings.batch, world)
     if world.rank == 0:
         figures = {"heldOutLoss": round(after, 4), "baseHeldOutLoss": round(before, 4), **asked}
         counts = {"conversations": learnt.conversations, "heldOutConversations": held_out.conversations}
-        path = export_huggingface(tuned.to(causal.own_type(config)), tokenizer, metrics={**figures, **counts})
-        log.info("exported to %s", path)
+        tuning.publish(settings, tuned, tokenizer, config, {**figures, **counts})
         factory.report(**figures)
 
 

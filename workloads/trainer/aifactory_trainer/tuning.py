@@ -15,11 +15,15 @@ from typing import Any, TypeVar
 
 from transformers import TrainerCallback, TrainingArguments
 
+from aifactory_contract.errors import FactoryError
 from aifactory_contract.files import write_atomically
-from aifactory_trainer import World, base, chat, likelihood, measured
+from aifactory_contract.formats import adapters
+from aifactory_contract.names import check_model_name
+from aifactory_trainer import World, base, causal, chat, export_huggingface, likelihood, measured
 from aifactory_trainer.base import ALL_LINEAR, Adapter
 from aifactory_trainer.distributed import Group
 from aifactory_trainer.environment import Environment
+from aifactory_trainer.export import export_adapter
 from aifactory_trainer.huggingface import FactoryCallback
 from aifactory_trainer.measured import Task
 from aifactory_trainer.program import find, positive, rate, share
@@ -43,6 +47,7 @@ class Tuning:
         hold_out: the same of what to measure on; None: a share of the data.
         hold_out_share: that share.
         full: train all numbers of the model; otherwise a LoRA adapter, which is merged at the end.
+        publish_adapter: name of the adapter, which is published beside the base; None: it is merged.
         lora_rank, lora_alpha, lora_targets: of the adapter; targets are names of layers, with commas between them.
         epochs: how often each line is seen.
         batch: lines a step in each process, `accumulate` times.
@@ -61,6 +66,7 @@ class Tuning:
     hold_out: str | None
     hold_out_share: float
     full: bool
+    publish_adapter: str | None
     lora_rank: int
     lora_alpha: int
     lora_targets: str
@@ -98,6 +104,12 @@ def add_options(
     add("--hold-out", help=f"{lines} to measure on, as --data; default: a share of the data")
     add("--hold-out-share", type=share, default=0.05, help="that share, by a hash of what users say (%(default)s)")
     add("--full", action="store_true", help="train the whole model; default: a LoRA adapter, merged at the end")
+    add(
+        "--publish-adapter",
+        metavar="NAME",
+        type=adapter_name,
+        help="publish the adapter by this name beside the base, rather than merged; only the engine vllm serves it",
+    )
     add("--lora-rank", type=positive, default=16, help="(%(default)s)")
     add("--lora-alpha", type=positive, default=32, help="(%(default)s)")
     add("--lora-targets", default=ALL_LINEAR, help="names of layers, as q_proj,v_proj (%(default)s)")
@@ -112,6 +124,42 @@ def add_options(
     add("--seed", type=int, default=1337, help="of adapter and order (%(default)s)")
     add("--checkpoint-every", type=positive, help="steps; default: by time alone")
     add("--keep", type=positive, default=3, help="checkpoints that stay (%(default)s)")
+
+
+def adapter_name(text: str) -> str:
+    """What clients can call an adapter by."""
+    try:
+        return check_model_name(text)
+    except FactoryError as error:
+        raise argparse.ArgumentTypeError(error.message) from error
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> dict[str, Any]:
+    """Read a command line with these options."""
+    found = vars(parser.parse_args(arguments))
+    if found["publish_adapter"] is not None:
+        if found["full"]:
+            parser.error("with --full there is no adapter: leave out --publish-adapter")
+        if found["lora_rank"] > adapters.RANKS[-1]:
+            parser.error(
+                f"an adapter with --lora-rank over {adapters.RANKS[-1]} is not served: leave out --publish-adapter"
+            )
+    return found
+
+
+def finished(settings: Tuning, model: Any, config: Any, world: World) -> Any:
+    """The trained model as it will be published, to be measured."""
+    return model if settings.publish_adapter is not None else base.finished(model, config, world)
+
+
+def publish(settings: Tuning, tuned: Any, tokenizer: Any, config: Any, metrics: Mapping[str, float]) -> None:
+    """Write the result: what `finished` gave. Raises as `export_huggingface` does."""
+    if settings.publish_adapter is None:
+        path = export_huggingface(tuned.to(causal.own_type(config)), tokenizer, metrics=metrics)
+    else:
+        folder = find(settings.base, "--base")
+        path = export_adapter(tuned, tokenizer, settings.publish_adapter, folder, metrics=metrics)
+    log.info("exported to %s", path)
 
 
 def split(settings: Tuning, every: Sequence[Part], read: Callable[[Any], list[Part]]) -> chat.Split[Part]:

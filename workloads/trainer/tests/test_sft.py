@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 pytest.importorskip("peft", reason="a Python without the test packages, as gpu-check may use")
 
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import chatmodel
@@ -136,6 +137,46 @@ def test_the_frozen_base_of_an_adapter_stays_as_it_was(job: Path) -> None:
     before, after = (load_file(job / place / "model.safetensors") for place in ("inputs/base", "output"))
     changed = {name for name, weight in before.items() if not torch.equal(after[name], weight)}
     assert {name.split(".")[-2] for name in changed} == {"q_proj", "down_proj"}
+
+
+def test_an_adapter_may_be_published_beside_its_base(job: Path) -> None:
+    sft.main([*FAST, "--epochs=3", "--publish-adapter=fruit", "--lora-targets=q_proj,down_proj"])
+    output, folder = job / "output", job / "inputs" / "base"
+    check_directory(output, HUGGINGFACE.name)
+    assert {path.parent.name for path in (output / "adapters").rglob("*.safetensors")} == {"fruit"}
+    for name in ("model.safetensors", "tokenizer.json", "generation_config.json"):
+        assert (output / name).read_bytes() == (folder / name).read_bytes()
+    config, former = (json.loads((path / "config.json").read_text()) for path in (output, folder))
+    metrics = config.pop("metrics")
+    assert metrics["heldOutLoss"] < metrics["baseHeldOutLoss"] - 0.1
+    assert config == former
+
+    # Who reads it as PEFT does measures the same.
+    plain = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32)
+    model = PeftModel.from_pretrained(plain, output / "adapters" / "fruit")
+    settings = sft.parse([*FAST])
+    _, held_out = sft.load_data(settings, AutoTokenizer.from_pretrained(output), plain.config)
+    assert sft.measure(model, held_out, 4, CPU) == pytest.approx(metrics["heldOutLoss"], abs=0.001)
+    adapter = json.loads((output / "adapters" / "fruit" / "adapter_config.json").read_text())
+    assert adapter["target_modules"] == ["down_proj", "q_proj"]
+    assert str(job) not in json.dumps(adapter)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--publish-adapter=../x"], "is no model name: use a-z, 0-9, '-' and '.'"),
+        (["--publish-adapter=a", "--full"], "with --full there is no adapter: leave out --publish-adapter"),
+        (["--publish-adapter=a", "--lora-rank=513"], "an adapter with --lora-rank over 512 is not served"),
+    ],
+)
+def test_an_adapter_that_no_engine_would_serve_is_refused(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        sft.parse(arguments)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 def add_line(job: Path) -> None:
