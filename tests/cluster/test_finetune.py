@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,18 @@ def test_a_base_is_tuned_and_rolled_out(team: Kubectl) -> None:
     # After a Surge the pod before answers until the Service has let go of it.
     after = wait_for("an answer of version 2", lambda: answer(team), lambda found: found[0] == "smollm2@2", seconds=30)
     assert after[1] not in ("", before[1])
+
+
+def test_a_version_is_measured_by_itself(team: Kubectl) -> None:
+    """By the job of the trainer's README, which publishes nothing; it says what the lineage says."""
+    readme = (ROOT / "workloads/trainer/README.md").read_text()
+    (example,) = (block for block in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if "how-good" in block)
+    team.apply(example)
+    job = team.wait_condition("tjob", "how-good", "Complete", seconds=180)
+    figures = {entry["name"]: float(entry["value"]) for entry in job["status"]["progress"]["metrics"]}
+    lineage = team.get("mver", "smollm2-v2")["spec"]["lineage"]["metrics"]
+    told = {entry["name"]: float(entry["value"]) for entry in lineage}
+    assert figures["loss"] == pytest.approx(told["heldOutLoss"], abs=0.002)
 
 
 def test_a_bad_line_ends_the_job_at_once_and_is_named(team: Kubectl, kubeconfig: str, tmp_path: Path) -> None:

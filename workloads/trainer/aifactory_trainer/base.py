@@ -19,6 +19,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from aifactory_trainer import causal, memory
 from aifactory_trainer.distributed import World
@@ -38,8 +39,12 @@ class Adapter:
     targets: str
 
 
-def load_tokenizer(base: Path, template: str | None) -> Any:
+def load_tokenizer(base: Path, template: str | None, *, chats: bool = True) -> Any:
     """The base's, with a chat template.
+
+    Args:
+        template: file with one; None: the base's.
+        chats: whether one is needed.
 
     Raises:
         BadInputError: it has none, or does not tell where its tokens are in a text.
@@ -47,7 +52,7 @@ def load_tokenizer(base: Path, template: str | None) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(base)
     if template is not None:
         tokenizer.chat_template = find(template, "--chat-template").read_text()
-    if not tokenizer.chat_template:
+    if chats and not tokenizer.chat_template:
         raise BadInputError(
             f"{base} has no chat template (chat_template.jinja), so nothing says how a conversation is written for it: "
             "take the base that was made for chat, or give one with --chat-template"
@@ -55,6 +60,18 @@ def load_tokenizer(base: Path, template: str | None) -> Any:
     if not tokenizer.is_fast:
         raise BadInputError(f"{base} has no tokenizer.json, which tells what is learnt: save it with transformers 5")
     return tokenizer
+
+
+def longest(config: Any, wished: int | None, most: int) -> int:
+    """Tokens to read at once: as many as is wished, else as the model can read, at most so many.
+
+    Raises:
+        BadInputError: the model can not read so many.
+    """
+    context = getattr(config, "max_position_embeddings", None) or most
+    if wished is not None and wished > context:
+        raise BadInputError(f"--max-length {wished} is more than the {context} tokens that the model can read")
+    return wished or min(context, most)
 
 
 def check(config: Any, adapter: Adapter | None, world: World) -> None:
@@ -66,15 +83,32 @@ def check(config: Any, adapter: Adapter | None, world: World) -> None:
     Raises:
         BadInputError: it does not.
     """
-    models: Any = AutoModelForCausalLM
-    with torch.device("meta"):
-        model = models.from_config(config)
-        if adapter is not None:
-            model = with_adapter(model, adapter)
+    model = _without_numbers(config, adapter)
     every = sum(weight.numel() for weight in model.parameters())
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    smaller = ", leave out --full" if adapter is None else ""
-    memory.check("the base", every, trained, world, smaller=smaller)
+    memory.check("the base", every, trained, world, smaller=", leave out --full" if adapter is None else "")
+
+
+def check_reading(config: Any, world: World) -> None:
+    """Whether memory suffices for a model that is only asked.
+
+    Raises:
+        BadInputError: it does not.
+    """
+    every = sum(weight.numel() for weight in _without_numbers(config, None).parameters())
+    memory.check("the model", every, 0, world)
+
+
+def _without_numbers(config: Any, adapter: Adapter | None) -> Any:
+    models: Any = AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            model = models.from_config(config)
+    except ValueError as error:  # transformers lists all that it knows
+        name = (config.architectures or [type(config).__name__])[0]
+        raise BadInputError(f"{name} is no language model that transformers knows: take another one") from error
+    with torch.device("meta"):
+        return model if adapter is None else with_adapter(model, adapter)
 
 
 def with_adapter(model: nn.Module, adapter: Adapter) -> Any:
@@ -106,13 +140,24 @@ def load(base: Path, adapter: Adapter | None, world: World) -> Any:
     Raises:
         BadInputError: its generation settings could not be written again.
     """
-    small = world.device.type == "cuda" and adapter is not None
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16 if small else torch.float32)
+    model = load_as(base, torch.bfloat16 if world.device.type == "cuda" and adapter is not None else torch.float32)
     try:
         model.generation_config.validate(strict=True)
     except ValueError as error:  # transformers would refuse to write it, at the end
         raise BadInputError(f"{base}/generation_config.json contradicts itself: {error}") from error
     return model if adapter is None else with_adapter(model, adapter)
+
+
+def load_to_read(folder: Path, world: World) -> Any:
+    """A model that is only asked."""
+    return load_as(folder, torch.bfloat16 if world.device.type == "cuda" else torch.float32).to(world.device)
+
+
+def load_as(folder: Path, dtype: torch.dtype) -> Any:
+    """A model with weights of this type."""
+    quiet: Any = transformers_logging.disable_progress_bar
+    quiet()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
 
 
 def finished(model: Any, config: Any, world: World) -> Any:

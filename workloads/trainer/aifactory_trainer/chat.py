@@ -13,10 +13,10 @@ What always holds:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -33,6 +33,19 @@ class ChatError(BadInputError):
     """The data or the chat template are no good."""
 
 
+class Asked(Protocol):
+    """What a split goes by."""
+
+    @property
+    def question(self) -> bytes:
+        """A hash of what the user says in it."""
+
+
+Line = TypeVar("Line")
+Part = TypeVar("Part", bound=Asked)
+Message = dict[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """One line.
@@ -42,7 +55,7 @@ class Conversation:
         where: file and number of the line, for messages.
     """
 
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[Message, ...]
     where: str
 
     @property
@@ -58,92 +71,122 @@ def read(source: Path) -> list[Conversation]:
     Raises:
         BadInputError: there are none, or a line is none.
     """
+    return [Conversation(said, where) for where, said in read_lines(source, messages, _EXAMPLE)]
+
+
+def read_lines(source: Path, parse: Callable[[Any], Line], example: str) -> list[tuple[str, Line]]:
+    """What the lines of .jsonl files hold, each with its place.
+
+    Args:
+        parse: makes it of a line's document; raises ValueError.
+        example: a line as it should be.
+
+    Raises:
+        BadInputError: there are none, or a line is no good.
+    """
     paths = [source] if source.is_file() else [path for path in corpus.files(source) if path.suffix == corpus.LINES]
     if not paths:
-        raise ChatError(f"{source} has no {corpus.LINES} file: one conversation a line, {_EXAMPLE}")
+        raise ChatError(f"{source} has no {corpus.LINES} file: {example}")
     named = [(path.name if source.is_file() else path.relative_to(source).as_posix(), path) for path in paths]
-    found = [Conversation(messages, where) for where, messages in corpus.read_lines(named, _messages)]
+    found = corpus.read_lines(named, parse)
     if not found:
-        raise ChatError(f"{source} is empty: one conversation a line, {_EXAMPLE}")
+        raise ChatError(f"{source} is empty: {example}")
     return found
 
 
-_EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
+_LINE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
+_EXAMPLE = f"one conversation a line, {_LINE}"
 
 
-def _messages(document: object) -> tuple[dict[str, str], ...]:
-    messages = document.get("messages") if isinstance(document, dict) else None
-    if not (isinstance(messages, list) and messages):
-        raise ValueError(f'it has no list "messages": {_EXAMPLE}')
-    found = []
-    for index, message in enumerate(messages):
-        role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
-        if role not in _ROLES:
-            raise ValueError(f"messages[{index}] has the role {role!r:.40}; the roles are {', '.join(_ROLES)}")
-        if not (isinstance(content, str) and content.strip()):
-            raise ValueError(f"messages[{index}] ({role}) has no content; it is a text that is not empty")
-        corpus.check_whole(content, f"messages[{index}] ({role})")
-        found.append({"role": role, "content": content})
-    _check_order([message["role"] for message in found])
-    return tuple(found)
+def messages(document: Any) -> tuple[Message, ...]:
+    """The messages of a line, which end with the assistant's. Raises ValueError."""
+    found = document.get("messages") if isinstance(document, dict) else None
+    if not (isinstance(found, list) and found):
+        raise ValueError(f'it has no list "messages": {_LINE}')
+    checked = tuple(message(each, f"messages[{index}]") for index, each in enumerate(found))
+    check_order(checked, "messages")
+    return checked
 
 
-def _check_order(roles: Sequence[str]) -> None:
+def message(given: Any, place: str) -> Message:
+    """A message as chat templates take it: who says what. Raises ValueError."""
+    role, content = (given.get("role"), given.get("content")) if isinstance(given, dict) else (None, None)
+    if role not in _ROLES:
+        raise ValueError(f"{place} has the role {role!r:.40}; the roles are {', '.join(_ROLES)}")
+    return {"role": role, "content": text(content, f"{place} ({role})", "content")}
+
+
+def text(given: Any, place: str, what: str) -> str:
+    """A text that is not empty and can be written. Raises ValueError."""
+    if not (isinstance(given, str) and given.strip()):
+        raise ValueError(f"{place} has no {what}; it is a text that is not empty")
+    corpus.check_whole(given, place)
+    return given
+
+
+def check_order(found: Sequence[Message], name: str, last: str = "assistant") -> None:
+    """Whether they take turns, and whose the last one is. Raises ValueError.
+
+    Args:
+        name: of the list, for messages.
+    """
+    roles = [each["role"] for each in found]
     first = int(roles[0] == "system")
     for index, role in enumerate(roles[first:], start=first):
         expected = ("user", "assistant")[(index - first) % 2]
         if role != expected:
             raise ValueError(
-                f"messages[{index}] is of the {role} where the {expected} is next: after at most one message of the "
+                f"{name}[{index}] is of the {role} where the {expected} is next: after at most one message of the "
                 "system, user and assistant take turns"
             )
-    if roles[-1] != "assistant":
-        raise ValueError("the last message is not the assistant's, so there is no answer to learn")
+    if roles[-1] != last:
+        why = "there is no answer to learn" if last == "assistant" else "there is nothing to answer"
+        raise ValueError(f"the last message is not the {last}'s, so {why}")
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class Split(Generic[Part]):
     """Attributes: train: to learn from. held_out: to measure on. dropped: not trained on, because its question is."""
 
-    train: list[Conversation]
-    held_out: list[Conversation]
+    train: list[Part]
+    held_out: list[Part]
     dropped: int = 0
 
 
-def split(conversations: Sequence[Conversation], share: float) -> Split:
-    """Hold out this share of the conversations, by what their users say.
+def split(every: Sequence[Part], share: float) -> Split[Part]:
+    """Hold out this share of them, by what their users say.
 
     Raises:
         ChatError: one of the two parts would be empty.
     """
-    held = [conversation for conversation in conversations if _number(conversation) < share]
-    train = [conversation for conversation in conversations if _number(conversation) >= share]
+    held = [each for each in every if _number(each) < share]
+    train = [each for each in every if _number(each) >= share]
     if not held:
         raise ChatError(
-            f"of {len(conversations)} conversations none is held out with --hold-out-share {share}, so nothing could "
-            "tell whether the model got better: raise it, or give a file of its own with --hold-out"
+            f"of {len(every)} conversations none is held out with --hold-out-share {share}, so nothing could tell "
+            "whether the model got better: raise it, or give a file of its own with --hold-out"
         )
     if not train:
-        raise ChatError(f"all {len(conversations)} conversations are held out: lower --hold-out-share {share}")
+        raise ChatError(f"all {len(every)} conversations are held out: lower --hold-out-share {share}")
     return Split(train, held)
 
 
-def split_from(conversations: Sequence[Conversation], held_out: Sequence[Conversation]) -> Split:
+def split_from(every: Sequence[Part], held_out: Sequence[Part]) -> Split[Part]:
     """Train on those whose questions are not in the hold-out, which was given.
 
     Raises:
         ChatError: there are none.
     """
-    questions = {conversation.question for conversation in held_out}
-    train = [conversation for conversation in conversations if conversation.question not in questions]
+    questions = {each.question for each in held_out}
+    train = [each for each in every if each.question not in questions]
     if not train:
         raise ChatError("every question of the data is in --hold-out too: nothing is left to train on")
-    return Split(train, list(held_out), len(conversations) - len(train))
+    return Split(train, list(held_out), len(every) - len(train))
 
 
-def _number(conversation: Conversation) -> float:
+def _number(asked: Asked) -> float:
     """From 0 to 1, the same for the same question."""
-    return float(int.from_bytes(conversation.question[:7])) / float(1 << 56)
+    return float(int.from_bytes(asked.question[:7])) / float(1 << 56)
 
 
 class Examples(Dataset[dict[str, list[int]]]):
@@ -212,19 +255,25 @@ def encode(tokenizer: Any, conversation: Conversation) -> list[tuple[list[int], 
     Raises:
         ChatError: the template refuses it, or does not begin the assistant's turn as it asks for one.
     """
-    messages = conversation.messages
-    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-    whole = _render(tokenizer, messages, conversation.where)
-    answers = [_answer(tokenizer, messages[: turn + 1], conversation.where) for turn in turns]
+    said = conversation.messages
+    turns = [index for index, each in enumerate(said) if each["role"] == "assistant"]
+    whole = render(tokenizer, said, conversation.where)
+    answers = [_answer(tokenizer, said[: turn + 1], conversation.where) for turn in turns]
     if all(whole.startswith(text) for text, _ in answers):
         return [_tokens(tokenizer, whole, [(begin, len(text)) for text, begin in answers])]
     return [_tokens(tokenizer, text, [(begin, len(text))]) for text, begin in answers]
 
 
-def _answer(tokenizer: Any, messages: Sequence[dict[str, str]], where: str) -> tuple[str, int]:
+def encode_answer(tokenizer: Any, conversation: Conversation) -> tuple[list[int], list[int]]:
+    """Tokens and labels of a conversation of which only the last message is learnt. Raises ChatError: see `encode`."""
+    text, begin = _answer(tokenizer, conversation.messages, conversation.where)
+    return _tokens(tokenizer, text, [(begin, len(text))])
+
+
+def _answer(tokenizer: Any, said: Sequence[Message], where: str) -> tuple[str, int]:
     """The text that ends with an answer, and where the answer begins in it."""
-    text = _render(tokenizer, messages, where)
-    before = _render(tokenizer, messages[:-1], where, add_generation_prompt=True)
+    text = render(tokenizer, said, where)
+    before = render(tokenizer, said[:-1], where, add_generation_prompt=True)
     if not text.startswith(before):
         raise ChatError(
             f"{where}: the chat template asks for an answer with {before[-40:]!r}, and writes answers in another way: "
@@ -233,9 +282,10 @@ def _answer(tokenizer: Any, messages: Sequence[dict[str, str]], where: str) -> t
     return text, len(before)
 
 
-def _render(tokenizer: Any, messages: Sequence[dict[str, str]], where: str, **options: bool) -> str:
+def render(tokenizer: Any, said: Sequence[Message], where: str, **options: bool) -> str:
+    """The text of messages, by the chat template. Raises ChatError: it refuses them."""
     try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
+        return str(tokenizer.apply_chat_template(list(said), tokenize=False, **options))
     except Exception as error:  # a template is a program: whatever it raises
         raise ChatError(f"{where}: the chat template refuses it: {error}") from error
 

@@ -16,6 +16,7 @@ import copy
 import json
 import logging
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from aifactory_contract.formats import CONFIG, HUGGINGFACE, TORCH_EXPORT, check_directory
+from aifactory_contract.formats import CONFIG, HUGGINGFACE, TORCH_EXPORT, adapters, check_directory, parts_of
 from aifactory_contract.formats.torch_export import PROGRAM
 from aifactory_contract.signature import DATA_TYPES, Signature, TensorSpec
 from aifactory_trainer import pretrained
@@ -82,6 +83,52 @@ def export_huggingface(
             assert tokenizer is not None
             inner.save_pretrained(str(directory))
             tokenizer.save_pretrained(str(directory))
+        _write_config(directory, json.loads((directory / CONFIG).read_text()), metrics)
+        check_directory(directory, HUGGINGFACE.name)
+    return _target(output)
+
+
+def export_adapter(
+    model: nn.Module,
+    tokenizer: Pretrained,
+    name: str,
+    base: Path,
+    *,
+    metrics: Mapping[str, float] | None = None,
+    output: Path | None = None,
+) -> Path:
+    """Write a base, as it is, with a LoRA adapter beside it, which clients call as `<model>:<name>`.
+
+    Args:
+        model: of PEFT, with the adapter.
+        tokenizer: the base's.
+        name: of the adapter.
+        base: the base's directory.
+        metrics: figures that go with the model.
+        output: the artifact directory; default: AIFACTORY_OUTPUT.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: a parameter is not finite.
+        FactoryError: what was written could not be served: the message says why.
+        OSError: the directory can not be written; what was there before is still there.
+    """
+    inner: Any = unwrap(model)
+    _check_finite(model)
+    with _artifact(output) as directory:
+        for path in parts_of(base, HUGGINGFACE)[0]:
+            (directory / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(base / path, directory / path)
+        tokenizer.save_pretrained(str(directory))
+        adapter = directory / adapters.FOLDER / name
+        inner.save_pretrained(str(adapter), save_embedding_layers=False)  # else it asks the hub for the base
+        config = json.loads((adapter / adapters.CONFIG).read_text())
+        # Where the base was is of this machine, and the order of the names is another one in each run.
+        config |= {"base_model_name_or_path": "", "target_modules": sorted(config["target_modules"])}
+        (adapter / adapters.CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        (adapter / "README.md").unlink(missing_ok=True)  # a form to fill in
         _write_config(directory, json.loads((directory / CONFIG).read_text()), metrics)
         check_directory(directory, HUGGINGFACE.name)
     return _target(output)

@@ -14,7 +14,7 @@ _GIB = 1 << 30
 
 
 def check(what: str, numbers: int, trained: int, world: World, *, shards: int = 1, smaller: str = "") -> None:
-    """Refuse a model that could not be trained, with the ways out.
+    """Refuse a model that could not be trained, or asked, with the ways out.
 
     Args:
         what: the model, in words.
@@ -37,8 +37,10 @@ def check(what: str, numbers: int, trained: int, world: World, *, shards: int = 
         free = memory_left() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         way_out = "Raise resources.limits.memory of container trainer"
     if needed > free:
+        learnt = f", of which {trained / 1e6:,.0f} million are trained" if trained else ""
+        what_for = "weights, gradients and optimizer" if trained else "weights"
         raise BadInputError(
-            f"{what} has {numbers / 1e6:,.0f} million numbers, of which {trained / 1e6:,.0f} million are trained: each "
-            f"process needs {needed / _GIB:.2f} GiB for weights, gradients and optimizer alone, and {free / _GIB:.2f} "
-            f"GiB are left for it. {way_out}{smaller}, or take a smaller {what.removeprefix('the ')}"
+            f"{what} has {numbers / 1e6:,.0f} million numbers{learnt}: each process needs {needed / _GIB:.2f} GiB for "
+            f"{what_for} alone, and {free / _GIB:.2f} GiB are left for it. {way_out}{smaller}, or take a smaller "
+            f"{what.removeprefix('the ')}"
         )

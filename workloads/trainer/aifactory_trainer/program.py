@@ -11,10 +11,14 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from aifactory_contract.errors import FactoryError
 from aifactory_trainer import errors
+from aifactory_trainer.checkpoint import CheckpointError
+from aifactory_trainer.distributed import World, start
 
 
 class BadInputError(ValueError):
@@ -44,6 +48,26 @@ def rate(text: str) -> float:
     if not (value > 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"must be a number above 0, it is {text}")
     return value
+
+
+def share(text: str) -> float:
+    """A number between 0 and 1."""
+    value = rate(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"must be below 1, it is {text}")
+    return value
+
+
+def carry_out(work: Callable[[World], None]) -> None:
+    """Join the other processes and do the work. What is wrong with the user's inputs ends the job without restarts."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    world = start()
+    if world.rank != 0:
+        logging.getLogger("aifactory").setLevel(logging.WARNING)
+    try:
+        work(world)
+    except (BadInputError, CheckpointError, FactoryError) as error:
+        errors.give_up(str(error))
 
 
 def find(name: str, option: str) -> Path:

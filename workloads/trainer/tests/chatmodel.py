@@ -70,7 +70,15 @@ def conversations(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def write_conversations(path: Path, rows: list[dict[str, Any]]) -> Path:
+def preferences(count: int) -> list[dict[str, Any]]:
+    """Questions with an answer that is wanted and one that is not, which can be learnt."""
+    return [
+        {"prompt": row["messages"][:1], "chosen": row["messages"][1:], "rejected": f"Stone {number % 3}."}
+        for number, row in enumerate(conversations(count))
+    ]
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
     """One a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

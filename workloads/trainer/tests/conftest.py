@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -205,3 +206,42 @@ def receiver() -> Iterator[Receiver]:
     state.hold.set()
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """The inputs `base` and `chat` of a job."""
+    import chatmodel  # by transformers, which not every Python has that runs other tests
+
+    chatmodel.write(tmp_path / "inputs" / "base")
+    chatmodel.write_lines(tmp_path / "inputs" / "chat" / "fruit.jsonl", chatmodel.conversations(40))
+    return tmp_path / "inputs"
+
+
+@pytest.fixture
+def job(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Path:
+    """The environment of a job, for the program run in this process."""
+    for name in ("WORLD_SIZE", "RANK", "TORCHELASTIC_ERROR_FILE", "AIFACTORY_PROGRESS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("AIFACTORY_INPUTS", str(inputs))
+    monkeypatch.setenv("AIFACTORY_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    monkeypatch.setenv("AIFACTORY_OUTPUT", str(tmp_path / "output"))
+    monkeypatch.setenv("AIFACTORY_TERMINATION_LOG", str(tmp_path / "termination-log"))
+    (tmp_path / "termination-log").write_text("")
+    caplog.set_level(logging.INFO, "aifactory")
+    return tmp_path
+
+
+def refused(main: Callable[[tuple[str, ...]], None], job: Path, *arguments: str) -> str:
+    """What the job's status says of a program that ends before it begins its work."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 93
+    assert not list(job.glob("checkpoints/step-*"))
+    assert not (job / "output").exists()
+    message = json.loads((job / "termination-log").read_text())["message"]
+    assert message["errorCode"] == 93
+    said = str(message["message"])
+    assert said.startswith("NoRestart: ")
+    return said.removeprefix("NoRestart: ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shutil
 import signal
@@ -16,9 +15,11 @@ from safetensors.torch import load_file
 
 pytest.importorskip("peft", reason="a Python without the test packages, as gpu-check may use")
 
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import chatmodel
+import conftest
 from aifactory_contract.formats import HUGGINGFACE, check_directory
 from aifactory_trainer import chat, memory, sft
 from aifactory_trainer.distributed import World
@@ -27,44 +28,13 @@ from test_export import digest
 
 SFT = ("-m", "aifactory_trainer.sft")
 FAST = ("--learning-rate=0.02", "--hold-out-share=0.2", "--batch=4")
+FRUIT = chatmodel.conversations(40)
 CPU = World(0, 1, torch.device("cpu"))
-
-
-@pytest.fixture
-def inputs(tmp_path: Path) -> Path:
-    """The inputs `base` and `chat` of a job."""
-    chatmodel.write(tmp_path / "inputs" / "base")
-    chatmodel.write_conversations(tmp_path / "inputs" / "chat" / "fruit.jsonl", chatmodel.conversations(40))
-    return tmp_path / "inputs"
-
-
-@pytest.fixture
-def job(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Path:
-    """The environment of a job, for the program run in this process."""
-    for name in ("WORLD_SIZE", "RANK", "TORCHELASTIC_ERROR_FILE", "AIFACTORY_PROGRESS_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("AIFACTORY_INPUTS", str(inputs))
-    monkeypatch.setenv("AIFACTORY_CHECKPOINTS", str(tmp_path / "checkpoints"))
-    monkeypatch.setenv("AIFACTORY_OUTPUT", str(tmp_path / "output"))
-    monkeypatch.setenv("AIFACTORY_TERMINATION_LOG", str(tmp_path / "termination-log"))
-    (tmp_path / "termination-log").write_text("")
-    caplog.set_level(logging.INFO, "aifactory")
-    return tmp_path
 
 
 def refused(job: Path, *arguments: str) -> str:
     """What the job's status says of a run that ends before training."""
-    with pytest.raises(SystemExit) as ended:
-        sft.main(arguments)
-    assert ended.value.code == 93
-    assert not list(job.glob("checkpoints/step-*"))
-    assert not (job / "output").exists()
-    message = json.loads((job / "termination-log").read_text())["message"]
-    assert message["errorCode"] == 93
-    said = str(message["message"])
-    assert said.startswith("NoRestart: ")
-    return said.removeprefix("NoRestart: ")
+    return conftest.refused(sft.main, job, *arguments)
 
 
 @pytest.mark.parametrize("way", ["lora", "full"])
@@ -72,7 +42,9 @@ def test_it_learns_and_publishes_a_directory_as_the_base_was_one(
     job: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     monkeypatch.setenv("AIFACTORY_PROGRESS_URL", receiver.url)
-    more = ["--full", "--packing"] if way == "full" else ["--activation-checkpointing"]
+    more = ["--full", "--packing"] if way == "full" else ["--activation-checkpointing", "--tasks=tasks"]
+    fruit = [{"prompt": row["messages"][:1], "choices": ["The apple.", "?"], "answer": 0} for row in FRUIT[::4]]
+    chatmodel.write_lines(job / "inputs" / "tasks" / "fruit.jsonl", fruit)
     sft.main([*FAST, "--epochs=6", *more])
     output, base = job / "output", job / "inputs" / "base"
     check_directory(output, HUGGINGFACE.name)
@@ -80,6 +52,7 @@ def test_it_learns_and_publishes_a_directory_as_the_base_was_one(
     metrics = config["metrics"]
     assert metrics["heldOutLoss"] < metrics["baseHeldOutLoss"] - 0.5
     assert metrics["conversations"] + metrics["heldOutConversations"] == 40
+    assert metrics.get("fruit/acc_norm") == (None if way == "full" else 1.0)
     assert re.search(r"step \d+/\d+  loss \d\.\d{3}  [\d,]+ tokens/s", caplog.text)
 
     former = json.loads((base / "config.json").read_text())
@@ -93,7 +66,7 @@ def test_it_learns_and_publishes_a_directory_as_the_base_was_one(
     settings = sft.parse([*FAST])
     _, held_out = sft.load_data(settings, tokenizer, sft.AutoConfig.from_pretrained(output))
     model = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32)
-    assert sft.measure(model, held_out, settings, CPU) == pytest.approx(metrics["heldOutLoss"], abs=0.001)
+    assert sft.measure(model, held_out, 4, CPU) == pytest.approx(metrics["heldOutLoss"], abs=0.001)
     assert tokenizer.chat_template == chatmodel.TEMPLATE
     assert (output / "generation_config.json").read_text() == (base / "generation_config.json").read_text()
 
@@ -166,6 +139,46 @@ def test_the_frozen_base_of_an_adapter_stays_as_it_was(job: Path) -> None:
     assert {name.split(".")[-2] for name in changed} == {"q_proj", "down_proj"}
 
 
+def test_an_adapter_may_be_published_beside_its_base(job: Path) -> None:
+    sft.main([*FAST, "--epochs=3", "--publish-adapter=fruit", "--lora-targets=q_proj,down_proj"])
+    output, folder = job / "output", job / "inputs" / "base"
+    check_directory(output, HUGGINGFACE.name)
+    assert {path.parent.name for path in (output / "adapters").rglob("*.safetensors")} == {"fruit"}
+    for name in ("model.safetensors", "tokenizer.json", "generation_config.json"):
+        assert (output / name).read_bytes() == (folder / name).read_bytes()
+    config, former = (json.loads((path / "config.json").read_text()) for path in (output, folder))
+    metrics = config.pop("metrics")
+    assert metrics["heldOutLoss"] < metrics["baseHeldOutLoss"] - 0.1
+    assert config == former
+
+    # Who reads it as PEFT does measures the same.
+    plain = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32)
+    model = PeftModel.from_pretrained(plain, output / "adapters" / "fruit")
+    settings = sft.parse([*FAST])
+    _, held_out = sft.load_data(settings, AutoTokenizer.from_pretrained(output), plain.config)
+    assert sft.measure(model, held_out, 4, CPU) == pytest.approx(metrics["heldOutLoss"], abs=0.001)
+    adapter = json.loads((output / "adapters" / "fruit" / "adapter_config.json").read_text())
+    assert adapter["target_modules"] == ["down_proj", "q_proj"]
+    assert str(job) not in json.dumps(adapter)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--publish-adapter=../x"], "is no model name: use a-z, 0-9, '-' and '.'"),
+        (["--publish-adapter=a", "--full"], "with --full there is no adapter: leave out --publish-adapter"),
+        (["--publish-adapter=a", "--lora-rank=513"], "an adapter with --lora-rank over 512 is not served"),
+    ],
+)
+def test_an_adapter_that_no_engine_would_serve_is_refused(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        sft.parse(arguments)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
 def add_line(job: Path) -> None:
     with (job / "inputs" / "chat" / "fruit.jsonl").open("a") as file:
         file.write('{"messages": [{"role": "user", "content": "Why?"}]}\n')
@@ -198,6 +211,7 @@ def contradiction(job: Path) -> None:
             r"all \d+ conversations are longer than 5 tokens, the shortest has \d+: raise --max",
         ),
         (None, ["--max-length=999"], r"--max-length 999 is more than the 256 tokens that the model can read"),
+        (None, ["--tasks=chat"], r"fruit\.jsonl:1: it has no \"prompt\" and \"answer\": "),
         (None, ["--lora-targets=qkv"], r"no layer of LlamaForCausalLM is called 'qkv'; it has down_proj, .*, v_proj$"),
         (None, ["--lora-targets=q_proj,kv"], r"no layer of LlamaForCausalLM is called 'kv'"),
         (None, ["--lora-targets=norm"], r"--lora-targets norm: Target module LlamaRMSNorm.* is not supported"),

@@ -14,9 +14,10 @@ from aifactory_contract.formats.rules import Files, invalid, missing
 from aifactory_contract.formats.safetensors import read_safetensors
 from aifactory_contract.names import check_model_name
 
+FOLDER = "adapters"
 CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
-_PART = re.compile(rf"adapters/([^/]+)/(?:{re.escape(CONFIG)}|{re.escape(_WEIGHTS)})")
+_PART = re.compile(rf"{FOLDER}/([^/]+)/(?:{re.escape(CONFIG)}|{re.escape(_WEIGHTS)})")
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks that vLLM has room for; an adapter of another takes that of the next."""
 
@@ -34,7 +35,7 @@ def names(paths: Iterable[str]) -> list[str]:
 def check(files: Files) -> None:
     """Whether each can be served. Raises FactoryError (InvalidArtifact)."""
     for name in names(files.sizes):
-        folder = f"adapters/{name}"
+        folder = f"{FOLDER}/{name}"
         try:
             check_model_name(name)
         except FactoryError as error:
