@@ -260,7 +260,7 @@ def _gateway(world: World, pool: Body, says: str) -> Iterable[str]:
             yield f"{says}: {len(proxies)} proxies, {len(parts)} objects, {len(hosts)} Services and no gateway wanted"
         return
     sets = [each for each in world.cluster.all(DEPLOYMENTS, namespace, **mine) if not _is_proxy(each)]
-    if not sets and not parts and leads:
+    if not sets and not parts:
         return  # it has never had anything to lead to
     if len(proxies) != 2 or not all(map(is_ready, proxies)) or len(parts) != 3 or not leads:
         yield f"{says}: {len(proxies)} proxies, {len(parts)} objects, its Service leads to them: {leads}"
