@@ -25,6 +25,7 @@ CONTAINERFILES = {
     "agent": "workloads/agent/Containerfile",
     "trainer": "workloads/trainer/Containerfile",
     "server": "workloads/server/Containerfile",
+    "gateway": "workloads/gateway/Containerfile",
 }
 REPOSITORY = "docker.io/aifactory"
 

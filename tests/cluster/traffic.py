@@ -3,8 +3,9 @@
 The client is a pod that asks through the pool's Service with one new connection for each request, as short-lived
 clients do; it prints every failure and a summary. It is told to stop by a file, so no request is cut off by its end.
 
-`EVERY_WAY` are clients of each kind at once: new and kept connections, HTTP, gRPC streams and OpenAI's API. They say
-for each kind and version when requests were sent that it answered; a pause of `PAUSE_SECONDS` begins a new interval.
+`EVERY_WAY` are clients of several kinds at once: new and kept connections, HTTP, gRPC streams and OpenAI's API. They
+say for each kind and version when requests were sent that it answered; a pause of `PAUSE_SECONDS` begins a new
+interval. With `reconnect` one whose connection is refused connects again, as most clients do, and counts that apart.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ PAUSE_SECONDS = 4.0
 EVERY_WAY = """
 import http.client, json, os, queue, sys, threading, time
 import numpy, tritonclient.grpc as triton
-host, model, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])
-lock, done, sent, failed = threading.Lock(), {}, {}, []
+host, model, pause, wanted = sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4:]
+lock, done, sent, failed, counts = threading.Lock(), {}, {}, [], {}
+refusals = ("refused", "failed to connect")
 stopped = lambda: os.path.exists("/tmp/stop")
 class Http:
     port, path = 8000, f"/v2/models/{model}/generate"
@@ -70,6 +72,15 @@ class OpenAI(Http):
     port, path = 9000, "/v1/completions"
     def body(self): return {"model": model, "prompt": "def ", "max_tokens": 8}
     def version(self, answer): return answer["model"].partition("@")[2]
+class Streamed(OpenAI):
+    def body(self): return {**super().body(), "max_tokens": 40, "stream": True}
+    def ask(self):
+        self.connection.request("POST", self.path, json.dumps(self.body()), {"Content-Type": "application/json"})
+        answer = self.connection.getresponse()
+        if answer.status != 200: raise RuntimeError(f"{answer.status}: {answer.read()[:300]}")
+        lines = [line[6:].strip() for line in answer if line.startswith(b"data: ")]
+        if lines[-1:] != [b"[DONE]"]: raise RuntimeError(f"cut after {len(lines)} pieces")
+        return self.version(json.loads(lines[0]))
 class Grpc:
     def __init__(self):
         self.answers = queue.SimpleQueue()
@@ -105,7 +116,12 @@ def client(kind, make, kept):
             connection = connection or make()
             count(kind, connection.ask(), when)
         except Exception as error:
-            with lock: failed.append(f"{when:.2f} {kind} {type(error).__name__}: {error}")
+            again = "reconnect" in wanted and any(words in str(error).lower() for words in refusals)
+            if again: time.sleep(0.05)
+            with lock:
+                if again: counts["refused"] = counts.get("refused", 0) + 1
+                else: failed.append(f"{when:.2f} {kind} {type(error).__name__}: {error}")
+                if not again: counts[kind] = counts.get(kind, 0) + 1
             kept_on = False
         else: kept_on = kept
         if not kept_on and connection is not None:
@@ -114,26 +130,42 @@ def client(kind, make, kept):
             connection = None
 def report():
     while not stopped():
-        with lock: print(json.dumps({"done": done, "failed": len(failed), "failures": failed[:5]}), flush=True)
+        with lock:
+            print(json.dumps({"done": done, "failed": len(failed), "failures": failed[-5:], "of": counts}), flush=True)
         time.sleep(0.5)
 kinds = [("http new", Http, False), ("http kept", Http, True), ("grpc new", Grpc, False), ("grpc kept", Grpc, True),
-         ("openai new", OpenAI, False), ("openai kept", OpenAI, True)]
+         ("openai new", OpenAI, False), ("openai kept", OpenAI, True), ("openai streamed", Streamed, True)]
+kinds = [kind for kind in kinds if kind[0] in wanted]
 threads = [threading.Thread(target=client, args=kind) for kind in kinds] + [threading.Thread(target=report)]
 [thread.start() for thread in threads]; [thread.join() for thread in threads]
-print(json.dumps({"done": done, "failed": len(failed), "failures": failed[:20], "sent": sent}), flush=True)
+told = {"done": done, "failed": len(failed), "failures": failed[:20], "of": counts, "sent": sent}
+print(json.dumps(told), flush=True)
 os._exit(0)  # all is said; a stream's thread in tritonclient can outlast its close() and keep the process
 """
+KINDS = ("http new", "http kept", "grpc new", "grpc kept", "openai new", "openai kept")
 
 
 class Traffic:
     """Requests that go on until `stop`."""
 
-    def __init__(self, kubectl: Kubectl, pool: str, model: str, clients: int = 2, *, every_way: bool = False) -> None:
+    def __init__(
+        self,
+        kubectl: Kubectl,
+        pool: str,
+        model: str,
+        clients: int = 2,
+        *,
+        every_way: bool = False,
+        kinds: tuple[str, ...] = KINDS,
+        reconnect: bool = False,
+    ) -> None:
         self._kubectl = kubectl
+        self._kinds = kinds
         self._name = f"traffic-{pool}"
         command = ["python3", "-c", PROGRAM, pool, model, str(clients)]
         if every_way:
-            command = ["python3", "-c", EVERY_WAY, pool, model, str(PAUSE_SECONDS)]
+            command = ["python3", "-c", EVERY_WAY, pool, model, str(PAUSE_SECONDS), *kinds]
+            command += ["reconnect"] if reconnect else []
         container: Json = {
             "name": "traffic",
             "image": objects.AGENT,
@@ -159,9 +191,37 @@ class Traffic:
         wait_for(
             "an answer to every client",
             self._last,
-            lambda seen: len(seen.get("done", {})) == 6,  # type: ignore[arg-type]
+            lambda seen: len(seen.get("done", {})) == len(self._kinds),  # type: ignore[arg-type]
             seconds=seconds,
         )
+
+    def wait_for_more(self, answers: int = 20, seconds: float = 60) -> None:
+        """Wait until each kind of client has had so many answers more."""
+        before = self._counts()
+        wait_for(
+            f"{answers} more answers to every client",
+            self._counts,
+            lambda seen: all(seen.get(kind, 0) >= before.get(kind, 0) + answers for kind in self._kinds),
+            seconds=seconds,
+        )
+
+    def failed(self) -> dict[str, int]:
+        """Failures so far, by kind of client; of clients of every kind."""
+        counts = dict(self._last().get("of", {}))  # type: ignore[call-overload]
+        return {kind: count for kind, count in counts.items() if kind in self._kinds}
+
+    def refused(self) -> int:
+        """Connections that were refused so far, where clients connect again."""
+        counts: dict[str, int] = self._last().get("of", {})  # type: ignore[assignment]
+        return counts.get("refused", 0)
+
+    def last_failures(self) -> object:
+        """Words of the last failures."""
+        return self._last().get("failures")
+
+    def _counts(self) -> dict[str, int]:
+        done: dict[str, dict[str, int]] = self._last().get("done", {})  # type: ignore[assignment]
+        return {kind: sum(counts.values()) for kind, counts in done.items()}
 
     def wait_for_version(self, version: int, seconds: float = 120) -> None:
         """Wait until the version has answered."""

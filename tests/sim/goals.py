@@ -16,7 +16,7 @@ from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Domain
 from aifactory.engine.plan import Delete
 from aifactory.kube.patch import merge_difference
-from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, NODES, PODGROUPS, PODS, SERVICES
+from aifactory.kube.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, NODES, PODGROUPS, PODS, SERVICES
 from aifactory.serving.domain import Serving
 from aifactory.training import rendezvous
 from aifactory.training.evidence import KEPT_ATTEMPTS
@@ -180,11 +180,13 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         yield f"{says}: generation not observed"
     if not _has_service(world, pool):
         yield f"{says}: it has no Service"
+    yield from _gateway(world, pool, says)
     true, wanted = _true(status), spec.get("replicas", 1)
     target = _target(world, namespace, spec["models"][0])
     # Evicted pods stay as Failed until somebody cleans up; they do not count.
-    pods = [pod for pod in world.cluster.all(PODS, namespace, **{names.LABEL_POOL: name}) if is_live(pod)]
-    deployments = world.cluster.all(DEPLOYMENTS, namespace, **{names.LABEL_POOL: name})
+    mine = {names.LABEL_POOL: name}
+    pods = [pod for pod in world.cluster.all(PODS, namespace, **mine) if is_live(pod) and not _is_proxy(pod)]
+    deployments = [each for each in world.cluster.all(DEPLOYMENTS, namespace, **mine) if not _is_proxy(each)]
     stable = (status.get("stable") or {}).get("modelVersion", "")
     if any(world.cluster.find(CONFIGMAPS, *key_of(deployment)) is None for deployment in deployments):
         # It went while a label was missing from the Deployment: without its version it can not be made again.
@@ -228,6 +230,33 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         yield f"{says}: {len(deployments)} deployments, {len(pods)} pods, wanted {wanted}"
     if "Ready" not in true or stable != target["metadata"]["name"]:
         yield f"{says}: serves {stable}, not {target['metadata']['name']}; True are {sorted(true)}"
+
+
+def _gateway(world: World, pool: Body, says: str) -> Iterable[str]:
+    """Proxies are there where they are wanted, and the Service leads to them, or nothing of them is there."""
+    namespace, name = key_of(pool)
+    mine = {names.LABEL_POOL: name}
+    proxies = [pod for pod in world.cluster.all(PODS, namespace, **mine) if is_live(pod) and _is_proxy(pod)]
+    parts = [each for kind in (DEPLOYMENTS, CONFIGMAPS, BUDGETS) for each in world.cluster.all(kind, namespace, **mine)]
+    parts = [part for part in parts if _is_proxy(part)]
+    hosts = [each for each in world.cluster.all(SERVICES, namespace, **mine) if key_of(each).name != name]
+    service = world.cluster.find(SERVICES, namespace, name)
+    leads = service is not None and service["spec"]["selector"][names.LABEL_ROLE] == names.ROLE_GATEWAY
+    if (pool["spec"].get("gateway") or {}).get("mode") != "Envoy":
+        if proxies or parts or hosts or leads:
+            yield f"{says}: {len(proxies)} proxies, {len(parts)} objects, {len(hosts)} Services and no gateway wanted"
+        return
+    sets = [each for each in world.cluster.all(DEPLOYMENTS, namespace, **mine) if not _is_proxy(each)]
+    if not sets and not parts:
+        return  # it has never had anything to lead to
+    if len(proxies) != 2 or not all(map(is_ready, proxies)) or len(parts) != 3 or not leads:
+        yield f"{says}: {len(proxies)} proxies, {len(parts)} objects, its Service leads to them: {leads}"
+    if len(hosts) != 1 + len(sets):
+        yield f"{says}: {len(hosts)} headless Services for {len(sets)} sets of pods"
+
+
+def _is_proxy(body: Body) -> bool:
+    return labels_of(body).get(names.LABEL_ROLE) == names.ROLE_GATEWAY
 
 
 def _find(world: World, namespace: str, version: str) -> Body | None:

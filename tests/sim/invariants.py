@@ -7,13 +7,14 @@ reconcile loop, which turns failures into retries.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from aifactory.api import names
 from aifactory.kube.patch import merge_difference
-from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, EVENTS, LEASES, PODS, PVCS, Key
+from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, EVENTS, LEASES, PODS, PVCS, SERVICES, Key
 from tests.sim.cluster import REPLICASETS, Body, Cluster, Commit, is_live, is_ready, key_of, labels_of, owner_uids
 from tests.sim.nodes import SIDE_CONTAINER, inputs_of
 from tests.sim.strangers import is_stranger
@@ -83,6 +84,8 @@ class Invariants:
         """UIDs of pods that got our label back, and when."""
         self._flips: dict[tuple[str, str], float] = {}
         """When a condition last flipped."""
+        self._proxied: dict[Key, float] = {}
+        """When a pool last had a proxy that was ready."""
         cluster.hooks.append(self.see)
 
     def see(self, commit: Commit) -> None:
@@ -102,11 +105,15 @@ class Invariants:
         elif commit.resource == MODELVERSIONS:
             self._version(commit, ours)
         elif commit.resource == DEPLOYMENTS and ours:
-            self._deployment(commit)
+            if labels_of(commit.body).get(names.LABEL_ROLE) == names.ROLE_GATEWAY:
+                self._proxies_go(commit)
+            else:
+                self._deployment(commit)
         elif commit.resource == CONFIGMAPS and ours and commit.new is not None:
             self._assignment(commit.new)
         elif commit.resource == INFERENCEPOOLS and ours and commit.new is not None:
             self._switched(commit)
+            self._routed(commit.new)
         if commit.resource in OURS and commit.new is not None:
             self._status(commit, ours)
 
@@ -118,6 +125,8 @@ class Invariants:
     def _pod(self, commit: Commit, ours: bool) -> None:
         pod = commit.body
         labels = labels_of(pod)
+        if labels.get(names.LABEL_ROLE) == names.ROLE_GATEWAY and is_ready(commit.old or pod):
+            self._proxied[Key(pod["metadata"]["namespace"], labels[names.LABEL_POOL])] = commit.time
         if labels.get(names.LABEL_ROLE) == names.ROLE_SERVE and not ours:
             was = commit.old is not None and is_ready(commit.old)
             if was and (commit.new is None or not is_ready(commit.new)) and commit.actor != "deployment-controller":
@@ -267,7 +276,8 @@ class Invariants:
         ready: Counter[str] = Counter()
         known = 0
         theirs = self._replica_sets(pool, body)
-        for pod in self._cluster.all(PODS, key.namespace, **{names.LABEL_POOL: key.name}):
+        serving = {names.LABEL_POOL: key.name, names.LABEL_ROLE: names.ROLE_SERVE}
+        for pod in self._cluster.all(PODS, key.namespace, **serving):
             if is_ready(pod) and not is_stranger(pod) and theirs & set(owner_uids(pod)):
                 ready[labels_of(pod)[names.LABEL_REVISION]] += 1
                 known += self._known(pod)
@@ -305,6 +315,34 @@ class Invariants:
             if served["version"] != now["version"]:
                 told = f"pool {name} is said to serve version {now['version']}"
                 self.wrong(f"{told} and pod {pod['metadata']['name']} answers from {served['version']}")
+
+    def _routed(self, pool: Body) -> None:
+        """A pool with a gateway is Ready only when its Service leads there, and somebody is there."""
+        mode = (pool["spec"].get("gateway") or {}).get("mode")
+        if mode != "Envoy" or "Ready" not in _conditions(pool):
+            return
+        service = self._own_service(pool)
+        if service is not None and service["spec"]["selector"][names.LABEL_ROLE] != names.ROLE_GATEWAY:
+            self.wrong(f"pool {key_of(pool)} is Ready and its Service does not lead to its gateway")
+        role = {names.LABEL_POOL: key_of(pool).name, names.LABEL_ROLE: names.ROLE_GATEWAY}
+        there = any(is_ready(pod) for pod in self._cluster.all(PODS, key_of(pool).namespace, **role))
+        known = self._proxied.get(key_of(pool), -math.inf) + NEWS_SECONDS + self.lag()
+        if not there and known < self._cluster.loop.now:
+            self.wrong(f"pool {key_of(pool)} is Ready and has no proxy that answers")
+
+    def _proxies_go(self, commit: Commit) -> None:
+        """Proxies are removed after the Service leads to the serving pods."""
+        meta = commit.body["metadata"]
+        pool = self._cluster.find(INFERENCEPOOLS, meta["namespace"], labels_of(commit.body)[names.LABEL_POOL])
+        if commit.new is not None or pool is None or pool["metadata"]["uid"] not in owner_uids(commit.body):
+            return
+        service = self._own_service(pool)
+        if service is not None and service["spec"]["selector"][names.LABEL_ROLE] == names.ROLE_GATEWAY:
+            self.wrong(f"the gateway of pool {key_of(pool)} was removed while requests are led to it")
+
+    def _own_service(self, pool: Body) -> Body | None:
+        found = self._cluster.find(SERVICES, *key_of(pool))
+        return found if found is not None and pool["metadata"]["uid"] in owner_uids(found) else None
 
     def _replica_sets(self, pool: Body, deployment: Body) -> set[str]:
         """UIDs of those between a pool and its pods: an earlier pool of the name may still have some that are ready."""

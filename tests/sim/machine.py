@@ -220,6 +220,13 @@ class Machine(RuleBasedStateMachine):
             spec = manifests.pool_spec(model, version=version, replicas=replicas, image=image)
             self._edit(INFERENCEPOOLS, pool, {**spec, "rollout": {"strategy": strategy}})
 
+    @rule(key=st.sampled_from(POOLS), mode=st.sampled_from(["Envoy", "Envoy", "None"]))
+    def edit_gateway(self, key: Key, mode: str) -> None:
+        """The way to the pods changes, the pods do not."""
+        self.count(f"edit gateway: {mode}")
+        if (pool := self._find(INFERENCEPOOLS, key)) is not None:
+            self._edit(INFERENCEPOOLS, pool, {"gateway": {"mode": mode}})
+
     @rule(key=st.sampled_from(POOLS), broken=st.booleans())
     def break_pool(self, key: Key, broken: bool) -> None:
         """A typo that only the API server finds; what is served goes on."""

@@ -233,8 +233,15 @@ class Nodes:
         key, uid = key_of(pod), pod["metadata"]["uid"]
         self._programs.started(pod, lambda seconds, exit_: self._later(seconds, self._exit, key, uid, exit_))
         self._bring(key, uid)
+        if labels_of(pod).get(names.LABEL_ROLE) == names.ROLE_GATEWAY:
+            self._later(self._rng.uniform(0.1, 2.0), self._proxy_answers, key, uid)
         if (said := self._programs.report(pod)) is not None and said.ready:
             self._set_condition(key, {"type": "Ready", "status": "True"})  # it has loaded while its node was away
+
+    def _proxy_answers(self, key: Key, uid: str) -> None:
+        pod = self._mine(key, uid)
+        if pod is not None and pod["status"]["phase"] == "Running":
+            self._set_condition(key, {"type": "Ready", "status": "True"})
 
     def _mount(self, pod: Body) -> bool:
         """Whether the ConfigMaps of a pod are there, and its inputs: what is mounted read-only no kubelet makes."""

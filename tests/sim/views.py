@@ -86,7 +86,8 @@ def _seen(world: World, body: Body) -> Any:
         if isinstance(found := status.get(part), Mapping):
             status[part] = {name: value for name, value in found.items() if name not in records}
     kept = {name: meta[name] for name in ("name", "labels", "annotations", "ownerReferences") if name in meta}
-    if labels_of(body).get(names.LABEL_ROLE) == names.ROLE_SERVE and body["kind"] == PODS.kind:
+    replaced = labels_of(body).get(names.LABEL_ROLE) in (names.ROLE_SERVE, names.ROLE_GATEWAY)
+    if replaced and body["kind"] == PODS.kind:
         kept["name"] = meta["name"].rpartition("-")[0]
     spec = {name: value for name, value in body.get("spec", {}).items() if name != "nodeName"}
     text = _text({"metadata": kept, "spec": spec, "data": body.get("data"), "status": status})

@@ -11,6 +11,7 @@ from aifactory.api.pods import PodTemplate
 from aifactory.api.rules import OWN_VOLUMES_RULE, rule
 
 DEFAULT_REPLICAS = 1
+DEFAULT_GATEWAY_REPLICAS = 2
 
 
 class PoolModel(Model):
@@ -70,6 +71,17 @@ class Rollout(Model):
     """A new version that gets no further pod ready for this long is taken back (default 1800)."""
 
 
+class Gateway(Model):
+    """What stands between clients and serving pods."""
+
+    mode: Literal["None", "Envoy"] | None = None
+    """None (default): the pool's Service leads to the pods. Envoy: it leads to proxies of the pool's own, which try
+    another pod where one can not be reached, leave out pods that do not answer, and lead a request to the pods that
+    serve the version in its header or cookie x-aifactory-version."""
+    replicas: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Number of proxies (default 2)."""
+
+
 class InferencePoolSpec(Model):
     """What to serve and with how many pods."""
 
@@ -111,6 +123,7 @@ class InferencePoolSpec(Model):
     """Pod settings; container `triton` is merged with ours (resources, env, image)."""
     rollout: Rollout | None = None
     """Limits of a change to another version or to other pod settings."""
+    gateway: Gateway | None = None
     drain: Drain | None = None
 
 

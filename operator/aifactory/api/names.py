@@ -36,6 +36,7 @@ ROLE_PROBE: Final = "probe"
 ROLE_PUBLISH: Final = "publish"
 ROLE_VERIFY: Final = "verify"
 ROLE_SERVE: Final = "serve"
+ROLE_GATEWAY: Final = "gateway"
 
 ANNOTATION_APPLIED: Final = f"{GROUP}/applied"
 """On children that are kept as we want them: what we sent last, see `engine.apply`."""
@@ -49,6 +50,7 @@ CONTAINER_TRAINER: Final = "trainer"
 CONTAINER_TRITON: Final = "triton"
 CONTAINER_AGENT: Final = "agent"
 CONTAINER_OPENAI: Final = "openai"
+CONTAINER_ENVOY: Final = "envoy"
 
 WORKSPACE_MOUNT: Final = "/workspace"
 INPUTS_MOUNT: Final = "/workspace/inputs"
@@ -70,6 +72,7 @@ TRITON_GRPC_PORT: Final = 8001
 TRITON_METRICS_PORT: Final = 8002
 AGENT_PORT: Final = 8081
 OPENAI_PORT: Final = 9000
+GATEWAY_STATUS_PORT: Final = 8003
 
 RUN_AS_UID: Final = 65532
 """User and group of every container we make; a template may choose another non-root one."""

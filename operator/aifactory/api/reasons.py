@@ -183,6 +183,10 @@ class Reason(StrEnum):
     )
     MODEL_LOAD_FAILED = "ModelLoadFailed", "Triton could not load the version; its own words are in the message."
     PODS_NOT_READY = "PodsNotReady", "Fewer pods are ready than wanted."
+    GATEWAY_NOT_READY = (
+        "GatewayNotReady",
+        "The version is loaded on every pod, and the gateway that leads to them is not in place yet or not whole.",
+    )
 
 
 _NAMES = {str(reason): reason.name for reason in Reason}

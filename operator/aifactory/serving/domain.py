@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -22,15 +23,23 @@ from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
 from aifactory.kube.objects import ConfigMap, Deployment, DisruptionBudget, Pod, ReplicaSet, Service
 from aifactory.kube.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, PODS, REPLICASETS, SERVICES, Key
-from aifactory.serving import disruption, scaling, shape, swap, traffic
+from aifactory.serving import disruption, gateway, scaling, shape, swap, traffic
 from aifactory.serving.plan import plan_pool
 from aifactory.serving.probe import ServingBook, ServingPod, ServingProbe
-from aifactory.serving.state import ConfigView, Observed, RevisionView, ServingPodView, Settings, VersionView
+from aifactory.serving.state import (
+    ConfigView,
+    GatewayView,
+    Observed,
+    RevisionView,
+    ServingPodView,
+    Settings,
+    VersionView,
+)
 from aifactory.serving.status import StatusDraft
 
 _SERVICES = Child(SERVICES, Service, verbs=("create", "patch", "delete"))
 _CONFIGS = Child(CONFIGMAPS, ConfigMap, verbs=("create", "patch", "delete"))
-_BUDGETS = Child(BUDGETS, DisruptionBudget, verbs=("create", "patch"))
+_BUDGETS = Child(BUDGETS, DisruptionBudget, verbs=("create", "patch", "delete"))
 _DEPLOYMENTS = Child(DEPLOYMENTS, Deployment, verbs=("create", "patch", "delete"))
 _REPLICASETS = Child(REPLICASETS, ReplicaSet, verbs=())
 _PODS = Child(PODS, Pod, verbs=("patch",), halfway=podstate.starting)
@@ -68,16 +77,18 @@ class Serving(Domain[InferencePool, Observed]):
         meta = model.metadata
         service = cluster.get(_SERVICES, meta.namespace, meta.name)
         budget = cluster.get(_BUDGETS, meta.namespace, disruption.budget_name(meta.name))
-        deployments = cluster.owned(_DEPLOYMENTS, meta.namespace, meta.uid)
+        deployments = serving_deployments(model, cluster)
+        configs = cluster.owned(_CONFIGS, meta.namespace, meta.uid)
         return Observed(
             pool=model,
             settings=self.settings,
             versions=tuple(map(version_view, cluster.find(_VERSIONS, (meta.namespace, model.spec.models[0].name)))),
             revisions=tuple(map(revision_view, deployments)),
-            configs=tuple(map(config_view, cluster.owned(_CONFIGS, meta.namespace, meta.uid))),
+            configs=tuple(config_view(each) for each in configs if each.metadata.name != gateway.name(meta.name)),
             pods=tuple(self._pod_view(pod, cluster) for pod in serving_pods(deployments, cluster)),
             service=_own(service, meta.uid),
             budget=_own(budget, meta.uid),
+            gateway=self._gateway_view(model, service, cluster),
             throughput=self.book.throughput((meta.namespace, meta.name)),
             orphans=self._left_behind(model, service, cluster),
             may_upgrade=not self._is_outdated(model) or _key(model) in self._next_in_turn(cluster),
@@ -132,7 +143,7 @@ class Serving(Domain[InferencePool, Observed]):
             goal = traffic.stable_revision(pool.status)
             if change is not None and hot and (progressing or stable is None):
                 goal = change.revision
-            for pod in serving_pods(cluster.owned(_DEPLOYMENTS, meta.namespace, meta.uid), cluster):
+            for pod in serving_pods(serving_deployments(pool, cluster), cluster):
                 labels, said = pod.metadata.labels, self.book.report(pod.metadata.uid)
                 if not hot and labels.get(names.LABEL_REVISION) != traffic.stable_pods(pool):
                     continue
@@ -159,6 +170,33 @@ class Serving(Domain[InferencePool, Observed]):
             if found.metadata.controller is None
             and (found.metadata.namespace, found.metadata.labels.get(names.LABEL_POOL)) == mine
         )
+
+    def _gateway_view(self, model: InferencePool, service: Service | None, cluster: Cluster) -> GatewayView:
+        meta, name = model.metadata, gateway.name(model.metadata.name)
+        mine = (meta.namespace, meta.uid)
+        proxies = [each for each in cluster.owned(_DEPLOYMENTS, *mine) if each.metadata.name == name]
+        config = [each for each in cluster.owned(_CONFIGS, *mine) if each.metadata.name == name]
+        role = service.metadata.labels.get(names.LABEL_ROLE) if service is not None else None
+        view = GatewayView(
+            services=tuple(
+                applied(each) for each in cluster.owned(_SERVICES, *mine) if each.metadata.name != meta.name
+            ),
+            budget=_own(cluster.get(_BUDGETS, meta.namespace, name), meta.uid),
+            routed=_own(service, meta.uid) is not None and role == names.ROLE_GATEWAY,
+        )
+        for found in config:
+            files = found.metadata.annotations.get(names.LABEL_ASSIGNMENT, "")
+            view = replace(view, config=applied(found), files=files)
+        for each in proxies:
+            view = replace(
+                view,
+                deployment=applied(each),
+                first=each.metadata.annotations.get(names.LABEL_ASSIGNMENT, ""),
+                ready=each.status.ready_replicas,
+                refusal=_refusal(each),
+                pods=tuple(self._pod_view(pod, cluster) for pod in serving_pods([each], cluster)),
+            )
+        return view
 
     def _pod_view(self, pod: Pod, cluster: Cluster) -> ServingPodView:
         meta = pod.metadata
@@ -205,8 +243,15 @@ class Serving(Domain[InferencePool, Observed]):
         return heapq.nsmallest(self.settings.max_concurrent_rollouts, outdated)
 
 
+def serving_deployments(pool: InferencePool, cluster: Cluster) -> list[Deployment]:
+    """The Deployments of a pool's sets of serving pods."""
+    meta = pool.metadata
+    owned = cluster.owned(_DEPLOYMENTS, meta.namespace, meta.uid)
+    return [each for each in owned if each.metadata.name != gateway.name(meta.name)]
+
+
 def serving_pods(deployments: Iterable[Deployment], cluster: Cluster) -> Iterable[Pod]:
-    """The pods of a pool: those of its Deployments' ReplicaSets, whatever labels others may bear."""
+    """The pods of Deployments: those of their ReplicaSets, whatever labels others may bear."""
     for deployment in deployments:
         meta = deployment.metadata
         for replicas in cluster.owned(_REPLICASETS, meta.namespace, meta.uid):
@@ -243,10 +288,14 @@ def revision_view(deployment: Deployment) -> RevisionView:
         replicas=status.replicas,
         ready=status.ready_replicas,
         terminating=meta.deletion_timestamp is not None,
-        refusal=next((f"{found.reason}: {found.message}" for found in status.conditions), ""),
+        refusal=_refusal(deployment),
         model_version=meta.annotations.get(shape.ANNOTATION_MODEL_VERSION, ""),
         room=int(room) if (room := meta.annotations.get(shape.ANNOTATION_ROOM, "")).isdecimal() else 0,
     )
+
+
+def _refusal(deployment: Deployment) -> str:
+    return next((f"{found.reason}: {found.message}" for found in deployment.status.conditions), "")
 
 
 def config_view(config: ConfigMap) -> ConfigView:

@@ -12,9 +12,9 @@ def child_name(pool: str, revision: str) -> str:
     return f"{pool}-{revision}"
 
 
-def selector(pool: InferencePool) -> dict[str, str]:
-    """Labels that select the serving pods of every revision."""
-    return {names.LABEL_POOL: pool.metadata.name, names.LABEL_ROLE: names.ROLE_SERVE}
+def selector(pool: InferencePool, role: str = names.ROLE_SERVE) -> dict[str, str]:
+    """Labels that select the pods with a role: the serving pods of every revision, or the gateway's."""
+    return {names.LABEL_POOL: pool.metadata.name, names.LABEL_ROLE: role}
 
 
 def metadata(pool: InferencePool, name: str, labels: dict[str, str]) -> Json:

@@ -15,7 +15,18 @@ from aifactory.api.inferencepool import InferencePoolStatus
 from aifactory.api.reasons import Reason
 from aifactory.engine import apply
 from aifactory.engine.plan import Delete, Event, Patch, Plan, Write
-from aifactory.serving import assignment, disruption, engines, rollout, room, scaling, shape, swap, traffic
+from aifactory.serving import (
+    assignment,
+    disruption,
+    engines,
+    gateway,
+    rollout,
+    room,
+    scaling,
+    shape,
+    swap,
+    traffic,
+)
 from aifactory.serving.assignment import Waiting
 from aifactory.serving.rollout import Progress, Verdict
 from aifactory.serving.state import Observed, VersionView, Wish
@@ -234,10 +245,11 @@ class _Writes:
 
     def surroundings(self) -> None:
         """What pods of every revision share exists as it should."""
-        pool = self._observed.pool
-        self._writes += apply.ensure(
-            traffic.service(pool, openai=self._observed.generates_text), self._observed.service
-        )
+        pool, observed = self._observed.pool, self._observed
+        leads = gateway.takes_requests(observed)
+        service = traffic.service(pool, openai=observed.generates_text, gateway=leads)
+        self._writes += apply.ensure(service, observed.service)
+        self._writes += gateway.writes(observed)
         if self._observed.budget is not None or disruption.wants_budget(pool):
             self._writes += apply.ensure(disruption.budget(pool), self._observed.budget)
 

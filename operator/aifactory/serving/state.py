@@ -21,6 +21,7 @@ class Settings:
 
     server_image: str = option(names.image("server"), "image with Triton and the back ends")
     agent_image: str = option(names.image("agent"), AGENT_HELP)
+    gateway_image: str = option(names.image("gateway"), "image with Envoy")
     hub_endpoint: str = option("", HUB_HELP, parse=hub_url)
     max_concurrent_rollouts: int = option(
         2, "pools that change their pods at the same time because the installation was upgraded"
@@ -147,6 +148,27 @@ class ConfigView:
 
 
 @dataclass(frozen=True, slots=True)
+class GatewayView:
+    """What there is of a pool's gateway."""
+
+    deployment: Applied | None = None
+    first: str = ""
+    """Stands for the files that its first pods were made with."""
+    ready: int = 0
+    refusal: str = ""
+    """The API server's words when it lets no pod be made."""
+    pods: tuple[ServingPodView, ...] = ()
+    config: Applied | None = None
+    files: str = ""
+    """Stands for the files in the ConfigMap."""
+    services: tuple[Applied, ...] = ()
+    """The headless ones, by which it finds serving pods."""
+    budget: Applied | None = None
+    routed: bool = False
+    """The pool's Service leads to it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """Everything one decision is made from."""
 
@@ -160,6 +182,7 @@ class Observed:
     """The pool's own Service."""
     budget: Applied | None = None
     """The pool's own PodDisruptionBudget."""
+    gateway: GatewayView = GatewayView()
     throughput: Throughput | None = None
     may_upgrade: bool = True
     """It is the pool's turn to change its pods because the installation was upgraded."""

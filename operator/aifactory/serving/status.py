@@ -15,7 +15,7 @@ from aifactory.api.inferencepool import (
     Throughput,
 )
 from aifactory.api.reasons import ConditionType, Reason, reason_called
-from aifactory.serving import rollout, swap, traffic, trouble
+from aifactory.serving import gateway, rollout, swap, traffic, trouble
 from aifactory.serving.assignment import Waiting
 from aifactory.serving.objects import child_name, selector
 from aifactory.serving.rollout import Progress, Verdict
@@ -181,6 +181,9 @@ class StatusDraft:
         self._status.traffic = traffic.summary(swap.answering(self._observed, self._status.stable))
         self._available()
         self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLED_OUT)
+        if not gateway.is_in_place(self._observed):
+            self._gateway_missing(self._serving_message(wish.version), lost=True)
+            return
         reason = Reason.SERVING if self._wanted else Reason.SCALED_TO_ZERO
         self._conditions.kstatus(ConditionType.READY, reason, self._serving_message(wish.version))
         self._phase("Serving" if self._wanted else "ScaledToZero", reason)
@@ -261,9 +264,12 @@ class StatusDraft:
         if not self._wanted:
             self._conditions.set(ConditionType.DEGRADED, False, Reason.SCALED_TO_ZERO)
             # Not complete: the Deployment or the Service is made, which costs no pod.
-            true = ConditionType.READY if complete else ConditionType.RECONCILING
+            there = complete and gateway.is_in_place(self._observed)
+            true = ConditionType.READY if there else ConditionType.RECONCILING
             self._conditions.kstatus(true, Reason.SCALED_TO_ZERO, "spec.replicas is 0")
             self._phase("ScaledToZero", Reason.SCALED_TO_ZERO)
+        elif complete and not gateway.is_in_place(self._observed):
+            self._gateway_missing(loaded, lost=was_complete)
         elif complete:
             self._conditions.set(ConditionType.DEGRADED, False, Reason.SERVING)
             self._conditions.kstatus(ConditionType.READY, Reason.SERVING, self._serving_message(target))
@@ -294,6 +300,21 @@ class StatusDraft:
             self._conditions.kstatus(ConditionType.RECONCILING, reason, loaded)
             self._phase("Starting" if not was_complete else "Degraded" if lost else "Scaling", reason)
 
+    def _gateway_missing(self, loaded: str, *, lost: bool) -> None:
+        """All pods serve, and the way to them is not, or no longer, the one that the spec asks for."""
+        view, pool = self._observed.gateway, self._observed.pool
+        found = trouble.of_gateway(self._observed)
+        words = f"{view.ready} of {gateway.replicas(pool)} pods of its gateway are ready"
+        if not gateway.is_wanted(pool):
+            words = f"Service {pool.metadata.name} is led to them"
+        message = f"{loaded}; {words}" + (f"; {found.message}" if found is not None else "")
+        reason = found.reason if found is not None else Reason.GATEWAY_NOT_READY
+        stalled = found is not None and not found.waits
+        degraded = lost and view.routed and view.ready < gateway.replicas(pool)
+        self._conditions.set(ConditionType.DEGRADED, degraded, reason, message if degraded else "")
+        self._conditions.kstatus(ConditionType.STALLED if stalled else ConditionType.RECONCILING, reason, message)
+        self._phase("Degraded" if degraded else "Starting", reason)
+
     def _serving_message(self, target: VersionView) -> str:
         return f"{target.name} is loaded on {self._wanted} of {self._wanted} pods"
 
@@ -319,8 +340,12 @@ class StatusDraft:
 
     def _available(self) -> None:
         """At least one pod answers."""
-        up = self._ready > 0 and self._observed.service is not None
+        view = self._observed.gateway
+        shut = view.routed and not view.ready
+        up = self._ready > 0 and self._observed.service is not None and not shut
         down = Reason.PODS_NOT_READY if self._wanted else Reason.SCALED_TO_ZERO
+        if self._ready and shut:
+            down = Reason.GATEWAY_NOT_READY
         self._conditions.set(ConditionType.AVAILABLE, up, Reason.SERVING if up else down, self._status.traffic)
 
     def _phase(self, phase: str, reason: Reason) -> None:

@@ -1,4 +1,4 @@
-"""Who gets the requests: the Service, and what becomes of a revision that is wanted and not yet served."""
+"""Who gets the requests: the Service, weights, and what becomes of a revision that is wanted and not yet served."""
 
 from __future__ import annotations
 
@@ -98,13 +98,24 @@ def url(pool: InferencePool, *, openai: bool) -> str:
     return f"{host}:{names.OPENAI_PORT}/v1" if openai else f"{host}:{names.TRITON_HTTP_PORT}"
 
 
-def service(pool: InferencePool, *, openai: bool) -> Json:
-    """The address of the pool: every ready pod, whatever its revision.
+def weights(pool: InferencePool) -> tuple[tuple[str, int], ...]:
+    """Sets of pods with the part of the requests that a gateway leads to each, which sum to 100.
+
+    Empty where it leads to all ready pods alike, whatever their set, as in every change today.
+    """
+    del pool
+    return ()
+
+
+def service(pool: InferencePool, *, openai: bool, gateway: bool = False) -> Json:
+    """The address of the pool: every ready pod, whatever its revision, or the gateway's.
 
     Args:
         pool: whose it is.
         openai: its pods answer OpenAI's API too.
+        gateway: it leads to the gateway. Its label tells so, for what it selects is not read.
     """
+    role = names.ROLE_GATEWAY if gateway else names.ROLE_SERVE
     ports = [
         {"name": "http", "port": names.TRITON_HTTP_PORT, "targetPort": "http", "appProtocol": "http"},
         {"name": "grpc", "port": names.TRITON_GRPC_PORT, "targetPort": "grpc", "appProtocol": "kubernetes.io/h2c"},
@@ -114,6 +125,6 @@ def service(pool: InferencePool, *, openai: bool) -> Json:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": metadata(pool, pool.metadata.name, {}),
-        "spec": {"selector": selector(pool), "ports": ports},
+        "metadata": metadata(pool, pool.metadata.name, {names.LABEL_ROLE: role}),
+        "spec": {"selector": selector(pool, role), "ports": ports},
     }

@@ -40,6 +40,8 @@ _NO_NODE = (
 )
 """What the scheduler says when it finds no node, and the way out."""
 
+_NO_PROXY = "make room for it, or go without a gateway: spec.gateway.mode None"
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -76,6 +78,26 @@ def _refused(deployment: str, text: str) -> Problem:
     quota = "exceeded quota" in text
     message = f"no pod of Deployment {deployment} can be made: {text}; {_advice(text, _REFUSALS)}"
     return Problem(Reason.QUOTA_EXCEEDED if quota else Reason.POD_REJECTED, message, waits=quota)
+
+
+def of_gateway(observed: Observed) -> Problem | None:
+    """What keeps proxies away, if that does not end by itself within a moment."""
+    view = observed.gateway
+    if view.refusal and view.deployment is not None:
+        quota = "exceeded quota" in view.refusal
+        message = f"no pod of Deployment {view.deployment.name} can be made: {view.refusal}; {_NO_PROXY}"
+        return Problem(Reason.QUOTA_EXCEEDED if quota else Reason.POD_REJECTED, message, waits=quota)
+    for pod in sorted((pod for pod in view.pods if not pod.ready and not pod.terminating), key=lambda pod: pod.name):
+        if pod.crash is not None:
+            return crashing(observed, pod, pod.crash)
+        if (found := needs_person(pod)) is not None:
+            return Problem(*found)
+        if pod.unschedulable:
+            return Problem(Reason.UNSCHEDULABLE, f"pod {pod.name} has no node: {pod.unschedulable}; {_NO_PROXY}", True)
+        if pod.refused_by_node:
+            message = f"node {pod.node} does not run pod {pod.name}: {pod.refused_by_node}; another one is made"
+            return Problem(Reason.GATEWAY_NOT_READY, message, waits=True)
+    return None
 
 
 def _of_pod(observed: Observed, pod: ServingPodView) -> Problem | None:

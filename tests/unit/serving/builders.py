@@ -17,7 +17,16 @@ from aifactory.engine.apply import Applied
 from aifactory.engine.plan import Delete, Plan
 from aifactory.serving.plan import plan_pool
 from aifactory.serving.shape import ANNOTATION_MODEL_VERSION, ANNOTATION_ROOM, image_of, revision_of
-from aifactory.serving.state import ConfigView, Observed, Report, RevisionView, ServingPodView, Settings, VersionView
+from aifactory.serving.state import (
+    ConfigView,
+    GatewayView,
+    Observed,
+    Report,
+    RevisionView,
+    ServingPodView,
+    Settings,
+    VersionView,
+)
 from tests.unit.plans import bodies, patches, repairs
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -103,6 +112,9 @@ class World:
     pods: list[Pod] = field(default_factory=list)
     service: Applied | None = None
     budget: Applied | None = None
+    gateway: GatewayView = field(default_factory=GatewayView)
+    files: dict[str, str] = field(default_factory=dict)
+    """What is in the gateway's ConfigMap."""
     settings: Settings = SETTINGS
     may_upgrade: bool = True
     throughput: Throughput | None = None
@@ -175,6 +187,7 @@ class World:
             ),
             service=self.service,
             budget=self.budget,
+            gateway=self.gateway,
             throughput=self.throughput,
         )
 
@@ -191,12 +204,16 @@ class World:
         for patch in patches(decision):
             if patch.kind == "Deployment":
                 self.deployments[patch.name].wanted = patch.body["spec"]["replicas"]
+            elif any(pod.name == patch.name for pod in self.gateway.pods):
+                self._nudge_proxy(patch.name, patch.body["metadata"]["labels"][names.LABEL_ASSIGNMENT])
             else:
                 assert patch.kind == "Pod"
                 (pod,) = (pod for pod in self.pods if pod.name == patch.name)
                 pod.told = patch.body["metadata"]["labels"][names.LABEL_ASSIGNMENT]
                 assert pod.told == self.assigned(pod.revision), "the kubelet would bring it something else"
         for gone in (write for write in decision.writes if isinstance(write, Delete)):
+            if self._remove_of_gateway(gone):
+                continue
             owner: dict[str, Any] = self.deployments if gone.kind == "Deployment" else self.configs
             assert owner.pop(gone.name).child.uid == gone.uid
         self.events += [f"{event.reason}: {event.message}" for event in decision.events]
@@ -210,6 +227,9 @@ class World:
             assert all(self.says(pod) == after.revision for pod in ready), "a version is served that was not confirmed"
         flags = [conditions(written)[type_][0] for type_ in ("Ready", "Reconciling", "Stalled")]
         assert flags.count("True") == 1, f"one of Ready, Reconciling and Stalled: {flags}"
+        if (spec := self.pool.spec.gateway) is not None and spec.mode == "Envoy" and flags[0] == "True":
+            assert self.gateway.routed, "it is Ready and its Service does not lead to the gateway"
+            assert self.gateway.ready >= (spec.replicas or 2), "it is Ready and proxies are missing"
         self.pool = self.pool.model_copy(update={"status": written})
         self.due_at_once = decision.requeue_after == 0
         self._deploy()
@@ -290,12 +310,66 @@ class World:
     def wait(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
+    def proxies(self, ready: int, *, waiting: int = 0, **trouble: Any) -> None:
+        """So many pods of the gateway are ready, and others are not."""
+        assert self.gateway.deployment is not None
+        told = {pod.name: pod.told for pod in self.gateway.pods}
+        pods = [ServingPodView(f"gateway-{n}", "", ready=True, told=told.get(f"gateway-{n}", "")) for n in range(ready)]
+        pods += [ServingPodView(f"gateway-{ready + n}", "", **trouble) for n in range(waiting)]
+        self.gateway = replace(self.gateway, ready=ready, pods=tuple(pods))
+        self.settle()
+
+    def _is_of_gateway(self, body: dict[str, Any]) -> bool:
+        kind, name, labels = body["kind"], body["metadata"]["name"], body["metadata"]["labels"]
+        if kind == "Service":
+            return bool(name != self.pool.metadata.name)
+        return bool(labels.get(names.LABEL_ROLE) == names.ROLE_GATEWAY)
+
+    def _note_of_gateway(self, body: dict[str, Any], child: Applied) -> None:
+        noted = body["metadata"]["annotations"].get(names.LABEL_ASSIGNMENT, "")
+        match body["kind"]:
+            case "Service":
+                others = (each for each in self.gateway.services if each.name != child.name)
+                self.gateway = replace(self.gateway, services=(*others, child))
+            case "ConfigMap":
+                self.gateway, self.files = replace(self.gateway, config=child, files=noted), body["data"]
+            case "Deployment":
+                self.gateway = replace(self.gateway, deployment=child, first=noted)
+            case _:
+                self.gateway = replace(self.gateway, budget=child)
+
+    def _lead(self, service: dict[str, Any]) -> None:
+        role = service["metadata"]["labels"][names.LABEL_ROLE]
+        assert service["spec"]["selector"][names.LABEL_ROLE] == role
+        self.gateway = replace(self.gateway, routed=role == names.ROLE_GATEWAY)
+
+    def _nudge_proxy(self, name: str, digest: str) -> None:
+        assert digest == self.gateway.files, "the kubelet would bring it something else"
+        pods = (replace(pod, told=digest) if pod.name == name else pod for pod in self.gateway.pods)
+        self.gateway = replace(self.gateway, pods=tuple(pods))
+
+    def _remove_of_gateway(self, gone: Delete) -> bool:
+        view = self.gateway
+        known = {"deployment": view.deployment, "config": view.config, "budget": view.budget}
+        for part, child in known.items():
+            if child is not None and child.uid == gone.uid:
+                empty: dict[str, Any] = {"ready": 0, "pods": ()} if part == "deployment" else {}
+                self.gateway = replace(view, **{part: None, **empty})
+                assert not view.routed, "requests are led to it"
+                return True
+        services = tuple(each for each in view.services if each.uid != gone.uid)
+        self.gateway = replace(view, services=services)
+        return len(services) < len(view.services)
+
     def _create(self, body: dict[str, Any]) -> None:
         name, kind, labels = body["metadata"]["name"], body["kind"], body["metadata"]["labels"]
         child = Applied(name, f"uid-{next(self._numbers)}", body["metadata"]["annotations"][names.ANNOTATION_APPLIED])
-        if kind == "Service":
+        if self._is_of_gateway(body):
+            self._note_of_gateway(body, child)
+        elif kind == "Service":
             assert self.service is None
             self.service = child
+            self._lead(body)
         elif kind == "PodDisruptionBudget":
             assert self.budget is None
             self.budget = child
@@ -313,10 +387,13 @@ class World:
         """What exists is applied again."""
         name, kind = body["metadata"]["name"], body["kind"]
         stamp = body["metadata"]["annotations"][names.ANNOTATION_APPLIED]
-        if kind == "Service":
+        if self._is_of_gateway(body):
+            self._note_of_gateway(body, Applied(name, uid, stamp))
+        elif kind == "Service":
             assert self.service is not None
             assert self.service.uid == uid
             self.service = replace(self.service, stamp=stamp)
+            self._lead(body)
         elif kind == "PodDisruptionBudget":
             assert self.budget is not None
             assert self.budget.uid == uid

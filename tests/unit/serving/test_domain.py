@@ -466,7 +466,7 @@ def test_the_operator_may_do_with_a_pools_objects_what_it_does_with_them() -> No
         "Service": change,
         "ConfigMap": change,
         "Deployment": change,
-        "PodDisruptionBudget": ("create", "patch"),
+        "PodDisruptionBudget": change,
         "ReplicaSet": (),
         "Pod": ("patch",),
     }

@@ -1,0 +1,239 @@
+"""A pool's gateway: when its Service leads there, what the proxies are told, and when the pool is Ready."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aifactory.api.reasons import ConditionType
+from aifactory.engine.apply import Applied
+from aifactory.serving import envoy, gateway
+from aifactory.serving.state import Observed, RevisionView
+from tests.unit.golden import assert_golden, assert_known_to_kubernetes, assert_restricted
+from tests.unit.serving.builders import SETTINGS, World, conditions, message, pool, serving, version
+
+GOLDEN = Path(__file__).parent / "golden"
+ENVOY = {"mode": "Envoy"}
+TEMPLATE = {"spec": {"imagePullSecrets": [{"name": "registry"}]}}
+
+
+def starting(**spec: Any) -> World:
+    """A pool that is to have a gateway, all of whose pods serve."""
+    world = World(pool(gateway=ENVOY, **spec))
+    world.publish(1)
+    world.roll_out()
+    return world
+
+
+def ready(**spec: Any) -> World:
+    """The same with a gateway that is in place."""
+    world = starting(**spec)
+    world.proxies(2)
+    assert conditions(world.status)["Ready"] == ("True", "Serving")
+    return world
+
+
+def leads(world: World, door: str = "http") -> dict[str, Any]:
+    """Where requests go that insist on nothing."""
+    table = json.loads(world.files[f"routes-{door}.json"])["resources"][0]["virtual_hosts"][0]["routes"]
+    found: dict[str, Any] = table[-1]["route"]
+    return found
+
+
+def pinned(world: World) -> dict[str, str]:
+    """Clusters by the version that a header names."""
+    table = json.loads(world.files["routes-http.json"])["resources"][0]["virtual_hosts"][0]["routes"]
+    return {
+        header["string_match"]["exact"]: route["route"]["cluster"]
+        for route in table
+        for header in route["match"].get("headers", ())
+        if header["name"] == envoy.VERSION_HEADER and "string_match" in header
+    }
+
+
+def test_the_objects() -> None:
+    view = RevisionView(Applied("chat-v2-0-1", "uid"), "v2-0-1", 2, model_version="tiny-v1")
+    observed = Observed(pool(gateway=ENVOY, template=TEMPLATE), SETTINGS, versions=(version(1),), revisions=(view,))
+    leads = gateway.routes(observed)
+    digest, config = gateway.config_map(observed.pool, leads)
+    made = [
+        *gateway.services(observed.pool, leads),
+        config,
+        gateway.deployment(observed.pool, SETTINGS.gateway_image, digest),
+        gateway.budget(observed.pool),
+    ]
+    for body in made:
+        assert_known_to_kubernetes(body)
+    pod = next(body for body in made if body["kind"] == "Deployment")["spec"]["template"]["spec"]
+    assert_restricted(pod)
+    assert pod["automountServiceAccountToken"] is False
+    assert_golden(GOLDEN / "gateway.yaml", made)
+    opened = {name: json.loads(text) if name.endswith(".json") else text for name, text in config["data"].items()}
+    assert_golden(GOLDEN / "gateway-files.yaml", [{name: found} for name, found in opened.items()])
+
+
+def test_a_new_pool_is_ready_when_its_gateway_is() -> None:
+    world = starting()
+    assert conditions(world.status)["Ready"] == ("False", "GatewayNotReady")
+    assert conditions(world.status)["Available"] == ("False", "GatewayNotReady")
+    assert message(world.status, ConditionType.RECONCILING) == (
+        "tiny-v1: 2 of 2 pods have it loaded; 0 of 2 pods of its gateway are ready"
+    )
+    world.proxies(1)
+    assert conditions(world.status)["Available"] == ("True", "Serving")
+    assert conditions(world.status)["Ready"] == ("False", "GatewayNotReady")
+    world.proxies(2)
+    assert conditions(world.status)["Ready"] == ("True", "Serving")
+    assert world.status.url == "http://chat.ns.svc:9000/v1"
+    assert all(pod.told == "" for pod in world.gateway.pods), "they were made with the files that there are"
+
+
+def test_a_pool_that_waits_for_its_model_has_no_proxies_yet() -> None:
+    world = World(pool(gateway=ENVOY))
+    world.settle()
+    assert world.service is not None
+    assert world.gateway.routed
+    assert world.gateway.deployment is None
+    world.publish(1)
+    world.roll_out()
+    world.proxies(2)
+    assert conditions(world.status)["Ready"] == ("True", "Serving")
+
+
+def test_the_service_of_a_pool_that_serves_leads_there_when_a_proxy_answers() -> None:
+    world = serving(1)
+    world.edit(gateway=ENVOY)
+    world.settle()
+    assert not world.gateway.routed
+    assert conditions(world.status)["Ready"] == ("False", "GatewayNotReady")
+    assert conditions(world.status)["Available"] == ("True", "Serving")
+    world.proxies(1)
+    assert world.gateway.routed
+    world.proxies(0, waiting=2)
+    assert world.gateway.routed, "it came there for good"
+    assert conditions(world.status)["Available"] == ("False", "GatewayNotReady")
+    assert conditions(world.status)["Degraded"] == ("True", "GatewayNotReady")
+
+
+def test_a_gateway_that_nobody_wants_goes_after_the_service_leads_elsewhere() -> None:
+    world = ready()
+    world.edit(gateway={"mode": "None"})
+    decision = world.step()
+    assert [(type(write).__name__, write.kind, write.name) for write in decision.writes] == [
+        ("Apply", "Service", "chat")
+    ]
+    assert conditions(world.status)["Ready"] == ("False", "GatewayNotReady")
+    world.settle()
+    view = world.gateway
+    assert (view.deployment, view.config, view.budget, view.services) == (None, None, None, ())
+    assert conditions(world.status)["Ready"] == ("True", "Serving")
+
+
+def test_what_keeps_proxies_away_is_told() -> None:
+    world = starting()
+    world.proxies(1, waiting=1, waiting_reason="ImagePullBackOff", waiting_message="no such image")
+    assert conditions(world.status)["Stalled"] == ("True", "ImagePullFailed")
+    assert "1 of 2 pods of its gateway are ready; pod gateway-1: no such image; check" in message(world.status)
+    world.proxies(1, waiting=1, unschedulable="0/3 nodes are available")
+    assert conditions(world.status)["Reconciling"] == ("True", "Unschedulable")
+    assert message(world.status).endswith(
+        "pod gateway-1 has no node: 0/3 nodes are available; "
+        "make room for it, or go without a gateway: spec.gateway.mode None"
+    )
+    world.proxies(2)
+    assert conditions(world.status)["Ready"] == ("True", "Serving")
+
+
+def test_one_proxy_needs_no_budget() -> None:
+    world = World(pool(gateway={"mode": "Envoy", "replicas": 1}))
+    world.publish(1)
+    world.roll_out()
+    assert world.gateway.budget is None
+    world.proxies(1)
+    assert conditions(world.status)["Ready"] == ("True", "Serving")
+    world.edit(gateway={"mode": "Envoy", "replicas": 3})
+    world.settle()
+    assert world.gateway.budget is not None
+
+
+def test_all_ready_pods_get_requests_in_a_surge_and_each_version_can_be_asked_for() -> None:
+    world = ready(rollout={"strategy": "Surge"})
+    assert leads(world)["cluster"] == "pods-http"
+    one = world.revision(1)
+    assert pinned(world) == {"1": f"{one}-http"}
+    assert len(world.gateway.services) == 2
+    world.publish(2)
+    world.settle()
+    two = world.revision(2)
+    assert leads(world)["cluster"] == "pods-http", "the same as before: no file decides who serves"
+    assert pinned(world) == {"1": f"{one}-http", "2": f"{two}-http"}
+    assert len(world.gateway.services) == 3
+    assert all(pod.told == world.gateway.files for pod in world.gateway.pods)
+    world.roll_out()
+    assert pinned(world) == {"2": f"{two}-http"}
+    assert len(world.gateway.services) == 2
+    assert conditions(world.status)["Ready"] == ("True", "Serving")
+
+
+def test_weights_are_those_of_the_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = ready(rollout={"strategy": "Surge"})
+    world.publish(2)
+    world.settle()
+    one, two = world.revision(1), world.revision(2)
+    monkeypatch.setattr("aifactory.serving.traffic.weights", lambda _: ((one, 95), (two, 5)))
+    world.step()
+    expected = [{"name": f"{one}-http", "weight": 95}, {"name": f"{two}-http", "weight": 5}]
+    assert leads(world)["weighted_clusters"]["clusters"] == expected
+    assert leads(world, "grpc")["weighted_clusters"]["clusters"][1] == {"name": f"{two}-grpc", "weight": 5}
+    monkeypatch.setattr("aifactory.serving.traffic.weights", lambda _: ((one, 100),))
+    world.step()
+    assert [each["weight"] for each in leads(world)["weighted_clusters"]["clusters"]] == [100, 0]
+
+
+def test_pods_that_change_over_answer_to_both_numbers() -> None:
+    world = ready()
+    world.publish(2, size_bytes=1000)
+    world.publish(1, size_bytes=1000)
+    for deployment in world.deployments.values():
+        deployment.room = 10**9
+    world.settle()
+    assert world.status.rollout is not None
+    assert world.status.rollout.strategy == "HotSwap"
+    (pods,) = (view.revision for view in world.deployments.values())
+    assert pinned(world) == {"1": f"{pods}-http", "2": f"{pods}-http"}
+    world.change_over(2)
+    assert pinned(world) == {"2": f"{pods}-http"}
+    assert all(pod.told == world.gateway.files for pod in world.gateway.pods)
+
+
+def test_a_proxy_is_told_of_new_files_once_they_are_there() -> None:
+    world = ready(rollout={"strategy": "Surge"})
+    first = world.gateway.files
+    world.publish(2)
+    decision = world.step()
+    while world.gateway.files == first:
+        assert not [write for write in decision.writes if write.name.startswith("gateway-")]
+        decision = world.step()
+    world.settle()
+    assert [pod.told for pod in world.gateway.pods] == [world.gateway.files] * 2
+
+
+def test_a_set_of_pods_has_a_name_that_a_service_may_have() -> None:
+    name = "p" * 52
+    longest = gateway.set_host(
+        pool().model_copy(update={"metadata": pool().metadata.model_copy(update={"name": name})}),
+        "v2-12345678-12345678-b",
+    )
+    assert len(longest) <= 63
+    assert len(gateway.name(name)) <= 63
+
+
+def test_files_differ_where_their_hash_does() -> None:
+    """The page that tells by which files a proxy works is one of them."""
+    everybody = envoy.Pods("pods", "chat-pods")
+    one, other = (envoy.Routes("chat", "tiny", True, everybody, (envoy.Pods("a", "a", (n,)),)) for n in (1, 2))
+    assert envoy.files(one) == envoy.files(one)
+    assert envoy.files(one)["routes-status.json"] != envoy.files(other)["routes-status.json"]
