@@ -74,8 +74,8 @@ def measure(cluster: Kubectl, pool: str, model: str) -> None:
     hosts = pod["status"]["podIP"], cluster.get("service", pool)["spec"]["clusterIP"]
     ready = f"GET /v2/models/{model}/ready HTTP/1.1\r\nHost: x\r\n\r\n".encode()
     eight = post(f"/v2/models/{model}/generate", {"text_input": "def ", "max_tokens": 8})
-    stream = post("/v1/completions", {"model": model, "prompt": "def ", "max_tokens": 200, "stream": True})
-    for what, port, text in (("ready", 8000, ready), ("8 tokens", 8000, eight), ("stream of 200 tokens", 9000, stream)):
+    stream = post("/v1/completions", {"model": model, "prompt": "def ", "max_tokens": 60, "stream": True})
+    for what, port, text in (("ready", 8000, ready), ("8 tokens", 8000, eight), ("stream of 60 tokens", 9000, stream)):
         for clients in (1, 8):
             rounds = [[asyncio.run(load(host, port, text, clients)) for host in hosts] for _ in range(ROUNDS)]
             direct, through = (

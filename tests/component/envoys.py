@@ -156,7 +156,8 @@ class Site:
 
     def start_envoy(self) -> None:
         log = (self.directory / "envoy.log").open("ab")
-        self.envoy = subprocess.Popen([str(BINARY), *envoy.arguments(str(self.directory))], stderr=log)
+        said = (self.directory / "access.log").open("ab")
+        self.envoy = subprocess.Popen([str(BINARY), *envoy.arguments(str(self.directory))], stderr=log, stdout=said)
 
     async def wait_for_digest(self, digest: str, seconds: float = 60.0) -> None:
         """Wait until the gateway works by those files."""
@@ -171,6 +172,10 @@ class Site:
                 except aiohttp.ClientConnectionError:
                     pass
                 await asyncio.sleep(0.01)
+
+    def access_log(self) -> list[dict[str, Any]]:
+        """What it has written about requests."""
+        return [json.loads(line) for line in (self.directory / "access.log").read_text().splitlines()]
 
     def log(self) -> str:
         return (self.directory / "envoy.log").read_text()[-3000:]

@@ -86,8 +86,14 @@ class Clients:
 
 @pytest.mark.parametrize(
     "shape",
-    [routes(), routes(openai=False), routes(A, B), routes(envoy.Pods("a", "chat-a", (1, 2)))],
-    ids=["no set", "no OpenAI port", "weights", "sets without weights"],
+    [
+        routes(),
+        routes(openai=False),
+        routes(A, B),
+        routes(envoy.Pods("a", "chat-a", (1, 2))),
+        replace(routes(), access_log=True),
+    ],
+    ids=["no set", "no OpenAI port", "weights", "sets without weights", "a log"],
 )
 def test_envoy_takes_the_files(tmp_path: Path, shape: envoy.Routes) -> None:
     """All of them in one, as it reads no file of its own when it validates."""
@@ -218,6 +224,32 @@ async def until_set_is_known(site: Site, client: aiohttp.ClientSession, name: st
         async with client.get(site.url(8003, envoy.METRICS_PATH)) as answer:
             page = await answer.text()
         await asyncio.sleep(0.02)
+
+
+async def test_a_line_is_written_for_each_request_where_that_is_asked_for(
+    site: Site, client: aiohttp.ClientSession
+) -> None:
+    await ask(client, site)
+    await site.wait_for_digest(site.write(replace(routes(), access_log=True)))
+    deadline, secret = time.monotonic() + 60, {"Authorization": "Bearer secret"}
+    while not (lines := site.access_log()):
+        assert time.monotonic() < deadline
+        async with aiohttp.ClientSession() as other, other.post(site.url(8000, "/infer?key=secret"), headers=secret):
+            pass
+        await asyncio.sleep(0.2)
+    told = {key: lines[0][key] for key in ("port", "method", "path", "status", "pods", "attempts", "requestBytes")}
+    assert told == {
+        "port": "http",
+        "method": "POST",
+        "path": "/infer",
+        "status": 200,
+        "pods": "pods-http",
+        "attempts": 1,
+        "requestBytes": 0,
+    }
+    assert lines[0]["pod"] in {f"{site.pod_address(pod)}:8000" for pod in "ab"}
+    assert lines[0]["totalMs"] >= 5
+    assert "secret" not in json.dumps(lines)
 
 
 async def test_weights_are_exact_and_take_effect_at_once(site: Site, client: aiohttp.ClientSession) -> None:

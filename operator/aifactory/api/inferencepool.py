@@ -80,6 +80,9 @@ class Gateway(Model):
     serve the version in its header or cookie x-aifactory-version."""
     replicas: Annotated[int, Field(ge=1, le=100)] | None = None
     """Number of proxies (default 2)."""
+    access_log: bool | None = None
+    """Each proxy writes a line of JSON for each request: when, what was asked, by whom, which pod has answered, and how
+    long it took; nothing of what is in a request or an answer (default false)."""
 
 
 class InferencePoolSpec(Model):

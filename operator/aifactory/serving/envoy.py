@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from aifactory.api import names
 from aifactory.engine.apply import content_hash
@@ -76,6 +76,8 @@ class Routes:
     it gets one, for Envoy leads nowhere by a name that it has yet to look up."""
     awaited: bool = True
     """There shall be pods: the gateway is not ready before it knows one that is."""
+    access_log: bool = False
+    """A line for each request."""
 
     @property
     def all(self) -> tuple[Pods, ...]:
@@ -100,6 +102,7 @@ def arguments(directory: str = DIRECTORY) -> list[str]:
         *("--config-path", f"{directory}/{BOOTSTRAP}"),
         *("--concurrency", str(_THREADS)),
         "--disable-hot-restart",
+        *("--file-flush-interval-msec", "1000"),
         *("--log-level", "warn"),
     ]
 
@@ -111,7 +114,9 @@ def files(routes: Routes) -> dict[str, str]:
         BOOTSTRAP: _text(_bootstrap(routes.pool)),
         DRAIN: _drain(doors),
         "clusters.json": _resources(_cluster(pods, door) for door in doors for pods in routes.all),
-        "listeners.json": _resources([*map(_listener, doors), _status_listener(doors, routes)]),
+        "listeners.json": _resources(
+            [*(_listener(door, log=routes.access_log) for door in doors), _status_listener(doors, routes)]
+        ),
     }
     for door in doors:
         found[f"routes-{door.name}.json"] = _resources([_route_table(door, routes)])
@@ -251,8 +256,34 @@ def _cluster(pods: Pods, door: _Door) -> Json:
     }
 
 
-def _listener(door: _Door) -> Json:
-    return _on_port(door.name, door.port, http2=door.http2)
+def _listener(door: _Door, *, log: bool) -> Json:
+    more = {"access_log": [_access_log(door)]} if log else {}
+    return _on_port(door.name, door.port, http2=door.http2, **more)
+
+
+def _access_log(door: _Door) -> Json:
+    """To the container's log. Paths are without what follows a question mark, and of headers only the id is told."""
+    fields = {
+        "time": "%START_TIME%",
+        "port": door.name,
+        "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+        "requestId": "%REQ(X-REQUEST-ID)%",
+        "method": "%REQ(:METHOD)%",
+        "path": "%PATH(NQ)%",
+        "status": "%RESPONSE_CODE%",
+        "grpcStatus": "%GRPC_STATUS_NUMBER%",
+        "flags": "%RESPONSE_FLAGS%",
+        "pods": "%UPSTREAM_CLUSTER%",
+        "pod": "%UPSTREAM_HOST%",
+        "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+        "requestBytes": "%BYTES_RECEIVED%",
+        "answerBytes": "%BYTES_SENT%",
+        "firstByteMs": "%RESPONSE_DURATION%",
+        "totalMs": "%DURATION%",
+    }
+    stdout = f"{_TYPE}.extensions.access_loggers.stream.v3.StdoutAccessLog"
+    config = {"@type": stdout, "log_format": {"json_format": fields}}
+    return {"name": "envoy.access_loggers.stdout", "typed_config": config}
 
 
 def _status_listener(doors: Iterable[_Door], routes: Routes) -> Json:
@@ -267,7 +298,7 @@ def _status_listener(doors: Iterable[_Door], routes: Routes) -> Json:
     return _on_port("status", names.GATEWAY_STATUS_PORT, filters=(health,))
 
 
-def _on_port(name: str, port: int, *, http2: bool = False, filters: Iterable[Json] = ()) -> Json:
+def _on_port(name: str, port: int, *, http2: bool = False, filters: Iterable[Json] = (), **more: Any) -> Json:
     manager = "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
     router = {"@type": f"{_TYPE}.extensions.filters.http.router.v3.Router", "suppress_envoy_headers": True}
     return {
@@ -290,6 +321,7 @@ def _on_port(name: str, port: int, *, http2: bool = False, filters: Iterable[Jso
                             "request_headers_timeout": "10s",
                             # A model may think for longer than any limit before its next token.
                             "stream_idle_timeout": "0s",
+                            **more,
                         },
                     }
                 ]

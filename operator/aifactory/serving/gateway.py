@@ -122,6 +122,7 @@ def routes(observed: Observed) -> envoy.Routes:
         everybody=envoy.Pods("pods", host(pool)),
         sets=sets,
         awaited=scaling.wanted(pool.spec) > 0,
+        access_log=pool.spec.gateway is not None and bool(pool.spec.gateway.access_log),
     )
 
 

@@ -221,6 +221,14 @@ def test_a_proxy_is_told_of_new_files_once_they_are_there() -> None:
     assert [pod.told for pod in world.gateway.pods] == [world.gateway.files] * 2
 
 
+def test_requests_are_logged_where_that_is_asked_for() -> None:
+    world = ready()
+    assert "access_log" not in world.files["listeners.json"]
+    world.edit(gateway={**ENVOY, "accessLog": True})
+    world.settle()
+    assert world.files["listeners.json"].count('"access_log"') == 3, "of each port but the one about the proxy itself"
+
+
 def test_a_set_of_pods_has_a_name_that_a_service_may_have() -> None:
     name = "p" * 52
     longest = gateway.set_host(
