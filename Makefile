@@ -61,6 +61,12 @@ format: venv ## Format the code and fix what the linter can fix
 generate: venv ## Write the generated files: CRDs, the chart's copies, reference pages
 	PYTHONPATH=operator $(BIN)/python docs/generate.py
 
+.PHONY: plugin
+plugin: uv ## kubectl aifactory for pipx (wheel) and krew (archive, manifest), with checksums, in build/plugin (URL=... where they will lie)
+	@rm -rf build/plugin
+	@$(UV) build --quiet plugin --out-dir build/plugin
+	@$(PYTHON) plugin/package.py build/plugin $(URL)
+
 .PHONY: lock
 lock: uv ## Resolve the Python dependencies again and write the lock files
 	$(UV) pip compile --quiet --universal --generate-hashes --no-annotate --no-header pyproject.toml -o requirements.lock

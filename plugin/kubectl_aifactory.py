@@ -1,0 +1,2130 @@
+#!/usr/bin/env python3
+"""kubectl aifactory: what the factory does, what blocks it, and the command that mends it.
+
+One file, the standard library, Python 3.9 or newer: it can be copied to any machine that has kubectl. Everything is
+asked of the API server by the `kubectl` on PATH, with the user's own rights; nothing else is contacted, and no Secret
+is ever read. What can be decided from objects alone is decided by pure functions (`lines`, `judge`, `commands`,
+`screen_of`), which the tests ask with statuses of the operator's own making. Modules that few commands need are
+imported by those: the plugin is to start at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+__version__ = "0.1.0"
+
+Json = dict[str, Any]
+
+GROUP = "aifactory.dev"
+JOB, VERSION, POOL = "TrainingJob", "ModelVersion", "InferencePool"
+SHORT = {JOB: "tjob", VERSION: "mver", POOL: "ipool"}
+PLURAL = {JOB: "trainingjobs", VERSION: "modelversions", POOL: "inferencepools"}
+POD_LABEL = {JOB: f"{GROUP}/job-name", VERSION: f"{GROUP}/model-version", POOL: f"{GROUP}/pool-name"}
+OPERATOR = "app.kubernetes.io/name=aifactory-operator"
+OPENAI_PORT = 9000
+MIN_KUBERNETES = (1, 33)
+UNSEEN_SECONDS = 60
+"""An object without a status for this long has no operator."""
+LONG_SECONDS = 600
+"""What passes by itself mostly, and has not for this long, is told as what blocks."""
+SHOWN = 4
+"""Objects of a kind in one line of the factory, so that all of it stays on one screen."""
+
+
+class Failed(Exception):
+    """What went wrong, in words for a person, and the exit code."""
+
+    def __init__(self, words: str, code: int = 1) -> None:
+        super().__init__(words)
+        self.code = code
+
+
+# ---- kubectl
+
+
+class Kubectl:
+    """The user's kubectl, with the flags that were given to the plugin."""
+
+    def __init__(self, flags: Sequence[str] = (), namespace: str = "") -> None:
+        self._flags = list(flags)
+        self.namespace = namespace
+
+    def within(self, namespace: str) -> Kubectl:
+        """The same, in another namespace."""
+        return Kubectl(self._flags, namespace)
+
+    def command(self, *args: str) -> list[str]:
+        """The whole command line."""
+        return ["kubectl", *args, *self._flags, *(["--namespace", self.namespace] if self.namespace else [])]
+
+    def run(self, *args: str) -> str:
+        """What it prints. Raises Failed with its own words and exit code."""
+        done = subprocess.run(self.command(*args), capture_output=True, check=False)
+        if done.returncode:
+            raise Failed(done.stderr.decode(errors="replace").strip(), done.returncode)
+        return done.stdout.decode(errors="replace")
+
+    def show(self, *args: str) -> int:
+        """Let it talk to the user itself; returns its exit code."""
+        sys.stdout.flush()
+        return subprocess.run(self.command(*args), check=False).returncode
+
+    def get(self, what: str, *args: str) -> list[Json]:
+        """Objects of some kinds, or one object."""
+        found = json.loads(self.run("get", what, "-o", "json", *args) or "{}")
+        return list(found.get("items", ())) if found.get("kind", "").endswith("List") else [found] if found else []
+
+    def factory(self, everywhere: bool = False) -> list[Json]:
+        """Every object of our kinds in the namespace."""
+        kinds = ",".join(f"{plural}.{GROUP}" for plural in PLURAL.values())
+        return self.get(kinds, *(["--all-namespaces"] if everywhere else []))
+
+    def home(self) -> str:
+        """The namespace that is meant."""
+        if not self.namespace:
+            found = self.run("config", "view", "--minify", "-o", "jsonpath={.contexts[0].context.namespace}")
+            self.namespace = found.strip() or "default"
+        return self.namespace
+
+
+# ---- words of objects
+
+
+def name_of(obj: Json) -> str:
+    """Its name."""
+    return str(obj.get("metadata", {}).get("name", ""))
+
+
+def space_of(obj: Json) -> str:
+    """Its namespace."""
+    return str(obj.get("metadata", {}).get("namespace", ""))
+
+
+def ref(obj: Json) -> str:
+    """As a person writes it: tjob/tiny-gpt."""
+    kind = str(obj.get("kind", ""))
+    return f"{SHORT.get(kind, kind.lower())}/{name_of(obj)}"
+
+
+def status_of(obj: Json) -> Json:
+    """Its status; empty when nobody has written one."""
+    return obj.get("status") or {}
+
+
+def condition(obj: Json, type_: str) -> Json:
+    """A condition, or an empty dictionary."""
+    return next((dict(found) for found in status_of(obj).get("conditions", ()) if found.get("type") == type_), {})
+
+
+def is_true(obj: Json, type_: str) -> bool:
+    """Whether a condition is True."""
+    return bool(condition(obj, type_).get("status") == "True")
+
+
+def clean(text: object) -> str:
+    """One line without control characters: programs put into messages what they like, terminals obey it."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def when(text: object) -> datetime | None:
+    """A time of Kubernetes."""
+    try:
+        return datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+    except ValueError:
+        return None
+
+
+def age(since: object, now: datetime) -> str:
+    """How long ago, as kubectl writes it; empty if that is not known."""
+    then = when(since)
+    if then is None:
+        return ""
+    seconds = max(0, int((now - then).total_seconds()))
+    for unit, size, below in (("s", 1, 120), ("m", 60, 120 * 60), ("h", 3600, 48 * 3600)):
+        if seconds < below:
+            return f"{seconds // size}{unit}"
+    return f"{seconds // 86400}d"
+
+
+def seconds_since(since: object, now: datetime) -> float:
+    """Seconds since then; 0 if that is not known."""
+    then = when(since)
+    return (now - then).total_seconds() if then is not None else 0.0
+
+
+def model_of(obj: Json) -> str:
+    """The model that an object makes, is or serves; empty for a job that publishes nothing."""
+    spec = obj.get("spec", {})
+    if obj.get("kind") == JOB:
+        return str((spec.get("output") or {}).get("model", {}).get("name", ""))
+    if obj.get("kind") == POOL:
+        return next((str(model.get("name", "")) for model in spec.get("models", ())), "")
+    return str(spec.get("model", ""))
+
+
+def bases_of(job: Json) -> list[str]:
+    """Names of the ModelVersions that a job reads."""
+    inputs = job.get("spec", {}).get("inputs") or ()
+    return [str(entry["modelVersion"]) for entry in inputs if entry.get("modelVersion")]
+
+
+# ---- the line from data to tokens
+
+
+class State(NamedTuple):
+    """What is to be said about an object."""
+
+    mark: str
+    """ok; busy: on its way; held: at rest on request; wait: waits for something that has to be done; stuck: a person is
+    needed."""
+    reason: str
+    message: str
+    since: str = ""
+
+
+class Item(NamedTuple):
+    """An object in its place."""
+
+    obj: Json
+    state: State
+
+
+class Line(NamedTuple):
+    """What makes, is and serves one model, in that order. Its title is the model's name, or that of a job alone."""
+
+    namespace: str
+    title: str
+    jobs: list[Item]
+    versions: list[Item]
+    pools: list[Item]
+    left_out: int = 0
+    """Earlier jobs and versions that nothing depends on."""
+
+    def items(self) -> list[Item]:
+        """From data to tokens."""
+        return [*self.jobs, *self.versions, *self.pools]
+
+
+BLOCKS = ("stuck", "wait", "held")
+
+
+def judge(obj: Json, now: datetime) -> State:
+    """What is to be said about an object by itself."""
+    meta, status = obj.get("metadata", {}), status_of(obj)
+    made = str(meta.get("creationTimestamp", ""))
+    if not status.get("observedGeneration"):
+        other = str(obj.get("spec", {}).get("managedBy") or f"{GROUP}/operator")
+        if obj.get("kind") == JOB and other != f"{GROUP}/operator":
+            return State("busy", "ManagedBy", f"spec.managedBy is {other}: this operator leaves it alone", made)
+        if seconds_since(made, now) < UNSEEN_SECONDS:
+            return State("busy", "New", "the operator has yet to look at it", made)
+        return State("stuck", "NoStatus", f"no operator has looked at it since it was made {age(made, now)} ago", made)
+
+    def said(mark: str, type_: str) -> State:
+        found = condition(obj, type_)
+        reason = str(found.get("reason", status.get("reason", "")))
+        message = clean(found.get("message") or condition(obj, "Ready").get("message", ""))
+        return State(mark, reason, message, str(found.get("lastTransitionTime", "")))
+
+    if is_true(obj, "Stalled"):
+        return said("stuck", "Stalled")
+    if is_true(obj, "Suspended"):
+        return said("held", "Suspended")
+    if meta.get("generation", 0) > status["observedGeneration"]:
+        return State("busy", str(status.get("reason", "")), "the operator has yet to look at the last edit")
+    if is_true(obj, "Reconciling"):
+        found = said("busy", "Reconciling")
+        if status.get("phase") == "Restarting" or not found.reason:
+            return found
+        advice = REASONS.get(found.reason, ("", ""))[1]
+        passes = advice.startswith("Nothing")
+        if advice.startswith("Nothing if") and seconds_since(found.since, now) > LONG_SECONDS:
+            passes = False
+        return found if passes else found._replace(mark="wait")
+    if is_true(obj, "Degraded"):
+        return said("wait", "Degraded")
+    return said("ok" if is_true(obj, "Ready") else "busy", "Ready")
+
+
+def is_over(obj: Json) -> bool:
+    """Whether a job has ended."""
+    return is_true(obj, "Complete") or is_true(obj, "Failed")
+
+
+def lines(objects: Sequence[Json], now: datetime, about: str = "") -> list[Line]:
+    """The factory as lines, those first on which others build. `about` is an object (`tjob/x`) that has to be shown."""
+    grouped: dict[tuple[str, str, str], list[Json]] = {}
+    for obj in objects:
+        if obj.get("kind") not in SHORT:
+            continue
+        model = model_of(obj)
+        # Jobs that publish nothing are lines of their own.
+        grouped.setdefault((space_of(obj), model, "" if model else name_of(obj)), []).append(obj)
+    coming = {key[:2] for key, found in grouped.items() if key[1] and _is_coming(found)}
+    made = {key: _line(key, found, now, about, coming) for key, found in sorted(grouped.items())}
+    ordered: dict[tuple[str, str, str], Line] = {}
+
+    def visit(key: tuple[str, str, str], seen: tuple[object, ...] = ()) -> None:
+        if key in ordered or key in seen or key not in made:
+            return
+        for item in made[key].jobs:
+            for base in bases_of(item.obj):
+                visit((key[0], base.rpartition("-v")[0], ""), (*seen, key))
+        ordered[key] = made[key]
+
+    for key in made:
+        visit(key)
+    return list(ordered.values())
+
+
+def _is_coming(objects: Sequence[Json]) -> bool:
+    """Whether a version of the model is on its way, however slowly."""
+    versions = sorted((obj for obj in objects if obj["kind"] == VERSION), key=_number)
+    jobs = (obj for obj in objects if obj["kind"] == JOB)
+    return any(not is_over(job) for job in jobs) or any(not is_true(newest, "Ready") for newest in versions[-1:])
+
+
+def _number(version: Json) -> int:
+    return int(version.get("spec", {}).get("version") or 0)
+
+
+def _line(
+    key: tuple[str, str, str], objects: Sequence[Json], now: datetime, about: str, coming: set[tuple[str, str]]
+) -> Line:
+    jobs = [obj for obj in objects if obj["kind"] == JOB]
+    versions = [obj for obj in objects if obj["kind"] == VERSION]
+    pools = sorted((obj for obj in objects if obj["kind"] == POOL), key=name_of)
+    jobs.sort(key=lambda obj: (str(obj["metadata"].get("creationTimestamp", "")), name_of(obj)))
+    versions.sort(key=_number)
+    used = {str(use) for pool in pools for use in _versions_of(pool)}
+    shown_jobs = [obj for obj in jobs if not is_over(obj) or obj is jobs[-1]][-SHOWN:]
+    shown_versions = [obj for obj in versions if name_of(obj) in used or obj is versions[-1]][-SHOWN:]
+    for obj, shown in (*((obj, shown_jobs) for obj in jobs), *((obj, shown_versions) for obj in versions)):
+        if ref(obj) == about and obj not in shown:
+            shown.insert(0, obj)
+    left_out = len(jobs) - len(shown_jobs) + len(versions) - len(shown_versions)
+    parts = (shown_jobs, shown_versions, pools)
+    made = [[Item(obj, _waiting(obj, judge(obj, now), coming)) for obj in part] for part in parts]
+    return Line(key[0], key[1] or key[2], made[0], made[1], made[2], left_out)
+
+
+def _waiting(obj: Json, state: State, coming: set[tuple[str, str]]) -> State:
+    """Who waits for a model waits in vain if nothing is on its way to make it."""
+    if state.reason != "WaitingForModel" or state.mark == "stuck":
+        return state
+    wanted = [base.rpartition("-v")[0] for base in bases_of(obj)] if obj["kind"] == JOB else [model_of(obj)]
+    if any((space_of(obj), model) in coming for model in wanted):
+        return state._replace(mark="busy")
+    return state._replace(mark="wait", message=f"{state.message}; nothing in this namespace is about to make one")
+
+
+def _versions_of(pool: Json) -> Iterator[object]:
+    """Names of the versions that a pool serves or wants."""
+    status = status_of(pool)
+    for part in ("stable", "candidate"):
+        yield (status.get(part) or {}).get("modelVersion")
+    for entry in (*status.get("resolved", ()), *({"modelVersion": _pinned(m)} for m in pool["spec"].get("models", ()))):
+        yield entry.get("modelVersion")
+
+
+def _pinned(model: Json) -> str:
+    return f"{model.get('name')}-v{model['version']}" if model.get("version") else ""
+
+
+def chain(found: Sequence[Line], about: Json) -> list[Line]:
+    """The line of one object and those on which it builds."""
+    own = [
+        line
+        for line in found
+        if line.namespace == space_of(about) and any(ref(item.obj) == ref(about) for item in line.items())
+    ]
+    wanted = {line.title for line in own}
+    for line in reversed(found):
+        if line.title in wanted and line.namespace == space_of(about):
+            wanted |= {base.rpartition("-v")[0] for item in line.jobs for base in bases_of(item.obj)}
+    return [line for line in found if line in own or (line.namespace == space_of(about) and line.title in wanted)]
+
+
+def blockers(found: Sequence[Line]) -> list[Item]:
+    """What blocks, the first one first."""
+    return [item for line in found for item in line.items() if item.state.mark in BLOCKS]
+
+
+# ---- the command that mends it
+
+
+def meaning(reason: str) -> tuple[str, str]:
+    """What a reason means and what a person does about it."""
+    return REASONS.get(reason) or OWN_REASONS.get(reason) or ("", "")
+
+
+OWN_REASONS = {
+    "NoStatus": (
+        "No operator acts on this namespace, or it can not reach the API server.",
+        "See whether the operator runs and leads, and whether it watches this namespace (watchNamespace of the chart).",
+    ),
+    "ManagedBy": ("Another controller is responsible for the job.", "Nothing here; see that controller."),
+    "New": ("It was made a moment ago.", "Nothing; it takes a second."),
+}
+
+_LOGS = "{plugin} logs {ref}"
+_MERGE = "--type=merge -p"
+_RETRY = "{plugin} retry {ref}"
+_EDIT = "{k} edit {ref}"
+_ENDED = ("{plugin} logs {job} --failed", "{k} create -f FILE  # corrected, under another name")
+REMEDIES: dict[str, tuple[str, ...]] = {
+    "AccessDenied": ("{create}", "{k} edit secret {secret}", _RETRY),
+    "AbortedAtEnd": ("{plugin} logs {job} --failed",),
+    "ApplicationError": ("{plugin} logs {job} --failed", _LOGS),
+    "ClaimNotBound": ("{k} describe pvc {claim}", "{k} get pvc", "kubectl get storageclass"),
+    "ContainerCannotStart": _ENDED,
+    "ContainerConfigError": ("{create}", _EDIT),
+    "CrashLoopBackOff": ("{k} logs {pod} -c {container} --previous", "{k} logs {pod} --all-containers", _EDIT),
+    "DeadlineExceeded": (_EDIT,),
+    "DependencyMissing": ("{create}", _EDIT),
+    "DigestMismatch": (_EDIT.replace("{ref}", "{job}"), _RETRY),
+    "Disruption": ("{plugin} events {ref}",),
+    "FailureLasts": ("{plugin} check", "{plugin} events {ref}"),
+    "FormatMismatch": (f"{{k}} patch {{job}} {_MERGE} '{{set_format}}'", _RETRY),
+    "HotSwapImpossible": (f"{{k}} patch {{pool}} {_MERGE} '{{set_auto}}'", _EDIT),
+    "ImagePullFailed": ("{image}", _EDIT),
+    "InitContainerFailed": ("{plugin} logs {job} --failed --all-containers",),
+    "InputFailed": ("{k} logs {pod}", "{plugin} logs {ref} --role input"),
+    "InvalidArtifact": (_RETRY,),
+    "InvalidSpec": (_EDIT,),
+    "MaxRestartsExceeded": _ENDED,
+    "ModelLoadFailed": ("{k} logs {pod} -c triton", "{plugin} logs {pool} -c triton", "{plugin} retry {pool}"),
+    "ModelNotReady": ("{plugin} status mver/{version}", "{plugin} status"),
+    "ModelTooLarge": (_EDIT,),
+    "NameConflict": ("{k} get all -l app.kubernetes.io/managed-by=aifactory",),
+    "NoProgress": _ENDED,
+    "NoRestartRequested": _ENDED,
+    "NoStatus": ("{plugin} check",),
+    "NodeLost": (
+        "kubectl describe node {node}",
+        "kubectl delete node {node}  # only if the machine is off for good",
+        "{k} delete pod {pod} --force  # only if it surely does not run any more",
+    ),
+    "NodeRefused": ("kubectl describe node {node}", "{plugin} events {ref}"),
+    "OutOfDisk": (_EDIT,),
+    "OutOfMemory": (_EDIT,),
+    "PodNotSetUp": ("{k} describe pod {pod}", "{plugin} events {ref}"),
+    "PodRejected": (_EDIT,),
+    "PodSecurityViolated": (_EDIT,),
+    "PodsNotReady": ("{plugin} tree {ref}", "{plugin} events {ref}"),
+    "ProbeFailed": ("{k} logs {pod}", "{plugin} logs {ref} --role probe"),
+    "PublisherFailed": ("{k} logs {pod}", "{plugin} logs {ref} --role publish"),
+    "QuotaExceeded": ("{k} describe resourcequota",),
+    "RolloutDeadlineExceeded": ("{plugin} logs {ref} -c agent", _RETRY),
+    "ScaledToZero": ("{k} scale {ref} --replicas=1",),
+    "SideContainerFailed": ("{k} logs {pod} -c {container}", "{plugin} logs {ref} --all-containers"),
+    "SourceNotFound": (_RETRY,),
+    "Starting": ("{plugin} logs {ref} -c agent",),
+    "StoreFull": ("{k} get pvc", _RETRY),
+    "StoreUnavailable": ("{k} edit secret {secret}", _RETRY),
+    "Suspended": ("{plugin} resume {ref}",),
+    "Unschedulable": ("{k} describe pod {pod}", "kubectl describe nodes", "{k} scale {gang} --replicas=N  # fewer"),
+    "Unservable": ("{k} edit {pool}", "{k} get mver {version} -o yaml"),
+    "VerifierFailed": ("{k} logs {pod}", "{plugin} logs {ref} --role verify"),
+    "VolumeNotMounted": ("{create}", _EDIT),
+    "WaitingForModel": ("{k} get mver", "{k} get tjob", _EDIT),
+    "WaitingForPods": ("{plugin} tree {ref}", "{plugin} events {ref}"),
+}
+"""Commands by reason. One that needs a name which the object and its message do not have is left out."""
+
+
+def commands(obj: Json, reason: str, message: str) -> list[str]:
+    """What a person types: first what the message itself names, then what belongs to the reason."""
+    fields = _fields(obj, message)
+    templates = REMEDIES.get(reason, ())
+    # Ours find the log that is meant, and say when it is safe to delete something.
+    ours = reason == "NodeLost" or any("--failed" in template for template in templates)
+    found = [] if ours else _quoted(reason, message, fields)
+    for template in templates:
+        try:
+            found.append(template.format_map(fields))
+        except KeyError:
+            continue
+    return list(dict.fromkeys(found))[:4] or [f"{fields['k']} describe {fields['ref']}"]
+
+
+def _quoted(reason: str, message: str, fields: dict[str, str]) -> list[str]:
+    """Commands in a message, with the namespace.
+
+    A message may hold words of a program that somebody else has written, and a person will type what stands here. So
+    only what looks is taken, in this namespace; what deletes only where all the words are the operator's.
+    """
+    verbs = "delete|describe|get" if reason == "NameConflict" else "describe|logs|get"
+    found = []
+    for text in re.findall(rf"kubectl (?:-n \S+ )?(?:{verbs}) [-a-z0-9./ ]+(?=[;,()]|$)", message):
+        command = text.strip().rstrip(".")
+        elsewhere = " -n " in command and not command.startswith(f"{fields['k']} ")
+        if elsewhere or command.endswith(" tells"):
+            continue
+        found.append(command if " -n " in command else command.replace("kubectl", fields["k"], 1))
+    return found
+
+
+_NO_NAMES = {
+    "and",
+    "confirmed",
+    "has",
+    "have",
+    "is",
+    "it",
+    "of",
+    "on",
+    "or",
+    "refused",
+    "that",
+    "to",
+    "was",
+    "which",
+    "with",
+}
+"""Words that follow `pod`, `node` and so on in sentences."""
+
+
+def _fields(obj: Json, message: str) -> dict[str, str]:
+    """Names that commands are made of, as far as the object and its message have them."""
+    kind, name, space = str(obj.get("kind", "")), name_of(obj), space_of(obj)
+    spec = obj.get("spec", {})
+    named = {
+        "pod": r"\bpod ([a-z0-9]+(?:[-.]+[a-z0-9]+)+)",
+        "container": r"\bcontainer ([a-z0-9][-a-z0-9]*)",
+        "node": r"\bnode ([a-z0-9][-a-z0-9.]*[a-z0-9])",
+        "secret": r"\bSecret ([a-z0-9][-a-z0-9.]*[a-z0-9])",
+        "claim": r"\b(?:claim|pvc) \"?([a-z0-9][-a-z0-9.]*[a-z0-9])",
+        "version": r"\bModelVersion ([a-z0-9][-a-z0-9.]*[a-z0-9])",
+        "format": r"format to (huggingface|torch-export)\b",
+    }
+    found = {}
+    for key, pattern in named.items():
+        names = [text for text in re.findall(pattern, message) if text not in _NO_NAMES]
+        found.update({key: names[0]} if names else {})
+    found["k"] = f"kubectl -n {space}" if space else "kubectl"
+    found["plugin"] = f"kubectl aifactory -n {space}" if space else "kubectl aifactory"
+    found["ref"] = f"{SHORT.get(kind, kind.lower())}/{name}"
+    found.update({JOB: {"job": found["ref"]}, POOL: {"pool": found["ref"]}}.get(kind, {"version": name}))
+    if kind == JOB and (spec.get("nodes") or {}).get("count", 1) > 1:
+        found["gang"] = found["ref"]
+    if not found.get("secret"):
+        refs = [spec.get("source"), spec.get("output"), *(spec.get("inputs") or ())]
+        for entry in (entry["secretRef"] for entry in refs if entry and entry.get("secretRef")):
+            found.setdefault("secret", str(entry["name"]))
+    if not found.get("secret"):
+        found.pop("secret", None)
+    missing = re.search(
+        r'\b(secret|configmap|serviceaccount|persistentvolumeclaim)s? "([-a-z0-9.]+)" not found', message
+    )
+    # A Secret that is not there is mounted as an empty one: what is missing are its keys.
+    keyless = re.search(r"\bsecret ([-a-z0-9.]+) needs the keys ([\w.]+(?: and [\w.]+)*)", message)
+    priority = re.search(r"no PriorityClass with name ([-a-z0-9.]+)", message)
+    if missing:
+        what, called = missing.groups()
+        found["create"] = {
+            "secret": f"{found['k']} create secret generic {called} --from-literal=KEY=VALUE",
+            "configmap": f"{found['k']} create configmap {called} --from-literal=KEY=VALUE",
+            "serviceaccount": f"{found['k']} create serviceaccount {called}",
+            "persistentvolumeclaim": f"{found['k']} get pvc",
+        }[what]
+    elif keyless:
+        keys = " ".join(f"--from-literal={key}=VALUE" for key in keyless.group(2).split(" and "))
+        made = f"create secret generic {keyless.group(1)} {keys} --dry-run=client -o yaml"
+        found["create"] = f"{found['k']} {made} | {found['k']} apply -f -"
+    elif priority:
+        found["create"] = f"kubectl create priorityclass {priority.group(1)} --value=0"
+    if found.get("format"):
+        found["set_format"] = json.dumps({"spec": {"output": {"model": {"format": found["format"]}}}})
+    found["set_auto"] = json.dumps({"spec": {"rollout": {"strategy": "Auto"}}})
+    image = _image(obj, message, found)
+    return {**found, "image": image} if image else found
+
+
+def _image(obj: Json, message: str, fields: dict[str, str]) -> str:
+    """The command that corrects the image which can not be pulled; IMAGE is the user's to write."""
+    if re.search(r"-(publish|probe|verify)-\d+$|-input-", fields.get("pod", "")):
+        upgrade = "helm upgrade aifactory charts/aifactory -n aifactory-system --reuse-values"
+        return f"{upgrade} --set images.registry=REGISTRY"
+    pod = (obj.get("spec", {}).get("template") or {}).get("spec") or {}
+    for part in ("containers", "initContainers"):
+        for index, container in enumerate(pod.get(part) or ()):
+            if container.get("image") and str(container["image"]) in message:
+                path = f"/spec/template/spec/{part}/{index}/image"
+                change = json.dumps([{"op": "replace", "path": path, "value": "IMAGE"}])
+                return f"{fields['k']} patch {fields['ref']} --type=json -p '{change}'"
+    return ""
+
+
+# ---- the screen
+
+
+class Screen(NamedTuple):
+    """Where it is shown."""
+
+    width: int = 100
+    colour: bool = False
+    now: datetime = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+    def paint(self, text: str, colour: str) -> str:
+        """Coloured where colours are wanted."""
+        code = {"red": 31, "green": 32, "yellow": 33, "blue": 36, "bold": 1, "dim": 2}.get(colour)
+        return f"\x1b[{code}m{text}\x1b[0m" if self.colour and code and text else text
+
+    def wrap(self, text: str, indent: int, first: str = "") -> list[str]:
+        """A paragraph; `first` stands before its first line."""
+        room = max(20, min(self.width, 120) - indent)
+        wrapped = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
+        return [(first.ljust(indent) if not number else " " * indent) + line for number, line in enumerate(wrapped)]
+
+
+def terminal() -> Screen:
+    """What standard output is."""
+    tty = sys.stdout.isatty()
+    try:
+        width = int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
+    except (OSError, ValueError):
+        width = 100
+    colour = tty and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return Screen(max(width, 40), colour, datetime.now(timezone.utc))
+
+
+COLOURS = {"ok": "green", "busy": "blue", "held": "yellow", "wait": "yellow", "stuck": "red"}
+SIGNS = {"ok": " ", "busy": ">", "held": "=", "wait": "!", "stuck": "!"}
+
+
+def bar(percent: object, width: int = 16) -> str:
+    """A progress bar; empty if nothing is known."""
+    if not isinstance(percent, (int, float)):
+        return ""
+    full = round(width * min(100, max(0, percent)) / 100)
+    return f"[{'#' * full}{'-' * (width - full)}] {round(percent)}%"
+
+
+def size(count: object) -> str:
+    """Bytes in binary units."""
+    value = float(count) if isinstance(count, (int, float)) else 0.0
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def table(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Columns as wide as what is in them; the last one is cut at the edge of the terminal."""
+    rows = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
+    found = ["   ".join(cell.ljust(wide) for cell, wide in zip(row, widths)).rstrip() for row in rows]
+    return [line if len(line) <= width else line[: width - 1] + "…" for line in found]
+
+
+def phase_of(obj: Json, state: State) -> str:
+    """One word."""
+    if obj.get("kind") == VERSION:
+        return "Ready" if is_true(obj, "Ready") else clean(state.reason)
+    return clean(status_of(obj).get("phase") or state.reason or "-")
+
+
+def details(obj: Json) -> list[str]:
+    """What is worth a place in the line: progress where something runs."""
+    status = status_of(obj)
+    if obj.get("kind") == JOB:
+        progress, nodes = status.get("progress") or {}, status.get("nodes") or {}
+        running = status.get("phase") not in ("Succeeded", "Failed")
+        restarts = (status.get("restarts") or {}).get("total")
+        return [
+            bar(progress.get("percent")) if running else "",
+            f"pods {nodes['summary']}" if nodes.get("summary") and running else "",
+            f"loss {progress['loss']}" if progress.get("loss") else "",
+            f"{progress['tokensPerSecond']} tokens/s" if progress.get("tokensPerSecond") and running else "",
+            f"eta {progress['eta']}" if progress.get("eta") and running else "",
+            f"restarts {restarts}" if restarts else "",
+        ]
+    if obj.get("kind") == VERSION:
+        used = status.get("inUse") or 0
+        pools = f"in use by {used} pool{'s' if used != 1 else ''}" if used else "not in use"
+        return [str(status.get("size", "")), str(obj.get("spec", {}).get("format", "")), pools]
+    figures = status.get("throughput") or {}
+    rollout = status.get("rollout") or {}
+    candidate = (status.get("candidate") or {}).get("modelVersion")
+    return [
+        f"pods {status['summary']}" if status.get("summary") else "",
+        f"version {status['version']}" if status.get("version") else "",
+        f"{rollout.get('strategy') or 'rollout'} to {candidate}" if candidate else "",
+        f"{figures['requestsPerSecond']} requests/s" if figures else "",
+        f"{figures['tokensPerSecond']} tokens/s" if figures else "",
+    ]
+
+
+def inputs_of(job: Json) -> list[tuple[str, str, list[str]]]:
+    """The data of a job: name, phase, details."""
+    known = {entry.get("name"): entry for entry in status_of(job).get("inputs") or ()}
+    found = []
+    for wish in job.get("spec", {}).get("inputs") or ():
+        entry = known.get(wish.get("name"), {})
+        there = entry.get("phase") == "Ready"
+        amount = size(entry["totalBytes"]) if entry.get("totalBytes") else ""
+        source = str(wish.get("modelVersion") or wish.get("uri") or "")
+        words = ["" if there else bar(entry.get("percent")), amount, source]
+        found.append((str(wish.get("name")), str(entry.get("phase") or "-"), words))
+    return found
+
+
+def drawn(line: Line, screen: Screen) -> list[str]:
+    """A line of the factory, from data to tokens."""
+    rows: list[tuple[str, str, str, str, list[str]]] = []
+    for item in line.jobs:
+        data = [] if is_over(item.obj) else inputs_of(item.obj)
+        rows += [("ok", "data", name, phase, words) for name, phase, words in data[:SHOWN]]
+        if len(data) > SHOWN:
+            rows.append(("ok", "", f"and {len(data) - SHOWN} more", "", []))
+    for stage, items in (("train", line.jobs), ("version", line.versions), ("serve", line.pools)):
+        for item in items:
+            rows.append((item.state.mark, stage, ref(item.obj), phase_of(item.obj, item.state), details(item.obj)))
+    names = min(max(len(row[2]) for row in rows), 40)
+    phases = max(len(row[3]) for row in rows)
+    found = [screen.paint(clean(line.title), "bold")]
+    for mark, stage, name, phase, words in rows:
+        head = f"{SIGNS[mark]} {stage:<8}{clean(name):<{names}}  "
+        text = "  ".join(clean(word) for word in words if word)
+        room = screen.width - len(head) - phases - 2
+        painted = screen.paint(SIGNS[mark], COLOURS[mark]) + head[1:] + screen.paint(phase, COLOURS[mark])
+        if len(text) <= room:
+            found.append((painted + " " * (phases - len(phase)) + "  " + text).rstrip())
+        else:  # a narrow terminal
+            found += [painted.rstrip(), *screen.wrap(text, 10)]
+    if line.left_out:
+        found.append(f"          and {line.left_out} earlier that nothing depends on")
+    return found
+
+
+VERBS = {"stuck": "is stuck", "wait": "waits", "held": "rests"}
+
+
+def explained(item: Item, screen: Screen) -> list[str]:
+    """What blocks: the reason, the words of the condition, what it means, and the commands."""
+    obj, state = item
+    since = age(state.since, screen.now)
+    title = f"{ref(obj)} {VERBS.get(state.mark, 'is on its way')}: {clean(state.reason)}"
+    why, todo = meaning(state.reason)
+    found = [screen.paint(SIGNS[state.mark], COLOURS[state.mark]) + " " + screen.paint(title, "bold")]
+    if since and len(title) + len(since) + 11 <= screen.width:
+        found[0] += f" (since {since})"
+    found += screen.wrap(state.message, 2, "  ") if state.message else []
+    found += ["", *screen.wrap(why, 8, "  why")] if why else [""]
+    found += screen.wrap(todo, 8, "  do") if todo else []
+    for number, command in enumerate(commands(obj, state.reason, state.message)):
+        found.append(("  run" if not number else "").ljust(8) + screen.paint(clean(command), "green"))
+    return found
+
+
+def screen_of(
+    found: Sequence[Line], screen: Screen, *, about: Json | None = None, everywhere: bool = False
+) -> list[str]:
+    """The whole screen of `status`."""
+    text: list[str] = []
+    for line in found:
+        text += [screen.paint(f"namespace {line.namespace}", "dim")] if everywhere else []
+        text += [*drawn(line, screen), ""]
+    blocked = blockers(found)
+    if about is not None:
+        own = next((item for line in found for item in line.items() if ref(item.obj) == ref(about)), None)
+        text += [*more_about(about, screen), ""]
+        # What lies behind the object does not block it.
+        order = [ref(item.obj) for line in found for item in line.items()]
+        blocked = [item for item in blocked if own and order.index(ref(item.obj)) <= order.index(ref(about))]
+    if not blocked:
+        served = [item.obj for line in found for item in line.pools if is_true(item.obj, "Ready")]
+        chat = next((obj for obj in served if f":{OPENAI_PORT}" in str(status_of(obj).get("url"))), None)
+        talk = [f"  talk  kubectl aifactory -n {space_of(chat)} chat {ref(chat)}"] if chat else []
+        return [*text, "Nothing blocks.", *talk]
+    text += explained(blocked[0], screen)
+    if len(blocked) > 1:
+        text += ["", f"Behind it, or beside it ({len(blocked) - 1}):"]
+    for item in blocked[1 : 1 + SHOWN]:
+        words = f"  {SIGNS[item.state.mark]} {ref(item.obj)}: {item.state.reason}: {item.state.message}"
+        text.append(clean_cut(words, screen.width))
+    return text
+
+
+def clean_cut(text: str, width: int) -> str:
+    """On one line of the terminal; leading blanks stay."""
+    indent = len(text) - len(text.lstrip())
+    text = " " * indent + clean(text)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def more_about(obj: Json, screen: Screen) -> list[str]:
+    """What the status of one object says beside its phase."""
+    status, spec = status_of(obj), obj.get("spec", {})
+    rows: list[tuple[str, object]] = []
+    if obj.get("kind") == JOB:
+        restarts = status.get("restarts") or {}
+        causes = ", ".join(f"{cause} {count}" for cause, count in (restarts.get("byCause") or {}).items())
+        failure, saved = status.get("lastFailure") or {}, status.get("checkpoint") or {}
+        rows.append(("attempt", status.get("attempt")))
+        told = f"{restarts['total']}{f' ({causes})' if causes else ''}" if restarts.get("total") else ""
+        rows.append(("restarts", told))
+        if failure:
+            code = f", exit code {failure['exitCode']}" if failure.get("exitCode") is not None else ""
+            where = f"pod {failure.get('pod')}{' on ' + failure['node'] if failure.get('node') else ''}{code}"
+            words = f"{failure.get('cause')} {failure.get('message', '')}"
+            rows.append(("failure", f"{age(failure.get('time'), screen.now)} ago, {where}: {words}"))
+        if saved:
+            rows.append(("checkpoint", f"step {saved.get('step')}, {age(saved.get('time'), screen.now)} ago"))
+        rows.append(("publishes", (status.get("output") or {}).get("modelVersion") or model_of(obj)))
+    elif obj.get("kind") == VERSION:
+        lineage = spec.get("lineage") or {}
+        rows.append(("source", (spec.get("source") or {}).get("uri")))
+        rows.append(("digest", status.get("resolvedDigest") or spec.get("digest")))
+        rows.append(("made by", f"tjob/{lineage['trainingJob']['name']}" if lineage.get("trainingJob") else ""))
+        rows.append(("used by", ", ".join(f"{use['kind']}/{use['name']}" for use in status.get("usedBy", ()))))
+    else:
+        rollout = status.get("rollout") or {}
+        rows.append(("address", status.get("url")))
+        rows.append(("traffic", status.get("traffic")))
+        rows.append(("rollout", f"{rollout.get('phase')} {rollout.get('message', '')}" if rollout else ""))
+        if rollout.get("strategy"):
+            rows.append(("strategy", f"{rollout['strategy']}: {rollout.get('strategyReason', '')}"))
+    found = [screen.paint(ref(obj), "bold")]
+    for title, told_ in rows:
+        if told_ not in (None, ""):
+            found += screen.wrap(clean(told_), 14, f"  {title}")
+    return found
+
+
+def as_json(found: Sequence[Line]) -> Json:
+    """`status -o json`: what a script needs of the screen."""
+
+    def told(item: Item) -> Json:
+        obj, state = item
+        return {
+            "kind": obj["kind"],
+            "namespace": space_of(obj),
+            "name": name_of(obj),
+            "phase": phase_of(obj, state),
+            "state": state.mark,
+            "reason": state.reason,
+            "message": state.message,
+            "since": state.since,
+        }
+
+    def blocked(item: Item) -> Json:
+        why, todo = meaning(item.state.reason)
+        mend = commands(item.obj, item.state.reason, item.state.message)
+        return {**told(item), "meaning": why, "advice": todo, "commands": mend}
+
+    drawn_lines = [
+        {"namespace": line.namespace, "model": line.title, "objects": [told(item) for item in line.items()]}
+        for line in found
+    ]
+    return {"lines": drawn_lines, "blocked": [blocked(item) for item in blockers(found)]}
+
+
+def page_of(item: Item, screen: Screen) -> list[str]:
+    """`why`: what the reasons page says about what an object shows."""
+    obj, state = item
+    phase = status_of(obj).get("phase", "")
+    said = PHASES.get(str(obj.get("kind")), {}).get(phase, "")
+    why, todo = meaning(state.reason)
+    found = [screen.paint(f"{ref(obj)}: {clean(state.reason) or '-'}", "bold")]
+    found += screen.wrap(state.message, 2, "  ") if state.message else []
+    found += ["", *screen.wrap(f"{phase}: {said}.", 8, "  phase")] if said else [""]
+    found += screen.wrap(why, 8, "  why") if why else []
+    found += screen.wrap(todo, 8, "  do") if todo else []
+    if state.mark in BLOCKS:
+        for number, command in enumerate(commands(obj, state.reason, state.message)):
+            found.append(("  run" if not number else "").ljust(8) + clean(command))
+    return found
+
+
+def tree_of(found: Sequence[Line], pods: Sequence[Json], screen: Screen) -> list[str]:
+    """Lines with their objects and the pods of those."""
+    text: list[str] = []
+    for line in found:
+        text.append(screen.paint(clean(line.title), "bold"))
+        items = line.items()
+        for number, item in enumerate(items):
+            last = number == len(items) - 1
+            phase = screen.paint(phase_of(item.obj, item.state), COLOURS[item.state.mark])
+            text.append(f"{'└─' if last else '├─'} {ref(item.obj)}  {phase}")
+            own = pods_of(item.obj, pods)
+            for index, pod in enumerate(own):
+                branch = "└─" if index == len(own) - 1 else "├─"
+                text.append(f"{'  ' if last else '│ '} {branch} {pod_words(pod, item.obj)}")
+    return text
+
+
+def pods_of(obj: Json, pods: Sequence[Json]) -> list[Json]:
+    """The pods that belong to an object, in the order of their names."""
+    label = POD_LABEL[obj["kind"]]
+    own = [pod for pod in pods if pod["metadata"].get("labels", {}).get(label) == name_of(obj)]
+    own = [pod for pod in own if space_of(pod) == space_of(obj)]
+    return sorted(own, key=lambda pod: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name_of(pod))])
+
+
+def pod_words(pod: Json, obj: Json) -> str:
+    """A pod in one line."""
+    status = status_of(pod)
+    phase = str(status.get("reason") or status.get("phase", "-"))
+    waiting = [c.get("state", {}).get("waiting", {}).get("reason") for c in status.get("containerStatuses") or ()]
+    phase = next((str(reason) for reason in waiting if reason and reason != "PodInitializing"), phase)
+    attempt = label_of(pod, "attempt")
+    old = obj["kind"] == JOB and label_of(pod, "role") == "node" and attempt != str(status_of(obj).get("attempt", 0))
+    kept = "  (kept for its log)" if old and status.get("phase") in ("Failed", "Succeeded") else ""
+    node = pod.get("spec", {}).get("nodeName")
+    return f"pod/{name_of(pod)}  {clean(phase)}{f'  on {node}' if node else ''}{kept}"
+
+
+def label_of(pod: Json, name: str) -> str:
+    """A label of ours."""
+    return str(pod.get("metadata", {}).get("labels", {}).get(f"{GROUP}/{name}", ""))
+
+
+def top_of(objects: Sequence[Json], screen: Screen, everywhere: bool) -> list[str]:
+    """Figures of what runs, from the statuses."""
+    jobs = [["JOB", "PHASE", "PROGRESS", "STEP", "LOSS", "TOKENS/S", "ETA"]]
+    pools = [["POOL", "PHASE", "PODS", "VERSION", "REQUESTS/S", "TOKENS/S"]]
+    for obj in sorted(objects, key=lambda obj: (space_of(obj), name_of(obj))):
+        status, name = status_of(obj), f"{space_of(obj)}/{name_of(obj)}" if everywhere else name_of(obj)
+        phase = str(status.get("phase", "-"))
+        if obj["kind"] == JOB and not is_over(obj):
+            progress = status.get("progress") or {}
+            step = f"{progress['step']}/{progress.get('totalSteps', '?')}" if "step" in progress else "-"
+            row: list[object] = [bar(progress.get("percent")), step]
+            row += [progress.get(key) for key in ("loss", "tokensPerSecond", "eta")]
+            jobs.append([name, phase, *(str(cell or "-") for cell in row)])
+        elif obj["kind"] == POOL:
+            figures = status.get("throughput") or {}
+            row = [status.get("summary"), status.get("version")]
+            row += [figures.get(key) for key in ("requestsPerSecond", "tokensPerSecond")]
+            pools.append([name, phase, *(str(cell or "-") for cell in row)])
+    shown = [table(rows, screen.width) for rows in (jobs, pools) if len(rows) > 1]
+    if not shown:
+        return ["No job runs and no pool is there."]
+    return [line for part in shown for line in (*part, "")][:-1]
+
+
+def lineage_of(version: Json, objects: Sequence[Json], seen: tuple[str, ...] = ()) -> list[str]:
+    """Where a version comes from, back to what is not of this namespace."""
+    spec, status = version.get("spec", {}), status_of(version)
+    lineage = spec.get("lineage") or {}
+    rows: list[tuple[str, object]] = [
+        ("digest", status.get("resolvedDigest") or spec.get("digest")),
+        ("source", (spec.get("source") or {}).get("uri")),
+        ("size", f"{status['size']}, {status.get('files')} files" if status.get("size") else ""),
+    ]
+    if lineage.get("trainingJob"):
+        job = lineage["trainingJob"]
+        there = any(obj["metadata"].get("uid") == job.get("uid") for obj in objects if obj["kind"] == JOB)
+        rows.append(("made by", f"tjob/{job.get('name')} (uid {job.get('uid')}){'' if there else ', which is gone'}"))
+    else:
+        rows.append(("made by", "nobody here: it was registered by hand"))
+    attempt = f", attempt {lineage['attempt']}" if lineage.get("attempt") is not None else ""
+    rows.append(("steps", f"{lineage['steps']}{attempt}" if lineage.get("steps") is not None else ""))
+    rows.append(("image", lineage.get("image")))
+    rows.append(("metrics", ", ".join(f"{m.get('name')} {m.get('value')}" for m in lineage.get("metrics") or ())))
+    inputs = lineage.get("inputs") or ()
+    rows += [(f"input {entry.get('name')}", f"{entry.get('uri')} {entry.get('digest')}") for entry in inputs]
+    rows.append(("used by", ", ".join(f"{use['kind']}/{use['name']}" for use in status.get("usedBy", ()))))
+    wide = max(len(title) for title, _ in rows) + 2
+    found = [ref(version)]
+    found += [f"  {title:<{wide}}{clean(words)}" for title, words in rows if words not in (None, "")]
+    parents = [str(entry["modelVersion"]) for entry in inputs if entry.get("modelVersion")]
+    for name in parents or [str(parent) for parent in (lineage.get("parent"),) if parent]:
+        parent = next((obj for obj in objects if obj["kind"] == VERSION and name_of(obj) == name), None)
+        if parent is None:
+            found += [f"  from mver/{name}, which is gone"]
+        elif name not in seen:
+            first, *more = lineage_of(parent, objects, (*seen, name))
+            found += [f"  from {first}", *(f"  {text}" for text in more)]
+    return found
+
+
+def events_of(
+    events: Sequence[Json], wanted: set[tuple[str, str]], patterns: Sequence[str], screen: Screen
+) -> list[str]:
+    """A table of Events about these objects, and about pods of theirs that are gone by now."""
+    rows = []
+    for event in events:
+        about = event.get("involvedObject") or event.get("regarding") or {}
+        kind, name = str(about.get("kind", "")), str(about.get("name", ""))
+        gone = kind == "Pod" and any(re.fullmatch(pattern, name) for pattern in patterns)
+        if (kind, name) not in wanted and not gone:
+            continue
+        series = event.get("series") or {}
+        last = series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
+        last = last or event.get("metadata", {}).get("creationTimestamp")
+        count = int(series.get("count") or event.get("count") or 1)
+        times = f" (x{count})" if count > 1 else ""
+        words = [str(event.get("type", "")), str(event.get("reason", "")), f"{SHORT.get(kind, kind.lower())}/{name}"]
+        words.append(clean(event.get("message") or event.get("note")) + times)
+        rows.append((str(last), [age(last, screen.now), *words]))
+    rows.sort(key=lambda row: row[0])
+    if not rows:
+        return ["No Events; Kubernetes keeps them for an hour."]
+    return table([["LAST", "TYPE", "REASON", "OBJECT", "MESSAGE"], *(row for _, row in rows)], max(screen.width, 60))
+
+
+# ---- commands
+
+
+def find(objects: Sequence[Json], words: Sequence[str], kind: str = "") -> Json | None:
+    """The object that somebody has named, as kind/name, kind name, or name alone; None if nothing was named.
+
+    Raises Failed where there is none, or more than one.
+    """
+    if not words:
+        return None
+    called = "/".join(words)
+    prefix, _, name = called.rpartition("/")
+    wanted = kind
+    if prefix:
+        plain = prefix.lower().partition(".")[0]
+        wanted = next((k for k in SHORT if plain in (SHORT[k], PLURAL[k], k.lower())), "")
+        if not wanted or (kind and wanted != kind):
+            fitting = ", ".join([SHORT[kind]] if kind else SHORT.values())
+            raise Failed(f"{prefix} is not a kind that has this: write {fitting}")
+    matching = [obj for obj in objects if name_of(obj) == name and (not wanted or obj["kind"] == wanted)]
+    if not matching:
+        known = ", ".join(sorted(ref(obj) for obj in objects if not wanted or obj["kind"] == wanted)[:10])
+        raise Failed(f"there is no {called} in this namespace" + (f"; there are: {known}" if known else ""))
+    if len(matching) > 1:
+        raise Failed(f"{name} is the name of {' and of '.join(ref(obj) for obj in matching)}: write one of these")
+    return matching[0]
+
+
+def only(objects: Sequence[Json], words: Sequence[str], kind: str) -> Json:
+    """The named object of that kind, or the only one there is."""
+    named = find(objects, words, kind)
+    candidates = [obj for obj in objects if obj["kind"] == kind]
+    if named is None and len(candidates) != 1:
+        known = ", ".join(sorted(map(ref, candidates))[:10])
+        raise Failed(f"name one: {known}" if known else f"there is no {kind} in this namespace")
+    return named if named is not None else candidates[0]
+
+
+def say(text: Iterable[str]) -> None:
+    """Print lines."""
+    print("\n".join(text))
+
+
+def nothing_here(k: Kubectl, everywhere: bool) -> list[str]:
+    """For a namespace without any object of ours."""
+    where = "in any namespace" if everywhere else f"in namespace {k.home()}"
+    hint = "" if everywhere else "; elsewhere: kubectl aifactory status --all-namespaces"
+    return [f"There is no {JOB}, {VERSION} or {POOL} {where}{hint}", "Is the cluster fit: kubectl aifactory check"]
+
+
+def cmd_status(k: Kubectl, args: argparse.Namespace) -> int:
+    """What there is, and the first thing that blocks."""
+    screen, objects = terminal(), k.factory(args.all_namespaces)
+    about = find(objects, args.object)
+    found = lines(objects, screen.now, ref(about) if about else "")
+    found = chain(found, about) if about else found
+    if args.output == "json":
+        say([json.dumps(as_json(found), indent=2)])
+    elif not found:
+        say(nothing_here(k, args.all_namespaces))
+    else:
+        say(screen_of(found, screen, about=about, everywhere=args.all_namespaces))
+    return 0
+
+
+def cmd_why(k: Kubectl, args: argparse.Namespace) -> int:
+    """What the reasons page says about what is shown."""
+    screen = terminal()
+    if len(args.object) == 1 and args.object[0] in REASONS:
+        why, todo = REASONS[args.object[0]]
+        say([args.object[0], *screen.wrap(why, 8, "  why"), *screen.wrap(todo, 8, "  do")])
+        return 0
+    objects = k.factory()
+    about = find(objects, args.object)
+    items = [item for line in lines(objects, screen.now, ref(about) if about else "") for item in line.items()]
+    if about is not None:
+        items = [item for item in items if ref(item.obj) == ref(about)]
+    elif blocked := [item for item in items if item.state.mark in BLOCKS]:
+        items = blocked[:1]
+    if not items:
+        say(nothing_here(k, False))
+    for number, item in enumerate(items):
+        say([*([""] if number else []), *page_of(item, screen)])
+    return 0
+
+
+def our_pods(k: Kubectl, *args: str) -> list[Json]:
+    """Pods of the factory in the namespace."""
+    return k.get("pods", "-l", f"{GROUP}/role", *args)
+
+
+def cmd_tree(k: Kubectl, args: argparse.Namespace) -> int:
+    """Objects, by lineage, with their pods."""
+    screen, objects = terminal(), k.factory()
+    about = find(objects, args.object)
+    found = lines(objects, screen.now, ref(about) if about else "")
+    found = chain(found, about) if about else found
+    say(tree_of(found, our_pods(k), screen) if found else nothing_here(k, False))
+    return 0
+
+
+def cmd_top(k: Kubectl, args: argparse.Namespace) -> int:
+    """Figures of what runs."""
+    say(top_of(k.factory(args.all_namespaces), terminal(), args.all_namespaces))
+    return 0
+
+
+def chosen(job_or_other: Json, pods: Sequence[Json], args: argparse.Namespace) -> list[Json]:
+    """The pods whose logs are wanted."""
+    obj, own = job_or_other, pods_of(job_or_other, pods)
+    role = args.role or {JOB: "node", VERSION: "verify", POOL: "serve"}[obj["kind"]]
+    own = [pod for pod in own if label_of(pod, "role") == role]
+    if obj["kind"] != JOB or role != "node":
+        return own
+    failed = str((status_of(obj).get("lastFailure") or {}).get("pod", ""))
+    if args.failed and any(name_of(pod) == failed for pod in own):
+        return [pod for pod in own if name_of(pod) == failed]
+    attempts = sorted({int(label_of(pod, "attempt") or 0) for pod in own})
+    current = int(status_of(obj).get("attempt") or 0)
+    earlier = [number for number in attempts if number < current]
+    wanted = args.attempt if args.attempt is not None else current
+    if args.previous_attempt:
+        wanted = earlier[-1] if earlier else -1
+    elif args.attempt is None and args.rank is None and wanted not in attempts and attempts:
+        wanted = attempts[-1]  # the next attempt has no pods yet
+    own = [pod for pod in own if int(label_of(pod, "attempt") or 0) == wanted]
+    own = [pod for pod in own if args.rank is None or label_of(pod, "node-index") == str(args.rank)]
+    if not own:
+        kept = ", ".join(map(str, attempts)) or "none"
+        have = f"it is at attempt {current}, pods are there of attempts: {kept}"
+        raise Failed(f"{ref(obj)} has no pod of that rank and attempt; {have}")
+    return own
+
+
+def cmd_logs(k: Kubectl, args: argparse.Namespace) -> int:
+    """Logs of an object's pods."""
+    objects = k.factory()
+    obj = find(objects, args.object) or only(objects, (), JOB)
+    own = chosen(obj, our_pods(k), args)
+    if not own:
+        raise Failed(f"{ref(obj)} has no such pod now; what became of it: kubectl aifactory events {ref(obj)}")
+    usual = {"node": "trainer", "serve": "triton"}
+    code = 0
+    flags = [f"--tail={args.tail}"] if args.tail is not None else []
+    if args.follow and len(own) > 1:
+        label = f"{POD_LABEL[obj['kind']]}={name_of(obj)},{GROUP}/role={label_of(own[0], 'role')}"
+        label += f",{GROUP}/attempt={label_of(own[0], 'attempt')}" if obj["kind"] == JOB else ""
+        container = ["-c", args.container or usual[label_of(own[0], "role")]]
+        container = ["--all-containers"] if args.all_containers else container
+        return k.show("logs", "-f", "--prefix", f"--max-log-requests={len(own)}", "-l", label, *container, *flags)
+    for number, pod in enumerate(own):
+        if len(own) > 1:
+            print(f"{chr(10) if number else ''}==> {name_of(pod)} <==")
+        if status_of(pod).get("phase") == "Pending":
+            print(
+                f"{pod_words(pod, obj)}: no log before it runs; see: kubectl aifactory events {ref(obj)}",
+                file=sys.stderr,
+            )
+        container = ["-c", args.container or usual.get(label_of(pod, "role"), "")]
+        container = ["--all-containers", "--prefix"] if args.all_containers else container if container[1] else []
+        follow = ["-f"] if args.follow else []
+        code = k.show("logs", name_of(pod), *container, *follow, *flags) or code
+    return code
+
+
+def cmd_events(k: Kubectl, args: argparse.Namespace) -> int:
+    """Events about objects and their pods."""
+    screen, objects = terminal(), k.factory()
+    about = find(objects, args.object)
+    wanted_objects = [about] if about is not None else objects
+    pods = our_pods(k)
+    wanted = {(obj["kind"], name_of(obj)) for obj in wanted_objects}
+    wanted |= {("Pod", name_of(pod)) for obj in wanted_objects for pod in pods_of(obj, pods)}
+    endings = {JOB: r"-(\d+-\d+|publish-\d+|probe-\d+|input-.+)", VERSION: r"-verify-\d+", POOL: r"-v\d.*"}
+    patterns = [re.escape(name_of(obj)) + endings[obj["kind"]] for obj in wanted_objects]
+    say(events_of(k.get("events"), wanted, patterns, screen))
+    return 0
+
+
+def cmd_retry(k: Kubectl, args: argparse.Namespace) -> int:
+    """Have something tried again now."""
+    obj = find(k.factory(), args.object)
+    assert obj is not None
+    stamp = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return k.show("annotate", f"{PLURAL[obj['kind']]}.{GROUP}/{name_of(obj)}", "--overwrite", f"{GROUP}/retry={stamp}")
+
+
+def cmd_suspend(k: Kubectl, args: argparse.Namespace) -> int:
+    """Suspend or resume a job."""
+    job = only(k.factory(), args.object, JOB)
+    patch = json.dumps({"spec": {"suspend": args.command == "suspend"}})
+    return k.show("patch", f"{PLURAL[JOB]}.{GROUP}/{name_of(job)}", "--type=merge", "-p", patch)
+
+
+def cmd_lineage(k: Kubectl, args: argparse.Namespace) -> int:
+    """Where versions come from."""
+    objects = k.factory()
+    about = find(objects, args.object)
+    names = {name_of(obj) for obj in objects if obj["kind"] == VERSION}
+    if about is not None and about["kind"] == POOL:
+        names &= {str(name) for name in _versions_of(about)}
+    elif about is not None and about["kind"] == JOB:
+        names &= {str((status_of(about).get("output") or {}).get("modelVersion"))}
+    elif about is not None:
+        names = {name_of(about)}
+    versions = [obj for obj in objects if obj["kind"] == VERSION and name_of(obj) in names]
+    if not versions:
+        none = f"there is no {VERSION} in this namespace"
+        raise Failed(f"{ref(about)} has no {VERSION} yet" if about is not None else none)
+    for number, version in enumerate(sorted(versions, key=name_of)):
+        say([*([""] if number else []), *lineage_of(version, objects)])
+    return 0
+
+
+# ---- chat
+
+
+class Forward:
+    """A port of this machine that leads to a Service, by kubectl port-forward, as long as it is wanted."""
+
+    def __init__(self, k: Kubectl, target: str, port: int, seconds: float = 30) -> None:
+        import threading
+
+        patience = f"--pod-running-timeout={seconds:.0f}s"
+        command = k.command("port-forward", "--address=127.0.0.1", patience, target, f":{port}")
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert self._process.stdout is not None
+        guard = threading.Timer(seconds + 5, self._process.kill)
+        guard.start()
+        first = self._process.stdout.readline().decode(errors="replace")
+        guard.cancel()
+        found = re.search(r"127\.0\.0\.1:(\d+)", first)
+        if found is None:
+            _, words = self._process.communicate()
+            raise Failed(words.decode(errors="replace").strip() or f"kubectl port-forward: {target} does not answer")
+        self.port = int(found.group(1))
+        # It prints a line for each connection: unread, they would fill the pipe and stop it.
+        threading.Thread(target=self._process.stdout.read, daemon=True).start()
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait()
+
+
+def ask(port: int, path: str, body: Json) -> Iterator[str]:
+    """The pieces of a streamed answer. Raises Failed with the server's words."""
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+    try:
+        connection.request("POST", path, json.dumps({**body, "stream": True}), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        if answer.status != 200:
+            words = answer.read(65536).decode(errors="replace")
+            raise Failed(_error_words(words) or f"{path} answers {answer.status}")
+        for raw in answer:
+            text = raw.decode(errors="replace").strip()
+            if not text.startswith("data:") or text == "data: [DONE]":
+                continue
+            event = json.loads(text[5:])
+            if event.get("error"):
+                raise Failed(_error_words(text[5:]))
+            for choice in event.get("choices") or ():
+                yield str((choice.get("delta") or {}).get("content") or choice.get("text") or "")
+    except (OSError, http.client.HTTPException) as error:
+        raise Failed(f"the connection to the pool broke: {error}") from error
+    finally:
+        connection.close()
+
+
+def _error_words(body: str) -> str:
+    try:
+        error = json.loads(body).get("error")
+        return clean(error.get("message", "") if isinstance(error, dict) else error)
+    except (ValueError, AttributeError):
+        return clean(body)[:500]
+
+
+def answered(port: int, body: Json, history: list[Json]) -> str:
+    """Print the answer as it comes, and return it. A model without a chat template goes on with the text itself."""
+    parts: list[str] = []
+    try:
+        pieces = ask(port, "/v1/chat/completions", {**body, "messages": history})
+        first = next(pieces, "")
+    except Failed as error:
+        if "no chat template" not in str(error):
+            raise
+        pieces = ask(port, "/v1/completions", {**body, "prompt": history[-1]["content"]})
+        first = next(pieces, "")
+    for piece in _chained(first, pieces):
+        parts.append(piece)
+        # What a model writes is shown, and obeyed by no terminal.
+        print("".join(c for c in piece if c.isprintable() or c in "\n\t"), end="", flush=True)
+    print()
+    return "".join(parts)
+
+
+def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def cmd_chat(k: Kubectl, args: argparse.Namespace) -> int:
+    """Talk to a pool."""
+    pool = only(k.factory(), args.object, POOL)
+    status = status_of(pool)
+    if not is_true(pool, "Available"):
+        raise Failed(f"{ref(pool)} does not answer now; see: kubectl aifactory status {ref(pool)}")
+    if f":{OPENAI_PORT}" not in str(status.get("url")):
+        raise Failed(f"{ref(pool)} serves no language model: it is asked at {status.get('url')}")
+    body: Json = {"model": args.model or model_of(pool)}
+    body.update({"max_tokens": args.max_tokens} if args.max_tokens else {})
+    body.update({"temperature": args.temperature} if args.temperature is not None else {})
+    history: list[Json] = [{"role": "system", "content": args.system}] if args.system else []
+    alone = args.message or (None if sys.stdin.isatty() else sys.stdin.read().strip())
+    forward = Forward(k, f"service/{name_of(pool)}", OPENAI_PORT)
+    try:
+        if alone is not None:
+            answered(forward.port, body, [*history, {"role": "user", "content": alone}])
+            return 0
+        print(f"{ref(pool)}, model {body['model']}; an empty line or Ctrl-D ends it")
+        while question := _asked():
+            history.append({"role": "user", "content": question})
+            history.append({"role": "assistant", "content": answered(forward.port, body, history)})
+        return 0
+    finally:
+        forward.close()
+
+
+def _asked() -> str:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""
+
+
+# ---- check
+
+
+class Check(NamedTuple):
+    """One thing that was looked at."""
+
+    mark: str
+    """ok, note or bad."""
+    what: str
+    words: str
+    command: str = ""
+
+
+def checks(k: Kubectl, now: datetime) -> Iterator[Check]:
+    """Whether the cluster is fit. Each look may be refused, which is told and stops no other."""
+    looks = (
+        _check_version,
+        _check_crds,
+        _check_operator,
+        _check_storage,
+        _check_nodes,
+        _check_gangs,
+        _check_prometheus,
+    )
+    for look in looks:
+        try:
+            yield from look(k, now)
+        except Failed as error:
+            yield Check("note", look.__name__[7:], f"can not be looked at: {clean(error)}")
+
+
+def _check_version(k: Kubectl, now: datetime) -> Iterator[Check]:
+    server = json.loads(k.run("version", "-o", "json")).get("serverVersion") or {}
+    numbers = [int(re.sub(r"\D.*", "", str(server.get(part, "0"))) or 0) for part in ("major", "minor")]
+    good = tuple(numbers) >= MIN_KUBERNETES
+    words = f"{server.get('gitVersion')}; needed is {'.'.join(map(str, MIN_KUBERNETES))} or newer"
+    yield Check("ok" if good else "bad", "Kubernetes", words)
+
+
+def _check_crds(k: Kubectl, now: datetime) -> Iterator[Check]:
+    names = [f"{plural}.{GROUP}" for plural in PLURAL.values()]
+    found = {name_of(crd): crd for crd in k.get("crd", *names, "--ignore-not-found")}
+    missing = [name for name in names if name not in found or not is_true(found[name], "Established")]
+    install = "kubectl apply --server-side -f crds/  # or install the chart"
+    if missing:
+        yield Check("bad", "CRDs", f"not there: {', '.join(missing)}", install)
+    else:
+        yield Check("ok", "CRDs", f"{len(names)} are established")
+
+
+def _check_operator(k: Kubectl, now: datetime) -> Iterator[Check]:
+    deployments = k.get("deployments", "--all-namespaces", "-l", OPERATOR)
+    if not deployments:
+        command = "helm install aifactory charts/aifactory -n aifactory-system --create-namespace --wait"
+        yield Check("bad", "operator", "no Deployment of it in any namespace", command)
+        return
+    leases = {}
+    for found in deployments:
+        where, status = f"{space_of(found)}/{name_of(found)}", status_of(found)
+        container = found["spec"]["template"]["spec"]["containers"][0]
+        up = int(status.get("availableReplicas") or 0)
+        words = f"{where}: {up} of {found['spec'].get('replicas', 1)} ready, {container.get('image')}"
+        yield Check(
+            "ok" if up else "bad", "operator", words, "" if up else f"kubectl -n {space_of(found)} describe pods"
+        )
+        given = [arg for arg in container.get("args") or () if arg.startswith("--") and "=" in arg]
+        options = dict(arg[2:].split("=", 1) for arg in given)
+        watched = options.get("namespace")
+        leases[options.get("lease-namespace", "kube-system"), f"{watched}.{GROUP}" if watched else GROUP] = watched
+    for (space, name), watched in leases.items():
+        yield from _check_lease(k, now, space, name, f"namespace {watched}" if watched else "all namespaces")
+
+
+def _check_lease(k: Kubectl, now: datetime, space: str, name: str, over: str) -> Iterator[Check]:
+    command = f"kubectl -n {space} get lease {name} -o yaml"
+    leases = k.within(space).get("lease", name, "--ignore-not-found")
+    spec = leases[0].get("spec", {}) if leases else {}
+    holder, silent = spec.get("holderIdentity"), seconds_since(spec.get("renewTime"), now)
+    if not holder:
+        yield Check("bad", "leader", f"nobody leads over {over}", command)
+    elif silent > 4 * int(spec.get("leaseDurationSeconds") or 15):
+        yield Check("bad", "leader", f"{holder} leads over {over} and is silent for {silent:.0f} s", command)
+    else:
+        yield Check("ok", "leader", f"{holder} leads over {over}")
+
+
+def _check_storage(k: Kubectl, now: datetime) -> Iterator[Check]:
+    classes = k.get("storageclasses")
+    key = "storageclass.kubernetes.io/is-default-class"
+    default = [c for c in classes if c["metadata"].get("annotations", {}).get(key) == "true"]
+    if not default:
+        which = name_of(classes[0]) if classes else "NAME"
+        mark = json.dumps({"metadata": {"annotations": {key: "true"}}})
+        words = "no default StorageClass: claims that name none wait for ever"
+        yield Check("bad", "storage", words, f"kubectl patch storageclass {which} -p '{mark}'")
+        return
+    name = name_of(default[0])
+    volumes = [v["spec"] for v in k.get("pv") if v["spec"].get("storageClassName") == name]
+    shared = any("ReadWriteMany" in spec.get("accessModes", ()) for spec in volumes)
+    words = f"default StorageClass {name} ({default[0].get('provisioner')})"
+    if shared:
+        yield Check("ok", "storage", f"{words} has made ReadWriteMany volumes")
+    else:
+        known = "it has made none yet, so whether it can is not known; else write accessModes: [ReadWriteOnce]"
+        yield Check("note", "storage", f"{words}; jobs of several pods need ReadWriteMany: {known}")
+
+
+def _check_nodes(k: Kubectl, now: datetime) -> Iterator[Check]:
+    nodes = k.get("nodes")
+    ready = [node for node in nodes if is_true(node, "Ready")]
+    words = f"{len(ready)} of {len(nodes)} are Ready"
+    yield Check("ok" if ready else "bad", "nodes", words, "" if ready else "kubectl get nodes")
+    devices: dict[str, int] = {}
+    for node in ready:
+        for resource, amount in (status_of(node).get("allocatable") or {}).items():
+            if re.search(r"gpu|gaudi|neuron|nvidia\.com/mig", resource) and str(amount).isdigit():
+                devices[resource] = devices.get(resource, 0) + int(amount)
+    told = ", ".join(f"{amount} {resource}" for resource, amount in sorted(devices.items()) if amount)
+    none = "none is allocatable: everything runs on CPUs; is the device plugin installed?"
+    yield Check("ok" if told else "note", "GPUs", f"{told} allocatable" if told else none)
+
+
+def _check_gangs(k: Kubectl, now: datetime) -> Iterator[Check]:
+    served = "scheduling.k8s.io/v1beta1" in k.run("api-versions").split()
+    group = "scheduling.k8s.io/v1beta1"
+    none = f"{group} is not served: pods of a job are placed one by one, and jobs may wait for each other"
+    words = f"{group} is served" if served else none
+    yield Check("ok" if served else "note", "PodGroups", words)
+
+
+def _check_prometheus(k: Kubectl, now: datetime) -> Iterator[Check]:
+    found = k.get("crd", "servicemonitors.monitoring.coreos.com", "--ignore-not-found")
+    none = "no Prometheus operator here: nobody collects metrics by it"
+    words = "the Prometheus operator's CRDs are there" if found else none
+    yield Check("ok" if found else "note", "Prometheus", words)
+
+
+def checked(found: Iterable[Check], screen: Screen) -> Iterator[str]:
+    """The results as they come."""
+    for check in found:
+        colour = {"ok": "green", "note": "yellow", "bad": "red"}[check.mark]
+        first, *more = screen.wrap(clean(check.words), 20, f"  {check.mark:<6}{check.what:<12}"[:20])
+        yield first.replace(check.mark, screen.paint(check.mark, colour), 1)
+        yield from more
+        if check.command:
+            yield f"{'':20}{check.command}"
+
+
+def cmd_check(k: Kubectl, args: argparse.Namespace) -> int:
+    """Is this cluster fit."""
+    screen, seen = terminal(), []
+
+    def noted() -> Iterator[Check]:
+        for check in checks(k, screen.now):
+            seen.append(check.mark)
+            yield check
+
+    for text in checked(noted(), screen):
+        print(text, flush=True)
+    return 1 if "bad" in seen else 0
+
+
+# ---- report
+
+
+HIDDEN = "REDACTED"
+_OURS = re.compile(r"(AIFACTORY_|PET_|MASTER_|TORCHELASTIC_).*|WORLD_SIZE|NODE_RANK")
+_WORDS = "token|password|passwd|secret|credentials?|api[_-]?key|access[_-]?key|private[_-]?key|signature|sig"
+_SECRETS = (
+    (re.compile(r"(?<=://)[^/@\s]+(?=@)"), HIDDEN),
+    (re.compile(rf"(?i)((?:{_WORDS})[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;]+"), rf"\g<1>{HIDDEN}"),
+    (re.compile(rf"(?i)(--[\w-]*(?:{_WORDS})\s+)[^\s\"']+"), rf"\g<1>{HIDDEN}"),
+    (re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}|eyJ[\w-]{10,}\.[\w-]+\.[\w-]*)"), HIDDEN),
+    (re.compile(r"(?i)(\bbearer\s+)\S+"), rf"\g<1>{HIDDEN}"),
+)
+_DROPPED = ("kubectl.kubernetes.io/last-applied-configuration", f"{GROUP}/applied")
+"""Annotations that repeat the whole object."""
+
+
+def redacted_text(text: str) -> str:
+    """Without what looks like a secret."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def redacted(value: Any, key: str = "") -> Any:
+    """A copy without the values of environment variables that users have set, and without what looks like a secret."""
+    if isinstance(value, dict):
+        kept = {name: part for name, part in value.items() if name not in _DROPPED and name != "managedFields"}
+        return {name: redacted(part, name) for name, part in kept.items()}
+    if isinstance(value, list):
+        if key == "env":
+            return [_variable(entry) for entry in value]
+        if key in ("args", "command"):
+            return _arguments(value)
+        return [redacted(entry) for entry in value]
+    return redacted_text(value) if isinstance(value, str) else value
+
+
+def _variable(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return HIDDEN
+    ours = _OURS.fullmatch(str(entry.get("name", ""))) is not None
+    return {name: HIDDEN if name == "value" and not ours else redacted(part) for name, part in entry.items()}
+
+
+def _arguments(words: list[Any]) -> list[Any]:
+    """`--token X` in two arguments is hidden as well."""
+    found: list[Any] = []
+    for word in words:
+        before = str(words[len(found) - 1]) if found else ""
+        named = re.fullmatch(rf"(?i)--?[\w-]*(?:{_WORDS})", before)
+        found.append(HIDDEN if named and not str(word).startswith("-") else redacted(word))
+    return found
+
+
+REPORTED = ("pods", "events", "persistentvolumeclaims", "services", "deployments", "resourcequotas", "limitranges")
+LOG_LINES = 5000
+
+
+def reported(k: Kubectl, screen: Screen) -> Iterator[tuple[str, str]]:
+    """The files of the archive. What may not be read is told in one of them and keeps nothing else out."""
+    refused: list[str] = []
+
+    def look(what: str, *args: str) -> list[Json]:
+        try:
+            return k.get(what, *args)
+        except Failed as error:
+            refused.append(f"{what}: {error}")
+            return []
+
+    def dump(found: Any) -> str:
+        return json.dumps(redacted(found), indent=2)
+
+    objects = [obj for kind in PLURAL.values() for obj in look(f"{kind}.{GROUP}")]
+    found = lines(objects, screen.now)
+    yield "status.txt", redacted_text("\n".join(screen_of(found, screen)))
+    yield "status.json", dump(as_json(found))
+    yield "check.txt", redacted_text("\n".join(checked(checks(k, screen.now), screen)))
+    yield "objects/factory.json", dump(objects)
+    for kind in REPORTED:
+        label = ["-l", f"{GROUP}/role"] if kind == "pods" else []
+        yield f"objects/{kind}.json", dump(look(kind, *label))
+    yield "cluster/nodes.json", dump([{**node, "status": {**status_of(node), "images": []}} for node in look("nodes")])
+    yield "cluster/storageclasses.json", dump(look("storageclasses"))
+    everywhere = k.within("")
+    for kind in ("deployments", "pods"):
+        try:
+            found_objects = everywhere.get(kind, "--all-namespaces", "-l", OPERATOR)
+        except Failed as error:
+            refused.append(f"{kind} of the operator: {error}")
+            continue
+        yield f"operator/{kind}.json", dump(found_objects)
+        for pod in found_objects if kind == "pods" else ():
+            for previous in ("", "--previous"):
+                try:
+                    flags = [f"--tail={LOG_LINES}", *filter(None, [previous])]
+                    text = k.within(space_of(pod)).run("logs", name_of(pod), *flags)
+                    yield f"operator/{name_of(pod)}{previous and '.previous'}.log", redacted_text(text)
+                except Failed as error:
+                    refused += [] if previous else [f"log of {name_of(pod)}: {error}"]
+    try:
+        yield "version.json", dump({"plugin": __version__, **json.loads(k.run("version", "-o", "json"))})
+    except Failed as error:
+        refused.append(f"version: {error}")
+    yield "refused.txt", redacted_text("\n".join(refused))
+
+
+def cmd_report(k: Kubectl, args: argparse.Namespace) -> int:
+    """An archive for support."""
+    import zipfile
+
+    screen = terminal()._replace(colour=False, width=120)
+    path = args.file or f"aifactory-report-{k.home()}-{screen.now:%Y%m%dT%H%M%SZ}.zip"
+    k.home()
+    try:
+        with zipfile.ZipFile(path, "x", zipfile.ZIP_DEFLATED) as archive:
+            for name, text in reported(k, screen):
+                archive.writestr(name, text)
+                print(f"  {name:<36}{size(len(text.encode()))}", flush=True)
+    except FileExistsError as error:
+        raise Failed(f"{path} exists: name another file with --file") from error
+    say(
+        [
+            "",
+            f"wrote {path}",
+            "No Secret was read; values of environment variables and what looks like a secret are left",
+        ]
+    )
+    say(["out, and so are logs of your own pods. Look through it before you send it."])
+    return 0
+
+
+# ---- the command line
+
+
+FLAGS = ("context", "kubeconfig", "cluster", "user", "as")
+"""Of kubectl, and passed on to it, beside the namespace."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """What is understood."""
+    # Before the command and after it: what is not given after it leaves what was given before.
+    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    group = shared.add_argument_group("as in kubectl")
+    group.add_argument("-n", "--namespace", help="the namespace (default: that of the context)")
+    for flag in FLAGS:
+        group.add_argument(f"--{flag}", metavar="NAME", help=argparse.SUPPRESS)
+    top = argparse.ArgumentParser(
+        prog="kubectl aifactory",
+        usage="%(prog)s COMMAND [KIND/NAME] [-n NAMESPACE] ...",
+        parents=[shared],
+        description="What the AI factory does, what blocks it, and the command that mends it.",
+        epilog="Flags as in kubectl: --namespace, --context, --kubeconfig, --cluster, --user, --as.\n"
+        "Objects are written as tjob/NAME, mver/NAME, ipool/NAME, or NAME alone. Colours go with NO_COLOR=1.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"kubectl-aifactory {__version__}")
+    commands_ = top.add_subparsers(prog=top.prog, dest="command", metavar="COMMAND", title="commands")
+
+    def add(name: str, words: str, run: Any, objects: str = "*", what: str = "KIND/NAME") -> argparse.ArgumentParser:
+        own = commands_.add_parser(name, help=words, description=words, parents=[shared])
+        own.set_defaults(run=run, object=[])
+        if objects:
+            own.add_argument("object", nargs=objects, metavar=what)
+        return own
+
+    words = "The line from data to tokens, the first thing that blocks it, and the command that mends it"
+    status = add("status", words, cmd_status)
+    status.add_argument("-o", "--output", choices=["json"], help="for scripts")
+    status.add_argument("-A", "--all-namespaces", action="store_true")
+    add("why", "What the reason that is shown means, and what to do about it", cmd_why, what="KIND/NAME or REASON")
+    add("tree", "Objects by lineage, with their pods", cmd_tree)
+    top_ = add("top", "Progress, loss, tokens and requests a second of what runs", cmd_top, objects="")
+    top_.add_argument("-A", "--all-namespaces", action="store_true")
+    logs = add("logs", "Logs of a job by rank and attempt, of a version's check, of a pool", cmd_logs)
+    logs.add_argument("--rank", type=int, help="of one pod of a job")
+    logs.add_argument("--attempt", type=int, help="of that attempt (default: the current one)")
+    words = "of the attempt before, whose failed pod is kept"
+    logs.add_argument("-p", "--previous-attempt", action="store_true", help=words)
+    logs.add_argument("--failed", action="store_true", help="of the pod whose failure decided last")
+    logs.add_argument("--role", choices=["node", "input", "probe", "publish", "verify", "serve"], help="of these pods")
+    logs.add_argument("-c", "--container", help="of that container (default: trainer, triton)")
+    logs.add_argument("--all-containers", action="store_true")
+    logs.add_argument("-f", "--follow", action="store_true")
+    logs.add_argument("--tail", type=int, help="lines from the end")
+    add("events", "Events about objects and their pods, those that are gone too", cmd_events)
+    add("retry", "Publish, check or roll out again, now", cmd_retry, objects="+")
+    add("suspend", "Remove a job's pods and keep its workspace", cmd_suspend)
+    add("resume", "Let a suspended job go on from its last checkpoint", cmd_suspend)
+    add("lineage", "Where a version comes from: job, image, inputs, digests, metrics, parent", cmd_lineage)
+    chat = add("chat", "Talk to a pool of a language model", cmd_chat)
+    chat.add_argument("-m", "--message", help="ask this and end (default: from standard input)")
+    chat.add_argument("--model", help="<name>, <name>@<version> or <name>:<adapter> (default: the pool's)")
+    chat.add_argument("--system", help="system message")
+    chat.add_argument("--max-tokens", type=int, help="of an answer")
+    chat.add_argument("--temperature", type=float)
+    add(
+        "check", "Is this cluster fit: version, CRDs, operator, storage, GPUs, gangs, Prometheus", cmd_check, objects=""
+    )
+    report = add(
+        "report", "A redacted archive for support: objects, Events, the operator's logs", cmd_report, objects=""
+    )
+    report.add_argument("--file", help="where it is written")
+    return top
+
+
+def bound(args: argparse.Namespace) -> Kubectl:
+    """kubectl with the flags that were given."""
+    flags = [(f"--{name}", getattr(args, name, "")) for name in FLAGS]
+    return Kubectl([part for flag, value in flags if value for part in (flag, value)], getattr(args, "namespace", ""))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    args = parser().parse_args(argv)
+    if args.command is None:
+        parser().print_help()
+        return 0
+    try:
+        code = int(args.run(bound(args), args))
+        sys.stdout.flush()
+        return code
+    except Failed as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except FileNotFoundError as error:
+        print(f"kubectl is not on PATH: {error}" if error.filename == "kubectl" else error, file=sys.stderr)
+        return 127
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def complete(argv: Sequence[str] | None = None) -> int:
+    """kubectl_complete-aifactory: kubectl asks it for what may come next, and passes what was typed so far."""
+    words = list(sys.argv[1:] if argv is None else argv) or [""]
+    current, before = words[-1], words[:-1]
+    found: list[str] = []
+    choices = next(a.choices for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
+    command = next((word for word in before if word in choices), None)
+    if command is None:
+        found = list(choices)
+    elif current.startswith("-"):
+        found = [option for action in choices[command]._actions for option in action.option_strings]
+    elif not before[-1].startswith("-"):
+        known, _ = choices[command].parse_known_args([word for word in before if word != command])
+        try:
+            found = [ref(obj) for obj in bound(known).factory()]
+        except (Failed, FileNotFoundError):
+            found = []
+    say([*(word for word in found if word.startswith(current)), ":4"])  # 4: no names of files
+    return 0
+
+
+# ---- generated by `make generate` from operator/aifactory/api/reasons.py and docs/advice.yaml: do not edit
+# fmt: off
+REASONS: dict[str, tuple[str, str]] = {
+    "AbortedAtEnd": (
+        "The program had done its last step and was aborted on its way out; it is started again to publish "
+        "its result.",
+        "Nothing; let the program end by `os._exit(0)`, or destroy its process groups, once its result is "
+        "written.",
+    ),
+    "AccessDenied": (
+        "The store refused the credentials.",
+        "Correct the keys in the Secret or what they may do; for a claim, let the pod's fsGroup read it (to "
+        "publish, write). It is tried again by itself, within a minute.",
+    ),
+    "AllNodesReady": (
+        "Every pod of the current attempt is running.",
+        "Nothing.",
+    ),
+    "ApplicationError": (
+        "The training program exited with an error; its last words are the message.",
+        "Read `status.lastFailure` and the log of the pod that it names: `kubectl logs POD`. The job restarts"
+        " by itself as long as `failurePolicy` allows.",
+    ),
+    "BackOff": (
+        "The next attempt waits for the failure policy's backoff.",
+        "Nothing; the message says when it goes on. A template that is corrected meanwhile is used then.",
+    ),
+    "ClaimNotBound": (
+        "Pods wait for a PersistentVolumeClaim that is missing or has no volume yet.",
+        "See `kubectl describe pvc` for the claim that the message names: its storage class must exist and "
+        "offer the access modes (storage (docs/storage.md)). It goes on by itself.",
+    ),
+    "ContainerCannotStart": (
+        "The program is not in the image or can not be executed; no restart mends that.",
+        "The job has ended. Correct `image` and `command` in another TrainingJob.",
+    ),
+    "ContainerConfigError": (
+        "A container cannot be created from its settings.",
+        "Create the Secret or ConfigMap that the message names, or correct the template. As the cause of a "
+        "restart it counts against `failurePolicy.maxRestarts`.",
+    ),
+    "CrashLoopBackOff": (
+        "A container that is restarted in its pod ends again and again; the message names it and how it "
+        "ended.",
+        "Read `kubectl logs POD -c CONTAINER --previous`; where it was OOMKilled, raise the container's "
+        "memory limit.",
+    ),
+    "CreatingPods": (
+        "The pods of the current attempt are being created.",
+        "Nothing; it takes seconds.",
+    ),
+    "DeadlineExceeded": (
+        "A pod ran longer than its template's activeDeadlineSeconds allow.",
+        "Raise `activeDeadlineSeconds` of the template, or leave it out.",
+    ),
+    "DependencyMissing": (
+        "A PriorityClass or ServiceAccount that a pod names does not exist.",
+        "Create the PriorityClass or ServiceAccount, or correct its name in the template (for publishers and "
+        "verifiers in `taskPods` of the chart). It is noticed within half a minute.",
+    ),
+    "DigestMismatch": (
+        "The files do not have the digest that they should have.",
+        "Somebody has changed the files. Put them right and ask again, or publish another version; for an "
+        "input, write the digest that it has now into `spec.inputs`.",
+    ),
+    "Disruption": (
+        "A pod was evicted, preempted, drained or deleted by somebody else; it does not count.",
+        "Nothing; the job restarts from its last checkpoint. If it comes often, see who evicts, preempts or "
+        "deletes its pods.",
+    ),
+    "FailureLasts": (
+        "What the object needs has failed for a while and is tried again every minute; the failure is in the "
+        "message. What was Ready before still is.",
+        "Mend what the message names, mostly a webhook or the API server itself. It is noticed within a "
+        "minute. If it says `a mistake in the operator`, report it.",
+    ),
+    "FormatMismatch": (
+        "The result is of another format than output.model.format says; it waits.",
+        "Set `output.model.format` to what the message says; or replace the files in the workspace and ask "
+        "again.",
+    ),
+    "HotSwapImpossible": (
+        "spec.rollout.strategy is HotSwap, and the pods have no room for the version beside the one they "
+        "serve.",
+        "Write `spec.rollout.strategy: Auto` or `Surge`, by which the version gets pods of its own, or give "
+        "the pods more room as the message says. What is served goes on.",
+    ),
+    "ImagePullFailed": (
+        "A node cannot pull the image; the runtime's own words are in the message.",
+        "Correct the image's name or the pull secret: `imagePullSecrets` in the template; for publishers and "
+        "verifiers `taskPods.defaults.imagePullSecrets` of the chart.",
+    ),
+    "InitContainerFailed": (
+        "An init container of a pod failed, so its trainer was never started.",
+        "Read `kubectl logs POD -c INIT-CONTAINER`. It counts against `failurePolicy.maxRestarts`.",
+    ),
+    "InputFailed": (
+        "The pod that fetches an input failed without an answer; another one is made.",
+        "Read the log of the pod that `status.inputs` names: `kubectl logs POD`. It is tried again by itself,"
+        " after five minutes at most.",
+    ),
+    "InputsPrepared": (
+        "Every input is there, with the digest that status.inputs says.",
+        "Nothing.",
+    ),
+    "InvalidArtifact": (
+        "The artifact misses files its format needs, or holds files that run code.",
+        "Add or remove the files that the message names (a job's are in its workspace) and ask again; for an "
+        "input, correct it in `spec.inputs`.",
+    ),
+    "InvalidSpec": (
+        "The stored object does not fit this operator's API; the message names the field. What was asked for "
+        "before goes on; what is asked for now is not there, so Ready is False. Available, Running and "
+        "Verified say what was true when the object could be read last.",
+        "Correct the field that the message names, or update the CRDs: they are older or newer than the "
+        "operator.",
+    ),
+    "MaxRestartsExceeded": (
+        "The failure policy allows no further restart within its window.",
+        "The job has ended; the message names the last failure, and its pods are kept for their logs. Mend it"
+        " and create another TrainingJob.",
+    ),
+    "ModelLoadFailed": (
+        "Triton could not load the version; its own words are in the message.",
+        "Publish a version that loads, or pin one that does; where one pod fails and others do not, the "
+        "message says how to move it off its node. After something outside the pool was mended it is tried "
+        "again by itself, else ask again.",
+    ),
+    "ModelNotReady": (
+        "The pinned ModelVersion exists and is not Ready; the message says why.",
+        "See the ModelVersion that the message names; the pool or job goes on when it is Ready.",
+    ),
+    "ModelTooLarge": (
+        "The version is larger than the memory that its pods may use: none is made; both sizes are in the "
+        "message.",
+        "Raise `resources.limits.memory` of container `triton` in `spec.template` (a CPU without bfloat16 "
+        "computes in float32, twice the size of most models), or serve it on a GPU. What is served goes on.",
+    ),
+    "NameConflict": (
+        "An object with a name we need belongs to somebody else; the message names both.",
+        "Rename one of the two. What an earlier object of the name has left is removed by the command in the "
+        "message; what belongs to a job that is being deleted goes by itself.",
+    ),
+    "NoProgress": (
+        "The job was restarted as often as it may be without a later checkpoint between.",
+        "The job has ended. See why no later checkpoint was reported between the restarts, or raise "
+        "`failurePolicy.maxRestartsWithoutProgress`; then create another TrainingJob.",
+    ),
+    "NoRestartRequested": (
+        "The trainer exited with code 93, which asks for no restart.",
+        "The job has ended. The program's own words are in `status.lastFailure`; create another TrainingJob.",
+    ),
+    "NodeLost": (
+        "A pod should have ended and its node has not confirmed that it has; the message says what a person "
+        "can do.",
+        "Bring the node back. If the machine is off for good: `kubectl delete node NODE`. If only the pod "
+        "hangs and surely does not run any more: `kubectl delete pod POD --force`.",
+    ),
+    "NodeRefused": (
+        "The node of a pod did not admit it (OutOfcpu, UnexpectedAdmissionError ...); no program ran, so it "
+        "does not count and is tried again with growing waits.",
+        "If it lasts, look at the node (`kubectl describe node NODE`): its device plugin, or something that "
+        "uses what the scheduler believes to be free. `kubectl cordon NODE` sends the pods elsewhere.",
+    ),
+    "NotSuspended": (
+        "spec.suspend is not set.",
+        "Nothing.",
+    ),
+    "NotUsed": (
+        "No InferencePool serves the version.",
+        "Nothing.",
+    ),
+    "OutOfDisk": (
+        "A pod used more local disk than its own limits (emptyDir sizeLimit, ephemeral-storage) allow: it was"
+        " evicted.",
+        "Raise that limit in the template, or write to `/workspace`. It counts against "
+        "`failurePolicy.maxRestarts`.",
+    ),
+    "OutOfMemory": (
+        "The kernel ended the trainer because it used more memory than its limit.",
+        "Raise `resources.limits.memory` of the trainer, or use less; files in `/dev/shm` count too. For "
+        "publishers and verifiers raise `taskPods.defaults.resources` of the chart.",
+    ),
+    "PodNotSetUp": (
+        "A node can not set up a pod (runtime, network, devices); the kubelet's own words are in the message.",
+        "Correct `runtimeClassName`, or see to the runtime, network plugin and devices of the node.",
+    ),
+    "PodRejected": (
+        "The API server refused an object of ours; its own words are in the message.",
+        "Correct what the API server's words name in the template. A job goes on from its last checkpoint; "
+        "after an edit that was refused, the pods of before run on until it is corrected.",
+    ),
+    "PodSecurityViolated": (
+        "The pods break the Pod Security level of the namespace; what they break is in the message.",
+        "Take what the message names out of the template, or relax the namespace's Pod Security label.",
+    ),
+    "PodsNotReady": (
+        "Fewer pods are ready than wanted.",
+        "Nothing if it passes; else see the pool's pods.",
+    ),
+    "PodsScheduled": (
+        "Every pod has a node.",
+        "Nothing.",
+    ),
+    "PreparingInputs": (
+        "Inputs are being fetched; no pod that trains is made before they are there.",
+        "Nothing; it takes as long as the files are large. How far it is: `kubectl get tjob NAME -o "
+        "jsonpath='{.status.inputs}'`. No pod asks for a GPU before.",
+    ),
+    "ProbeFailed": (
+        "The pod that tries out the model store failed without an answer; another one is made.",
+        "Read `kubectl logs JOB-probe-NUMBER`. It is tried again by itself.",
+    ),
+    "ProbingStore": (
+        "It is found out whether the model store takes a result, before a pod trains.",
+        "Nothing; it takes seconds. No pod of the job asks for a GPU before.",
+    ),
+    "PublisherFailed": (
+        "The pod that publishes failed without an answer; another one is made.",
+        "Read `kubectl logs JOB-publish-NUMBER`. It is tried again by itself, after five minutes at most.",
+    ),
+    "Publishing": (
+        "All pods succeeded and the result is being published.",
+        "Nothing.",
+    ),
+    "QuotaExceeded": (
+        "The namespace's ResourceQuota leaves no room; the server's words are the message.",
+        "Wait, free something in the namespace, or raise the ResourceQuota. Where it asks for limits, write "
+        "them into the template (for publishers and verifiers `taskPods.defaults.resources` of the chart).",
+    ),
+    "Resized": (
+        "spec.nodes.count changed, so the job restarts with the new number of pods.",
+        "Nothing.",
+    ),
+    "Resumed": (
+        "The job was suspended and runs again.",
+        "Nothing.",
+    ),
+    "RolledOut": (
+        "The wanted version takes all traffic.",
+        "Nothing.",
+    ),
+    "RollingOut": (
+        "A new version comes up beside the one that takes the traffic.",
+        "Nothing; `status.traffic` says which pods answer.",
+    ),
+    "RolloutDeadlineExceeded": (
+        "The new version made no progress for spec.rollout.progressDeadlineSeconds and was taken back.",
+        "The message says what was in the way. It is tried again by itself, later and later; ask again when "
+        "it is mended.",
+    ),
+    "ScaledToZero": (
+        "spec.replicas is 0: no pod, on purpose.",
+        "`kubectl scale ipool NAME --replicas=1`.",
+    ),
+    "Serving": (
+        "The wanted version is loaded on every pod and the Service routes to it.",
+        "Nothing.",
+    ),
+    "SideContainerFailed": (
+        "Every trainer runs, and a container beside one has ended badly; the message names it, and training "
+        "goes on.",
+        "Read `kubectl logs POD -c CONTAINER`; training goes on. It is mended with the next attempt's pods "
+        "only.",
+    ),
+    "SourceNotFound": (
+        "There is nothing at the URI.",
+        "For a version, put the artifact where `spec.source.uri` says; it is read again by itself. For an "
+        "input, correct its `uri`, or put the files there; it is tried again by itself. For a job's output, "
+        "the program has written nothing to `/workspace/output`; put it there and ask again.",
+    ),
+    "Starting": (
+        "Serving pods are starting and loading the model.",
+        "Nothing; a large model takes its time. What it waits for: `kubectl logs POD -c agent`.",
+    ),
+    "StoppingPods": (
+        "Pods of an earlier attempt, or of a job that is suspended or being deleted, are ending.",
+        "Nothing; pods have their grace period (120 s unless the template says otherwise).",
+    ),
+    "StoreFull": (
+        "There is no space left in the store.",
+        "Enlarge the claim or raise the bucket's quota, or remove artifacts that no version needs (storage "
+        "(docs/storage.md)); for inputs delete the claim (storage (docs/storage.md)). It is tried again by "
+        "itself.",
+    ),
+    "StoreUnavailable": (
+        "The store does not answer; it is asked again.",
+        "Nothing if it passes; else correct `AWS_ENDPOINT_URL` or `ca.crt` in the Secret, or see to the "
+        "store.",
+    ),
+    "Succeeded": (
+        "All pods succeeded and the result, if any, is registered as a ModelVersion.",
+        "Nothing.",
+    ),
+    "Suspended": (
+        "spec.suspend is true and no pod is left.",
+        "`kubectl patch tjob NAME --type=merge -p '{\"spec\":{\"suspend\":false}}'` lets it run.",
+    ),
+    "TemplateChanged": (
+        "The pod settings changed, so the job restarts with them.",
+        "Nothing.",
+    ),
+    "Unschedulable": (
+        "The scheduler finds no place for the pods; its own words are in the message.",
+        "Free or add nodes or GPUs, or ask for less; the message has the scheduler's words. It goes on by "
+        "itself.",
+    ),
+    "Unservable": (
+        "No engine, or not the one that spec.runtime.engine names, can serve such a model.",
+        "Do what the message says: another engine, an image that has it, or GPUs (engines (docs/engines.md)).",
+    ),
+    "UsedByPools": (
+        "At least one InferencePool serves the version or is about to.",
+        "Nothing; as long as it is so the version can not be deleted.",
+    ),
+    "Verified": (
+        "The artifact is complete and has the expected digest.",
+        "Nothing.",
+    ),
+    "VerifierFailed": (
+        "The pod that checks the artifact failed without an answer.",
+        "Read `kubectl logs VERSION-verify-NUMBER`. It is tried again by itself, after five minutes at most.",
+    ),
+    "Verifying": (
+        "The artifact is being fetched and its digest computed.",
+        "Nothing; every byte is read.",
+    ),
+    "VolumeNotMounted": (
+        "A volume, Secret or claim of a pod can not be mounted; the kubelet's own words are in the message.",
+        "Create the Secret, ConfigMap or claim that the message names, or correct its name. "
+        "`FailedAttachVolume`: a ReadWriteOnce volume is in use on another node (storage (docs/storage.md)).",
+    ),
+    "WaitingForModel": (
+        "No ModelVersion that fits what the spec names is Ready; the message names it.",
+        "Nothing if a job is about to publish the model; else correct `spec.models`, or `spec.inputs` of a "
+        "job.",
+    ),
+    "WaitingForPods": (
+        "Pods exist but are not all running yet.",
+        "Nothing if it passes; else `kubectl describe pod` for those that do not run.",
+    ),
+}
+PHASES: dict[str, dict[str, str]] = {
+    "TrainingJob": {
+        "Pending":
+        "its store is tried out, its inputs are fetched, or pods are missing, have no node, or wait for "
+        "somebody",
+        "Starting":
+        "every pod has a node; not all run",
+        "Running":
+        "every pod runs",
+        "Restarting":
+        "pods of the last attempt end, or the next one waits for its time",
+        "Suspending":
+        "pods end because `spec.suspend` is true",
+        "Suspended":
+        "no pod is left, on request",
+        "Terminating":
+        "it is being deleted, its pods end, and a finalizer of somebody else holds it",
+        "Publishing":
+        "training has ended well; its output is copied, or waits for somebody",
+        "Succeeded":
+        "the end, well",
+        "Failed":
+        "the end, badly",
+    },
+    "InferencePool": {
+        "Waiting":
+        "there is no version to serve",
+        "Starting":
+        "the first pods come up",
+        "Serving":
+        "all pods that are wanted answer",
+        "Scaling":
+        "more pods are wanted than there are; those that were there answer",
+        "RollingOut":
+        "another version comes up beside the one that is served",
+        "Degraded":
+        "pods are missing, or a new version was taken back and the old one serves",
+        "Failed":
+        "the only version there is does not load",
+        "ScaledToZero":
+        "no pod, on purpose",
+        "Rejected":
+        "the API server refuses an object that the pool needs",
+    },
+}
+# fmt: on
+# ---- end of what is generated
+
+
+if __name__ == "__main__":
+    sys.exit(complete() if os.path.basename(sys.argv[0]).startswith("kubectl_complete") else main())

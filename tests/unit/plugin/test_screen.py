@@ -1,0 +1,163 @@
+"""What a person sees: the captures of docs/plugin.md are what these objects look like, and so are never out of date."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+from plugin import kubectl_aifactory as plugin
+from tests.unit.plugin import factory
+from tests.unit.plugin.factory import LATER, Json
+
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs/plugin.md"
+SCREEN = plugin.Screen(width=110, now=LATER)
+
+
+def status(*objects: Json, about: Json | None = None, screen: plugin.Screen = SCREEN) -> str:
+    found = plugin.lines(objects, LATER, plugin.ref(about) if about else "")
+    found = plugin.chain(found, about) if about else found
+    return "\n".join(plugin.screen_of(found, screen, about=about))
+
+
+def items(*objects: Json) -> list[plugin.Item]:
+    return [item for line in plugin.lines(objects, LATER) for item in line.items()]
+
+
+def pods(*names: str) -> list[Json]:
+    found = []
+    for name in names:
+        labels = {"aifactory.dev/role": "node", "aifactory.dev/job-name": "train"}
+        labels["aifactory.dev/attempt"] = name.rpartition("-")[2]
+        status = {"phase": "Failed" if name.endswith("-0") else "Running"}
+        meta = {"name": name, "namespace": "ns", "labels": labels}
+        found.append({"metadata": meta, "spec": {"nodeName": "node-a"}, "status": status})
+    return found
+
+
+def second_attempt() -> Json:
+    found = factory.running_job()
+    found["status"]["attempt"] = 1
+    return found
+
+
+CAPTURES: dict[str, Callable[[], str]] = {
+    "status": lambda: status(factory.failing_job(), factory.waiting_pool()),
+    "running": lambda: status(factory.running_job(), factory.version(), factory.served_pool()),
+    "why": lambda: "\n".join(plugin.page_of(items(factory.fetching_job())[0], SCREEN)),
+    "tree": lambda: "\n".join(
+        plugin.tree_of(
+            plugin.lines([second_attempt(), factory.version(), factory.served_pool()], LATER),
+            pods("train-1-0", "train-0-1", "train-1-1"),
+            SCREEN,
+        )
+    ),
+    "top": lambda: "\n".join(plugin.top_of([factory.running_job(), factory.served_pool()], SCREEN, False)),
+    "lineage": lambda: "\n".join(plugin.lineage_of(factory.published_version(), [factory.running_job()])),
+}
+
+
+def captured(page: str) -> dict[str, str]:
+    """The captures of the page by name."""
+    return dict(re.findall(r"<!-- capture: (\w+) -->\n```console\n\$ [^\n]+\n(.*?)\n```", page, re.DOTALL))
+
+
+@pytest.mark.parametrize("name", CAPTURES)
+def test_the_page_shows_what_is_printed(name: str) -> None:
+    """To accept a change: AIFACTORY_UPDATE_GOLDENS=1, then read the difference."""
+    text, page = CAPTURES[name](), PAGE.read_text()
+    if os.environ.get("AIFACTORY_UPDATE_GOLDENS"):
+        pattern = rf"(<!-- capture: {name} -->\n```console\n\$ [^\n]+\n).*?(\n```)"
+        page = re.sub(pattern, lambda found: found[1] + text + found[2], page, flags=re.DOTALL)
+        PAGE.write_text(page)
+    assert captured(page)[name] == text
+
+
+def test_every_capture_of_the_page_is_made_here() -> None:
+    assert captured(PAGE.read_text()).keys() == CAPTURES.keys()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 110, 200])
+def test_nothing_but_commands_and_names_is_wider_than_the_terminal(width: int) -> None:
+    screen = SCREEN._replace(width=width)
+    for obj in factory.situations().values():
+        for line in status(obj, screen=screen).splitlines():
+            command = line.strip().startswith(("kubectl", "run ", "talk ", "helm"))
+            assert len(line) <= width or command or len(line.split()) <= 6, line
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_colours_change_no_words(colour: bool) -> None:
+    plain = status(factory.failing_job(), factory.waiting_pool())
+    shown = status(factory.failing_job(), factory.waiting_pool(), screen=SCREEN._replace(colour=colour))
+    assert ("\x1b[" in shown) == colour
+    assert re.sub(r"\x1b\[\d+m", "", shown) == plain
+
+
+def test_a_message_can_not_command_the_terminal() -> None:
+    obj = factory.failing_job()
+    for condition in obj["status"]["conditions"]:
+        condition["message"] = "\x1b]0;owned\x07 \x1b[2J gone"
+    assert "\x1b" not in status(obj)
+    assert "\x07" not in status(obj)
+
+
+def test_all_of_a_full_factory_is_on_one_screen() -> None:
+    """The line with its blocker fits into 24 rows of 80 columns."""
+    text = status(factory.failing_job(), factory.waiting_pool(), screen=SCREEN._replace(width=80))
+    assert len(text.splitlines()) <= 24
+
+
+def test_the_first_thing_that_blocks_is_the_one_nearest_to_the_data() -> None:
+    shown = json.loads(json.dumps(plugin.as_json(plugin.lines([factory.waiting_pool(), factory.failing_job()], LATER))))
+    assert [found["name"] for found in shown["blocked"]] == ["train"], "the pool waits for what is on its way"
+    assert shown["blocked"][0]["reason"] == "ImagePullFailed"
+    assert shown["blocked"][0]["commands"][0].startswith("kubectl -n ns patch tjob/train --type=json")
+    assert [found["state"] for found in shown["lines"][0]["objects"]] == ["stuck", "busy"]
+
+
+def test_a_pool_for_whose_model_nothing_is_on_its_way_blocks() -> None:
+    (found,) = plugin.blockers(plugin.lines([factory.waiting_pool()], LATER))
+    assert found.state.reason == "WaitingForModel"
+    assert found.state.message.endswith("nothing in this namespace is about to make one")
+
+
+def test_a_failed_job_that_was_followed_by_another_blocks_nothing() -> None:
+    ended = deepcopy(factory.situations()["job: no restart is left"])
+    ended["spec"]["output"] = factory.OUTPUT
+    (found,) = plugin.blockers(plugin.lines([ended], LATER))
+    assert found.state.reason == "MaxRestartsExceeded"
+    later = factory.running_job()
+    later["metadata"] = {**later["metadata"], "name": "again", "creationTimestamp": "2026-01-01T12:01:00Z"}
+    (line,) = plugin.lines([later, ended], LATER)
+    assert not plugin.blockers([line])
+    assert line.left_out == 1
+    (shown,) = plugin.lines([later, ended], LATER, "tjob/train")
+    assert [plugin.name_of(item.obj) for item in shown.jobs] == ["train", "again"], "who asks for it sees it"
+
+
+def test_a_job_that_reads_a_version_comes_after_what_makes_that() -> None:
+    base, tuned = factory.failing_job(), factory.failing_job()
+    tuned["metadata"] = {**tuned["metadata"], "name": "atune", "uid": "x"}
+    tuned["spec"]["output"] = {"model": {"name": "a-tuned", "format": "huggingface"}}
+    tuned["spec"]["inputs"] = [{"name": "base", "modelVersion": "tiny-v1"}]
+    other = factory.failing_job()
+    other["metadata"] = {**other["metadata"], "name": "other", "uid": "y"}
+    other["spec"].pop("output")
+    found = plugin.lines([tuned, base, other], LATER)
+    assert [line.title for line in found] == ["other", "tiny", "a-tuned"]
+    assert [line.title for line in plugin.chain(found, tuned)] == ["tiny", "a-tuned"]
+    assert [line.title for line in plugin.chain(found, base)] == ["tiny"]
+
+
+def test_what_lies_behind_an_object_does_not_block_it() -> None:
+    broken = factory.situations()["pool: starts, and the version does not load"]
+    good = factory.version()
+    assert "Nothing blocks." in status(good, broken, about=good)
+    assert "ModelLoadFailed" in status(good, broken, about=broken)
