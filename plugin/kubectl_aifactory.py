@@ -356,8 +356,9 @@ def chain(found: Sequence[Line], about: Json) -> list[Line]:
 
 
 def blockers(found: Sequence[Line]) -> list[Item]:
-    """What blocks, the first one first."""
-    return [item for line in found for item in line.items() if item.state.mark in BLOCKS]
+    """What blocks, the first one first: in lines that serve somebody before those that do not."""
+    served_first = sorted(found, key=lambda line: not line.pools)
+    return [item for line in served_first for item in line.items() if item.state.mark in BLOCKS]
 
 
 # ---- the command that mends it

@@ -122,6 +122,13 @@ def test_the_first_thing_that_blocks_is_the_one_nearest_to_the_data() -> None:
     assert [found["state"] for found in shown["lines"][0]["objects"]] == ["stuck", "busy"]
 
 
+def test_an_old_failure_that_serves_nobody_hides_nothing() -> None:
+    alone = deepcopy(factory.situations()["job: no restart is left"])
+    alone["metadata"]["name"] = "alone"
+    blocked = plugin.blockers(plugin.lines([alone, factory.failing_job(), factory.waiting_pool()], LATER))
+    assert [plugin.ref(item.obj) for item in blocked] == ["tjob/train", "tjob/alone"]
+
+
 def test_a_pool_for_whose_model_nothing_is_on_its_way_blocks() -> None:
     (found,) = plugin.blockers(plugin.lines([factory.waiting_pool()], LATER))
     assert found.state.reason == "WaitingForModel"
