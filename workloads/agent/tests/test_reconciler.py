@@ -201,6 +201,21 @@ def test_a_version_that_hangs_is_loaded_anew_after_three_late_answers(tmp_path: 
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("late", "loads"), [(2, 1), (3, 2)])
+def test_a_version_whose_first_answer_takes_long_is_loaded_anew_after_three_late_ones(
+    tmp_path: Path, late: int, loads: int
+) -> None:
+    world = World(tmp_path)
+    world.fail["confirm"] = [late, TooLate("late")]
+
+    async def story(agent: Reconciler) -> None:
+        await until(lambda: agent.status.ready)
+        assert world.calls["load"] == loads
+
+    play(world, story)
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_version_that_is_late_because_it_answers_others_is_left_alone(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.busy = 7

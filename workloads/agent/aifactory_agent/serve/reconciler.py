@@ -356,8 +356,10 @@ class Reconciler:
                 await self._triton.confirm(key, serving)
             except FactoryError as error:
                 # A busy server may be late and a request may fail once: neither may cost a working model its traffic.
-                if known and await self._is_forgiven(key, error):
-                    self._ask_at[key] = time.monotonic() + PERIOD_SECONDS
+                # An engine may compile for its first answer, which must not begin anew.
+                if (known or isinstance(error, TooLate)) and await self._is_forgiven(key, error):
+                    if known:
+                        self._ask_at[key] = time.monotonic() + PERIOD_SECONDS
                     _log.warning("asked again soon", extra=fields(**_about(key), detail=error.message))
                     return
                 self._actual = replace(self._actual, confirmed=self._actual.confirmed - {key})
