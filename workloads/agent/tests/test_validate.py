@@ -279,7 +279,7 @@ GIVEN = {"inputs": {"x": [[1, 2], [3, 4]], "ids": [[5], [6]]}, "expect": {"outpu
         ([[1, 2], [3, 4.0001]], ""),
         ([[1, 2], [3, 4.01]], "request 0: output y[1][1] is 4.01, expected is 4.0 (tolerance 0.0001)"),
         ([[1, 2]], "request 0: output y has shape [1, 2], expected is [2, 2]"),
-        ([[1, 2, 3], [4, 5, 6]], "request 0: it was loaded but output y has dims [3], config.json says [2]"),
+        ([[1, 2, 3], [4, 5, 6]], "request 0: it was loaded but output y has dims [3], not [2] as stated"),
         ([[1, np.nan], [3, 4]], "request 0: output y has 1 of 4 values that are no numbers (NaN)"),
         ([[np.inf] * 2] * 2, "request 0: output y has no finite number among its 4 values"),
         (None, "request 0: it was loaded but its answer has no output y"),
@@ -300,7 +300,7 @@ def test_an_infinite_value_may_be_a_mask() -> None:
 
 
 def test_an_answer_is_of_the_type_that_is_stated() -> None:
-    with pytest.raises(WrongAnswer, match="output y is of type float64"):
+    with pytest.raises(WrongAnswer, match="output y is of type float64, not FP32 as stated"):
         asked(None).check(ROWS, [Answer(0.1, Outputs({"y": np.zeros((1, 2))}))])
 
 

@@ -75,7 +75,7 @@ class Request:
     def _check_values(self, output: TensorSpec, value: Any) -> None:
         where = f"{self.name}: output {output.name}"
         if value.dtype != type_of(output):
-            raise WrongAnswer(f"{where} is of type {value.dtype}, config.json says {output.data_type}")
+            raise WrongAnswer(f"{where} is of type {value.dtype}, not {output.data_type} as stated")
         if value.dtype.kind == "f" and value.size:
             bad = int(np.isnan(value).sum())
             if bad:
