@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import hop, objects
+from tests.cluster import objects
 from tests.cluster.traffic import Traffic
+from tests.component import hop
 from tests.support.kubectl import Json, Kubectl, condition
 from tests.support.waiting import wait_for
 
@@ -127,5 +128,9 @@ def test_what_a_proxy_costs(trained: Kubectl) -> None:
     spec = {"gateway": {"mode": "Envoy", "replicas": 1}, **DRAIN}
     trained.apply(objects.pool("hop", "tiny", version=1, replicas=1, **spec))
     trained.wait_condition("ipool", "hop", "Ready", seconds=120)
-    hop.measure(trained, "hop", "tiny")
+    (pod,) = trained.list("pods", "aifactory.dev/pool-name=hop,aifactory.dev/role=serve")
+    hosts = pod["status"]["podIP"], trained.get("service", "hop")["spec"]["clusterIP"]
+    eight = hop.post("/v2/models/tiny/generate", {"text_input": "def ", "max_tokens": 8})
+    stream = hop.post("/v1/completions", {"model": "tiny", "prompt": "def ", "max_tokens": 60, "stream": True})
+    hop.tell(hosts, (("8 tokens", 8000, eight), ("a stream of 60 tokens", 9000, stream)))
     trained.run("delete", "ipool", "hop")

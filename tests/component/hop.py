@@ -1,7 +1,9 @@
 """What a gateway costs: the same load through it and straight to a pod, in turns, so that both meet the same machine.
 
-Asked are, at Triton's port: whether the model is ready (next to nothing to compute), and eight tokens; at OpenAI's
-port: streams of tokens. Told are medians over the rounds: seconds of an answer, answers and pieces a second.
+Told are medians over the rounds: time of an answer, answers and pieces of streams a second.
+
+    .venv/bin/python -m tests.component.hop                                             # a pod that only waits
+    AIFACTORY_HOP=1 .venv/bin/pytest tests/cluster/test_gateway.py -q -s -k costs       # Triton, on the local cluster
 """
 
 from __future__ import annotations
@@ -9,12 +11,19 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
+import tempfile
 import time
+from collections.abc import Iterable
+from pathlib import Path
 
-from tests.support.kubectl import Kubectl
+import aiohttp
+
+from aifactory.api import names
+from aifactory.serving import envoy
+from tests.component.envoys import Site, routes
 
 ROUNDS = 7
-SECONDS = 4.0
+SECONDS = 2.0
 
 
 async def request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, text: bytes) -> tuple[int, int]:
@@ -68,21 +77,56 @@ def post(path: str, body: dict[str, object]) -> bytes:
     return head.encode() + data
 
 
-def measure(cluster: Kubectl, pool: str, model: str) -> None:
-    """Print what there is to say about a pool of one pod and one proxy."""
-    (pod,) = cluster.list("pods", f"aifactory.dev/pool-name={pool},aifactory.dev/role=serve")
-    hosts = pod["status"]["podIP"], cluster.get("service", pool)["spec"]["clusterIP"]
-    ready = f"GET /v2/models/{model}/ready HTTP/1.1\r\nHost: x\r\n\r\n".encode()
-    eight = post(f"/v2/models/{model}/generate", {"text_input": "def ", "max_tokens": 8})
-    stream = post("/v1/completions", {"model": model, "prompt": "def ", "max_tokens": 60, "stream": True})
-    for what, port, text in (("ready", 8000, ready), ("8 tokens", 8000, eight), ("stream of 60 tokens", 9000, stream)):
+def tell(hosts: tuple[str, str], cases: Iterable[tuple[str, int, bytes]]) -> None:
+    """Print what one load is straight to a pod, and through its gateway.
+
+    Args:
+        hosts: the pod, and the gateway.
+        cases: what is asked, the port, and the request.
+    """
+    for what, port, text in cases:
         for clients in (1, 8):
             rounds = [[asyncio.run(load(host, port, text, clients)) for host in hosts] for _ in range(ROUNDS)]
-            direct, through = (
+            sides = (
                 [statistics.median(values) for values in zip(*side, strict=True)] for side in zip(*rounds, strict=True)
             )
-            line = f"{what}, {clients} clients: p50 {direct[0] * 1e3:.2f} -> {through[0] * 1e3:.2f} ms"
+            direct, through = sides
+            line = f"{what}, clients: {clients}: p50 {direct[0] * 1e3:.2f} -> {through[0] * 1e3:.2f} ms"
             line += f", {direct[1]:.0f} -> {through[1]:.0f} answers/s ({through[1] / direct[1]:.2f})"
             if direct[2]:
                 line += f", {direct[2]:.0f} -> {through[2]:.0f} pieces/s ({through[2] / direct[2]:.2f})"
             print(line, flush=True)
+
+
+def main() -> None:
+    """A pod that only waits, on loopback addresses."""
+
+    async def begin(site: Site) -> None:
+        await site.begin()
+        site.start_pod("a", 1)
+        site.wait_for_pods()
+        site.name("chat-pods", "a")
+        digest = site.write(routes())
+        site.start_envoy()
+        await site.wait_for_digest(digest)
+        async with aiohttp.ClientSession() as client:
+            while True:
+                async with client.get(site.url(names.GATEWAY_STATUS_PORT, envoy.READY_PATH)) as answer:
+                    if answer.status == 200:
+                        return
+                await asyncio.sleep(0.1)
+
+    with tempfile.TemporaryDirectory() as directory:
+        site = Site(Path(directory))
+        try:
+            asyncio.run(begin(site))
+            whole = ("an answer after 5 ms", names.TRITON_HTTP_PORT, post("/infer", {}))
+            stream = "a stream of 200 pieces, 1 ms apart"
+            pieces = (stream, names.OPENAI_PORT, post("/stream?tokens=200&seconds=0.001", {}))
+            tell((site.pod_address("a"), site.address), (whole, pieces))
+        finally:
+            site.end()
+
+
+if __name__ == "__main__":
+    main()
