@@ -125,6 +125,8 @@ class TritonProcess:
     """As it says; there are none."""
     vllm_backend: Path | None = None
     """Directory with what stands in for Triton's vLLM back end."""
+    packages: Path | None = None
+    """Where models' workers find packages; None: where this process does."""
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -167,6 +169,9 @@ class TritonProcess:
         arguments = command(triton, settings, backends, control_key(self.repository), [])
         with self.log.open("ab") as log:
             env = environment(triton, {**os.environ, **self.environ})
+            if self.packages is not None:
+                ours = [str(WORKLOADS / part) for part in ("server", "contract")]
+                env["AIFACTORY_PYTHONPATH"] = os.pathsep.join([*ours, str(self.packages)])
             self.process = subprocess.Popen(arguments, stdout=log, stderr=log, env=env, start_new_session=True)
         wait_for("Triton is live", lambda: http(f"{self.url}/v2/health/live")[0] == 200, 30, self.tail)
 
