@@ -204,13 +204,14 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         if len(pods) > wanted or not all(is_ready(pod) or world.programs.load_error(pod) for pod in pods):
             yield f"{says}: {len(pods)} pods, which serve what was wanted before, of {wanted}"
         return
+    change = status.get("rollout") or {}
     if _invalid(spec):
-        if "Stalled" not in true or status.get("reason") != "PodRejected":
+        aborted = change.get("reason") == "RolloutAborted"  # somebody was quicker than the refusal
+        if not aborted and ("Stalled" not in true or status.get("reason") != "PodRejected"):
             yield f"{says}: its pods are refused, which it should say"
         if len(pods) > wanted:
             yield f"{says}: {len(pods)} pods, which serve what was wanted before, of {wanted}"
         return
-    change = status.get("rollout") or {}
     if not wanted and (change.get("phase"), change.get("strategy")) == ("Progressing", "Canary"):
         if pods:
             yield f"{says}: {len(pods)} pods, wanted {wanted}"

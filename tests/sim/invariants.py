@@ -349,8 +349,9 @@ class Invariants:
     def _routed(self, pool: Body) -> None:
         """A pool with a gateway is Ready only when its Service leads there, and somebody is there."""
         mode = (pool["spec"].get("gateway") or {}).get("mode")
-        if mode != "Envoy" or "Ready" not in _conditions(pool):
-            return
+        true = _conditions(pool)
+        if mode != "Envoy" or "Ready" not in true or "Reconciling" in true:
+            return  # where writes fail for long, what was true of the former spec stands beside that
         service = self._own_service(pool)
         if service is not None and service["spec"]["selector"][names.LABEL_ROLE] != names.ROLE_GATEWAY:
             self.wrong(f"pool {key_of(pool)} is Ready and its Service does not lead to its gateway")
