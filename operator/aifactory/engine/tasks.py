@@ -13,10 +13,10 @@ are kept in the object's status, so nothing is remembered here. What always hold
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from aifactory.api import names
 from aifactory.api.base import format_time
@@ -84,6 +84,10 @@ class Task:
     """The reason that is told when there is no answer."""
 
 
+MAX_LEFT: Final = 5
+"""Pods of earlier tries that may be left. Where nobody may remove any, each try would leave one more for good."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """Where a task stands and what to do about it."""
@@ -143,7 +147,7 @@ def plan_task(
     if pod.ended and renewed:
         return Step(number + 1, f"{task.name} is asked for again", writes=writes, urgent=True, requeue_after=0)
     if pod.ended:
-        return _ended(task, pod, next_time, now)
+        return _ended(task, pod, next_time, now, known.values())
     if (problem := needs_person(pod)) is not None:
         return Step(number, problem[1], problem[0], stalled=True, writes=writes)
     if pod.unschedulable:
@@ -163,7 +167,7 @@ def deletions(pods: Iterable[TaskPod]) -> tuple[Delete, ...]:
     return tuple(Delete("Pod", pod.name, pod.uid) for pod in pods if not pod.terminating)
 
 
-def _ended(task: Task, pod: TaskPod, next_time: datetime | None, now: datetime) -> Step:
+def _ended(task: Task, pod: TaskPod, next_time: datetime | None, now: datetime, earlier: Collection[TaskPod]) -> Step:
     reason, message = _cause(task, pod)
     told = f"pod {pod.name}: {shorten(message, 800)}"
     if reason in task.permanent:
@@ -171,6 +175,9 @@ def _ended(task: Task, pod: TaskPod, next_time: datetime | None, now: datetime) 
     stalled = reason not in (Reason.DISRUPTION, Reason.NODE_REFUSED)
     backoff = STORE if reason in task.mendable else TASK
     due = next_time or (pod.finished_at or now) + timedelta(seconds=int(backoff.delay(pod.number + 1)))
+    if due <= now and len(earlier) >= MAX_LEFT:
+        told += f"; it is tried again when {len(earlier)} pods of earlier tries are removed"
+        return Step(pod.number, told, reason, stalled, tried=True, writes=deletions(earlier))
     if due <= now:
         told += "; it is being tried again"
         return Step(pod.number + 1, told, reason, stalled, tried=True, urgent=True, requeue_after=0)

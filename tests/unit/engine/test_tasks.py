@@ -12,7 +12,7 @@ import pytest
 
 from aifactory.api.reasons import Reason
 from aifactory.engine.plan import Create, Delete
-from aifactory.engine.tasks import Step, Task, TaskPod, plan_task, retry_command, task_pod
+from aifactory.engine.tasks import MAX_LEFT, Step, Task, TaskPod, plan_task, retry_command, task_pod
 from aifactory.kube.objects import Pod, decoder
 from aifactory.kube.podstate import Trouble
 
@@ -199,6 +199,16 @@ def test_a_try_without_the_answer_is_followed_by_another(
     assert (due.number, due.next_time, due.requeue_after, due.failed) == (1, None, 0, False)
     assert (due.reason, due.stalled, due.tried, due.urgent) == (reason, stalled, True, True)
     assert due.message == step.message.replace(f"is tried again at 2026-01-01T12:00:{wait}Z", "is being tried again")
+
+
+def test_where_nobody_may_remove_pods_their_number_is_bounded() -> None:
+    late = NOW + timedelta(hours=1)
+    left = [pod(number, 1, terminating=number == 0) for number in range(MAX_LEFT)]
+    waits = plan(*left, pod(MAX_LEFT, 1), number=MAX_LEFT, now=late)
+    assert (waits.number, waits.urgent, waits.requeue_after) == (MAX_LEFT, False, None)
+    assert waits.message.endswith("; it is tried again when 5 pods of earlier tries are removed")
+    assert [write.name for write in waits.writes] == ["copy-1", "copy-2", "copy-3", "copy-4"]
+    assert plan(*left[1:], pod(MAX_LEFT, 1), number=MAX_LEFT, now=late).number == MAX_LEFT + 1
 
 
 def test_waits_grow_and_stay_bounded() -> None:
