@@ -11,9 +11,10 @@ from aifactory.api.reasons import ConditionType
 from aifactory.engine.plan import Patch
 from aifactory.kube.podstate import Crash
 from aifactory.serving import shape
+from aifactory.serving.state import Report
 from aifactory.serving.swap import choose
 from tests.unit.plans import created, patches, repairs
-from tests.unit.serving.builders import World, conditions, guard, message, pool
+from tests.unit.serving.builders import Pod, World, conditions, guard, message, pool
 
 SIZE = 1024 * 1024
 NO_LAYER = "LoadFailed: no such layer"
@@ -186,11 +187,16 @@ def test_what_one_pod_can_not_load_and_others_can_is_told_and_waited_for() -> No
     assert [pod.message for pod in rollout(world).pods] == [None, NO_LAYER]
 
 
-def test_pods_without_room_for_both_go_back_and_new_ones_come() -> None:
-    world = changing()
+@pytest.mark.parametrize("said", [{}, {"rollout": {"strategy": "Auto"}}, {"rollout": {"progressDeadlineSeconds": 600}}])
+def test_pods_without_room_for_both_go_back_and_new_ones_come(said: Any) -> None:
+    world = changing(**said)
+    full = world.live()[0].name
     world.change_over(1, error=NO_ROOM)
     assert (rollout(world).strategy, rollout(world).phase) == ("Surge", "Progressing")
-    assert "1 GiB are left" in rollout(world).strategy_reason
+    assert rollout(world).strategy_reason == (
+        f"pod {full} can not hold both versions: no room in memory: "
+        "the model needs 3 GiB for its weights alone, and 1 GiB are left"
+    )
     old = world.revision(1)
     assert world.desired[f"chat-{old}"]["models"][0]["version"] == 1
     assert {pod.told for pod in world.live(1)} == {old}
@@ -225,6 +231,28 @@ def test_pods_of_which_none_can_be_asked_are_left_alone_after_a_minute() -> None
     assert world.status.version == "2"
 
 
+def test_pods_that_do_not_answer_are_given_a_minute() -> None:
+    world = changing()
+    for pod in world.live():
+        pod.silent = True
+    world.wait(59)
+    world.settle()
+    assert rollout(world).strategy == "HotSwap"
+    world.wait(1)
+    world.settle()
+    assert rollout(world).strategy == "Surge"
+
+
+def test_where_no_pod_is_ready_nobody_can_be_asked_and_no_other_pods_come_for_that() -> None:
+    world = changing()
+    world.check = lambda: None
+    for pod in world.live():
+        pod.ready = False
+    world.wait(120)
+    world.settle()
+    assert rollout(world).strategy == "HotSwap"
+
+
 def test_pods_without_room_where_no_others_may_come() -> None:
     world = changing(rollout={"strategy": "HotSwap"})
     world.change_over(1, error=NO_ROOM)
@@ -241,7 +269,10 @@ def test_a_template_that_changes_in_the_middle_brings_new_pods_and_the_old_ones_
     assert world.desired[f"chat-{old}"]["models"][0]["version"] == 1
     assert {pod.told for pod in world.live() if pod.ready} == {old}
     assert rollout(world).strategy == "Surge"
-    assert "more than the version differs" in rollout(world).strategy_reason
+    assert rollout(world).strategy_reason == (
+        "more than the version differs: image, template, drain or engine of the pods, "
+        "or format, claim or secret of the version"
+    )
     world.roll_out()
     assert (world.status.phase, world.status.version, len(world.deployments)) == ("Serving", "2", 1)
 
@@ -331,9 +362,14 @@ def test_pods_that_come_in_the_middle_are_made_with_the_new_wish() -> None:
     assert world.status.phase == "Serving"
 
 
-def test_the_version_before_is_kept_until_it_is_deleted() -> None:
+@pytest.mark.parametrize("now", ["gone", "being deleted", "another artifact"])
+def test_the_version_before_is_kept_until_it_is_deleted(now: str) -> None:
     world = changing(done=2)
     del world.versions[1]
+    if now == "being deleted":
+        world.publish(1, size_bytes=SIZE, deleting=True)
+    if now == "another artifact":
+        world.publish(1, size_bytes=SIZE, digest="sha256:" + "f" * 64)
     world.settle()
     assert traffic_of(world) == {2: "live"}
     assert world.status.previous is None
@@ -360,7 +396,9 @@ def test_a_version_of_another_digest_under_the_same_name_is_another_revision() -
     world.publish(1, size_bytes=SIZE, digest="sha256:" + "f" * 64)
     world.settle()
     assert (rollout(world).phase, rollout(world).strategy) == ("Progressing", "Surge")
-    assert "another artifact than the one that is served under this number" in rollout(world).strategy_reason
+    assert rollout(world).strategy_reason == (
+        "version 1 is another artifact than the one that is served under this number"
+    )
     told = [model for name, desired in world.desired.items() if name.endswith(old) for model in desired["models"]]
     assert [model["digest"] for model in told] != ["sha256:" + "f" * 64], "they would let go of what they serve first"
     assert {pod.told for pod in world.live() if pod.ready} == {""}
@@ -405,13 +443,23 @@ def test_a_pool_of_an_earlier_release_stays_as_it_is_and_gets_new_pods_with_the_
     assert (world.status.version, list(world.deployments)) == ("2", [f"chat-{world.revision(2)}"])
 
 
-LIMIT = {"spec": {"containers": [{"name": "triton", "resources": {"limits": {"memory": "1Gi"}}}]}}
+def limited(**limits: Any) -> dict[str, Any]:
+    return {"spec": {"containers": [{"name": "triton", "resources": {"limits": limits}}]}}
+
+
+LIMIT = limited(memory="1Gi")
+LIMIT_AND_GPU = limited(memory="1Gi", **{"nvidia.com/gpu": 1})
+BOTH_FIT = "only the version differs, and the pods have room for both"
+TWICE = (
+    "tiny-v1 and tiny-v2 are 600MiB together, a CPU may need twice that, and resources.limits.memory of container "
+    "triton is 1Gi"
+)
 
 
 @pytest.mark.parametrize(
     ("spec", "sizes", "strategy", "why"),
     [
-        pytest.param({}, (1, 1), "HotSwap", "only the version differs, and the pods have room for both", id="both fit"),
+        pytest.param({}, (1, 1), "HotSwap", BOTH_FIT, id="both fit"),
         pytest.param(
             {"rollout": {"strategy": "Surge"}}, (1, 1), "Surge", "spec.rollout.strategy is Surge", id="as the user says"
         ),
@@ -423,13 +471,26 @@ LIMIT = {"spec": {"containers": [{"name": "triton", "resources": {"limits": {"me
             "the pods' volume was made for 456MiB, and tiny-v1 and tiny-v2 are 500MiB together",
             id="too large for the disk",
         ),
-        pytest.param({"template": LIMIT}, (100, 100), "HotSwap", "only the version differs, and", id="memory is left"),
+        pytest.param(
+            {}, (None, 1), "Surge", "the size of tiny-v2 or tiny-v1 is not known", id="nor that of the old one"
+        ),
+        pytest.param({}, (100, 228), "HotSwap", BOTH_FIT, id="just fits on the disk"),
+        pytest.param(
+            {},
+            (100, 229),
+            "Surge",
+            "the pods' volume was made for 456MiB, and tiny-v1 and tiny-v2 are 329MiB together",
+            id="a little too large for the disk",
+        ),
+        pytest.param({"rollout": {"progressDeadlineSeconds": 60}}, (1, 1), "HotSwap", BOTH_FIT, id="no strategy"),
+        pytest.param({"template": LIMIT}, (100, 100), "HotSwap", BOTH_FIT, id="memory is left"),
+        pytest.param({"template": LIMIT}, (256, 256), "HotSwap", BOTH_FIT, id="just fits in memory"),
+        pytest.param({"template": LIMIT_AND_GPU}, (300, 300), "HotSwap", BOTH_FIT, id="it goes to a GPU"),
         pytest.param(
             {"template": LIMIT},
             (300, 300),
             "Surge",
-            "tiny-v1 and tiny-v2 are 600MiB together, a CPU may need twice that, and resources.limits.memory of "
-            "container triton is 1Gi",
+            TWICE,
             id="too large for the memory",
         ),
     ],
@@ -442,25 +503,28 @@ def test_how_a_change_is_made_and_why(spec: Any, sizes: tuple[Any, Any], strateg
     world.publish(2, size_bytes=second)
     choice = choose(world.observed(), world.versions[2], world.revision(2))
     assert (choice.strategy, choice.refused) == (strategy, False)
-    assert choice.reason.startswith(why)
+    assert choice.reason == why
     world.settle()
-    assert (rollout(world).strategy, rollout(world).strategy_reason) == (strategy, choice.reason)
+    assert (rollout(world).strategy, rollout(world).strategy_reason) == (strategy, why)
 
 
 @pytest.mark.parametrize(
     ("took", "strategy", "why"),
     [
-        ((200, 300), "HotSwap", "only the version differs"),
+        ((200, 300), "HotSwap", BOTH_FIT),
+        ((480, 480), "HotSwap", BOTH_FIT),
         (
             (490, 490),
             "Surge",
-            "tiny-v1 and tiny-v2 took 980MiB when they were tried, Triton 64MiB, and",
+            "tiny-v1 and tiny-v2 took 980MiB when they were tried, Triton 64MiB, and resources.limits.memory of "
+            "container triton is 1Gi",
         ),
-        ((None, 200), "Surge", "tiny-v1 and tiny-v2 are 600MiB together, a CPU may need twice that"),
+        ((None, 200), "Surge", TWICE),
+        ((200, None), "Surge", TWICE),
     ],
 )
 def test_what_versions_took_when_they_were_tried_counts_before_their_size(
-    took: tuple[int | None, int], strategy: str, why: str
+    took: tuple[int | None, int | None], strategy: str, why: str
 ) -> None:
     world = World(pool(replicas=1, template=LIMIT))
     first, second = (None if size is None else size * SIZE for size in took)
@@ -468,8 +532,94 @@ def test_what_versions_took_when_they_were_tried_counts_before_their_size(
     world.roll_out()
     world.publish(2, size_bytes=300 * SIZE, memory_bytes=second)
     choice = choose(world.observed(), world.versions[2], world.revision(2))
-    assert choice.strategy == strategy
-    assert choice.reason.startswith(why)
+    assert (choice.strategy, choice.reason) == (strategy, why)
+
+
+@pytest.mark.parametrize(
+    ("begun", "sizes_are_known", "goes_on"),
+    [
+        pytest.param(("Surge", "Progressing"), True, True, id="new pods are on their way"),
+        pytest.param(("Surge", "Failed"), True, True, id="it is tried again: the pods may have had no room"),
+        pytest.param(("HotSwap", "Progressing"), False, True, id="pods change over"),
+        pytest.param(("HotSwap", "Failed"), False, False, id="they went back, and it is chosen anew"),
+        pytest.param(("Surge", "Complete"), True, False, id="it is over"),
+        pytest.param((None, "Progressing"), True, False, id="it has not begun"),
+        pytest.param(("Surge", "Progressing", "another"), True, False, id="it was for another version"),
+        pytest.param(("Surge", "Failed", "another"), True, False, id="it was for another one, and failed"),
+    ],
+)
+def test_what_has_begun_goes_on_as_it_began(begun: tuple[Any, ...], sizes_are_known: bool, goes_on: bool) -> None:
+    world = serving()
+    world.publish(2, size_bytes=SIZE if sizes_are_known else None)
+    strategy, phase, *other = begun
+    revision = world.revision(2)
+    change = {"phase": phase, "strategy": strategy, "strategyReason": "as it began", "revision": (*other, revision)[0]}
+    status = world.status.model_validate({**world.status.dump(), "rollout": change})
+    world.pool = world.pool.model_copy(update={"status": status})
+    choice = choose(world.observed(), world.versions[2], revision)
+    anew = ("HotSwap", BOTH_FIT) if sizes_are_known else ("Surge", "the size of tiny-v2 or tiny-v1 is not known")
+    assert (choice.strategy, choice.reason) == ((strategy, "as it began") if goes_on else anew)
+
+
+@pytest.mark.parametrize("not_known", ["the version before", "how much the pods hold"])
+def test_new_pods_come_where_nobody_knows_whether_both_fit(not_known: str) -> None:
+    world = serving()
+    if not_known == "the version before":
+        del world.versions[1]
+    else:
+        next(iter(world.deployments.values())).room = 0
+    world.publish(2, size_bytes=SIZE)
+    world.settle()
+    assert (rollout(world).strategy, rollout(world).strategy_reason) == (
+        "Surge",
+        "the size of tiny-v2 or tiny-v1 is not known",
+    )
+
+
+CRASHING = {"crash": Crash("triton", 1, "Error", "", 3)}
+
+
+@pytest.mark.parametrize(
+    ("made", "crashes"),
+    [
+        pytest.param({}, True, id="it is not ready"),
+        pytest.param({"ready": True}, False, id="it has come back"),
+        pytest.param({"terminating": True}, False, id="it ends"),
+        pytest.param({"revision": "v2-00000000-11111111"}, False, id="it is of another set"),
+    ],
+)
+def test_new_pods_come_where_one_of_these_crashes(made: Any, crashes: bool) -> None:
+    world = serving()
+    stable = world.live()[0].revision
+    world.pods.append(Pod(**{"name": "it", "revision": stable, "trouble": CRASHING, **made}))
+    world.publish(2, size_bytes=SIZE)
+    choice = choose(world.observed(), world.versions[2], world.revision(2))
+    assert choice.reason == ("a container of pod it ends again and again" if crashes else BOTH_FIT)
+
+
+def test_pods_whose_deployment_is_being_deleted_do_not_change_over() -> None:
+    world = serving()
+    world.publish(2, size_bytes=SIZE)
+    observed = world.observed()
+    going = replace(observed, revisions=tuple(replace(view, terminating=True) for view in observed.revisions))
+    choice = choose(going, world.versions[2], world.revision(2))
+    assert (choice.strategy, choice.reason) == ("Surge", "there are no pods that could change over")
+
+
+def test_pods_of_their_own_keep_no_other_version_at_hand() -> None:
+    world = serving(rollout={"strategy": "Surge"})
+    world.publish(2, size_bytes=SIZE)
+    world.settle()
+    told = {name: [model["version"] for model in desired["models"]] for name, desired in world.desired.items()}
+    assert told == {f"chat-{world.revision(1)}": [1], f"chat-{world.revision(2)}": [2]}
+
+
+def test_the_moment_in_which_the_last_pod_has_changed_over_is_told_as_it_is() -> None:
+    world = changing(done=1)
+    last = world.live()[1]
+    last.report = Report(world.revision(2), ready=True, version=2)
+    world.step()
+    assert (world.status.version, world.status.traffic) == ("2", "2 pods of tiny-v2 answer")
 
 
 def test_a_version_without_room_is_refused_where_no_new_pods_may_come() -> None:
@@ -479,7 +629,9 @@ def test_a_version_without_room_is_refused_where_no_new_pods_may_come() -> None:
     assert (world.status.phase, world.status.reason) == ("Waiting", "HotSwapImpossible")
     assert conditions(world.status)["Stalled"] == ("True", "HotSwapImpossible")
     assert conditions(world.status)["Available"][0] == "True"
-    assert "write Auto or Surge, which makes new pods" in message(world.status, ConditionType.STALLED)
+    words = message(world.status, ConditionType.STALLED)
+    assert "spec.rollout.strategy is HotSwap, and the pods' volume was made for" in words
+    assert words.endswith("write Auto or Surge, which makes new pods, or give the pods more room")
     assert len(world.live()) == 2
     world.edit(rollout={"strategy": "Auto"})
     world.roll_out()
