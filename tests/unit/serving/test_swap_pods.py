@@ -54,6 +54,7 @@ ANOTHER_SET = "v2-00000000-11111111"
     [
         pytest.param({"says": "new"}, "done", id="it says that it serves it"),
         pytest.param({"says": "old"}, "missing", id="it serves the old one"),
+        pytest.param({"says": "new", "told": "earlier"}, "missing", id="it was told something else since"),
         pytest.param({"says": "loading"}, "missing", id="it loads it"),
         pytest.param({}, "missing", id="it has not been asked"),
         pytest.param({"says": "new", "ready": False}, "neither", id="it knows, and is not ready"),
