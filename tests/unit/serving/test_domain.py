@@ -295,7 +295,8 @@ def test_a_pool_waits_for_its_turn_if_only_the_installation_has_changed(status: 
 
 def test_pods_that_really_belong_to_a_pool_are_asked_by_the_leader_alone() -> None:
     found = Installation()
-    found.pool()
+    change = {"phase": "Progressing", "revision": "new", "strategy": "HotSwap"}
+    found.pool(status={"stable": {"revision": "v1-a"}, "rollout": change})
     found.revision()
     found.pod("of-another-role", meta={"labels": {}}, status={"podIP": "10.0.0.4"})
     found.pod("ready", status={"podIP": "10.0.0.1", "conditions": [READY]})
@@ -323,6 +324,7 @@ def test_pods_that_really_belong_to_a_pool_are_asked_by_the_leader_alone() -> No
         ServingPod("ready-uid", "10.0.0.1", ("ns", "chat"), ready=True),
         ServingPod("starting-uid", "10.0.0.2", ("ns", "chat"), ready=False),
     ]
+    assert {pod.uid for pod in probe._swapping()} >= {"ready-uid", "starting-uid"}
     probe._wake(("ns", "chat"))
     assert woken == [(Key("ns", "chat"), 0.0)]
     assert (probe._book, probe._monotonic) == (found.serving.book, clock.monotonic)

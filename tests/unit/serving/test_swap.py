@@ -47,6 +47,12 @@ def traffic_of(world: World) -> dict[int, str]:
     return {model["version"]: model.get("traffic", "live") for model in desired["models"]}
 
 
+def stable_of(world: World) -> str:
+    """The revision that takes the traffic."""
+    assert world.status.stable is not None
+    return world.status.stable.revision
+
+
 def rollout(world: World) -> Any:
     assert world.status.rollout is not None
     return world.status.rollout
@@ -58,6 +64,7 @@ def test_a_change_step_by_step() -> None:
     world.publish(2, size_bytes=SIZE)
     first = world.step()
     assert not first.writes, "in status first: from then on pods are asked what they serve"
+    assert (first.urgent, first.requeue_after) == (True, 0), "and the rest at once"
     second = world.step()
     assert [write.kind for write in repairs(second)] == ["ConfigMap"]
     assert not patches(second), "the kubelet would bring them the old one"
@@ -74,6 +81,8 @@ def test_a_change_step_by_step() -> None:
     assert conditions(world.status)["Available"][0] == "True"
     assert conditions(world.status)["Degraded"][0] == "False"
 
+    assert world.status.stable is not None
+    assert (world.status.stable.replicas, world.status.stable.ready_replicas) == (3, 3)
     world.change_over(1, seconds=2.345)
     assert world.status.traffic == "2 pods of tiny-v1 and 1 of tiny-v2 answer"
     assert world.status.candidate is not None
@@ -120,12 +129,66 @@ def test_a_wish_that_returns_in_the_middle_is_followed_until_every_pod_has_said_
     world.settle()
     assert traffic_of(world) == {1: "live"}
     assert (world.status.phase, rollout(world).revision) == ("RollingOut", world.revision(1))
+    assert rollout(world).strategy_reason == "the pods serve again what they served before"
     assert world.status.candidate is None
     world.change_over(1)
     assert world.status.phase == "RollingOut"
     world.change_over(1)
     assert (world.status.phase, world.status.version, rollout(world).phase) == ("Serving", "1", "Complete")
     assert {pod.told for pod in world.live()} == {world.revision(1)}
+
+
+def test_pods_that_have_been_told_are_not_taken_for_untouched_by_what_they_said_before() -> None:
+    world = changing()
+    for pod in world.live():
+        pod.report = Report(world.revision(1), ready=True, version=1)
+    world.pin(1)
+    world.step()
+    assert world.status.phase == "RollingOut", "they are told to serve version 2"
+    world.settle()
+    assert (world.status.phase, traffic_of(world)) == ("Serving", {1: "live"})
+    assert {pod.told for pod in world.live()} == {world.revision(1)}
+
+
+@pytest.mark.parametrize("trouble", ["NoRoom", "silence"])
+def test_pods_on_their_way_back_are_waited_for_whatever_they_say(trouble: str) -> None:
+    """New pods would have to load the same."""
+    world = changing()
+    world.pin(1)
+    world.settle()
+    for pod in world.live():
+        pod.silent = trouble == "silence"
+        pod.report = Report(world.revision(1), error=NO_ROOM) if trouble == "NoRoom" else None
+    world.wait(120)
+    world.settle()
+    assert (rollout(world).strategy, rollout(world).phase, len(world.deployments)) == ("HotSwap", "Progressing", 1)
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+def test_pods_go_back_while_the_version_that_is_wished_does_not_exist(template: Any) -> None:
+    world = changing(done=1)
+    world.edit(models=[{"name": "tiny", "version": 9}], **({} if template is None else {"template": template}))
+    world.settle()
+    assert world.status.phase == "Waiting"
+    assert traffic_of(world)[1] == "live"
+    assert {pod.told for pod in world.live()} == {world.revision(1) if template is None else stable_of(world)}
+
+
+def test_pods_are_not_told_to_go_back_to_another_artifact_than_the_one_they_served() -> None:
+    world = changing(done=1)
+    world.publish(1, size_bytes=SIZE, digest="sha256:" + "f" * 64)
+    world.edit(template=TEMPLATE)
+    world.settle()
+    assert rollout(world).strategy == "Surge"
+    told = [model["digest"] for desired in world.desired.values() for model in desired["models"]]
+    assert "sha256:" + "f" * 64 not in told
+
+
+def test_what_surrounds_the_pods_is_made_again_in_the_middle() -> None:
+    world = changing(done=1)
+    world.service = None
+    world.settle()
+    assert world.service is not None
 
 
 def test_a_newer_version_in_the_middle() -> None:
@@ -145,13 +208,24 @@ def test_a_version_that_does_not_load_is_taken_back_and_the_pods_serve_on() -> N
     world.change_over(1, error=NO_LAYER)
     assert (world.status.phase, world.status.reason, world.status.version) == ("Degraded", "ModelLoadFailed", "1")
     told = message(world.status)
-    assert told.startswith(f"tiny-v2 was taken back, it does not load: {NO_LAYER} (1 pod on 1 node failed")
+    assert told.startswith(
+        f"tiny-v2 was taken back, it does not load: {NO_LAYER} (1 pod on 1 node failed, and none has it loaded). "
+    )
     assert conditions(world.status)["Available"][0] == "True"
     assert conditions(world.status)["Degraded"] == ("True", "ModelLoadFailed")
     assert traffic_of(world) == {1: "live"}
     assert {pod.told for pod in world.live()} == {world.revision(1)}
     assert rollout(world).strategy == "HotSwap"
     assert world.ready() == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "again"), [(NO_LAYER, False), ("AccessDenied: not with this secret", True), ("StoreFull: 0 bytes", True)]
+)
+def test_what_somebody_may_mend_elsewhere_is_tried_again_by_itself(error: str, again: bool) -> None:
+    world = changing()
+    world.change_over(1, error=error)
+    assert (world.status.reason, rollout(world).retry_time is not None) == ("ModelLoadFailed", again)
 
 
 def test_it_is_tried_again_when_no_pod_is_left_over_from_the_first_try() -> None:
@@ -170,11 +244,12 @@ def test_a_store_that_does_not_answer_is_waited_for() -> None:
     world = changing()
     world.change_over(1, error="StoreUnavailable: no answer")
     assert world.status.phase == "RollingOut"
-    assert "StoreUnavailable: no answer" in message(world.status)
+    assert message(world.status).endswith(f"; pod {world.live()[0].name}: StoreUnavailable: no answer")
     world.wait(1800)
     world.settle()
     assert (world.status.phase, world.status.reason) == ("Degraded", "RolloutDeadlineExceeded")
-    assert "0 of 2 pods have changed over to it; pod" in message(world.status)
+    name = world.live()[0].name
+    assert f"0 of 2 pods have changed over to it; pod {name}: StoreUnavailable: no answer" in message(world.status)
     assert rollout(world).retry_time is not None
     assert traffic_of(world) == {1: "live"}
 
@@ -205,6 +280,31 @@ def test_pods_without_room_for_both_go_back_and_new_ones_come(said: Any) -> None
     assert (world.status.phase, world.status.version) == ("Serving", "2")
     assert (len(world.deployments), rollout(world).strategy) == (1, "Surge")
     assert world.status.previous is None
+
+
+def test_that_pods_have_no_room_is_written_down_before_others_come() -> None:
+    world = changing()
+    world.wait(100)
+    world.live()[0].report = Report(world.revision(2), version=1, error=NO_ROOM)
+    plan = world.step()
+    assert (plan.urgent, plan.requeue_after, plan.writes) == (True, 0, ())
+    assert (rollout(world).most_ready or 0, rollout(world).progress_time) == (0, world.now), "time begins anew"
+    assert world.status.candidate is not None
+    assert (world.status.candidate.deployment, world.status.candidate.replicas) == (None, 0), "they are not there yet"
+
+
+def test_a_pod_that_somebody_took_away_while_the_operator_was_away_is_not_late_when_it_is_asked_for_again() -> None:
+    world = changing(replicas=3, done=2)
+    guard(world, ready=2)
+    (deployment,) = world.deployments.values()
+    deployment.wanted = 2
+    world.pods = [pod for pod in world.pods if pod.report is not None]
+    world.wait(1800)
+    plan = world.step()
+    assert (plan.urgent, plan.requeue_after, plan.writes) == (True, 0, ())
+    assert rollout(world).progress_time == world.now
+    world.settle()
+    assert (world.status.phase, len(world.live())) == ("RollingOut", 3)
 
 
 def test_one_pod_without_room_is_enough() -> None:
@@ -636,6 +736,13 @@ def test_a_version_without_room_is_refused_where_no_new_pods_may_come() -> None:
     world.edit(rollout={"strategy": "Auto"})
     world.roll_out()
     assert world.status.version == "2"
+
+
+def test_what_serves_goes_on_though_there_would_be_no_room_for_it_twice() -> None:
+    world = World(pool(replicas=1, template=LIMIT, rollout={"strategy": "HotSwap"}))
+    world.publish(1, size_bytes=300 * SIZE)
+    world.roll_out()
+    assert (world.status.phase, conditions(world.status)["Stalled"][0]) == ("Serving", "False")
 
 
 def test_only_a_change_of_the_version_is_made_in_place() -> None:
