@@ -73,7 +73,7 @@ def choose(observed: Observed, target: VersionView, revision: str) -> Choice:
         return Choice(steps.CANARY, "spec.rollout.strategy is Canary")
     if wished == "Auto" and steps.steps_of(observed.pool):
         return Choice(steps.CANARY, "there are spec.rollout.steps")
-    if wished == "Auto" and steps.is_canary(under_way, revision):
+    if steps.is_canary(under_way, revision):
         return Choice(SURGE, "its pods were made for a Canary, and there are no spec.rollout.steps any more")
     if words := _needs_new_pods(observed, target, revision):
         return Choice(SURGE, words)

@@ -228,10 +228,17 @@ def test_other_steps_begin_anew() -> None:
     assert pods(world) == (3, 2)
 
 
-def test_without_steps_the_rest_is_a_surge() -> None:
+@pytest.mark.parametrize("left", [{"strategy": "Surge"}, {"strategy": "HotSwap"}, {"strategy": "Auto"}, {}, None])
+def test_without_steps_the_rest_is_a_surge(left: Any) -> None:
     world = canary()
     world.load(1, 2)
-    world.edit(rollout={"strategy": "Surge"})
+    world.edit(rollout=left)
+    world.settle()
+    assert world.status.rollout is not None
+    assert (world.status.rollout.strategy, pods(world)) == ("Surge", (3, 1))
+    words = "its pods were made for a Canary, and there are no spec.rollout.steps any more"
+    if left != {"strategy": "Surge"}:
+        assert world.status.rollout.strategy_reason == words
     world.roll_out()
     assert (pods(world), world.status.version) == ((0, 4), "2")
 
