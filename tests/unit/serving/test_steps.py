@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from aifactory.api.inferencepool import RolloutStep
-from aifactory.serving.steps import Walk, begin, follow, resume
+from aifactory.serving import requests
+from aifactory.serving.steps import Walk, begin, follow, resume, steps_of
 from tests.unit.plans import removed
 from tests.unit.serving.builders import NOW, World, conditions, guard, message, pool, serving
 
@@ -57,6 +58,36 @@ def test_what_is_paused(at: int, asked: set[str], then: tuple[Any, ...]) -> None
 def test_weights_last_until_the_next_one() -> None:
     assert [Walk(PARSED, at, NOW).weight for at in range(6)] == [25, 25, 50, 50, 100, 100]
     assert Walk(PARSED[:2], 2, NOW).weight == 100, "after the last step it gets everything"
+
+
+def test_before_the_first_weight_it_gets_nothing() -> None:
+    assert Walk(PARSED[1:], 0, NOW).weight == 0
+
+
+def test_what_is_paused_ends_at_no_time() -> None:
+    assert Walk(PARSED, 1, NOW).due == LATER
+    assert Walk(PARSED, 1, NOW, paused=True).due is None
+    assert Walk(PARSED, 0, NOW).due is None
+
+
+def test_without_steps_there_are_none() -> None:
+    assert steps_of(pool()) == steps_of(pool(rollout={"strategy": "Surge"})) == ()
+
+
+def test_what_is_asked_for_is_kept_in_order_and_to_the_second() -> None:
+    world = World(pool())
+    for name in ("resume", "abort"):
+        ask(world, name, "1")
+    found = requests.seen(world.pool, NOW) or ()
+    assert [(each.name, each.value) for each in found] == [("abort", "1"), ("resume", "1")]
+    ask(world, "pause", "2")
+    meta = world.pool.metadata.model_copy(update={"annotations": {"aifactory.dev/pause": "3"}})
+    asked = world.pool.model_copy(update={"metadata": meta})
+    (again,) = (each for each in requests.seen(asked, NOW + timedelta(microseconds=5)) or () if each.name == "pause")
+    assert (again.value, again.time) == ("3", NOW)
+    assert requests.command(world.pool, "abort") == (
+        'kubectl -n ns annotate --overwrite ipool chat aifactory.dev/abort="$(date)"'
+    )
 
 
 def canary(replicas: int = 4, **spec: Any) -> World:
