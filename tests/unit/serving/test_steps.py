@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from aifactory.api.inferencepool import RolloutStep
+from aifactory.api.inferencepool import AnalysisWindow, Finding, RolloutStep
 from aifactory.serving import requests
-from aifactory.serving.steps import Walk, begin, follow, resume, steps_of
+from aifactory.serving.analysis import Look, Outcome
+from aifactory.serving.steps import Walk, begin, follow, hash_of, look_at, resume, steps_of, takes_back, words
 from tests.unit.plans import removed
 from tests.unit.serving.builders import NOW, World, conditions, guard, message, pool, serving
 
@@ -88,6 +89,90 @@ def test_what_is_asked_for_is_kept_in_order_and_to_the_second() -> None:
     assert requests.command(world.pool, "abort") == (
         'kubectl -n ns annotate --overwrite ipool chat aifactory.dev/abort="$(date)"'
     )
+
+
+COMPARING = (RolloutStep(analyze_seconds=60),)
+
+
+def paused_after(broken: int) -> Walk:
+    return Walk(COMPARING, 0, NOW, paused=True, window=AnalysisWindow(since=NOW, broken=broken))
+
+
+def test_a_comparison_that_is_paused_has_failed_when_its_limit_is_passed() -> None:
+    """Else somebody has paused it."""
+    analysis = {"metrics": [{"name": "errorRate", "max": "0.1"}], "failureLimit": 1}
+    made = pool(rollout={"steps": [{"analyzeSeconds": 60}], "analysis": analysis})
+    assert look_at(made, paused_after(1), LATER) is None
+    assert look_at(made, paused_after(2), LATER) == Look(Outcome.FAILED, ())
+    assert look_at(pool(rollout={"steps": [{"analyzeSeconds": 60}]}), paused_after(2), LATER) is None
+
+
+def test_where_nothing_was_looked_at_a_comparison_stays() -> None:
+    walk = begin(COMPARING, NOW)
+    assert follow(walk, set(), None, there=True, now=LATER) == walk
+
+
+def test_a_version_is_taken_back_unless_the_user_says_otherwise() -> None:
+    specs: list[dict[str, Any]] = [{}, {"rollout": {}}, {"rollout": {"autoRollback": True}}]
+    assert [takes_back(pool(**each)) for each in specs] == [True] * 3
+    assert not takes_back(pool(rollout={"autoRollback": False}))
+
+
+def test_moments_are_those_that_are_written() -> None:
+    moment = NOW + timedelta(microseconds=7)
+    assert begin(PARSED, moment).since == NOW
+    assert follow(Walk(PARSED, 0, NOW), set(), there=True, now=LATER + timedelta(microseconds=7)).since == LATER
+
+
+def test_an_upgrade_of_the_operator_does_not_begin_a_canary_anew() -> None:
+    assert hash_of(PARSED) == "43a64d93"
+
+
+def annotate(name: str) -> str:
+    return f'kubectl -n ns annotate --overwrite ipool chat aifactory.dev/{name}="$(date)"'
+
+
+@pytest.mark.parametrize(
+    ("walk", "look", "told"),
+    [
+        pytest.param(Walk(PARSED, 0, NOW), None, ("RollingOut", ""), id="a weight"),
+        pytest.param(Walk(PARSED, 1, NOW), None, ("RollingOut", "it goes on at 2026-01-01T12:01:00Z"), id="some time"),
+        pytest.param(
+            Walk(PARSED, 3, NOW),
+            None,
+            ("WaitingForPromotion", f"it goes on with: {annotate('promote')}"),
+            id="as long as it takes",
+        ),
+        pytest.param(
+            Walk(PARSED, 1, NOW, paused=True),
+            None,
+            ("RolloutPaused", f"paused; it goes on with: {annotate('resume')}"),
+            id="paused",
+        ),
+        pytest.param(
+            begin(COMPARING, NOW), None, ("Analyzing", "it is compared until 2026-01-01T12:01:00Z"), id="a comparison"
+        ),
+        pytest.param(
+            begin(COMPARING, NOW),
+            Look(Outcome.INCONCLUSIVE, (Finding(metric="m", outcome="Inconclusive", message="m: too few"),)),
+            ("AnalysisInconclusive", f"m: too few; it waits for more, or goes on with: {annotate('promote')}"),
+            id="not enough to tell",
+        ),
+        pytest.param(
+            paused_after(1),
+            Look(Outcome.FAILED, (Finding(metric="m", outcome="Failed", message="m: too slow"),)),
+            (
+                "AnalysisFailed",
+                f"m: too slow; it stays here (autoRollback is false); it goes on with: {annotate('promote')}; "
+                f"it is taken back with: {annotate('abort')}",
+            ),
+            id="worse",
+        ),
+    ],
+)
+def test_what_it_waits_for_and_the_way_on(walk: Walk, look: Look | None, told: tuple[str, str]) -> None:
+    reason, said = words(pool(), walk, look)
+    assert (str(reason), said) == told
 
 
 def canary(replicas: int = 4, **spec: Any) -> World:
@@ -359,6 +444,11 @@ def test_another_operator_goes_on_where_the_one_before_was() -> None:
     assert found == Walk(PARSED, 1, NOW)
     assert resume(PARSED[:4], world.status.rollout, world.revision(2)) is None
     assert resume(PARSED, world.status.rollout, world.revision(1)) is None
+    assert resume(PARSED, None, world.revision(2)) is None
+    assert world.status.rollout is not None
+    others: list[dict[str, Any]] = [{"phase": "Failed"}, {"step": None}, {"step_time": None}, {"steps_hash": None}]
+    for other in others:
+        assert resume(PARSED, world.status.rollout.model_copy(update=other), world.revision(2)) is None
     assert begin(PARSED, NOW) == Walk(PARSED, 0, NOW)
 
 
