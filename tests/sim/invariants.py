@@ -327,10 +327,10 @@ class Invariants:
         """What a gateway would be told: all requests go somewhere, and none to what is not ready or was taken back."""
         namespace, name = key_of(body)
         sets: dict[str, list[Body]] = defaultdict(list)
-        serving = {names.LABEL_POOL: name, names.LABEL_ROLE: names.ROLE_SERVE}
-        for pod in self._cluster.all(PODS, namespace, **serving):
-            if is_ready(pod) and not is_stranger(pod) and "deletionTimestamp" not in pod["metadata"]:
-                sets[labels_of(pod)[names.LABEL_REVISION]].append(pod)
+        for pod in self._cluster.all(PODS, namespace, **{names.LABEL_POOL: name, names.LABEL_ROLE: names.ROLE_SERVE}):
+            set_ = labels_of(pod).get(names.LABEL_REVISION)  # labels are taken off pods here
+            if set_ and is_ready(pod) and not is_stranger(pod) and "deletionTimestamp" not in pod["metadata"]:
+                sets[set_].append(pod)
         views = [RevisionView(Applied(each, each), each, len(pods), ready=len(pods)) for each, pods in sets.items()]
         try:
             pool = InferencePool.model_validate(body)

@@ -154,6 +154,8 @@ class Serving(Domain[InferencePool, Observed]):
                 if not hot and said is None and names.LABEL_ASSIGNMENT not in labels:
                     continue  # it was never told anything else than what it was made for
                 there = said is not None and said.ready and said.revision == goal
+                # What it has said before it was told something else may be over by now.
+                there = there and labels.get(names.LABEL_ASSIGNMENT, goal) == goal
                 if pod.status.pod_ip and pod.metadata.deletion_timestamp is None and not there:
                     key = (meta.namespace, meta.name)
                     found.append(ServingPod(pod.metadata.uid, pod.status.pod_ip, key, podstate.is_ready(pod)))

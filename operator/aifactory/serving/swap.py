@@ -53,7 +53,7 @@ class Swapped:
     """How far the pods of a set are."""
 
     done: tuple[ServingPodView, ...]
-    """Ready pods that serve what they are told to."""
+    """Ready pods that serve what they are told to, and have been told nothing else since."""
     missing: tuple[ServingPodView, ...]
     """Ready pods that do not yet, and others that may become ready without having heard of it."""
 
@@ -73,7 +73,7 @@ def choose(observed: Observed, target: VersionView, revision: str) -> Choice:
         return Choice(steps.CANARY, "spec.rollout.strategy is Canary")
     if wished == "Auto" and steps.steps_of(observed.pool):
         return Choice(steps.CANARY, "there are spec.rollout.steps")
-    if wished == "Auto" and steps.is_canary(under_way, revision):
+    if steps.is_canary(under_way, revision):
         return Choice(SURGE, "its pods were made for a Canary, and there are no spec.rollout.steps any more")
     if words := _needs_new_pods(observed, target, revision):
         return Choice(SURGE, words)
@@ -137,7 +137,8 @@ def said(observed: Observed, pods: str) -> set[str]:
 def look(observed: Observed, wish: Wish) -> Swapped:
     """How far the pods are on their way to the wish."""
     pods = _members(observed, wish)
-    done = tuple(pod for pod in pods if pod.ready and serves(pod, wish.revision))
+    # What a pod has said before it was told something else may be over by now.
+    done = tuple(pod for pod in pods if pod.ready and serves(pod, wish.revision) and pod.told in ("", wish.revision))
     missing = (pod for pod in pods if (pod.ready or _may_not_know(pod, wish.revision)) and pod not in done)
     return Swapped(done, tuple(missing))
 

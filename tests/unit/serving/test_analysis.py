@@ -157,6 +157,47 @@ def test_a_metric(metric: dict[str, Any], candidate: Measured, stable: Measured,
 
 
 @pytest.mark.parametrize(
+    ("metric", "candidate", "stable", "outcome", "bound"),
+    [
+        pytest.param({**LATENCY, "max": "0.2"}, SLOW, GOOD, "Failed", "0.12", id="of two upper bounds the lower one"),
+        pytest.param({**LATENCY, "max": "0.05"}, GOOD, GOOD, "Failed", "0.05", id="whichever it is"),
+        pytest.param(
+            {"name": "tokensPerSecond", "minRatio": "0.9", "min": "10"}, SLOW, GOOD, "Failed", "45", id="the higher one"
+        ),
+        pytest.param(
+            {"name": "tokensPerSecond", "min": "20"}, SLOW, GOOD, "Passed", "20", id="as fast as it has to be"
+        ),
+        pytest.param(LATENCY, SLOW, measured(100, seconds=0.1), "Failed", "0.12", id="just enough to compare with"),
+        pytest.param(LATENCY, GOOD, measured(100, seconds=0.1), "Passed", "0.12", id="just enough, and good"),
+    ],
+)
+def test_a_bound(metric: dict[str, Any], candidate: Measured, stable: Measured, outcome: str, bound: str) -> None:
+    (found,) = look(spec(metric), window(candidate, stable), 60, OVER).findings
+    assert (found.outcome, found.bound) == (outcome, bound)
+
+
+def test_what_was_found_is_told_in_figures() -> None:
+    (found,) = look(spec(LATENCY), window(SLOW, GOOD), 60, OVER).findings
+    assert {**found.dump(), "message": ""} == {
+        "metric": "latencyMean",
+        "outcome": "Failed",
+        "candidate": "0.3",
+        "stable": "0.1",
+        "bound": "0.12",
+        "samples": 200,
+        "stableSamples": 1000,
+        "message": "",
+    }
+
+
+@pytest.mark.parametrize(("requests", "outcome"), [(199, "Inconclusive"), (200, "Passed")])
+def test_two_hundred_are_enough_where_nobody_says_how_many(requests: int, outcome: str) -> None:
+    analysis = Analysis.model_validate({"metrics": [ERRORS]})
+    (found,) = look(analysis, window(measured(requests), measured()), 60, OVER).findings
+    assert found.outcome == outcome
+
+
+@pytest.mark.parametrize(
     ("candidate", "broken", "limit", "seconds", "outcome"),
     [
         pytest.param(measured(1000), 0, 0, 60, Outcome.PASSED, id="over, and good"),

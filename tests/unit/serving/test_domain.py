@@ -24,7 +24,7 @@ from aifactory.kube.podstate import Crash, Trouble
 from aifactory.kube.resources import Key, Resource
 from aifactory.models.domain import Models
 from aifactory.serving.domain import Serving
-from aifactory.serving.probe import ServingPod
+from aifactory.serving.probe import SILENT_AFTER, ServingPod
 from aifactory.serving.state import ConfigView, Report, RevisionView, ServingPodView, Settings, VersionView
 from tests.support.faketime import FakeClock
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS
@@ -295,7 +295,8 @@ def test_a_pool_waits_for_its_turn_if_only_the_installation_has_changed(status: 
 
 def test_pods_that_really_belong_to_a_pool_are_asked_by_the_leader_alone() -> None:
     found = Installation()
-    found.pool()
+    change = {"phase": "Progressing", "revision": "new", "strategy": "HotSwap"}
+    found.pool(status={"stable": {"revision": "v1-a"}, "rollout": change})
     found.revision()
     found.pod("of-another-role", meta={"labels": {}}, status={"podIP": "10.0.0.4"})
     found.pod("ready", status={"podIP": "10.0.0.1", "conditions": [READY]})
@@ -323,6 +324,7 @@ def test_pods_that_really_belong_to_a_pool_are_asked_by_the_leader_alone() -> No
         ServingPod("ready-uid", "10.0.0.1", ("ns", "chat"), ready=True),
         ServingPod("starting-uid", "10.0.0.2", ("ns", "chat"), ready=False),
     ]
+    assert {pod.uid for pod in probe._swapping()} >= {"ready-uid", "starting-uid"}
     probe._wake(("ns", "chat"))
     assert woken == [(Key("ns", "chat"), 0.0)]
     assert (probe._book, probe._monotonic) == (found.serving.book, clock.monotonic)
@@ -372,21 +374,28 @@ def test_pods_that_had_begun_a_change_are_asked_until_they_say_that_they_are_bac
     found.revision()
     told = {"labels": {names.LABEL_REVISION: "v1-a", names.LABEL_ASSIGNMENT: "v1-a"}}
     other = {"labels": {names.LABEL_REVISION: "v1-b", names.LABEL_ASSIGNMENT: "v1-b"}}
+    halfway = {"labels": {names.LABEL_REVISION: "v1-a", names.LABEL_ASSIGNMENT: "v1-b"}}
     metas = {"untouched": {"labels": {names.LABEL_REVISION: "v1-a"}}, "candidate": other}
-    for number, name in enumerate(("there", "halfway", "unknown", "untouched", "candidate")):
+    metas |= {"untold": {"labels": {names.LABEL_REVISION: "v1-a"}}, "told-since": halfway}
+    for number, name in enumerate(("candidate", "untouched", "there", "halfway", "unknown", "untold", "told-since")):
         found.pod(name, meta=metas.get(name, told), status={"podIP": f"10.0.0.{number}", "conditions": [READY]})
     found.serving.book.set_report("there-uid", Report("v1-a", ready=True))
     found.serving.book.set_report("halfway-uid", Report("v1-b", ready=False))
+    found.serving.book.set_report("untold-uid", Report("v1-b", ready=True))
+    found.serving.book.set_report("told-since-uid", Report("v1-a", ready=True))
     pods = found.serving.swapping_pods(found.cluster)
-    assert sorted(pod.uid.removesuffix("-uid") for pod in pods) == ["halfway", "unknown"]
+    assert sorted(pod.uid.removesuffix("-uid") for pod in pods) == ["halfway", "told-since", "unknown", "untold"]
 
 
-def test_pods_that_change_over_are_asked_though_the_status_has_lost_what_they_served() -> None:
+@pytest.mark.parametrize("phase", ["Progressing", "Failed"])
+def test_pods_that_change_over_are_asked_though_the_status_has_lost_what_they_served(phase: str) -> None:
     found = Installation()
-    found.pool(status={"rollout": {"phase": "Progressing", "revision": "new", "strategy": "HotSwap"}})
+    found.pool(status={"rollout": {"phase": phase, "revision": "new", "strategy": "HotSwap"}})
     found.revision()
     found.pod("p", status={"podIP": "10.0.0.1", "conditions": [READY]})
     assert [pod.uid for pod in found.serving.swapping_pods(found.cluster)] == ["p-uid"]
+    found.serving.book.set_report("p-uid", Report("new", ready=True))
+    assert not found.serving.swapping_pods(found.cluster)
 
 
 def test_what_pods_are_told_and_say_is_gathered() -> None:
@@ -404,8 +413,13 @@ def test_what_pods_are_told_and_say_is_gathered() -> None:
     seen = found.observed()
     assert [view.room for view in seen.revisions] == [1000]
     assert [pod.told for pod in seen.pods] == ["v1-d"]
+    assert [pod.silent for pod in seen.pods] == [False]
     assert [pod.report for pod in seen.pods] == [Report("v1-d", ready=True, version=2)]
     assert (seen.assigned("v1-a"), seen.assigned("v1-b"), seen.assigned("v1-z")) == ("v1-a", "v1-c", "")
+    found.pod("silent")
+    for _ in range(SILENT_AFTER):
+        found.serving.book.set_unanswered("silent-uid")
+    assert {pod.name: pod.silent for pod in found.observed().pods} == {"p": False, "silent": True}
 
 
 def test_a_pod_of_another_kind_of_ours_is_not_asked() -> None:

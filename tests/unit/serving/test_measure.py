@@ -53,6 +53,9 @@ def test_counters_grow_and_begin_again() -> None:
     assert grown(Sums(100, 4, 110, 5.5), Sums(150, 4, 161, 8.0)) == Sums(50, 0, 51, 2.5)
     assert grown(Sums(100, 4, 110, 5.5), Sums(30, 1, 31, 1.5)) == Sums(30, 1, 31, 1.5), "Triton was started again"
     assert grown(Sums(100, 4, 110, 5.5), Sums(99, 4, 110, 5.5)) == Sums(), "a question of the agent is under way"
+    assert grown(Sums(100, 4, 110, 5.5), Sums(98, 4, 110, 5.5)) == Sums(), "or two"
+    assert grown(Sums(100, 4, 110, 5.5), Sums(97, 4, 110, 5.5)) == Sums(97, 4, 110, 5.5)
+    assert Sums(1, 2, 3, 4, 5, 6, 7, 8) + Sums(10, 20, 30, 40, 50, 60, 70, 80) == Sums(11, 22, 33, 44, 55, 66, 77, 88)
 
 
 def pools(candidate: str = "c", stable: str = "s", **sums: Measured) -> Analysed:
@@ -87,6 +90,29 @@ def test_another_window_is_another_tally() -> None:
     assert tally.is_of(pools().window)
     assert not tally.is_of(pools(new=Measured(requests=1)).window), "another operator has counted further"
     assert not tally.is_of(Measurement("newer", NOW, Measured(), Measured()))
+
+
+def test_the_status_has_whole_numbers_and_milliseconds() -> None:
+    sums, told = (
+        Sums(1, 2, 3, 0.004, 5, 0.006, 7, 0.008),
+        Measured.model_validate(
+            {
+                "requests": 1,
+                "failures": 2,
+                "timed": 3,
+                "milliseconds": 4,
+                "firstTokens": 5,
+                "firstTokenMilliseconds": 6,
+                "nextTokens": 7,
+                "nextTokenMilliseconds": 8,
+            }
+        ),
+    )
+    assert for_status(sums) == told
+    assert from_status(told) == sums
+    assert for_status(Sums(seconds=1000, first_token_seconds=1000, next_token_seconds=1000)) == Measured(
+        milliseconds=10**6, first_token_milliseconds=10**6, next_token_milliseconds=10**6
+    )
 
 
 @given(st.builds(Measured, **dict.fromkeys(Measured.model_fields, st.integers(0, 10**12))))

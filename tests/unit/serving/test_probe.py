@@ -55,6 +55,7 @@ def test_the_agents_own_requests_are_not_traffic() -> None:
     assert read_counters(PAGE) == (130.0, 4000.0)
     assert read_counters(b"") == (0.0, 0.0)
     assert read_counters(b"nv_inference_request_success 5\n") == (5.0, 0.0)
+    assert read_counters(b'nv_inference_request_success{model="m"} 5 1395066363000 7\n') == (5.0, 0.0)
     assert read_counters(b"aifactory_probe_requests_total 5\n") == (0.0, 0.0), "they are counted before their answers"
 
 
@@ -120,9 +121,16 @@ def test_what_nests_too_deeply_is_no_status(read: Callable[[bytes], object]) -> 
         read(b'{"ready":true,"other":' + b"[" * 9000)
 
 
-@pytest.mark.parametrize(("old", "new"), [(b"3.25", b"-1"), (b"3.25", b"1e300"), (b"3.25", b"null")])
+@pytest.mark.parametrize(("old", "new"), [(b"3.25", b"-1"), (b"3.25", b"1e6"), (b"3.25", b"1e300"), (b"3.25", b"null")])
 def test_nonsense_about_a_load_is_not_told(old: bytes, new: bytes) -> None:
     assert read_report(REPORT.replace(old, new)).load_seconds is None
+
+
+@pytest.mark.parametrize(("field", "told"), [("version", 1), ("version", 2**31 - 1), ("load_seconds", 0.0)])
+def test_the_least_and_the_most_that_can_be_is_told(field: str, told: float) -> None:
+    old = b'"tiny":2' if field == "version" else b"3.25"
+    new = b'"tiny":%d' % told if field == "version" else b"0"
+    assert getattr(read_report(REPORT.replace(old, new)), field) == told
 
 
 @pytest.mark.parametrize("version", [b"0", b"-4", b"99999999999", b"2147483648"])
@@ -185,6 +193,23 @@ def test_what_is_known_of_others_is_forgotten() -> None:
     book.retain(["kept"], [("ns", "kept")])
     assert [bool(book.load_error(name)) for name in ("kept", "gone")] == [True, False]
     assert [book.throughput(("ns", name)) for name in ("kept", "gone")] == [Throughput(), None]
+
+
+def test_an_agent_is_silent_that_was_asked_again_and_again_and_has_never_said_anything() -> None:
+    book = ServingBook()
+    for times in range(1, probes.SILENT_AFTER + 3):
+        assert book.set_unanswered("uid") == (times == probes.SILENT_AFTER), "that is news once"
+        assert book.is_silent("uid") == (times >= probes.SILENT_AFTER)
+    assert book.set_report("uid", Report())
+    assert not book.is_silent("uid")
+    for times in range(1, probes.SILENT_AFTER + 3):
+        assert book.set_unanswered("uid") == (times == probes.SILENT_AFTER), "it is counted anew"
+        assert not book.is_silent("uid"), "it has said something once"
+    for name in ("kept", "gone"):
+        for _ in range(probes.SILENT_AFTER):
+            book.set_unanswered(name)
+    book.retain(["kept"], [])
+    assert [book.is_silent(name) for name in ("kept", "gone")] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -599,6 +624,20 @@ def test_pods_that_change_over_are_asked_again_and_again_and_news_wake_their_poo
         assert world.book.load_error("uid-2") == "", "that is told of pods that are not ready"
         world.book.retain(["uid-2"], [])
         assert world.book.report("uid-1") is None
+
+    run(story)
+
+
+@pytest.mark.parametrize("raised", [aiohttp.ClientError(), TimeoutError(), ValueError("nonsense")])
+def test_whatever_keeps_a_pod_that_changes_over_from_answering_concerns_it_alone(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    async def story() -> None:
+        world = World(monkeypatch, [])
+        world.swapping = [ready(1), ready(2)]
+        world.errors["pod-1"], world.raised = "away", raised
+        await world.probe.follow_round(None)  # type: ignore[arg-type] # `fetch` is replaced
+        assert [world.book.report(f"uid-{number}") for number in (1, 2)] == [None, Report()]
 
     run(story)
 

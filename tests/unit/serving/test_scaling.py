@@ -68,11 +68,24 @@ def test_whoever_is_ready(wanted: int, ready: dict[str, int], growing: str, stab
         pytest.param(4, {"a": 3, "b": 0}, 25, {"a": 4, "b": 1}, id="a candidate pod is lost"),
         pytest.param(4, {"b": 1}, 25, {"a": 3, "b": 1}, id="all stable pods are lost"),
         pytest.param(4, {"a": 3, "b": 0, "c": 1}, 25, {"a": 4, "b": 1, "c": 1}, id="another one holds what is missing"),
+        pytest.param(4, {"a": 2, "b": 1, "c": 3}, 25, {"a": 3, "b": 1, "c": 1}, id="and no more than that"),
+        pytest.param(4, {"b": 1, "c": 3}, 25, {"a": 3, "b": 1, "c": 3}, id="all of it"),
+        pytest.param(
+            4, {"a": 1, "b": 0, "c": 1, "d": 3}, 25, {"a": 4, "b": 1, "c": 0, "d": 3}, id="the one with most pods first"
+        ),
         pytest.param(0, {"a": 3, "b": 1}, 25, {"a": 0, "b": 0}, id="scaled to zero"),
     ],
 )
 def test_pods_are_split(wanted: int, ready: dict[str, int], weight: int, sizes: dict[str, int]) -> None:
     assert split(wanted, ready, "b", "a", weight) == sizes
+
+
+@pytest.mark.parametrize(
+    ("wanted", "weight", "pods"),
+    [(4, 0, (0, 4)), (4, 25, (1, 3)), (4, 26, (2, 3)), (1, 1, (1, 1)), (3, 100, (3, 0)), (100, 1, (1, 99))],
+)
+def test_a_part_is_rounded_up_on_both_sides(wanted: int, weight: int, pods: tuple[int, int]) -> None:
+    assert part(wanted, weight) == pods
 
 
 @given(st.integers(0, 12), st.dictionaries(st.sampled_from("abc"), st.integers(0, 12), max_size=3), st.integers(0, 100))

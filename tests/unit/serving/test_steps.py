@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from aifactory.api.inferencepool import RolloutStep
-from aifactory.serving.steps import Walk, begin, follow, resume
+from aifactory.api.inferencepool import AnalysisWindow, Finding, RolloutStep
+from aifactory.serving import requests
+from aifactory.serving.analysis import Look, Outcome
+from aifactory.serving.steps import Walk, begin, follow, hash_of, look_at, resume, steps_of, takes_back, words
 from tests.unit.plans import removed
 from tests.unit.serving.builders import NOW, World, conditions, guard, message, pool, serving
 
@@ -57,6 +59,120 @@ def test_what_is_paused(at: int, asked: set[str], then: tuple[Any, ...]) -> None
 def test_weights_last_until_the_next_one() -> None:
     assert [Walk(PARSED, at, NOW).weight for at in range(6)] == [25, 25, 50, 50, 100, 100]
     assert Walk(PARSED[:2], 2, NOW).weight == 100, "after the last step it gets everything"
+
+
+def test_before_the_first_weight_it_gets_nothing() -> None:
+    assert Walk(PARSED[1:], 0, NOW).weight == 0
+
+
+def test_what_is_paused_ends_at_no_time() -> None:
+    assert Walk(PARSED, 1, NOW).due == LATER
+    assert Walk(PARSED, 1, NOW, paused=True).due is None
+    assert Walk(PARSED, 0, NOW).due is None
+
+
+def test_without_steps_there_are_none() -> None:
+    assert steps_of(pool()) == steps_of(pool(rollout={"strategy": "Surge"})) == ()
+
+
+def test_what_is_asked_for_is_kept_in_order_and_to_the_second() -> None:
+    world = World(pool())
+    for name in ("resume", "abort"):
+        ask(world, name, "1")
+    found = requests.seen(world.pool, NOW) or ()
+    assert [(each.name, each.value) for each in found] == [("abort", "1"), ("resume", "1")]
+    ask(world, "pause", "2")
+    meta = world.pool.metadata.model_copy(update={"annotations": {"aifactory.dev/pause": "3"}})
+    asked = world.pool.model_copy(update={"metadata": meta})
+    (again,) = (each for each in requests.seen(asked, NOW + timedelta(microseconds=5)) or () if each.name == "pause")
+    assert (again.value, again.time) == ("3", NOW)
+    assert requests.command(world.pool, "abort") == (
+        'kubectl -n ns annotate --overwrite ipool chat aifactory.dev/abort="$(date)"'
+    )
+
+
+COMPARING = (RolloutStep(analyze_seconds=60),)
+
+
+def paused_after(broken: int) -> Walk:
+    return Walk(COMPARING, 0, NOW, paused=True, window=AnalysisWindow(since=NOW, broken=broken))
+
+
+def test_a_comparison_that_is_paused_has_failed_when_its_limit_is_passed() -> None:
+    """Else somebody has paused it."""
+    analysis = {"metrics": [{"name": "errorRate", "max": "0.1"}], "failureLimit": 1}
+    made = pool(rollout={"steps": [{"analyzeSeconds": 60}], "analysis": analysis})
+    assert look_at(made, paused_after(1), LATER) is None
+    assert look_at(made, paused_after(2), LATER) == Look(Outcome.FAILED, ())
+    assert look_at(pool(rollout={"steps": [{"analyzeSeconds": 60}]}), paused_after(2), LATER) is None
+
+
+def test_where_nothing_was_looked_at_a_comparison_stays() -> None:
+    walk = begin(COMPARING, NOW)
+    assert follow(walk, set(), None, there=True, now=LATER) == walk
+
+
+def test_a_version_is_taken_back_unless_the_user_says_otherwise() -> None:
+    specs: list[dict[str, Any]] = [{}, {"rollout": {}}, {"rollout": {"autoRollback": True}}]
+    assert [takes_back(pool(**each)) for each in specs] == [True] * 3
+    assert not takes_back(pool(rollout={"autoRollback": False}))
+
+
+def test_moments_are_those_that_are_written() -> None:
+    moment = NOW + timedelta(microseconds=7)
+    assert begin(PARSED, moment).since == NOW
+    assert follow(Walk(PARSED, 0, NOW), set(), there=True, now=LATER + timedelta(microseconds=7)).since == LATER
+
+
+def test_an_upgrade_of_the_operator_does_not_begin_a_canary_anew() -> None:
+    assert hash_of(PARSED) == "43a64d93"
+
+
+def annotate(name: str) -> str:
+    return f'kubectl -n ns annotate --overwrite ipool chat aifactory.dev/{name}="$(date)"'
+
+
+@pytest.mark.parametrize(
+    ("walk", "look", "told"),
+    [
+        pytest.param(Walk(PARSED, 0, NOW), None, ("RollingOut", ""), id="a weight"),
+        pytest.param(Walk(PARSED, 1, NOW), None, ("RollingOut", "it goes on at 2026-01-01T12:01:00Z"), id="some time"),
+        pytest.param(
+            Walk(PARSED, 3, NOW),
+            None,
+            ("WaitingForPromotion", f"it goes on with: {annotate('promote')}"),
+            id="as long as it takes",
+        ),
+        pytest.param(
+            Walk(PARSED, 1, NOW, paused=True),
+            None,
+            ("RolloutPaused", f"paused; it goes on with: {annotate('resume')}"),
+            id="paused",
+        ),
+        pytest.param(
+            begin(COMPARING, NOW), None, ("Analyzing", "it is compared until 2026-01-01T12:01:00Z"), id="a comparison"
+        ),
+        pytest.param(
+            begin(COMPARING, NOW),
+            Look(Outcome.INCONCLUSIVE, (Finding(metric="m", outcome="Inconclusive", message="m: too few"),)),
+            ("AnalysisInconclusive", f"m: too few; it waits for more, or goes on with: {annotate('promote')}"),
+            id="not enough to tell",
+        ),
+        pytest.param(
+            paused_after(1),
+            Look(Outcome.FAILED, (Finding(metric="m", outcome="Failed", message="m: too slow"),)),
+            (
+                "AnalysisFailed",
+                f"m: too slow; it stays here (autoRollback is false); it goes on with: {annotate('promote')}; "
+                f"it is taken back with: {annotate('abort')}",
+            ),
+            id="worse",
+        ),
+    ],
+)
+def test_what_it_waits_for_and_the_way_on(walk: Walk, look: Look | None, told: tuple[str, str]) -> None:
+    reason, said = words(pool(), walk, look)
+    assert (str(reason), said) == told
 
 
 def canary(replicas: int = 4, **spec: Any) -> World:
@@ -228,10 +344,17 @@ def test_other_steps_begin_anew() -> None:
     assert pods(world) == (3, 2)
 
 
-def test_without_steps_the_rest_is_a_surge() -> None:
+@pytest.mark.parametrize("left", [{"strategy": "Surge"}, {"strategy": "HotSwap"}, {"strategy": "Auto"}, {}, None])
+def test_without_steps_the_rest_is_a_surge(left: Any) -> None:
     world = canary()
     world.load(1, 2)
-    world.edit(rollout={"strategy": "Surge"})
+    world.edit(rollout=left)
+    world.settle()
+    assert world.status.rollout is not None
+    assert (world.status.rollout.strategy, pods(world)) == ("Surge", (3, 1))
+    words = "its pods were made for a Canary, and there are no spec.rollout.steps any more"
+    if left != {"strategy": "Surge"}:
+        assert world.status.rollout.strategy_reason == words
     world.roll_out()
     assert (pods(world), world.status.version) == ((0, 4), "2")
 
@@ -321,6 +444,11 @@ def test_another_operator_goes_on_where_the_one_before_was() -> None:
     assert found == Walk(PARSED, 1, NOW)
     assert resume(PARSED[:4], world.status.rollout, world.revision(2)) is None
     assert resume(PARSED, world.status.rollout, world.revision(1)) is None
+    assert resume(PARSED, None, world.revision(2)) is None
+    assert world.status.rollout is not None
+    others: list[dict[str, Any]] = [{"phase": "Failed"}, {"step": None}, {"step_time": None}, {"steps_hash": None}]
+    for other in others:
+        assert resume(PARSED, world.status.rollout.model_copy(update=other), world.revision(2)) is None
     assert begin(PARSED, NOW) == Walk(PARSED, 0, NOW)
 
 

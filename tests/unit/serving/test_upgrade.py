@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from aifactory.api.inferencepool import InferencePool
 from aifactory.engine import custom
 from aifactory.engine.cluster import Cluster
@@ -12,10 +14,11 @@ from aifactory.kube.queue import WorkQueue
 from aifactory.kube.resources import Key
 from aifactory.models.domain import Models
 from aifactory.serving.domain import Serving
+from aifactory.serving.shape import revision_of
 from aifactory.serving.state import Settings
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS
 from tests.unit.plans import created, repairs
-from tests.unit.serving.builders import SETTINGS, World, guard, serving
+from tests.unit.serving.builders import SETTINGS, World, guard, serving, version
 from tests.unit.serving.builders import pool as new_pool
 
 NEWER = replace(SETTINGS, server_image="aifactory/server:2")
@@ -23,6 +26,12 @@ NEWER = replace(SETTINGS, server_image="aifactory/server:2")
 
 def upgraded(world: World, *, may_upgrade: bool) -> None:
     world.settings, world.may_upgrade = NEWER, may_upgrade
+
+
+@pytest.mark.parametrize(("shape", "revision"), [("v1", "v1-69aa07be"), ("v2", "v2-78d4901a-ff95f5d0")])
+def test_pods_are_found_again_under_the_names_that_earlier_releases_gave_them(shape: str, revision: str) -> None:
+    """Another name for the same would change over every pool of every installation."""
+    assert revision_of(new_pool(), version(1), "aifactory/server:1", shape) == revision
 
 
 def image(world: World) -> str:
