@@ -216,14 +216,14 @@ def test_a_version_is_seen_with_all_that_makes_a_difference() -> None:
     }
     found.version(
         1,
-        status={"conditions": [ready], "resolvedDigest": "sha256:a", "sizeBytes": 7},
+        status={"conditions": [ready], "resolvedDigest": "sha256:a", "sizeBytes": 7, "memoryBytes": 9},
         source={"secretRef": {"name": "s3"}},
     )
     found.version(2, status={"conditions": [{**ready, "status": "False"}]}, **GONE)
     found.version(3)
     kept = {"model": "tiny", "digest": "", "format": "huggingface"}
     told = {"reason": "Verified", "message": "3 files"}
-    first = {**kept, **told, "digest": "sha256:a", "size_bytes": 7, "secret": "s3", "ready": True}
+    first = {**kept, **told, "digest": "sha256:a", "size_bytes": 7, "memory_bytes": 9, "secret": "s3", "ready": True}
     assert sorted(found.observed().versions, key=lambda view: view.version) == [
         VersionView(name="tiny-v1", version=1, uri="s3://b/1", **first, deleting=False),
         VersionView(name="tiny-v2", version=2, uri="s3://b/2", **kept, **told, ready=False, deleting=True),

@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from aifactory.api.reasons import ConditionType
 from aifactory.engine.apply import Applied
+from aifactory.kube.podstate import Crash
 from aifactory.serving import envoy, gateway
-from aifactory.serving.state import Observed, RevisionView
+from aifactory.serving.state import GatewayView, Observed, RevisionView, ServingPodView
+from aifactory.serving.trouble import of_gateway
 from tests.unit.golden import assert_golden, assert_known_to_kubernetes, assert_restricted
 from tests.unit.serving.builders import SETTINGS, World, conditions, message, pool, serving, version
 from tests.unit.serving.test_steps import ask
@@ -144,6 +148,61 @@ def test_what_keeps_proxies_away_is_told() -> None:
     )
     world.proxies(2)
     assert conditions(world.status)["Ready"] == ("True", "Serving")
+
+
+@pytest.mark.parametrize(
+    ("made", "refusal", "reason", "words", "waits"),
+    [
+        pytest.param(
+            {},
+            "pods is forbidden: exceeded quota: q",
+            "QuotaExceeded",
+            "no pod of Deployment chat-gateway can be made: pods is forbidden: exceeded quota: q; make room for it, or "
+            "go without a gateway: spec.gateway.mode None",
+            True,
+            id="a quota",
+        ),
+        pytest.param(
+            {},
+            "denied by a webhook",
+            "PodRejected",
+            "no pod of Deployment chat-gateway can be made: denied by a webhook; make room for it, or go without a "
+            "gateway: spec.gateway.mode None",
+            False,
+            id="a webhook",
+        ),
+        pytest.param(
+            {"crash": Crash("envoy", 1, "Error", "", 3)},
+            "",
+            "CrashLoopBackOff",
+            "kubectl -n ns logs p -c envoy --previous",
+            False,
+            id="it crashes",
+        ),
+        pytest.param(
+            {"refused_by_node": "OutOfcpu", "node": "n-1"},
+            "",
+            "GatewayNotReady",
+            "node n-1 does not run pod p: OutOfcpu; another one is made",
+            True,
+            id="a node that is full",
+        ),
+        pytest.param({}, "", None, "", False, id="it starts"),
+        pytest.param({"ready": True, "crash": Crash("envoy", 1, "Error", "", 3)}, "", None, "", False, id="it is back"),
+        pytest.param({"terminating": True, "refused_by_node": "x"}, "", None, "", False, id="it ends"),
+    ],
+)
+def test_what_keeps_a_proxy_away(made: Any, refusal: str, reason: str | None, words: str, waits: bool) -> None:
+    child = Applied("chat-gateway", "uid")
+    pods = (ServingPodView("p", "", **made),)
+    view = GatewayView(deployment=child, refusal=refusal, pods=pods)
+    found = of_gateway(Observed(pool(gateway=ENVOY), SETTINGS, gateway=view))
+    if reason is None:
+        assert found is None
+        return
+    assert found is not None
+    assert (str(found.reason), found.waits) == (reason, waits)
+    assert found.message == words or (reason == "CrashLoopBackOff" and found.message.endswith(words))
 
 
 def test_one_proxy_needs_no_budget() -> None:

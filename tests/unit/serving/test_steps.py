@@ -327,6 +327,50 @@ def test_the_wish_returns_in_the_middle(done: int) -> None:
     assert (pods(world), world.status.phase, world.status.version) == ((4, 0), "Serving", "1")
 
 
+def test_what_was_before_is_given_up_first_and_that_is_told() -> None:
+    world = canary()
+    world.load(1, 2)
+    world.edit(rollout={"strategy": "Canary", "steps": [{"weight": 30}, {"pause": {}}]})
+    world.step()
+    assert message(world.status) == (
+        "tiny-v2: what the pool was changing over to before is given up first; "
+        "3 pods of tiny-v1 and 1 of tiny-v2 answer"
+    )
+
+
+def test_at_the_last_weight_it_can_be_paused_before_it_gets_everything() -> None:
+    world = serving(1, replicas=2, rollout={"strategy": "Canary", "steps": [{"weight": 100}]})
+    world.publish(2)
+    world.settle()
+    ask(world, "pause")
+    world.load(4, 2)
+    assert (pods(world), world.status.version) == ((0, 2), "1")
+    assert conditions(world.status)["Reconciling"] == ("True", "RolloutPaused")
+    ask(world, "resume")
+    world.settle()
+    assert world.status.version == "2"
+
+
+def test_a_step_is_written_down_and_followed_at_once() -> None:
+    world = canary()
+    world.live(2)[0].ready = True
+    decision = world.step()
+    assert (decision.urgent, decision.requeue_after, decision.writes, decision.events) == (True, 0, (), ())
+
+
+def test_it_is_looked_at_when_the_first_of_step_and_deadline_is_over() -> None:
+    world = canary(progressDeadlineSeconds=60)
+    world.load(1, 2)
+    assert world.settle().requeue_after == 60, "no pod is missing"
+    world.check = lambda: None
+    world.wait(30)
+    world.live(2)[0].ready = False
+    assert world.settle().requeue_after == 30, "the deadline is 30 s later"
+    world.live(2)[0].ready = True
+    world.wait(29.5)
+    assert world.settle().requeue_after == 1
+
+
 def test_other_steps_begin_anew() -> None:
     world = canary()
     world.load(1, 2)
