@@ -220,7 +220,8 @@ def test_a_version_that_does_not_load_is_taken_back_and_the_pods_serve_on() -> N
 
 
 @pytest.mark.parametrize(
-    ("error", "again"), [(NO_LAYER, False), ("AccessDenied: not with this secret", True), ("StoreFull: 0 bytes", True)]
+    ("error", "again"),
+    [(NO_LAYER, False), ("AccessDenied: s3: not with this secret", True), ("StoreFull: 0 bytes", True)],
 )
 def test_what_somebody_may_mend_elsewhere_is_tried_again_by_itself(error: str, again: bool) -> None:
     world = changing()
