@@ -443,6 +443,7 @@ def test_scaled_to_zero_in_the_middle_it_stands_still() -> None:
     world.load(1, 2)
     world.check = lambda: None
     world.edit(replicas=0)
+    assert world.settle().requeue_after is None, "no time runs"
     world.wait(1e5)
     world.settle()
     assert (world.live(), change(world)[0], world.status.version) == ([], 1, "1")
@@ -468,6 +469,48 @@ def test_where_nothing_is_left_of_the_stable_one_the_candidate_takes_over() -> N
     del world.versions[1]
     world.roll_out()
     assert (len(world.live(2)), world.status.version) == (4, "2")
+
+
+def test_pods_of_another_template_are_compared_with_those_that_are_there_and_not_with_new_ones_of_it() -> None:
+    world = serving(1, replicas=2, rollout={"strategy": "Canary", "steps": STEPS})
+    world.edit(template={"spec": {"nodeSelector": {"gpu": "h100"}}})
+    world.settle()
+    assert world.status.rollout is not None
+    assert world.status.rollout.strategy == "Canary"
+    (old,) = (name for name, found in world.deployments.items() if found.model_version and found.wanted == 2)
+    del world.deployments[old]
+    world.settle()
+    assert world.status.rollout is not None
+    assert (world.status.rollout.strategy, world.status.rollout.strategy_reason) == (
+        "Surge",
+        "nothing is left of what was served, so no part of the requests can stay with it",
+    )
+    assert old not in world.deployments
+
+
+def test_scaled_to_zero_at_the_last_weight_it_stands_still() -> None:
+    world = canary()
+    world.check = lambda: None
+    world.edit(rollout={"strategy": "Canary", "steps": [{"weight": 100}]})
+    world.settle()
+    world.bury()
+    world.load(1, 2)
+    world.edit(replicas=0)
+    world.settle()
+    assert (world.status.version, world.settle().requeue_after) == ("1", None)
+
+
+def test_a_pod_that_somebody_took_away_while_the_operator_was_away_is_not_late() -> None:
+    world = canary()
+    world.check = lambda: None
+    name = next(name for name, found in world.deployments.items() if found.revision == world.revision(2))
+    world.deployments[name].wanted = 0
+    world.pods = world.live(1)
+    world.wait(1800)
+    decision = world.step()
+    assert (decision.urgent, decision.requeue_after, decision.writes) == (True, 0, ())
+    world.settle()
+    assert (world.status.phase, len(world.live(2))) == ("RollingOut", 1)
 
 
 def test_the_stable_one_is_made_again_in_the_middle() -> None:

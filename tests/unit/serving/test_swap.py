@@ -150,6 +150,34 @@ def test_pods_that_have_been_told_are_not_taken_for_untouched_by_what_they_said_
     assert {pod.told for pod in world.live()} == {world.revision(1)}
 
 
+def test_what_stands_in_the_file_counts_though_no_pod_was_told() -> None:
+    """The kubelet may have brought it."""
+    world = serving()
+    world.publish(2, size_bytes=SIZE)
+    world.step()
+    world.step()
+    assert traffic_of(world)[2] == "live"
+    for pod in world.live():
+        pod.report = Report(world.revision(1), ready=True, version=1)
+    world.pin(1)
+    world.step()
+    assert world.status.phase == "RollingOut"
+    world.settle()
+    assert (world.status.phase, traffic_of(world)) == ("Serving", {1: "live"})
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+def test_pods_go_back_where_a_canary_begins_in_the_middle(template: Any) -> None:
+    world = changing(done=1)
+    old = stable_of(world)
+    steps = {"rollout": {"strategy": "Canary", "steps": [{"weight": 50}, {"pause": {}}]}}
+    world.edit(**steps, **({} if template is None else {"template": template}))
+    world.settle()
+    assert world.desired[f"chat-{old}"]["models"][0]["version"] == 1
+    assert {pod.told for pod in world.live() if pod.ready} == {old}
+    assert rollout(world).strategy == "Canary"
+
+
 @pytest.mark.parametrize("trouble", ["NoRoom", "silence"])
 def test_pods_on_their_way_back_are_waited_for_whatever_they_say(trouble: str) -> None:
     """New pods would have to load the same."""
