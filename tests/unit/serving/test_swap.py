@@ -726,6 +726,13 @@ def test_new_pods_come_where_one_of_these_crashes(made: Any, crashes: bool) -> N
     assert choice.reason == ("a container of pod it ends again and again" if crashes else BOTH_FIT)
 
 
+def test_the_users_word_is_the_reason_for_a_canary() -> None:
+    world = serving(rollout={"strategy": "Canary", "steps": [{"weight": 50}]})
+    world.publish(2, size_bytes=SIZE)
+    choice = choose(world.observed(), world.versions[2], world.revision(2))
+    assert (choice.strategy, choice.reason) == ("Canary", "spec.rollout.strategy is Canary")
+
+
 def test_pods_whose_deployment_is_being_deleted_do_not_change_over() -> None:
     world = serving()
     world.publish(2, size_bytes=SIZE)
