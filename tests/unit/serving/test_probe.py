@@ -716,6 +716,22 @@ def test_of_many_pools_that_are_compared_so_many_are_told_at_a_time_and_each_has
     run(main)
 
 
+def test_counters_of_pods_that_nobody_compares_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the time in between would count when they are compared again."""
+
+    async def main() -> None:
+        world = World(monkeypatch, [ready(0), ready(1)])
+        world.requests = lambda host, now: now
+        window = Measurement("new", datetime(2026, 1, 1, tzinfo=UTC), Measured(), Measured())
+        for pods in (["uid-0", "uid-1"], ["uid-1"], []):
+            world.analysed = [Analysed(("ns", "pool-0"), window, frozenset(pods), frozenset())] if pods else []
+            await world.rounds(20)
+            assert set(world.probe._sums) == set(pods)
+            assert len(world.probe._tallies) == bool(pods)
+
+    run(main)
+
+
 def test_what_has_not_been_asked_for_and_what_has_not_changed_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         world = World(monkeypatch, [ready(0), ready(1)])
