@@ -327,6 +327,26 @@ def test_the_wish_returns_in_the_middle(done: int) -> None:
     assert (pods(world), world.status.phase, world.status.version) == ((4, 0), "Serving", "1")
 
 
+def test_what_the_status_says_of_a_canary() -> None:
+    world = serving(1, replicas=4, rollout={"strategy": "Canary", "steps": STEPS})
+    world.publish(2)
+    world.step()
+    assert message(world.status).startswith("tiny-v2: step 1 of 5, weight 25: 0 of 1 pods are ready")
+    world.settle()
+    world.load(1, 2)
+    found, stable = world.status.rollout, world.status.stable
+    assert found is not None
+    assert stable is not None
+    assert (found.summary, found.paused, found.analysis) == ("2: 25%", None, None)
+    assert (stable.replicas, stable.ready_replicas) == (3, 3), "of four before"
+    world.check = lambda: None
+    pod = world.live(2)[0]
+    pod.ready, pod.trouble = False, {"waiting_reason": "ImagePullBackOff", "waiting_message": "no such image"}
+    world.settle()
+    assert "no such image" in message(world.status)
+    assert conditions(world.status)["Reconciling"][1] == "ImagePullFailed"
+
+
 def test_what_was_before_is_given_up_first_and_that_is_told() -> None:
     world = canary()
     world.load(1, 2)

@@ -219,6 +219,15 @@ def test_what_surrounds_the_pods_is_made_again_in_the_middle() -> None:
     assert world.service is not None
 
 
+def test_a_pod_that_is_lost_in_the_middle_is_told_of_what_takes_the_traffic() -> None:
+    world = changing(replicas=3)
+    world.check = lambda: None
+    world.live()[0].ready = False
+    world.settle()
+    assert world.status.stable is not None
+    assert (world.status.stable.replicas, world.status.stable.ready_replicas) == (3, 2)
+
+
 def test_a_newer_version_in_the_middle() -> None:
     world = changing(done=1)
     world.publish(3, size_bytes=SIZE)
