@@ -348,7 +348,7 @@ class ServingProbe:
         most = FIGURES_PER_SECOND * INTERVAL_SECONDS
         self._may_tell = min(self._may_tell + FIGURES_PER_SECOND * (now - self._told_at), most)
         self._told_at = now
-        for pool, tally in self._tallies.items():
+        for pool, tally in sorted(self._tallies.items(), key=lambda item: item[1].told_at):
             result = tally.result()
             late = now - tally.told_at >= WINDOW_SECONDS - INTERVAL_SECONDS / 2
             if self._may_tell >= 1 and late and result != tally.told:

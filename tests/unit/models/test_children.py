@@ -90,6 +90,12 @@ def test_a_version_may_say_what_it_is_tried_with() -> None:
     }
 
 
+def test_a_version_may_ask_for_less_than_it_is_allowed() -> None:
+    resources = {"limits": {"memory": "40Gi", "cpu": "3"}, "requests": {"memory": "1Gi"}}
+    (triton,) = children.verifier(version(validation={"resources": resources}), 0, SETTINGS)["spec"]["initContainers"]
+    assert triton["resources"]["requests"] == {"cpu": "3", "memory": "1Gi"}
+
+
 def test_the_version_is_asked_what_its_spec_says() -> None:
     args = CASES["requests"]()["spec"]["containers"][0]["args"]
     assert json.loads(args[args.index("--requests") + 1]) == REQUESTS["requests"]

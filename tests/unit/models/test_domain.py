@@ -15,7 +15,7 @@ from aifactory.engine.cluster import Cluster
 from aifactory.engine.plan import Create, Delete, WriteError
 from aifactory.kube.errors import Forbidden
 from aifactory.kube.objects import ConfigMap, Pod, decoder
-from aifactory.kube.podstate import Trouble
+from aifactory.kube.podstate import Trouble, starting
 from aifactory.kube.resources import CONFIGMAPS, PODS
 from aifactory.models.domain import Models
 from aifactory.models.state import Counter
@@ -87,6 +87,11 @@ def test_everything_around_a_version_is_gathered() -> None:
     assert (verifier.waiting_reason, verifier.waiting_message) == ("FailedMount", "tiny-v1-verify-3 has no secret")
     assert seen.counter == Counter("aifactory-tiny-versions", "4", 7)
     assert seen.users == (Use(kind="InferencePool", name="chat"), Use(kind="InferencePool", name="search"))
+
+
+def test_a_verifier_that_has_yet_to_start_is_looked_at_when_there_is_time() -> None:
+    (pods,) = (child for child in Models.children if child.resource == PODS)
+    assert pods.halfway is starting
 
 
 def test_a_version_alone_has_no_counter_and_no_users() -> None:

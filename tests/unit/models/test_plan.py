@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from aifactory.api.conditions import ConditionSet
-from aifactory.api.modelversion import MAX_USERS, Use
+from aifactory.api.modelversion import MAX_USERS, ModelVersion, Use
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.engine.plan import Create
 from aifactory.engine.refusals import Refusal
 from aifactory.engine.taskpods import TaskPods
-from aifactory.models.plan import plan_model_version, plan_refused
+from aifactory.models import children
+from aifactory.models.plan import MAX_REQUESTS_BYTES, plan_model_version, plan_refused
 from aifactory.models.state import Counter, Observed
 from tests.unit.models.builders import (
     DIGEST,
@@ -163,12 +164,41 @@ def test_an_agent_that_knows_nothing_of_trying_says_nothing_of_it() -> None:
 
 
 def test_more_requests_than_a_command_line_holds_are_refused() -> None:
-    requests = [{"inputs": {"x": ["0" * 10_000]}} for _ in range(7)]
-    world = World(version(validation={"requests": requests}))
+    def asks(text: int) -> ModelVersion:
+        requests = [{"inputs": {"x": ["0" * 10_000]}} for _ in range(6)]
+        return version(validation={"requests": [*requests, {"inputs": {"x": ["0" * text]}}]})
+
+    most = MAX_REQUESTS_BYTES - len(children.requests_json(asks(0)))
+    world = World(asks(most + 1))
     world.settle()
     assert not world.made
     assert conditions(world.status)["Stalled"] == ("True", "InvalidSpec")
-    assert "65536 are the most" in message(world.status)
+    words = "spec.validation.requests have 65537 bytes as JSON, 65536 are the most: ask for less"
+    assert message(world.status) == words
+    assert "Verified" not in {type_ for type_, found in conditions(world.status).items() if found[0] == "False"}
+    world.version = world.version.model_copy(update={"spec": asks(most).spec})
+    world.settle()
+    assert set(world.verifiers) == {"tiny-v1-verify-0"}, "less is asked for, and that is all it takes"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "validated"),
+    [
+        (WRONG, "ValidationFailed", True),
+        ({"reason": "ValidationFailed", "message": "and no digest"}, "ValidationFailed", False),
+        ({**WRONG, "reason": "DigestMismatch"}, "DigestMismatch", False),
+    ],
+)
+def test_only_who_has_read_the_artifact_and_tried_it_says_that_it_answers_wrongly(
+    answer: dict[str, Any], reason: str, validated: bool
+) -> None:
+    world = World(version())
+    world.settle()
+    world.answer(answer, 1)
+    world.settle()
+    assert conditions(world.status)["Stalled"] == ("True", reason)
+    assert ("Validated" in conditions(world.status)) == validated
+    assert conditions(world.status)["Verified"][0] == ("True" if validated else "False")
 
 
 @pytest.mark.parametrize("reason", ["DigestMismatch", "InvalidArtifact", "Unservable"])
@@ -469,6 +499,14 @@ def test_more_users_than_the_list_may_hold_are_counted() -> None:
     world.settle()
     assert world.status.in_use == MAX_USERS + 50
     assert len(world.status.used_by) == MAX_USERS
+
+
+def test_odd_numbers_of_a_trial_are_not_told() -> None:
+    world = World(version())
+    world.settle()
+    world.answer({**GOOD, "validation": {**TRIED, "loadSeconds": True, "firstTokenSeconds": "soon"}})
+    world.settle()
+    assert (world.status.load_seconds, world.status.first_token_seconds) == (None, None)
 
 
 def test_odd_numbers_in_an_answer_do_not_stop_us() -> None:

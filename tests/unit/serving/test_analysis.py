@@ -304,6 +304,51 @@ def test_it_may_fail_as_often_as_the_limit_says() -> None:
     assert world.status.reason == "AnalysisFailed"
 
 
+def test_scaled_to_zero_nothing_is_decided() -> None:
+    world = comparing()
+    world.check = lambda: None
+    world.edit(replicas=0)
+    world.settle()
+    count(world, measured(0, 200))
+    assert world.status.rollout is not None
+    assert world.status.rollout.phase == "Progressing"
+
+
+def test_a_promotion_comes_before_what_the_comparison_says() -> None:
+    world = comparing()
+    change = world.status.rollout
+    assert change is not None
+    assert change.window is not None
+    world.measured = Measurement(change.revision, change.window.since, measured(0, 200), GOOD)
+    ask(world, "promote")
+    assert world.status.rollout is not None
+    assert (world.status.rollout.phase, world.status.rollout.step) == ("Progressing", 2)
+
+
+@pytest.mark.parametrize("asked", ["pause", None])
+def test_what_has_not_failed_is_no_event(asked: str | None) -> None:
+    world = comparing()
+    if asked is not None:
+        ask(world, asked)
+    count(world, GOOD)
+    world.wait(60)
+    world.settle()
+    assert world.events == []
+
+
+def test_a_failure_that_nothing_follows_is_an_event() -> None:
+    world = comparing(autoRollback=False)
+    change = world.status.rollout
+    assert change is not None
+    assert change.window is not None
+    world.measured = Measurement(change.revision, change.window.since, measured(0, 200), GOOD)
+    (event,) = world.step().events
+    assert (event.type, event.reason) == ("Warning", "AnalysisFailed")
+    assert event.message.startswith("tiny-v2 stays at its step: errorRate: 1 in 200 requests")
+    world.settle()
+    assert len(world.events) == 1
+
+
 def test_without_a_rollback_it_stays_and_says_so() -> None:
     world = comparing(autoRollback=False)
     world.wait(15)

@@ -216,14 +216,14 @@ def test_a_version_is_seen_with_all_that_makes_a_difference() -> None:
     }
     found.version(
         1,
-        status={"conditions": [ready], "resolvedDigest": "sha256:a", "sizeBytes": 7},
+        status={"conditions": [ready], "resolvedDigest": "sha256:a", "sizeBytes": 7, "memoryBytes": 9},
         source={"secretRef": {"name": "s3"}},
     )
     found.version(2, status={"conditions": [{**ready, "status": "False"}]}, **GONE)
     found.version(3)
     kept = {"model": "tiny", "digest": "", "format": "huggingface"}
     told = {"reason": "Verified", "message": "3 files"}
-    first = {**kept, **told, "digest": "sha256:a", "size_bytes": 7, "secret": "s3", "ready": True}
+    first = {**kept, **told, "digest": "sha256:a", "size_bytes": 7, "memory_bytes": 9, "secret": "s3", "ready": True}
     assert sorted(found.observed().versions, key=lambda view: view.version) == [
         VersionView(name="tiny-v1", version=1, uri="s3://b/1", **first, deleting=False),
         VersionView(name="tiny-v2", version=2, uri="s3://b/2", **kept, **told, ready=False, deleting=True),
@@ -420,6 +420,95 @@ def test_what_pods_are_told_and_say_is_gathered() -> None:
     for _ in range(SILENT_AFTER):
         found.serving.book.set_unanswered("silent-uid")
     assert {pod.name: pod.silent for pod in found.observed().pods} == {"p": False, "silent": True}
+
+
+def gateway_of(found: Installation, *, role: str = names.ROLE_GATEWAY, owner: Any = ("InferencePool", "chat")) -> None:
+    """A gateway of one ready proxy, and the Service of the pool."""
+    ours, files = ("InferencePool", "chat"), {**STAMP, names.LABEL_ASSIGNMENT: "files-2"}
+    refused = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}
+    found.put(
+        resources.DEPLOYMENTS,
+        "chat-gateway",
+        ours,
+        meta={"annotations": {**STAMP, names.LABEL_ASSIGNMENT: "files-1"}},
+        status={"readyReplicas": 1, "conditions": [refused]},
+    )
+    found.put(resources.REPLICASETS, "chat-gateway-rs", ("Deployment", "chat-gateway"))
+    found.put(resources.PODS, "proxy", ("ReplicaSet", "chat-gateway-rs"), status={"conditions": [READY]})
+    found.put(resources.CONFIGMAPS, "chat-gateway", ours, meta={"annotations": files})
+    found.put(resources.BUDGETS, "chat-gateway", ours, meta={"annotations": STAMP})
+    found.put(resources.SERVICES, "chat-pods", ours, meta={"annotations": STAMP})
+    found.put(resources.SERVICES, "chat", owner, meta={"annotations": STAMP, "labels": {names.LABEL_ROLE: role}})
+
+
+def test_a_gateway_is_gathered_apart_from_the_pods_that_serve() -> None:
+    found = Installation()
+    found.pool()
+    found.revision()
+    gateway_of(found)
+    seen = found.observed()
+    view = seen.gateway
+    assert view.deployment == Applied("chat-gateway", "chat-gateway-uid", "stamp.")
+    assert view.config == view.budget == view.deployment
+    assert (view.first, view.files, view.ready) == ("files-1", "files-2", 1)
+    assert "exceeded quota" in view.refusal
+    assert [(pod.name, pod.ready) for pod in view.pods] == [("proxy", True)]
+    assert view.services == (Applied("chat-pods", "chat-pods-uid", "stamp."),)
+    assert view.routed
+    assert [each.child.name for each in seen.revisions] == ["chat-v1-a"]
+    assert not seen.pods
+    assert found.serving.asked_pods(found.cluster) == []
+
+
+@pytest.mark.parametrize(
+    "service", [{"role": names.ROLE_SERVE}, {"owner": None}, {"owner": ("InferencePool", "another")}]
+)
+def test_requests_are_led_to_a_gateway_by_the_pools_own_service_alone(service: Any) -> None:
+    found = Installation()
+    found.pool()
+    gateway_of(found, **service)
+    assert not found.observed().gateway.routed
+
+
+WINDOW = {"since": "2026-01-01T12:00:00Z", "candidate": {"requests": 3}, "stable": {"requests": 7}}
+
+
+def test_pods_whose_versions_are_compared_are_those_of_both() -> None:
+    found, leads = Installation(), [True]
+    change = {"phase": "Progressing", "strategy": "Canary", "revision": "v1-b", "window": WINDOW}
+    status = {"stable": {"revision": "v1-a"}, "candidate": {"revision": "v1-b"}, "rollout": change}
+    found.pool(name="another", status={"rollout": change})
+    found.pool(status=status)
+    for revision in ("v1-a", "v1-b", "v1-c"):
+        found.revision(revision)
+        found.pod(f"of-{revision}", revision)
+    (analysed,) = found.serving.analysed_pools(found.cluster)
+    assert analysed.pool == ("ns", "chat")
+    assert (analysed.candidate, analysed.stable) == ({"of-v1-b-uid"}, {"of-v1-a-uid"})
+    assert (analysed.window.revision, analysed.window.since) == ("v1-b", NOW)
+    assert (analysed.window.candidate.requests, analysed.window.stable.requests) == (3, 7)
+    outside = Outside(
+        api=None,  # type: ignore[arg-type] # nothing is asked
+        cluster=found.cluster,
+        wake=lambda key, seconds: None,
+        leading=lambda: leads[0],
+        leader_address=lambda: "",
+        clock=FakeClock(),
+    )
+    probe = found.serving.probes(outside)[0].__self__  # type: ignore[attr-defined]
+    assert probe._analysed() == [analysed]
+    leads[0] = False
+    assert probe._analysed() == []
+    found.serving.book.set_measured(("ns", "chat"), analysed.window)
+    assert found.observed().measured == analysed.window
+
+
+@pytest.mark.parametrize("other", [{"phase": "Failed"}, {"window": None}, {"paused": True}])
+def test_nothing_is_compared_outside_of_a_window(other: dict[str, Any]) -> None:
+    found = Installation()
+    change = {"phase": "Progressing", "strategy": "Canary", "revision": "v1-b", "window": WINDOW, **other}
+    found.pool(status={"stable": {"revision": "v1-a"}, "candidate": {"revision": "v1-b"}, "rollout": change})
+    assert found.serving.analysed_pools(found.cluster) == []
 
 
 def test_a_pod_of_another_kind_of_ours_is_not_asked() -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from aifactory.api.reasons import ConditionType
 from aifactory.engine.apply import Applied
+from aifactory.engine.plan import Delete
+from aifactory.kube.podstate import Crash
 from aifactory.serving import envoy, gateway
-from aifactory.serving.state import Observed, RevisionView
+from aifactory.serving.state import GatewayView, Observed, RevisionView, ServingPodView
+from aifactory.serving.trouble import of_gateway
 from tests.unit.golden import assert_golden, assert_known_to_kubernetes, assert_restricted
 from tests.unit.serving.builders import SETTINGS, World, conditions, message, pool, serving, version
 from tests.unit.serving.test_steps import ask
@@ -146,6 +152,61 @@ def test_what_keeps_proxies_away_is_told() -> None:
     assert conditions(world.status)["Ready"] == ("True", "Serving")
 
 
+@pytest.mark.parametrize(
+    ("made", "refusal", "reason", "words", "waits"),
+    [
+        pytest.param(
+            {},
+            "pods is forbidden: exceeded quota: q",
+            "QuotaExceeded",
+            "no pod of Deployment chat-gateway can be made: pods is forbidden: exceeded quota: q; make room for it, or "
+            "go without a gateway: spec.gateway.mode None",
+            True,
+            id="a quota",
+        ),
+        pytest.param(
+            {},
+            "denied by a webhook",
+            "PodRejected",
+            "no pod of Deployment chat-gateway can be made: denied by a webhook; make room for it, or go without a "
+            "gateway: spec.gateway.mode None",
+            False,
+            id="a webhook",
+        ),
+        pytest.param(
+            {"crash": Crash("envoy", 1, "Error", "", 3)},
+            "",
+            "CrashLoopBackOff",
+            "kubectl -n ns logs p -c envoy --previous",
+            False,
+            id="it crashes",
+        ),
+        pytest.param(
+            {"refused_by_node": "OutOfcpu", "node": "n-1"},
+            "",
+            "GatewayNotReady",
+            "node n-1 does not run pod p: OutOfcpu; another one is made",
+            True,
+            id="a node that is full",
+        ),
+        pytest.param({}, "", None, "", False, id="it starts"),
+        pytest.param({"ready": True, "crash": Crash("envoy", 1, "Error", "", 3)}, "", None, "", False, id="it is back"),
+        pytest.param({"terminating": True, "refused_by_node": "x"}, "", None, "", False, id="it ends"),
+    ],
+)
+def test_what_keeps_a_proxy_away(made: Any, refusal: str, reason: str | None, words: str, waits: bool) -> None:
+    child = Applied("chat-gateway", "uid")
+    pods = (ServingPodView("p", "", **made),)
+    view = GatewayView(deployment=child, refusal=refusal, pods=pods)
+    found = of_gateway(Observed(pool(gateway=ENVOY), SETTINGS, gateway=view))
+    if reason is None:
+        assert found is None
+        return
+    assert found is not None
+    assert (str(found.reason), found.waits) == (reason, waits)
+    assert found.message == words or (reason == "CrashLoopBackOff" and found.message.endswith(words))
+
+
 def test_one_proxy_needs_no_budget() -> None:
     world = World(pool(gateway={"mode": "Envoy", "replicas": 1}))
     world.publish(1)
@@ -242,3 +303,115 @@ def test_files_differ_where_their_hash_does() -> None:
     one, other = (envoy.Routes("chat", "tiny", True, everybody, (envoy.Pods("a", "a", (n,)),)) for n in (1, 2))
     assert envoy.files(one) == envoy.files(one)
     assert envoy.files(one)["routes-status.json"] != envoy.files(other)["routes-status.json"]
+
+
+# --- Piece by piece ---
+
+DONE = Applied("chat-gateway", "uid", "stamp.")
+SET = RevisionView(Applied("chat-v2-0-1", "uid"), "v2-0-1", 2, ready=2, model_version="tiny-v1")
+
+
+def seen(view: GatewayView, *revisions: RevisionView, **spec: Any) -> Observed:
+    return Observed(pool(gateway=ENVOY, **spec), SETTINGS, versions=(version(1),), revisions=revisions, gateway=view)
+
+
+def test_a_line_of_the_access_log() -> None:
+    world = ready()
+    world.edit(gateway={**ENVOY, "accessLog": True})
+    world.settle()
+    (first, *_) = json.loads(world.files["listeners.json"])["resources"]
+    manager = first["filter_chains"][0]["filters"][0]["typed_config"]
+    assert_golden(GOLDEN / "gateway-access-log.yaml", manager["access_log"])
+
+
+def test_versions_are_asked_for_in_order_and_the_others_are_told_which_there_are() -> None:
+    def table(*sets: envoy.Pods) -> tuple[list[str], str]:
+        files = envoy.files(envoy.Routes("chat", "tiny", False, envoy.Pods("pods", "chat-pods"), sets))
+        found = json.loads(files["routes-http.json"])["resources"][0]["virtual_hosts"][0]["routes"]
+        (unknown,) = (route["direct_response"] for route in found if "direct_response" in route)
+        headers = (header for route in found for header in route["match"].get("headers", ()))
+        exact = [header["string_match"]["exact"] for header in headers if "exact" in header.get("string_match", {})]
+        return exact, unknown["body"]["inline_string"]
+
+    words = "no pod of pool chat serves the version that header x-aifactory-version names; served: "
+    assert table() == ([], f"{words}none")
+    sets = envoy.Pods("a", "a", (10, 2)), envoy.Pods("b", "b", (1,))
+    assert table(*sets) == (["1", "2", "10"], f"{words}1, 2, 10")
+
+
+def test_requests_take_the_way_through_proxies_when_all_of_it_is_there() -> None:
+    whole = GatewayView(deployment=DONE, ready=2, routed=True)
+    assert gateway.is_in_place(seen(whole))
+    for part in ({"deployment": None}, {"ready": 1}, {"routed": False}):
+        assert not gateway.is_in_place(seen(replace(whole, **part)))  # type: ignore[arg-type] # by name
+
+
+def test_proxies_wait_for_the_first_pods_and_stay_when_there_are_none() -> None:
+    assert gateway.writes(seen(GatewayView())) == ()
+    assert gateway.writes(seen(GatewayView(), SET))
+    assert gateway.writes(seen(GatewayView(config=DONE)))
+    assert gateway.writes(seen(GatewayView(deployment=DONE)))
+
+
+def test_a_budget_that_is_there_is_kept_as_it_should_be() -> None:
+    one = {"gateway": {**ENVOY, "replicas": 1}}
+    for budget, kept in ((None, 0), (DONE, 1)):
+        observed = replace(seen(GatewayView(budget=budget), SET), pool=pool(**one))
+        assert [write.kind for write in gateway.writes(observed)].count("PodDisruptionBudget") == kept
+
+
+def test_all_of_a_gateway_goes_and_services_of_sets_that_are_gone() -> None:
+    other = Applied("chat-12345678", "other", "stamp.")
+    view = GatewayView(deployment=DONE, config=DONE, budget=DONE, services=(other,))
+    unwanted = replace(seen(view), pool=pool())
+    assert [(type(write).__name__, write.kind, write.name) for write in gateway.writes(unwanted)] == [
+        ("Delete", "Deployment", "chat-gateway"),
+        ("Delete", "ConfigMap", "chat-gateway"),
+        ("Delete", "PodDisruptionBudget", "chat-gateway"),
+        ("Delete", "Service", "chat-12345678"),
+    ]
+    gone = [(write.kind, write.name) for write in gateway.writes(seen(view, SET)) if isinstance(write, Delete)]
+    assert gone == [("Service", "chat-12345678")]
+
+
+@pytest.mark.parametrize(
+    ("first", "files", "pod", "told"),
+    [
+        pytest.param("old", "now", {}, True, id="it was made with others"),
+        pytest.param("now", "now", {}, False, id="it was made with these"),
+        pytest.param("now", "now", {"told": "old"}, True, id="it was told of others since"),
+        pytest.param("old", "now", {"told": "now"}, False, id="it was told"),
+        pytest.param("old", "old", {}, False, id="they are not there yet"),
+        pytest.param("old", "now", {"terminating": True}, False, id="it ends"),
+    ],
+)
+def test_which_proxies_are_told_of_files(first: str, files: str, pod: dict[str, Any], told: bool) -> None:
+    bare = seen(GatewayView(), SET)
+    now, _ = gateway.config_map(bare.pool, gateway.routes(bare))
+    named = {name: now if value == "now" else value for name, value in {"first": first, "files": files, **pod}.items()}
+    made = ServingPodView("gateway-0", "", ready=True, **{name: named[name] for name in pod})  # type: ignore[arg-type]
+    view = GatewayView(deployment=DONE, first=named["first"], files=named["files"], pods=(made,))
+    assert [write.name for write in gateway.writes(seen(view, SET)) if write.kind == "Pod"] == ["gateway-0"] * told
+
+
+def test_where_a_gateway_leads_to() -> None:
+    assert [gateway.routes(seen(GatewayView(), SET, replicas=count)).awaited for count in (0, 1, 2)] == [
+        False,
+        True,
+        True,
+    ]
+    change = {"phase": "Progressing", "strategy": "Canary", "revision": "b", "weight": 50}
+    status = {"stable": {"revision": "a"}, "candidate": {"revision": "b"}, "rollout": change}
+    sets = [replace(SET, revision=name, ready=2) for name in ("a", "b", "c")]
+    found = gateway.routes(seen(GatewayView(), *sets, replicas=4, status=status))
+    assert [(each.name, each.weight, each.versions) for each in found.sets] == [
+        ("a", 50, (1,)),
+        ("b", 50, (1,)),
+        ("c", 0, (1,)),
+    ]
+    both = {
+        "stable": {"revision": "a", "version": 8},
+        "candidate": {"revision": "b", "version": 1, "deployment": "chat-a"},
+    }
+    (one,) = gateway.routes(seen(GatewayView(), sets[0], status=both)).sets
+    assert one.versions == (1, 8)

@@ -686,3 +686,77 @@ def test_what_versions_that_are_compared_have_done_is_added_up_and_told_every_15
         assert world.book.measured(pool) is None
 
     run(main)
+
+
+def test_of_many_pools_that_are_compared_so_many_are_told_at_a_time_and_each_has_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        count, since = 100, datetime(2026, 1, 1, tzinfo=UTC)
+        world = World(monkeypatch, [ready(number, pool=number) for number in range(count)])
+        world.requests = lambda host, now: now
+        world.analysed = [
+            Analysed(
+                ("ns", f"pool-{number}"),
+                Measurement("new", since, Measured(), Measured()),
+                frozenset([f"uid-{number}"]),
+                frozenset(),
+            )
+            for number in range(count)
+        ]
+        told: list[tuple[float, probes.PoolKey]] = []
+        monkeypatch.setattr(
+            world.book, "set_measured", lambda pool, result: told.append((world.clock.monotonic(), pool))
+        )
+        await world.rounds(120)
+        assert {pool for _, pool in told} == {each.pool for each in world.analysed}
+        most = int(FIGURES_PER_SECOND * INTERVAL_SECONDS)
+        assert max(Counter(round(at) for at, _ in told).values()) <= most
+
+    run(main)
+
+
+def test_counters_of_pods_that_nobody_compares_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the time in between would count when they are compared again."""
+
+    async def main() -> None:
+        world = World(monkeypatch, [ready(0), ready(1)])
+        world.requests = lambda host, now: now
+        window = Measurement("new", datetime(2026, 1, 1, tzinfo=UTC), Measured(), Measured())
+        for pods in (["uid-0", "uid-1"], ["uid-1"], []):
+            world.analysed = [Analysed(("ns", "pool-0"), window, frozenset(pods), frozenset())] if pods else []
+            await world.rounds(20)
+            assert set(world.probe._sums) == set(pods)
+            assert len(world.probe._tallies) == bool(pods)
+
+    run(main)
+
+
+def test_what_has_not_been_asked_for_and_what_has_not_changed_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World(monkeypatch, [ready(0), ready(1)])
+        window = Measurement("new", datetime(2026, 1, 1, tzinfo=UTC), Measured(), Measured())
+        world.analysed = [Analysed(("ns", "pool-0"), window, frozenset(["uid-0"]), frozenset(["uid-1"]))]
+        await world.rounds(60)
+        assert world.book.measured(("ns", "pool-0")) is None, "nothing was counted"
+        world.analysed = []
+        world.requests = lambda host, now: now
+        await world.rounds(60)
+        assert world.book.measured(("ns", "pool-0")) is None, "nobody compares it any more"
+
+    run(main)
+
+
+def test_pods_that_come_in_the_middle_of_a_comparison_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World(monkeypatch, [ready(0), ready(1)])
+        world.requests = lambda host, now: 10 * now if host == "pod-1" else 0
+        window = Measurement("new", datetime(2026, 1, 1, tzinfo=UTC), Measured(), Measured())
+        for pods in (["uid-0"], ["uid-0", "uid-1"]):
+            world.analysed = [Analysed(("ns", "pool-0"), window, frozenset(pods), frozenset())]
+            await world.rounds(30)
+        found = world.book.measured(("ns", "pool-0"))
+        assert found is not None
+        assert found.candidate.requests >= 100
+
+    run(main)

@@ -327,6 +327,70 @@ def test_the_wish_returns_in_the_middle(done: int) -> None:
     assert (pods(world), world.status.phase, world.status.version) == ((4, 0), "Serving", "1")
 
 
+def test_what_the_status_says_of_a_canary() -> None:
+    world = serving(1, replicas=4, rollout={"strategy": "Canary", "steps": STEPS})
+    world.publish(2)
+    world.step()
+    assert message(world.status).startswith("tiny-v2: step 1 of 5, weight 25: 0 of 1 pods are ready")
+    world.settle()
+    world.load(1, 2)
+    found, stable = world.status.rollout, world.status.stable
+    assert found is not None
+    assert stable is not None
+    assert (found.summary, found.paused, found.analysis) == ("2: 25%", None, None)
+    assert (stable.replicas, stable.ready_replicas) == (3, 3), "of four before"
+    world.check = lambda: None
+    pod = world.live(2)[0]
+    pod.ready, pod.trouble = False, {"waiting_reason": "ImagePullBackOff", "waiting_message": "no such image"}
+    world.settle()
+    assert "no such image" in message(world.status)
+    assert conditions(world.status)["Reconciling"][1] == "ImagePullFailed"
+
+
+def test_what_was_before_is_given_up_first_and_that_is_told() -> None:
+    world = canary()
+    world.load(1, 2)
+    world.edit(rollout={"strategy": "Canary", "steps": [{"weight": 30}, {"pause": {}}]})
+    world.step()
+    assert message(world.status) == (
+        "tiny-v2: what the pool was changing over to before is given up first; "
+        "3 pods of tiny-v1 and 1 of tiny-v2 answer"
+    )
+
+
+def test_at_the_last_weight_it_can_be_paused_before_it_gets_everything() -> None:
+    world = serving(1, replicas=2, rollout={"strategy": "Canary", "steps": [{"weight": 100}]})
+    world.publish(2)
+    world.settle()
+    ask(world, "pause")
+    world.load(4, 2)
+    assert (pods(world), world.status.version) == ((0, 2), "1")
+    assert conditions(world.status)["Reconciling"] == ("True", "RolloutPaused")
+    ask(world, "resume")
+    world.settle()
+    assert world.status.version == "2"
+
+
+def test_a_step_is_written_down_and_followed_at_once() -> None:
+    world = canary()
+    world.live(2)[0].ready = True
+    decision = world.step()
+    assert (decision.urgent, decision.requeue_after, decision.writes, decision.events) == (True, 0, (), ())
+
+
+def test_it_is_looked_at_when_the_first_of_step_and_deadline_is_over() -> None:
+    world = canary(progressDeadlineSeconds=60)
+    world.load(1, 2)
+    assert world.settle().requeue_after == 60, "no pod is missing"
+    world.check = lambda: None
+    world.wait(30)
+    world.live(2)[0].ready = False
+    assert world.settle().requeue_after == 30, "the deadline is 30 s later"
+    world.live(2)[0].ready = True
+    world.wait(29.5)
+    assert world.settle().requeue_after == 1
+
+
 def test_other_steps_begin_anew() -> None:
     world = canary()
     world.load(1, 2)
@@ -399,6 +463,7 @@ def test_scaled_to_zero_in_the_middle_it_stands_still() -> None:
     world.load(1, 2)
     world.check = lambda: None
     world.edit(replicas=0)
+    assert world.settle().requeue_after is None, "no time runs"
     world.wait(1e5)
     world.settle()
     assert (world.live(), change(world)[0], world.status.version) == ([], 1, "1")
@@ -424,6 +489,48 @@ def test_where_nothing_is_left_of_the_stable_one_the_candidate_takes_over() -> N
     del world.versions[1]
     world.roll_out()
     assert (len(world.live(2)), world.status.version) == (4, "2")
+
+
+def test_pods_of_another_template_are_compared_with_those_that_are_there_and_not_with_new_ones_of_it() -> None:
+    world = serving(1, replicas=2, rollout={"strategy": "Canary", "steps": STEPS})
+    world.edit(template={"spec": {"nodeSelector": {"gpu": "h100"}}})
+    world.settle()
+    assert world.status.rollout is not None
+    assert world.status.rollout.strategy == "Canary"
+    (old,) = (name for name, found in world.deployments.items() if found.model_version and found.wanted == 2)
+    del world.deployments[old]
+    world.settle()
+    assert world.status.rollout is not None
+    assert (world.status.rollout.strategy, world.status.rollout.strategy_reason) == (
+        "Surge",
+        "nothing is left of what was served, so no part of the requests can stay with it",
+    )
+    assert old not in world.deployments
+
+
+def test_scaled_to_zero_at_the_last_weight_it_stands_still() -> None:
+    world = canary()
+    world.check = lambda: None
+    world.edit(rollout={"strategy": "Canary", "steps": [{"weight": 100}]})
+    world.settle()
+    world.bury()
+    world.load(1, 2)
+    world.edit(replicas=0)
+    world.settle()
+    assert (world.status.version, world.settle().requeue_after) == ("1", None)
+
+
+def test_a_pod_that_somebody_took_away_while_the_operator_was_away_is_not_late() -> None:
+    world = canary()
+    world.check = lambda: None
+    name = next(name for name, found in world.deployments.items() if found.revision == world.revision(2))
+    world.deployments[name].wanted = 0
+    world.pods = world.live(1)
+    world.wait(1800)
+    decision = world.step()
+    assert (decision.urgent, decision.requeue_after, decision.writes) == (True, 0, ())
+    world.settle()
+    assert (world.status.phase, len(world.live(2))) == ("RollingOut", 1)
 
 
 def test_the_stable_one_is_made_again_in_the_middle() -> None:

@@ -54,6 +54,42 @@ def test_a_rollout_step_by_step() -> None:
     assert world.events == ["RolledOut: tiny-v2 takes all traffic"]
 
 
+def test_the_moment_in_which_a_version_takes_all_traffic_is_told_in_full() -> None:
+    world = serving(1, replicas=2, rollout={"strategy": "Surge"})
+    world.publish(2)
+    world.settle()
+    world.load()
+    assert world.status.stable is not None
+    assert (world.status.stable.replicas, world.status.stable.ready_replicas) == (1, 1)
+    next(pod for pod in world.live(2) if not pod.ready).ready = True
+    world.step()
+    found = world.status.rollout
+    assert found is not None
+    assert found.dump() == {
+        "phase": "Complete",
+        "revision": world.revision(2),
+        "reason": "RolledOut",
+        "mostReady": 2,
+        "attempts": 0,
+        "failedRevision": "",
+        "message": "",
+        "strategy": "Surge",
+        "strategyReason": "spec.rollout.strategy is Surge",
+    }
+    assert (world.status.phase, world.status.version) == ("Serving", "2")
+    assert message(world.status) == "tiny-v2 is loaded on 2 of 2 pods"
+    flags = {type_: found[0] for type_, found in conditions(world.status).items()}
+    assert (flags["Ready"], flags["Available"], flags["Degraded"]) == ("True", "True", "False")
+
+
+def test_a_version_takes_over_a_pool_without_pods_at_once() -> None:
+    world = serving(1, replicas=0, rollout={"strategy": "Surge"})
+    world.publish(2)
+    world.step()
+    assert (world.status.phase, world.status.version) == ("ScaledToZero", "2")
+    assert conditions(world.status)["Ready"] == ("True", "ScaledToZero")
+
+
 def test_a_rollout_of_one_pod() -> None:
     world = serving(1, replicas=1)
     guard(world)

@@ -150,6 +150,34 @@ def test_pods_that_have_been_told_are_not_taken_for_untouched_by_what_they_said_
     assert {pod.told for pod in world.live()} == {world.revision(1)}
 
 
+def test_what_stands_in_the_file_counts_though_no_pod_was_told() -> None:
+    """The kubelet may have brought it."""
+    world = serving()
+    world.publish(2, size_bytes=SIZE)
+    world.step()
+    world.step()
+    assert traffic_of(world)[2] == "live"
+    for pod in world.live():
+        pod.report = Report(world.revision(1), ready=True, version=1)
+    world.pin(1)
+    world.step()
+    assert world.status.phase == "RollingOut"
+    world.settle()
+    assert (world.status.phase, traffic_of(world)) == ("Serving", {1: "live"})
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+def test_pods_go_back_where_a_canary_begins_in_the_middle(template: Any) -> None:
+    world = changing(done=1)
+    old = stable_of(world)
+    steps = {"rollout": {"strategy": "Canary", "steps": [{"weight": 50}, {"pause": {}}]}}
+    world.edit(**steps, **({} if template is None else {"template": template}))
+    world.settle()
+    assert world.desired[f"chat-{old}"]["models"][0]["version"] == 1
+    assert {pod.told for pod in world.live() if pod.ready} == {old}
+    assert rollout(world).strategy == "Canary"
+
+
 @pytest.mark.parametrize("trouble", ["NoRoom", "silence"])
 def test_pods_on_their_way_back_are_waited_for_whatever_they_say(trouble: str) -> None:
     """New pods would have to load the same."""
@@ -191,6 +219,15 @@ def test_what_surrounds_the_pods_is_made_again_in_the_middle() -> None:
     assert world.service is not None
 
 
+def test_a_pod_that_is_lost_in_the_middle_is_told_of_what_takes_the_traffic() -> None:
+    world = changing(replicas=3)
+    world.check = lambda: None
+    world.live()[0].ready = False
+    world.settle()
+    assert world.status.stable is not None
+    assert (world.status.stable.replicas, world.status.stable.ready_replicas) == (3, 2)
+
+
 def test_a_newer_version_in_the_middle() -> None:
     world = changing(done=1)
     world.publish(3, size_bytes=SIZE)
@@ -220,7 +257,8 @@ def test_a_version_that_does_not_load_is_taken_back_and_the_pods_serve_on() -> N
 
 
 @pytest.mark.parametrize(
-    ("error", "again"), [(NO_LAYER, False), ("AccessDenied: not with this secret", True), ("StoreFull: 0 bytes", True)]
+    ("error", "again"),
+    [(NO_LAYER, False), ("AccessDenied: s3: not with this secret", True), ("StoreFull: 0 bytes", True)],
 )
 def test_what_somebody_may_mend_elsewhere_is_tried_again_by_itself(error: str, again: bool) -> None:
     world = changing()
@@ -695,6 +733,13 @@ def test_new_pods_come_where_one_of_these_crashes(made: Any, crashes: bool) -> N
     world.publish(2, size_bytes=SIZE)
     choice = choose(world.observed(), world.versions[2], world.revision(2))
     assert choice.reason == ("a container of pod it ends again and again" if crashes else BOTH_FIT)
+
+
+def test_the_users_word_is_the_reason_for_a_canary() -> None:
+    world = serving(rollout={"strategy": "Canary", "steps": [{"weight": 50}]})
+    world.publish(2, size_bytes=SIZE)
+    choice = choose(world.observed(), world.versions[2], world.revision(2))
+    assert (choice.strategy, choice.reason) == ("Canary", "spec.rollout.strategy is Canary")
 
 
 def test_pods_whose_deployment_is_being_deleted_do_not_change_over() -> None:

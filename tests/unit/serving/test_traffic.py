@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,22 @@ from aifactory.serving import traffic
 from aifactory.serving.state import RevisionView
 from aifactory.serving.traffic import Course, weights
 from tests.unit.serving.builders import NOW, pool, serving
+
+
+@pytest.mark.parametrize(
+    ("ready", "parts"),
+    [
+        ({"b": 1, "a": 2}, (("a", 67), ("b", 33))),
+        ({"a": 1, "b": 1, "c": 1}, (("a", 34), ("b", 33), ("c", 33))),
+        ({"a": 1, "b": 6}, (("a", 14), ("b", 86))),
+        ({"a": 5, "b": 1}, (("a", 83), ("b", 17))),
+        ({"a": 0, "b": 3}, (("b", 100),)),
+        ({"a": 0}, ()),
+    ],
+)
+def test_parts_are_a_hundred_together(ready: dict[str, int], parts: tuple[tuple[str, int], ...]) -> None:
+    assert traffic.shares(ready) == parts
+
 
 STABLE = {"revision": "old"}
 FAILED = {"phase": "Failed", "failedRevision": "new", "revision": "new"}
@@ -93,6 +110,15 @@ def changing(strategy: str, weight: int | None = None, *, phase: str = "Progress
 )
 def test_a_gateway_is_told_the_weights(state: Any, ready: dict[str, int], parts: dict[str, int]) -> None:
     assert dict(weights(state, views(**ready))) == parts
+
+
+def test_what_ends_or_was_taken_back_gets_no_part() -> None:
+    one, two = views(a=3, b=1)
+    state = changing("Canary", 25)
+    assert weights(state, [one, replace(two, terminating=True)]) == (("a", 100),)
+    failed = state.status.rollout.model_copy(update={"phase": "Failed"})
+    taken_back = state.model_copy(update={"status": state.status.model_copy(update={"rollout": failed})})
+    assert weights(taken_back, [one, two]) == (("a", 100),)
 
 
 def test_the_way_back_from_a_canary_is_immediate() -> None:
