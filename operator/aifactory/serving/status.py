@@ -6,7 +6,7 @@ from datetime import datetime
 
 from aifactory.api import names
 from aifactory.api.base import format_time
-from aifactory.api.conditions import ConditionSet
+from aifactory.api.conditions import ConditionSet, is_true
 from aifactory.api.inferencepool import (
     Finding,
     InferencePoolStatus,
@@ -236,7 +236,7 @@ class StatusDraft:
         self._available()
         self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLED_OUT)
         if not gateway.is_in_place(self._observed):
-            self._gateway_missing(self._serving_message(wish.version), lost=True)
+            self._gateway_missing(self._serving_message(wish.version), lost=self._before.stable is not None)
             return
         reason = Reason.SERVING if self._wanted else Reason.SCALED_TO_ZERO
         self._conditions.kstatus(ConditionType.READY, reason, self._serving_message(wish.version))
@@ -324,7 +324,7 @@ class StatusDraft:
             self._conditions.kstatus(true, Reason.SCALED_TO_ZERO, "spec.replicas is 0")
             self._phase("ScaledToZero", Reason.SCALED_TO_ZERO)
         elif complete and not gateway.is_in_place(self._observed):
-            self._gateway_missing(loaded, lost=was_complete)
+            self._gateway_missing(loaded, lost=self._was_reached())
         elif complete:
             self._conditions.set(ConditionType.DEGRADED, False, Reason.SERVING)
             self._conditions.kstatus(ConditionType.READY, Reason.SERVING, self._serving_message(target))
@@ -355,8 +355,20 @@ class StatusDraft:
             self._conditions.kstatus(ConditionType.RECONCILING, reason, loaded)
             self._phase("Starting" if not was_complete else "Degraded" if lost else "Scaling", reason)
 
+    def _was_reached(self) -> bool:
+        """The pool was complete before, or answered at least, and now nobody can reach it."""
+        was = self._before.conditions
+        if is_true(was, ConditionType.READY) or is_true(was, ConditionType.DEGRADED):
+            return True
+        return is_true(was, ConditionType.AVAILABLE) and not self._observed.gateway.ready
+
     def _gateway_missing(self, loaded: str, *, lost: bool) -> None:
-        """All pods serve, and the way to them is not, or no longer, the one that the spec asks for."""
+        """All pods serve, and the way to them is not, or no longer, the one that the spec asks for.
+
+        Args:
+            loaded: what is known of the pods.
+            lost: it was there before. What a new pool waits for is missing from nobody.
+        """
         view, pool = self._observed.gateway, self._observed.pool
         found = trouble.of_gateway(self._observed)
         words = f"{view.ready} of {gateway.replicas(pool)} pods of its gateway are ready"

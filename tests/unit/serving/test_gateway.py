@@ -96,6 +96,66 @@ def test_a_new_pool_is_ready_when_its_gateway_is() -> None:
     assert all(pod.told == "" for pod in world.gateway.pods), "they were made with the files that there are"
 
 
+def told(world: World) -> tuple[str, tuple[str, str], str]:
+    """The phase, and the condition Degraded with its message."""
+    return world.status.phase, conditions(world.status)["Degraded"], message(world.status, ConditionType.DEGRADED)
+
+
+def test_what_starts_is_not_degraded_and_what_is_lost_is() -> None:
+    world = starting()
+    assert told(world) == ("Starting", ("False", "GatewayNotReady"), "")
+    world.proxies(2)
+    assert told(world) == ("Serving", ("False", "Serving"), "")
+    world.proxies(1, waiting=1)
+    lost = "tiny-v1: 2 of 2 pods have it loaded; 1 of 2 pods of its gateway are ready"
+    assert told(world) == ("Degraded", ("True", "GatewayNotReady"), lost)
+    assert conditions(world.status)["Reconciling"] == ("True", "GatewayNotReady")
+    assert conditions(world.status)["Ready"] == ("False", "GatewayNotReady")
+    world.proxies(2)
+    assert told(world) == ("Serving", ("False", "Serving"), "")
+
+
+def test_a_gateway_that_is_new_to_a_pool_degrades_nothing_before_requests_are_led_there() -> None:
+    world = serving(1)
+    world.edit(gateway=ENVOY)
+    world.settle()
+    assert told(world) == ("Starting", ("False", "GatewayNotReady"), "")
+    world.proxies(2)
+    assert told(world) == ("Serving", ("False", "Serving"), "")
+
+
+def test_a_gateway_that_goes_is_told_with_what_is_done() -> None:
+    world = ready()
+    world.edit(gateway={"mode": "None"})
+    world.step()
+    assert message(world.status) == "tiny-v1: 2 of 2 pods have it loaded; Service chat is led to them"
+    assert told(world) == ("Starting", ("False", "GatewayNotReady"), "")
+
+
+def test_a_version_takes_all_requests_while_a_proxy_is_missing() -> None:
+    world = ready(rollout={"strategy": "Surge"})
+    world.publish(2)
+    world.settle()
+    world.proxies(1, waiting=1)
+    world.roll_out()
+    assert world.status.version == "2"
+    assert told(world)[:2] == ("Degraded", ("True", "GatewayNotReady"))
+    assert conditions(world.status)["Ready"] == ("False", "GatewayNotReady")
+    assert message(world.status).endswith("; 1 of 2 pods of its gateway are ready")
+
+
+def test_a_pool_of_no_pods_is_ready_when_its_gateway_is() -> None:
+    world = ready()
+    world.edit(replicas=0)
+    world.settle()
+    assert conditions(world.status)["Ready"] == ("True", "ScaledToZero")
+    assert conditions(world.status)["Available"] == ("False", "ScaledToZero")
+    world.proxies(0)
+    assert conditions(world.status)["Ready"] == ("False", "ScaledToZero")
+    assert conditions(world.status)["Reconciling"] == ("True", "ScaledToZero")
+    assert conditions(world.status)["Available"] == ("False", "ScaledToZero")
+
+
 def test_a_pool_that_waits_for_its_model_has_no_proxies_yet() -> None:
     world = World(pool(gateway=ENVOY))
     world.settle()
