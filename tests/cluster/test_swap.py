@@ -80,7 +80,8 @@ class Claim:
         self._kubectl.run("exec", "writer", "--", "python3", "-c", program)
 
     def close(self) -> None:
-        self._kubectl.run("delete", "pod", "writer", "--wait=false")
+        # Until it is gone: the next one has its name.
+        self._kubectl.run("delete", "pod", "writer", "--grace-period=1")
 
 
 @pytest.fixture
