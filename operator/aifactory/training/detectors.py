@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from aifactory.api.reasons import Reason
+from aifactory.api.conditions import is_true
+from aifactory.api.reasons import ConditionType, Reason
 from aifactory.training import rendezvous
 from aifactory.training.causes import Failure, classify
 from aifactory.training.state import Observed, PodView
@@ -29,10 +30,14 @@ def failed_pods(_: Observed, current: tuple[PodView, ...]) -> Iterable[Failure]:
 def missing_pods(observed: Observed, current: tuple[PodView, ...]) -> Iterable[Failure]:
     """Pods of this attempt that had all been created and are gone."""
     status = observed.job.status
-    if status.resolved is None or status.resolved.created_attempt != status.attempt:
+    if status.resolved is not None and status.resolved.created_attempt == status.attempt:
+        count = status.resolved.nodes
+    elif is_true(status.conditions, ConditionType.RUNNING) and status.nodes is not None:
+        count = status.nodes.active  # by an operator that ended before it could write down more
+    else:
         return
     seen = {pod.index for pod in current}
-    for index in range(status.resolved.nodes):
+    for index in range(count):
         if index not in seen:
             name = rendezvous.pod_name(observed.job.metadata.name, index, status.attempt)
             yield Failure(name, index, Reason.DISRUPTION, "it was deleted by somebody else")

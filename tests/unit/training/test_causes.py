@@ -243,6 +243,18 @@ def test_a_pod_that_is_gone_outranks_errors_in_its_wake() -> None:
     assert failure.message == "it was deleted by somebody else"
 
 
+def test_pods_that_ran_and_are_gone_are_missed_though_nobody_wrote_down_that_all_were_made() -> None:
+    """The operator that made them ended before it could, and the spec was edited since."""
+    running = {"type": "Running", "status": "True", "reason": "AllNodesReady", "message": "", "observedGeneration": 1}
+    running |= {"lastTransitionTime": NOW}
+    ran = job(nodes=2, status={"nodes": {"active": 2}, "conditions": [running]})
+    failure = first_failure(observe(ran), ())
+    assert failure is not None
+    assert (failure.pod, failure.cause) == ("train-0-0", Reason.DISRUPTION)
+    starts = job(nodes=2, status={"nodes": {"active": 1}, "conditions": [{**running, "status": "False"}]})
+    assert first_failure(observe(starts), ()) is None, "not all were made yet"
+
+
 def test_ranks_that_fail_because_a_node_is_lost_are_no_fault_of_the_program() -> None:
     pods = (pod(0, running=True, node="gpu-7"), pod(1, exit_code=1, node="gpu-8"))
     seen = observe(job(nodes=2), *pods, lost_nodes={"gpu-7": "does not answer"})
