@@ -92,7 +92,9 @@ def claim(trained: Kubectl) -> Iterator[Claim]:
 
 
 def pods(pool: Kubectl) -> set[str]:
-    return {pod["metadata"]["uid"] for pod in pool.list("pods", "aifactory.dev/pool-name=swap")}
+    """Without those of the pool of the test before, which may still be on their way out."""
+    found = (pod["metadata"] for pod in pool.list("pods", "aifactory.dev/pool-name=swap"))
+    return {meta["uid"] for meta in found if "deletionTimestamp" not in meta}
 
 
 def change(pool: Kubectl, version: str) -> Change:
