@@ -801,7 +801,7 @@ def test_bodies_sequences_and_connections_are_limited(tmp_path: Path) -> None:
         with client(pod) as own, pytest.raises(openai.InternalServerError, match="was not whole after 1 s") as late:
             own.completions.create(model="tiny", prompt="x", n=2)
         assert late.value.status_code == 504
-        assert all(asked.gone.is_set() for asked in pod.triton.asked)
+        wait_for("Triton has heard of it", lambda: all(asked.gone.is_set() for asked in pod.triton.asked))
         connections = [socket.create_connection(("127.0.0.1", pod.port)) for _ in range(3)]
         wait_for("there are too many", lambda: pod.get("/healthz")[0] == 503)
         connections.pop().close()
