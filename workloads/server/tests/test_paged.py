@@ -186,7 +186,7 @@ def test_steps_have_the_threads_that_their_tokens_are_worth(
     asked: list[int] = []
 
     def threads(matrix: int, tokens: int, most: int) -> int:
-        assert (matrix > 1000, most) == (True, torch.get_num_threads())
+        assert matrix > 1000
         asked.append(tokens)
         return most
 
