@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aifactory_contract.names import GENERATED_TOKENS
 from aifactory_server.counters import PROMPT_TOKENS
+from aifactory_server.device import computed_in
 from aifactory_server.engines import attention
 from gpu_check.llama import write_llama
 from gpu_check.parts import Outcome, Place
@@ -268,4 +269,5 @@ def cache_is_empty(served: Any, seconds: float = 5.0) -> tuple[bool, object]:
 
 def _dtype(place: Place) -> torch.dtype:
     """What the back end computes in."""
-    return torch.bfloat16 if place.on_gpu else torch.float32
+    found = computed_in(place.device, torch.bfloat16)
+    return torch.bfloat16 if found == "auto" else found
