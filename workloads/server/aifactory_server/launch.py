@@ -115,8 +115,10 @@ def environment(triton: Distribution, environ: Mapping[str, str]) -> dict[str, s
     threads = str(available_cpus())
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         result.setdefault(name, threads)
-    # Idle threads sleep instead of spinning: the CPUs are shared with other workers and with Triton itself.
+    # Idle threads soon sleep: the CPUs are shared with other workers and with Triton itself. Not at once: between two
+    # layers of a model one would have to be woken up, which takes longer than many a layer.
     result.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    result.setdefault("GOMP_SPINCOUNT", "30000")
     # Workers run as any user, without a name or a home: caches of torch and vLLM go where one can write.
     result.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / "torchinductor"))
     result.setdefault("USER", "aifactory")

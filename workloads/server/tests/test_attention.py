@@ -65,6 +65,7 @@ def test_each_sequence_has_what_it_would_have_alone(
         cache,
         cu_seq_lens_q=torch.tensor(news, dtype=torch.int32, device=device),
         max_length_q=max(new for new, _ in lengths),
+        max_length_k={"full_attention": max(seen for _, seen in lengths)},
     )
     apart = (found[0].float().cpu() - torch.cat(expected)).abs().max().item()
     assert apart <= (1e-5 if dtype is torch.float32 else 2e-2)

@@ -56,9 +56,9 @@ def test_bfloat16_is_computed_where_the_cpu_can_and_the_weights_are(can: bool, m
 
 
 def test_a_step_is_shared_out_where_it_is_worth_it() -> None:
-    small, large = 640_000, 16_800_000  # of a model of 135 M weights, and of one of 1 G
-    assert [step_threads(small, tokens, 2) for tokens in (1, 16, 64, 256)] == [1, 1, 1, 2]
+    tiny, small, large = 65_000, 640_000, 16_800_000  # of models of 1 M, 135 M and 1 G weights
+    assert [step_threads(tiny, tokens, 2) for tokens in (1, 16, 64, 256)] == [1, 1, 2, 2]
+    assert [step_threads(small, tokens, 64) for tokens in (1, 16, 64, 256)] == [2, 2, 4, 12]
     assert step_threads(large, 1, 4) == 4
-    assert step_threads(small, 256, 64) == 10
     assert step_threads(large, 256, 64) == 64
     assert step_threads(large, 256, 1) == 1

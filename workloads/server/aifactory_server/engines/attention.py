@@ -10,7 +10,9 @@ It is registered with transformers under NAME and called by the layers of any mo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from inspect import signature
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,6 +25,9 @@ NAME = "aifactory_sequences"
 _FLASH_TYPES = (torch.float16, torch.bfloat16)
 _SHARED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 """Heads may share a key; a torch before 2.12 takes that without being told."""
+
+_SHARED_OUT = 2_000_000
+"""Numbers read from the cache: with fewer, a second thread has not woken up before the first one is through."""
 
 
 def fits(device: torch.device, dtype: torch.dtype) -> bool:
@@ -41,28 +46,53 @@ def attend(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """As transformers calls it: tensors are [1, heads, tokens, size], the sequences one after the other."""
+    read = query.shape[2] * max(kwargs["max_length_k"].values()) * key.shape[1] * key.shape[3]
+    threads = torch.get_num_threads()
+    if read < _SHARED_OUT:
+        torch.set_num_threads(1)
+    try:
+        return _attend(module, query, key, value, scaling, cache, kwargs), None
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, cache: Any, kwargs: Any
+) -> Tensor:
     # It puts the new keys and values into the cache and gives those of the whole sequences, and their bounds in kwargs.
     key, value = cache.update(key_states=key, value_states=value, layer_idx=module.layer_idx, kwargs=kwargs)
     window = getattr(cache.layer_to_allocator[module.layer_idx], "sliding_window", None)
     if query.is_cuda:
-        return _flash(query, key, value, window, scaling, kwargs), None
-    queries, keys = kwargs["cu_seq_lens_q"].tolist(), kwargs["cu_seq_lens_k"].tolist()
-    heads, shared = query.shape[1], key.shape[1]
-    out = torch.empty((1, query.shape[2], heads, value.shape[3]), dtype=query.dtype)
-    for index in range(len(queries) - 1):
-        first, last = queries[index], queries[index + 1]
-        k, v = (each[:, :, keys[index] : keys[index + 1]] for each in (key, value))
-        q = query[:, :, first:last]
-        if last - first == 1:
-            # The heads that share a key stand in the place of tokens, so no key is copied.
-            mixed = scaled_dot_product_attention(q.reshape(1, shared, heads // shared, -1), k, v, scale=scaling)
-            out[0, first] = mixed.reshape(heads, -1)
-        else:
-            k, v = (each.repeat_interleave(heads // shared, 1) for each in (k, v))
-            mask = _mask(last - first, k.shape[2], window)
-            mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling)
-            out[0, first:last] = mixed[0].transpose(0, 1)
-    return out, None
+        return _flash(query, key, value, window, scaling, kwargs)
+    news, seens = (
+        [last - first for first, last in pairwise(kwargs[name].tolist())] for name in ("cu_seq_lens_q", "cu_seq_lens_k")
+    )
+    keys, values = key.split(seens, 2), value.split(seens, 2)
+    if len(news) == query.shape[2]:
+        return _next(query, keys, values, scaling)
+    mixed = [
+        _next(q, [k], [v], scaling) if q.shape[2] == 1 else _several(q, k, v, window, scaling)
+        for q, k, v in zip(query.split(news, 2), keys, values, strict=True)
+    ]
+    return torch.cat(mixed, 1)
+
+
+def _next(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], scale: float | None) -> Tensor:
+    """One new token a sequence, which may look at all of its own. The heads that share a key stand in the place of
+    tokens, so no key is copied."""
+    heads, shared = query.shape[1], keys[0].shape[1]
+    queries = query.squeeze(0).transpose(0, 1).reshape(len(keys), 1, shared, heads // shared, -1)
+    mixed = [scaled_dot_product_attention(q, k, v, scale=scale) for q, k, v in zip(queries, keys, values, strict=True)]
+    return torch.cat(mixed).reshape(1, len(keys), heads, -1)
+
+
+def _several(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None) -> Tensor:
+    """Several new tokens of one sequence."""
+    new, seen, groups = query.shape[2], key.shape[2], query.shape[1] // key.shape[1]
+    key, value = (each.repeat_interleave(groups, 1) for each in (key, value))
+    mask = _mask(new, seen, window)
+    mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale)
+    return mixed.transpose(1, 2)
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None, kwargs: Any) -> Tensor:
