@@ -382,13 +382,12 @@ _LOGS = "{plugin} logs {ref}"
 _MERGE = "--type=merge -p"
 _RETRY = "{plugin} retry {ref}"
 _EDIT = "{k} edit {ref}"
-_ASK = "{{k}} annotate {{pool}} --overwrite aifactory.dev/{}=$(date +%s)"
-_PROMOTE, _RESUME, _ABORT = (_ASK.format(each) for each in ("promote", "resume", "abort"))
+_PROMOTE, _RESUME, _ABORT = (f"{{plugin}} {each} {{pool}}" for each in ("promote", "resume", "abort"))
 _ENDED = ("{plugin} logs {job} --failed", "{k} create -f FILE  # corrected, under another name")
 REMEDIES: dict[str, tuple[str, ...]] = {
     "AccessDenied": ("{create}", "{k} edit secret {secret}", _RETRY),
     "AbortedAtEnd": ("{plugin} logs {job} --failed",),
-    "AnalysisFailed": ("{k} describe {pool}", "{k} get mver"),
+    "AnalysisFailed": ("{k} describe {pool}", "{plugin} rollback {pool}"),
     "ApplicationError": ("{plugin} logs {job} --failed", _LOGS),
     "ClaimNotBound": ("{k} describe pvc {claim}", "{k} get pvc", "kubectl get storageclass"),
     "ContainerCannotStart": _ENDED,
@@ -1173,10 +1172,73 @@ def cmd_retry(k: Kubectl, args: argparse.Namespace) -> int:
 
 
 def cmd_suspend(k: Kubectl, args: argparse.Namespace) -> int:
-    """Suspend or resume a job."""
-    job = only(k.factory(), args.object, JOB)
-    patch = json.dumps({"spec": {"suspend": args.command == "suspend"}})
+    """Remove a job's pods."""
+    return _suspend(k, only(k.factory(), args.object, JOB), True)
+
+
+def cmd_resume(k: Kubectl, args: argparse.Namespace) -> int:
+    """Let a suspended job or a paused Canary go on."""
+    found = k.factory()
+    obj = find(found, args.object) or only(found, (), JOB)
+    if obj["kind"] == VERSION:
+        raise Failed(f"a ModelVersion is not suspended or paused; to have it checked again: retry {ref(obj)}")
+    return _suspend(k, obj, False) if obj["kind"] == JOB else _ask_of(k, obj, "resume")
+
+
+def _suspend(k: Kubectl, job: Json, suspend: bool) -> int:
+    patch = json.dumps({"spec": {"suspend": suspend}})
     return k.show("patch", f"{PLURAL[JOB]}.{GROUP}/{name_of(job)}", "--type=merge", "-p", patch)
+
+
+def cmd_change(k: Kubectl, args: argparse.Namespace) -> int:
+    """Promote, abort or pause what a pool is about to change to."""
+    pool = only(k.factory(), args.object, POOL)
+    if (status_of(pool).get("rollout") or {}).get("phase") != "Progressing":
+        raise Failed(f"no change of {ref(pool)} is under way, so there is nothing to {args.command}")
+    return _ask_of(k, pool, args.command)
+
+
+def _ask_of(k: Kubectl, pool: Json, what: str) -> int:
+    stamp = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return k.show("annotate", f"{PLURAL[POOL]}.{GROUP}/{name_of(pool)}", "--overwrite", f"{GROUP}/{what}={stamp}")
+
+
+def cmd_rollback(k: Kubectl, args: argparse.Namespace) -> int:
+    """Pin a pool to a version that was Ready before."""
+    objects = k.factory()
+    pool = only(objects, args.object, POOL)
+    number = rollback_to(pool, objects, args.to)
+    models = json.dumps({"spec": {"models": [{"name": model_of(pool), "version": number}]}})
+    code = k.show("patch", f"{PLURAL[POOL]}.{GROUP}/{name_of(pool)}", "--type=merge", "-p", models)
+    if code == 0 and pool["spec"]["models"][0].get("track"):
+        say(
+            [f"{ref(pool)} stays at {model_of(pool)}@{number} from now on; to follow new versions again: track: Latest"]
+        )
+    return code
+
+
+def rollback_to(pool: Json, objects: Sequence[Json], wanted: int | None) -> int:
+    """The version to go back to: the one that is named, or the newest that is Ready and older than what the pool is to
+    serve. Raises Failed where there is none."""
+    status, model = status_of(pool), model_of(pool)
+    versions = [obj for obj in objects if obj["kind"] == VERSION and model_of(obj) == model]
+    ready = sorted((_number(obj) for obj in versions if is_true(obj, "Ready")), reverse=True)
+    there_are = f"; Ready are: {', '.join(map(str, ready))}" if ready else ""
+    if wanted is not None:
+        if wanted not in ready:
+            raise Failed(f"version {wanted} of {model} is not Ready{there_are}")
+        return wanted
+    now = [part["version"] for part in (status.get("candidate"), status.get("stable")) if part and part.get("version")]
+    if not now:
+        raise Failed(f"{ref(pool)} has served nothing yet, so there is nothing to go back from")
+    # In the middle of a change it is what was served before it; that need not be the next lower one.
+    stable = (status.get("stable") or {}).get("version")
+    if stable is not None and stable != now[0] and stable in ready:
+        return int(stable)
+    older = [number for number in ready if number < now[0]]
+    if not older:
+        raise Failed(f"no version of {model} that is older than {now[0]} is Ready{there_are}; name one with --to")
+    return older[0]
 
 
 def cmd_lineage(k: Kubectl, args: argparse.Namespace) -> int:
@@ -1672,7 +1734,12 @@ def parser() -> argparse.ArgumentParser:
     add("events", "Events about objects and their pods, those that are gone too", cmd_events)
     add("retry", "Publish, check or roll out again, now", cmd_retry, objects="+")
     add("suspend", "Remove a job's pods and keep its workspace", cmd_suspend)
-    add("resume", "Let a suspended job go on from its last checkpoint", cmd_suspend)
+    add("resume", "Let a suspended job, or a pool's paused Canary, go on", cmd_resume)
+    add("pause", "Keep a pool's Canary at the step where it is", cmd_change)
+    add("promote", "Let a pool's Canary go on to the end of its wait, or over a failed analysis", cmd_change)
+    add("abort", "Take back what a pool is about to change to", cmd_change)
+    rollback = add("rollback", "Pin a pool to the version that it served before, or to another one", cmd_rollback)
+    rollback.add_argument("--to", type=int, metavar="VERSION", help="number of a version that is Ready")
     add("lineage", "Where a version comes from: job, image, inputs, digests, metrics, parent", cmd_lineage)
     chat = add("chat", "Talk to a pool of a language model", cmd_chat)
     chat.add_argument("-m", "--message", help="ask this and end (default: from standard input)")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tests.cluster import objects
 from tests.cluster.test_operator_killed import kill
 from tests.cluster.traffic import Traffic
 from tests.support.kubectl import Kubectl, condition
+from tests.support.plugin import User
 
 PUBLISH = """
 import sys, torch
@@ -71,7 +73,8 @@ def roll(ns: Kubectl, version: int, **rollout: Any) -> None:
     ns.apply(body)
 
 
-def test_a_canary_goes_on_by_steps_and_one_that_fails_is_found(ns: Kubectl, operator: Kubectl) -> None:
+def test_a_canary_goes_on_by_steps_and_one_that_fails_is_found(ns: Kubectl, operator: Kubectl, tmp_path: Path) -> None:
+    user = User(ns, tmp_path)
     publish(ns, "lookup", 100)
     publish(ns, "faulty", 10)
     for name in ("lookup", "faulty"):
@@ -97,7 +100,7 @@ def test_a_canary_goes_on_by_steps_and_one_that_fails_is_found(ns: Kubectl, oper
     assert found["status"]["version"] == "1"
     traffic.wait_for_version(2)
     kill(operator)
-    ns.run("annotate", "ipool", "lookup", "aifactory.dev/promote=now")
+    user.plugin("promote ipool/lookup")
     found = ns.wait(
         "ipool",
         "lookup",

@@ -129,6 +129,10 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         "retry",
         "suspend",
         "resume",
+        "pause",
+        "promote",
+        "abort",
+        "rollback",
         "lineage",
         "chat",
         "check",
@@ -155,3 +159,101 @@ def test_events_are_those_of_the_objects_and_of_pods_that_are_gone() -> None:
     assert [line.split()[0] for line in text] == ["LAST", "3m", "2m"]
     assert text[-1].endswith("gone (x3)")
     assert plugin.events_of([], set(), [], screen) == ["No Events; Kubernetes keeps them for an hour."]
+
+
+def _pool(
+    candidate: int | None = None, stable: int | None = None, phase: str = "Complete", track: bool = False
+) -> Json:
+    model: Json = {"name": "tiny", "track": "Latest"} if track else {"name": "tiny", "version": candidate or stable}
+    parts = {"candidate": candidate, "stable": stable}
+    status = {name: {"version": number} for name, number in parts.items() if number is not None}
+    metadata = {"name": "chat", "namespace": "ns"}
+    return {
+        "kind": "InferencePool",
+        "metadata": metadata,
+        "spec": {"models": [model]},
+        "status": {**status, "rollout": {"phase": phase}},
+    }
+
+
+def _version(number: int, ready: bool = True) -> Json:
+    status = {"conditions": [{"type": "Ready", "status": str(ready)}]}
+    metadata = {"name": f"tiny-v{number}", "namespace": "ns"}
+    return {
+        "kind": "ModelVersion",
+        "metadata": metadata,
+        "spec": {"model": "tiny", "version": number},
+        "status": status,
+    }
+
+
+VERSIONS = [_version(1), _version(2, ready=False), _version(3), _version(4)]
+
+
+@pytest.mark.parametrize(
+    ("candidate", "stable", "to", "expected"),
+    [
+        (None, 4, None, 3),
+        (None, 3, None, 1),  # 2 is not Ready
+        (4, 3, None, 3),
+        (3, 4, None, 4),  # in the middle of going back: where it came from
+        (None, 4, 1, 1),
+    ],
+)
+def test_a_pool_goes_back_to_what_was_served_before(
+    candidate: int | None, stable: int, to: int | None, expected: int
+) -> None:
+    assert plugin.rollback_to(_pool(candidate, stable), VERSIONS, to) == expected
+
+
+@pytest.mark.parametrize(
+    ("stable", "to", "words"),
+    [
+        (1, None, "no version of tiny that is older than 1 is Ready; Ready are: 4, 3, 1; name one with --to"),
+        (4, 2, "version 2 of tiny is not Ready; Ready are: 4, 3, 1"),
+        (None, None, "ipool/chat has served nothing yet, so there is nothing to go back from"),
+    ],
+)
+def test_where_a_pool_can_not_go_back_to_is_told(stable: int | None, to: int | None, words: str) -> None:
+    with pytest.raises(plugin.Failed, match=f"^{words}$"):
+        plugin.rollback_to(_pool(None, stable), VERSIONS, to)
+
+
+JOB = {"kind": "TrainingJob", "metadata": {"name": "train", "namespace": "ns"}, "spec": {}}
+
+
+@pytest.mark.parametrize(
+    ("typed", "pool", "asked"),
+    [
+        ("promote ipool/chat", _pool(4, 3, "Progressing"), "annotate inferencepools.aifactory.dev/chat --overwrite"),
+        ("abort", _pool(4, 3, "Progressing"), "aifactory.dev/abort="),
+        ("pause chat", _pool(4, 3, "Progressing"), "aifactory.dev/pause="),
+        ("resume chat", _pool(4, 3, "Progressing"), "aifactory.dev/resume="),
+        (
+            "resume",
+            _pool(None, 3),
+            'patch trainingjobs.aifactory.dev/train --type=merge -p {"spec": {"suspend": false}}',
+        ),
+        ("suspend", _pool(None, 3), '{"spec": {"suspend": true}}'),
+        ("rollback", _pool(4, 3, track=True), '{"spec": {"models": [{"name": "tiny", "version": 3}]}}'),
+    ],
+)
+def test_what_is_asked_of_an_object_is_one_call_of_kubectl(
+    typed: str, pool: Json, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(plugin.Kubectl, "factory", lambda _, everywhere=False: [JOB, *VERSIONS, pool])
+    monkeypatch.setattr(plugin.Kubectl, "show", lambda _, *args: calls.append(" ".join(args)) or 0)
+    assert plugin.main(typed.split()) == 0
+    assert len(calls) == 1
+    assert asked in calls[0]
+
+
+def test_nothing_is_asked_of_a_pool_that_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plugin.Kubectl, "factory", lambda _, everywhere=False: [*VERSIONS, _pool(None, 3)])
+    assert plugin.main(["promote", "chat"]) != 0
+    assert capsys.readouterr().err == "no change of ipool/chat is under way, so there is nothing to promote\n"
+    assert plugin.main(["resume", "mver/tiny-v1"]) != 0
+    assert "to have it checked again: retry mver/tiny-v1" in capsys.readouterr().err
