@@ -243,6 +243,15 @@ def test_what_keeps_proxies_away_is_told() -> None:
             id="it crashes",
         ),
         pytest.param(
+            {"crash": Crash("envoy", 137, "OOMKilled", "", 3)},
+            "",
+            "CrashLoopBackOff",
+            "a LimitRange of the namespace limits its memory, or its node has too little: make room for it, or go "
+            "without a gateway: spec.gateway.mode None",
+            False,
+            id="it has too little memory",
+        ),
+        pytest.param(
             {"refused_by_node": "OutOfcpu", "node": "n-1"},
             "",
             "GatewayNotReady",
