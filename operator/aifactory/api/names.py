@@ -115,6 +115,11 @@ def image(name: str) -> str:
     return f"aifactory/{name}:{__version__}"
 
 
+def claim_of(uri: str) -> str:
+    """The claim that a URI of an artifact or a store lies in; empty where it lies elsewhere."""
+    return uri.removeprefix("pvc://").partition("/")[0] if uri.startswith("pvc://") else ""
+
+
 def lease(namespace: str | None) -> str:
     """Name of the Lease by which an operator leads over one namespace, or over all of them."""
     return f"{namespace}.{GROUP}" if namespace else GROUP

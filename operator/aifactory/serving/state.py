@@ -56,7 +56,7 @@ class VersionView:
     @property
     def claim(self) -> str | None:
         """The claim that the artifact lies in, if it lies in one."""
-        return self.uri.removeprefix("pvc://").partition("/")[0] if self.uri.startswith("pvc://") else None
+        return names.claim_of(self.uri) or None
 
 
 @dataclass(frozen=True, slots=True)
