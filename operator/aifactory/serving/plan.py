@@ -166,8 +166,7 @@ def _plan_rollout(
     observed: Observed, wish: Wish, stable: str, wanted: int, draft: StatusDraft, now: datetime, choice: Choice
 ) -> Plan[InferencePoolStatus]:
     """The candidate comes up beside the stable revision and takes over pod by pod, or is taken back."""
-    candidate = observed.find(wish.pods)
-    ready = candidate.ready if candidate is not None else 0
+    ready = observed.ready(wish.pods)
     if ready >= wanted:
         # In status first: if what it replaces were removed before, and then the wish changed, nobody would know it.
         return _promoted(wish, draft, choice, None)
@@ -206,8 +205,7 @@ def _plan_canary(
         draft.rolling(stable, wish, reached, choice, note=_GIVEN_UP_FIRST)
         return Plan(draft.result(), writes.all())
 
-    view = observed.find(wish.pods)
-    ready = view.ready if view is not None else 0
+    ready = observed.ready(wish.pods)
     reached = rollout.progress(observed, wish, choice.strategy, ready, now)
     goal, _ = scaling.part(wanted, walk.weight if walk is not None else 0)
     if (verdict := rollout.verdict(observed, wish.pods, reached, goal, now)) is not None:

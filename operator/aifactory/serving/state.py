@@ -203,6 +203,11 @@ class Observed:
         """A set of pods by its name, if it exists."""
         return next((view for view in self.revisions if view.revision == pods), None)
 
+    def ready(self, pods: str) -> int:
+        """How many pods of a set are ready."""
+        view = self.find(pods)
+        return view.ready if view is not None else 0
+
     def assigned(self, pods: str) -> str:
         """The revision that a set of pods is told to serve; empty where nothing is known of it."""
         found = next((view for view in self.configs if view.revision == pods), None)
