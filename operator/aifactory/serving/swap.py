@@ -19,6 +19,7 @@ from aifactory.api import names
 from aifactory.api.inferencepool import RevisionStatus, RolloutStatus, SwappingPod
 from aifactory.api.sizes import bytes_of, human_size
 from aifactory.serving import shape, steps, traffic
+from aifactory.serving.measure import figure
 from aifactory.serving.state import Observed, RevisionView, ServingPodView, VersionView, Wish
 
 HOT_SWAP: Final = "HotSwap"
@@ -227,7 +228,7 @@ def pods_status(observed: Observed, wish: Wish) -> tuple[SwappingPod, ...]:
 
 def seconds(value: float | None) -> str | None:
     """As it stands in the status."""
-    return f"{value:.2g}" if value is not None and value < 10 else f"{value:.0f}" if value is not None else None
+    return figure(value) if value is not None else None
 
 
 def _load_seconds(pod: ServingPodView) -> float | None:
