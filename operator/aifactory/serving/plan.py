@@ -262,7 +262,7 @@ def _plan_swap(
     if verdict is not None:
         return _taken_back(wish, stable, draft, choice, verdict)
     draft.swapping(stable, wish, reached, choice, swapped)
-    if reached.resumed or not swap.is_hot(observed, wish):
+    if reached.resumed or not traffic.is_under_way(observed.pool.status, swap.HOT_SWAP, wish.revision):
         # In status first: pods are asked what they serve while it says that they change over.
         return Plan(draft.result(), urgent=True, requeue_after=0)
     writes = _Writes(observed, wish.pods)
