@@ -51,8 +51,6 @@ ANNOTATION_PAUSE: Final = f"{GROUP}/pause"
 """Any new value keeps a Canary at its step."""
 ANNOTATION_RESUME: Final = f"{GROUP}/resume"
 """Any new value lets a Canary that was paused go on."""
-ANNOTATION_ALLOW_DELETE: Final = f"{GROUP}/allow-delete-in-use"
-"""Set to "true" on a ModelVersion to delete it although a pool serves it."""
 
 CONTAINER_TRAINER: Final = "trainer"
 CONTAINER_TRITON: Final = "triton"
