@@ -125,7 +125,6 @@ class ObjectMeta(Model):
     uid: str = ""
     generation: int = 0
     resource_version: str = ""
-    creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
     finalizers: tuple[str, ...] = ()
     labels: dict[str, str] = {}

@@ -51,8 +51,6 @@ ANNOTATION_PAUSE: Final = f"{GROUP}/pause"
 """Any new value keeps a Canary at its step."""
 ANNOTATION_RESUME: Final = f"{GROUP}/resume"
 """Any new value lets a Canary that was paused go on."""
-ANNOTATION_ALLOW_DELETE: Final = f"{GROUP}/allow-delete-in-use"
-"""Set to "true" on a ModelVersion to delete it although a pool serves it."""
 
 CONTAINER_TRAINER: Final = "trainer"
 CONTAINER_TRITON: Final = "triton"
@@ -113,6 +111,11 @@ REFUSED_ENV: Final = ("PET_STANDALONE",)
 def image(name: str) -> str:
     """One of our images as it is called where no registry is named."""
     return f"aifactory/{name}:{__version__}"
+
+
+def claim_of(uri: str) -> str:
+    """The claim that a URI of an artifact or a store lies in; empty where it lies elsewhere."""
+    return uri.removeprefix("pvc://").partition("/")[0] if uri.startswith("pvc://") else ""
 
 
 def lease(namespace: str | None) -> str:

@@ -55,8 +55,7 @@ def verifier(version: ModelVersion, number: int, settings: Settings) -> Json:
         args += ["--digest", spec.digest]
     volumes: list[Json] = []
     mounts: list[Json] = []
-    if spec.source.uri.startswith("pvc://"):
-        claim = spec.source.uri.removeprefix("pvc://").partition("/")[0]
+    if claim := names.claim_of(spec.source.uri):
         volumes.append({"name": "artifact", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
         mounts.append({"name": "artifact", "mountPath": f"{names.CLAIMS_MOUNT}/{claim}", "readOnly": True})
     if spec.source.secret_ref is not None:

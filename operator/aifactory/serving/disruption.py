@@ -9,7 +9,6 @@ https://kubernetes.io/docs/concepts/scheduling-eviction/topology-spread-constrai
 
 from __future__ import annotations
 
-from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool
 from aifactory.engine.podspec import Json
 from aifactory.serving import scaling
@@ -30,25 +29,30 @@ def wants_budget(pool: InferencePool) -> bool:
 
 def budget(pool: InferencePool) -> Json:
     """The PodDisruptionBudget over the pods of every revision."""
+    return budget_over(metadata(pool, budget_name(pool.metadata.name), {}), selector(pool))
+
+
+def budget_over(meta: Json, pods: dict[str, str]) -> Json:
+    """A PodDisruptionBudget over the pods with these labels: a drain takes one after another."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": metadata(pool, budget_name(pool.metadata.name), {}),
+        "metadata": meta,
         "spec": {
             "maxUnavailable": MAX_UNAVAILABLE,
-            "selector": {"matchLabels": selector(pool)},
+            "selector": {"matchLabels": pods},
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },
     }
 
 
-def spread(pool: InferencePool, revision: str) -> list[Json]:
-    """The pods of a revision lie on different nodes where there are enough."""
+def spread(pods: dict[str, str]) -> list[Json]:
+    """Pods with these labels lie on different nodes where there are enough."""
     return [
         {
             "maxSkew": 1,
             "topologyKey": "kubernetes.io/hostname",
             "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {"matchLabels": {**selector(pool), names.LABEL_REVISION: revision}},
+            "labelSelector": {"matchLabels": pods},
         }
     ]

@@ -221,14 +221,7 @@ def _pod(pool: InferencePool, image: str) -> Json:
     spec: Json = {
         "containers": [container],
         "terminationGracePeriodSeconds": pre_stop + timeout + _SPARE_SECONDS,
-        "topologySpreadConstraints": [
-            {
-                "maxSkew": 1,
-                "topologyKey": "kubernetes.io/hostname",
-                "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": _selector(pool)},
-            }
-        ],
+        "topologySpreadConstraints": disruption.spread(_selector(pool)),
         "volumes": [{"name": "aifactory-gateway", "configMap": {"name": name(pool.metadata.name)}}],
     }
     # The image comes from where those of the serving pods come from.
@@ -240,16 +233,8 @@ def _pod(pool: InferencePool, image: str) -> Json:
 
 def budget(pool: InferencePool) -> Json:
     """A drain takes one proxy after another."""
-    return {
-        "apiVersion": "policy/v1",
-        "kind": "PodDisruptionBudget",
-        "metadata": metadata(pool, name(pool.metadata.name), {names.LABEL_ROLE: names.ROLE_GATEWAY}),
-        "spec": {
-            "maxUnavailable": disruption.MAX_UNAVAILABLE,
-            "selector": {"matchLabels": _selector(pool)},
-            "unhealthyPodEvictionPolicy": "AlwaysAllow",
-        },
-    }
+    meta = metadata(pool, name(pool.metadata.name), {names.LABEL_ROLE: names.ROLE_GATEWAY})
+    return disruption.budget_over(meta, _selector(pool))
 
 
 def _selector(pool: InferencePool) -> dict[str, str]:

@@ -29,7 +29,7 @@ CANCELED: Final = b'reason="CANCELED"'
 _FIRST: Final = (b"aifactory_time_to_first_token_seconds", b"vllm:time_to_first_token_seconds")
 _NEXT: Final = (b"aifactory_inter_token_latency_seconds", b"vllm:time_per_output_token_seconds")
 _IN_PIECES: Final = (b"aifactory_generated_tokens_total", b"vllm:")
-_UNDER_WAY = 2
+UNDER_WAY = 2
 """Questions of the agent that a pod may be answering at a time: of the version that goes and of the one that comes."""
 
 
@@ -119,10 +119,15 @@ class Tally:
 
 def grown(first: Sums, last: Sums) -> Sums:
     """From one look to the next; a Triton that was started again counts from zero."""
-    if any(before - now > _UNDER_WAY for before, now in zip(astuple(first), astuple(last), strict=True)):
+    if any(before - now > UNDER_WAY for before, now in zip(astuple(first), astuple(last), strict=True)):
         return last
     # A question of the agent that is under way is subtracted already and not yet among those that were answered.
     return Sums(*(max(0.0, now - before) for before, now in zip(astuple(first), astuple(last), strict=True)))
+
+
+def figure(value: float) -> str:
+    """Two significant digits below ten, whole numbers above: status should not change for noise."""
+    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 
 def for_status(sums: Sums) -> Measured:

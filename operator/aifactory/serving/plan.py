@@ -166,8 +166,7 @@ def _plan_rollout(
     observed: Observed, wish: Wish, stable: str, wanted: int, draft: StatusDraft, now: datetime, choice: Choice
 ) -> Plan[InferencePoolStatus]:
     """The candidate comes up beside the stable revision and takes over pod by pod, or is taken back."""
-    candidate = observed.find(wish.pods)
-    ready = candidate.ready if candidate is not None else 0
+    ready = observed.ready(wish.pods)
     if ready >= wanted:
         # In status first: if what it replaces were removed before, and then the wish changed, nobody would know it.
         return _promoted(wish, draft, choice, None)
@@ -206,8 +205,7 @@ def _plan_canary(
         draft.rolling(stable, wish, reached, choice, note=_GIVEN_UP_FIRST)
         return Plan(draft.result(), writes.all())
 
-    view = observed.find(wish.pods)
-    ready = view.ready if view is not None else 0
+    ready = observed.ready(wish.pods)
     reached = rollout.progress(observed, wish, choice.strategy, ready, now)
     goal, _ = scaling.part(wanted, walk.weight if walk is not None else 0)
     if (verdict := rollout.verdict(observed, wish.pods, reached, goal, now)) is not None:
@@ -264,7 +262,7 @@ def _plan_swap(
     if verdict is not None:
         return _taken_back(wish, stable, draft, choice, verdict)
     draft.swapping(stable, wish, reached, choice, swapped)
-    if reached.resumed or not swap.is_hot(observed, wish):
+    if reached.resumed or not traffic.is_under_way(observed.pool.status, swap.HOT_SWAP, wish.revision):
         # In status first: pods are asked what they serve while it says that they change over.
         return Plan(draft.result(), urgent=True, requeue_after=0)
     writes = _Writes(observed, wish.pods)

@@ -33,6 +33,7 @@ from aifactory.api import names
 from aifactory.api.inferencepool import Throughput
 from aifactory.engine.asking import ask_for_ever, base_url, fetch, reader
 from aifactory.kube.backoff import PROBE
+from aifactory.serving import measure
 from aifactory.serving.measure import PROBES, REQUESTS, Analysed, Measurement, PoolKey, Sums, Tally, read_sums, values
 from aifactory.serving.state import Report
 
@@ -48,8 +49,6 @@ FIGURES_PER_SECOND = 4.0
 WORTH_TELLING = 0.1
 """Share by which a figure must differ from the one that was told. From and to zero is always told."""
 CONCURRENCY = 64
-_UNDER_WAY = 2
-"""Questions of the agent that a pod may be answering at a time: of the version that goes and of the one that comes."""
 MAX_WORDS = 1024
 """Characters of a load error."""
 MAX_NAME = 253
@@ -409,19 +408,14 @@ def rates(start: Mapping[str, Counters], end: Mapping[str, Counters]) -> Through
         tokens += _grown(first.tokens, last.tokens) / seconds
     if not seen:
         return None
-    return Throughput(requests_per_second=_figure(requests), tokens_per_second=_figure(tokens))
+    return Throughput(requests_per_second=measure.figure(requests), tokens_per_second=measure.figure(tokens))
 
 
 def _grown(first: float, last: float) -> float:
-    if first - last > _UNDER_WAY:
+    if first - last > measure.UNDER_WAY:
         return last
     # A question of the agent that is under way is subtracted already and not yet among those that were answered.
     return max(0.0, last - first)
-
-
-def _figure(value: float) -> str:
-    """Two significant digits below ten, whole numbers above: status should not change for noise."""
-    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 
 def worth_telling(told: Throughput | None, new: Throughput) -> bool:

@@ -113,11 +113,9 @@ def verdict(observed: Observed, revision: str, reached: Progress, wanted: int, n
         return Verdict(said.reason, f"{shorten(said.message, _WORDS)} ({_where(crashed)}, and none is ready)")
     allowed = deadline(observed.pool.spec)
     if now >= reached.since + allowed and _is_awaited(observed, revision, None):
-        view, problem = observed.find(revision), trouble.problem(observed, revision)
+        problem = trouble.problem(observed, revision)
         said_last = f"; {shorten(problem.message, _WORDS)}" if problem is not None else ""
-        message = (
-            f"{_no_progress(allowed)}: {view.ready if view is not None else 0} of {wanted} pods are ready{said_last}"
-        )
+        message = f"{_no_progress(allowed)}: {observed.ready(revision)} of {wanted} pods are ready{said_last}"
         return Verdict(Reason.ROLLOUT_DEADLINE_EXCEEDED, message, mendable=True)
     return None
 

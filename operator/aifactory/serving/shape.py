@@ -183,7 +183,7 @@ def _pod_template(pool: InferencePool, version: VersionView, settings: Settings,
     volumes = _volumes(version, child_name(pool.metadata.name, revision))
     spec["volumes"] = merge_named(spec.get("volumes", ()), volumes)
     # An empty list in the template means: wherever there is room.
-    spec.setdefault("topologySpreadConstraints", disruption.spread(pool, revision))
+    spec.setdefault("topologySpreadConstraints", disruption.spread({**selector(pool), names.LABEL_REVISION: revision}))
     pre_stop, timeout = drain_seconds(pool)
     spec.setdefault("terminationGracePeriodSeconds", pre_stop + timeout)
     if spec.get("hostNetwork"):  # else such a pod asks the node's resolver, which knows no Service

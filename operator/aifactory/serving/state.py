@@ -56,7 +56,7 @@ class VersionView:
     @property
     def claim(self) -> str | None:
         """The claim that the artifact lies in, if it lies in one."""
-        return self.uri.removeprefix("pvc://").partition("/")[0] if self.uri.startswith("pvc://") else None
+        return names.claim_of(self.uri) or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +202,11 @@ class Observed:
     def find(self, pods: str) -> RevisionView | None:
         """A set of pods by its name, if it exists."""
         return next((view for view in self.revisions if view.revision == pods), None)
+
+    def ready(self, pods: str) -> int:
+        """How many pods of a set are ready."""
+        view = self.find(pods)
+        return view.ready if view is not None else 0
 
     def assigned(self, pods: str) -> str:
         """The revision that a set of pods is told to serve; empty where nothing is known of it."""

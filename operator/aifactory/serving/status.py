@@ -90,9 +90,9 @@ class StatusDraft:
         It takes the traffic from its first ready pod on: a change after that must not take it away at once.
         """
         revision = wish.revision
-        view = self._observed.find(wish.pods)
-        ready = view.ready if view is not None else 0
-        complete = view is not None and ready >= self._wanted and self._observed.service is not None
+        ready = self._observed.ready(wish.pods)
+        there = self._observed.find(wish.pods) is not None and self._observed.service is not None
+        complete = there and ready >= self._wanted
         was_stable = traffic.stable_revision(self._before) == revision
         before = self._before.rollout
         was_complete = before is not None and before.phase == "Complete" and before.revision == revision
@@ -123,8 +123,7 @@ class StatusDraft:
     def rolling(self, stable: str, wish: Wish, reached: Progress, choice: Choice, note: str = "") -> None:
         """The candidate comes up in pods of its own."""
         self._stable(stable)
-        view = self._observed.find(wish.pods)
-        ready = view.ready if view is not None else 0
+        ready = self._observed.ready(wish.pods)
         self._status.candidate = self._revision(wish)
         message = f"{wish.version.name}: {note or f'{ready} of {self._wanted} pods are ready'}; {self._status.traffic}"
         problem = trouble.problem(self._observed, wish.pods)
@@ -136,8 +135,7 @@ class StatusDraft:
     ) -> None:
         """The candidate of a Canary has its part of the requests, or gets it."""
         self._stable(stable)
-        view = self._observed.find(wish.pods)
-        ready = view.ready if view is not None else 0
+        ready = self._observed.ready(wish.pods)
         goal, _ = scaling.part(self._wanted, walk.weight)
         self._status.candidate = self._revision(wish)
         reason, waits = steps.words(self._observed.pool, walk, look)
@@ -309,9 +307,7 @@ class StatusDraft:
 
     def _steady_conditions(self, wish: Wish, complete: bool, was_complete: bool) -> None:
         revision, target = wish.pods, wish.version
-        view = self._observed.find(revision)
-        ready = view.ready if view is not None else 0
-        pods = self._observed.pods
+        ready, pods = self._observed.ready(revision), self._observed.pods
         loaded = f"{target.name}: {ready} of {self._wanted} pods have it loaded"
         # Pods that are asked for in addition are missing from nobody; those that were there are.
         kept = self._status.rollout.most_ready if self._status.rollout is not None else 0
@@ -390,7 +386,7 @@ class StatusDraft:
         if self._before.stable is None:
             return
         view = self._observed.find(revision)
-        numbers = {"replicas": view.replicas if view else 0, "ready_replicas": view.ready if view else 0}
+        numbers = {"replicas": view.replicas if view else 0, "ready_replicas": self._observed.ready(revision)}
         self._status.stable = self._before.stable.model_copy(update=numbers)
 
     def _revision(self, wish: Wish) -> RevisionStatus:
@@ -402,7 +398,7 @@ class StatusDraft:
             image=wish.image,
             deployment=child_name(pool, wish.pods) if wish.pods != wish.revision else None,
             replicas=view.replicas if view is not None else 0,
-            ready_replicas=view.ready if view is not None else 0,
+            ready_replicas=self._observed.ready(wish.pods),
         )
 
     def _available(self) -> None:

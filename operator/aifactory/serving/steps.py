@@ -62,11 +62,6 @@ def steps_of(pool: InferencePool) -> tuple[RolloutStep, ...]:
     return (pool.spec.rollout.steps or ()) if pool.spec.rollout is not None else ()
 
 
-def is_canary(change: RolloutStatus | None, revision: str) -> bool:
-    """Whether a Canary of the revision is under way."""
-    return change is not None and (change.phase, change.strategy, change.revision) == ("Progressing", CANARY, revision)
-
-
 def begin(steps: Sequence[RolloutStep], now: datetime) -> Walk:
     """At the first step."""
     return _enter(tuple(steps), 0, now.replace(microsecond=0))

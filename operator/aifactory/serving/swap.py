@@ -19,6 +19,7 @@ from aifactory.api import names
 from aifactory.api.inferencepool import RevisionStatus, RolloutStatus, SwappingPod
 from aifactory.api.sizes import bytes_of, human_size
 from aifactory.serving import shape, steps, traffic
+from aifactory.serving.measure import figure
 from aifactory.serving.state import Observed, RevisionView, ServingPodView, VersionView, Wish
 
 HOT_SWAP: Final = "HotSwap"
@@ -73,7 +74,7 @@ def choose(observed: Observed, target: VersionView, revision: str) -> Choice:
         return Choice(steps.CANARY, "spec.rollout.strategy is Canary")
     if wished == "Auto" and steps.steps_of(observed.pool):
         return Choice(steps.CANARY, "there are spec.rollout.steps")
-    if steps.is_canary(under_way, revision):
+    if traffic.is_under_way(observed.pool.status, steps.CANARY, revision):
         return Choice(SURGE, "its pods were made for a Canary, and there are no spec.rollout.steps any more")
     if words := _needs_new_pods(observed, target, revision):
         return Choice(SURGE, words)
@@ -117,16 +118,6 @@ def is_unfinished(observed: Observed, wish: Wish) -> bool:
     swapping = under_way is not None and under_way.phase == "Progressing" and under_way.strategy == HOT_SWAP
     said = {pod.report.revision for pod in look(observed, wish).missing if pod.report is not None}
     return swapping or bool({observed.assigned(wish.pods), *said} - {"", wish.revision})
-
-
-def is_hot(observed: Observed, wish: Wish) -> bool:
-    """Whether the status says that pods change over to the wish."""
-    under_way = observed.pool.status.rollout
-    return under_way is not None and (under_way.phase, under_way.strategy, under_way.revision) == (
-        "Progressing",
-        HOT_SWAP,
-        wish.revision,
-    )
 
 
 def said(observed: Observed, pods: str) -> set[str]:
@@ -227,7 +218,7 @@ def pods_status(observed: Observed, wish: Wish) -> tuple[SwappingPod, ...]:
 
 def seconds(value: float | None) -> str | None:
     """As it stands in the status."""
-    return f"{value:.2g}" if value is not None and value < 10 else f"{value:.0f}" if value is not None else None
+    return figure(value) if value is not None else None
 
 
 def _load_seconds(pod: ServingPodView) -> float | None:

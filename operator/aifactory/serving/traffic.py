@@ -45,6 +45,12 @@ def course(pool: InferencePool, revision: str, *, remains: bool, now: datetime) 
     return Course.RETRY if (asked or due) and not remains else Course.HELD_BACK
 
 
+def is_under_way(status: InferencePoolStatus, strategy: str, revision: str) -> bool:
+    """Whether the status says that the pool changes over to a revision, in that way."""
+    change, wanted = status.rollout, ("Progressing", strategy, revision)
+    return change is not None and (change.phase, change.strategy, change.revision) == wanted
+
+
 def retry_request(pool: InferencePool) -> str:
     """What somebody has written to have a version tried again; each new value counts once."""
     return pool.metadata.annotations.get(names.ANNOTATION_RETRY, "")[:_MAX_REQUEST]

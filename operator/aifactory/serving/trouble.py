@@ -41,6 +41,7 @@ _NO_NODE = (
 """What the scheduler says when it finds no node, and the way out."""
 
 _NO_PROXY = "make room for it, or go without a gateway: spec.gateway.mode None"
+_NO_MEMORY = f"a LimitRange of the namespace limits its memory, or its node has too little: {_NO_PROXY}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def of_gateway(observed: Observed) -> Problem | None:
         return Problem(Reason.QUOTA_EXCEEDED if quota else Reason.POD_REJECTED, message, waits=quota)
     for pod in sorted((pod for pod in view.pods if not pod.ready and not pod.terminating), key=lambda pod: pod.name):
         if pod.crash is not None:
-            return crashing(observed, pod, pod.crash)
+            return crashing(observed, pod, pod.crash, _NO_MEMORY)
         if (found := needs_person(pod)) is not None:
             return Problem(*found)
         if pod.unschedulable:
@@ -136,10 +137,11 @@ def _not_loaded(observed: Observed, pod: ServingPodView) -> str:
     )
 
 
-def crashing(observed: Observed, pod: ServingPodView, crash: Crash) -> Problem:
-    """A container that ends again and again, how it ended last, and what to do."""
+def crashing(observed: Observed, pod: ServingPodView, crash: Crash, memory: str = "") -> Problem:
+    """A container that ends again and again, how it ended last, and what to do; `memory`: where that was too little."""
     if crash.reason == _OUT_OF_MEMORY:
-        advice = f"raise resources.limits.memory of container {crash.container} in spec.template (/dev/shm counts too)"
+        limit = f"resources.limits.memory of container {crash.container} in spec.template"
+        advice = memory or f"raise {limit} (/dev/shm counts too)"
     else:
         logs = f"kubectl -n {observed.pool.metadata.namespace} logs {pod.name} -c {crash.container} --previous"
         advice = f"read more with {logs}"

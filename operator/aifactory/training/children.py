@@ -247,11 +247,7 @@ def store_of(job: TrainingJob) -> str:
 
 def is_on_workspace(job: TrainingJob) -> bool:
     """Whether the store is on the claim that the job works on."""
-    return _claim_of(store_of(job)) == workspace.claim(job)
-
-
-def _claim_of(store: str) -> str:
-    return store.removeprefix("pvc://").partition("/")[0] if store.startswith("pvc://") else ""
+    return names.claim_of(store_of(job)) == workspace.claim(job)
 
 
 def _store_pod(
@@ -264,7 +260,7 @@ def _store_pod(
     mounts: list[Json],
 ) -> Json:
     """A pod of the agent's that reaches the store."""
-    secret, target = _output(job).secret_ref, _claim_of(store_of(job))
+    secret, target = _output(job).secret_ref, names.claim_of(store_of(job))
     if target and not is_on_workspace(job):
         volumes.append({"name": "store", "persistentVolumeClaim": {"claimName": target}})
         mounts.append({"name": "store", "mountPath": f"{names.CLAIMS_MOUNT}/{target}"})

@@ -63,8 +63,7 @@ def fetcher(job: TrainingJob, fetch: Fetch, number: int, settings: Settings, in_
     spec: Json = {"uri": fetch.uri, "destination": f"pvc://{names.INPUT_CLAIM}/{cache.DIRECTORY}"}
     volumes: list[Json] = [{"name": "cache", "persistentVolumeClaim": {"claimName": names.INPUT_CLAIM}}]
     mounts: list[Json] = [{"name": "cache", "mountPath": f"{names.CLAIMS_MOUNT}/{names.INPUT_CLAIM}"}]
-    source = fetch.uri.removeprefix("pvc://").partition("/")[0] if fetch.uri.startswith("pvc://") else ""
-    if source and source != names.INPUT_CLAIM:
+    if (source := names.claim_of(fetch.uri)) and source != names.INPUT_CLAIM:
         volumes.append({"name": "source", "persistentVolumeClaim": {"claimName": source, "readOnly": True}})
         mounts.append({"name": "source", "mountPath": f"{names.CLAIMS_MOUNT}/{source}", "readOnly": True})
     if in_use is not None:

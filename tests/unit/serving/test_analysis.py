@@ -134,6 +134,14 @@ LATENCY = {"name": "latencyMean", "maxRatio": "1.2"}
             id="tokens fast enough",
         ),
         pytest.param(
+            {"name": "tokensPerSecond", "min": "15"},
+            Measured(next_tokens=998, next_token_milliseconds=10_000),
+            Measured(next_tokens=1),
+            "Passed",
+            "tokensPerSecond: 99.8 in 998 tokens after a first one",
+            id="to three digits, beside one whose tokens took no time",
+        ),
+        pytest.param(
             {"name": "errorRate", "maxRatio": "2"},
             measured(999, 1),
             measured(1000),

@@ -90,6 +90,7 @@ def test_a_new_pool_is_ready_when_its_gateway_is() -> None:
     world.proxies(1)
     assert conditions(world.status)["Available"] == ("True", "Serving")
     assert conditions(world.status)["Ready"] == ("False", "GatewayNotReady")
+    assert world.status.phase == "Starting", "it answers, and what has yet to come is missing from nobody"
     world.proxies(2)
     assert conditions(world.status)["Ready"] == ("True", "Serving")
     assert world.status.url == "http://chat.ns.svc:9000/v1"
@@ -237,9 +238,18 @@ def test_what_keeps_proxies_away_is_told() -> None:
             {"crash": Crash("envoy", 1, "Error", "", 3)},
             "",
             "CrashLoopBackOff",
-            "kubectl -n ns logs p -c envoy --previous",
+            "read more with kubectl -n ns logs p -c envoy --previous",
             False,
             id="it crashes",
+        ),
+        pytest.param(
+            {"crash": Crash("envoy", 137, "OOMKilled", "", 3)},
+            "",
+            "CrashLoopBackOff",
+            "a LimitRange of the namespace limits its memory, or its node has too little: make room for it, or go "
+            "without a gateway: spec.gateway.mode None",
+            False,
+            id="it has too little memory",
         ),
         pytest.param(
             {"refused_by_node": "OutOfcpu", "node": "n-1"},
@@ -264,7 +274,7 @@ def test_what_keeps_a_proxy_away(made: Any, refusal: str, reason: str | None, wo
         return
     assert found is not None
     assert (str(found.reason), found.waits) == (reason, waits)
-    assert found.message == words or (reason == "CrashLoopBackOff" and found.message.endswith(words))
+    assert found.message == words or (reason == "CrashLoopBackOff" and found.message.endswith(f"; {words}"))
 
 
 def test_one_proxy_needs_no_budget() -> None:

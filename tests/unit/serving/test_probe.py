@@ -18,7 +18,7 @@ from aifactory.api import names
 from aifactory.api.inferencepool import Measured, Throughput
 from aifactory.engine import asking
 from aifactory.serving import probe as probes
-from aifactory.serving.measure import Analysed, Measurement
+from aifactory.serving.measure import Analysed, Measurement, Sums, Tally
 from aifactory.serving.probe import (
     FIGURES_PER_SECOND,
     INTERVAL_SECONDS,
@@ -712,6 +712,54 @@ def test_of_many_pools_that_are_compared_so_many_are_told_at_a_time_and_each_has
         assert {pool for _, pool in told} == {each.pool for each in world.analysed}
         most = int(FIGURES_PER_SECOND * INTERVAL_SECONDS)
         assert max(Counter(round(at) for at, _ in told).values()) <= most
+
+    run(main)
+
+
+class Comparisons(World):
+    """Pools whose versions were compared, and told of it so many seconds ago."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, ago: dict[str, float], counted: float = 1.0) -> None:
+        super().__init__(monkeypatch, [])
+        window = Measurement("new", datetime(2026, 1, 1, tzinfo=UTC), Measured(), Measured())
+        for pool, seconds in ago.items():
+            each = Analysed(("ns", pool), window, frozenset(), frozenset())
+            tally = Tally.begin(each, self.clock.monotonic() - seconds)
+            tally.candidate = Sums(requests=counted)
+            self.probe._tallies["ns", pool] = tally
+
+    def tell(self) -> list[str]:
+        """Who is told now."""
+        self.woken.clear()
+        self.probe._tell()
+        return [pool for _, (_, pool) in self.woken]
+
+
+def test_comparisons_take_turns_and_come_before_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(probes, "FIGURES_PER_SECOND", 2 / INTERVAL_SECONDS)
+        world = Comparisons(monkeypatch, {"a": 20, "b": 40, "c": 30})
+        world.probe._news = {("ns", "d"): Throughput(requests_per_second="1")}
+        assert world.tell() == ["b", "c"], "those first that have waited longest"
+        await asyncio.sleep(INTERVAL_SECONDS)
+        assert world.tell() == ["a", "d"]
+        await asyncio.sleep(INTERVAL_SECONDS)
+        assert world.tell() == []
+
+    run(main)
+
+
+def test_the_round_that_is_nearest_to_15_seconds_later_tells_what_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = Comparisons(monkeypatch, {"due": 12.5, "early": 12.4})
+        assert world.tell() == ["due"]
+        tally = world.probe._tallies["ns", "due"]
+        assert world.book.measured(("ns", "due")) == tally.told == tally.result()
+        assert tally.told.candidate.requests == 1
+        await asyncio.sleep(12.4)
+        tally.candidate = Sums(requests=2)
+        assert world.tell() == ["early"], "it was told a moment ago"
+        assert Comparisons(monkeypatch, {"unchanged": 60}, counted=0.0).tell() == []
 
     run(main)
 

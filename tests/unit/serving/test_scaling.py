@@ -82,7 +82,15 @@ def test_pods_are_split(wanted: int, ready: dict[str, int], weight: int, sizes: 
 
 @pytest.mark.parametrize(
     ("wanted", "weight", "pods"),
-    [(4, 0, (0, 4)), (4, 25, (1, 3)), (4, 26, (2, 3)), (1, 1, (1, 1)), (3, 100, (3, 0)), (100, 1, (1, 99))],
+    [
+        (4, 0, (0, 4)),
+        (4, 25, (1, 3)),
+        (4, 26, (2, 3)),
+        (1, 1, (1, 1)),
+        (3, 100, (3, 0)),
+        (100, 1, (1, 99)),
+        (200, 100, (200, 0)),
+    ],
 )
 def test_a_part_is_rounded_up_on_both_sides(wanted: int, weight: int, pods: tuple[int, int]) -> None:
     assert part(wanted, weight) == pods

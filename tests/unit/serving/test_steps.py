@@ -316,6 +316,17 @@ def test_another_version_in_the_middle_waits_until_stable_has_everything(done: i
     assert len(world.live(3)) == 1
 
 
+def test_another_version_in_the_middle_that_does_not_load_is_taken_back() -> None:
+    world = canary()
+    world.publish(3)
+    world.settle()
+    world.bury()
+    world.settle()
+    world.live(3)[0].trouble = {"load_error": "LoadFailed: no such layer"}
+    world.settle()
+    assert world.status.reason == "ModelLoadFailed"
+
+
 @pytest.mark.parametrize("done", [0, 1, 2])
 def test_the_wish_returns_in_the_middle(done: int) -> None:
     world = canary()
