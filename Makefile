@@ -67,10 +67,17 @@ plugin: uv ## kubectl aifactory for pipx (wheel) and krew (archive, manifest), w
 	@$(UV) build --quiet plugin --out-dir build/plugin
 	@$(PYTHON) plugin/package.py build/plugin $(URL)
 
+.PHONY: docs
+docs: uv ## The pages as a site in build/site, every link checked, with llms.txt
+	@$(UV) run --quiet --no-project --with-requirements docs/requirements.lock python docs/site.py
+	@NO_MKDOCS_2_WARNING=1 $(UV) run --quiet --no-project --with-requirements docs/requirements.lock mkdocs build --strict -f docs/mkdocs.yml
+	@echo "open build/site/index.html"
+
 .PHONY: lock
 lock: uv ## Resolve the Python dependencies again and write the lock files
 	$(UV) pip compile --quiet --universal --generate-hashes --no-annotate --no-header pyproject.toml -o requirements.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-annotate --no-header --group dev pyproject.toml -o requirements-dev.lock
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header docs/requirements.in -o docs/requirements.lock
 
 ##  Tests
 

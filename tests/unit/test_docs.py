@@ -163,3 +163,20 @@ def test_the_keys_of_a_sources_secret_are_those_the_agent_reads() -> None:
 
 def test_the_grace_of_a_training_pod() -> None:
     assert f"which is {rendezvous.GRACE_SECONDS} unless" in page("training-program")
+
+
+def test_every_page_is_in_the_site() -> None:
+    settings = yaml.safe_load((ROOT / "docs/mkdocs.yml").read_text())
+    parts: list[Any] = [pages for entry in settings["nav"] for pages in entry.values()]
+    told = [ROOT / page for part in parts for page in ([part] if isinstance(part, str) else part)]
+    assert set(PAGES) <= set(told)
+    assert len(told) == len(set(told))
+
+
+def test_every_field_of_the_crds_is_on_the_page_of_fields() -> None:
+    text = page("fields")
+    for field in ("**`spec.nodes.count`** | integer", "`spec.rollout.steps[].pauseSeconds` | integer"):
+        assert field in text
+    assert "| `spec.launcher` | string |" in text
+    assert "One of `torchrun`, `none`." in text
+    assert "- models: write either version (a fixed number) or track: Latest" in text
