@@ -42,7 +42,8 @@ embedding-model: venv $(if $(KUBECONFIG),,images) ## A pretrained embedding mode
 	  $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)") $(if $(REGISTRY),--registry "$(REGISTRY)")
 
 .PHONY: test
-test: verify test-unit test-sim test-workloads test-component test-localcluster test-cluster ## Everything CI runs: verify, unit, simulation, workloads, component, local cluster and cluster tests
+test: venv cluster images ## Everything CI runs: verify, unit, simulation, workloads, component, local cluster and cluster tests (JOBS=2 at a time)
+	@$(BIN)/python -m tests.support.suites $(or $(JOBS),2)
 
 .PHONY: verify
 verify: venv ## Format, lint, types, layers, and generated files up to date (under a minute)
