@@ -51,6 +51,7 @@ class Reader:
         return [_shown({**named, **item}) for item in found["items"]]
 
     def _path(self, kind: str, namespace: str) -> str | None:
+        kind = kind.lower()
         if kind not in self._kinds:
             self._kinds = self._discover()
         if kind not in self._kinds:
