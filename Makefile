@@ -42,7 +42,8 @@ embedding-model: venv $(if $(KUBECONFIG),,images) ## A pretrained embedding mode
 	  $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)") $(if $(REGISTRY),--registry "$(REGISTRY)")
 
 .PHONY: test
-test: verify test-unit test-sim test-workloads test-component test-localcluster test-cluster ## Everything CI runs: verify, unit, simulation, workloads, component, local cluster and cluster tests
+test: venv cluster images ## Everything CI runs: verify, unit, simulation, workloads, component, local cluster and cluster tests (JOBS=2 at a time)
+	@$(BIN)/python -m tests.support.suites $(or $(JOBS),2)
 
 .PHONY: verify
 verify: venv ## Format, lint, types, layers, and generated files up to date (under a minute)
@@ -102,10 +103,11 @@ test-faults: venv ## The operator on an API server that fails in many ways, and 
 	$(BIN)/pytest tests/component/faults tests/component/test_fuzz.py -q
 
 .PHONY: test-night
-test-night: ## For a night: a million simulated steps from a seed of its own, outages of two minutes, 10,000 generated objects
+test-night: ## For a night: a million simulated steps from a seed of its own, outages of two minutes, 10,000 generated objects, long workloads
 	@export AIFACTORY_SIM_STEPS=$${AIFACTORY_SIM_STEPS:-1000000} AIFACTORY_SIM_SEED=$${AIFACTORY_SIM_SEED:-$$RANDOM}; \
 	echo "$$AIFACTORY_SIM_STEPS steps from seed $$AIFACTORY_SIM_SEED"; $(MAKE) --no-print-directory test-sim
 	AIFACTORY_LONG=1 $(MAKE) --no-print-directory test-faults
+	AIFACTORY_LONG=1 $(MAKE) --no-print-directory test-workloads
 
 .PHONY: mutate
 mutate: venv ## For a night: thousands of small mistakes made in the code, each of which a test must notice (MODULE=kube or MODULE=kube/queue for some; JOBS=2)

@@ -60,7 +60,10 @@ def cni(layout: Layout) -> str:
 
 
 def kubelet(layout: Layout, authority: Path, server: Identity, resolv_conf: Path) -> str:
-    """No image is ever removed and no pod evicted for disk: images here cannot be pulled again."""
+    """No image is ever removed and no pod evicted for disk: images here cannot be pulled again.
+
+    What volumes hold is counted every ten seconds, not every minute: a pod that fills its own is evicted soon.
+    """
     return json.dumps(
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -86,6 +89,7 @@ def kubelet(layout: Layout, authority: Path, server: Identity, resolv_conf: Path
             "clusterDomain": "cluster.local",
             "clusterDNS": [DNS_ADDRESS],
             "resolvConf": str(resolv_conf),
+            "volumeStatsAggPeriod": "10s",
             "imageGCHighThresholdPercent": 100,
             "imageGCLowThresholdPercent": 99,
             "evictionHard": {

@@ -40,6 +40,10 @@ def python_job(name: str, program: str, **spec: Any) -> Json:
     return job(name, ["python3", "-c", program], **spec)
 
 
+SOON = {"preStopSeconds": 5, "timeoutSeconds": 10}
+"""A pool's drain where it is not what a test is about: a namespace waits half of its pods' grace period at least."""
+
+
 def pool(name: str, model: str, *, version: int | None = None, replicas: int = 1, **spec: Any) -> Json:
     """An InferencePool, pinned or following the newest version."""
     wish: Json = {"name": model}
@@ -48,7 +52,7 @@ def pool(name: str, model: str, *, version: int | None = None, replicas: int = 1
         "apiVersion": "aifactory.dev/v1alpha1",
         "kind": "InferencePool",
         "metadata": {"name": name},
-        "spec": {"models": [wish], "replicas": replicas, **spec},
+        "spec": {"models": [wish], "replicas": replicas, "drain": SOON, **spec},
     }
 
 

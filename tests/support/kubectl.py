@@ -1,4 +1,4 @@
-"""The cluster as a user sees it: `kubectl` and `helm`, with their exact words."""
+"""The cluster as a user sees it: `kubectl` and `helm`, with their exact words. Objects alone are read directly."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.reader import Reader
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,14 +39,17 @@ class Outcome:
 class Kubectl:
     """`kubectl` bound to one kubeconfig and, where given, one namespace."""
 
-    def __init__(self, path: str, kubeconfig: str, namespace: str | None = None) -> None:
+    def __init__(
+        self, path: str, kubeconfig: str, namespace: str | None = None, *, reader: Reader | None = None
+    ) -> None:
         self._path = path
+        self._reader = reader or Reader(kubeconfig)
         self.kubeconfig = kubeconfig
         self.namespace = namespace
 
     def within(self, namespace: str) -> Kubectl:
         """The same, bound to a namespace."""
-        return Kubectl(self._path, self.kubeconfig, namespace)
+        return Kubectl(self._path, self.kubeconfig, namespace, reader=self._reader)
 
     def run(self, *args: str, stdin: str | None = None, check: bool = True, timeout: float = 120) -> Outcome:
         """Run a command; raises AssertionError with kubectl's words when it fails and `check` is set."""
@@ -71,13 +75,17 @@ class Kubectl:
 
     def get(self, kind: str, name: str) -> Json:
         """One object; an empty dictionary when it is not there."""
-        outcome = self.run("get", kind, name, "-o", "json", "--ignore-not-found")
-        return dict(json.loads(outcome.out)) if outcome.out.strip() else {}
+        found = self._reader.get(kind, self.namespace or "default", name)
+        if found is None:
+            raise AssertionError(self.run("get", kind, name).err)
+        return found
 
     def list(self, kind: str, selector: str = "") -> list[Json]:
         """Objects of a kind."""
-        args = ["get", kind, "-o", "json"] + (["-l", selector] if selector else [])
-        return list(json.loads(self.run(*args).out)["items"])
+        found = self._reader.list(kind, self.namespace or "default", selector)
+        if found is None:
+            raise AssertionError(self.run("get", kind).err)
+        return found
 
     def wait(self, kind: str, name: str, what: str, until: Callable[[Json], object], *, seconds: float = 120) -> Json:
         """Wait until something holds for an object."""

@@ -35,7 +35,19 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("work")
 
 
-@pytest.mark.parametrize("name", [name for name in program.PARTS if name != "tests"])
+NIGHT = {"divided", "speed-1b"}
+"""The longest two; the trainer's tests of pretraining go through the same code."""
+LONG = os.environ.get("AIFACTORY_LONG") == "1"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(name in NIGHT and not LONG, reason="long: make test-night runs it"))
+        for name in program.PARTS
+        if name != "tests"
+    ],
+)
 def test_a_part_holds_in_miniature(name: str, work: Path) -> None:
     """In this process, which has PyTorch already; `tests` is the suites beside this one."""
     program.run_part(name, work, tiny=True)

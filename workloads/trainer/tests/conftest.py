@@ -27,6 +27,9 @@ TORCHRUN = (
 
 torch.set_num_threads(1)
 
+NIGHT = pytest.mark.skipif(os.environ.get("AIFACTORY_LONG") != "1", reason="long: make test-night runs it")
+"""Heavy, and of code that another test goes through too."""
+
 DEVICES = [
     torch.device("cpu"),
     pytest.param(

@@ -98,8 +98,7 @@ os._exit(0)  # the ordinary end of torch's threads aborts now and then, see prog
 """
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
-@pytest.mark.parametrize("seeds", ["0", "1"])
+@pytest.mark.parametrize(("ranks", "seeds"), [(1, "1"), (3, "0"), (3, "1")])
 def test_another_number_of_ranks_never_takes_a_part_that_is_anothers(pod: Pod, ranks: int, seeds: str) -> None:
     script, env = pod.script(OTHER_RANKS), {"TESTS": str(Path(__file__).parent), "SEEDS": seeds}
     pod.run(*TORCHRUN, script, **env)

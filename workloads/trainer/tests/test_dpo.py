@@ -23,7 +23,7 @@ import conftest
 from aifactory_contract.formats import HUGGINGFACE, check_directory
 from aifactory_trainer import base, dpo, memory, preferences
 from aifactory_trainer.distributed import World
-from conftest import TORCHRUN, Pod, Receiver, wait_until
+from conftest import NIGHT, TORCHRUN, Pod, Receiver, wait_until
 from test_export import digest
 
 DPO = ("-m", "aifactory_trainer.dpo")
@@ -134,6 +134,7 @@ def test_it_learns_and_publishes_a_directory_as_the_base_was_one(
     assert len(last["metrics"]) <= 32
 
 
+@NIGHT
 def test_two_processes_stopped_and_killed_end_like_an_uninterrupted_run(pod: Pod, inputs: Path) -> None:
     command = (*TORCHRUN, *DPO, *FAST, "--epochs=6", "--batch=2", "--checkpoint-every=5")
     pod.env |= {"AIFACTORY_INPUTS": str(inputs)}
