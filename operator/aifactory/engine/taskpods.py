@@ -49,7 +49,7 @@ VALIDATION: Json = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"
 class ValidationDefaults(BaseModel):
     """Whether versions are tried before they are Ready, and with what."""
 
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     enabled: bool = True
     resources: dict[str, dict[str, Any]] = VALIDATION

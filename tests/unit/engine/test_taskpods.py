@@ -141,6 +141,23 @@ def test_a_writer_that_may_be_root_is_read_as_root() -> None:
     assert (context["runAsUser"], context["runAsNonRoot"]) == (0, False)
 
 
+def test_what_runs_beside_a_task_is_there_before_it_and_keeps_its_pod_for_a_moment_at_most() -> None:
+    container = {"name": "copy", "image": "agent"}
+    body = build(TaskPodDefaults(), metadata=META, container=container, volumes=[], beside=[{"name": "triton"}])
+    (beside,) = body["spec"]["initContainers"]
+    assert (beside["name"], beside["restartPolicy"]) == ("triton", "Always")
+    assert beside["terminationMessagePolicy"] == "FallbackToLogsOnError"
+    assert body["spec"]["terminationGracePeriodSeconds"] == 5
+
+
+def test_versions_are_tried_unless_the_installation_says_otherwise() -> None:
+    usual = TaskPodDefaults().validation
+    assert (usual.enabled, usual.resources) == (
+        True,
+        {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "4Gi"}},
+    )
+
+
 def test_a_namespace_replaces_what_it_sets() -> None:
     settings = TaskPods.model_validate(
         {"defaults": FULL, "namespaces": {"team-a": {"nodeSelector": {"zone": "a"}, "activeDeadlineSeconds": 5}}}
@@ -157,6 +174,7 @@ def test_a_namespace_replaces_what_it_sets() -> None:
         ("defaults: {nodeselector: {a: b}}", "taskPods.defaults.nodeselector: Extra inputs are not permitted"),
         ("namespaces: {a: {activeDeadlineSeconds: 0}}", "taskPods.namespaces.a.activeDeadlineSeconds"),
         ("default: {}", "taskPods.default: Extra"),
+        ("defaults: {validation: {enable: false}}", "taskPods.defaults.validation.enable: Extra"),
         ("a: [", "while parsing"),
     ],
 )
@@ -210,6 +228,8 @@ def test_settings_that_all_domains_share_are_changed_by_none() -> None:
         shared.namespaces = {}
     with pytest.raises(ValidationError, match="frozen"):
         shared.defaults.labels = {}
+    with pytest.raises(ValidationError, match="frozen"):
+        shared.defaults.validation.enabled = False
 
 
 def test_no_file_and_an_empty_one_are_no_settings(tmp_path: Path) -> None:

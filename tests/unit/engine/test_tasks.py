@@ -208,7 +208,12 @@ def test_where_nobody_may_remove_pods_their_number_is_bounded() -> None:
     assert (waits.number, waits.urgent, waits.requeue_after) == (MAX_LEFT, False, None)
     assert waits.message.endswith("; it is tried again when 5 pods of earlier tries are removed")
     assert [write.name for write in waits.writes] == ["copy-1", "copy-2", "copy-3", "copy-4"]
+    assert waits.tried
     assert plan(*left[1:], pod(MAX_LEFT, 1), number=MAX_LEFT, now=late).number == MAX_LEFT + 1
+    due = NOW + timedelta(seconds=300)
+    assert "pods of earlier tries" in plan(*left, pod(MAX_LEFT, 1), number=MAX_LEFT, now=due).message
+    early = plan(*left, pod(MAX_LEFT, 1), number=MAX_LEFT, now=due - timedelta(seconds=1))
+    assert (early.next_time, early.requeue_after) == (due, 1.0), "until then there is time to remove them"
 
 
 def test_waits_grow_and_stay_bounded() -> None:
