@@ -2092,6 +2092,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "`kubectl annotate ipool NAME --overwrite aifactory.dev/resume=\"$(date)\"` lets it go on, "
         "`aifactory.dev/abort` takes the version back.",
     ),
+    "Scaled": (
+        "spec.autoscaling has chosen another number of pods; the message says by what.",
+        "Nothing; `status.scaling` has the last five decisions (how (docs/serving.md)).",
+    ),
     "ScaledToZero": (
         "spec.replicas is 0: no pod, on purpose.",
         "`kubectl scale ipool NAME --replicas=1`.",

@@ -54,6 +54,14 @@ def rollout(steps: list[Json] | None, **spec: Any) -> Json:
     return changed(POOL, "spec.rollout", {**({"steps": steps} if steps is not None else {}), **spec})
 
 
+IN_FLIGHT: list[Json] = [{"name": "inFlightRequests", "target": "8"}]
+OFFICE: Json = {"cron": "0 8 * * MON-FRI", "timeZone": "Europe/Berlin", "durationSeconds": 36_000, "minReplicas": 3}
+
+
+def scaled(**spec: Any) -> Json:
+    return changed(POOL, "spec.autoscaling", {"maxReplicas": 4, "metrics": IN_FLIGHT, **spec})
+
+
 def asking(request: Json) -> Json:
     """A version that is asked this before it is Ready."""
     return changed(VERSION, "spec.validation", {"requests": [request]})
@@ -146,6 +154,17 @@ REFUSED = [
     ),
     pytest.param(
         rollout(COMPARES, analysis={"metrics": [{"name": "errorRate", "max": "1%"}]}), "should match", id="no number"
+    ),
+    pytest.param(
+        scaled(minReplicas=5), "minReplicas must not be more than autoscaling.maxReplicas", id="more than most"
+    ),
+    pytest.param(scaled(minReplicas=0), "greater than or equal to 1", id="to zero"),
+    pytest.param(scaled(metrics=[]), "at least 1 items", id="by nothing"),
+    pytest.param(scaled(metrics=[{"name": "inFlightRequests", "target": "0"}]), "should match", id="no target"),
+    pytest.param(scaled(schedules=[{**OFFICE, "cron": "0 25 * * *"}]), "cron is minute, hour", id="the 25th hour"),
+    pytest.param(scaled(schedules=[{**OFFICE, "cron": "@daily"}]), "for example 0 8 * * 1-5", id="no crontab"),
+    pytest.param(
+        scaled(schedules=[{**OFFICE, "minReplicas": 9}]), "autoscaling.schedules: minReplicas", id="a schedule"
     ),
     pytest.param(changed(POOL, "spec.replicas", -1), "greater than or equal to 0", id="negative replicas"),
     pytest.param(changed(VERSION, "spec.digest", "abc"), "64 hexadecimal digits", id="digest"),
@@ -352,6 +371,19 @@ def test_a_pool_without_replicas_can_be_scaled(ns: Kubectl) -> None:
     assert ns.get("ipool", "unset")["spec"]["replicas"] == 2
     ns.apply(unset)
     assert ns.get("ipool", "unset")["spec"]["replicas"] == 2, "who does not name the field does not reset it"
+
+
+def test_a_pool_that_scales_itself_is_scaled_by_nobody_else(ns: Kubectl) -> None:
+    pool = scaled(maxGPUs=8, schedules=[OFFICE, {**OFFICE, "cron": "*/15 0-6,22 1,15 * 0"}])
+    ns.apply(changed(pool, "spec.replicas", 3))
+    assert ns.get("ipool", "p")["spec"]["autoscaling"] == pool["spec"]["autoscaling"]
+    refused = ns.run("scale", "ipool/p", "--replicas=2", check=False)
+    assert "spec.autoscaling decides how many pods there are" in refused.err
+    assert "spec.autoscaling decides" in ns.refuse(changed(pool, "spec.replicas", 2))
+    ns.apply(changed(pool, "spec.replicas", 1))  # as if it were left out
+    ns.apply(changed(POOL, "spec.replicas", 2))
+    ns.run("scale", "ipool/p", "--replicas=4")
+    ns.apply(changed(pool, "spec.replicas", 5))
 
 
 def test_every_kind_is_in_the_category_and_has_its_short_name(ns: Kubectl) -> None:

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 from aifactory.kube.resources import DEPLOYMENTS, PODS, PVCS, Key, Resource
+from aifactory.serving.autoscale import DELETION_COST
 from tests.sim.cluster import (
     FOREGROUND,
     PVC_PROTECTION,
@@ -135,8 +136,8 @@ class DeploymentController:
         wanted = deployment["spec"].get("replicas", 1)
         for _ in range(wanted - len(active)):
             self._create_pod(deployment, replica_set)
-        # As in reality: those that do not serve go first.
-        for pod in sorted(active, key=lambda pod: (is_ready(pod), pod["metadata"]["uid"]))[
+        # As in reality: those that do not serve go first, then those that cost least.
+        for pod in sorted(active, key=lambda pod: (is_ready(pod), _cost(pod), pod["metadata"]["uid"]))[
             : max(0, len(active) - wanted)
         ]:
             self._cluster.delete(PODS, key_of(pod), DEPLOYMENT_CONTROLLER)
@@ -196,6 +197,10 @@ class DeploymentController:
         else:
             seconds = 1.0 if self._cluster.pod_quota_exhausted else self._rng.uniform(5.0, 15.0)
             self._cluster.loop.call_later(seconds, self._soon, key_of(deployment))
+
+
+def _cost(pod: Body) -> int:
+    return int((pod["metadata"].get("annotations") or {}).get(DELETION_COST, 0))
 
 
 def _controls(uid: str, body: Body) -> bool:

@@ -20,6 +20,7 @@ from aifactory.kube.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, NODES, PO
 from aifactory.serving.domain import Serving
 from aifactory.training import rendezvous
 from aifactory.training.evidence import KEPT_ATTEMPTS
+from tests.sim import manifests
 from tests.sim.cluster import Body, encode, is_live, is_ready, key_of, labels_of, owner_uids
 from tests.sim.nodes import inputs_of
 from tests.sim.operator import options
@@ -183,7 +184,7 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
     if not _has_service(world, pool):
         yield f"{says}: it has no Service"
     yield from _gateway(world, pool, says)
-    true, wanted = _true(status), spec.get("replicas", 1)
+    true, wanted = _true(status), manifests.pods_of(pool)
     target = _target(world, namespace, spec["models"][0])
     # Evicted pods stay as Failed until somebody cleans up; they do not count.
     mine = {names.LABEL_POOL: name}
@@ -232,6 +233,11 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         ):
             yield f"{says}: {len(pods)} pods of the stable version, wanted {wanted}"
         return
+    scaling = spec.get("autoscaling")
+    if scaling and all(map(is_ready, pods)) and len(pods) == wanted:
+        needed = -(-world.programs.demand.get(key_of(pool), 0) // manifests.TARGET)
+        if wanted != min(max(needed, scaling["minReplicas"]), scaling["maxReplicas"]):
+            yield f"{says}: {wanted} pods, {status.get('scaling')} and {needed} are needed"
     if strays := [pod["metadata"]["name"] for pod in pods if not _answers_from(world, pod, target)]:
         yield f"{says}: pods {strays} do not answer from {target['metadata']['name']}"
     if len(deployments) != 1 or len(pods) != wanted or not all(map(is_ready, pods)):

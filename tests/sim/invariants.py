@@ -10,6 +10,7 @@ import json
 import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,6 +22,7 @@ from aifactory.kube.patch import merge_difference
 from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, EVENTS, LEASES, PODS, PVCS, SERVICES, Key
 from aifactory.serving import traffic
 from aifactory.serving.state import RevisionView
+from tests.sim import manifests
 from tests.sim.cluster import REPLICASETS, Body, Cluster, Commit, is_live, is_ready, key_of, labels_of, owner_uids
 from tests.sim.nodes import SIDE_CONTAINER, inputs_of
 from tests.sim.strangers import is_stranger
@@ -40,6 +42,8 @@ CALM_SECONDS = 30.0
 
 NEWS_SECONDS = 3.0
 """From a pod's readiness to a plan that knows of it, when nothing is slow."""
+UNHEARD_SECONDS = 40.0
+"""What a pod has told counts for 25 s, and is looked at every ten."""
 SEEN_AGAIN_SECONDS = 60.0
 """Whoever puts our label back on a child gives it back to us when the watch tells so, which may lag by half of this."""
 
@@ -60,6 +64,8 @@ class Invariants:
         """UIDs of versions that have been Ready."""
         self.served: Callable[[Body], Body | None] = lambda _: None
         """The version that a serving pod answers from."""
+        self.mute: Mapping[str, float] = {}
+        """Since when nobody can read a pod's metrics, by UID."""
         self.lag: Callable[[], float] = lambda: 0.0
         """How many seconds behind the views of the operators may be."""
         self._numbers: Counter[tuple[str, str]] = Counter()
@@ -119,6 +125,7 @@ class Invariants:
             self._assignment(commit.new)
         elif commit.resource == INFERENCEPOOLS and ours and commit.new is not None:
             self._switched(commit)
+            self._scaled(commit)
             self._weights(commit.new)
             self._routed(commit.new)
         if commit.resource in OURS and commit.new is not None:
@@ -291,7 +298,7 @@ class Invariants:
         revision = labels_of(body)[names.LABEL_REVISION]
         left = min(ready[revision], 0 if commit.new is None else commit.new["spec"]["replicas"])
         kept = sum(ready.values()) - ready[revision] + left
-        wanted = min(pool["spec"].get("replicas", 1), known)
+        wanted = min(manifests.pods_of(pool), known)
         if kept < wanted:
             what = "deleted" if commit.new is None else f"scaled to {commit.new['spec']['replicas']}"
             self.wrong(f"{meta['name']} was {what}, which leaves pool {key.name} {kept} of {wanted} ready pods")
@@ -322,6 +329,28 @@ class Invariants:
             if served["version"] != now["version"]:
                 told = f"pool {name} is said to serve version {now['version']}"
                 self.wrong(f"{told} and pod {pod['metadata']['name']} answers from {served['version']}")
+
+    def _scaled(self, commit: Commit) -> None:
+        """The number that autoscaling decides: within its limits, and not down too soon or by what is not known."""
+        assert commit.new is not None
+        pool, spec = key_of(commit.new), commit.new["spec"].get("autoscaling")
+        before, now = (body.get("status", {}).get("scaling") or {} for body in (commit.old or {}, commit.new))
+        if not spec or not now or now.get("replicas") == before.get("replicas"):
+            return
+        if not spec["minReplicas"] <= now["replicas"] <= spec["maxReplicas"]:
+            self.wrong(f"pool {pool} is to have {now['replicas']} pods, which its limits do not allow")
+        if not before or now["replicas"] > before["replicas"] or now["decisions"][0]["metric"] != "inFlightRequests":
+            return
+        ups = [each["time"] for each in now["decisions"] if each["to"] > each["from"]]
+        since = (self._cluster.now() - datetime.fromisoformat(ups[0])).total_seconds() if ups else math.inf
+        if since < spec["stabilizationSeconds"] - 1:
+            self.wrong(f"pool {pool} is scaled down {since:.0f} s after it was scaled up")
+        unheard = self._cluster.loop.now - UNHEARD_SECONDS - self.lag()
+        serving = {names.LABEL_POOL: pool.name, names.LABEL_ROLE: names.ROLE_SERVE}
+        for pod in self._cluster.all(PODS, pool.namespace, **serving):
+            mute = self.mute.get(pod["metadata"]["uid"], math.inf)
+            if is_ready(pod) and not is_stranger(pod) and _is_labelled(pod) and mute < unheard and self._known(pod):
+                self.wrong(f"pool {pool} is scaled down, and nobody knows what {pod['metadata']['name']} has to do")
 
     def _weights(self, body: Body) -> None:
         """What a gateway would be told: all requests go somewhere, and none to what is not ready or was taken back."""

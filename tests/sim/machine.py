@@ -259,6 +259,27 @@ class Machine(RuleBasedStateMachine):
             self.world.invariants.disturb(key_of(pool))
             self._edit(INFERENCEPOOLS, pool, {"replicas": replicas})
 
+    @rule(key=st.sampled_from(POOLS), how=st.sampled_from([*manifests.AUTOSCALING]))
+    def edit_autoscaling(self, key: Key, how: str) -> None:
+        self.count(f"edit autoscaling: {how}")
+        if (pool := self._find(INFERENCEPOOLS, key)) is not None:
+            self.world.invariants.disturb(key_of(pool))
+            self._edit(INFERENCEPOOLS, pool, {"autoscaling": manifests.autoscaling(how)})
+
+    @rule(key=st.sampled_from(POOLS), requests=st.sampled_from([0, 3, 7, 10, 12, 30]))
+    def clients_come_and_go(self, key: Key, requests: int) -> None:
+        self.count("clients come and go")
+        self.world.programs.demand[key] = requests
+
+    @rule(data=st.data())
+    def metrics_fall_silent(self, data: st.DataObject) -> None:
+        """Nobody can read any more what a serving pod has to do, or somebody can again."""
+        self.count("metrics fall silent")
+        if (pod := self._draw_pod(data, names.ROLE_SERVE)) is not None:
+            mute = self.world.programs.mute
+            if mute.pop(uid := pod["metadata"]["uid"], None) is None:
+                mute[uid] = self.world.loop.now
+
     @rule(data=st.data(), foreground=st.booleans(), held=st.sampled_from([0.0, 0.0, 5.0, 300.0]))
     def delete_object(self, data: st.DataObject, foreground: bool, held: float) -> None:
         """With `held` somebody's finalizer keeps it for so many seconds."""

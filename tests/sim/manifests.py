@@ -31,6 +31,16 @@ ROLLOUTS: Mapping[str, Body] = {
 """How pools change, by a word for it."""
 
 
+AUTOSCALING: Mapping[str, Body | None] = {
+    "none": None,
+    "small": {"maxReplicas": 3, "stabilizationSeconds": 30},
+    "large": {"minReplicas": 2, "maxReplicas": 4, "stabilizationSeconds": 90, "scaleUpStabilizationSeconds": 10},
+}
+"""How pools are scaled, by a word for it."""
+TARGET = 4
+"""Requests that a pod of theirs is to have."""
+
+
 INPUTS: Mapping[str, list[Body]] = {
     "": [],
     "data": [{"name": "data", "uri": "s3://data/1", "secretRef": {"name": "keys"}}],
@@ -86,6 +96,21 @@ def pool_spec(model: str, *, version: int = 0, replicas: int = 1, image: str = "
     if image:
         spec["template"] = {"spec": {"containers": [{"name": "triton", "image": image}]}}
     return spec
+
+
+def autoscaling(word: str) -> Body | None:
+    found = AUTOSCALING[word]
+    metrics = [{"name": "inFlightRequests", "target": str(TARGET)}]
+    return {"minReplicas": 1, "scaleUpStabilizationSeconds": 0, "metrics": metrics, **found} if found else None
+
+
+def pods_of(pool: Body) -> int:
+    """Pods that a pool is to have: of its spec, or what autoscaling has written down."""
+    replicas: int = pool["spec"].get("replicas", 1)
+    if not (spec := pool["spec"].get("autoscaling")):
+        return replicas
+    decided = (pool.get("status", {}).get("scaling") or {}).get("replicas", replicas)
+    return min(max(decided, spec["minReplicas"]), spec["maxReplicas"])
 
 
 def body(name: str, spec: Body, namespace: str = NAMESPACE) -> Body:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, cast
 
 import msgspec
@@ -28,8 +29,10 @@ from aifactory.kube.errors import Gone, KubeError
 from aifactory.kube.informer import SILENCE_SECONDS
 from aifactory.kube.resources import NODES, PODGROUPS, Key
 from aifactory.kube.retry import Retrying
+from aifactory.serving.demand import Gauge, Look
 from aifactory.serving.domain import Serving
-from aifactory.serving.measure import Analysed, Measurement
+from aifactory.serving.measure import Analysed, Measurement, PoolKey
+from aifactory.serving.probe import ServingPod
 from aifactory.serving.state import Report
 from aifactory.training.domain import Training
 from aifactory.training.reports import CheckpointBody, ReportBody
@@ -39,6 +42,8 @@ from tests.support.faketime import FakeClock
 
 PROBE_SECONDS = 10.0
 FOLLOW_SECONDS = 1.0
+FRESH_SECONDS = 25.0
+"""What a pod has told of what it has to do counts for so long."""
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -62,14 +67,29 @@ class _Quiet(Health):
 class SimServing(Serving):
     """InferencePool, with a probe that looks at the world instead of asking over HTTP.
 
-    `load_error`, `report`, `counted` and `on_news` are set by the process: what a pod would say, and whom to tell that
-    it is new.
+    `load_error`, `report`, `counted`, `in_flight` and `on_news` are set by the process: what a pod would say, and whom
+    to tell that it is new.
     """
 
     load_error: Callable[[str], str] = staticmethod(lambda _: "")
     report: Callable[[str], Report | None] = staticmethod(lambda _: None)
     counted: Callable[[Analysed], Measurement] = staticmethod(lambda analysed: analysed.window)
+    in_flight: Callable[[str], float | None] = staticmethod(lambda _: None)
     on_news: Callable[[Key], None] = staticmethod(lambda _: None)
+
+    def _weigh(self, pods: Sequence[ServingPod], scaled: Collection[PoolKey], now: float) -> Iterable[Key]:
+        """Pools whose pods have something else to do than before."""
+        self._gauges = {pool: self._gauges.get(pool) or Gauge() for pool in scaled}
+        for pool in {pod.pool for pod in pods} & self._gauges.keys():
+            ready = [pod.uid for pod in pods if pod.ready and pod.pool == pool]
+            told = {uid: count for uid in ready if (count := self.in_flight(uid)) is not None}
+            for uid, count in told.items():
+                self._gauges[pool].see(uid, Look(now, 0.0, present=count))
+            demand = self._gauges[pool].demand(now, ready, len(ready) - len(told), FRESH_SECONDS)
+            if self.book.set_demand(pool, demand):
+                yield Key(*pool)
+
+    _gauges: Mapping[PoolKey, Gauge] = MappingProxyType({})
 
     def probes(self, outside: Outside) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
         async def look() -> None:
@@ -81,6 +101,10 @@ class SimServing(Serving):
                     if not pod.ready and self.book.set_error(pod.uid, self.load_error(pod.uid)):
                         self.on_news(Key(*pod.pool))
                         outside.wake(Key(*pod.pool), 0.0)
+                scaled = self.scaled_pools(outside.cluster) if outside.leading() else set()
+                for key in self._weigh(pods, scaled, outside.clock.monotonic()):
+                    self.on_news(key)
+                    outside.wake(key, 0.0)
                 for each in self.analysed_pools(outside.cluster) if outside.leading() else []:
                     if (counted := self.counted(each)) != each.window:
                         self.book.set_measured(each.pool, counted)
@@ -136,6 +160,7 @@ class SimProcess:
         load_error: Callable[[str], str],
         report: Callable[[str], Report | None],
         counted: Callable[[Analysed], Measurement],
+        in_flight: Callable[[str], float | None],
         on_news: Callable[[Key], None],
         *,
         elect: bool,
@@ -162,7 +187,7 @@ class SimProcess:
         for domain in made:
             if isinstance(domain, SimServing):
                 domain.load_error, domain.report, domain.on_news = load_error, report, on_news
-                domain.counted = counted
+                domain.counted, domain.in_flight = counted, in_flight
         self.loop = StoppableLoop(connection.cluster.loop)
         self.started = connection.cluster.loop.now
         self.task: asyncio.Task[int] = self.loop.create_task(self.process.run(), name=connection.actor)

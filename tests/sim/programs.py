@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from aifactory.api import names
 from aifactory.api.inferencepool import Measured
+from aifactory.kube.resources import Key
 from aifactory.serving.measure import Measurement
 from aifactory.serving.state import Report
 from tests.sim.cluster import Body, is_ready, labels_of
@@ -76,6 +77,10 @@ class Programs:
         """URIs of models that answer wrongly when they are tried."""
         self.large_models: set[str] = set()
         """URIs of models that Triton does not load beside another one."""
+        self.demand: dict[Key, int] = {}
+        """Requests that each pool has at any moment, in all of its pods that answer together."""
+        self.mute: dict[str, float] = {}
+        """UIDs of pods whose metrics nobody can read, and since when."""
 
     def counted(self, window: Measurement, candidate: Collection[Body], stable: Collection[Body]) -> Measurement:
         """A window of an analysis some seconds later: each version has answered, or failed, some requests more."""

@@ -17,7 +17,7 @@ from aifactory.engine.domain import Domain
 from aifactory.kube.resources import PODS, PVCS, SERVICES, Key, Resource
 from aifactory.serving.measure import Analysed, Measurement
 from aifactory.serving.state import Report
-from tests.sim.cluster import Body, Cluster, key_of
+from tests.sim.cluster import Body, Cluster, is_ready, key_of, labels_of
 from tests.sim.connection import Connection
 from tests.sim.controllers import DeploymentController, GarbageCollector
 from tests.sim.invariants import Invariants
@@ -70,7 +70,7 @@ class World:
         self.invariants = Invariants(self.cluster)
         self.programs = Programs(self.rng)
         self.nodes = Nodes(self.cluster, self.programs, self.rng)
-        self.invariants.served = self.programs.served
+        self.invariants.served, self.invariants.mute = self.programs.served, self.programs.mute
         GarbageCollector(self.cluster, self.rng)
         DeploymentController(self.cluster, self.rng)
         self.gangs = gangs
@@ -209,6 +209,7 @@ class World:
                 # Somebody takes the finalizer away: pods that train on hold up whoever needs other inputs.
                 self.cluster.purge(PVCS, key_of(claim), "user")
         self.programs.store_away = self.programs.keys_refused = False
+        self.programs.mute.clear()
         self.cluster.pod_quota_exhausted = False
         self.invariants.note_everywhere()
 
@@ -250,6 +251,7 @@ class World:
             self._load_error,
             self._report,
             self._counted,
+            self._in_flight,
             self.invariants.note,
             elect=elect,
             gangs=self.gangs,
@@ -301,6 +303,18 @@ class World:
             for uids in (analysed.candidate, analysed.stable)
         ]
         return self.programs.counted(analysed.window, *sides)
+
+    def _in_flight(self, pod_uid: str) -> float | None:
+        """Requests in a ready pod, which has its part of its pool's; None where nobody can ask it."""
+        if pod_uid in self.programs.mute:
+            return None
+        for pod in self.cluster.objects[PODS].values():
+            if pod["metadata"]["uid"] == pod_uid and pod["spec"].get("nodeName") not in self.nodes.lost:
+                key = Key(pod["metadata"]["namespace"], labels_of(pod).get(names.LABEL_POOL, ""))
+                mine = {names.LABEL_POOL: key.name, names.LABEL_ROLE: names.ROLE_SERVE}
+                answering = sum(map(is_ready, self.cluster.all(PODS, key.namespace, **mine)))
+                return self.programs.demand.get(key, 0) / max(1, answering)
+        return None
 
     # --- The end ---
 

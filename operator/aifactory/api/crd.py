@@ -134,6 +134,7 @@ KINDS = (
             Column("Reason", ".status.reason"),
             _AGE,
             Column("Req/s", ".status.throughput.requestsPerSecond", wide=True),
+            Column("Scaling", ".status.scaling.summary", wide=True),
             Column("URL", ".status.url", wide=True),
             Column("Traffic", ".status.traffic", wide=True),
         ),

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from aifactory.api.base import CustomResource, Model, ModelName, Status, Time
+from aifactory.api.cron import Cron, TimeZone
 from aifactory.api.pods import PodTemplate
 from aifactory.api.rules import OWN_VOLUMES_RULE, rule
 
@@ -212,6 +213,77 @@ class Rollout(Model):
     """A new version that gets no further pod ready for this long is taken back (default 1800)."""
 
 
+class ScalingMetric(Model):
+    """What is measured, and how much of it a pod is to have."""
+
+    name: Literal["inFlightRequests", "tokensPerSecond"]
+    """What is measured. inFlightRequests: requests that the pods work on or keep waiting. tokensPerSecond: tokens that
+    language models generate."""
+    target: Annotated[str, Field(pattern=r"^([1-9][0-9]{0,8}(\.[0-9]{1,3})?|0\.[0-9]{0,2}[1-9])$")]
+    """So much for each pod: there are as many pods as it takes, and up to a tenth more or less changes nothing."""
+
+
+class ScalingSchedule(Model):
+    """A time that comes again, in which there are more pods whatever is measured."""
+
+    cron: Cron
+    """When it begins: minute, hour, day of the month, month and day of the week."""
+    time_zone: TimeZone | None = None
+    """Whose time that is, as Europe/Berlin (default UTC)."""
+    duration_seconds: Annotated[int, Field(ge=60, le=604_800)]
+    """How long it lasts."""
+    min_replicas: Annotated[int, Field(ge=1, le=10_000)]
+    """Pods there are at least, in place of autoscaling.minReplicas where that is less."""
+
+
+class Autoscaling(Model):
+    """How many pods there are, by what is measured."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "!has(self.minReplicas) || self.minReplicas <= self.maxReplicas",
+                    "autoscaling.minReplicas must not be more than autoscaling.maxReplicas",
+                ),
+                rule(
+                    "!has(self.schedules) || self.schedules.all(each, each.minReplicas <= self.maxReplicas)",
+                    "autoscaling.schedules: minReplicas must not be more than autoscaling.maxReplicas",
+                ),
+            ]
+        }
+    )
+
+    min_replicas: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Pods there are at least (default 1)."""
+    max_replicas: Annotated[int, Field(ge=1, le=10_000)]
+    """Pods there are at most; during a change of version one more."""
+    max_gpus: Annotated[int, Field(ge=1, le=100_000)] | None = Field(default=None, alias="maxGPUs")
+    """GPUs that the pods have at most, by the limits in template; during a change of version those of one pod more. One
+    pod there is, whatever it has."""
+    metrics: Annotated[
+        tuple[ScalingMetric, ...],
+        Field(
+            min_length=1,
+            max_length=2,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ]
+    """What the number goes by; of several the one that asks for most pods."""
+    stabilization_seconds: Annotated[int, Field(ge=0, le=3600)] | None = None
+    """Pods go when fewer have been enough for so long, down to the most that were needed in that time (default 300)."""
+    scale_up_stabilization_seconds: Annotated[int, Field(ge=0, le=3600)] | None = None
+    """Pods come when more have been needed for so long, up to the fewest that were needed in that time (default 0)."""
+    schedules: (
+        Annotated[
+            tuple[ScalingSchedule, ...],
+            Field(max_length=10, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        ]
+        | None
+    ) = None
+    """Times with more pods; of those that overlap the one with most."""
+
+
 class Gateway(Model):
     """What stands between clients and serving pods."""
 
@@ -246,6 +318,13 @@ class InferencePoolSpec(Model):
                     "template.spec.containers: /repository of triton is mounted by the operator: choose another "
                     "mountPath",
                 ),
+                # Left out it is 1: whoever takes it out of a manifest is not to be refused.
+                rule(
+                    "!has(self.autoscaling) || !has(oldSelf.autoscaling) || !has(self.replicas) || "
+                    "!has(oldSelf.replicas) || self.replicas == oldSelf.replicas || self.replicas == 1",
+                    "spec.autoscaling decides how many pods there are, within minReplicas and maxReplicas: to set "
+                    "spec.replicas (kubectl scale, a HorizontalPodAutoscaler or KEDA do) take spec.autoscaling away",
+                ),
             ]
         }
     )
@@ -260,13 +339,16 @@ class InferencePoolSpec(Model):
     ]
     """The model to serve."""
     replicas: Annotated[int, Field(ge=0, le=10_000)] | None = None
-    """Number of serving pods (0 scales to zero); kubectl scale and a HorizontalPodAutoscaler set it."""
+    """Number of serving pods (0 scales to zero); kubectl scale and a HorizontalPodAutoscaler set it. With autoscaling
+    it is where that begins, and means nothing from then on."""
     runtime: Runtime | None = None
     """What computes the model."""
     template: PodTemplate | None = None
     """Pod settings; container `triton` is merged with ours (resources, env, image)."""
     rollout: Rollout | None = None
     """Limits of a change to another version or to other pod settings."""
+    autoscaling: Autoscaling | None = None
+    """The operator decides how many pods there are, by what they have to do."""
     gateway: Gateway | None = None
     drain: Drain | None = None
 
@@ -402,6 +484,44 @@ class Request(Model):
     """When it was seen, and honoured if there was something to be asked of."""
 
 
+class PendingScaling(Model):
+    """Another number of pods that is waited with, for it may not last."""
+
+    since: Time
+    """It was always more, or always less, than there are pods."""
+    seen: Time
+    """When that was so last, to a quarter of the time that it is waited."""
+    replicas: int
+    """Of what was needed since, that which is nearest to what there is."""
+
+
+class ScalingDecision(Model):
+    """Another number of pods, and why."""
+
+    time: Time
+    before: Annotated[int, Field(alias="from")]
+    to: int
+    metric: str
+    """What it was decided by: a metric's name, or the field that leaves no other number."""
+    value: str | None = None
+    """What was measured, of all pods together."""
+
+
+class ScalingStatus(Model):
+    """What autoscaling has decided."""
+
+    replicas: int
+    """Pods that the pool is to have."""
+    summary: str = ""
+    """That, and what it may be, for `kubectl get`."""
+    message: str | None = None
+    """What keeps it from another number."""
+    pending: PendingScaling | None = None
+    """What it will be if it goes on like this."""
+    decisions: tuple[ScalingDecision, ...] | None = None
+    """The last five, the newest one first."""
+
+
 class Throughput(Model):
     """Measured by Triton over the last interval, summed over the pods."""
 
@@ -436,6 +556,7 @@ class InferencePoolStatus(Status):
     """Value of the annotation aifactory.dev/retry that has been honoured."""
     requests: tuple[Request, ...] | None = None
     """The last of each of the annotations aifactory.dev/promote, abort, pause and resume."""
+    scaling: ScalingStatus | None = None
     throughput: Throughput | None = None
 
 

@@ -201,6 +201,7 @@ class Reason(StrEnum):
     )
     ROLLOUT_ABORTED = "RolloutAborted", "Somebody has had the new version taken back."
     ROLLED_OUT = "RolledOut", "The wanted version takes all traffic."
+    SCALED = "Scaled", "spec.autoscaling has chosen another number of pods; the message says by what."
     MODEL_TOO_LARGE = (
         "ModelTooLarge",
         "The version is larger than the memory that its pods may use: none is made; both sizes are in the message.",

@@ -24,7 +24,7 @@ def budget_name(pool: str) -> str:
 
 def wants_budget(pool: InferencePool) -> bool:
     """Whether a budget would say anything: of one pod a drain may take one. Once it is there it is kept."""
-    return scaling.wanted(pool.spec) > MAX_UNAVAILABLE
+    return scaling.wanted(pool) > MAX_UNAVAILABLE
 
 
 def budget(pool: InferencePool) -> Json:

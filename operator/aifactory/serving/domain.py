@@ -24,7 +24,7 @@ from aifactory.kube.errors import AlreadyExists
 from aifactory.kube.objects import ConfigMap, Deployment, DisruptionBudget, Pod, ReplicaSet, Service
 from aifactory.kube.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, PODS, REPLICASETS, SERVICES, Key
 from aifactory.serving import disruption, gateway, scaling, shape, swap, traffic
-from aifactory.serving.measure import Analysed, Measurement
+from aifactory.serving.measure import Analysed, Measurement, PoolKey
 from aifactory.serving.plan import plan_pool
 from aifactory.serving.probe import ServingBook, ServingPod, ServingProbe
 from aifactory.serving.state import (
@@ -59,10 +59,11 @@ class Serving(Domain[InferencePool, Observed]):
         self._outdated = Index(InferencePool, "outdated", self._if_outdated)
         self._swapping = Index(InferencePool, "swapping", _if_swapping)
         self._analysed = Index(InferencePool, "analysed", _if_analysed)
+        self._scaled = Index(InferencePool, "scaled", _if_scaled)
 
     def indexes(self) -> Sequence[Index[Any]]:
         """Versions and pools by their model, and the pools that an upgrade of the installation has yet to reach."""
-        return (_VERSIONS, _POOLS, self._outdated, self._swapping, self._analysed)
+        return (_VERSIONS, _POOLS, self._outdated, self._swapping, self._analysed, self._scaled)
 
     def watches(self) -> Sequence[Watch[Any]]:
         """A version concerns the pools that may want it; a pool that is up to date, those whose turn it is now.
@@ -92,6 +93,7 @@ class Serving(Domain[InferencePool, Observed]):
             budget=_own(budget, meta.uid),
             gateway=self._gateway_view(model, service, cluster),
             throughput=self.book.throughput((meta.namespace, meta.name)),
+            demand=self.book.demand((meta.namespace, meta.name)) if model.spec.autoscaling is not None else None,
             measured=self.book.measured((meta.namespace, meta.name)),
             orphans=self._left_behind(model, service, cluster),
             may_upgrade=not self._is_outdated(model) or _key(model) in self._next_in_turn(cluster),
@@ -101,7 +103,7 @@ class Serving(Domain[InferencePool, Observed]):
         return plan_pool(observed, now)
 
     def refused(self, observed: Observed, errors: Sequence[WriteError], now: datetime) -> Plan[InferencePoolStatus]:
-        draft = StatusDraft(observed, scaling.wanted(observed.pool.spec), now)
+        draft = StatusDraft(observed, scaling.wanted(observed.pool), now, observed.pool.status.scaling)
         taken = [error for error in errors if isinstance(error.error, AlreadyExists)]
         if taken:
             draft.refused(Reason.NAME_CONFLICT, _name_conflict(observed, taken))
@@ -116,6 +118,7 @@ class Serving(Domain[InferencePool, Observed]):
             pods=lambda: self.asked_pods(outside.cluster) if outside.leading() else [],
             swapping=lambda: self.swapping_pods(outside.cluster) if outside.leading() else [],
             analysed=lambda: self.analysed_pools(outside.cluster) if outside.leading() else [],
+            scaled=lambda: self.scaled_pools(outside.cluster) if outside.leading() else set(),
             wake=lambda pool: outside.wake(Key(*pool), 0.0),
             monotonic=outside.clock.monotonic,
         )
@@ -179,6 +182,10 @@ class Serving(Domain[InferencePool, Observed]):
             counted = Measurement(change.revision, window.since, window.candidate, window.stable)
             found.append(Analysed((meta.namespace, meta.name), counted, frozenset(chosen), frozenset(stable)))
         return found
+
+    def scaled_pools(self, cluster: Cluster) -> set[PoolKey]:
+        """Pools that are scaled by what their pods have to do."""
+        return {(pool.metadata.namespace, pool.metadata.name) for pool in cluster.find(self._scaled, True)}
 
     def _left_behind(self, model: InferencePool, service: Service | None, cluster: Cluster) -> tuple[str, ...]:
         """Children that were kept when an earlier pool of this name was deleted.
@@ -247,6 +254,7 @@ class Serving(Domain[InferencePool, Observed]):
             told=meta.labels.get(names.LABEL_ASSIGNMENT, ""),
             report=self.book.report(meta.uid),
             silent=self.book.is_silent(meta.uid),
+            in_flight=self.book.in_flight(meta.uid),
         )
 
     # --- Upgrades of the installation reach a few pools at a time ---
@@ -368,6 +376,10 @@ def _if_analysed(pool: InferencePool) -> Iterable[Hashable]:
     change = pool.status.rollout
     going = change is not None and change.phase == "Progressing" and change.window is not None and not change.paused
     return (True,) if going else ()
+
+
+def _if_scaled(pool: InferencePool) -> Iterable[Hashable]:
+    return (True,) if pool.spec.autoscaling is not None and pool.metadata.deletion_timestamp is None else ()
 
 
 def _models_of_pool(pool: InferencePool) -> Iterable[Hashable]:

@@ -121,7 +121,7 @@ def routes(observed: Observed) -> envoy.Routes:
         openai=observed.generates_text,
         everybody=envoy.Pods("pods", host(pool)),
         sets=sets,
-        awaited=scaling.wanted(pool.spec) > 0,
+        awaited=scaling.wanted(pool) > 0,
         access_log=pool.spec.gateway is not None and bool(pool.spec.gateway.access_log),
     )
 

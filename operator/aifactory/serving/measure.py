@@ -28,7 +28,8 @@ CANCELED: Final = b'reason="CANCELED"'
 """The client went away: nobody's failure."""
 _FIRST: Final = (b"aifactory_time_to_first_token_seconds", b"vllm:time_to_first_token_seconds")
 _NEXT: Final = (b"aifactory_inter_token_latency_seconds", b"vllm:time_per_output_token_seconds")
-_IN_PIECES: Final = (b"aifactory_generated_tokens_total", b"vllm:")
+IN_PIECES: Final = (b"aifactory_generated_tokens_total", b"vllm:")
+"""Of these Triton times the call that takes a request, which is over before the answer is."""
 UNDER_WAY = 2
 """Questions of the agent that a pod may be answering at a time: of the version that goes and of the one that comes."""
 
@@ -162,8 +163,7 @@ def read_sums(page: bytes) -> Sums:
     """A pod's counters from Triton's metrics page, summed over models. Raises ValueError: a value is not finite."""
     answered, probes, failed = (sum(values(page, name).values()) for name in (REQUESTS, PROBES, FAILED))
     refused = sum(value for labels, value in values(page, FAILURES).items() if CANCELED not in labels)
-    # Of models that answer in pieces Triton times the call that takes a request, which is over before the answer is.
-    pieces = any(name in page for name in _IN_PIECES)
+    pieces = any(name in page for name in IN_PIECES)
     timed, microseconds = (0.0, 0.0) if pieces else (answered, sum(values(page, MICROSECONDS).values()))
     first, next_ = _histogram(page, _FIRST), _histogram(page, _NEXT)
     return Sums(max(0.0, answered - probes - failed), failed + refused, timed, microseconds / 1e6, *first, *next_)

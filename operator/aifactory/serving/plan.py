@@ -18,6 +18,7 @@ from aifactory.engine.plan import Delete, Event, Patch, Plan, Write
 from aifactory.serving import (
     analysis,
     assignment,
+    autoscale,
     disruption,
     engines,
     gateway,
@@ -32,6 +33,7 @@ from aifactory.serving import (
 )
 from aifactory.serving.analysis import Outcome
 from aifactory.serving.assignment import Waiting
+from aifactory.serving.autoscale import Outlook
 from aifactory.serving.rollout import Progress, Verdict
 from aifactory.serving.state import Observed, VersionView, Wish
 from aifactory.serving.status import StatusDraft
@@ -49,8 +51,18 @@ def plan_pool(observed: Observed, now: datetime) -> Plan[InferencePoolStatus] | 
     pool = observed.pool
     if pool.metadata.deletion_timestamp is not None:
         return None
-    wanted = scaling.wanted(pool.spec)
-    draft = StatusDraft(observed, wanted, now)
+    scaled = autoscale.look(observed, now)
+    if scaled.first:
+        return _scaled(observed, scaled)
+    wanted = scaling.wanted(pool)
+    draft = StatusDraft(observed, wanted, now, scaled.status)
+    plan = _plan(observed, wanted, draft, now)
+    due = [each for each in (plan.requeue_after, scaled.due) if each is not None]
+    return replace(plan, requeue_after=min(due, default=None))
+
+
+def _plan(observed: Observed, wanted: int, draft: StatusDraft, now: datetime) -> Plan[InferencePoolStatus]:
+    pool = observed.pool
     stable = traffic.stable_pods(pool)
     target = assignment.resolve(pool.spec.models[0], observed.versions)
     if isinstance(target, Waiting):
@@ -88,6 +100,13 @@ def plan_pool(observed: Observed, now: datetime) -> Plan[InferencePoolStatus] | 
             return _plan_canary(observed, wish, stable, wanted, draft, now, choice)
         case Course.ROLL_OUT:
             return _plan_rollout(observed, wish, stable, wanted, draft, now, choice)
+
+
+def _scaled(observed: Observed, scaled: Outlook) -> Plan[InferencePoolStatus]:
+    """Another number of pods: in status first, so that whoever leads then makes or removes them."""
+    status = observed.pool.status.model_copy(update={"scaling": scaled.status})
+    events = (Event("Normal", str(Reason.SCALED), shorten(scaled.event)),) if scaled.event else ()
+    return Plan(status, autoscale.costs(observed) if scaled.fewer else (), urgent=True, requeue_after=0, events=events)
 
 
 _BACK = "the pods serve again what they served before"

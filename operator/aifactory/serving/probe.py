@@ -5,6 +5,8 @@ for its counters, less and less often the more of them there are, so that asking
 with ten thousand. A pod that does not answer is asked less and less often too. With the operator away nothing here is
 needed for serving.
 
+For a pool that is scaled by what its pods have to do, what they tell of that is kept look by look (`demand`).
+
 For a pool that compares two versions it adds up what the pods of both have counted (`measure`), and makes that known as
 often as the figures.
 
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +36,7 @@ from aifactory.api.inferencepool import Throughput
 from aifactory.engine.asking import ask_for_ever, base_url, fetch, reader
 from aifactory.kube.backoff import PROBE
 from aifactory.serving import measure
+from aifactory.serving.demand import Demand, Gauge, read_look
 from aifactory.serving.measure import PROBES, REQUESTS, Analysed, Measurement, PoolKey, Sums, Tally, read_sums, values
 from aifactory.serving.state import Report
 
@@ -55,6 +58,8 @@ MAX_NAME = 253
 MAX_SECONDS = 1e6
 SILENT_AFTER = 5
 """Questions in vain."""
+SILENT_LOOKS = 3
+"""In vain, at a ready pod: it is said that nobody knows what it has to do."""
 _WARM: Final = "warm"
 
 TOKENS: Final = b"aifactory_generated_tokens_total"
@@ -107,6 +112,8 @@ class ServingBook:
         self._unanswered: Counter[str] = Counter()
         self._throughput: dict[PoolKey, Throughput] = {}
         self._measured: dict[PoolKey, Measurement] = {}
+        self._demand: dict[PoolKey, Demand] = {}
+        self._in_flight: dict[str, float] = {}
 
     def load_error(self, pod_uid: str) -> str:
         """Why the model can not be loaded in this pod; empty when nothing is known to be wrong."""
@@ -145,6 +152,24 @@ class ServingBook:
         """Make it known."""
         self._measured[pool] = measurement
 
+    def demand(self, pool: PoolKey) -> Demand | None:
+        """What the pool's pods have to do, if they are asked."""
+        return self._demand.get(pool)
+
+    def in_flight(self, pod_uid: str) -> float | None:
+        """Requests in a pod, where that is asked."""
+        return self._in_flight.get(pod_uid)
+
+    def retain_demand(self, pools: Collection[PoolKey]) -> None:
+        """Forget what pods of other pools have to do."""
+        self._demand = {key: value for key, value in self._demand.items() if key in pools}
+
+    def set_demand(self, pool: PoolKey, demand: Demand) -> bool:
+        """Remember what a pool's pods have to do; returns whether that is news."""
+        self._in_flight.update(demand.by_pod)
+        before, self._demand[pool] = self._demand.get(pool), demand
+        return before != demand
+
     def set_error(self, pod_uid: str, message: str) -> bool:
         """Remember a load error or its absence; returns whether that is news."""
         if self._errors.get(pod_uid, "") == message:
@@ -170,6 +195,7 @@ class ServingBook:
         self._unanswered = Counter({uid: times for uid, times in self._unanswered.items() if uid in kept_pods})
         self._throughput = {key: value for key, value in self._throughput.items() if key in kept_pools}
         self._measured = {key: value for key, value in self._measured.items() if key in kept_pools}
+        self._in_flight = {uid: value for uid, value in self._in_flight.items() if uid in kept_pods}
 
 
 class ServingProbe:
@@ -184,11 +210,13 @@ class ServingProbe:
         monotonic: Callable[[], float],
         swapping: Callable[[], list[ServingPod]] = list,
         analysed: Callable[[], list[Analysed]] = list,
+        scaled: Callable[[], set[PoolKey]] = set,
     ) -> None:
         self._book = book
         self._pods = pods
         self._swapping = swapping
         self._analysed = analysed
+        self._scaled = scaled
         self._wake = wake
         self._monotonic = monotonic
         self._followed: dict[str, float] = {}
@@ -202,6 +230,7 @@ class ServingProbe:
         """Counters of pods whose versions are compared."""
         self._compared: frozenset[str] = frozenset()
         self._tallies: dict[PoolKey, Tally] = {}
+        self._gauges: dict[PoolKey, Gauge] = {}
         self._news: dict[PoolKey, Throughput] = {}
         """Figures worth telling that wait for their turn."""
         self._told: dict[PoolKey, float] = {}
@@ -256,6 +285,7 @@ class ServingProbe:
         for pod in pods:
             pools[pod.pool].append(pod.uid)
         self._compare(self._analysed())
+        self._gauges = {pool: self._gauges.get(pool) or Gauge() for pool in self._scaled()}
         self._forget_others({pod.uid for pod in pods}, pools)
         interval = max(INTERVAL_SECONDS, sum(pod.ready for pod in pods) / PER_SECOND)
         await self._ask_all(session, self._due(pods, interval))
@@ -263,6 +293,7 @@ class ServingProbe:
         for pool, uids in pools.items():
             self._measure(pool, uids, window)
         self._count()
+        self._weigh(pods, pools, interval)
         self._tell()
 
     # --- Asking ---
@@ -308,6 +339,8 @@ class ServingProbe:
                 page = await fetch(session, f"{base_url(pod.address, names.TRITON_METRICS_PORT)}/metrics")
                 requests, tokens = read_counters(page)
                 self._latest[pod.uid] = Counters(self._monotonic(), requests, tokens)
+                if (gauge := self._gauges.get(pod.pool)) is not None:
+                    gauge.see(pod.uid, read_look(page, tokens, self._monotonic()))
                 if pod.uid in self._compared:
                     self._sums[pod.uid] = read_sums(page)
                 message = ""
@@ -378,6 +411,21 @@ class ServingProbe:
     def _count(self) -> None:
         for tally in self._tallies.values():
             tally.count(self._sums)
+
+    # --- What there is to do ---
+
+    def _weigh(self, pods: Iterable[ServingPod], pools: Iterable[PoolKey], interval: float) -> None:
+        """Make known what the pods of scaled pools have to do, where that is news."""
+        ready: dict[PoolKey, list[str]] = {pool: [] for pool in pools if pool in self._gauges}
+        for pod in pods:
+            if pod.ready and pod.pool in ready:
+                ready[pod.pool].append(pod.uid)
+        self._book.retain_demand(ready)
+        for pool, uids in ready.items():
+            silent = sum(uid in self._silent and self._silent[uid].failures >= SILENT_LOOKS for uid in uids)
+            demand = self._gauges[pool].demand(self._monotonic(), uids, silent, interval + INTERVAL_SECONDS)
+            if self._book.set_demand(pool, demand):
+                self._wake(pool)
 
     def _forget_others(self, uids: set[str], pools: Mapping[PoolKey, list[str]]) -> None:
         self._book.retain(uids, pools)

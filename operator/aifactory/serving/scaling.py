@@ -14,12 +14,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aifactory.api.inferencepool import DEFAULT_REPLICAS, InferencePoolSpec
+from aifactory.api.inferencepool import DEFAULT_REPLICAS, Autoscaling, InferencePool
+
+DEFAULT_MIN_REPLICAS = 1
 
 
-def wanted(spec: InferencePoolSpec) -> int:
-    """Ready pods the pool shall have."""
-    return DEFAULT_REPLICAS if spec.replicas is None else spec.replicas
+def wanted(pool: InferencePool) -> int:
+    """Ready pods the pool shall have: by its spec, or as autoscaling has decided, within its limits as they are now."""
+    asked = DEFAULT_REPLICAS if pool.spec.replicas is None else pool.spec.replicas
+    if pool.spec.autoscaling is None:
+        return asked
+    decided = pool.status.scaling.replicas if pool.status.scaling is not None else asked
+    least, most, _ = limits(pool, pool.spec.autoscaling)
+    return min(max(decided, least), most)
+
+
+def limits(pool: InferencePool, spec: Autoscaling) -> tuple[int, int, str]:
+    """The fewest and the most pods that autoscaling may choose, and the field that allows no more of them."""
+    most, bound = spec.max_replicas, "maxReplicas"
+    each = gpus(pool) if spec.max_gpus is not None else 0
+    if spec.max_gpus is not None and each and spec.max_gpus // each < most:
+        most, bound = max(1, spec.max_gpus // each), "maxGPUs"
+    return min(spec.min_replicas or DEFAULT_MIN_REPLICAS, most), most, bound
+
+
+def gpus(pool: InferencePool) -> int:
+    """GPUs of one pod, whole ones and parts, as devices that its template limits."""
+    spec = pool.spec.template.raw_spec() if pool.spec.template is not None else {}
+    found = 0
+    for container in spec.get("containers", ()):
+        limits = (container.get("resources") or {}).get("limits") or {}
+        # nvidia.com/gpu, nvidia.com/mig-1g.5gb, amd.com/gpu, gpu.intel.com/xe
+        devices = (name for name in limits if "gpu" in name or name.startswith("nvidia.com/"))
+        found += sum(int(limits[name]) for name in devices if str(limits[name]).isdecimal())
+    return found
 
 
 def share(wanted: int, ready: Mapping[str, int], growing: str, stable: str) -> dict[str, int]:

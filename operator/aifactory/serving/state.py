@@ -10,6 +10,7 @@ from aifactory.engine.apply import Applied
 from aifactory.engine.domain import option
 from aifactory.engine.taskpods import AGENT_HELP, HUB_HELP, SERVER_HELP, hub_url
 from aifactory.kube.podstate import Crash
+from aifactory.serving.demand import Demand
 from aifactory.serving.measure import Measurement
 
 LANGUAGE_MODEL = "huggingface"
@@ -118,6 +119,8 @@ class ServingPodView:
     """What it said last, if it was asked."""
     silent: bool = False
     """It was asked again and again and has never said anything."""
+    in_flight: float | None = None
+    """Requests in it, where the pool is scaled by what it has to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +190,8 @@ class Observed:
     """The pool's own PodDisruptionBudget."""
     gateway: GatewayView = GatewayView()
     throughput: Throughput | None = None
+    demand: Demand | None = None
+    """What its pods have to do, where that is asked."""
     measured: Measurement | None = None
     """What was counted in the window of an analysis."""
     may_upgrade: bool = True

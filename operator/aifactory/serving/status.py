@@ -13,6 +13,7 @@ from aifactory.api.inferencepool import (
     ResolvedModel,
     RevisionStatus,
     RolloutStatus,
+    ScalingStatus,
     Throughput,
 )
 from aifactory.api.reasons import ConditionType, Reason, reason_called
@@ -34,7 +35,7 @@ _NEEDS_A_PERSON = frozenset(
 class StatusDraft:
     """Starts from the status as it stands; `result()` is the one to be written if it differs."""
 
-    def __init__(self, observed: Observed, wanted: int, now: datetime) -> None:
+    def __init__(self, observed: Observed, wanted: int, now: datetime, scaled: ScalingStatus | None = None) -> None:
         pool = observed.pool
         self._observed = observed
         self._wanted = wanted
@@ -52,6 +53,7 @@ class StatusDraft:
         status.ready_replicas = self._ready
         status.traffic = traffic.summary(swap.answering(observed))
         status.summary = f"{self._ready}/{wanted}"
+        status.scaling = scaled
         status.selector = ",".join(f"{key}={value}" for key, value in selector(pool).items())
         status.url = traffic.url(pool, openai=observed.generates_text)
         if observed.throughput is not None:

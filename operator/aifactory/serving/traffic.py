@@ -116,7 +116,7 @@ def weights(pool: InferencePool, revisions: Iterable[RevisionView]) -> tuple[tup
     if change.phase != "Progressing" or chosen not in ready:
         return ((stable, 100),)
     weight = change.weight or 0
-    goal, _ = scaling.part(scaling.wanted(pool.spec), weight)
+    goal, _ = scaling.part(scaling.wanted(pool), weight)
     if ready[chosen] < goal:
         weight = min(weight, dict(shares({stable: ready[stable], chosen: ready[chosen]}))[chosen])
     return tuple((name, part) for name, part in ((stable, 100 - weight), (chosen, weight)) if part)

@@ -15,6 +15,9 @@ from aifactory.api.inferencepool import InferencePool, InferencePoolStatus, Thro
 from aifactory.api.reasons import ConditionType
 from aifactory.engine.apply import Applied
 from aifactory.engine.plan import Delete, Plan
+from aifactory.serving import scaling
+from aifactory.serving.autoscale import DELETION_COST
+from aifactory.serving.demand import Demand
 from aifactory.serving.measure import Measurement
 from aifactory.serving.plan import plan_pool
 from aifactory.serving.shape import ANNOTATION_MODEL_VERSION, ANNOTATION_ROOM, image_of, revision_of
@@ -86,6 +89,9 @@ class Pod:
     told: str = ""
     report: Report | None = None
     silent: bool = False
+    in_flight: float | None = None
+    cost: int = 0
+    """What its deletion costs, for the ReplicaSet."""
 
 
 @dataclass
@@ -120,6 +126,7 @@ class World:
     may_upgrade: bool = True
     throughput: Throughput | None = None
     measured: Measurement | None = None
+    demand: Demand | None = None
     now: datetime = NOW
     events: list[str] = field(default_factory=list)
     check: Callable[[], None] = lambda: None
@@ -133,7 +140,7 @@ class World:
 
     @property
     def wanted(self) -> int:
-        return 1 if self.pool.spec.replicas is None else self.pool.spec.replicas
+        return scaling.wanted(self.pool)
 
     def revision(self, number: int) -> str:
         """The revision in which the pool would serve that version."""
@@ -183,6 +190,7 @@ class World:
                     told=pod.told,
                     report=pod.report,
                     silent=pod.silent,
+                    in_flight=pod.in_flight,
                     **pod.trouble,
                 )
                 for pod in self.pods
@@ -192,6 +200,7 @@ class World:
             gateway=self.gateway,
             throughput=self.throughput,
             measured=self.measured,
+            demand=self.demand,
         )
 
     def step(self) -> Plan[InferencePoolStatus]:
@@ -212,6 +221,9 @@ class World:
             else:
                 assert patch.kind == "Pod"
                 (pod,) = (pod for pod in self.pods if pod.name == patch.name)
+                if notes := patch.body["metadata"].get("annotations"):
+                    pod.cost = int(notes[DELETION_COST])
+                    continue
                 pod.told = patch.body["metadata"]["labels"][names.LABEL_ASSIGNMENT]
                 assert pod.told == self.assigned(pod.revision), "the kubelet would bring it something else"
         for gone in (write for write in decision.writes if isinstance(write, Delete)):
@@ -415,12 +427,12 @@ class World:
         assert self.desired[name]["revision"] == notes[names.LABEL_ASSIGNMENT]
 
     def _deploy(self) -> None:
-        """The Deployment controllers: pods that are not ready go first."""
+        """The Deployment controllers: pods that are not ready go first, then those that cost least."""
         owned = {deployment.revision: deployment.wanted for deployment in self.deployments.values()}
         for revision in sorted({pod.revision for pod in self.pods} | owned.keys()):
             pods = [pod for pod in self.live() if pod.revision == revision]
             surplus = len(pods) - owned.get(revision, 0)
-            for pod in sorted(pods, key=lambda pod: pod.ready)[: max(0, surplus)]:
+            for pod in sorted(pods, key=lambda pod: (pod.ready, pod.cost))[: max(0, surplus)]:
                 pod.terminating, pod.ready = True, False
             for _ in range(-surplus):
                 self.pods.append(Pod(f"{revision}-{next(self._numbers)}", revision))

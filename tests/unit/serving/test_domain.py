@@ -23,6 +23,7 @@ from aifactory.kube.objects import ConfigMap, Deployment, DisruptionBudget, Pod,
 from aifactory.kube.podstate import Crash, Trouble
 from aifactory.kube.resources import Key, Resource
 from aifactory.models.domain import Models
+from aifactory.serving.demand import Demand
 from aifactory.serving.domain import Serving
 from aifactory.serving.probe import SILENT_AFTER, ServingPod
 from aifactory.serving.state import ConfigView, Report, RevisionView, ServingPodView, Settings, VersionView
@@ -63,8 +64,9 @@ class Installation:
         ours = {"name": name, "namespace": namespace, "uid": f"{name}-uid", "resourceVersion": str(self._versions)}
         return {**ours, **meta}
 
-    def pool(self, name: str = "chat", model: str = "tiny", status: Any = None, **meta: Any) -> None:
-        body = {"metadata": self.meta(name, **meta), "spec": {"models": [{"name": model, "track": "Latest"}]}}
+    def pool(self, name: str = "chat", model: str = "tiny", status: Any = None, more: Any = None, **meta: Any) -> None:
+        spec = {"models": [{"name": model, "track": "Latest"}], **(more or {})}
+        body = {"metadata": self.meta(name, **meta), "spec": spec}
         self.cluster.stored(INFERENCEPOOLS).put(custom.parser(InferencePool)({**body, "status": status or {}}))
 
     def version(self, number: int, model: str = "tiny", status: Any = None, source: Any = None, **meta: Any) -> None:
@@ -501,6 +503,36 @@ def test_pods_whose_versions_are_compared_are_those_of_both() -> None:
     assert probe._analysed() == []
     found.serving.book.set_measured(("ns", "chat"), analysed.window)
     assert found.observed().measured == analysed.window
+
+
+SCALED = {"autoscaling": {"maxReplicas": 4, "metrics": [{"name": "inFlightRequests", "target": "4"}]}}
+
+
+def test_what_pods_have_to_do_is_asked_where_that_decides_how_many_there_are() -> None:
+    found, leads = Installation(), [True]
+    found.pool(name="another")
+    found.pool(name="going", more=SCALED, **GONE)
+    found.pool(more=SCALED)
+    found.revision()
+    found.pod("busy")
+    demand = Demand(3.0, 0.0, 3.0, 0.0, complete=True, by_pod={"busy-uid": 3.0})
+    found.serving.book.set_demand(("ns", "chat"), demand)
+    assert found.observed().demand == demand
+    assert [pod.in_flight for pod in found.observed().pods] == [3.0]
+    outside = Outside(
+        api=None,  # type: ignore[arg-type] # nothing is asked
+        cluster=found.cluster,
+        wake=lambda key, seconds: None,
+        leading=lambda: leads[0],
+        leader_address=lambda: "",
+        clock=FakeClock(),
+    )
+    probe = found.serving.probes(outside)[0].__self__  # type: ignore[attr-defined]
+    assert probe._scaled() == {("ns", "chat")}
+    leads[0] = False
+    assert probe._scaled() == set()
+    found.pool()
+    assert found.observed().demand is None, "it is asked no more"
 
 
 @pytest.mark.parametrize("other", [{"phase": "Failed"}, {"window": None}, {"paused": True}])

@@ -239,6 +239,9 @@ class World:
         self.pods = pods
         self.swapping: list[ServingPod] = []
         self.analysed: list[Analysed] = []
+        self.scaled: set[probes.PoolKey] = set()
+        self.running: dict[str, int] = {}
+        """Requests that a pod's engine tells, by its address."""
         self.takes = 0.001
         """Seconds until a pod answers."""
         self.busy = self.busiest = 0
@@ -258,6 +261,7 @@ class World:
             wake=lambda pool: self.woken.append((self.clock.monotonic(), pool)),
             swapping=lambda: self.swapping,
             analysed=lambda: self.analysed,
+            scaled=lambda: self.scaled,
             monotonic=self.clock.monotonic,
         )
 
@@ -277,7 +281,8 @@ class World:
             if not words:
                 return b"{}"
             return b'{"models":[{"state":"Failed","reason":"LoadFailed","message":"%s"}]}' % words.encode()
-        return b"nv_inference_request_success %f\n" % self.requests(name, now)
+        told = b"aifactory_requests_running %d\n" % self.running[name] if name in self.running else b""
+        return told + b"nv_inference_request_success %f\n" % self.requests(name, now)
 
     async def rounds(self, seconds: float, every: float = INTERVAL_SECONDS) -> None:
         until = self.clock.monotonic() + seconds
@@ -806,5 +811,57 @@ def test_pods_that_come_in_the_middle_of_a_comparison_count(monkeypatch: pytest.
         found = world.book.measured(("ns", "pool-0"))
         assert found is not None
         assert found.candidate.requests >= 100
+
+    run(main)
+
+
+def test_pools_that_are_scaled_are_woken_when_their_pods_have_something_else_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        world = World(monkeypatch, [ready(0), ready(1), ready(2, pool=1), unready(3)])
+        world.scaled, world.running = {("ns", "pool-0"), ("ns", "empty")}, {"pod-0": 3, "pod-1": 4, "pod-2": 5}
+        await world.rounds(60)
+        found = world.book.demand(("ns", "pool-0"))
+        assert found is not None
+        assert (found.in_flight, found.most_in_flight, found.complete, found.silent) == (7.0, 7.0, True, 0)
+        assert [world.book.in_flight(f"uid-{number}") for number in range(4)] == [3.0, 4.0, None, None]
+        assert world.book.demand(("ns", "pool-1")) is None
+        assert world.book.demand(("ns", "empty")) is None
+
+        world.woken.clear()
+        await world.rounds(60)
+        assert world.woken == [], "nothing has changed"
+        world.running["pod-0"] = 9
+        await world.rounds(15)
+        assert world.woken == [(world.woken[0][0], ("ns", "pool-0"))]
+
+    run(main)
+
+
+def test_a_pod_whose_metrics_can_not_be_read_is_told_and_then_old_figures_count_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        world = World(monkeypatch, [ready(0), ready(1)])
+        world.scaled, world.running = {("ns", "pool-0")}, {"pod-0": 3, "pod-1": 4}
+        await world.rounds(60)
+        world.errors["pod-1"] = "away"
+        await world.rounds(60)
+        found = world.book.demand(("ns", "pool-0"))
+        assert found is not None
+        assert (found.in_flight, found.complete, found.silent) == (3.0, False, 1)
+
+        world.errors.clear()
+        await world.rounds(400)
+        found = world.book.demand(("ns", "pool-0"))
+        assert found is not None
+        assert (found.in_flight, found.complete, found.silent) == (7.0, True, 0)
+        world.scaled = set()
+        await world.rounds(5)
+        assert world.book.demand(("ns", "pool-0")) is None
+        world.pods = []
+        await world.rounds(5)
+        assert world.book.in_flight("uid-0") is None
 
     run(main)

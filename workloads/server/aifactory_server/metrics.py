@@ -13,12 +13,35 @@ from aifactory_server.counters import CACHED_TOKENS, GATHER_SECONDS, NAMES, PROM
 from aifactory_server.engines.engine import Meter
 
 
+class Gauges:
+    """Requests that an engine has now: the operator scales pools by them."""
+
+    def __init__(self, pb: Any, args: Mapping[str, str]) -> None:
+        labels = {"model": args["model_name"], "version": args["model_version"]}
+        texts = (
+            ("aifactory_requests_running", "Requests that are computed"),
+            ("aifactory_requests_waiting", "Requests that wait for their turn"),
+        )
+        # A metric dies with its family object, so both are kept.
+        self._families = [
+            pb.MetricFamily(name=name, description=text, kind=pb.MetricFamily.GAUGE) for name, text in texts
+        ]
+        self._running, self._waiting = (family.Metric(labels=labels) for family in self._families)
+
+    def set(self, running: int, waiting: int) -> None:
+        """Tell."""
+        self._running.set(running)
+        self._waiting.set(waiting)
+
+
 class TokenMeter:
     """What the engine `bytes` counts."""
 
     def __init__(self, pb: Any, args: Mapping[str, str]) -> None:
         self._counters = Counters(pb, args, PROMPT_TOKENS, GENERATED_TOKENS, PROBE_REQUESTS, FAILED_REQUESTS)
         self._failed: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._gauges = Gauges(pb, args)
+        self._tell_at = 0.0
 
     def count(self, prompt: int, generated: int) -> None:
         """Tokens of a client's request."""
@@ -34,10 +57,17 @@ class TokenMeter:
         """A client's request failed, and not by its own fault. From any thread."""
         self._failed.put(None)
 
+    def load(self, running: int, waiting: int) -> None:
+        """So many requests of clients there are; told a few times a second."""
+        if time.monotonic() >= self._tell_at:
+            self._tell_at = time.monotonic() + GATHER_SECONDS
+            self._gauges.set(running, waiting)
+
     def flush(self) -> None:
-        """Nothing will be counted for a while."""
+        """There is nothing to do for a while."""
         self._take_failed()
         self._counters.flush()
+        self._gauges.set(0, 0)
 
     def _take_failed(self) -> None:
         while not self._failed.empty():
@@ -62,9 +92,8 @@ class GenerationMeter(Meter):
             self._families.append(pb.MetricFamily(name=name, description=text, kind=kind))
             return self._families[-1].Metric(labels=labels, **more)
 
-        gauge, histogram = pb.MetricFamily.GAUGE, pb.MetricFamily.HISTOGRAM
-        self._running = metric("aifactory_requests_running", "Requests that are computed", gauge)
-        self._waiting = metric("aifactory_requests_waiting", "Requests that wait for their turn", gauge)
+        histogram = pb.MetricFamily.HISTOGRAM
+        self._gauges = Gauges(pb, args)
         self._first = metric(
             "aifactory_time_to_first_token_seconds",
             "From the request to its first token",
@@ -117,8 +146,7 @@ class GenerationMeter(Meter):
         for metric, value in seconds:
             metric.observe(value)
         # Last: whoever sees that nobody runs any more sees all that was counted of them.
-        self._running.set(running)
-        self._waiting.set(waiting)
+        self._gauges.set(running, waiting)
 
     def _count(self, name: str, amount: int) -> None:
         with self._lock:

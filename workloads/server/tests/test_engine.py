@@ -23,6 +23,7 @@ from .test_network import Collected, network
 class Meter:
     def __init__(self) -> None:
         self.prompt = self.generated = self.probes = 0
+        self.loads: list[tuple[int, int]] = []
 
     def count(self, prompt: int, generated: int) -> None:
         self.prompt += prompt
@@ -30,6 +31,9 @@ class Meter:
 
     def probed(self) -> None:
         self.probes += 1
+
+    def load(self, running: int, waiting: int) -> None:
+        self.loads.append((running, waiting))
 
     def flush(self) -> None: ...
 
@@ -332,6 +336,19 @@ def test_only_what_was_read_is_counted(make: Callable[..., Engine], monkeypatch:
     engine.start()
     engine.stop(30)
     assert meter.prompt == 8 * 2 - 1, "two chunks, of which one token is the start of the text"
+
+
+def test_how_much_there_is_to_do_is_told_without_the_agents_requests(make: Callable[..., Engine]) -> None:
+    meter = Meter()
+    engine = make(slots=1, meter=meter)
+    for _ in range(3):
+        engine.submit(Request(b"x", max_tokens=2), Collected())
+    engine.submit(Request(b"x", max_tokens=1, probe=True), Collected())
+    engine.start()
+    engine.stop(30)
+    assert meter.loads[0] == (1, 2)
+    assert meter.loads[-1] == (1, 0)
+    assert {sum(load) for load in meter.loads} <= {1, 2, 3}
 
 
 def test_a_long_prompt_stalls_nobody(make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,8 +81,11 @@ class Meter(Protocol):
     def probed(self) -> None:
         """A request of the agent was answered."""
 
+    def load(self, running: int, waiting: int) -> None:
+        """So many requests of clients there are."""
+
     def flush(self) -> None:
-        """Nothing will be counted for a while."""
+        """There is nothing to do for a while."""
 
 
 @dataclass
@@ -206,6 +209,8 @@ class Engine:
                 for slot in slots:
                     if waiting and slot not in self._running:
                         self._running[slot] = waiting.popleft()
+            running, still = sum(slot != self._network.probe_slot for slot in self._running), len(self._waiting)
+        self._count(self._meter.load, running, still)
 
     def _read(self) -> dict[int, Tensor]:
         """A chunk for each in turn, up to the step's limit; logits of those that are at their end."""
