@@ -40,7 +40,7 @@ UP_SECONDS: Final = 0
 KEPT: Final = 5
 """Decisions that the status has."""
 UNSEEN_SECONDS: Final = 120.0
-"""Nobody may have looked for so long, as when another operator takes over and has yet to ask, or for half of the wait."""
+"""Nobody may have looked for so long, as when another operator takes over and has yet to ask; or for half the wait."""
 DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 """Where a ReplicaSet has a pod too many, the one goes that costs least.
 https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/#pod-deletion-cost"""
