@@ -125,6 +125,14 @@ def test_a_gateway_that_is_new_to_a_pool_degrades_nothing_before_requests_are_le
     assert told(world) == ("Serving", ("False", "Serving"), "")
 
 
+def test_while_pods_start_it_is_they_that_are_told() -> None:
+    world = World(pool(gateway=ENVOY))
+    world.publish(1)
+    world.settle()
+    assert conditions(world.status)["Reconciling"] == ("True", "Starting")
+    assert message(world.status) == "tiny-v1: 0 of 2 pods have it loaded"
+
+
 def test_a_gateway_that_goes_is_told_with_what_is_done() -> None:
     world = ready()
     world.edit(gateway={"mode": "None"})

@@ -633,6 +633,19 @@ def test_pods_that_change_over_are_asked_again_and_again_and_news_wake_their_poo
     run(story)
 
 
+def test_pods_that_change_over_are_asked_twice_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        world = World(monkeypatch, [])
+        world.swapping = [ready(1)]
+        task = asyncio.create_task(world.probe.follow())
+        await asyncio.sleep(4.9)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert len(world.asked) == 10
+
+    run(story)
+
+
 @pytest.mark.parametrize("raised", [aiohttp.ClientError(), TimeoutError(), ValueError("nonsense")])
 def test_whatever_keeps_a_pod_that_changes_over_from_answering_concerns_it_alone(
     monkeypatch: pytest.MonkeyPatch, raised: Exception
