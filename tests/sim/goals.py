@@ -190,6 +190,11 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
     mine = {names.LABEL_POOL: name}
     pods = [pod for pod in world.cluster.all(PODS, namespace, **mine) if is_live(pod) and not _is_proxy(pod)]
     deployments = [each for each in world.cluster.all(DEPLOYMENTS, namespace, **mine) if not _is_proxy(each)]
+    scaling = spec.get("autoscaling")
+    if scaling and pods and all(map(is_ready, pods)) and len(pods) == wanted:
+        needed = -(-world.programs.demand.get(key_of(pool), 0) // manifests.TARGET)
+        if wanted != min(max(needed, scaling["minReplicas"]), scaling["maxReplicas"]):
+            yield f"{says}: {wanted} pods, {status.get('scaling')} and {needed} are needed"
     stable = (status.get("stable") or {}).get("modelVersion", "")
     if any(world.cluster.find(CONFIGMAPS, *key_of(deployment)) is None for deployment in deployments):
         # It went while a label was missing from the Deployment: without its version it can not be made again.
@@ -233,11 +238,6 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         ):
             yield f"{says}: {len(pods)} pods of the stable version, wanted {wanted}"
         return
-    scaling = spec.get("autoscaling")
-    if scaling and all(map(is_ready, pods)) and len(pods) == wanted:
-        needed = -(-world.programs.demand.get(key_of(pool), 0) // manifests.TARGET)
-        if wanted != min(max(needed, scaling["minReplicas"]), scaling["maxReplicas"]):
-            yield f"{says}: {wanted} pods, {status.get('scaling')} and {needed} are needed"
     if strays := [pod["metadata"]["name"] for pod in pods if not _answers_from(world, pod, target)]:
         yield f"{says}: pods {strays} do not answer from {target['metadata']['name']}"
     if len(deployments) != 1 or len(pods) != wanted or not all(map(is_ready, pods)):

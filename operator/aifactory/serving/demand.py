@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from aifactory.serving.measure import IN_PIECES, MICROSECONDS, values
+from aifactory.serving.measure import IN_PIECES, MICROSECONDS, UNDER_WAY, values
 
 BACK_SECONDS: Final = 15.0
 """What is taken for less has been less for so long: three looks."""
@@ -92,7 +92,7 @@ def load(before: Look, now: Look) -> Load:
 
 
 def _grown(before: float, now: float) -> float:
-    return now if now < before else now - before
+    return now if before - now > UNDER_WAY else max(0.0, now - before)
 
 
 class Gauge:

@@ -37,7 +37,17 @@ from aifactory.engine.asking import ask_for_ever, base_url, fetch, reader
 from aifactory.kube.backoff import PROBE
 from aifactory.serving import measure
 from aifactory.serving.demand import Demand, Gauge, read_look
-from aifactory.serving.measure import PROBES, REQUESTS, Analysed, Measurement, PoolKey, Sums, Tally, read_sums, values
+from aifactory.serving.measure import (
+    PROBES,
+    REQUESTS,
+    Analysed,
+    Measurement,
+    PoolKey,
+    Sums,
+    Tally,
+    read_sums,
+    values,
+)
 from aifactory.serving.state import Report
 
 INTERVAL_SECONDS = 5.0

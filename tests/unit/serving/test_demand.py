@@ -59,6 +59,9 @@ def test_what_is_no_number_is_refused() -> None:
         pytest.param(
             Look(0.0, 900.0, seconds=50.0), Look(5.0, 10.0, seconds=5.0), Load(2.0, 1.0), id="Triton was started again"
         ),
+        pytest.param(
+            Look(0.0, 900.0, present=1.0), Look(5.0, 898.0, present=1.0), Load(0.0, 1.0), id="the agent asks just now"
+        ),
         pytest.param(Look(0.0, 0.0), Look(5.0, 50.0), Load(10.0, None), id="nobody tells it"),
     ],
 )
