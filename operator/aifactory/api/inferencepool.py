@@ -298,6 +298,79 @@ class Gateway(Model):
     long it took; nothing of what is in a request or an answer (default false)."""
 
 
+class LabelRequirement(Model):
+    """What a label has to be."""
+
+    key: Annotated[str, Field(min_length=1, max_length=317)]
+    """Name of the label."""
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    """What is asked of it."""
+    values: Annotated[tuple[str, ...], Field(max_length=100)] | None = None
+    """With In and NotIn."""
+
+
+class LabelSelector(Model):
+    """What labels have to be; with nothing said it selects everything."""
+
+    match_labels: Annotated[dict[str, str], Field(max_length=32)] | None = None
+    """Labels with their values."""
+    match_expressions: (
+        Annotated[
+            tuple[LabelRequirement, ...],
+            Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        ]
+        | None
+    ) = None
+    """Further requirements; all have to be met."""
+
+
+class IpBlock(Model):
+    """Addresses, of pods or of what is outside the cluster."""
+
+    cidr: Annotated[str, Field(min_length=3, max_length=64)]
+    """For example 192.0.2.0/24."""
+    except_: Annotated[tuple[str, ...] | None, Field(alias="except", max_length=100)] = None
+    """Those of them that are not meant."""
+
+
+class Peer(Model):
+    """Pods, by their own labels and those of their namespaces, or addresses."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "has(self.ipBlock) != (has(self.podSelector) || has(self.namespaceSelector))",
+                    "security.allowFrom: write podSelector, namespaceSelector or both, or ipBlock alone",
+                )
+            ]
+        }
+    )
+
+    pod_selector: LabelSelector | None = None
+    """Pods of the pool's namespace, or of those that namespaceSelector selects."""
+    namespace_selector: LabelSelector | None = None
+    """Namespaces; by name with the label kubernetes.io/metadata.name."""
+    ip_block: IpBlock | None = None
+
+
+class Security(Model):
+    """Who may reach the pool's pods."""
+
+    network_policy: bool | None = None
+    """With true, NetworkPolicies let clients reach the ports that serve, or with a gateway the gateway alone; the other
+    ports are for the operator and who reads metrics. Left out: what the installation says. They count where the
+    cluster's network enforces them."""
+    allow_from: (
+        Annotated[
+            tuple[Peer, ...],
+            Field(min_length=1, max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        ]
+        | None
+    ) = None
+    """The clients, as `from` of a NetworkPolicy names them. Left out: everybody."""
+
+
 class InferencePoolSpec(Model):
     """What to serve and with how many pods."""
 
@@ -351,6 +424,7 @@ class InferencePoolSpec(Model):
     """The operator decides how many pods there are, by what they have to do."""
     gateway: Gateway | None = None
     drain: Drain | None = None
+    security: Security | None = None
 
 
 class ResolvedModel(Model):
