@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from aifactory.api.base import CustomResource, Model, ModelName, Status, Time
+from aifactory.api.base import CustomResource, Model, ModelName, ObjectName, Status, Time
 from aifactory.api.cron import Cron, TimeZone
 from aifactory.api.pods import PodTemplate
 from aifactory.api.rules import OWN_VOLUMES_RULE, rule
@@ -284,8 +284,75 @@ class Autoscaling(Model):
     """Times with more pods; of those that overlap the one with most."""
 
 
+class GatewaySecret(Model):
+    """A Secret of the same namespace, which the proxies mount."""
+
+    name: ObjectName
+    """Name of the Secret."""
+
+
+class ApiKeys(Model):
+    """Who may ask."""
+
+    secret_ref: GatewaySecret
+    """The Secret's entry `keys` has a line for each key: the name of whoever has it, a space, and the key, of 16
+    characters or more. A change of it counts when the kubelet has brought it, which takes a minute or two."""
+
+
+class ClientLimit(Model):
+    """How much one of those with a key may ask."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,63}$")]
+    """As in the Secret with the keys."""
+    requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000)]
+    """Instead of rateLimit.requestsPerMinute."""
+
+
+class RateLimit(Model):
+    """How much each of those with a key may ask; more is answered with 429. Each proxy and each port counts by
+    itself."""
+
+    requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000)]
+    """Of everybody who is not named in clients. So many may also come at once."""
+    clients: (
+        Annotated[
+            tuple[ClientLimit, ...],
+            Field(
+                max_length=1000,
+                json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            ),
+        ]
+        | None
+    ) = None
+    """Who may ask more or less than others."""
+
+
+class Tls(Model):
+    """How the proxies' ports are encrypted."""
+
+    secret_ref: GatewaySecret
+    """A Secret of the type kubernetes.io/tls. Another certificate in it counts when the kubelet has brought it."""
+
+
 class Gateway(Model):
     """What stands between clients and serving pods."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "(has(self.mode) && self.mode == 'Envoy') || "
+                    "!(has(self.apiKeys) || has(self.tls) || has(self.maxRequestBytes) || has(self.timeoutSeconds))",
+                    "gateway: apiKeys, tls, maxRequestBytes and timeoutSeconds need proxies: write mode: Envoy, or "
+                    "leave them out",
+                ),
+                rule(
+                    "!has(self.rateLimit) || has(self.apiKeys)",
+                    "gateway.rateLimit counts by key: write gateway.apiKeys too, for example {secretRef: {name: keys}}",
+                ),
+            ]
+        }
+    )
 
     mode: Literal["None", "Envoy"] | None = None
     """None (default): the pool's Service leads to the pods. Envoy: it leads to proxies of the pool's own, which try
@@ -293,6 +360,17 @@ class Gateway(Model):
     serve the version in its header or cookie x-aifactory-version."""
     replicas: Annotated[int, Field(ge=1, le=100)] | None = None
     """Number of proxies (default 2)."""
+    api_keys: ApiKeys | None = None
+    """Only requests with a key are answered: `Authorization: Bearer <key>`."""
+    rate_limit: RateLimit | None = None
+    tls: Tls | None = None
+    """Clients ask by https; left out: by http."""
+    max_request_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] | None = None
+    """A larger request is refused (413), by HTTP and OpenAI's API; the others are passed on when all of them is there.
+    Left out: no limit."""
+    timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    """An answer that is not complete after so long is given up (504), and one that has begun is cut, streams too. Left
+    out: no limit."""
     access_log: bool | None = None
     """Each proxy writes a line of JSON for each request: when, what was asked, by whom, which pod has answered, and how
     long it took; nothing of what is in a request or an answer (default false)."""

@@ -18,6 +18,7 @@ from aifactory.engine.plan import Delete, Plan
 from aifactory.serving import scaling
 from aifactory.serving.autoscale import DELETION_COST
 from aifactory.serving.demand import Demand
+from aifactory.serving.gateway import secrets
 from aifactory.serving.measure import Measurement
 from aifactory.serving.plan import plan_pool
 from aifactory.serving.shape import ANNOTATION_MODEL_VERSION, ANNOTATION_ROOM, image_of, revision_of
@@ -339,11 +340,14 @@ class World:
         self.policies[policy] = {**self.policies[policy], "spec": {"podSelector": {}}}
         self._children[policy] = replace(self._children[policy], edits="spec")
 
-    def proxies(self, ready: int, *, waiting: int = 0, **trouble: Any) -> None:
-        """So many pods of the gateway are ready, and others are not."""
+    def proxies(self, ready: int, *, waiting: int = 0, made_with: str | None = None, **trouble: Any) -> None:
+        """So many pods of the gateway are ready, and others are not; they were made with these Secrets."""
         assert self.gateway.deployment is not None
         told = {pod.name: pod.told for pod in self.gateway.pods}
-        pods = [ServingPodView(f"gateway-{n}", "", ready=True, told=told.get(f"gateway-{n}", "")) for n in range(ready)]
+        own = secrets(self.pool) if made_with is None else made_with
+        pods = [
+            ServingPodView(f"gateway-{n}", own, ready=True, told=told.get(f"gateway-{n}", "")) for n in range(ready)
+        ]
         pods += [ServingPodView(f"gateway-{ready + n}", "", **trouble) for n in range(waiting)]
         self.gateway = replace(self.gateway, ready=ready, pods=tuple(pods))
         self.settle()
