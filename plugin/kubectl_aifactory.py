@@ -1363,7 +1363,7 @@ def cmd_chat(k: Kubectl, args: argparse.Namespace) -> int:
     body.update({"temperature": args.temperature} if args.temperature is not None else {})
     history: list[Json] = [{"role": "system", "content": args.system}] if args.system else []
     alone = args.message or (None if sys.stdin.isatty() else sys.stdin.read().strip())
-    forward = Forward(k, f"service/{name_of(pool)}", OPENAI_PORT)
+    forward = Forward(k, way_to(pool), OPENAI_PORT)
     try:
         if alone is not None:
             answered(forward.port, body, [*history, {"role": "user", "content": alone}])
@@ -1375,6 +1375,14 @@ def cmd_chat(k: Kubectl, args: argparse.Namespace) -> int:
         return 0
     finally:
         forward.close()
+
+
+def way_to(pool: Json) -> str:
+    """What leads to a pool's pods: its Service, but where its gateway wants a key or TLS the pods themselves."""
+    stable, gateway = status_of(pool).get("stable") or {}, pool.get("spec", {}).get("gateway") or {}
+    if stable.get("revision") and ("apiKeys" in gateway or "tls" in gateway):
+        return f"deployment/{stable.get('deployment') or name_of(pool) + '-' + stable['revision']}"
+    return f"service/{name_of(pool)}"
 
 
 def _asked() -> str:

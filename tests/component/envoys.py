@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 
 from aifactory.api import names
-from aifactory.serving import envoy
+from aifactory.serving import apikeys, envoy
 
 BINARY = Path(sys.prefix) / "bin" / "envoy"
 MODEL = "tiny"
@@ -34,7 +34,8 @@ async def infer(request):
     body = await request.read()
     if busy: return web.json_response({"error": "busy"}, status=503)
     await asyncio.sleep(float(request.query.get("seconds", 0.005)))
-    return web.json_response({"pod": name, "version": version, "bytes": len(body)})
+    headers = sorted(key for key in map(str.lower, request.headers) if key in ("authorization", "x-other"))
+    return web.json_response({"pod": name, "version": version, "bytes": len(body), "headers": headers})
 async def stream(request):
     answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await answer.prepare(request)
@@ -140,24 +141,36 @@ class Site:
                 "dns_resolver_options": {"no_default_search_domain": True},
             },
         }
-        bootstrap = json.loads(files[envoy.BOOTSTRAP])
-        files[envoy.BOOTSTRAP] = json.dumps({**bootstrap, "typed_dns_resolver_config": resolver})
-        self._written += 1
-        data = self.directory / f"..{self._written}"
-        data.mkdir()
         for name, text in files.items():
-            here = text.replace(envoy.DIRECTORY, str(self.directory))
-            (data / name).write_text(here.replace("0.0.0.0", self.address).replace("127.0.0.1", self.address))
-            if not (self.directory / name).is_symlink():
-                (self.directory / name).symlink_to(f"..data/{name}")
-        (self.directory / "..data_tmp").symlink_to(data.name)
-        os.rename(self.directory / "..data_tmp", self.directory / "..data")
+            if name.startswith("bootstrap"):
+                text = json.dumps({**json.loads(text), "typed_dns_resolver_config": resolver})
+            for there in (envoy.DIRECTORY, envoy.TLS_DIRECTORY, apikeys.DIRECTORY):
+                text = text.replace(there, str(self._mount(there)))
+            files[name] = text.replace("0.0.0.0", self.address).replace("127.0.0.1", self.address)
+        self.bring(envoy.DIRECTORY, files)
         return str(digest["direct_response"]["body"]["inline_string"])
 
-    def start_envoy(self) -> None:
+    def bring(self, mount: str, files: dict[str, str]) -> None:
+        """Files of a ConfigMap or a Secret appear where it is mounted, all at once."""
+        self._written += 1
+        directory = self._mount(mount)
+        data = directory / f"..{self._written}"
+        data.mkdir(parents=True)
+        for name, text in files.items():
+            (data / name).write_text(text)
+            if not (directory / name).is_symlink():
+                (directory / name).symlink_to(f"..data/{name}")
+        (directory / "..data_tmp").symlink_to(data.name)
+        os.rename(directory / "..data_tmp", directory / "..data")
+
+    def _mount(self, path: str) -> Path:
+        return self.directory if path == envoy.DIRECTORY else self.directory / Path(path).name
+
+    def start_envoy(self, walls: envoy.Walls = envoy.NO_WALLS) -> None:
         log = (self.directory / "envoy.log").open("ab")
         said = (self.directory / "access.log").open("ab")
-        self.envoy = subprocess.Popen([str(BINARY), *envoy.arguments(str(self.directory))], stderr=log, stdout=said)
+        command = [str(BINARY), *envoy.arguments(str(self.directory), walls)]
+        self.envoy = subprocess.Popen(command, stderr=log, stdout=said)
 
     async def wait_for_digest(self, digest: str, seconds: float = 60.0) -> None:
         """Wait until the gateway works by those files."""

@@ -50,6 +50,17 @@ def reading(**changes: Any) -> Json:
 COMPARES: list[Json] = [{"weight": 5}, {"analyzeSeconds": 30}]
 
 
+KEYS = {"secretRef": {"name": "keys"}}
+
+
+def gateway(**spec: Any) -> Json:
+    return changed(POOL, "spec.gateway", spec)
+
+
+def clients(*peers: Json) -> Json:
+    return changed(POOL, "spec.security", {"allowFrom": [*peers]})
+
+
 def rollout(steps: list[Json] | None, **spec: Any) -> Json:
     return changed(POOL, "spec.rollout", {**({"steps": steps} if steps is not None else {}), **spec})
 
@@ -142,6 +153,18 @@ REFUSED = [
     pytest.param(rollout([{"weight": 100}, {"pauseSeconds": 5}]), "nothing can follow it", id="after everything"),
     pytest.param(rollout([{"weight": 101}]), "less than or equal to 100", id="more than everything"),
     pytest.param(rollout([]), "at least 1 items", id="no step"),
+    pytest.param(gateway(apiKeys=KEYS), "write mode: Envoy", id="keys and nobody who asks for them"),
+    pytest.param(gateway(mode="None", tls=KEYS), "write mode: Envoy", id="TLS without proxies"),
+    pytest.param(
+        gateway(mode="Envoy", rateLimit={"requestsPerMinute": 1}), "write gateway.apiKeys too", id="a rate of nobody"
+    ),
+    pytest.param(gateway(mode="Envoy", timeoutSeconds=0), "greater than or equal to 1", id="no time"),
+    pytest.param(clients(), "at least 1 items", id="clients that are nobody"),
+    pytest.param(clients({}), "or ipBlock alone", id="a client that nothing is said of"),
+    pytest.param(
+        clients({"ipBlock": {"cidr": "::/0"}, "podSelector": {}}), "or ipBlock alone", id="pods and addresses"
+    ),
+    pytest.param(clients({"podSelctor": {}}), "unknown field", id="a typo in a client"),
     pytest.param(rollout([{"weight": 5}], strategy="Surge"), "write strategy: Canary", id="steps of a surge"),
     pytest.param(rollout(None, strategy="Canary"), "needs rollout.steps", id="a canary without steps"),
     pytest.param(rollout(COMPARES), "needs rollout.analysis", id="a comparison of nothing"),

@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from aifactory.api.inferencepool import RateLimit
 from aifactory.serving import envoy
 from tests.component.envoys import BINARY, Site, routes
 
@@ -92,15 +93,18 @@ class Clients:
         routes(A, B),
         routes(envoy.Pods("a", "chat-a", (1, 2))),
         replace(routes(), access_log=True),
+        replace(routes(), walls=envoy.Walls(keys=True, tls=True), rate_limit=RateLimit(requests_per_minute=60)),
+        replace(routes(), max_request_bytes=10**9, timeout_seconds=60),
     ],
-    ids=["no set", "no OpenAI port", "weights", "sets without weights", "a log"],
+    ids=["no set", "no OpenAI port", "weights", "sets without weights", "a log", "keys and TLS", "limits"],
 )
 def test_envoy_takes_the_files(tmp_path: Path, shape: envoy.Routes) -> None:
     """All of them in one, as it reads no file of its own when it validates."""
     files = {name: text.replace(envoy.DIRECTORY, str(tmp_path)) for name, text in envoy.files(shape).items()}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    clusters, listeners = (json.loads(files[f"{kind}.json"])["resources"] for kind in ("clusters", "listeners"))
+    kinds = ("clusters", f"listeners{shape.walls.suffix}")
+    clusters, listeners = (json.loads(files[f"{kind}.json"])["resources"] for kind in kinds)
     for listener in listeners:
         manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
         name = manager.pop("rds")["route_config_name"]
@@ -108,7 +112,7 @@ def test_envoy_takes_the_files(tmp_path: Path, shape: envoy.Routes) -> None:
         manager["route_config"].pop("@type")
     for resource in (*clusters, *listeners):
         resource.pop("@type")
-    bootstrap = json.loads(files[envoy.BOOTSTRAP])
+    bootstrap = json.loads(files[envoy.bootstrap(shape.walls)])
     bootstrap.pop("dynamic_resources")
     bootstrap["static_resources"]["clusters"] += clusters
     bootstrap["static_resources"]["listeners"] = listeners
@@ -272,9 +276,9 @@ async def test_weights_are_exact_and_take_effect_at_once(site: Site, client: aio
         assert {(await ask(client, site, **how))["version"] for _ in range(30)} == {"2"}, how
     async with client.post(site.url(8000, "/infer"), headers={envoy.VERSION_HEADER: "3"}) as answer:
         assert answer.status == 404
-        assert await answer.text() == (
-            "no pod of pool chat serves the version that header x-aifactory-version names; served: 1, 2"
-        )
+        assert await answer.json() == {
+            "error": "no pod of pool chat serves the version that header x-aifactory-version names; served: 1, 2"
+        }
     gone = {"cookies": {envoy.VERSION_HEADER: "3"}}
     assert (await ask(client, site, **gone))["version"] in ("1", "2"), "a cookie may be older than what is served"
 

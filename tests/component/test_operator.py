@@ -357,6 +357,30 @@ def test_what_somebody_edits_is_put_back_and_what_they_add_stays(ns: Kubectl, op
     assert versions == {"deployment": ns.get("deployment", name)["metadata"]["generation"]}
 
 
+def test_who_may_reach_a_pools_pods_is_kept_as_the_pool_says(ns: Kubectl, operator: Operator) -> None:
+    web = {"podSelector": {"matchLabels": {"app": "web"}}}
+    ns.apply(objects.pool("guarded", "m", security={"networkPolicy": True, "allowFrom": [web]}))
+
+    def opened(found: Json) -> object:
+        return found and [rule.get("from") for rule in found["spec"]["ingress"]] == [[web]]
+
+    first = ns.wait("networkpolicy", "guarded-serving", "to let clients in", opened)
+    ns.run("patch", "networkpolicy", "guarded-serving", "--type=merge", "-p", '{"spec": {"ingress": [{}]}}')
+    ns.wait("networkpolicy", "guarded-serving", "to be as it was", opened)
+    ns.run("delete", "networkpolicy", "guarded-serving")
+    again = ns.wait("networkpolicy", "guarded-serving", "to be there again", opened)
+    assert again["metadata"]["uid"] != first["metadata"]["uid"]
+
+    wrong = {"spec": {"security": {"allowFrom": [{"ipBlock": {"cidr": "nowhere"}}]}}}
+    ns.run("patch", "ipool", "guarded", "--type=merge", "-p", json.dumps(wrong))
+    found = ns.wait_condition("ipool", "guarded", "Stalled")
+    told = condition(found, "Stalled")
+    assert told["reason"] == "PodRejected"
+    assert 'cidr: Invalid value: "nowhere"' in told["message"]
+    ns.run("patch", "ipool", "guarded", "--type=merge", "-p", '{"spec": {"security": {"networkPolicy": false}}}')
+    wait_for("the policy to go", lambda: ns.get("networkpolicy", "guarded-serving"), lambda seen: not seen)
+
+
 def make_ready(ns: Kubectl, version: int) -> None:
     """A version of model m that was found good."""
     name = f"m-v{version}"

@@ -110,7 +110,7 @@ def test_the_chart_names_the_hub_of_the_installation(tmp_path: Path) -> None:
     for values, wanted in (("hub: {endpoint: https://hub.example.com}", "https://hub.example.com"), ("{}", "")):
         made = rendered(values, tmp_path)
         (container,) = made["Deployment", "aifactory-operator"]["spec"]["template"]["spec"]["containers"]
-        given = [argument for argument in container["args"] if not argument.startswith("--task-pods=")]
+        given = [argument for argument in container["args"] if "=/etc/aifactory/" not in argument]
         assert {domain.settings.hub_endpoint for domain in domains.make(parse(DOMAINS, given))} == {wanted}
 
 

@@ -12,7 +12,7 @@ from aifactory.api import names
 from aifactory.app.domains import DOMAINS
 from aifactory.engine import custom
 from aifactory.kube.errors import TooManyRequests
-from aifactory.kube.resources import DEPLOYMENTS, PODGROUPS, PODS, PVCS, Resource
+from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, PODGROUPS, PODS, PVCS, Resource
 from aifactory.kube.retry import MAX_ATTEMPTS
 from tests.sim import connection, manifests
 from tests.sim.cluster import Body, Breakage, is_live, is_ready, key_of, labels_of
@@ -102,7 +102,8 @@ def test_what_became_ready_while_the_operator_was_away_serves_on_without_a_wante
     version(world, "gpt", 1)
     spec = manifests.pool_spec("gpt", version=1, replicas=2)
     world.cluster.create(INFERENCEPOOLS, manifests.body("pool-a", spec), "user")
-    world.until(lambda: "" if world.cluster.all(DEPLOYMENTS) else "no deployment", 60, step=0.1)
+    made = (DEPLOYMENTS, CONFIGMAPS)  # the pods mount the latter
+    world.until(lambda: "" if all(map(world.cluster.all, made)) else "not all is made", 60, step=0.1)
     world.kill(0, away=60.0)
     edit(world, INFERENCEPOOLS, "pool-a", {"models": [{"name": "gpt", "version": 2}]})
     world.advance(120)

@@ -22,6 +22,7 @@ TYPES = {
     "PersistentVolumeClaim": client.V1PersistentVolumeClaim,
     "Pod": client.V1Pod,
     "PodGroup": client.V1beta1PodGroup,
+    "NetworkPolicy": client.V1NetworkPolicy,
     "PodDisruptionBudget": client.V1PodDisruptionBudget,
     "Service": client.V1Service,
 }

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from aifactory.api.base import CustomResource, Model, ModelName, Status, Time
+from aifactory.api.base import CustomResource, Model, ModelName, ObjectName, Status, Time
 from aifactory.api.cron import Cron, TimeZone
 from aifactory.api.pods import PodTemplate
 from aifactory.api.rules import OWN_VOLUMES_RULE, rule
@@ -284,8 +284,75 @@ class Autoscaling(Model):
     """Times with more pods; of those that overlap the one with most."""
 
 
+class GatewaySecret(Model):
+    """A Secret of the same namespace, which the proxies mount."""
+
+    name: ObjectName
+    """Name of the Secret."""
+
+
+class ApiKeys(Model):
+    """Who may ask."""
+
+    secret_ref: GatewaySecret
+    """The Secret's entry `keys` has a line for each key: the name of whoever has it, a space, and the key, of 16
+    characters or more. A change of it counts when the kubelet has brought it, which takes a minute or two."""
+
+
+class ClientLimit(Model):
+    """How much one of those with a key may ask."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,63}$")]
+    """As in the Secret with the keys."""
+    requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000)]
+    """Instead of rateLimit.requestsPerMinute."""
+
+
+class RateLimit(Model):
+    """How much each of those with a key may ask; more is answered with 429. Each proxy and each port counts by
+    itself."""
+
+    requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000)]
+    """Of everybody who is not named in clients. So many may also come at once."""
+    clients: (
+        Annotated[
+            tuple[ClientLimit, ...],
+            Field(
+                max_length=1000,
+                json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            ),
+        ]
+        | None
+    ) = None
+    """Who may ask more or less than others."""
+
+
+class Tls(Model):
+    """How the proxies' ports are encrypted."""
+
+    secret_ref: GatewaySecret
+    """A Secret of the type kubernetes.io/tls. Another certificate in it counts when the kubelet has brought it."""
+
+
 class Gateway(Model):
     """What stands between clients and serving pods."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "(has(self.mode) && self.mode == 'Envoy') || "
+                    "!(has(self.apiKeys) || has(self.tls) || has(self.maxRequestBytes) || has(self.timeoutSeconds))",
+                    "gateway: apiKeys, tls, maxRequestBytes and timeoutSeconds need proxies: write mode: Envoy, or "
+                    "leave them out",
+                ),
+                rule(
+                    "!has(self.rateLimit) || has(self.apiKeys)",
+                    "gateway.rateLimit counts by key: write gateway.apiKeys too, for example {secretRef: {name: keys}}",
+                ),
+            ]
+        }
+    )
 
     mode: Literal["None", "Envoy"] | None = None
     """None (default): the pool's Service leads to the pods. Envoy: it leads to proxies of the pool's own, which try
@@ -293,9 +360,93 @@ class Gateway(Model):
     serve the version in its header or cookie x-aifactory-version."""
     replicas: Annotated[int, Field(ge=1, le=100)] | None = None
     """Number of proxies (default 2)."""
+    api_keys: ApiKeys | None = None
+    """Only requests with a key are answered: `Authorization: Bearer <key>`."""
+    rate_limit: RateLimit | None = None
+    tls: Tls | None = None
+    """Clients ask by https; left out: by http."""
+    max_request_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] | None = None
+    """A larger request is refused (413), by HTTP and OpenAI's API; the others are passed on when all of them is there.
+    Left out: no limit."""
+    timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    """An answer that is not complete after so long is given up (504), and one that has begun is cut, streams too. Left
+    out: no limit."""
     access_log: bool | None = None
     """Each proxy writes a line of JSON for each request: when, what was asked, by whom, which pod has answered, and how
     long it took; nothing of what is in a request or an answer (default false)."""
+
+
+class LabelRequirement(Model):
+    """What a label has to be."""
+
+    key: Annotated[str, Field(min_length=1, max_length=317)]
+    """Name of the label."""
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    """What is asked of it."""
+    values: Annotated[tuple[str, ...], Field(max_length=100)] | None = None
+    """With In and NotIn."""
+
+
+class LabelSelector(Model):
+    """What labels have to be; with nothing said it selects everything."""
+
+    match_labels: Annotated[dict[str, str], Field(max_length=32)] | None = None
+    """Labels with their values."""
+    match_expressions: (
+        Annotated[
+            tuple[LabelRequirement, ...],
+            Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        ]
+        | None
+    ) = None
+    """Further requirements; all have to be met."""
+
+
+class IpBlock(Model):
+    """Addresses, of pods or of what is outside the cluster."""
+
+    cidr: Annotated[str, Field(min_length=3, max_length=64)]
+    """For example 192.0.2.0/24."""
+    except_: Annotated[tuple[str, ...] | None, Field(alias="except", max_length=100)] = None
+    """Those of them that are not meant."""
+
+
+class Peer(Model):
+    """Pods, by their own labels and those of their namespaces, or addresses."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "has(self.ipBlock) != (has(self.podSelector) || has(self.namespaceSelector))",
+                    "security.allowFrom: write podSelector, namespaceSelector or both, or ipBlock alone",
+                )
+            ]
+        }
+    )
+
+    pod_selector: LabelSelector | None = None
+    """Pods of the pool's namespace, or of those that namespaceSelector selects."""
+    namespace_selector: LabelSelector | None = None
+    """Namespaces; by name with the label kubernetes.io/metadata.name."""
+    ip_block: IpBlock | None = None
+
+
+class Security(Model):
+    """Who may reach the pool's pods."""
+
+    network_policy: bool | None = None
+    """With true, NetworkPolicies let clients reach the ports that serve, or with a gateway the gateway alone; the other
+    ports are for the operator and who reads metrics. Left out: what the installation says. They count where the
+    cluster's network enforces them."""
+    allow_from: (
+        Annotated[
+            tuple[Peer, ...],
+            Field(min_length=1, max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        ]
+        | None
+    ) = None
+    """The clients, as `from` of a NetworkPolicy names them. Left out: everybody."""
 
 
 class InferencePoolSpec(Model):
@@ -351,6 +502,7 @@ class InferencePoolSpec(Model):
     """The operator decides how many pods there are, by what they have to do."""
     gateway: Gateway | None = None
     drain: Drain | None = None
+    security: Security | None = None
 
 
 class ResolvedModel(Model):

@@ -284,6 +284,12 @@ class DisruptionBudget(Struct, frozen=True, gc=False):
     metadata: AppliedMetadata
 
 
+class NetworkPolicy(Struct, frozen=True, gc=False):
+    """Who may reach pods; it is written, never read."""
+
+    metadata: AppliedMetadata
+
+
 class Claim(Struct, frozen=True, gc=False):
     """A PersistentVolumeClaim."""
 

@@ -74,6 +74,7 @@ NAMESPACES: Final = Resource("", "v1", "namespaces", "Namespace", namespaced=Fal
 REPLICASETS: Final = Resource("apps", "v1", "replicasets", "ReplicaSet")
 DEPLOYMENTS: Final = Resource("apps", "v1", "deployments", "Deployment")
 BUDGETS: Final = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
+NETWORKPOLICIES: Final = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 CORE_EVENTS: Final = Resource("", "v1", "events", "Event")
 """The same Events in their older shape: only there they are found by the UID of their object."""
 EVENTS: Final = Resource("events.k8s.io", "v1", "events", "Event")

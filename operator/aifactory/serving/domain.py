@@ -21,8 +21,17 @@ from aifactory.engine.plan import Plan, WriteError
 from aifactory.engine.refusals import removal
 from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
-from aifactory.kube.objects import ConfigMap, Deployment, DisruptionBudget, Pod, ReplicaSet, Service
-from aifactory.kube.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, PODS, REPLICASETS, SERVICES, Key
+from aifactory.kube.objects import ConfigMap, Deployment, DisruptionBudget, NetworkPolicy, Pod, ReplicaSet, Service
+from aifactory.kube.resources import (
+    BUDGETS,
+    CONFIGMAPS,
+    DEPLOYMENTS,
+    NETWORKPOLICIES,
+    PODS,
+    REPLICASETS,
+    SERVICES,
+    Key,
+)
 from aifactory.serving import disruption, gateway, scaling, shape, swap, traffic
 from aifactory.serving.measure import Analysed, Measurement, PoolKey
 from aifactory.serving.plan import plan_pool
@@ -41,6 +50,7 @@ from aifactory.serving.status import StatusDraft
 _SERVICES = Child(SERVICES, Service, verbs=("create", "patch", "delete"))
 _CONFIGS = Child(CONFIGMAPS, ConfigMap, verbs=("create", "patch", "delete"))
 _BUDGETS = Child(BUDGETS, DisruptionBudget, verbs=("create", "patch", "delete"))
+_POLICIES = Child(NETWORKPOLICIES, NetworkPolicy, verbs=("create", "patch", "delete"))
 _DEPLOYMENTS = Child(DEPLOYMENTS, Deployment, verbs=("create", "patch", "delete"))
 _REPLICASETS = Child(REPLICASETS, ReplicaSet, verbs=())
 _PODS = Child(PODS, Pod, verbs=("patch",), halfway=podstate.starting)
@@ -51,7 +61,7 @@ class Serving(Domain[InferencePool, Observed]):
 
     settings_class = Settings
     model = InferencePool
-    children = (_SERVICES, _BUDGETS, _CONFIGS, _DEPLOYMENTS, _REPLICASETS, _PODS)
+    children = (_SERVICES, _BUDGETS, _POLICIES, _CONFIGS, _DEPLOYMENTS, _REPLICASETS, _PODS)
 
     def __init__(self, settings: Settings | None = None, url: str = "") -> None:
         super().__init__(settings, url)
@@ -91,6 +101,7 @@ class Serving(Domain[InferencePool, Observed]):
             pods=tuple(self._pod_view(pod, cluster) for pod in serving_pods(deployments, cluster)),
             service=_own(service, meta.uid),
             budget=_own(budget, meta.uid),
+            policies=tuple(map(applied, cluster.owned(_POLICIES, meta.namespace, meta.uid))),
             gateway=self._gateway_view(model, service, cluster),
             throughput=self.book.throughput((meta.namespace, meta.name)),
             demand=self.book.demand((meta.namespace, meta.name)) if model.spec.autoscaling is not None else None,
@@ -197,7 +208,7 @@ class Serving(Domain[InferencePool, Observed]):
         mine = (model.metadata.namespace, model.metadata.name)
         return tuple(
             f"{child.resource.kind.lower()}/{found.metadata.name}"
-            for child in (_SERVICES, _BUDGETS, _DEPLOYMENTS, _CONFIGS)
+            for child in (_SERVICES, _BUDGETS, _POLICIES, _DEPLOYMENTS, _CONFIGS)
             for found in sorted(cluster.objects(child).all(), key=lambda found: str(found.metadata.name))
             if found.metadata.controller is None
             and (found.metadata.namespace, found.metadata.labels.get(names.LABEL_POOL)) == mine

@@ -5,7 +5,11 @@ and starts by them while nobody else is there. Which pods there are is no part o
 the ready ones, so pods come and go without a word from the operator.
 
 What always holds: a request is tried on another pod while nothing of its answer has been sent; answers are passed on
-piece by piece as they come, and no answer under way is cut for its length or for a pause.
+piece by piece as they come, and no answer under way is cut for its length or for a pause, but where the pool sets a
+limit of time.
+
+Where proxies are to ask for keys, or to speak TLS, they mount a Secret for it and work by files of their own (`Walls`);
+those that were made before, without the Secret, go on by theirs.
 
 Sources: https://www.envoyproxy.io/docs/envoy/latest/api-v3/api
 """
@@ -13,17 +17,20 @@ Sources: https://www.envoyproxy.io/docs/envoy/latest/api-v3/api
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from aifactory.api import names
+from aifactory.api.inferencepool import RateLimit
 from aifactory.engine.apply import content_hash
 from aifactory.engine.podspec import Json
+from aifactory.serving import apikeys
 
 DIRECTORY: Final = "/etc/aifactory/gateway"
 """Where the files are."""
-BOOTSTRAP: Final = "bootstrap.json"
+TLS_DIRECTORY: Final = "/etc/aifactory/tls"
+"""Where the certificate and its key are."""
 DRAIN: Final = "drain.sh"
 ADMIN_PORT: Final = 9901
 """Of Envoy itself, inside the pod alone."""
@@ -61,6 +68,30 @@ class Pods:
 
 
 @dataclass(frozen=True, slots=True)
+class Walls:
+    """What stands between strangers and a gateway, by Secrets that its pods mount."""
+
+    keys: bool = False
+    """A request needs an API key."""
+    tls: bool = False
+
+    @property
+    def suffix(self) -> str:
+        """In the names of files that only pods with these Secrets can work by."""
+        return f"{'-keys' if self.keys else ''}{'-tls' if self.tls else ''}"
+
+    @property
+    def lower(self) -> Iterator[Walls]:
+        """These and every lower ones: what pods may have that were made before."""
+        for keys in sorted({False, self.keys}):
+            for tls in sorted({False, self.tls}):
+                yield Walls(keys, tls)
+
+
+NO_WALLS: Final = Walls()
+
+
+@dataclass(frozen=True, slots=True)
 class Routes:
     """Where a gateway leads to."""
 
@@ -78,6 +109,11 @@ class Routes:
     """There shall be pods: the gateway is not ready before it knows one that is."""
     access_log: bool = False
     """A line for each request."""
+    walls: Walls = NO_WALLS
+    rate_limit: RateLimit | None = None
+    """Of each key."""
+    max_request_bytes: int | None = None
+    timeout_seconds: int | None = None
 
     @property
     def all(self) -> tuple[Pods, ...]:
@@ -96,10 +132,15 @@ class _Door:
     http2: bool = False
 
 
-def arguments(directory: str = DIRECTORY) -> list[str]:
+def bootstrap(walls: Walls) -> str:
+    """The file that Envoy begins with."""
+    return f"bootstrap{walls.suffix}.json"
+
+
+def arguments(directory: str = DIRECTORY, walls: Walls = NO_WALLS) -> list[str]:
     """How Envoy is started."""
     return [
-        *("--config-path", f"{directory}/{BOOTSTRAP}"),
+        *("--config-path", f"{directory}/{bootstrap(walls)}"),
         *("--concurrency", str(_THREADS)),
         "--disable-hot-restart",
         *("--file-flush-interval-msec", "1000"),
@@ -111,13 +152,17 @@ def files(routes: Routes) -> dict[str, str]:
     """The files by their names."""
     doors = _doors(routes)
     found: dict[str, str] = {
-        BOOTSTRAP: _text(_bootstrap(routes.pool)),
         DRAIN: _drain(doors),
         "clusters.json": _resources(_cluster(pods, door) for door in doors for pods in routes.all),
-        "listeners.json": _resources(
-            [*(_listener(door, log=routes.access_log) for door in doors), _status_listener(doors, routes)]
-        ),
     }
+    ready = _ready(routes.everybody, doors if routes.awaited else ())
+    status = _on_port("status", names.GATEWAY_STATUS_PORT, filters=[ready])
+    for walls in routes.walls.lower:
+        listeners = [*(_listener(door, routes, walls, ready) for door in doors), status]
+        found[bootstrap(walls)] = _text(_bootstrap(routes.pool, walls))
+        found[_listeners(walls)] = _resources(listeners)
+    if routes.walls.tls:
+        found["tls.json"] = _resources([_certificate()])
     for door in doors:
         found[f"routes-{door.name}.json"] = _resources([_route_table(door, routes)])
     found["routes-status.json"] = _resources([_status_routes(content_hash(found))])
@@ -137,13 +182,17 @@ def _cluster_name(pods: Pods, door: _Door) -> str:
     return f"{pods.name}-{door.name}"
 
 
-def _bootstrap(pool: str) -> Json:
+def _listeners(walls: Walls) -> str:
+    return f"listeners{walls.suffix}.json"
+
+
+def _bootstrap(pool: str, walls: Walls) -> Json:
     admin = {"socket_address": {"address": "127.0.0.1", "port_value": ADMIN_PORT}}
     connections = f"{_TYPE}.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
     return {
         "node": {"id": "gateway", "cluster": pool},
         "admin": {"address": admin},
-        "dynamic_resources": {"cds_config": _watched("clusters.json"), "lds_config": _watched("listeners.json")},
+        "dynamic_resources": {"cds_config": _watched("clusters.json"), "lds_config": _watched(_listeners(walls))},
         "static_resources": {
             "clusters": [
                 {
@@ -256,12 +305,86 @@ def _cluster(pods: Pods, door: _Door) -> Json:
     }
 
 
-def _listener(door: _Door, *, log: bool) -> Json:
-    more = {"access_log": [_access_log(door)]} if log else {}
-    return _on_port(door.name, door.port, http2=door.http2, **more)
+def _listener(door: _Door, routes: Routes, walls: Walls, ready: Json) -> Json:
+    more: Json = {"local_reply_config": _own_words(door, routes)}
+    if routes.access_log:
+        more["access_log"] = [_access_log(door, keys=walls.keys)]
+    # Where there is a certificate the kubelet asks here, and so whether it is good.
+    filters = [ready] if walls.tls and door.name == "http" else []
+    if walls.keys:
+        filters += apikeys.filters(door.name, routes.rate_limit)
+    if not door.http2:  # else a stream of requests would wait for its end
+        if routes.max_request_bytes is not None:
+            filters.append(_size_limit(routes.max_request_bytes))
+        if routes.timeout_seconds is not None:
+            more["request_timeout"] = f"{routes.timeout_seconds}s"
+    listener = _on_port(door.name, door.port, http2=door.http2, filters=filters, **more)
+    if walls.tls:
+        (chain,) = listener["filter_chains"]
+        chain["transport_socket"] = _tls(door)
+    return listener
 
 
-def _access_log(door: _Door) -> Json:
+def _size_limit(most: int) -> Json:
+    config = {"@type": f"{_TYPE}.extensions.filters.http.buffer.v3.Buffer", "max_request_bytes": most}
+    return {"name": "envoy.filters.http.buffer", "typed_config": config}
+
+
+def _tls(door: _Door) -> Json:
+    context = {
+        "@type": f"{_TYPE}.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "common_tls_context": {
+            "alpn_protocols": ["h2"] if door.http2 else ["h2", "http/1.1"],
+            "tls_certificate_sds_secret_configs": [{"name": "certificate", "sds_config": _watched("tls.json")}],
+        },
+    }
+    return {"name": "envoy.transport_sockets.tls", "typed_config": context}
+
+
+def _certificate() -> Json:
+    """Its files are read again whenever the kubelet brings others."""
+    files = {"certificate_chain": "tls.crt", "private_key": "tls.key"}
+    return {
+        "@type": f"{_TYPE}.extensions.transport_sockets.tls.v3.Secret",
+        "name": "certificate",
+        "tls_certificate": {
+            **{part: {"filename": f"{TLS_DIRECTORY}/{file}"} for part, file in files.items()},
+            "watched_directory": {"path": TLS_DIRECTORY},
+        },
+    }
+
+
+def _own_words(door: _Door, routes: Routes) -> Json:
+    """What the proxy itself answers, in the way of the door: as Triton does, as gRPC does, or as OpenAI's API does."""
+    most, seconds = routes.max_request_bytes, routes.timeout_seconds
+    found = [_said(door, 401, code="invalid_api_key")]
+    if most is not None:
+        found.append(_said(door, 413, f"the request is larger than the {most} bytes of gateway.maxRequestBytes"))
+    if routes.rate_limit is not None:
+        found.append(
+            _said(door, 429, "more requests with this key than gateway.rateLimit allows; ask again a bit later")
+        )
+    if seconds is not None:
+        found.append(_said(door, 504, f"no complete answer within the {seconds} s of gateway.timeoutSeconds"))
+    return {"mappers": [*found, _said(door, 500, how="GE"), _said(door, 400, how="GE")]}
+
+
+def _said(door: _Door, status: int, words: str = "", *, how: str = "EQ", code: str | None = None) -> Json:
+    """The form of the proxy's answers with a status, and their words where Envoy's own tell nothing."""
+    value = {"default_value": status, "runtime_key": f"aifactory.{status}"}
+    found: Json = {"filter": {"status_code_filter": {"comparison": {"op": how, "value": value}}}}
+    if words:
+        found["body"] = {"inline_string": words}
+    error: Any = "%LOCAL_REPLY_BODY%"
+    if door.name == "openai":
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        error = {"message": error, "type": kind, "param": None, "code": code}
+    if not door.http2:
+        found["body_format_override"] = {"json_format": {"error": error}}
+    return found
+
+
+def _access_log(door: _Door, *, keys: bool) -> Json:
     """To the container's log. Paths are without what follows a question mark, and of headers only the id is told."""
     fields = {
         "time": "%START_TIME%",
@@ -281,21 +404,22 @@ def _access_log(door: _Door) -> Json:
         "firstByteMs": "%RESPONSE_DURATION%",
         "totalMs": "%DURATION%",
     }
+    if keys:
+        fields["caller"] = apikeys.CALLER
     stdout = f"{_TYPE}.extensions.access_loggers.stream.v3.StdoutAccessLog"
     config = {"@type": stdout, "log_format": {"json_format": fields}}
     return {"name": "envoy.access_loggers.stdout", "typed_config": config}
 
 
-def _status_listener(doors: Iterable[_Door], routes: Routes) -> Json:
-    clusters = [_cluster_name(routes.everybody, door) for door in doors] if routes.awaited else []
+def _ready(pods: Pods, doors: Iterable[_Door]) -> Json:
+    """Whether there is a pod behind each of the doors."""
     check = {
         "@type": f"{_TYPE}.extensions.filters.http.health_check.v3.HealthCheck",
         "pass_through_mode": False,
         "headers": [{"name": ":path", "string_match": {"exact": READY_PATH}}],
-        "cluster_min_healthy_percentages": {cluster: {"value": 1} for cluster in clusters},
+        "cluster_min_healthy_percentages": {_cluster_name(pods, door): {"value": 1} for door in doors},
     }
-    health = {"name": "envoy.filters.http.health_check", "typed_config": check}
-    return _on_port("status", names.GATEWAY_STATUS_PORT, filters=(health,))
+    return {"name": "envoy.filters.http.health_check", "typed_config": check}
 
 
 def _on_port(name: str, port: int, *, http2: bool = False, filters: Iterable[Json] = (), **more: Any) -> Json:
@@ -332,12 +456,13 @@ def _on_port(name: str, port: int, *, http2: bool = False, filters: Iterable[Jso
 
 def _route_table(door: _Door, routes: Routes) -> Json:
     pinned = {version: pods for pods in reversed(routes.sets) for version in pods.versions}  # the first set of several
+    seconds = routes.timeout_seconds or 0
     table = []
     for version, pods in sorted(pinned.items()):
         leads = {"cluster": _cluster_name(pods, door)}
         by_header = {"name": VERSION_HEADER, "string_match": {"exact": str(version)}}
         by_cookie = {"name": "cookie", "string_match": {"safe_regex": {"regex": _cookie(version)}}}
-        table += [_route(leads, by_header), _route(leads, by_cookie)]
+        table += [_route(leads, seconds, by_header), _route(leads, seconds, by_cookie)]
     known = ", ".join(map(str, sorted(pinned))) or "none"
     unknown = f"no pod of pool {routes.pool} serves the version that header {VERSION_HEADER} names; served: {known}"
     table.append(
@@ -350,9 +475,9 @@ def _route_table(door: _Door, routes: Routes) -> Json:
         {"name": _cluster_name(pods, door), "weight": pods.weight} for pods in routes.sets if pods.weight is not None
     ]
     if shares:
-        table.append(_route({"weighted_clusters": {"clusters": shares}}))
+        table.append(_route({"weighted_clusters": {"clusters": shares}}, seconds))
     else:
-        table.append(_route({"cluster": _cluster_name(routes.everybody, door)}))
+        table.append(_route({"cluster": _cluster_name(routes.everybody, door)}, seconds))
     host = {
         "name": "all",
         "domains": ["*"],
@@ -371,9 +496,9 @@ def _cookie(version: int) -> str:
     return f"(.*; ?)?{VERSION_HEADER}={version}(;.*)?"
 
 
-def _route(leads: Json, header: Json | None = None) -> Json:
+def _route(leads: Json, seconds: int, header: Json | None = None) -> Json:
     match: Json = {"prefix": "/"} if header is None else {"prefix": "/", "headers": [header]}
-    return {"match": match, "route": {**leads, "timeout": "0s", "idle_timeout": "0s"}}
+    return {"match": match, "route": {**leads, "timeout": f"{seconds}s", "idle_timeout": "0s"}}
 
 
 def _retries() -> Json:

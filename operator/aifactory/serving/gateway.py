@@ -5,17 +5,18 @@ pods are found by headless Services. So they serve, restart and follow pods whil
 
 What always holds: the pool's Service leads to proxies only once there are some that answer, and they are removed only
 after it leads elsewhere. From one set of serving pods to the next, as in a Surge, the files do not change: the proxies
-lead to all ready pods alike, unless `traffic.weights` says otherwise.
+lead to all ready pods alike, unless `traffic.weights` says otherwise. Proxies that are to have another Secret are made
+anew, one by one: while it is missing those that run go on as they were.
 """
 
 from __future__ import annotations
 
 from aifactory.api import names
-from aifactory.api.inferencepool import DEFAULT_GATEWAY_REPLICAS, InferencePool
+from aifactory.api.inferencepool import DEFAULT_GATEWAY_REPLICAS, Gateway, InferencePool
 from aifactory.engine import apply
 from aifactory.engine.plan import Delete, Write
 from aifactory.engine.podspec import Json, restricted_pod
-from aifactory.serving import assignment, disruption, envoy, scaling, shape, traffic
+from aifactory.serving import apikeys, assignment, disruption, envoy, scaling, shape, traffic
 from aifactory.serving.objects import metadata, selector
 from aifactory.serving.state import Observed, RevisionView
 
@@ -54,7 +55,27 @@ def is_in_place(observed: Observed) -> bool:
     view = observed.gateway
     if not is_wanted(observed.pool):
         return not view.routed
-    return view.routed and view.deployment is not None and view.ready >= replicas(observed.pool)
+    return view.routed and view.deployment is not None and as_asked(observed) >= replicas(observed.pool)
+
+
+def as_asked(observed: Observed) -> int:
+    """Proxies that are ready; none while one answers that was made with other Secrets than the spec names."""
+    view, wanted = observed.gateway, secrets(observed.pool)
+    others = any(pod.ready and not pod.terminating and pod.revision != wanted for pod in view.pods)
+    return 0 if others else view.ready
+
+
+def walls(pool: InferencePool) -> envoy.Walls:
+    """What the spec has the proxies ask of clients."""
+    spec = pool.spec.gateway
+    return envoy.Walls(keys=bool(spec and spec.api_keys), tls=bool(spec and spec.tls))
+
+
+def secrets(pool: InferencePool) -> str:
+    """Stands for the Secrets that proxies are made with; empty where there are none."""
+    spec, kinds = pool.spec.gateway, walls(pool)
+    named = [part.secret_ref.name for part in (spec.api_keys, spec.tls) if part is not None] if spec else []
+    return f"{kinds.suffix.lstrip('-')}-{apply.content_hash(named)[:_HASH_LENGTH]}" if named else ""
 
 
 def writes(observed: Observed) -> tuple[Write, ...]:
@@ -115,6 +136,7 @@ def routes(observed: Observed) -> envoy.Routes:
         )
         for view in live
     )
+    spec = pool.spec.gateway or Gateway()
     return envoy.Routes(
         pool=pool.metadata.name,
         model=pool.spec.models[0].name,
@@ -122,7 +144,11 @@ def routes(observed: Observed) -> envoy.Routes:
         everybody=envoy.Pods("pods", host(pool)),
         sets=sets,
         awaited=scaling.wanted(pool) > 0,
-        access_log=pool.spec.gateway is not None and bool(pool.spec.gateway.access_log),
+        access_log=bool(spec.access_log),
+        walls=walls(pool),
+        rate_limit=spec.rate_limit,
+        max_request_bytes=spec.max_request_bytes,
+        timeout_seconds=spec.timeout_seconds,
     )
 
 
@@ -184,6 +210,8 @@ def deployment(pool: InferencePool, image: str, first: str) -> Json:
     meta = metadata(pool, name(pool.metadata.name), labels)
     meta["annotations"] = {names.LABEL_ASSIGNMENT: first}
     template = metadata(pool, "", labels)["labels"]
+    if made_with := secrets(pool):
+        template[names.LABEL_REVISION] = made_with
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -200,14 +228,17 @@ def deployment(pool: InferencePool, image: str, first: str) -> Json:
 
 def _pod(pool: InferencePool, image: str) -> Json:
     pre_stop, timeout = shape.drain_seconds(pool)
+    kinds, mounts, volumes = walls(pool), *_volumes(pool)
     ready, lives = ({"path": path, "port": "status"} for path in (envoy.READY_PATH, envoy.FILES_PATH))
+    if kinds.tls:
+        ready |= {"port": "http", "scheme": "HTTPS"}
     ports = {"http": names.TRITON_HTTP_PORT, "grpc": names.TRITON_GRPC_PORT, "openai": names.OPENAI_PORT}
     ports["status"] = names.GATEWAY_STATUS_PORT
     container: Json = {
         "name": names.CONTAINER_ENVOY,
         "image": image,
         "command": ["envoy"],
-        "args": envoy.arguments(),
+        "args": envoy.arguments(walls=kinds),
         "ports": [{"name": port, "containerPort": number} for port, number in ports.items()],
         # Ready once it has found a serving pod that says so: the pool is not Ready before.
         "readinessProbe": {"httpGet": ready, "timeoutSeconds": 3, "periodSeconds": 1, "failureThreshold": 2},
@@ -216,19 +247,35 @@ def _pod(pool: InferencePool, image: str) -> Json:
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
         "securityContext": {"readOnlyRootFilesystem": True},
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [{"name": "aifactory-gateway", "mountPath": envoy.DIRECTORY, "readOnly": True}],
+        "volumeMounts": mounts,
     }
     spec: Json = {
         "containers": [container],
         "terminationGracePeriodSeconds": pre_stop + timeout + _SPARE_SECONDS,
         "topologySpreadConstraints": disruption.spread(_selector(pool)),
-        "volumes": [{"name": "aifactory-gateway", "configMap": {"name": name(pool.metadata.name)}}],
+        "volumes": volumes,
     }
     # The image comes from where those of the serving pods come from.
     own = pool.spec.template.raw_spec() if pool.spec.template is not None else {}
     if secrets := own.get("imagePullSecrets"):
         spec["imagePullSecrets"] = secrets
     return restricted_pod(spec, names.RUN_AS_UID)
+
+
+def _volumes(pool: InferencePool) -> tuple[list[Json], list[Json]]:
+    """What a proxy mounts: its files, and the Secrets that the spec names, without which none starts."""
+    spec = pool.spec.gateway or Gateway()
+    found = [("gateway", envoy.DIRECTORY, {"configMap": {"name": name(pool.metadata.name)}})]
+    if spec.api_keys is not None:
+        found.append(("keys", apikeys.DIRECTORY, _secret(spec.api_keys.secret_ref.name, apikeys.ENTRY)))
+    if spec.tls is not None:
+        found.append(("tls", envoy.TLS_DIRECTORY, _secret(spec.tls.secret_ref.name, "tls.crt", "tls.key")))
+    mounts = [{"name": f"aifactory-{each}", "mountPath": path, "readOnly": True} for each, path, _ in found]
+    return mounts, [{"name": f"aifactory-{each}", **source} for each, _, source in found]
+
+
+def _secret(name: str, *entries: str) -> Json:
+    return {"secret": {"secretName": name, "items": [{"key": entry, "path": entry} for entry in entries]}}
 
 
 def budget(pool: InferencePool) -> Json:

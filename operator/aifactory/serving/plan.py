@@ -22,6 +22,7 @@ from aifactory.serving import (
     disruption,
     engines,
     gateway,
+    network,
     requests,
     rollout,
     room,
@@ -332,8 +333,29 @@ class _Writes:
         service = traffic.service(pool, openai=observed.generates_text, gateway=leads)
         self._writes += apply.ensure(service, observed.service)
         self._writes += gateway.writes(observed)
+        self._policies()
         if self._observed.budget is not None or disruption.wants_budget(pool):
             self._writes += apply.ensure(disruption.budget(pool), self._observed.budget)
+
+    def _policies(self) -> None:
+        """Who may reach the pods, as the way to them is now: clients are shut out once they are led elsewhere."""
+        observed, pool = self._observed, self._observed.pool
+        view, wanted = observed.gateway, {}
+        if network.is_wanted(pool, observed.settings.network):
+            proxied = gateway.is_wanted(pool)
+            made = network.policies(
+                pool,
+                observed.settings.network,
+                openai=observed.generates_text,
+                proxies=proxied or view.deployment is not None,
+                direct=not proxied or not (view.routed or observed.service is None),
+            )
+            wanted = {body["metadata"]["name"]: body for body in made}
+        there = {child.name: child for child in observed.policies}
+        for name, body in wanted.items():
+            self._writes += apply.ensure(body, there.get(name))
+        gone = (child for name, child in there.items() if name not in wanted)
+        self._writes += (Delete("NetworkPolicy", child.name, child.uid) for child in gone)
 
     def grow(self, wish: Wish, wanted: int) -> None:
         """The pods of a wish exist and get all the traffic, one by one where others hold it."""

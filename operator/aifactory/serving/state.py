@@ -12,6 +12,7 @@ from aifactory.engine.taskpods import AGENT_HELP, HUB_HELP, SERVER_HELP, hub_url
 from aifactory.kube.podstate import Crash
 from aifactory.serving.demand import Demand
 from aifactory.serving.measure import Measurement
+from aifactory.serving.network import NETWORK_HELP, Network, read
 
 LANGUAGE_MODEL = "huggingface"
 """The format of language models, by the interface of Triton's vLLM back end."""
@@ -25,6 +26,7 @@ class Settings:
     agent_image: str = option(names.image("agent"), AGENT_HELP)
     gateway_image: str = option(names.image("gateway"), "image with Envoy")
     hub_endpoint: str = option("", HUB_HELP, parse=hub_url)
+    network: Network = option(Network(), NETWORK_HELP, parse=read)
     max_concurrent_rollouts: int = option(
         2, "pools that change their pods at the same time because the installation was upgraded"
     )
@@ -188,6 +190,8 @@ class Observed:
     """The pool's own Service."""
     budget: Applied | None = None
     """The pool's own PodDisruptionBudget."""
+    policies: tuple[Applied, ...] = ()
+    """Its NetworkPolicies."""
     gateway: GatewayView = GatewayView()
     throughput: Throughput | None = None
     demand: Demand | None = None

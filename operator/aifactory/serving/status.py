@@ -367,9 +367,12 @@ class StatusDraft:
             loaded: what is known of the pods.
             lost: it was there before. What a new pool waits for is missing from nobody.
         """
-        view, pool = self._observed.gateway, self._observed.pool
-        found = trouble.of_gateway(self._observed)
+        observed = self._observed
+        view, pool = observed.gateway, observed.pool
+        found = trouble.of_gateway(observed)
         words = f"{view.ready} of {gateway.replicas(pool)} pods of its gateway are ready"
+        if view.ready and not gateway.as_asked(observed):
+            words += ", and not all of them have the Secrets that spec.gateway names: requests pass as before"
         if not gateway.is_wanted(pool):
             words = f"Service {pool.metadata.name} is led to them"
         message = f"{loaded}; {words}" + (f"; {found.message}" if found is not None else "")

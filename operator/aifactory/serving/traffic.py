@@ -140,8 +140,13 @@ def shares(ready: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
 
 def url(pool: InferencePool, *, openai: bool) -> str:
     """Where clients in the cluster ask: the base URL of OpenAI's API, or Triton's HTTP port."""
-    host = f"http://{pool.metadata.name}.{pool.metadata.namespace}.svc"
+    scheme = "https" if _is_encrypted(pool) else "http"
+    host = f"{scheme}://{pool.metadata.name}.{pool.metadata.namespace}.svc"
     return f"{host}:{names.OPENAI_PORT}/v1" if openai else f"{host}:{names.TRITON_HTTP_PORT}"
+
+
+def _is_encrypted(pool: InferencePool) -> bool:
+    return pool.spec.gateway is not None and pool.spec.gateway.tls is not None
 
 
 def service(pool: InferencePool, *, openai: bool, gateway: bool = False) -> Json:
@@ -153,12 +158,13 @@ def service(pool: InferencePool, *, openai: bool, gateway: bool = False) -> Json
         gateway: it leads to the gateway. Its label tells so, for what it selects is not read.
     """
     role = names.ROLE_GATEWAY if gateway else names.ROLE_SERVE
+    plain, h2c = ("https", "https") if gateway and _is_encrypted(pool) else ("http", "kubernetes.io/h2c")
     ports = [
-        {"name": "http", "port": names.TRITON_HTTP_PORT, "targetPort": "http", "appProtocol": "http"},
-        {"name": "grpc", "port": names.TRITON_GRPC_PORT, "targetPort": "grpc", "appProtocol": "kubernetes.io/h2c"},
+        {"name": "http", "port": names.TRITON_HTTP_PORT, "targetPort": "http", "appProtocol": plain},
+        {"name": "grpc", "port": names.TRITON_GRPC_PORT, "targetPort": "grpc", "appProtocol": h2c},
     ]
     if openai:
-        ports.append({"name": "openai", "port": names.OPENAI_PORT, "targetPort": "openai", "appProtocol": "http"})
+        ports.append({"name": "openai", "port": names.OPENAI_PORT, "targetPort": "openai", "appProtocol": plain})
     return {
         "apiVersion": "v1",
         "kind": "Service",

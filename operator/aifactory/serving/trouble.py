@@ -92,7 +92,9 @@ def of_gateway(observed: Observed) -> Problem | None:
         if pod.crash is not None:
             return crashing(observed, pod, pod.crash, _NO_MEMORY)
         if (found := needs_person(pod)) is not None:
-            return Problem(*found)
+            reason, message = found
+            missing = f"{message} and has what docs/gateway.md says" if reason is Reason.VOLUME_NOT_MOUNTED else message
+            return Problem(reason, missing)
         if pod.unschedulable:
             return Problem(Reason.UNSCHEDULABLE, f"pod {pod.name} has no node: {pod.unschedulable}; {_NO_PROXY}", True)
         if pod.refused_by_node:

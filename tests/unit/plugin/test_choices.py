@@ -257,3 +257,18 @@ def test_nothing_is_asked_of_a_pool_that_changes_nothing(
     assert capsys.readouterr().err == "no change of ipool/chat is under way, so there is nothing to promote\n"
     assert plugin.main(["resume", "mver/tiny-v1"]) != 0
     assert "to have it checked again: retry mver/tiny-v1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("gateway", "stable", "way"),
+    [
+        (None, {"revision": "v2-1-2"}, "service/chat"),
+        ({"mode": "Envoy"}, {"revision": "v2-1-2"}, "service/chat"),
+        ({"apiKeys": {}}, {"revision": "v2-1-2"}, "deployment/chat-v2-1-2"),
+        ({"tls": {}}, {"revision": "v2-1-2", "deployment": "chat-v2-1-1"}, "deployment/chat-v2-1-1"),
+        ({"tls": {}}, None, "service/chat"),
+    ],
+)
+def test_who_may_forward_to_pods_needs_no_key_of_the_gateway(gateway: Any, stable: Any, way: str) -> None:
+    pool = {"metadata": {"name": "chat"}, "spec": {"gateway": gateway}, "status": {"stable": stable}}
+    assert plugin.way_to(pool) == way

@@ -18,6 +18,7 @@ from aifactory.engine.plan import Delete, Plan
 from aifactory.serving import scaling
 from aifactory.serving.autoscale import DELETION_COST
 from aifactory.serving.demand import Demand
+from aifactory.serving.gateway import secrets
 from aifactory.serving.measure import Measurement
 from aifactory.serving.plan import plan_pool
 from aifactory.serving.shape import ANNOTATION_MODEL_VERSION, ANNOTATION_ROOM, image_of, revision_of
@@ -119,6 +120,8 @@ class World:
     pods: list[Pod] = field(default_factory=list)
     service: Applied | None = None
     budget: Applied | None = None
+    policies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """NetworkPolicies, as they were written."""
     gateway: GatewayView = field(default_factory=GatewayView)
     files: dict[str, str] = field(default_factory=dict)
     """What is in the gateway's ConfigMap."""
@@ -133,6 +136,8 @@ class World:
     due_at_once: bool = False
     """The last plan asked to be followed by another at once."""
     _numbers: Any = field(default_factory=itertools.count)
+    _children: dict[str, Applied] = field(default_factory=dict)
+    """Of the policies."""
 
     @property
     def status(self) -> InferencePoolStatus:
@@ -197,6 +202,7 @@ class World:
             ),
             service=self.service,
             budget=self.budget,
+            policies=tuple(self._children.values()),
             gateway=self.gateway,
             throughput=self.throughput,
             measured=self.measured,
@@ -227,6 +233,10 @@ class World:
                 pod.told = patch.body["metadata"]["labels"][names.LABEL_ASSIGNMENT]
                 assert pod.told == self.assigned(pod.revision), "the kubelet would bring it something else"
         for gone in (write for write in decision.writes if isinstance(write, Delete)):
+            if gone.kind == "NetworkPolicy":
+                assert self._children.pop(gone.name).uid == gone.uid
+                del self.policies[gone.name]
+                continue
             if self._remove_of_gateway(gone):
                 continue
             owner: dict[str, Any] = self.deployments if gone.kind == "Deployment" else self.configs
@@ -325,11 +335,19 @@ class World:
     def wait(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
-    def proxies(self, ready: int, *, waiting: int = 0, **trouble: Any) -> None:
-        """So many pods of the gateway are ready, and others are not."""
+    def meddle(self, policy: str) -> None:
+        """Somebody changes a NetworkPolicy."""
+        self.policies[policy] = {**self.policies[policy], "spec": {"podSelector": {}}}
+        self._children[policy] = replace(self._children[policy], edits="spec")
+
+    def proxies(self, ready: int, *, waiting: int = 0, made_with: str | None = None, **trouble: Any) -> None:
+        """So many pods of the gateway are ready, and others are not; they were made with these Secrets."""
         assert self.gateway.deployment is not None
         told = {pod.name: pod.told for pod in self.gateway.pods}
-        pods = [ServingPodView(f"gateway-{n}", "", ready=True, told=told.get(f"gateway-{n}", "")) for n in range(ready)]
+        own = secrets(self.pool) if made_with is None else made_with
+        pods = [
+            ServingPodView(f"gateway-{n}", own, ready=True, told=told.get(f"gateway-{n}", "")) for n in range(ready)
+        ]
         pods += [ServingPodView(f"gateway-{ready + n}", "", **trouble) for n in range(waiting)]
         self.gateway = replace(self.gateway, ready=ready, pods=tuple(pods))
         self.settle()
@@ -379,7 +397,10 @@ class World:
     def _create(self, body: dict[str, Any]) -> None:
         name, kind, labels = body["metadata"]["name"], body["kind"], body["metadata"]["labels"]
         child = Applied(name, f"uid-{next(self._numbers)}", body["metadata"]["annotations"][names.ANNOTATION_APPLIED])
-        if self._is_of_gateway(body):
+        if kind == "NetworkPolicy":
+            assert name not in self.policies
+            self.policies[name], self._children[name] = body, child
+        elif self._is_of_gateway(body):
             self._note_of_gateway(body, child)
         elif kind == "Service":
             assert self.service is None
@@ -402,7 +423,9 @@ class World:
         """What exists is applied again."""
         name, kind = body["metadata"]["name"], body["kind"]
         stamp = body["metadata"]["annotations"][names.ANNOTATION_APPLIED]
-        if self._is_of_gateway(body):
+        if kind == "NetworkPolicy":
+            self.policies[name], self._children[name] = body, replace(self._children[name], stamp=stamp)
+        elif self._is_of_gateway(body):
             self._note_of_gateway(body, Applied(name, uid, stamp))
         elif kind == "Service":
             assert self.service is not None

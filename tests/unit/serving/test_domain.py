@@ -19,7 +19,16 @@ from aifactory.engine.domain import Outside
 from aifactory.engine.plan import Create, WriteError
 from aifactory.kube import resources
 from aifactory.kube.errors import AlreadyExists, Forbidden
-from aifactory.kube.objects import ConfigMap, Deployment, DisruptionBudget, Pod, ReplicaSet, Service, decoder
+from aifactory.kube.objects import (
+    ConfigMap,
+    Deployment,
+    DisruptionBudget,
+    NetworkPolicy,
+    Pod,
+    ReplicaSet,
+    Service,
+    decoder,
+)
 from aifactory.kube.podstate import Crash, Trouble
 from aifactory.kube.resources import Key, Resource
 from aifactory.models.domain import Models
@@ -34,6 +43,7 @@ from tests.unit.serving.builders import NOW, SETTINGS, conditions, message
 TYPES: dict[Resource, Any] = {
     resources.SERVICES: Service,
     resources.BUDGETS: DisruptionBudget,
+    resources.NETWORKPOLICIES: NetworkPolicy,
     resources.CONFIGMAPS: ConfigMap,
     resources.DEPLOYMENTS: Deployment,
     resources.REPLICASETS: ReplicaSet,
@@ -563,13 +573,16 @@ def test_what_was_left_behind_is_named_in_order() -> None:
     found = Installation()
     found.pool()
     label = {"labels": {names.LABEL_POOL: "chat"}}
-    for resource in (resources.SERVICES, resources.BUDGETS, resources.DEPLOYMENTS, resources.CONFIGMAPS):
+    kinds = (resources.SERVICES, resources.BUDGETS, resources.NETWORKPOLICIES, resources.DEPLOYMENTS)
+    for resource in (*kinds, resources.CONFIGMAPS):
         for name in ("chat-b", "chat-a"):
             found.put(resource, name if resource is not resources.SERVICES else "chat", meta=label)
     assert found.observed().orphans == (
         "service/chat",
         "poddisruptionbudget/chat-a",
         "poddisruptionbudget/chat-b",
+        "networkpolicy/chat-a",
+        "networkpolicy/chat-b",
         "deployment/chat-a",
         "deployment/chat-b",
         "configmap/chat-a",
@@ -602,6 +615,7 @@ def test_the_operator_may_do_with_a_pools_objects_what_it_does_with_them() -> No
         "ConfigMap": change,
         "Deployment": change,
         "PodDisruptionBudget": change,
+        "NetworkPolicy": change,
         "ReplicaSet": (),
         "Pod": ("patch",),
     }

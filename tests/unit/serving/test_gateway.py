@@ -13,7 +13,7 @@ from aifactory.api.reasons import ConditionType
 from aifactory.engine.apply import Applied
 from aifactory.engine.plan import Delete
 from aifactory.kube.podstate import Crash
-from aifactory.serving import envoy, gateway
+from aifactory.serving import envoy, gateway, traffic
 from aifactory.serving.state import GatewayView, Observed, RevisionView, ServingPodView
 from aifactory.serving.trouble import of_gateway
 from tests.unit.golden import assert_golden, assert_known_to_kubernetes, assert_restricted
@@ -78,6 +78,97 @@ def test_the_objects() -> None:
     assert_golden(GOLDEN / "gateway.yaml", made)
     opened = {name: json.loads(text) if name.endswith(".json") else text for name, text in config["data"].items()}
     assert_golden(GOLDEN / "gateway-files.yaml", [{name: found} for name, found in opened.items()])
+
+
+WALLED = {
+    **ENVOY,
+    "apiKeys": {"secretRef": {"name": "chat-keys"}},
+    "rateLimit": {"requestsPerMinute": 600, "clients": [{"name": "batch", "requestsPerMinute": 6000}]},
+    "tls": {"secretRef": {"name": "chat-tls"}},
+    "maxRequestBytes": 1048576,
+    "timeoutSeconds": 120,
+}
+
+
+def test_the_objects_of_one_that_asks_for_keys_and_speaks_tls() -> None:
+    owner = pool(gateway=WALLED)
+    view = RevisionView(Applied("chat-v2-0-1", "uid"), "v2-0-1", 2, model_version="tiny-v1")
+    leads = gateway.routes(Observed(owner, SETTINGS, versions=(version(1),), revisions=(view,)))
+    digest, config = gateway.config_map(owner, leads)
+    made = gateway.deployment(owner, SETTINGS.gateway_image, digest)
+    assert_known_to_kubernetes(made)
+    assert_restricted(made["spec"]["template"]["spec"])
+    pod = made["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    told = {"labels": pod["metadata"]["labels"], "args": container["args"], "ready": container["readinessProbe"]}
+    mounted = {"mounts": container["volumeMounts"], "volumes": pod["spec"]["volumes"]}
+    assert_golden(GOLDEN / "gateway-walls.yaml", [told, mounted])
+    opened = {name: json.loads(text) if name.endswith(".json") else text for name, text in config["data"].items()}
+    shown = ("listeners-keys-tls.json", "bootstrap-keys-tls.json", "tls.json", "routes-openai.json")
+    assert_golden(GOLDEN / "gateway-walls-files.yaml", [{name: opened[name]} for name in shown])
+    assert {name for name in opened if name.startswith(("listeners", "bootstrap"))} == {
+        f"{kind}{walls}.json" for kind in ("listeners", "bootstrap") for walls in ("", "-keys", "-tls", "-keys-tls")
+    }
+
+
+def test_what_a_lower_wall_lets_pass() -> None:
+    """By its files pods work that have no such Secret: nothing in them needs one."""
+    owner = pool(gateway=WALLED)
+    _, config = gateway.config_map(owner, gateway.routes(seen(GatewayView(), SET, gateway=WALLED)))
+    for suffix, keys, tls in (("", 0, 0), ("-keys", 3, 0), ("-tls", 0, 3), ("-keys-tls", 3, 3)):
+        text = config["data"][f"listeners{suffix}.json"]
+        assert (text.count("filters.http.lua.v3"), text.count("DownstreamTlsContext")) == (keys, tls), suffix
+        assert text.count("local_ratelimit.v3") == keys
+        assert f"listeners{suffix}.json" in config["data"][f"bootstrap{suffix}.json"]
+
+
+def test_the_address_tells_whether_it_is_encrypted() -> None:
+    world = starting()
+    world.edit(gateway=WALLED)
+    world.settle()
+    assert world.status.url == "https://chat.ns.svc:9000/v1"
+    plain, walled = (traffic.service(pool(gateway=spec), openai=True, gateway=True) for spec in (ENVOY, WALLED))
+    protocols = [[port["appProtocol"] for port in body["spec"]["ports"]] for body in (plain, walled)]
+    assert protocols == [["http", "kubernetes.io/h2c", "http"], ["https"] * 3]
+    direct = traffic.service(pool(gateway=WALLED), openai=False)
+    assert [port["appProtocol"] for port in direct["spec"]["ports"]] == ["http", "kubernetes.io/h2c"]
+
+
+def test_a_gateway_is_in_place_when_no_proxy_is_left_without_the_secrets() -> None:
+    world = ready()
+    world.edit(gateway=WALLED)
+    world.settle()
+    assert conditions(world.status)["Ready"] == ("False", "GatewayNotReady")
+    assert told(world)[:2] == ("Starting", ("False", "GatewayNotReady")), "what was asked before goes on"
+    assert message(world.status).endswith(
+        "2 of 2 pods of its gateway are ready, and not all of them have the Secrets that spec.gateway names: requests "
+        "pass as before"
+    )
+    assert conditions(world.status)["Available"] == ("True", "Serving")
+    missing = 'MountVolume.SetUp failed for volume "aifactory-keys" : secret "chat-keys" not found'
+    world.proxies(2, made_with="", waiting=1, waiting_reason="FailedMount", waiting_message=missing)
+    assert conditions(world.status)["Stalled"] == ("True", "VolumeNotMounted")
+    assert message(world.status).endswith(
+        f"pod gateway-2: {missing}; check that the Secret, ConfigMap or claim exists and has what docs/gateway.md says"
+    )
+    world.proxies(2)
+    assert conditions(world.status)["Ready"] == ("True", "Serving")
+    world.edit(gateway={**WALLED, "apiKeys": {"secretRef": {"name": "others"}}})
+    world.settle()
+    assert conditions(world.status)["Ready"] == ("False", "GatewayNotReady")
+    world.proxies(2)
+    assert conditions(world.status)["Ready"] == ("True", "Serving")
+
+
+def test_a_proxy_that_is_going_or_not_there_yet_keeps_nobody_waiting() -> None:
+    owner = {"gateway": WALLED}
+    now = gateway.secrets(pool(**owner))
+    assert now.startswith("keys-tls-")
+    view = GatewayView(deployment=DONE, ready=2, routed=True)
+    old = {"terminating": ServingPodView("old", "", ready=True, terminating=True), "none": ServingPodView("old", "")}
+    for pod in (*old.values(), ServingPodView("new", now, ready=True)):
+        assert gateway.is_in_place(seen(replace(view, pods=(pod,)), **owner)), pod
+    assert not gateway.is_in_place(seen(replace(view, pods=(ServingPodView("old", "", ready=True),)), **owner))
 
 
 def test_a_new_pool_is_ready_when_its_gateway_is() -> None:
@@ -390,7 +481,9 @@ SET = RevisionView(Applied("chat-v2-0-1", "uid"), "v2-0-1", 2, ready=2, model_ve
 
 
 def seen(view: GatewayView, *revisions: RevisionView, **spec: Any) -> Observed:
-    return Observed(pool(gateway=ENVOY, **spec), SETTINGS, versions=(version(1),), revisions=revisions, gateway=view)
+    return Observed(
+        pool(**{"gateway": ENVOY, **spec}), SETTINGS, versions=(version(1),), revisions=revisions, gateway=view
+    )
 
 
 def test_a_line_of_the_access_log() -> None:

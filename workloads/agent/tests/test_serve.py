@@ -62,17 +62,65 @@ def test_brings_a_model_up_and_reports_it(triton: TritonProcess, agent: AgentPro
     assert "aifactory_agent_ready 1.0" in metrics
 
 
-def test_only_the_agent_may_load_models(triton: TritonProcess, agent: AgentProcess, published: Published) -> None:
+CONTROL: tuple[tuple[str, Any], ...] = (
+    ("repository/index", {}),
+    ("repository/models/gpt/load", {}),
+    ("repository/models/gpt/unload", {}),
+    ("trace/setting", None),
+    ("trace/setting", {"trace_level": ["TIMESTAMPS"]}),
+    ("models/gpt/trace/setting", {"trace_file": "/tmp/trace"}),
+    ("logging", None),
+    ("logging", {"log_file": "/tmp/log"}),
+    ("systemsharedmemory/status", None),
+    ("systemsharedmemory/region/r/register", {"key": "/r", "offset": 0, "byte_size": 64}),
+    ("systemsharedmemory/unregister", {}),
+    ("cudasharedmemory/status", None),
+    ("cudasharedmemory/unregister", {}),
+)
+"""What Triton offers at its HTTP port beside inference, and what is sent there; None for a GET."""
+CALLS: dict[str, Callable[[grpcclient.InferenceServerClient], Any]] = {
+    "index": lambda client: client.get_model_repository_index(),
+    "load": lambda client: client.load_model("gpt"),
+    "unload": lambda client: client.unload_model("gpt"),
+    "trace": lambda client: client.get_trace_settings(),
+    "set trace": lambda client: client.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"]}),
+    "log": lambda client: client.get_log_settings(),
+    "set log": lambda client: client.update_log_settings({"log_file": "/tmp/log"}),
+    "memory": lambda client: client.get_system_shared_memory_status(),
+    "register memory": lambda client: client.register_system_shared_memory("r", "/r", 64),
+    "unregister memory": lambda client: client.unregister_system_shared_memory(),
+    "GPU memory": lambda client: client.get_cuda_shared_memory_status(),
+    "unregister GPU memory": lambda client: client.unregister_cuda_shared_memory(),
+}
+"""The same at its gRPC port."""
+
+
+def test_only_the_agent_may_control_triton_and_everybody_may_ask(
+    triton: TritonProcess, agent: AgentProcess, published: Published
+) -> None:
     triton.start()
     agent.want(published("gpt", 1))
     agent.start()
     agent.wait_ready()
-    code, text = http(f"{triton.url}/v2/repository/models/gpt/unload", {})
-    assert code == 403, text
+    for guess in ({}, {"aifactory-control": "guess"}, {"aifactory-control": ""}):
+        for path, body in CONTROL:
+            code, text = http(f"{triton.url}/v2/{path}", body, headers=guess)
+            assert (code, "restricted" in text) == (403, True), f"{path} {guess}: {code} {text}"
     stranger = grpcclient.InferenceServerClient(triton.grpc)
-    with pytest.raises(InferenceServerException, match="restricted"):
-        stranger.unload_model("gpt")
+    for name, call in CALLS.items():
+        with pytest.raises(InferenceServerException, match="restricted"):
+            pytest.fail(f"{name}: {call(stranger)}")
+    stranger.close()
     assert generate(triton, "gpt") == (200, "gpt 1")
+    for path in (
+        "health/live",
+        "health/ready",
+        "models/gpt/ready",
+        "models/gpt",
+        "models/gpt/config",
+        "models/gpt/stats",
+    ):
+        assert http(f"{triton.url}/v2/{path}")[0] == 200, path
 
 
 def test_waits_for_triton_and_fetches_meanwhile(
