@@ -32,7 +32,8 @@ def generated() -> dict[Path, str]:
         files[ROOT / "crds" / name] = crd.to_yaml(crd.render(definition))
         kept = crd.render(definition)
         kept["metadata"]["annotations"] = KEEP
-        files[ROOT / "charts/aifactory/crds-generated" / name] = crd.to_yaml(kept)
+        for chart in ("aifactory", "aifactory-crds"):
+            files[ROOT / "charts" / chart / "crds-generated" / name] = crd.to_yaml(kept)
     files[ROOT / "charts/aifactory/templates/_rules.tpl"] = rbac_rules()
     files[ROOT / "docs/fields.md"] = fields.page([crd.render(definition) for definition in crd.KINDS])
     files[ROOT / "docs/reasons.md"] = reasons_page()
