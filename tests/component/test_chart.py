@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -405,3 +406,18 @@ def test_an_api_server_takes_it_all(kubectl: Kubectl, values: Json) -> None:
     kubectl.run(
         "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump_all(known)
     )
+
+
+def test_every_image_is_listed(tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump(FULL))
+    command = ["make", "--no-print-directory", "images-list", f"VALUES={values}", "MANIFESTS=examples/one-node.yaml"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "aifactory/trainer:0.1.0",
+        "docker.io/envoyproxy/envoy:v1.40.0",
+        f"other.example.com:5000/a/triton/server:r1@{DIGEST}",
+        "registry.example.com/factory/loader:1.2.3",
+        f"registry.example.com/factory/operator@{DIGEST}",
+    ]
