@@ -74,6 +74,10 @@ docs: uv ## The pages as a site in build/site, every link checked, with llms.txt
 	@NO_MKDOCS_2_WARNING=1 $(UV) run --quiet --no-project --with-requirements docs/requirements.lock mkdocs build --strict -f docs/mkdocs.yml
 	@echo "open build/site/index.html"
 
+.PHONY: images-list
+images-list: venv ## Every image that an installation pulls, with tag or digest (VALUES=values.yaml; MANIFESTS="job.yaml pool.yaml" for theirs)
+	@$(BIN)/python charts/images.py $(addprefix --values=,$(VALUES)) $(MANIFESTS)
+
 .PHONY: lock
 lock: uv ## Resolve the Python dependencies again and write the lock files
 	$(UV) pip compile --quiet --universal --generate-hashes --no-annotate --no-header pyproject.toml -o requirements.lock

@@ -1,7 +1,8 @@
 """Writes every generated file, or with --check fails when one is out of date.
 
-Generated: `crds/`, the chart's copies of them and its RBAC rules, `docs/{fields,reasons,values}.md`, and in the plugin,
-which is one file, what it knows of reasons. Run by `make generate` and, with --check, by `make verify`.
+Generated: `crds/`, the charts' copies of them, the chart's RBAC rules and the schema of its values,
+`docs/{fields,reasons,values}.md`, and in the plugin, which is one file, what it knows of reasons. Run by
+`make generate` and, with --check, by `make verify`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import textwrap
 from pathlib import Path
 
 import fields
+import values_schema
 import yaml
 
 from aifactory.api import crd
@@ -21,6 +23,7 @@ from aifactory.app import wiring
 from aifactory.app.domains import DOMAINS
 
 ROOT = Path(__file__).resolve().parent.parent
+VALUES = ROOT / "charts/aifactory/values.yaml"
 KEEP = {"helm.sh/resource-policy": "keep"}
 
 
@@ -32,11 +35,13 @@ def generated() -> dict[Path, str]:
         files[ROOT / "crds" / name] = crd.to_yaml(crd.render(definition))
         kept = crd.render(definition)
         kept["metadata"]["annotations"] = KEEP
-        files[ROOT / "charts/aifactory/crds-generated" / name] = crd.to_yaml(kept)
+        for chart in ("aifactory", "aifactory-crds"):
+            files[ROOT / "charts" / chart / "crds-generated" / name] = crd.to_yaml(kept)
     files[ROOT / "charts/aifactory/templates/_rules.tpl"] = rbac_rules()
     files[ROOT / "docs/fields.md"] = fields.page([crd.render(definition) for definition in crd.KINDS])
     files[ROOT / "docs/reasons.md"] = reasons_page()
     files[ROOT / "docs/values.md"] = values_page()
+    files[VALUES.with_suffix(".schema.json")] = values_schema_file()
     files[ROOT / "plugin/kubectl_aifactory.py"] = plugin_with_reasons()
     return files
 
@@ -100,12 +105,12 @@ def _link(found: re.Match[str]) -> str:
     return f"{found[1]} ({file if file.startswith('workloads') else f'docs/{file}'})"
 
 
-def values_page() -> str:
-    """A table of the chart's values, from the comments above them."""
-    rows: list[str] = []
+def described_values() -> dict[str, tuple[str, str]]:
+    """The chart's values by their paths: the default as it is written, and the comment above it."""
+    found: dict[str, tuple[str, str]] = {}
     comment: list[str] = []
     parents: list[tuple[int, str]] = []
-    for line in (ROOT / "charts/aifactory/values.yaml").read_text().splitlines()[1:]:
+    for line in VALUES.read_text().splitlines()[1:]:
         match = re.match(r"^( *)([A-Za-z]+):\s*(.*)$", line)
         if line.strip().startswith("#"):
             comment.append(line.strip().lstrip("# "))
@@ -113,26 +118,38 @@ def values_page() -> str:
             indent, key, value = len(match.group(1)), match.group(2), match.group(3)
             parents = [(depth, name) for depth, name in parents if depth < indent]
             path = ".".join([*(name for _, name in parents), key])
-            if value:
-                rows.append(f"| `{path}` | `{value}` | {' '.join(comment)} |")
-            elif not _has_children(path):
+            if not value and not _has_children(path):
                 raise SystemExit(f"values.yaml: {path} has neither a value nor keys below it")
-            else:
-                rows.append(f"| `{path}` | | {' '.join(comment)} |")
+            found[path] = value, " ".join(comment)
             parents.append((indent, key))
             comment = []
+    return found
+
+
+def values_page() -> str:
+    """A table of the chart's values, from the comments above them."""
+    rows = [
+        f"| `{path}` | {f'`{value}`' if value else ''} | {words} |".replace("|  |", "| |")
+        for path, (value, words) in described_values().items()
+    ]
     head = [
         "# Values of the Helm chart",
         "",
-        "From `charts/aifactory/values.yaml`.",
+        "From `charts/aifactory/values.yaml`. A key that is not here is refused.",
         "",
         "| value | default | what it does |",
     ]
     return "\n".join([*head, "|---|---|---|", *rows]) + "\n"
 
 
+def values_schema_file() -> str:
+    """What Helm checks values against."""
+    words = {path: told for path, (_, told) in described_values().items()}
+    return values_schema.schema(yaml.safe_load(VALUES.read_text()), words)
+
+
 def _has_children(path: str) -> bool:
-    node = yaml.safe_load((ROOT / "charts/aifactory/values.yaml").read_text())
+    node = yaml.safe_load(VALUES.read_text())
     for part in path.split("."):
         node = node[part]
     return isinstance(node, dict) and bool(node)

@@ -372,7 +372,7 @@ def meaning(reason: str) -> tuple[str, str]:
 OWN_REASONS = {
     "NoStatus": (
         "No operator acts on this namespace, or it can not reach the API server.",
-        "See whether the operator runs and leads, and whether it watches this namespace (watchNamespace of the chart).",
+        "See whether the operator runs and leads, and whether it watches this namespace (watchNamespaces).",
     ),
     "ManagedBy": ("Another controller is responsible for the job.", "Nothing here; see that controller."),
     "New": ("It was made a moment ago.", "Nothing; it takes a second."),

@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aifactory.app import domains
-from aifactory.app.domains import DOMAINS
-from aifactory.app.options import parse
 from tests.cluster import objects
 from tests.component.test_crds import VERSION
-from tests.support.kubectl import ROOT, Json, Kubectl, binary, command
+from tests.support.chart import rendered
+from tests.support.kubectl import ROOT, Kubectl, binary
 
 DOCS = ROOT / "docs"
 
@@ -67,51 +65,19 @@ def test_what_was_backed_up_is_restored(ns: Kubectl, tmp_path: Path) -> None:
     assert restored["annotations"]["aifactory.dev/highest-version"] == "3"
 
 
-def rendered(values: str, folder: Path) -> dict[tuple[str, str], Json]:
-    """What the chart makes of values."""
-    (folder / "values.yaml").write_text(values)
-    chart, given = str(ROOT / "charts/aifactory"), f"--values={folder / 'values.yaml'}"
-    text = command([binary("helm"), "template", "aifactory", chart, "--namespace=aifactory-system", given])
-    return {(found["kind"], found["metadata"]["name"]): found for found in yaml.safe_load_all(text) if found}
-
-
-def test_the_values_of_an_installation(ns: Kubectl, tmp_path: Path) -> None:
+def test_the_values_of_an_installation(ns: Kubectl) -> None:
     (values,) = blocks("install", "yaml")
-    made = rendered(values, tmp_path)
+    made = rendered(yaml.safe_load(values))
     deployment = made["Deployment", "aifactory-operator"]["spec"]
     assert deployment["replicas"] == 2
     pod = deployment["template"]
-    (rule,) = pod["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    (rule,) = pod["spec"]["topologySpreadConstraints"]
     assert rule["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     assert "--server-image=registry.example.com/aifactory/server:0.1.0" in pod["spec"]["containers"][0]["args"]
     budget = made["PodDisruptionBudget", "aifactory-operator"]
     assert budget["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     budget["metadata"]["namespace"] = ns.namespace
     ns.run("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(budget))
-
-
-def test_what_a_platform_says_of_the_operators_own_pod(tmp_path: Path) -> None:
-    values = {
-        "priorityClassName": "system-cluster-critical",
-        "podLabels": {"team": "platform"},
-        "podAnnotations": {"sidecar.istio.io/inject": "false"},
-        "serviceAccountAnnotations": {"a": "b"},
-    }
-    made = rendered(yaml.safe_dump(values), tmp_path)
-    pod = made["Deployment", "aifactory-operator"]["spec"]["template"]
-    assert pod["spec"]["priorityClassName"] == "system-cluster-critical"
-    assert pod["metadata"]["labels"]["team"] == "platform"
-    assert pod["metadata"]["annotations"].keys() == {"sidecar.istio.io/inject", "checksum/settings"}
-    assert made["ServiceAccount", "aifactory-operator"]["metadata"]["annotations"] == {"a": "b"}
-    assert ("PodDisruptionBudget", "aifactory-operator") not in made
-
-
-def test_the_chart_names_the_hub_of_the_installation(tmp_path: Path) -> None:
-    for values, wanted in (("hub: {endpoint: https://hub.example.com}", "https://hub.example.com"), ("{}", "")):
-        made = rendered(values, tmp_path)
-        (container,) = made["Deployment", "aifactory-operator"]["spec"]["template"]["spec"]["containers"]
-        given = [argument for argument in container["args"] if "=/etc/aifactory/" not in argument]
-        assert {domain.settings.hub_endpoint for domain in domains.make(parse(DOMAINS, given))} == {wanted}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)

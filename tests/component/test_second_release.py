@@ -27,11 +27,13 @@ def install(ns: Kubectl, kubectl: Kubectl, control_plane: ControlPlane, tmp_path
     started, manifests = [], []
 
     def start(release: str, watch: str = "") -> Operator:
-        chart = [str(ROOT / "charts/aifactory"), f"--namespace={ns.namespace}", f"--set=watchNamespace={watch}"]
+        chart = [str(ROOT / "charts/aifactory"), f"--namespace={ns.namespace}"]
+        chart += [f"--set=watchNamespaces={{{watch}}}"] if watch else []
         rights = command([binary("helm"), "template", release, *chart, "--show-only=templates/rbac.yaml"])
         kubectl.run("apply", "-f", "-", stdin=rights)
         manifests.append(rights)
-        user = f"system:serviceaccount:{ns.namespace}:{release}-operator"
+        account = "-".join(part for part in (release, "operator", watch) if part)
+        user = f"system:serviceaccount:{ns.namespace}:{account}"
         groups = ("system:authenticated", "system:serviceaccounts", f"system:serviceaccounts:{ns.namespace}")
         operator = Operator(
             str(control_plane.identity(user, groups)),

@@ -305,7 +305,7 @@ class LeaderElection:
         return (
             f"release {lease.release} acts on {names.led_by(lease.metadata.name)} (lease {self.config.namespace}/"
             f"{lease.metadata.name}), so this one, {self.config.release}, does not act on "
-            f"{names.led_by(self.config.name)}: uninstall one of them, or give each a watchNamespace of its own; "
+            f"{names.led_by(self.config.name)}: uninstall one of them, or give each watchNamespaces of its own; "
             f"it takes over when the other has been gone for {seconds:.0f} s"
         )
 

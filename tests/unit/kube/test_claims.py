@@ -117,7 +117,7 @@ def test_a_second_release_waits_and_says_for_whom(first: str | None, second: str
         assert said == (
             f"release system/one acts on {names.led_by(names.lease(first))} (lease kube-system/{names.lease(first)}), "
             f"so this one, other/two, does not act on {names.led_by(names.lease(second))}: uninstall one of them, or "
-            "give each a watchNamespace of its own; it takes over when the other has been gone for 60 s"
+            "give each watchNamespaces of its own; it takes over when the other has been gone for 60 s"
         )
         gauge = metrics.WAITS_FOR_RELEASE.labels(names.lease(second))
         assert gauge._value.get() == 1
