@@ -1,8 +1,8 @@
 """Writes every generated file, or with --check fails when one is out of date.
 
 Generated: `crds/`, the charts' copies of them, the chart's RBAC rules and the schema of its values,
-`docs/{fields,reasons,values}.md`, and in the plugin, which is one file, what it knows of reasons. Run by
-`make generate` and, with --check, by `make verify`.
+`docs/{fields,reasons,values}.md`, what Argo CD is told about our kinds, and in the plugin, which is one file, what it
+knows of reasons. Run by `make generate` and, with --check, by `make verify`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import fields
 import values_schema
 import yaml
 
-from aifactory.api import crd
+from aifactory.api import crd, names
 from aifactory.api.reasons import Reason
 from aifactory.app import wiring
 from aifactory.app.domains import DOMAINS
@@ -43,6 +43,7 @@ def generated() -> dict[Path, str]:
     files[ROOT / "docs/values.md"] = values_page()
     files[VALUES.with_suffix(".schema.json")] = values_schema_file()
     files[ROOT / "plugin/kubectl_aifactory.py"] = plugin_with_reasons()
+    files[ROOT / "argo/argocd-cm.yaml"] = argocd_cm()
     return files
 
 
@@ -103,6 +104,33 @@ def _literal(markdown: str) -> list[str]:
 def _link(found: re.Match[str]) -> str:
     file = found[2].partition("#")[0]
     return f"{found[1]} ({file if file.startswith('workloads') else f'docs/{file}'})"
+
+
+def argocd_cm() -> str:
+    """What is added to Argo CD's ConfigMap: the Lua of each kind, under the keys that Argo CD reads."""
+    lines = [
+        "# Generated from argo/resource_customizations by `make generate`. Do not edit. What it is for: docs/argocd.md",
+        "apiVersion: v1",
+        "kind: ConfigMap",
+        "metadata:",
+        "  name: argocd-cm",
+        "  labels:",
+        "    app.kubernetes.io/part-of: argocd",
+        "data:",
+    ]
+    for kind in sorted((ROOT / "argo/resource_customizations" / names.GROUP).iterdir()):
+        key = f"{names.GROUP}_{kind.name}"
+        lines += _block(f"resource.customizations.health.{key}", kind / "health.lua", "  ")
+        lines += [f"  resource.customizations.actions.{key}: |"]
+        lines += [*_block("discovery.lua", kind / "actions/discovery.lua", "    "), "    definitions:"]
+        for action in sorted(kind.glob("actions/*/action.lua")):
+            lines += [f"    - name: {action.parent.name}", *_block("action.lua", action, "      ")]
+    return "\n".join(lines) + "\n"
+
+
+def _block(key: str, script: Path, indent: str) -> list[str]:
+    """A script as the value of a key in YAML."""
+    return [f"{indent}{key}: |", *(f"{indent}  {line}".rstrip() for line in script.read_text().splitlines())]
 
 
 def described_values() -> dict[str, tuple[str, str]]:

@@ -98,6 +98,7 @@ SPREAD = closed(
 )
 SOURCE = closed(dict.fromkeys(("fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"), ANY))
 VARIABLE = closed({"name": STRING, "value": STRING, "valueFrom": SOURCE}, required=("name",))
+PEER = closed({"podSelector": ANY, "namespaceSelector": ANY, "ipBlock": ANY})
 USER = {"runAsUser": nullable("integer"), "runAsGroup": nullable("integer"), "runAsNonRoot": nullable("boolean")}
 CONTEXT = USER | {"seccompProfile": nullable("object"), "seLinuxOptions": ANY, "appArmorProfile": ANY}
 POD_CONTEXT = CONTEXT | {
@@ -165,7 +166,8 @@ RULES: dict[str, Json] = {
     "priorityClassName": optional(NAME),
     "podSecurityContext": closed(POD_CONTEXT),
     "securityContext": closed(CONTAINER_CONTEXT),
-    "networkPolicy.metricsFrom": list_of(closed({"podSelector": ANY, "namespaceSelector": ANY, "ipBlock": ANY})),
+    "networkPolicies.metricsFrom": list_of(PEER),
+    "networkPolicy.metricsFrom": list_of(PEER),
     "networkPolicy.apiServerPorts": list_of(whole(1, 65535)),
     "networkPolicy.extraEgress": list_of(closed({"to": list_of(ANY), "ports": list_of(ANY)})),
     "serviceMonitor.interval": text(r"([0-9]+(ms|s|m|h))+"),

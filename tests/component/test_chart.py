@@ -68,6 +68,7 @@ FULL: Json = {
         "apiServerPorts": [16443],
         "extraEgress": [{"to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]}],
     },
+    "networkPolicies": {"enabled": True, "metricsFrom": [{"ipBlock": {"cidr": "10.0.0.2/32"}}]},
     "serviceMonitor": {"enabled": True, "interval": "15s", "labels": {"prometheus": "main"}},
     "logLevel": "DEBUG",
     "nodeSelector": {"kubernetes.io/os": "linux"},
@@ -115,6 +116,10 @@ def in_container(*path: str | int) -> Callable[[Manifests], Any]:
 
 def task_pods(made: Manifests) -> Any:
     return yaml.safe_load(made["ConfigMap", "aifactory-operator"]["data"]["task-pods.yaml"])
+
+
+def network(made: Manifests) -> Any:
+    return yaml.safe_load(made["ConfigMap", "aifactory-operator"]["data"]["network.yaml"])
 
 
 def there(kind: str, name: str) -> Callable[[Manifests], bool]:
@@ -202,6 +207,12 @@ CASES: dict[str, Case] = {
         None,
         FULL["networkPolicy"]["extraEgress"][0],
     ),
+    "networkPolicies.enabled": (lambda made: network(made)["enabled"], False, True),
+    "networkPolicies.metricsFrom": (
+        lambda made: network(made)["metricsFrom"],
+        [],
+        FULL["networkPolicies"]["metricsFrom"],
+    ),
     "serviceMonitor.enabled": (there("ServiceMonitor", "aifactory-operator"), False, True),
     "serviceMonitor.interval": (at("ServiceMonitor", "spec", "endpoints", 0, "interval"), None, "15s"),
     "serviceMonitor.labels": (at("ServiceMonitor", "metadata", "labels", "prometheus"), None, "main"),
@@ -242,10 +253,10 @@ def test_every_value_has_a_test() -> None:
 @pytest.mark.parametrize("values", [{}, FULL], ids=["defaults", "everything set"])
 def test_the_operator_can_read_what_it_is_told(values: Json, tmp_path: Path) -> None:
     made = rendered(values)
-    told = [entry for entry in container(made)["args"] if not entry.startswith("--task-pods=")]
-    settings = tmp_path / "task-pods.yaml"
-    settings.write_text(made["ConfigMap", "aifactory-operator"]["data"]["task-pods.yaml"])
-    options = parse(DOMAINS, [*told, f"--task-pods={settings}"])
+    for name, text in made["ConfigMap", "aifactory-operator"]["data"].items():
+        (tmp_path / name).write_text(text)
+    told = [entry.replace("=/etc/aifactory/", f"={tmp_path}/") for entry in container(made)["args"]]
+    options = parse(DOMAINS, told)
     assert options.release == f"{SYSTEM}/aifactory"
     assert options.domains["task_pods"] == TaskPods.model_validate(values.get("taskPods", {}))
     for domain in domains.make(options):
