@@ -43,6 +43,8 @@ class Nodes:
         """No pod finds a place."""
         self.fetched: set[tuple[str, str]] = set()
         """UIDs of claims for inputs, and the digests of what is on them."""
+        self._clearing: dict[str, Body] = {}
+        """UIDs of pods whose containers have ended, and the status they get when they have been cleared away."""
         self._pass: asyncio.TimerHandle | None = None
         cluster.hooks.append(self._see)
         for node in NODES:
@@ -112,6 +114,8 @@ class Nodes:
                 self._later(self._rng.uniform(0.05, 4.0), self._terminate, key, uid)
             elif pod["status"]["phase"] == "Pending":
                 self._later(self._rng.uniform(0.05, 2.0), self._start, key, uid)
+            elif pod["status"]["phase"] == "Running" and uid in self._clearing:
+                self._later(self._rng.uniform(0.05, 2.0), self._clear_away, key, uid)
             elif pod["status"]["phase"] == "Running":
                 self._run(pod)
         self._schedule_soon()
@@ -314,13 +318,14 @@ class Nodes:
         body = {**status, "conditions": conditions, "containerStatuses": containers}
         if late:
             seconds = self._rng.uniform(0.05, 2.0)
-            self._later(seconds, self._clear_away, key_of(pod), pod["metadata"]["uid"], body)
+            self._clearing[pod["metadata"]["uid"]] = body
+            self._later(seconds, self._clear_away, key_of(pod), pod["metadata"]["uid"])
             body = {"phase": "Running", "containerStatuses": containers, "conditions": _with(pod, READY_FALSE)}
         self._cluster.patch_status(PODS, key_of(pod), body, KUBELET)
 
-    def _clear_away(self, key: Key, uid: str, status: Body) -> None:
+    def _clear_away(self, key: Key, uid: str) -> None:
         if (pod := self._mine(key, uid)) is not None and is_live(pod):
-            self._cluster.patch_status(PODS, key, status, KUBELET)
+            self._cluster.patch_status(PODS, key, self._clearing.pop(uid), KUBELET)
 
     def _mine(self, key: Key, uid: str) -> Body | None:
         """The pod, if it is still that one and its kubelet works."""
