@@ -111,7 +111,7 @@ test-night: ## For a night: a million simulated steps from a seed of its own, ou
 	@export AIFACTORY_SIM_STEPS=$${AIFACTORY_SIM_STEPS:-1000000} AIFACTORY_SIM_SEED=$${AIFACTORY_SIM_SEED:-$$RANDOM}; \
 	echo "$$AIFACTORY_SIM_STEPS steps from seed $$AIFACTORY_SIM_SEED"; $(MAKE) --no-print-directory test-sim
 	AIFACTORY_LONG=1 $(MAKE) --no-print-directory test-faults
-	AIFACTORY_LONG=1 $(MAKE) --no-print-directory test-workloads
+	AIFACTORY_LONG=1 $(MAKE) --no-print-directory test-component test-workloads
 
 .PHONY: mutate
 mutate: venv ## For a night: thousands of small mistakes made in the code, each of which a test must notice (MODULE=kube or MODULE=kube/queue for some; JOBS=2)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from aifactory.api import names
 from localcluster.controlplane import ControlPlane
 from tests.cluster import objects
 from tests.component import pods
@@ -334,8 +335,14 @@ def test_what_somebody_edits_is_put_back_and_what_they_add_stays(ns: Kubectl, op
     make_ready(ns, 1)
     name = _deployment(ns, "drift", 1)
     wait_for("the Service", lambda: ns.get("service", "drift"), bool)
-    wanted = ns.get("deployment", name)["spec"]
 
+    def standing() -> tuple[int, Json, str]:
+        """With the note of what has been put back: that goes with a write of its own."""
+        found = ns.get("deployment", name)
+        note = found["metadata"]["annotations"][names.ANNOTATION_APPLIED]
+        return found["spec"]["replicas"], found["spec"]["template"], note
+
+    wanted = standing()
     ns.run("patch", "service", "drift", "--type=merge", "-p", '{"spec": {"selector": {"app": "mine"}}}')
     ns.run("patch", "service", "drift", "--type=merge", "-p", '{"spec": {"sessionAffinity": "ClientIP"}}')
     ns.run("scale", "deployment", name, "--replicas=3")
@@ -346,11 +353,7 @@ def test_what_somebody_edits_is_put_back_and_what_they_add_stays(ns: Kubectl, op
         lambda spec: spec["selector"].get("aifactory.dev/pool-name") == "drift",
     )
     assert found["sessionAffinity"] == "ClientIP", "what is not ours is left alone"
-    wait_for(
-        "the Deployment as it should be",
-        lambda: ns.get("deployment", name)["spec"],
-        lambda spec: (spec["replicas"], spec["template"]) == (wanted["replicas"], wanted["template"]),
-    )
+    wait_for("the Deployment as it should be", standing, lambda seen: seen == wanted)
     versions = {kind: ns.get(kind, child)["metadata"]["generation"] for kind, child in (("deployment", name),)}
     ns.run("annotate", "ipool", "drift", "look=again")  # one more reconcile
     wait_for("the pool looked at again", lambda: ns.get("ipool", "drift")["metadata"]["annotations"], bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from tests.support.waiting import wait_for
 
 LEASE = 3
 PATIENCE = 4 * LEASE
+
+NIGHT = pytest.mark.skipif(os.environ.get("AIFACTORY_LONG") != "1", reason="long: make test-night runs it")
 
 Install = Callable[..., Operator]
 
@@ -71,8 +74,15 @@ def wait_waiting(operator: Operator, words: str) -> None:
     assert not leads(operator)
 
 
-@pytest.mark.parametrize("first_all", [True, False], ids=["all namespaces", "one namespace"])
-@pytest.mark.parametrize("second_all", [True, False], ids=["then all", "then one"])
+@pytest.mark.parametrize(
+    ("first_all", "second_all"),
+    [
+        pytest.param(True, True, id="all namespaces, then all"),
+        pytest.param(False, True, id="one namespace, then all"),
+        pytest.param(True, False, id="all namespaces, then one", marks=NIGHT),
+        pytest.param(False, False, id="one namespace, then the same", marks=NIGHT),
+    ],
+)
 def test_a_second_release_does_not_act_and_says_so(
     ns: Kubectl, install: Install, first_all: bool, second_all: bool
 ) -> None:
