@@ -324,7 +324,7 @@ def test_another_version_in_the_middle_that_does_not_load_is_taken_back() -> Non
     world.settle()
     world.live(3)[0].trouble = {"load_error": "LoadFailed: no such layer"}
     world.settle()
-    assert world.status.reason == "ModelLoadFailed"
+    assert (world.live(3), world.status.phase, world.status.reason) == ([], "Degraded", "ModelLoadFailed")
 
 
 @pytest.mark.parametrize("done", [0, 1, 2])
