@@ -102,8 +102,8 @@ def test_what_became_ready_while_the_operator_was_away_serves_on_without_a_wante
     version(world, "gpt", 1)
     spec = manifests.pool_spec("gpt", version=1, replicas=2)
     world.cluster.create(INFERENCEPOOLS, manifests.body("pool-a", spec), "user")
-    made = (DEPLOYMENTS, CONFIGMAPS)  # the pods mount the latter
-    world.until(lambda: "" if all(map(world.cluster.all, made)) else "not all is made", 60, step=0.1)
+    kinds, mine = (DEPLOYMENTS, CONFIGMAPS), {names.LABEL_POOL: "pool-a"}  # pods start when both are there
+    world.until(lambda: "" if all(world.cluster.all(kind, **mine) for kind in kinds) else "missing", 60, step=0.1)
     world.kill(0, away=60.0)
     edit(world, INFERENCEPOOLS, "pool-a", {"models": [{"name": "gpt", "version": 2}]})
     world.advance(120)
