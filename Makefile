@@ -75,7 +75,8 @@ docs: uv ## The pages as a site in build/site, every link checked, with llms.txt
 	@echo "open build/site/index.html"
 
 .PHONY: images-list
-images-list: venv ## Every image that an installation pulls, with tag or digest (VALUES=values.yaml; MANIFESTS="job.yaml pool.yaml" for theirs)
+images-list: ## Every image that an installation pulls, with tag or digest (VALUES=values.yaml; MANIFESTS="job.yaml pool.yaml" for theirs)
+	@$(MAKE) --no-print-directory venv >&2
 	@$(BIN)/python charts/images.py $(addprefix --values=,$(VALUES)) $(MANIFESTS)
 
 .PHONY: lock

@@ -62,7 +62,7 @@ FULL: Json = {
     "priorityClassName": "system-cluster-critical",
     "podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None},
     "securityContext": {"readOnlyRootFilesystem": False},
-    "networkPolicy": {
+    "operatorNetworkPolicy": {
         "enabled": True,
         "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
         "apiServerPorts": [16443],
@@ -191,21 +191,21 @@ CASES: dict[str, Case] = {
     # No user at all: the cluster's own choice.
     "podSecurityContext": (in_pod("spec", "securityContext"), RESTRICTED | USER, RESTRICTED),
     "securityContext": (in_container("securityContext", "readOnlyRootFilesystem"), True, False),
-    "networkPolicy.enabled": (there("NetworkPolicy", "aifactory-operator"), False, True),
-    "networkPolicy.metricsFrom": (
+    "operatorNetworkPolicy.enabled": (there("NetworkPolicy", "aifactory-operator"), False, True),
+    "operatorNetworkPolicy.metricsFrom": (
         at("NetworkPolicy", "spec", "ingress", 1, "from", 1),
         None,
-        FULL["networkPolicy"]["metricsFrom"][0],
+        FULL["operatorNetworkPolicy"]["metricsFrom"][0],
     ),
-    "networkPolicy.apiServerPorts": (
+    "operatorNetworkPolicy.apiServerPorts": (
         at("NetworkPolicy", "spec", "egress", 1, "ports"),
         None,
         [{"port": 16443, "protocol": "TCP"}],
     ),
-    "networkPolicy.extraEgress": (
+    "operatorNetworkPolicy.extraEgress": (
         at("NetworkPolicy", "spec", "egress", 3),
         None,
-        FULL["networkPolicy"]["extraEgress"][0],
+        FULL["operatorNetworkPolicy"]["extraEgress"][0],
     ),
     "networkPolicies.enabled": (lambda made: network(made)["enabled"], False, True),
     "networkPolicies.metricsFrom": (
