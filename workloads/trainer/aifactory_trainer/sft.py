@@ -80,7 +80,7 @@ def train(settings: Settings, world: World) -> None:
     tuned = tuning.finished(settings, trainer.model, config, world)
     after = measure(tuned, held_out, settings.batch, world)
     log.info("held-out loss: %.4f, of the base %.4f", after, before)
-    asked = tuning.ask(tasks, tuned, settings.batch, world)
+    asked = tuning.ask(tasks, tuned, tokenizer, settings.batch, world)
     if world.rank == 0:
         figures = {"heldOutLoss": round(after, 4), "baseHeldOutLoss": round(before, 4), **asked}
         counts = {"conversations": learnt.conversations, "heldOutConversations": held_out.conversations}
