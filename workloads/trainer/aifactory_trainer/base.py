@@ -74,11 +74,13 @@ def longest(config: Any, wished: int | None, most: int) -> int:
     return wished or min(context, most)
 
 
-def check(config: Any, adapter: Adapter | None, world: World) -> None:
+def check(config: Any, adapter: Adapter | None, world: World, *, shards: int = 1, smaller: str = "") -> None:
     """Whether the adapter has a place in the model and memory suffices.
 
     Args:
         adapter: None: all of the model is to be trained.
+        shards: in how many parts the processes hold it between them.
+        smaller: a way out of the program's own, for messages.
 
     Raises:
         BadInputError: it does not.
@@ -86,7 +88,9 @@ def check(config: Any, adapter: Adapter | None, world: World) -> None:
     model = _without_numbers(config, adapter)
     every = sum(weight.numel() for weight in model.parameters())
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    memory.check("the base", every, trained, world, smaller=", leave out --full" if adapter is None else "")
+    if adapter is None:
+        smaller += ", leave out --full"
+    memory.check("the base", every, trained, world, shards=shards, smaller=smaller)
 
 
 def check_reading(config: Any, world: World) -> None:

@@ -89,10 +89,7 @@ class Causal:
             state = parallel.whole_state(model, world.rank)
             if world.rank != 0:
                 return None
-            with torch.device("meta"):
-                model = _make(self._config)
-            model.load_state_dict(state, assign=True)
-            model.tie_weights()
+            model = filled(self._config, state, model.generation_config)
         return model.to(own_type(self._config))
 
     def sample(self, length: int, seed: int) -> str:
@@ -242,6 +239,16 @@ def check(config: Any, words: Tokens, context: int, world: World, *, shards: int
 def own_type(config: Any) -> torch.dtype:
     """In which type the model's weights are stored."""
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+
+
+def filled(config: Any, state: dict[str, Tensor], generation: Any) -> Any:
+    """A model, to be written, with these numbers. Args: generation: its settings for generating."""
+    with torch.device("meta"):
+        model = _make(config)
+    model.load_state_dict(state, assign=True)
+    model.tie_weights()
+    model.generation_config = generation
+    return model
 
 
 def _make(config: Any) -> Any:

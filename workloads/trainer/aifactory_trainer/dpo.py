@@ -76,7 +76,7 @@ def train(settings: Settings, world: World) -> None:
     tuned = tuning.finished(settings, trainer.model, config, world)
     after = measure(tuned, held_out, settings, world)
     log.info("held out: %s", "  ".join(f"{name} {value:.4f}" for name, value in after.items()))
-    asked = tuning.ask(tasks, tuned, settings.batch, world)
+    asked = tuning.ask(tasks, tuned, tokenizer, settings.batch, world)
     if world.rank == 0:
         figures = {**{f"eval_{name}": round(value, 4) for name, value in after.items()}, **asked}
         counts = {"preferences": len(learnt), "heldOutPreferences": len(held_out)}

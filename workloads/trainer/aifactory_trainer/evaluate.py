@@ -26,8 +26,10 @@ from transformers import AutoConfig
 
 from aifactory_contract.files import write_atomically
 from aifactory_contract.formats import HUGGINGFACE, check_directory
-from aifactory_trainer import Run, World, base, chat, errors, likelihood, measured
+from aifactory_trainer import Run, World, base, chat, errors, likelihood, measured, writing
+from aifactory_trainer.distributed import Group
 from aifactory_trainer.environment import Environment
+from aifactory_trainer.harness import APPLY_CHAT_TEMPLATE
 from aifactory_trainer.likelihood import Scores
 from aifactory_trainer.measured import Losses, Measured
 from aifactory_trainer.program import BadInputError, Parser, carry_out, find, leave, positive, share
@@ -51,6 +53,7 @@ class Settings:
         batch: rows at a time in all processes together.
         max_length: tokens that the model is to read at once.
         chat_template: file with one; None: the model's.
+        apply_chat_template: have it write the questions of lm-eval's task files.
         checkpoint_every: steps between checkpoints; None: by time alone.
     """
 
@@ -61,6 +64,7 @@ class Settings:
     batch: int
     max_length: int | None
     chat_template: str | None
+    apply_chat_template: bool
     checkpoint_every: int | None
 
 
@@ -71,10 +75,11 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     add("--model", default="model", help="an input's name or a directory (default: %(default)s)")
     add("--data", help="conversations or texts to expect: an input's name, a directory or a file")
     add("--hold-out-share", type=share, help="only the conversations that sft and dpo hold out with this share")
-    add("--tasks", help="questions with right answers: an input's name, a directory or a .jsonl file")
+    add("--tasks", help="questions with right answers: an input's name, a directory, a .jsonl or a .yaml file")
     add("--batch", type=positive, default=8, help="rows at a time in all processes together (%(default)s)")
     add("--max-length", type=positive, help=f"tokens to read at once (the model's, at most {LONGEST})")
     add("--chat-template", help="file with a chat template, where the model has none or a worse one")
+    add("--apply-chat-template", action="store_true", help=APPLY_CHAT_TEMPLATE)
     add("--checkpoint-every", type=positive, help="steps; default: by time alone")
     settings = Settings(**vars(parser.parse_args(arguments)))
     if settings.data is None and settings.tasks is None:
@@ -88,19 +93,23 @@ def evaluate(settings: Settings, world: World) -> None:
     check_directory(folder, HUGGINGFACE.name)
     config = AutoConfig.from_pretrained(folder)
     base.check_reading(config, world)
-    asked = load(settings, folder, config)
-    rows = [row for each in asked.values() for row in each.rows]
-    answers = Answers(f"{base.fingerprint(folder)} {measured.digest(rows)} batch {settings.batch}", len(rows))
+    tokenizer, asked = load(settings, folder, config)
+    answers = Answers(f"{base.fingerprint(folder)} {measured.digest(asked.values())} batch {settings.batch}", asked)
     run = Run(answers=answers, checkpoint_every=settings.checkpoint_every, keep=1)
-    # The longest first: if there is too little memory for a batch, it shows at once.
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]["input_ids"]))
-    total = -(-len(rows) // settings.batch)
-    if run.step < total:
+    parts, group = answers.parts(settings.batch), Group()
+    if run.step < len(parts):
         model = base.load_to_read(folder, world)
-    for step in run.steps(total):
-        part = order[step * settings.batch : (step + 1) * settings.batch]
-        answers.take(part, likelihood.score(model, [rows[index] for index in part], settings.batch, world))
-        run.report(tokens=sum(len(rows[index]["input_ids"]) for index in part))
+    for step in run.steps(len(parts)):
+        written, part = parts[step]
+        if written:
+            prompts = [answers.prompts[index] for index in part]
+            share = -(-settings.batch // world.size)
+            answers.take_texts(part, writing.write(model, tokenizer, prompts, share, group, world.device))
+            run.report(tokens=sum(len(prompt.tokens) for prompt in prompts))
+        else:
+            rows = [answers.rows[index] for index in part]
+            answers.take(part, likelihood.score(model, rows, settings.batch, world))
+            run.report(tokens=sum(len(row["input_ids"]) for row in rows))
     figures = answers.figures(asked)
     if world.rank == 0:
         write(figures, base.fingerprint(folder))
@@ -111,11 +120,11 @@ def evaluate(settings: Settings, world: World) -> None:
         run.flush()
 
 
-def load(settings: Settings, folder: Path, config: Any) -> dict[str, Measured]:
-    """What is asked, by name; "" is the data."""
+def load(settings: Settings, folder: Path, config: Any) -> tuple[Any, dict[str, Measured]]:
+    """The tokenizer, and what is asked, by name; "" is the data."""
     source = None if settings.data is None else find(settings.data, "--data")
     talks = source is not None and measured.is_chat(source)
-    tokenizer = base.load_tokenizer(folder, settings.chat_template, chats=talks)
+    tokenizer = base.load_tokenizer(folder, settings.chat_template, chats=talks or settings.apply_chat_template)
     longest = base.longest(config, settings.max_length, LONGEST)
     found: dict[str, Measured] = {}
     if source is not None and talks:
@@ -130,43 +139,71 @@ def load(settings: Settings, folder: Path, config: Any) -> dict[str, Measured]:
             raise BadInputError(f"--hold-out-share is for conversations, and {source} has none: leave it out")
         found[""] = measured.texts(source, tokenizer, longest)
     if settings.tasks is not None:
-        found |= measured.tasks(find(settings.tasks, "--tasks"), tokenizer, longest)
+        tasks = find(settings.tasks, "--tasks")
+        found |= measured.tasks(tasks, tokenizer, longest, chats=settings.apply_chat_template)
     for name, each in found.items():
-        log.info("%s: %d rows", name or settings.data, len(each.rows))
-    return found
+        log.info("%s: %d rows", name or settings.data, len(each.rows) + len(each.prompts))
+    return tokenizer, found
 
 
 class Answers:
-    """What the model has said so far: the state of a run, the same on all ranks."""
+    """What the model has said so far: the state of a run, the same on all ranks.
 
-    def __init__(self, of: str, rows: int) -> None:
+    Attributes:
+        rows, prompts: all that is asked.
+    """
+
+    def __init__(self, of: str, asked: Mapping[str, Measured]) -> None:
         """Args: of: what tells model and questions from others."""
+        self.rows = [row for each in asked.values() for row in each.rows]
+        self.prompts = [prompt for each in asked.values() for prompt in each.prompts]
         self._of = of
-        self._said = torch.zeros(2, rows, dtype=torch.float64)
+        self._tasks = [len(each.prompts) for each in asked.values()]
+        self._said = torch.zeros(2, len(self.rows), dtype=torch.float64)
+        self._texts = [""] * len(self.prompts)
+
+    def parts(self, batch: int) -> list[tuple[bool, list[int]]]:
+        """What is asked together: whether prompts, and which. The longest come first: if there is too little memory for
+        a batch, it shows at once. Prompts are with those of their own task."""
+        order = sorted(range(len(self.rows)), key=lambda index: -len(self.rows[index]["input_ids"]))
+        found = [(False, order[at : at + batch]) for at in range(0, len(order), batch)]
+        begin = 0
+        for count in self._tasks:
+            order = sorted(range(begin, begin + count), key=lambda index: -len(self.prompts[index].tokens))
+            found += [(True, order[at : at + batch]) for at in range(0, count, batch)]
+            begin += count
+        return found
 
     def take(self, rows: Sequence[int], scores: Scores) -> None:
         """Note the scores of these rows."""
         self._said[:, list(rows)] = torch.stack((scores.log_likelihood, scores.greedy.double()))
 
+    def take_texts(self, prompts: Sequence[int], texts: Sequence[str]) -> None:
+        """Note what was written behind these prompts."""
+        for index, text in zip(prompts, texts, strict=True):
+            self._texts[index] = text
+
     def figures(self, asked: Mapping[str, Measured]) -> dict[str, dict[str, float]]:
         """What they are worth, when all are there."""
-        found, at = {}, 0
+        found, at, begin = {}, 0, 0
         for name, each in asked.items():
             said = self._said[:, at : at + len(each.rows)]
-            found[name] = each.figures(Scores(said[0], said[1] > 0))
+            texts = self._texts[begin : begin + len(each.prompts)]
+            found[name] = each.figures(Scores(said[0], said[1] > 0), texts)
             at += len(each.rows)
+            begin += len(each.prompts)
         return found
 
     def state_dict(self) -> dict[str, Any]:
         """For `Run`."""
-        return {"of": self._of, "said": self._said}
+        return {"of": self._of, "said": self._said, "texts": self._texts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """For `Run`. Raises ValueError: it is of another model, or of other questions."""
         if state["of"] != self._of:
             raise ValueError(f"it is of another model, other data or another --batch ({state['of']}, now {self._of})")
         said: Tensor = state["said"]
-        self._said = said.clone()
+        self._said, self._texts = said.clone(), list(state["texts"])
 
 
 def write(figures: Mapping[str, Mapping[str, float]], model: str) -> None:

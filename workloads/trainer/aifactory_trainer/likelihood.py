@@ -73,7 +73,7 @@ def log_likelihoods(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tenso
 
 @torch.no_grad()
 def score(model: Any, rows: Rows, batch: int, world: World) -> Scores:
-    """Ask the model about rows; each process asks about its share of them.
+    """Ask the model about rows; each process asks about its share of them, and all equally often: see divided.py.
 
     Args:
         batch: rows at a time in each process.
@@ -81,15 +81,16 @@ def score(model: Any, rows: Rows, batch: int, world: World) -> Scores:
     model.eval()
     found = torch.zeros(2, len(rows), dtype=torch.float64)
     mine = range(world.rank, len(rows), world.size)
-    for begin in range(0, len(mine), batch):
+    for begin in range(0, -(-len(rows) // world.size), batch):
         part = list(mine[begin : begin + batch])
-        inputs = {name: tensor.to(world.device) for name, tensor in pad([rows[index] for index in part]).items()}
+        padded = pad([rows[index] for index in part or [0]])
+        inputs = {name: tensor.to(world.device) for name, tensor in padded.items()}
         with torch.autocast("cuda", torch.bfloat16, enabled=world.device.type == "cuda"):
             said, logits = log_likelihoods(model, inputs)
         targets = inputs["labels"][:, 1:]
         greedy = ((logits.argmax(-1) == targets) | (targets == IGNORED)).all(1)
-        found[:, part] = torch.stack((said.double(), greedy.double())).cpu()
-    if world.size > 1:
+        found[:, part] = torch.stack((said.double(), greedy.double())).cpu()[:, : len(part)]
+    if world.size > 1 and len(rows):
         dist.all_reduce(found)
     return Scores(found[0], found[1] > 0)
 

@@ -112,7 +112,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], cache: Cache | None, block: int) -> Tensor:
         x = x + self.attention(normalise(x), rope, cache, block)
         gate, up = self.gate_up(normalise(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up)
+        out: Tensor = x + self.down(F.silu(gate) * up)
+        return out
 
 
 class GPT(nn.Module):

@@ -210,7 +210,6 @@ def schedule(step: int, total: int) -> float:
     return warm * (FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * 0.5 * (1 + math.cos(math.pi * step / total)))
 
 
-@torch.compiler.set_stance("force_eager")  # to make kernels for it would take longer than to do without
 @torch.no_grad()
 def mean_loss(subject: Subject, model: nn.Module, row: Tensor, world: World) -> float:
     """Mean cross entropy, in nats, over evenly spaced windows of a text; each rank measures its share of them, which
@@ -218,10 +217,11 @@ def mean_loss(subject: Subject, model: nn.Module, row: Tensor, world: World) -> 
     count = -(-MEASURED_WINDOWS // world.size) * world.size
     starts = torch.linspace(0, len(row) - subject.context - 1, count).long()[world.rank :: world.size]
     total = torch.zeros(2, dtype=torch.float64)
-    for part in torch.split(starts, max(1, MEASURED_TOGETHER // subject.context)):
-        windows = windows_at(row, part, subject.context).to(world.device)
-        loss = next_token_loss(subject.predict(model, windows[:, :-1]), windows[:, 1:])
-        total += torch.tensor([loss.item() * len(part), len(part)])
+    with torch.compiler.set_stance("force_eager"):  # to make kernels for it would take longer than to do without
+        for part in torch.split(starts, max(1, MEASURED_TOGETHER // subject.context)):
+            windows = windows_at(row, part, subject.context).to(world.device)
+            loss = next_token_loss(subject.predict(model, windows[:, :-1]), windows[:, 1:])
+            total += torch.tensor([loss.item() * len(part), len(part)])
     if dist.is_initialized():
         dist.all_reduce(total)
     return float(total[0] / total[1])

@@ -21,6 +21,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +31,7 @@ from transformers import AutoConfig, PrinterCallback, Trainer
 from transformers.data.data_collator import DataCollatorWithFlattening
 
 from aifactory_contract.formats import HUGGINGFACE, check_directory
-from aifactory_trainer import World, base, chat, errors, likelihood, tuning
+from aifactory_trainer import Run, World, base, chat, divided, errors, likelihood, tuning
 from aifactory_trainer.huggingface import FactoryCallback
 from aifactory_trainer.likelihood import Row
 from aifactory_trainer.program import Parser, carry_out, find, leave
@@ -44,9 +46,15 @@ BASE_LOSS = "base-loss.json"
 
 @dataclass(frozen=True, slots=True)
 class Settings(tuning.Tuning):
-    """One run. Attributes: packing: the conversations of a batch stand in one row, without padding."""
+    """One run.
+
+    Attributes:
+        packing: the conversations of a batch stand in one row, without padding.
+        shard: divide weights, gradients and optimizer among the processes.
+    """
 
     packing: bool
+    shard: bool
 
 
 def parse(arguments: Sequence[str] | None = None) -> Settings:
@@ -56,7 +64,13 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     parser.add_argument(
         "--packing", action="store_true", help="no padding: the conversations of a batch stand in one row"
     )
-    return Settings(**tuning.parse(parser, arguments))
+    parser.add_argument(
+        "--shard", action="store_true", help="with --full: divide weights, gradients and optimizer among the processes"
+    )
+    settings = Settings(**tuning.parse(parser, arguments))
+    if settings.shard and not settings.full:
+        parser.error("--shard divides a model that is trained in full: add --full, or leave it out")
+    return settings
 
 
 def train(settings: Settings, world: World) -> None:
@@ -64,28 +78,44 @@ def train(settings: Settings, world: World) -> None:
     folder = find(settings.base, "--base")
     check_directory(folder, HUGGINGFACE.name)
     config, tokenizer = AutoConfig.from_pretrained(folder), base.load_tokenizer(folder, settings.chat_template)
-    base.check(config, settings.adapter, world)
+    shards, smaller = (world.size, "") if settings.shard else (1, ", add --shard" if world.size > 1 else "")
+    base.check(config, settings.adapter, world, shards=shards, smaller=smaller if settings.full else "")
     learnt, held_out = load_data(settings, tokenizer, config)
     tasks = tuning.load_tasks(settings, tokenizer, config)
     torch.manual_seed(settings.seed)  # the adapter's first numbers
     model = base.load(folder, settings.adapter, world)
-    trainer, factory = make_trainer(model, learnt, settings, world)
-    (before,) = tuning.once(
-        BASE_LOSS,
-        f"{base.fingerprint(folder)} {held_out.digest}",
-        lambda: [measure(trainer.model, held_out, settings.batch, world)],
-    )
-    log.info("held-out loss of the base: %.4f", before)
-    trainer.train(resume_from_checkpoint=factory.checkpoint)
-    tuned = tuning.finished(settings, trainer.model, config, world)
+    measured_before = partial(base_loss, folder, held_out, settings, world)
+    reporter: Any
+    if settings.shard:
+        divided.shard(model, settings, world)
+        before = measured_before(model)
+        reporter = learn_divided(model, learnt, settings, world)
+        divided.round_off(model, config)
+        tuned = model
+    else:
+        trainer, factory = make_trainer(model, learnt, settings, world)
+        before = measured_before(trainer.model)
+        trainer.train(resume_from_checkpoint=factory.checkpoint)
+        reporter = factory
+        tuned = tuning.finished(settings, trainer.model, config, world)
     after = measure(tuned, held_out, settings.batch, world)
     log.info("held-out loss: %.4f, of the base %.4f", after, before)
-    asked = tuning.ask(tasks, tuned, settings.batch, world)
+    asked = tuning.ask(tasks, tuned, tokenizer, settings.batch, world)
+    if settings.shard:
+        tuned = divided.whole(tuned, config, world)
     if world.rank == 0:
         figures = {"heldOutLoss": round(after, 4), "baseHeldOutLoss": round(before, 4), **asked}
         counts = {"conversations": learnt.conversations, "heldOutConversations": held_out.conversations}
         tuning.publish(settings, tuned, tokenizer, config, {**figures, **counts})
-        factory.report(**figures)
+        reporter.report(**figures)
+
+
+def base_loss(folder: Path, held_out: chat.Examples, settings: Settings, world: World, model: Any) -> float:
+    """The held-out loss before anything is learnt, measured once for all attempts."""
+    of = f"{base.fingerprint(folder)} {held_out.digest}"
+    (loss,) = tuning.once(BASE_LOSS, of, lambda: [measure(model, held_out, settings.batch, world)])
+    log.info("held-out loss of the base: %.4f", loss)
+    return loss
 
 
 def load_data(settings: Settings, tokenizer: Any, config: Any) -> tuple[chat.Examples, chat.Examples]:
@@ -97,6 +127,14 @@ def load_data(settings: Settings, tokenizer: Any, config: Any) -> tuple[chat.Exa
         left_out = f", {part.left_out} left out: longer than {longest} tokens" if part.left_out else ""
         log.info("%s: %d conversations, %d tokens%s", name, part.conversations, part.tokens, left_out)
     return learnt, held_out
+
+
+def learn_divided(model: Any, learnt: chat.Examples, settings: Settings, world: World) -> Run:
+    """Train a model that is divided. Raises CheckpointError: there is a checkpoint of another run."""
+    learning_rate = settings.learning_rate or LEARNING_RATE[settings.full]
+    facts = tuning.facts(settings, learning_rate, learnt.digest)
+    del facts["batch"]  # a step stays what it was
+    return divided.learn(model, learnt, collator(settings.packing), settings, learning_rate, facts, world)
 
 
 def make_trainer(

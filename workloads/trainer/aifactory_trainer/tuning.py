@@ -19,13 +19,14 @@ from aifactory_contract.errors import FactoryError
 from aifactory_contract.files import write_atomically
 from aifactory_contract.formats import adapters
 from aifactory_contract.names import check_model_name
-from aifactory_trainer import World, base, causal, chat, export_huggingface, likelihood, measured
+from aifactory_trainer import World, base, causal, chat, export_huggingface, measured
 from aifactory_trainer.base import ALL_LINEAR, Adapter
 from aifactory_trainer.distributed import Group
 from aifactory_trainer.environment import Environment
 from aifactory_trainer.export import export_adapter
+from aifactory_trainer.harness import APPLY_CHAT_TEMPLATE
 from aifactory_trainer.huggingface import FactoryCallback
-from aifactory_trainer.measured import Task
+from aifactory_trainer.measured import Measured
 from aifactory_trainer.program import find, positive, rate, share
 
 log = logging.getLogger("aifactory")
@@ -54,6 +55,7 @@ class Tuning:
         learning_rate: the highest one; None: the program's.
         max_length: tokens of a conversation; longer ones are left out.
         tasks: file or directory of questions that the result is measured by, or the name of an input.
+        apply_chat_template: have the chat template write the questions of lm-eval's task files.
         activation_checkpointing: compute activations twice rather than keep them.
         chat_template: file with one; None: the base's.
         seed: of adapter and order.
@@ -76,6 +78,7 @@ class Tuning:
     learning_rate: float | None
     max_length: int | None
     tasks: str | None
+    apply_chat_template: bool
     activation_checkpointing: bool
     chat_template: str | None
     seed: int
@@ -119,6 +122,7 @@ def add_options(
     add("--learning-rate", type=rate, help=f"highest learning rate (LoRA {rates[False]:g}, full {rates[True]:g})")
     add("--max-length", type=positive, help=f"tokens; longer ones are left out (the model's, at most {LONGEST})")
     add("--tasks", help="questions with right answers that the result is measured by, as evaluate takes them")
+    add("--apply-chat-template", action="store_true", help=APPLY_CHAT_TEMPLATE)
     add("--activation-checkpointing", action="store_true", help="less memory, a third more computing")
     add("--chat-template", help="file with a chat template, where the base has none or a worse one")
     add("--seed", type=int, default=1337, help="of adapter and order (%(default)s)")
@@ -179,17 +183,18 @@ def split(settings: Tuning, every: Sequence[Part], read: Callable[[Any], list[Pa
     return parts
 
 
-def load_tasks(settings: Tuning, tokenizer: Any, config: Any) -> dict[str, Task]:
+def load_tasks(settings: Tuning, tokenizer: Any, config: Any) -> dict[str, Measured]:
     """What the result is measured by, by name; see `measured.tasks`."""
     if settings.tasks is None:
         return {}
     longest = base.longest(config, settings.max_length, LONGEST)
-    return measured.tasks(find(settings.tasks, "--tasks"), tokenizer, longest)
+    tasks = find(settings.tasks, "--tasks")
+    return measured.tasks(tasks, tokenizer, longest, chats=settings.apply_chat_template)
 
 
-def ask(tasks: Mapping[str, Task], model: Any, batch: int, world: World) -> dict[str, float]:
+def ask(tasks: Mapping[str, Measured], model: Any, tokenizer: Any, batch: int, world: World) -> dict[str, float]:
     """The figures of the tasks, as the lineage names them."""
-    found = {name: task.figures(likelihood.score(model, task.rows, batch, world)) for name, task in tasks.items()}
+    found = {name: measured.ask(task, model, tokenizer, batch, world) for name, task in tasks.items()}
     return measured.flat(found)
 
 

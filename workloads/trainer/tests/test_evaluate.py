@@ -25,6 +25,17 @@ from conftest import TORCHRUN, Pod, Receiver, wait_until
 EVALUATE = ("-m", "aifactory_trainer.evaluate")
 ALL = ("--model=base", "--data=chat", "--tasks=tasks")
 CPU = World(0, 1, torch.device("cpu"))
+WRITTEN = """
+dataset_path: json
+dataset_kwargs: {data_files: questions.jsonl}
+test_split: train
+output_type: generate_until
+doc_to_text: q
+doc_to_target: a
+generation_kwargs: {until: ["\\n"], max_gen_toks: 5}
+filter_list:
+- {name: letter, filter: [{function: regex, regex_pattern: "[a-z]"}, {function: take_first}]}
+"""
 
 
 @pytest.fixture
@@ -33,6 +44,8 @@ def inputs(inputs: Path) -> Path:
     letters = [{"prompt": f"Letter {n}:", "choices": ["a", "bb", "ccc"], "answer": n % 3} for n in range(30)]
     chatmodel.write_lines(inputs / "tasks" / "letters.jsonl", letters)
     chatmodel.write_lines(inputs / "tasks" / "words.jsonl", [{"prompt": f"{n}", "answer": "x"} for n in range(9)])
+    chatmodel.write_lines(inputs / "tasks" / "questions.jsonl", [{"q": f"{n}?", "a": "x"} for n in range(9)])
+    (inputs / "tasks" / "written.yaml").write_text(WRITTEN)
     (inputs / "texts").mkdir()
     (inputs / "texts" / "a.txt").write_text("A text that is longer than what the model is to read at once. " * 3)
     return inputs
@@ -65,13 +78,14 @@ def test_the_figures_are_in_the_output_and_in_the_progress(
     assert 0 <= found["tasks"]["letters"]["acc_norm"] <= 1
 
     last = receiver.reports[-1]
-    assert last["step"] == last["totalSteps"] == (40 + 90 + 9 + 7) // 8
+    assert last["step"] == last["totalSteps"] == (40 + 90 + 9 + 7) // 8 + 2
     assert last["metrics"] == {
         "loss": found["data"]["loss"],
         "perplexity": found["data"]["perplexity"],
         "letters/acc": found["tasks"]["letters"]["acc"],
         "letters/acc_norm": found["tasks"]["letters"]["acc_norm"],
         "words/exact_match": found["tasks"]["words"]["exact_match"],
+        "written/exact_match,letter": found["tasks"]["written"]["exact_match,letter"],
     }
 
 
@@ -124,7 +138,7 @@ def test_two_processes_stopped_on_their_way_say_the_same_as_one(job: Path, pod: 
     wait_until(lambda: pod.steps_saved(), "a checkpoint", lambda: pod.log(process))
     process.send_signal(signal.SIGTERM)
     wait_until(lambda: process.poll() is not None, "the end of torchrun", lambda: pod.log(process))
-    stopped = re.search(r"stopped at step (\d+) of 18: ", pod.log(process))
+    stopped = re.search(r"stopped at step (\d+) of 20: ", pod.log(process))
     assert stopped is not None, pod.log(process)
     assert not (pod.output / evaluate.RESULTS).exists()
     pod.run(*command, AIFACTORY_PROGRESS_URL=receiver.url)

@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
 pytest.importorskip("peft", reason="a Python without the test packages, as gpu-check may use")
 
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup
 
 import chatmodel
 import conftest
 from aifactory_contract.formats import HUGGINGFACE, check_directory
-from aifactory_trainer import chat, memory, sft
+from aifactory_trainer import chat, divided, memory, sft
 from aifactory_trainer.distributed import World
 from conftest import TORCHRUN, Pod, Receiver, wait_until
 from test_export import digest
@@ -30,6 +31,16 @@ SFT = ("-m", "aifactory_trainer.sft")
 FAST = ("--learning-rate=0.02", "--hold-out-share=0.2", "--batch=4")
 FRUIT = chatmodel.conversations(40)
 CPU = World(0, 1, torch.device("cpu"))
+BEGINS = """
+dataset_path: json
+dataset_kwargs: {data_files: questions.jsonl}
+test_split: train
+output_type: generate_until
+doc_to_text: q
+doc_to_target: a
+generation_kwargs: {max_gen_toks: 8}
+filter_list: [{name: word, filter: [{function: regex, regex_pattern: "[A-Za-z]+"}]}]
+"""
 
 
 def refused(job: Path, *arguments: str) -> str:
@@ -280,6 +291,7 @@ def test_a_loss_that_is_no_number_is_not_retried(job: Path) -> None:
         (["--batch=x"], "argument --batch: invalid positive value: 'x'"),
         (["--hold-out-share=1"], "argument --hold-out-share: must be below 1, it is 1"),
         (["--lora-rank=-1"], "argument --lora-rank: must be at least 1, it is -1"),
+        (["--shard"], "--shard divides a model that is trained in full: add --full, or leave it out"),
     ],
 )
 def test_bad_arguments_are_named(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -287,3 +299,93 @@ def test_bad_arguments_are_named(arguments: list[str], words: str, capsys: pytes
         sft.parse(arguments)
     assert ended.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_model_that_is_divided_learns_and_resumes_with_any_number_of_processes(
+    pod: Pod, inputs: Path, job: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes, killed; then two that go on, and one that goes on from the same checkpoint: all end like one
+    process that was not interrupted."""
+    chatmodel.write(inputs / "base", attention_dropout=0.0)  # chance is another one with another number of processes
+    questions = [{"q": row["messages"][0]["content"], "a": "The"} for row in FRUIT[:5]]
+    chatmodel.write_lines(inputs / "tasks" / "questions.jsonl", questions)
+    (inputs / "tasks" / "begins.yaml").write_text(BEGINS)
+    same = (*FAST, "--learning-rate=0.005", "--full", "--shard", "--epochs=6", "--checkpoint-every=5")
+    same = (*same, "--tasks=tasks", "--apply-chat-template")
+    command = (*TORCHRUN, *SFT, *same, "--batch=2")
+    pod.env |= {"AIFACTORY_INPUTS": str(inputs)}
+
+    def alone(name: str) -> dict[str, torch.Tensor]:
+        monkeypatch.setenv("AIFACTORY_OUTPUT", str(job / name))
+        monkeypatch.setenv("AIFACTORY_CHECKPOINTS", str(job / f"{name}-checkpoints"))
+        caplog.clear()
+        try:
+            sft.main(same)
+        finally:
+            dist.destroy_process_group()
+        return load_file(job / name / "model.safetensors")
+
+    expected = alone("whole")
+    process = pod.start(*command)
+    wait_until(lambda: len(pod.steps_saved()) >= 2, "two checkpoints", lambda: pod.log(process))
+    pod.kill(process)
+    shutil.copytree(pod.checkpoints, job / "one-checkpoints")
+    resumed = f"step-{pod.steps_saved()[-1]}: step {pod.steps_saved()[-1]}"
+    assert not pod.output.exists(), "it was killed before its end"
+
+    assert resumed in pod.run(*command)
+    two, one = load_file(pod.output / "model.safetensors"), alone("one")
+    assert resumed in caplog.text
+    assert "was written by 2 ranks, now there are 1" in caplog.text
+    for found in (two, one):
+        for name, weight in expected.items():
+            # Adam makes steps of one size of what is next to nothing, and so of what is rounded in another way too.
+            assert (found[name].float() - weight.float()).abs().mean() < 0.002, name
+    configs = [json.loads((path / "config.json").read_text()) for path in (job / "whole", pod.output, job / "one")]
+    metrics = [config.pop("metrics") for config in configs]
+    former = json.loads((inputs / "base" / "config.json").read_text())
+    former.pop("metrics", None)
+    assert configs == [former] * 3, "the same model to whoever serves it"
+    assert metrics[0]["heldOutLoss"] < metrics[0]["baseHeldOutLoss"] - 0.5
+    assert metrics[0]["begins/exact_match,word"] == 1.0
+    assert metrics[1] == pytest.approx(metrics[0], abs=0.005)
+    assert metrics[2] == pytest.approx(metrics[0], abs=0.005)
+    generation = (pod.output / "generation_config.json").read_text()
+    assert generation == (inputs / "base" / "generation_config.json").read_text()
+
+
+def test_a_step_of_a_divided_model_is_one_of_the_trainers(inputs: Path) -> None:
+    """Its gradients, in batches of any size, and its learning rates."""
+    model = AutoModelForCausalLM.from_pretrained(inputs / "base", dtype=torch.float32).eval()
+    rows = list(chat.Examples(AutoTokenizer.from_pretrained(inputs / "base"), chat.read(inputs / "chat")[:5], 200))
+    loss = model(**sft.collator(False)(rows), use_cache=False).loss
+    loss.backward()
+    expected = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    for packing in (False, True):
+        model.zero_grad()
+        found = divided.gradients(model, rows, sft.collator(packing), 2, CPU)
+        assert found.item() == pytest.approx(loss.item(), rel=1e-5)
+        for name, weight in model.named_parameters():
+            torch.testing.assert_close(weight.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    rates = get_cosine_schedule_with_warmup(optimizer, 2, 50)
+    for step in range(50):
+        assert divided.schedule(step, 50) == pytest.approx(rates.get_last_lr()[0], abs=1e-9)
+        optimizer.step()
+        rates.step()
+
+
+def test_every_example_is_seen_as_often_whatever_a_step_has(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "aifactory")
+    facts = {"data": "a", "seed": 1}
+    plan = divided.Plan(facts, 10, 4, 2.0, 1)
+    assert plan.steps == 6
+    assert sorted(index for step in range(6) for index in plan.of(step)) == sorted([*range(10)] * 2)
+    assert plan.of(0) != plan.of(3), "each epoch in another order"
+    other = divided.Plan(facts, 10, 3, 2.0, 1)
+    other.load_state_dict(plan.state_dict())
+    assert "a step has 4 examples, as when the run began" in caplog.text
+    assert [other.of(step) for step in range(6)] == [plan.of(step) for step in range(6)]
+    with pytest.raises(ValueError, match=r"it was written with other data \(a, now b\)"):
+        divided.Plan({"data": "b", "seed": 1}, 10, 4, 2.0, 1).load_state_dict(plan.state_dict())
