@@ -84,7 +84,7 @@ def look(observed: Observed, now: datetime) -> Outlook:
         there = sum(view.wanted for view in observed.revisions if not view.terminating)
         before = ScalingStatus(replicas=max(current, min(there, most)))
         if before.replicas > current:
-            return Outlook(before, first=True, due=0)
+            return Outlook(before, first=True)
     if current != before.replicas or current < floor:
         to = max(current, floor)
         field = "schedules" if to > max(current, least) else bound if to < before.replicas else "minReplicas"
@@ -174,7 +174,7 @@ def _pending(before: PendingScaling | None, current: int, goal: int, seconds: in
     """A wait goes on in the same direction, unless nobody has looked for too long."""
     now = now.replace(microsecond=0)
     begun = PendingScaling(since=now, seen=now, replicas=goal)
-    if before is None or before.replicas == current or _grows(before, current) != (goal > current):
+    if before is None or _grows(before, current) != (goal > current):
         return begun
     unseen = (now - before.seen).total_seconds()
     if unseen > max(seconds / 2, UNSEEN_SECONDS):
@@ -194,7 +194,7 @@ def _decided(spec: Autoscaling, before: ScalingStatus, to: int, need: _Need, now
     target = next((metric.target for metric in spec.metrics if metric.name == need.metric), "")
     why = f": {need.metric} is {value}, and a pod is to have {target}" if target else f", by autoscaling.{need.metric}"
     event = f"from {before.replicas} to {to} pods{why}"
-    return Outlook(status, first=True, event=event, fewer=to < before.replicas, due=0)
+    return Outlook(status, first=True, event=event, fewer=to < before.replicas)
 
 
 def _or(given: int | None, default: int) -> int:

@@ -16,6 +16,7 @@ from aifactory.serving import scaling
 from aifactory.serving.autoscale import look
 from aifactory.serving.demand import Demand
 from aifactory.serving.state import Observed, RevisionView
+from tests.unit.plans import patches
 from tests.unit.serving.builders import NOW, SETTINGS, pool, serving
 
 IN_FLIGHT = [{"name": "inFlightRequests", "target": "4"}]
@@ -250,6 +251,67 @@ def test_devices_of_other_kinds_are_none() -> None:
     assert scaling.gpus(pool(template=template)) == 3
 
 
+def test_a_wait_that_is_not_yet_over_ends_when_its_direction_does() -> None:
+    found = Pool(3, scaleUpStabilizationSeconds=30)
+    found.look(demand(40))
+    assert found.scaling.pending is not None
+    found.look(demand(4))
+    assert found.scaling.pending is not None
+    assert (found.scaling.pending.replicas, found.scaling.summary) == (1, "3 of 1-10, soon 1"), "the other way"
+    found.look(demand(4, complete=False), 5)
+    assert found.scaling.pending is not None, "nobody knows better"
+    found.look(demand(16, complete=False), 5)
+    assert found.scaling.pending is not None
+    assert found.scaling.pending.replicas == 4
+    found.look(demand(4, complete=False), 5)
+    assert found.scaling.pending is None, "one that needs no certainty to begin needs none to end"
+    found.look(demand(4), 5)
+    found.edit(minReplicas=3)
+    found.look(demand(4), 5)
+    assert found.scaling.pending is None, "there is nothing to go down to"
+
+
+def test_what_was_decided_is_waited_for_no_more() -> None:
+    found = Pool(5)
+    found.look(demand(8))
+    found.look(demand(8), 100)
+    found.look(demand(8), 100)
+    assert found.look(demand(8), 100) == 2
+    assert found.scaling.pending is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "found", "message"),
+    [
+        pytest.param("inFlightRequests", demand(16), None, id="just enough"),
+        pytest.param("inFlightRequests", demand(24), "inFlightRequests asks for more pods", id="too few"),
+        pytest.param("inFlightRequests", demand(24, complete=False), None, id="not for certain"),
+        pytest.param("inFlightRequests", demand(None), "the pods' engine does not tell inFlightRequests", id="unknown"),
+        pytest.param("tokensPerSecond", demand(None, tokens=16), None, id="not asked for"),
+        pytest.param("inFlightRequests", demand(4, silent=1), "1 pod does not answer", id="silent"),
+        pytest.param("inFlightRequests", demand(4, silent=2), "2 pods do not answer", id="several"),
+    ],
+)
+def test_it_says_what_keeps_it_from_another_number(metric: str, found: Demand, message: str | None) -> None:
+    other = Pool(4, maxReplicas=4, metrics=[{"name": metric, "target": "4"}])
+    other.look(found)
+    assert (other.scaling.message is None) == (message is None)
+    assert (other.scaling.message or "").startswith(message or "")
+
+
+def test_it_is_due_when_the_first_of_what_is_waited_for_comes() -> None:
+    found = Pool(5, schedules=[OFFICE])
+    found.now = at(5, 6, 59)
+    found.look(demand(8))
+    assert found.due == 60, "the schedule, before a quarter of the wait"
+    found.now = at(5, 6)
+    found.look(demand(8))
+    assert found.due == 75
+    quick = Pool(5, stabilizationSeconds=2)
+    quick.look(demand(8))
+    assert quick.due == 1, "not all the time"
+
+
 # --- Schedules ---
 
 OFFICE = {"cron": "0 8 * * 1-5", "timeZone": "Europe/Berlin", "durationSeconds": 36_000, "minReplicas": 4}
@@ -396,6 +458,18 @@ def test_the_pods_that_have_least_to_do_go() -> None:
     world.settle()
     assert [pod.in_flight for pod in world.live()] == [3.0, 2.0]
     assert world.events[-1] == "Scaled: from 4 to 2 pods: inFlightRequests is 6.2, and a pod is to have 4"
+
+
+def test_what_a_pod_has_to_do_that_is_not_ready_or_not_known_is_not_told() -> None:
+    world = serving(replicas=4, autoscaling=spec(stabilizationSeconds=0))
+    for pod, count in zip(world.live(), (3.0, None, 1.0, 9.0), strict=True):
+        pod.in_flight = count
+    world.live()[3].ready = False
+    world.demand = demand(4)
+    decision = world.step()
+    costs = {write.name: write.body["metadata"]["annotations"] for write in patches(decision)}
+    key = "controller.kubernetes.io/pod-deletion-cost"
+    assert list(costs.values()) == [{key: "3"}, {key: "1"}]
 
 
 def test_pods_that_have_the_same_to_do_are_not_told_apart() -> None:
