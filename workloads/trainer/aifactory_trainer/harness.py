@@ -112,6 +112,8 @@ def read(path: Path) -> File:
     if kind not in _METRICS:
         raise _bad(path, f"output_type {kind!r} is not known; known are {', '.join(_METRICS)}")
     known = _PLAIN | _TEMPLATES | {"output_type", "num_fewshot", "repeats", "metric_list"}
+    if kind != "multiple_choice":
+        known -= {"doc_to_choice"}
     if kind == "generate_until":
         known |= {"generation_kwargs", "filter_list"}
     if unknown := sorted(map(str, settings.keys() - known)):
@@ -353,7 +355,7 @@ def _filter(file: File, step: Mapping[str, Any]) -> Callable[[str], str]:
     plain: dict[str, Callable[[str], str]] = {
         "lowercase": str.lower,
         "uppercase": str.upper,
-        "remove_whitespace": str.lstrip,
+        "remove_whitespace": str.strip,
     }
     name = step.get("function")
     if name in plain and not options:

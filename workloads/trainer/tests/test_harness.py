@@ -145,7 +145,7 @@ def test_the_right_choice_is_a_number_or_a_text(
     [
         ("[{function: take_first}]", " Four", " Four"),
         ("[{function: lowercase}, {function: take_first}]", " Four ", " four "),
-        ("[{function: remove_whitespace}, {function: uppercase}]", " \nFour ", "FOUR "),
+        ("[{function: remove_whitespace}, {function: uppercase}]", " \nFour ", "FOUR"),
         ('[{function: regex, regex_pattern: "[0-9]+"}]', "1 and 22", "1"),
         ('[{function: regex, regex_pattern: "[0-9]+", group_select: -1}]', "1 and 22", "22"),
         ('[{function: regex, regex_pattern: "[0-9]+"}]', "none", "[invalid]"),
@@ -209,6 +209,7 @@ def test_a_text_ends_where_it_is_told_to(tmp_path: Path, tokenizer: Any) -> None
         ("output_type: x", "output_type 'x' is not known; known are multiple_choice, loglikelihood, generate_until"),
         (WRITE + "doc_to_text: !function utils.text\n", "it calls functions of Python (!function), which are not run"),
         (WRITE + "process_docs: x\n", "process_docs is not known for generate_until; known are dataset_kwargs, "),
+        (WRITE + "doc_to_choice: [a, b]\n", "doc_to_choice is not known for generate_until"),
         (CHOOSE + "filter_list: []\n", "filter_list is not known for multiple_choice"),
         (WRITE + "num_fewshot: 5\n", "num_fewshot is 5, and here it is 0 or left out"),
         (WRITE.replace("path: json", "path: gsm8k"), "dataset_path is 'gsm8k', and here it is 'json' or left out"),
