@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from aifactory.api.inferencepool import InferencePoolStatus, Measured, Throughput
+from aifactory.api.inferencepool import Finding, InferencePoolStatus, Measured, Throughput
 from aifactory.api.reasons import Reason
 from aifactory.kube.podstate import Crash
 from aifactory.serving.measure import Measurement
+from aifactory.serving.state import Wish
 from aifactory.serving.status import StatusDraft
+from aifactory.serving.swap import Choice
 from tests.unit.golden import assert_golden
 from tests.unit.serving.builders import NOW, World, conditions, message, pool, serving
 
@@ -359,6 +361,22 @@ def test_a_stable_revision_whose_deployment_is_gone_has_no_pods() -> None:
     world.step()
     assert world.status.stable is not None
     assert (world.status.stable.replicas, world.status.stable.ready_replicas) == (0, 0)
+
+
+def test_of_a_comparison_is_told_with_the_version_that_it_was_about() -> None:
+    world = canary({"weight": 30}, {"pauseSeconds": 600})
+    found = (Finding(metric="errorRate", outcome="Passed", message="errorRate: 0"),)
+    change, wish = world.status.rollout, Wish(world.versions[2], world.revision(2), "image", world.revision(2))
+    assert change is not None
+    for revision, told in ((wish.revision, found), ("another", None)):
+        world.status.rollout = change.model_copy(update={"revision": revision, "analysis": found})
+        status = drafted(world, lambda draft: draft.promoted(wish, Choice("Canary", "")))
+        assert status.rollout is not None
+        assert status.rollout.analysis == told
+    world.status.rollout = None
+    status = drafted(world, lambda draft: draft.promoted(wish, Choice("Canary", "")))
+    assert status.rollout is not None
+    assert status.rollout.analysis is None, "what was found is lost, and the version takes all traffic"
 
 
 def test_times_in_status_have_whole_seconds() -> None:
