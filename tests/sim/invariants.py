@@ -381,6 +381,8 @@ class Invariants:
         true = _conditions(pool)
         if mode != "Envoy" or "Ready" not in true or "Reconciling" in true:
             return  # where writes fail for long, what was true of the former spec stands beside that
+        if pool["status"].get("observedGeneration") != pool["metadata"]["generation"]:
+            return  # another number of pods is written down first, before the rest of a new spec is looked at
         service = self._own_service(pool)
         if service is not None and service["spec"]["selector"][names.LABEL_ROLE] != names.ROLE_GATEWAY:
             self.wrong(f"pool {key_of(pool)} is Ready and its Service does not lead to its gateway")
