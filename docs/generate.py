@@ -1,7 +1,7 @@
 """Writes every generated file, or with --check fails when one is out of date.
 
-Generated: `crds/`, the chart's copies of them and its RBAC rules, `docs/{fields,reasons,values}.md`, and in the plugin,
-which is one file, what it knows of reasons. Run by `make generate` and, with --check, by `make verify`.
+Generated: `crds/`, the chart's copies of them and its RBAC rules, `docs/{fields,metrics,reasons,values}.md`, and in the
+plugin, which is one file, what it knows of reasons. Run by `make generate` and, with --check, by `make verify`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import textwrap
 from pathlib import Path
 
 import fields
+import metricspage
 import yaml
 
 from aifactory.api import crd
@@ -37,6 +38,7 @@ def generated() -> dict[Path, str]:
     files[ROOT / "docs/fields.md"] = fields.page([crd.render(definition) for definition in crd.KINDS])
     files[ROOT / "docs/reasons.md"] = reasons_page()
     files[ROOT / "docs/values.md"] = values_page()
+    files[ROOT / "docs/metrics.md"] = metricspage.rendered()
     files[ROOT / "plugin/kubectl_aifactory.py"] = plugin_with_reasons()
     return files
 
