@@ -65,7 +65,11 @@ def reasons_page() -> str:
         )
     lines = ["# Condition reasons, and what to do about them", "", advice["head"]]
     lines += ["## Reasons", "", "| reason | what it means | what to do |", "|---|---|---|"]
-    lines += [f"| `{reason}` | {reason.sentence} | {advice['reasons'][reason]} |" for reason in sorted(Reason, key=str)]
+    lines += [
+        # Alerts lead to the reason of their object.
+        f'| `{reason}` | {reason.sentence} | <a id="{reason.lower()}"></a>{advice["reasons"][reason]} |'
+        for reason in sorted(Reason, key=str)
+    ]
     for kind, phases in advice["phases"].items():
         lines += ["", f"## Phases of {kind}s", "", "| phase | what it means |", "|---|---|"]
         lines += [f"| `{phase}` | {words} |" for phase, words in phases.items()]

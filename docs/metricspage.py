@@ -1,11 +1,13 @@
-"""docs/metrics.md: every metric of ours with type, labels and meaning, read from the code that makes it."""
+"""docs/metrics.md: every metric of ours with type, labels and meaning, read from the code that makes it; the alerts."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import yaml
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from aifactory.app.domains import DOMAINS
@@ -19,6 +21,7 @@ for workload in ("contract", "agent", "server"):
 from aifactory_agent.serve.metrics import Metrics  # noqa: E402
 from aifactory_server import counters  # noqa: E402
 
+ALERTS = ROOT / "charts/aifactory/monitoring/alerts.yaml"
 Row = tuple[str, str, str, str]
 """Name, type, labels, meaning."""
 
@@ -65,7 +68,7 @@ def rendered() -> str:
         "engines": of_engines(),
     }.items():
         text = text.replace(f"<!-- {mark} -->", "\n".join(_table(rows)))
-    return text
+    return text.replace("<!-- alerts -->", "\n".join(_alerts()))
 
 
 def _table(rows: Iterable[Row]) -> list[str]:
@@ -74,3 +77,16 @@ def _table(rows: Iterable[Row]) -> list[str]:
         told = ", ".join(f"`{label}`" for label in labels.split())
         lines.append(f"| `{name}` | {kind} | {told} | {text.rstrip('.')}. |")
     return lines
+
+
+def _alerts() -> list[str]:
+    lines: list[str] = []
+    for group in yaml.safe_load(ALERTS.read_text())["groups"]:
+        for rule in group["rules"]:
+            told = rule["annotations"]
+            wait = f", for {rule['for']}" if "for" in rule else ""
+            summary = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", told["summary"]).replace("{{ $value }}", "*n*")
+            lines += [f"### {rule['alert']}", "", f"{rule['labels']['severity'].title()}{wait}: {summary}.", ""]
+            advice = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", told["description"])
+            lines += [advice, "", "```promql", rule["expr"].strip(), "```", ""]
+    return lines[:-1]
