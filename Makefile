@@ -114,6 +114,10 @@ test-night: ## For a night: a million simulated steps from a seed of its own, ou
 	AIFACTORY_LONG=1 $(MAKE) --no-print-directory test-faults
 	AIFACTORY_LONG=1 $(MAKE) --no-print-directory test-component test-workloads
 
+.PHONY: test-alerts
+test-alerts: venv ## The chart's alerts by promtool: when each fires, and when not
+	$(BIN)/pytest tests/monitoring -q
+
 .PHONY: mutate
 mutate: venv ## For a night: thousands of small mistakes made in the code, each of which a test must notice (MODULE=kube or MODULE=kube/queue for some; JOBS=2)
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.mutation $(MODULE) --jobs $(or $(JOBS),1) $(ARGS)

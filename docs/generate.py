@@ -1,8 +1,8 @@
 """Writes every generated file, or with --check fails when one is out of date.
 
 Generated: `crds/`, the charts' copies of them, the chart's RBAC rules and the schema of its values,
-`docs/{fields,reasons,values}.md`, what Argo CD is told about our kinds, and in the plugin, which is one file, what it
-knows of reasons. Run by `make generate` and, with --check, by `make verify`.
+`docs/{fields,metrics,reasons,values}.md`, what Argo CD is told about our kinds, and in the plugin, which is one file,
+what it knows of reasons. Run by `make generate` and, with --check, by `make verify`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import textwrap
 from pathlib import Path
 
 import fields
+import metricspage
 import values_schema
 import yaml
 
@@ -42,6 +43,7 @@ def generated() -> dict[Path, str]:
     files[ROOT / "docs/reasons.md"] = reasons_page()
     files[ROOT / "docs/values.md"] = values_page()
     files[VALUES.with_suffix(".schema.json")] = values_schema_file()
+    files[ROOT / "docs/metrics.md"] = metricspage.rendered()
     files[ROOT / "plugin/kubectl_aifactory.py"] = plugin_with_reasons()
     files[ROOT / "argo/argocd-cm.yaml"] = argocd_cm()
     return files
@@ -69,7 +71,11 @@ def reasons_page() -> str:
         )
     lines = ["# Condition reasons, and what to do about them", "", advice["head"]]
     lines += ["## Reasons", "", "| reason | what it means | what to do |", "|---|---|---|"]
-    lines += [f"| `{reason}` | {reason.sentence} | {advice['reasons'][reason]} |" for reason in sorted(Reason, key=str)]
+    lines += [
+        # Alerts lead to the reason of their object.
+        f'| `{reason}` | {reason.sentence} | <a id="{reason.lower()}"></a>{advice["reasons"][reason]} |'
+        for reason in sorted(Reason, key=str)
+    ]
     for kind, phases in advice["phases"].items():
         lines += ["", f"## Phases of {kind}s", "", "| phase | what it means |", "|---|---|"]
         lines += [f"| `{phase}` | {words} |" for phase, words in phases.items()]

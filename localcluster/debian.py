@@ -8,9 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from localcluster.console import CannotRun, say
+from localcluster.locks import exclusive
+from localcluster.paths import binaries_dir
 
 CLUSTER_PACKAGES = (
     "runc",
@@ -40,6 +44,31 @@ def ensure_packages(names: Sequence[str]) -> None:
     if result.returncode:
         reason = last_line(result.stderr) or last_line(update.stderr)
         raise CannotRun(f"cannot install {' '.join(missing)}: {reason} (try: apt-get install {' '.join(missing)})")
+
+
+def unpacked(package: str) -> Path:
+    """The directory of a package's files, fetched now if nobody has: nothing is installed or started. Needs no root."""
+    target = binaries_dir() / f"debian-{package}"
+    if target.is_dir():
+        return target
+    with exclusive(binaries_dir() / f".debian-{package}.lock", f"fetching {package}"):
+        if not target.is_dir():
+            _unpack(package, target)
+    return target
+
+
+def _unpack(package: str, target: Path) -> None:
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise CannotRun(f"needs {package}, and this system has no apt-get: use Debian or Ubuntu")
+    say(f"fetching Debian package {package}, kept in {target}")
+    with tempfile.TemporaryDirectory(prefix=f".debian-{package}-", dir=target.parent) as folder:
+        staging = Path(folder)
+        found = subprocess.run(["apt-get", "-q", "download", package], cwd=staging, capture_output=True, text=True)
+        archives = sorted(staging.glob("*.deb"))
+        if found.returncode or not archives:
+            raise CannotRun(f"cannot fetch {package}: {last_line(found.stderr)} (try: apt-get update)")
+        subprocess.run(["dpkg-deb", "-x", str(archives[0]), str(staging / "files")], check=True)
+        (staging / "files").rename(target)
 
 
 def _is_installed(package: str) -> bool:

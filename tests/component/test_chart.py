@@ -69,6 +69,8 @@ FULL: Json = {
         "extraEgress": [{"to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]}],
     },
     "networkPolicies": {"enabled": True, "metricsFrom": [{"ipBlock": {"cidr": "10.0.0.2/32"}}]},
+    "gpuHourPrice": "2.49",
+    "prometheusRule": {"enabled": True, "labels": {"release": "main"}, "runbookUrl": "https://example.com/docs"},
     "serviceMonitor": {"enabled": True, "interval": "15s", "labels": {"prometheus": "main"}},
     "logLevel": "DEBUG",
     "nodeSelector": {"kubernetes.io/os": "linux"},
@@ -212,6 +214,14 @@ CASES: dict[str, Case] = {
         lambda made: network(made)["metricsFrom"],
         [],
         FULL["networkPolicies"]["metricsFrom"],
+    ),
+    "gpuHourPrice": (argument("gpu-hour-price"), None, "2.49"),
+    "prometheusRule.enabled": (there("PrometheusRule", "aifactory-operator"), False, True),
+    "prometheusRule.labels": (at("PrometheusRule", "metadata", "labels", "release"), None, "main"),
+    "prometheusRule.runbookUrl": (
+        at("PrometheusRule", "spec", "groups", 0, "rules", 0, "annotations", "runbook_url"),
+        None,
+        "https://example.com/docs/reasons.md#{{ $labels.reason | toLower }}",
     ),
     "serviceMonitor.enabled": (there("ServiceMonitor", "aifactory-operator"), False, True),
     "serviceMonitor.interval": (at("ServiceMonitor", "spec", "endpoints", 0, "interval"), None, "15s"),
@@ -408,7 +418,7 @@ def test_an_api_server_takes_it_all(kubectl: Kubectl, values: Json) -> None:
     """Every field is known, and every policy compiles."""
     every = {**FULL, "authorPolicy": True, "deletionGuard": True, "userRoles": True, "leaseNamespace": "kube-system"}
     made = rendered({**every, **values})
-    known = [entry for (kind, _), entry in made.items() if kind != "ServiceMonitor"]
+    known = [entry for (kind, _), entry in made.items() if kind not in ("ServiceMonitor", "PrometheusRule")]
     for entry in known:
         if entry["metadata"].get("namespace") == SYSTEM:
             entry["metadata"]["namespace"] = "default"

@@ -14,6 +14,7 @@ from localcluster.controlplane import ControlPlane
 from tests.cluster import objects
 from tests.component import pods
 from tests.component.conftest import Operator
+from tests.support.exposition import documented, types, value
 from tests.support.kubectl import Json, Kubectl, condition
 from tests.support.waiting import wait_for
 
@@ -425,3 +426,23 @@ def _set_ready(ns: Kubectl, deployment: str) -> None:
         lambda pods: len(pods) == 1,
     )
     pods.serve(ns, found[0]["metadata"]["name"])
+
+
+def test_what_it_tells_prometheus_is_what_the_page_says(ns: Kubectl, operator: Operator) -> None:
+    price = {"cost": {"gpuHourPrice": "3.60"}}
+    ns.apply(objects.pool("chat", "none", **price), objects.job("train", ["true"], suspend=True, **price))
+    ns.wait("ipool", "chat", "to wait", lambda found: found.get("status", {}).get("phase") == "Waiting")
+    ns.wait("tjob", "train", "to be suspended", lambda found: found.get("status", {}).get("phase") == "Suspended")
+    page = wait_for(
+        "both to be told",
+        lambda: operator.fetch("/metrics"),
+        lambda page: (
+            value(page, "aifactory_job_running", name="train", namespace=str(ns.namespace)) == 0
+            and value(page, "aifactory_pool_replicas_wanted", name="chat", namespace=str(ns.namespace)) == 1
+        ),
+    )
+    assert types(page) == documented("Objects", "Operator"), "run: make generate"
+    assert (value(page, "aifactory_objects", kind="InferencePool", phase="Waiting") or 0) >= 1
+    assert value(page, "aifactory_job_gpus", name="train") is None, "what is not known is not 0"
+    refused = ns.refuse(objects.pool("dear", "none", cost={"gpuHourPrice": "2,49"}))
+    assert "spec.cost.gpuHourPrice" in refused

@@ -96,6 +96,8 @@ KINDS = (
             Column("ETA", ".status.progress.eta", wide=True),
             Column("Attempt", ".status.attempt", "integer", wide=True),
             Column("Model", ".status.output.modelVersion", wide=True),
+            Column("Cost", ".status.cost.cost", wide=True),
+            Column("Goodput", ".status.cost.goodput", wide=True),
         ),
         scale={
             "specReplicasPath": ".spec.nodes.count",
@@ -135,6 +137,9 @@ KINDS = (
             _AGE,
             Column("Req/s", ".status.throughput.requestsPerSecond", wide=True),
             Column("Scaling", ".status.scaling.summary", wide=True),
+            Column("$/Mtok", ".status.throughput.costPerMillionTokens", wide=True),
+            Column("$/Mreq", ".status.throughput.costPerMillionRequests", wide=True),
+            Column("Idle-$", ".status.cost.idleCost", wide=True),
             Column("URL", ".status.url", wide=True),
             Column("Traffic", ".status.traffic", wide=True),
         ),

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from aifactory.api.base import CustomResource, Model, ModelName, ObjectName, Status, Time
+from aifactory.api.cost import Cost, PoolUse
 from aifactory.api.cron import Cron, TimeZone
 from aifactory.api.pods import PodTemplate
 from aifactory.api.rules import OWN_VOLUMES_RULE, rule
@@ -503,6 +504,7 @@ class InferencePoolSpec(Model):
     gateway: Gateway | None = None
     drain: Drain | None = None
     security: Security | None = None
+    cost: Cost | None = None
 
 
 class ResolvedModel(Model):
@@ -679,6 +681,12 @@ class Throughput(Model):
 
     requests_per_second: str = "0"
     tokens_per_second: str = "0"
+    tokens_per_second_per_gpu: Annotated[str | None, Field(alias="tokensPerSecondPerGPU")] = None
+    """For each GPU that the pods hold; left out where there is none, or no token."""
+    cost_per_million_tokens: str | None = None
+    """By the price in status.cost, for all GPUs that the pods hold; left out without a price, and while none comes."""
+    cost_per_million_requests: str | None = None
+    """The same, of models that answer without tokens."""
 
 
 class InferencePoolStatus(Status):
@@ -710,6 +718,7 @@ class InferencePoolStatus(Status):
     """The last of each of the annotations aifactory.dev/promote, abort, pause and resume."""
     scaling: ScalingStatus | None = None
     throughput: Throughput | None = None
+    cost: PoolUse | None = None
 
 
 class InferencePool(CustomResource):

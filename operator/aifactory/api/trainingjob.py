@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, WithJsonSchema
 
 from aifactory.api import leftout
 from aifactory.api.base import CustomResource, Model, ModelName, ObjectName, Quantity, SecretRef, Status, Time
+from aifactory.api.cost import Cost, JobUse
 from aifactory.api.inputs import Inputs, InputStatus, UsedInput
 from aifactory.api.jobrules import FINISHED_RULE, PUBLISHED_RULE, RESERVED_ENV_RULE, TEMPLATE_RULES
 from aifactory.api.pods import PodTemplate
@@ -249,6 +250,7 @@ class TrainingJobSpec(Model):
         | None
     ) = None
     """Publish the result as a ModelVersion (default: nothing is published)."""
+    cost: Cost | None = None
 
 
 class Restarts(Model):
@@ -390,6 +392,7 @@ class TrainingJobStatus(Status):
     progress: Progress | None = None
     checkpoint: Checkpoint | None = None
     output: OutputStatus | None = None
+    cost: JobUse | None = None
 
 
 class TrainingJob(CustomResource):

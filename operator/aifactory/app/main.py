@@ -28,6 +28,7 @@ from aifactory.app.start import end_tasks, first_answer, freeze_garbage, unless
 from aifactory.app.web import Health, Servers, serve
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Domain, Outside
+from aifactory.engine.objectmetrics import ObjectMetrics
 from aifactory.engine.podevents import PodEvents
 from aifactory.kube import auth
 from aifactory.kube.api import Api
@@ -172,6 +173,7 @@ class Process:
             )
             for domain in self.cluster.domains
         }
+        self._object_metrics = ObjectMetrics(self.cluster, self.leading, clock)
         self._stop = stop or asyncio.Event()
         self._shell_stop = asyncio.Event()
         self._health = health or Health(clock)
@@ -243,7 +245,7 @@ class Process:
 
     async def _serve(self) -> Servers:
         routes = [route for domain, outside in self._outsides.items() for route in domain.routes(outside)]
-        return await serve(self._options, self._health, routes)
+        return await serve(self._options, self._health, routes, self._object_metrics)
 
     async def _fill(self) -> None:
         """Wait until every store is complete, then look for unreported deletions for ever."""

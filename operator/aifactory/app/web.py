@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
 from aifactory.app.options import Options
 from aifactory.engine.domain import Route
+from aifactory.engine.objectmetrics import ObjectMetrics
 from aifactory.kube import metrics
 from aifactory.kube.clock import Clock
 
@@ -77,8 +78,8 @@ class Servers:
             await runner.cleanup()
 
 
-async def serve(options: Options, health: Health, routes: Iterable[Route]) -> Servers:
-    """Start both servers; `routes` are what pods can reach.
+async def serve(options: Options, health: Health, routes: Iterable[Route], objects: ObjectMetrics) -> Servers:
+    """Start both servers; `routes` are what pods can reach, `objects` is told beside the process's own metrics.
 
     Raises:
         OSError: a port is taken.
@@ -91,8 +92,12 @@ async def serve(options: Options, health: Health, routes: Iterable[Route]) -> Se
         trouble = health.trouble()
         return web.Response(status=503, text=f"{trouble}\n") if trouble else web.Response(text="ok\n")
 
+    registry = CollectorRegistry()
+    registry.register(REGISTRY)
+    registry.register(objects)
+
     async def metrics_page(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     own = web.Application()
     own.router.add_get("/healthz", healthz)

@@ -72,6 +72,11 @@ class Stored(Generic[M]):
         return _read(self)[1]
 
     @property
+    def json(self) -> bytes:
+        """The whole of it: `metadata`, `spec` and `status`."""
+        return b'{%b,"status":%b}' % (self.body, self.packed)
+
+    @property
     def status(self) -> dict[str, Any]:
         """The status as it stands, with whatever the model does not know."""
         return _unpack(self.packed)
@@ -93,7 +98,7 @@ def _read(stored: Stored[Any]) -> tuple[Any, str]:
     if _CUT in stored.body:
         return None, f"spec: it nests deeper than {MAX_DEPTH} levels"
     try:
-        return stored.type.model_validate_json(b'{%b,"status":%b}' % (stored.body, stored.packed)), ""
+        return stored.type.model_validate_json(stored.json), ""
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from aiohttp import web
 
@@ -100,6 +100,34 @@ class Route:
     handler: Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]
 
 
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A metric about objects of a kind, by Prometheus' rules of naming."""
+
+    name: str
+    type: Literal["gauge", "counter"]
+    help: str
+    labels: str = "namespace name"
+    """With blanks between them; `namespace` and `name` come first where it is about one object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A figure of one object."""
+
+    family: Family
+    value: float
+    labels: tuple[str, ...] = ()
+    """Values of the labels after `namespace` and `name`."""
+    per_second: float = 0.0
+    """It has grown by so much since `since`."""
+    since: datetime | None = None
+
+    def value_at(self, now: datetime) -> float:
+        """The figure now."""
+        return self.value + (self.per_second * max(0.0, (now - self.since).total_seconds()) if self.since else 0.0)
+
+
 @dataclass(frozen=True)
 class NoSettings:
     """Of a domain about which an installation has nothing to say."""
@@ -119,6 +147,9 @@ class Domain(Generic[M, Observed]):
     children: ClassVar[tuple[Child[Any], ...]] = ()
     creates: ClassVar[tuple[type[CustomResource], ...]] = ()
     """Custom resources of other domains that this one creates; it does not own them."""
+
+    families: ClassVar[tuple[Family, ...]] = ()
+    """Metrics that there are of each object."""
 
     def __init__(self, settings: Any = None, url: str = "") -> None:
         self.settings = settings if settings is not None else self.settings_class()
@@ -153,6 +184,14 @@ class Domain(Generic[M, Observed]):
     def refused(self, observed: Observed, errors: Sequence[WriteError], now: datetime) -> Plan[Any]:
         """The status that tells the user why the plan's writes were refused. Pure; its `writes` are ignored."""
         raise NotImplementedError
+
+    def samples(self, body: bytes) -> Iterable[Sample]:
+        """Figures of one object, from its JSON: read with no more than they need, for there may be thousands.
+
+        Raises:
+            ValueError: it is not as it should be; it has no figures then.
+        """
+        return ()
 
     def gone(self, uid: str) -> None:
         """An object of the domain is gone for good: forget what was kept about it."""

@@ -16,7 +16,7 @@ from aifactory.api.reasons import ConditionType, Reason
 from aifactory.engine import lastwords
 from aifactory.engine.apply import Applied, applied
 from aifactory.engine.cluster import Cluster
-from aifactory.engine.domain import Child, Domain, Index, Outside, Watch
+from aifactory.engine.domain import Child, Domain, Index, Outside, Sample, Watch
 from aifactory.engine.plan import Plan, WriteError
 from aifactory.engine.refusals import removal
 from aifactory.kube import podstate
@@ -32,7 +32,7 @@ from aifactory.kube.resources import (
     SERVICES,
     Key,
 )
-from aifactory.serving import disruption, gateway, scaling, shape, swap, traffic
+from aifactory.serving import disruption, gateway, metrics, scaling, shape, swap, traffic
 from aifactory.serving.measure import Analysed, Measurement, PoolKey
 from aifactory.serving.plan import plan_pool
 from aifactory.serving.probe import ServingBook, ServingPod, ServingProbe
@@ -62,6 +62,7 @@ class Serving(Domain[InferencePool, Observed]):
     settings_class = Settings
     model = InferencePool
     children = (_SERVICES, _BUDGETS, _POLICIES, _CONFIGS, _DEPLOYMENTS, _REPLICASETS, _PODS)
+    families = metrics.FAMILIES
 
     def __init__(self, settings: Settings | None = None, url: str = "") -> None:
         super().__init__(settings, url)
@@ -121,6 +122,9 @@ class Serving(Domain[InferencePool, Observed]):
         else:
             draft.refused(Reason.POD_REJECTED, errors[0].message)
         return Plan(draft.result())
+
+    def samples(self, body: bytes) -> Iterable[Sample]:
+        return metrics.samples(body)
 
     def probes(self, outside: Outside) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
         """What serving pods say about themselves."""

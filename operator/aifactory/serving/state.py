@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool, Throughput
 from aifactory.engine.apply import Applied
+from aifactory.engine.cost import PRICE_HELP, checked_price
 from aifactory.engine.domain import option
 from aifactory.engine.taskpods import AGENT_HELP, HUB_HELP, SERVER_HELP, hub_url
 from aifactory.kube.podstate import Crash
@@ -27,6 +28,7 @@ class Settings:
     gateway_image: str = option(names.image("gateway"), "image with Envoy")
     hub_endpoint: str = option("", HUB_HELP, parse=hub_url)
     network: Network = option(Network(), NETWORK_HELP, parse=read)
+    gpu_hour_price: str = option("", PRICE_HELP, parse=checked_price)
     max_concurrent_rollouts: int = option(
         2, "pools that change their pods at the same time because the installation was upgraded"
     )

@@ -17,7 +17,7 @@ from aifactory.api.inferencepool import (
     Throughput,
 )
 from aifactory.api.reasons import ConditionType, Reason, reason_called
-from aifactory.serving import gateway, requests, rollout, scaling, steps, swap, traffic, trouble
+from aifactory.serving import economics, gateway, requests, rollout, scaling, steps, swap, traffic, trouble
 from aifactory.serving.analysis import Look, Outcome
 from aifactory.serving.assignment import Waiting
 from aifactory.serving.objects import child_name, selector
@@ -279,8 +279,15 @@ class StatusDraft:
 
     def result(self) -> InferencePoolStatus:
         """The status to be written if it differs from the one that stands."""
-        self._status.conditions = self._conditions.result()
-        return self._status
+        status = self._status
+        status.conditions = self._conditions.result()
+        status.cost = economics.follow(self._observed, status, self._wanted, self._now)
+        if status.cost is not None:
+            if status.throughput is not None:
+                status.throughput = economics.priced(status.throughput, status.cost)
+            if status != self._before:
+                status.cost = economics.up_to(status.cost, self._now)  # it is written anyway
+        return status
 
     def _degraded(self, stable: str, reason: Reason, message: str) -> None:
         self._stable(stable)

@@ -8,13 +8,13 @@ publisher `<job>-publish-<number>`, ModelVersion `<model>-v<version>`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, Final
 
 from aifactory.api import names
 from aifactory.api.trainingjob import Output, TrainingJob, TrainingJobSpec
 from aifactory.engine.apply import content_hash
+from aifactory.engine.cost import devices
 from aifactory.engine.podspec import Json, memory_volume, merge_named, owner_reference, restricted_pod
 from aifactory.engine.taskpods import build
 from aifactory.training import cache, rendezvous, workspace
@@ -37,21 +37,7 @@ def resolve_processes(spec: TrainingJobSpec) -> int:
     if isinstance(spec.proc_per_node, int):
         return spec.proc_per_node
     trainer = _trainer(spec.template.raw_spec())
-    limits = trainer.get("resources", {}).get("limits", {})
-    devices = sum(int(value) for name, value in limits.items() if _is_accelerator(name) and str(value).isdigit())
-    return max(devices, 1)
-
-
-_ACCELERATOR = re.compile(
-    r"^[^/]*gpu[^/]*/[^/]+$|^[^/]+/[^/]*gpu[^/]*$|^nvidia\.com/mig-|^habana\.ai/gaudi|^aws\.amazon\.com/neuron"
-)
-"""Extended resources that are devices to compute with, by whoever's plugin: a slice of a GPU is one too."""
-_SHARE = re.compile(r"mem|percent|gpu-?cores?$")
-"""In their names: amounts of one device (HAMi's nvidia.com/gpumem), not devices."""
-
-
-def _is_accelerator(resource: str) -> bool:
-    return _ACCELERATOR.search(resource) is not None and _SHARE.search(resource.rpartition("/")[2]) is None
+    return max(devices(trainer), 1)
 
 
 def resources_asked(spec: TrainingJobSpec) -> str:

@@ -14,7 +14,7 @@ from aifactory.api.reasons import ConditionType
 from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
 from aifactory.engine.apply import applied
 from aifactory.engine.cluster import Cluster
-from aifactory.engine.domain import Child, Domain, Index, Outside, Route, Watch
+from aifactory.engine.domain import Child, Domain, Index, Outside, Route, Sample, Watch
 from aifactory.engine.plan import Create, DryRun, Plan, Write, WriteError
 from aifactory.engine.pods import beside, trouble
 from aifactory.engine.refusals import explain, removal
@@ -24,7 +24,7 @@ from aifactory.kube.errors import AlreadyExists
 from aifactory.kube.objects import Claim, ConfigMap, Pod, PodGroup, Service, Terminated, condition
 from aifactory.kube.resources import CONFIGMAPS, PODGROUPS, PVCS, SERVICES, Key
 from aifactory.kube.tokens import Reporter, TokenReviewer
-from aifactory.training import cache, children, rendezvous, workspace
+from aifactory.training import cache, children, metrics, rendezvous, workspace
 from aifactory.training.fetching import FetchBook, FetchingPod, FetchProbe
 from aifactory.training.nodes import FETCHING, MACHINES, TRAINING_PODS, lost_nodes
 from aifactory.training.plan import plan_training
@@ -61,6 +61,7 @@ class Training(Domain[TrainingJob, Observed]):
     model = TrainingJob
     children = (_PODS, _SERVICES, _CLAIMS, _GANGS, _COUNTERS, MACHINES)
     creates = (ModelVersion,)
+    families = metrics.FAMILIES
 
     def __init__(self, settings: Settings | None = None, url: str = "") -> None:
         chosen = settings or Settings()
@@ -136,6 +137,9 @@ class Training(Domain[TrainingJob, Observed]):
         else:
             draft.refused(refusal)
         return Plan(draft.result(), requeue_after=refusal.retry_after or draft.due_after)
+
+    def samples(self, body: bytes) -> Iterable[Sample]:
+        return metrics.samples(body)
 
     def gone(self, uid: str) -> None:
         self.book.forget(uid)

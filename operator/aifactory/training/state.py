@@ -10,6 +10,7 @@ from aifactory.api.inputs import InputStatus
 from aifactory.api.reasons import Reason
 from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
 from aifactory.engine.apply import Applied
+from aifactory.engine.cost import PRICE_HELP, checked_price
 from aifactory.engine.domain import option
 from aifactory.engine.plan import Write
 from aifactory.engine.taskpods import TaskSettings
@@ -27,6 +28,7 @@ class Settings(TaskSettings):
     input_claim_storage_class: str = option(
         "", "storage class of the claim for inputs; left out: the cluster's default"
     )
+    gpu_hour_price: str = option("", PRICE_HELP, parse=checked_price)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from aifactory.api.trainingjob import (
 )
 from aifactory.engine.pods import about_claims, needs_person
 from aifactory.engine.refusals import Refusal
-from aifactory.training import cache, children, workspace
+from aifactory.training import cache, children, economics, workspace
 from aifactory.training.progress import fold
 from aifactory.training.state import GangView, Observed, PodView, Preparation
 
@@ -254,10 +254,14 @@ class StatusDraft:
         status.conditions = self._conditions.result()
         status.observed_generation = job.metadata.generation
         status.selector = ",".join(f"{key}={value}" for key, value in children.selector(job).items())
+        status.cost = economics.follow(self._observed, status, self._now)
         if self._forced or status != self._before:
             # The status is written anyway, so the newest figures ride along.
             folded = fold(self._before, self._observed.progress, self._now, force=True)
             status.progress, status.checkpoint = folded.progress, folded.checkpoint
+            status.cost = economics.follow(self._observed, status, self._now)
+            if status.cost is not None:
+                status.cost = economics.up_to(status.cost, self._now)
         return status
 
     def _count(self, current: tuple[PodView, ...]) -> None:

@@ -196,6 +196,7 @@ class World:
                     report=pod.report,
                     silent=pod.silent,
                     in_flight=pod.in_flight,
+                    **({"node": "node-a"} if not pod.trouble else {}),
                     **pod.trouble,
                 )
                 for pod in self.pods

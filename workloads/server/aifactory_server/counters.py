@@ -19,6 +19,18 @@ _TEXTS = {
     PROBE_REQUESTS: "Requests of the agent, by which it sees whether the version answers",
 }
 NAMES = tuple(_TEXTS)
+RUNNING = "aifactory_requests_running"
+WAITING = "aifactory_requests_waiting"
+FIRST_TOKEN = "aifactory_time_to_first_token_seconds"
+NEXT_TOKEN = "aifactory_inter_token_latency_seconds"
+FIGURES = {
+    RUNNING: ("gauge", "Requests that are computed"),
+    WAITING: ("gauge", "Requests that wait for their turn"),
+    FIRST_TOKEN: ("histogram", "From the request to its first token"),
+    NEXT_TOKEN: ("histogram", "Between two tokens"),
+}
+"""What is measured beside what is counted: type and text."""
+KINDS = {name: ("counter", text) for name, text in _TEXTS.items()} | FIGURES
 
 
 class Counters:

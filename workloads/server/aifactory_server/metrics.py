@@ -9,7 +9,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from aifactory_contract.names import FAILED_REQUESTS, GENERATED_TOKENS, PROBE_REQUESTS
-from aifactory_server.counters import CACHED_TOKENS, GATHER_SECONDS, NAMES, PROMPT_TOKENS, Counters
+from aifactory_server.counters import (
+    CACHED_TOKENS,
+    FIGURES,
+    FIRST_TOKEN,
+    GATHER_SECONDS,
+    NAMES,
+    NEXT_TOKEN,
+    PROMPT_TOKENS,
+    RUNNING,
+    WAITING,
+    Counters,
+)
 from aifactory_server.engines.engine import Meter
 
 
@@ -18,10 +29,7 @@ class Gauges:
 
     def __init__(self, pb: Any, args: Mapping[str, str]) -> None:
         labels = {"model": args["model_name"], "version": args["model_version"]}
-        texts = (
-            ("aifactory_requests_running", "Requests that are computed"),
-            ("aifactory_requests_waiting", "Requests that wait for their turn"),
-        )
+        texts = [(name, FIGURES[name][1]) for name in (RUNNING, WAITING)]
         # A metric dies with its family object, so both are kept.
         self._families = [
             pb.MetricFamily(name=name, description=text, kind=pb.MetricFamily.GAUGE) for name, text in texts
@@ -88,21 +96,15 @@ class GenerationMeter(Meter):
         # A metric dies with its family object, so both are kept.
         self._families: list[Any] = []
 
-        def metric(name: str, text: str, kind: Any, **more: Any) -> Any:
-            self._families.append(pb.MetricFamily(name=name, description=text, kind=kind))
+        def metric(name: str, **more: Any) -> Any:
+            kind, text = FIGURES[name]
+            triton_kind = getattr(pb.MetricFamily, kind.upper())
+            self._families.append(pb.MetricFamily(name=name, description=text, kind=triton_kind))
             return self._families[-1].Metric(labels=labels, **more)
 
-        histogram = pb.MetricFamily.HISTOGRAM
         self._gauges = Gauges(pb, args)
-        self._first = metric(
-            "aifactory_time_to_first_token_seconds",
-            "From the request to its first token",
-            histogram,
-            buckets=_FIRST_TOKEN_SECONDS,
-        )
-        self._next = metric(
-            "aifactory_inter_token_latency_seconds", "Between two tokens", histogram, buckets=_NEXT_TOKEN_SECONDS
-        )
+        self._first = metric(FIRST_TOKEN, buckets=_FIRST_TOKEN_SECONDS)
+        self._next = metric(NEXT_TOKEN, buckets=_NEXT_TOKEN_SECONDS)
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {}
         self._seconds: list[tuple[Any, float]] = []
