@@ -1,7 +1,8 @@
 """Writes every generated file, or with --check fails when one is out of date.
 
-Generated: `crds/`, the chart's copies of them and its RBAC rules, `docs/{fields,metrics,reasons,values}.md`, and in the
-plugin, which is one file, what it knows of reasons. Run by `make generate` and, with --check, by `make verify`.
+Generated: `crds/`, the chart's copies, RBAC rules and dashboards, `docs/{fields,metrics,reasons,values}.md`,
+and in the plugin, which is one file, what it knows of reasons. Run by `make generate` and, with --check, by
+`make verify`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import dashboards
 import fields
 import metricspage
 import yaml
@@ -39,6 +41,8 @@ def generated() -> dict[Path, str]:
     files[ROOT / "docs/reasons.md"] = reasons_page()
     files[ROOT / "docs/values.md"] = values_page()
     files[ROOT / "docs/metrics.md"] = metricspage.rendered()
+    for name, content in dashboards.rendered().items():
+        files[ROOT / "charts/aifactory/monitoring/dashboards" / name] = content
     files[ROOT / "plugin/kubectl_aifactory.py"] = plugin_with_reasons()
     return files
 
