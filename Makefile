@@ -115,7 +115,7 @@ test-night: ## For a night: a million simulated steps from a seed of its own, ou
 	AIFACTORY_LONG=1 $(MAKE) --no-print-directory test-component test-workloads
 
 .PHONY: test-alerts
-test-alerts: venv ## The chart's alerts by promtool: when each fires, and when not
+test-alerts: venv ## The chart's alerts by promtool, and its dashboards' queries by a Prometheus over recorded pages
 	$(BIN)/pytest tests/monitoring -q
 
 .PHONY: mutate

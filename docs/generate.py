@@ -1,6 +1,6 @@
 """Writes every generated file, or with --check fails when one is out of date.
 
-Generated: `crds/`, the charts' copies of them, the chart's RBAC rules and the schema of its values,
+Generated: `crds/`, the charts' copies of them, the chart's RBAC rules, dashboards and the schema of its values,
 `docs/{fields,metrics,reasons,values}.md`, what Argo CD is told about our kinds, and in the plugin, which is one file,
 what it knows of reasons. Run by `make generate` and, with --check, by `make verify`.
 """
@@ -13,6 +13,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import dashboards
 import fields
 import metricspage
 import values_schema
@@ -44,6 +45,8 @@ def generated() -> dict[Path, str]:
     files[ROOT / "docs/values.md"] = values_page()
     files[VALUES.with_suffix(".schema.json")] = values_schema_file()
     files[ROOT / "docs/metrics.md"] = metricspage.rendered()
+    for name, content in dashboards.rendered().items():
+        files[ROOT / "charts/aifactory/monitoring/dashboards" / name] = content
     files[ROOT / "plugin/kubectl_aifactory.py"] = plugin_with_reasons()
     files[ROOT / "argo/argocd-cm.yaml"] = argocd_cm()
     return files

@@ -171,6 +171,7 @@ RULES: dict[str, Json] = {
     "operatorNetworkPolicy.apiServerPorts": list_of(whole(1, 65535)),
     "operatorNetworkPolicy.extraEgress": list_of(closed({"to": list_of(ANY), "ports": list_of(ANY)})),
     "gpuHourPrice": text(r"|[0-9]{1,6}(\.[0-9]{1,6})?"),
+    "dashboards.labels": STRINGS,
     "prometheusRule.labels": STRINGS,
     "serviceMonitor.interval": text(r"([0-9]+(ms|s|m|h))+"),
     "serviceMonitor.labels": STRINGS,

@@ -1,1 +1,1 @@
-"""Alerts by the real promtool."""
+"""Alerts by the real promtool, and the dashboards' queries by a real Prometheus over pages of real processes."""
