@@ -255,6 +255,10 @@ def test_a_value(value: str) -> None:
     assert look(rendered(FULL)) == wanted
 
 
+def test_metrics_of_objects_keep_their_namespace() -> None:
+    assert at("ServiceMonitor", "spec", "endpoints", 0, "honorLabels")(rendered(FULL)) is True
+
+
 def test_every_value_has_a_test() -> None:
     def leaves(node: Json, above: str = "") -> set[str]:
         found: set[str] = set()
