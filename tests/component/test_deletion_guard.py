@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 
 import pytest
 
 from localcluster.controlplane import ControlPlane
 from tests.cluster import objects
+from tests.support.chart import CHART, helm
 from tests.support.kubectl import ROOT, Json, Kubectl
 from tests.support.waiting import wait_for
 
@@ -31,8 +31,9 @@ USES = [
 @pytest.fixture(scope="module", autouse=True)
 def policy(kubectl: Kubectl) -> Iterator[str]:
     """The template as Helm renders it."""
-    text = (ROOT / "charts/aifactory/templates/deletion-guard.yaml").read_text()
-    text = re.sub(r"\{\{- (if|end).*\}\}\n?|  labels: \{\{.*\}\}\n", "", text).replace("{{ .Release.Name }}", "guard")
+    done = helm("template", "guard", str(CHART), "--show-only=templates/deletion-guard.yaml")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout
     kubectl.run("apply", "-f", "-", stdin=text)
     yield text
     for kind in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
