@@ -31,6 +31,11 @@ nv_inference_pending_request_count{model="m",version="1"} 2
             Look(9.0, 500.0),
             id="an engine that answers in pieces, and tells nothing",
         ),
+        pytest.param(
+            b'aifactory_requests_running{model="m"} 3\nnv_inference_request_duration_us{model="m"} 7000\n',
+            Look(9.0, 500.0, present=3.0),
+            id="an engine that has generated nothing yet",
+        ),
         pytest.param(b"", Look(9.0, 500.0, seconds=0.0), id="nobody has asked yet"),
     ],
 )
@@ -127,3 +132,36 @@ def test_figures_do_not_change_for_noise() -> None:
     first = gauge.demand(5.0, ("a",), 0, 10.0)
     gauge.see("a", Look(10.0, 0.0, present=123.06))
     assert gauge.demand(10.0, ("a",), 0, 10.0) == first
+
+
+def test_two_looks_at_one_moment_are_one() -> None:
+    gauge = Gauge()
+    for present in (4.0, 9.0):
+        gauge.see("a", Look(5.0, 0.0, present=present))
+    found = gauge.demand(5.0, ("a",), 0, 10.0)
+    assert (found.in_flight, found.tokens, found.most_tokens, dict(found.by_pod)) == (0.0, 0.0, 0.0, {})
+
+
+def test_what_a_pod_has_told_counts_for_just_so_long() -> None:
+    gauge = Gauge()
+    look_at(gauge, 0.0, ("a",), a=1.0)
+    look_at(gauge, 5.0, ("a",), a=1.0)
+    assert gauge.demand(15.0, ("a",), 0, 10.0).in_flight == 1.0
+    assert gauge.demand(15.1, ("a",), 0, 10.0).in_flight == 0.0
+
+
+def test_a_pod_that_was_away_tells_anew() -> None:
+    gauge = Gauge()
+    look_at(gauge, 0.0, ("a",), a=4.0)
+    look_at(gauge, 5.0, ("a",), a=4.0)
+    gauge.demand(6.0, (), 0, 10.0)
+    assert gauge.demand(7.0, ("a",), 0, 10.0).by_pod == {}
+
+
+def test_it_is_known_a_second_before_the_while_is_over() -> None:
+    gauge = Gauge()
+    look_at(gauge, 0.0, ("a",), a=1.0)
+    look_at(gauge, 5.0, ("a",), a=1.0)
+    look_at(gauge, 10.0, ("a",), a=1.0)
+    assert not gauge.demand(5.0 + BACK_SECONDS - 1.1, ("a",), 0, 10.0).complete
+    assert gauge.demand(5.0 + BACK_SECONDS - 1.0, ("a",), 0, 10.0).complete
