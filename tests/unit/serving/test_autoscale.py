@@ -285,7 +285,9 @@ def test_what_was_decided_is_waited_for_no_more() -> None:
     ("metric", "found", "message"),
     [
         pytest.param("inFlightRequests", demand(16), None, id="just enough"),
-        pytest.param("inFlightRequests", demand(24), "inFlightRequests asks for more pods than maxReplicas allows", id="too few"),
+        pytest.param(
+            "inFlightRequests", demand(24), "inFlightRequests asks for more pods than maxReplicas allows", id="too few"
+        ),
         pytest.param("inFlightRequests", demand(24, complete=False), None, id="not for certain"),
         pytest.param(
             "inFlightRequests",
