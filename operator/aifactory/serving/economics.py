@@ -10,8 +10,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from aifactory.api.cost import PoolUse
-from aifactory.api.inferencepool import InferencePool, InferencePoolStatus, Throughput
+from aifactory.api.inferencepool import InferencePoolStatus, Throughput
 from aifactory.engine import cost
+from aifactory.serving import scaling
 from aifactory.serving.state import Observed
 
 
@@ -24,7 +25,7 @@ def follow(observed: Observed, status: InferencePoolStatus, wanted: int, now: da
         wanted: pods that the pool shall have.
         now: the time.
     """
-    before, each = observed.pool.status.cost, gpus_of_pod(observed.pool)
+    before, each = observed.pool.status.cost, scaling.gpus(observed.pool)
     held = each * sum(1 for pod in observed.pods if pod.node and not pod.refused_by_node)
     if before is None and not held:
         return None
@@ -81,11 +82,6 @@ def priced(throughput: Throughput, use: PoolUse) -> Throughput:
             "cost_per_million_requests": (None if float(tokens) else cost.cost_per_million(use.gpus, requests, price)),
         }
     )
-
-
-def gpus_of_pod(pool: InferencePool) -> int:
-    """GPUs that a pod of the pool asks for."""
-    return cost.devices_of_pod(pool.spec.template.raw_spec()) if pool.spec.template is not None else 0
 
 
 def _is_idle(status: InferencePoolStatus) -> bool | None:

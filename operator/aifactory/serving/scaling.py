@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from aifactory.api.inferencepool import DEFAULT_REPLICAS, Autoscaling, InferencePool
+from aifactory.engine.cost import devices_of_pod
 
 DEFAULT_MIN_REPLICAS = 1
 
@@ -39,15 +40,8 @@ def limits(pool: InferencePool, spec: Autoscaling) -> tuple[int, int, str]:
 
 
 def gpus(pool: InferencePool) -> int:
-    """GPUs of one pod, whole ones and parts, as devices that its template limits."""
-    spec = pool.spec.template.raw_spec() if pool.spec.template is not None else {}
-    found = 0
-    for container in spec.get("containers", ()):
-        limits = (container.get("resources") or {}).get("limits") or {}
-        # nvidia.com/gpu, nvidia.com/mig-1g.5gb, amd.com/gpu, gpu.intel.com/xe
-        devices = (name for name in limits if "gpu" in name or name.startswith("nvidia.com/"))
-        found += sum(int(limits[name]) for name in devices if str(limits[name]).isdecimal())
-    return found
+    """GPUs that a pod of the pool asks for."""
+    return devices_of_pod(pool.spec.template.raw_spec()) if pool.spec.template is not None else 0
 
 
 def share(wanted: int, ready: Mapping[str, int], growing: str, stable: str) -> dict[str, int]:

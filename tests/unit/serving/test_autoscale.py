@@ -20,6 +20,7 @@ from tests.unit.plans import patches
 from tests.unit.serving.builders import NOW, SETTINGS, pool, serving
 
 SILENT = "when asked what there is to do: no pod is taken away until then"
+GAUDI = {"name": "triton", "resources": {"limits": {"habana.ai/gaudi": 8}}}
 IN_FLIGHT = [{"name": "inFlightRequests", "target": "4"}]
 
 
@@ -250,6 +251,8 @@ def test_gpus_are_counted(each: int, most: int, pods: int, bound: str) -> None:
 def test_devices_of_other_kinds_are_none() -> None:
     template = gpus(2, **{"rdma/hca": 8, "nvidia.com/mig-1g.5gb": 1})
     assert scaling.gpus(pool(template=template)) == 3
+    assert scaling.gpus(pool(template=gpus(2, **{"nvidia.com/gpumem": 3000}))) == 2, "an amount of a device is none"
+    assert scaling.gpus(pool(template={"spec": {"containers": [GAUDI]}})) == 8
 
 
 def test_a_wait_that_is_not_yet_over_ends_when_its_direction_does() -> None:

@@ -34,7 +34,7 @@ from aifactory.kube.resources import Key, Resource
 from aifactory.models.domain import Models
 from aifactory.serving.demand import Demand
 from aifactory.serving.domain import Serving
-from aifactory.serving.probe import SILENT_AFTER, ServingPod
+from aifactory.serving.probe import SILENT_AFTER, ServingPod, ServingProbe
 from aifactory.serving.state import ConfigView, Report, RevisionView, ServingPodView, Settings, VersionView
 from tests.support.faketime import FakeClock
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS
@@ -485,6 +485,19 @@ def test_requests_are_led_to_a_gateway_by_the_pools_own_service_alone(service: A
 WINDOW = {"since": "2026-01-01T12:00:00Z", "candidate": {"requests": 3}, "stable": {"requests": 7}}
 
 
+def probe_of(found: Installation, leads: list[bool]) -> ServingProbe:
+    """What asks the pods, while `leads[0]` is true."""
+    outside = Outside(
+        api=None,  # type: ignore[arg-type] # nothing is asked
+        cluster=found.cluster,
+        wake=lambda key, seconds: None,
+        leading=lambda: leads[0],
+        leader_address=lambda: "",
+        clock=FakeClock(),
+    )
+    return found.serving.probes(outside)[0].__self__  # type: ignore[attr-defined,no-any-return]
+
+
 def test_pods_whose_versions_are_compared_are_those_of_both() -> None:
     found, leads = Installation(), [True]
     change = {"phase": "Progressing", "strategy": "Canary", "revision": "v1-b", "window": WINDOW}
@@ -499,15 +512,7 @@ def test_pods_whose_versions_are_compared_are_those_of_both() -> None:
     assert (analysed.candidate, analysed.stable) == ({"of-v1-b-uid"}, {"of-v1-a-uid"})
     assert (analysed.window.revision, analysed.window.since) == ("v1-b", NOW)
     assert (analysed.window.candidate.requests, analysed.window.stable.requests) == (3, 7)
-    outside = Outside(
-        api=None,  # type: ignore[arg-type] # nothing is asked
-        cluster=found.cluster,
-        wake=lambda key, seconds: None,
-        leading=lambda: leads[0],
-        leader_address=lambda: "",
-        clock=FakeClock(),
-    )
-    probe = found.serving.probes(outside)[0].__self__  # type: ignore[attr-defined]
+    probe = probe_of(found, leads)
     assert probe._analysed() == [analysed]
     leads[0] = False
     assert probe._analysed() == []
@@ -529,15 +534,7 @@ def test_what_pods_have_to_do_is_asked_where_that_decides_how_many_there_are() -
     found.serving.book.set_demand(("ns", "chat"), demand)
     assert found.observed().demand == demand
     assert [pod.in_flight for pod in found.observed().pods] == [3.0]
-    outside = Outside(
-        api=None,  # type: ignore[arg-type] # nothing is asked
-        cluster=found.cluster,
-        wake=lambda key, seconds: None,
-        leading=lambda: leads[0],
-        leader_address=lambda: "",
-        clock=FakeClock(),
-    )
-    probe = found.serving.probes(outside)[0].__self__  # type: ignore[attr-defined]
+    probe = probe_of(found, leads)
     assert probe._scaled() == {("ns", "chat")}
     leads[0] = False
     assert probe._scaled() == set()
