@@ -22,8 +22,8 @@ _ACCELERATOR = re.compile(
     r"^[^/]*gpu[^/]*/[^/]+$|^[^/]+/[^/]*gpu[^/]*$|^nvidia\.com/mig-|^habana\.ai/gaudi|^aws\.amazon\.com/neuron"
 )
 """Extended resources that are devices to compute with, by whoever's plugin: a slice of a GPU is one too."""
-_SHARE = re.compile(r"mem|percent|gpu-?cores?$")
-"""In their names: amounts of one device (HAMi's nvidia.com/gpumem), not devices."""
+_SHARE = re.compile(r"mem|percent|gpu-?cores?$|millicores$")
+"""In their names: amounts of one device (HAMi's nvidia.com/gpumem, Intel's gpu.intel.com/millicores), not devices."""
 
 
 def devices(container: Mapping[str, Any]) -> int:
@@ -52,7 +52,7 @@ def checked_price(text: str) -> str:
     return text
 
 
-def price_of(spec: Cost | None, default: str) -> Decimal | None:
+def price_of(spec: Cost | None, default: str | None) -> Decimal | None:
     """What a GPU costs an hour: what the object says goes before what the installation says."""
     text = (spec.gpu_hour_price if spec is not None else None) or default
     return Decimal(text) if text else None

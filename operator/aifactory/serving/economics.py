@@ -56,7 +56,7 @@ def up_to(use: PoolUse, now: datetime) -> PoolUse:
     seconds = use.gpu_seconds + more
     idle = use.idle_gpu_seconds + (more if use.idle else 0)
     surge = use.surge_gpu_seconds + use.surge * cost.seconds_between(use.since, now)
-    price = cost.price_of(None, use.gpu_hour_price or "")
+    price = cost.price_of(None, use.gpu_hour_price)
     return use.model_copy(
         update={
             "since": max(use.since, now),
@@ -72,7 +72,7 @@ def up_to(use: PoolUse, now: datetime) -> PoolUse:
 
 def priced(throughput: Throughput, use: PoolUse) -> Throughput:
     """The figures, with what each GPU does and what answers cost: tokens where there are any, else requests."""
-    price = cost.price_of(None, use.gpu_hour_price or "")
+    price = cost.price_of(None, use.gpu_hour_price)
     tokens, requests = throughput.tokens_per_second, throughput.requests_per_second
     per_token = cost.cost_per_million(use.gpus, tokens, price)
     return throughput.model_copy(

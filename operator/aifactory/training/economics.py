@@ -38,7 +38,7 @@ def follow(observed: Observed, status: TrainingJobStatus, now: datetime) -> JobU
         "gpu_hour_price": f"{price:f}" if price is not None else None,
     }
     saved = status.checkpoint if status.checkpoint != told.checkpoint else None
-    thrown_away = status.attempt > told.attempt or (ended and status.phase == "Failed")
+    thrown_away = status.attempt > told.attempt or status.phase == "Failed"
     if saved is None and not thrown_away and before is not None and _has(before, facts):
         return before
     grown = up_to(use, now)
@@ -55,7 +55,7 @@ def up_to(use: JobUse, now: datetime) -> JobUse:
     more = use.gpus * cost.seconds_between(use.since, now)
     seconds = use.gpu_seconds + more
     lost = use.lost_gpu_seconds + (0 if use.trains else more)
-    price = cost.price_of(None, use.gpu_hour_price or "")
+    price = cost.price_of(None, use.gpu_hour_price)
     return use.model_copy(
         update={
             "since": max(use.since, now),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from decimal import Decimal
+from decimal import ROUND_UP, Context, Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
@@ -49,6 +49,36 @@ def test_what_is_missing_is_not_zero(gpus: int, rate: str, price: Decimal | None
     assert cost.cost_per_million(gpus, rate, price) is None
 
 
+@pytest.mark.parametrize(
+    ("amount", "written"),
+    [
+        ("0", "0.00"),
+        ("0.0034583", "0.00346"),
+        ("0.99949", "0.999"),
+        ("1", "1.00"),
+        ("1.0049", "1.00"),
+        ("2.495", "2.50"),
+        ("2.505", "2.50"),
+        ("1234.5", "1234.50"),
+    ],
+)
+def test_amounts_as_they_are_written(amount: str, written: str) -> None:
+    assert cost.money(Decimal(amount)) == written
+
+
+def test_halves_go_to_the_even_cent_whatever_the_context_says() -> None:
+    with localcontext(Context(rounding=ROUND_UP)):
+        assert cost.money(Decimal("2.505")) == "2.50"
+
+
+def test_ratios_have_three_digits() -> None:
+    assert (cost.ratio(2, 3), cost.ratio(4, 4), cost.ratio(0, 4), cost.ratio(0, 0)) == ("0.667", "1", "0", None)
+
+
+def test_a_rate_for_each_gpu() -> None:
+    assert (cost.per_gpu("1500", 4), cost.per_gpu("12345", 1), cost.per_gpu("7", 0)) == ("375", "12300", None)
+
+
 def test_free_is_not_unknown() -> None:
     assert cost.cost(3600, Decimal(0)) == "0.00"
     assert cost.cost_per_million(1, "5", Decimal(0)) == "0.00"
@@ -58,6 +88,10 @@ def test_what_an_object_says_goes_before_the_installation() -> None:
     assert cost.price_of(Cost(gpu_hour_price="1.5"), "2.49") == Decimal("1.5")
     assert cost.price_of(Cost(), "2.49") == cost.price_of(None, "2.49") == Decimal("2.49")
     assert cost.price_of(None, "") is None
+
+
+def test_a_price_is_taken_as_it_is() -> None:
+    assert [cost.checked_price(text) for text in ("", "2.49", "0")] == ["", "2.49", "0"]
 
 
 @pytest.mark.parametrize("text", ["2,49", "-1", "$2", "1e3", "2.", "nan"])
@@ -73,6 +107,10 @@ def test_a_price_that_is_none(text: str) -> None:
         ({"amd.com/gpu": "2", "cpu": "8", "memory": "1Gi"}, 2),
         ({"nvidia.com/mig-1g.10gb": 3}, 3),
         ({"nvidia.com/gpu": 1, "nvidia.com/gpumem": 3000, "nvidia.com/gpucores": 30}, 1),
+        ({"habana.ai/gaudi": 8}, 8),
+        ({"aws.amazon.com/neuroncore": 2, "memory.example.com/gpu": 1}, 3),
+        ({"gpu.intel.com/i915": 1, "gpu.intel.com/millicores": 100, "gpu.intel.com/memory.max": 3}, 1),
+        ({"nvidia.com/gpu": "1.5"}, 0),
         ({"cpu": "0.5"}, 0),
         (None, 0),
     ],

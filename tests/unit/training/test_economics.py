@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from aifactory.api.cost import JobUse
+from aifactory.training.economics import follow
 from aifactory.training.state import Settings
-from tests.unit.training.builders import SETTINGS, World, job, report
+from tests.unit.training.builders import NOW, SETTINGS, World, job, observe, pod, report
 
 GPUS = {"resources": {"limits": {"nvidia.com/gpu": 4}}}
 PRICE = {"gpuHourPrice": "3.60"}
@@ -77,6 +78,36 @@ def test_sums_ride_along_with_reports() -> None:
     assert use(world).gpu_seconds == 880
 
 
+def test_a_pod_without_a_node_holds_nothing_and_one_that_ended_neither() -> None:
+    world = World(job(nodes=2, container=GPUS))
+    world.settle()
+    world.wait(50)
+    world.settle()
+    assert world.status.cost is None
+    first, second = world.pods
+    world.change(first, node="node-a")
+    world.settle()
+    world.wait(10)
+    world.change(second, node="node-a")
+    world.settle()
+    assert (use(world).gpus, use(world).gpu_seconds) == (8, 40)
+    world.run_pods()
+    world.end(first, 0)
+    world.settle()
+    assert (world.status.phase, use(world).gpus) == ("Running", 4)
+
+
+def test_a_job_that_has_failed_is_not_written_again() -> None:
+    world = trains(failurePolicy={"maxRestarts": 0})
+    world.end(next(iter(world.pods)), 1)
+    world.settle()
+    before = world.status
+    assert before.phase == "Failed"
+    world.wait(1000)
+    world.settle()
+    assert world.status == before
+
+
 def test_what_a_restart_throws_away() -> None:
     world = trains()
     world.wait(100)
@@ -86,12 +117,25 @@ def test_what_a_restart_throws_away() -> None:
     world.settle()
     assert use(world).unsaved_gpu_seconds == 8 * 20
     world.wait(40)
+    before = world.status
+    assert world.step().status == before, "the same checkpoint is no news"
     fail(world)
     assert world.status.attempt == 1
     assert use(world).unsaved_gpu_seconds == 0
     assert use(world).lost_gpu_seconds >= 80 + 8 * (20 + 40)
     kept = use(world).gpu_seconds - use(world).lost_gpu_seconds
     assert kept == 8 * 100
+
+
+def test_what_was_not_saved_is_lost_also_where_nothing_else_changes() -> None:
+    """The pods of the new attempt hold as many GPUs, and training has not begun."""
+    told = {"since": NOW, "gpus": 4, "gpuSeconds": 100, "trains": False, "unsavedGPUSeconds": 60, "lostGPUSeconds": 7}
+    owner = job(container=GPUS, status={"phase": "Pending", "cost": told})
+    observed = observe(owner, pod(running=True, of=owner))
+    assert follow(observed, owner.status, NOW) == owner.status.cost
+    lost = follow(observed, owner.status.model_copy(update={"attempt": 1}), NOW)
+    assert lost is not None
+    assert (lost.unsaved_gpu_seconds, lost.lost_gpu_seconds) == (0, 67)
 
 
 def test_without_checkpoints_everything_is_thrown_away() -> None:
