@@ -88,9 +88,7 @@ def money(amount: Decimal) -> str:
     >>> [money(Decimal(text)) for text in ("0", "0.0034583", "2.495", "2.505", "1234.5")]
     ['0.00', '0.00346', '2.50', '2.50', '1234.50']
     """
-    step = _CENT
-    if amount and amount < 1:
-        step = Decimal(1).scaleb(amount.adjusted() - 2)  # of three significant digits
+    step = Decimal(1).scaleb(amount.adjusted() - 2) if amount else _CENT  # of three significant digits
     return format(amount.quantize(min(step, _CENT), rounding=ROUND_HALF_EVEN), "f")
 
 

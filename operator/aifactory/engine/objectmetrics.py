@@ -173,7 +173,7 @@ def _facts(domain: Domain[Any, Any], stored: Stored[Any]) -> _Facts:
     ours = found.spec.managed_by == names.MANAGED_BY and meta.deletion_timestamp is None
     try:
         samples = tuple(domain.samples(stored.json))
-    except (msgspec.MsgspecError, ValueError):
+    except ValueError:  # as msgspec.MsgspecError is
         samples = ()
     return _Facts(
         phase=(status.phase or kstatus)[:_LONGEST],

@@ -30,15 +30,14 @@ def follow(observed: Observed, status: InferencePoolStatus, wanted: int, now: da
     if before is None and not held:
         return None
     since = before or PoolUse(since=now)
-    change = status.rollout
-    changes = change is not None and change.phase == "Progressing"
-    revision = change.revision if change is not None and changes else since.surge_revision
+    change = status.rollout if status.rollout is not None and status.rollout.phase == "Progressing" else None
+    revision = change.revision if change is not None else since.surge_revision
     price = cost.price_of(observed.pool.spec.cost, observed.settings.gpu_hour_price)
     facts = {
         "gpus": held,
         "idle": _is_idle(status) if held else None,
         # What the pods that are replaced hold on their way out belongs to the change too.
-        "surge": max(0, held - each * wanted) if changes or since.surge else 0,
+        "surge": max(0, held - each * wanted) if change is not None or since.surge else 0,
         "surge_revision": revision,
         "gpu_hour_price": f"{price:f}" if price is not None else None,
     }

@@ -92,7 +92,7 @@ def samples(body: bytes) -> Iterable[Sample]:
         yield Sample(FAILED, status.completion_time.timestamp(), (status.reason,))
     if not status.phase or status.phase in _DONE:
         return
-    for phase, count in sorted(Counter(each.phase for each in status.inputs).items()):
+    for phase, count in Counter(each.phase for each in status.inputs).items():
         yield Sample(INPUTS, count, (phase,))
     if status.inputs:
         yield Sample(INPUT_BYTES, sum(each.bytes or 0 for each in status.inputs))

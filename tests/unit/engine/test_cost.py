@@ -53,6 +53,7 @@ def test_what_is_missing_is_not_zero(gpus: int, rate: str, price: Decimal | None
     ("amount", "written"),
     [
         ("0", "0.00"),
+        ("0.0000", "0.00"),
         ("0.0034583", "0.00346"),
         ("0.99949", "0.999"),
         ("1", "1.00"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from aifactory.api.cost import PoolUse
 from aifactory.api.inferencepool import InferencePoolStatus, Throughput
+from aifactory.serving.economics import follow
 from tests.unit.serving.builders import World, serving
 
 GPU = {"spec": {"containers": [{"name": "triton", "resources": {"limits": {"nvidia.com/gpu": 2}}}]}}
@@ -70,6 +72,44 @@ def test_idle_seconds_are_told_when_they_end_and_nothing_is_written_meanwhile() 
 def test_what_is_not_measured_is_not_idle() -> None:
     world = of_gpus()
     assert (use(world).idle, world.status.throughput) == (None, None)
+
+
+@pytest.mark.parametrize("some", [Throughput(requests_per_second="4"), Throughput(tokens_per_second="9")], ids=str)
+def test_either_figure_says_that_somebody_is_answered(some: Throughput) -> None:
+    world = of_gpus()
+    world.throughput = some
+    world.settle()
+    assert use(world).idle is False
+
+
+def test_pods_without_a_node_and_those_that_their_node_refused_hold_nothing() -> None:
+    world = of_gpus()
+    observed = world.observed()
+    first, second = observed.pods
+    for other, held in ((second, 4), (replace(second, node=""), 2), (replace(second, refused_by_node=True), 2)):
+        now = follow(replace(observed, pods=(first, other)), world.status, 2, world.now)
+        assert now is not None
+        assert now.gpus == held
+
+
+def test_times_are_whole_seconds_as_the_api_server_keeps_them() -> None:
+    world = of_gpus()
+    world.edit(cost={"gpuHourPrice": "1"})
+    world.wait(10.7)
+    world.settle()
+    assert (use(world).gpu_hour_price, use(world).since.microsecond) == ("1", 0)
+
+
+def test_a_pool_without_pods_keeps_its_sums() -> None:
+    world = of_gpus()
+    world.wait(100)
+    world.edit(replicas=0)
+    world.settle()
+    world.wait(100)
+    world.bury()
+    world.settle()
+    assert use(world).gpus == 0
+    assert use(world).gpu_seconds >= 400
 
 
 def test_pods_that_load_are_idle() -> None:

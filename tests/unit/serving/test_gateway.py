@@ -111,6 +111,12 @@ def test_the_objects_of_one_that_asks_for_keys_and_speaks_tls() -> None:
     }
 
 
+def test_walls_are_lowered_one_by_one() -> None:
+    assert [walls.suffix for walls in envoy.Walls(keys=True, tls=True).lower] == ["", "-tls", "-keys", "-keys-tls"]
+    assert list(envoy.NO_WALLS.lower) == [envoy.NO_WALLS]
+    assert envoy.NO_WALLS.suffix == ""
+
+
 def test_what_a_lower_wall_lets_pass() -> None:
     """By its files pods work that have no such Secret: nothing in them needs one."""
     owner = pool(gateway=WALLED)
@@ -120,6 +126,22 @@ def test_what_a_lower_wall_lets_pass() -> None:
         assert (text.count("filters.http.lua.v3"), text.count("DownstreamTlsContext")) == (keys, tls), suffix
         assert text.count("local_ratelimit.v3") == keys
         assert f"listeners{suffix}.json" in config["data"][f"bootstrap{suffix}.json"]
+
+
+def test_a_limit_for_everybody_alike() -> None:
+    spec = {**WALLED, "rateLimit": {"requestsPerMinute": 600}}
+    _, config = gateway.config_map(pool(gateway=spec), gateway.routes(seen(GatewayView(), SET, gateway=spec)))
+    bucket = {"fill_interval": "60s", "max_tokens": 600, "tokens_per_fill": 600}
+    one = json.dumps({"descriptors": [{"entries": [{"key": "name"}], "token_bucket": bucket}]}).strip("{}")
+    assert config["data"]["listeners-keys.json"].count(one) == 3, "of each port"
+
+
+def test_the_access_log_names_the_caller_where_there_are_keys() -> None:
+    spec = {**WALLED, "accessLog": True}
+    _, config = gateway.config_map(pool(gateway=spec), gateway.routes(seen(GatewayView(), SET, gateway=spec)))
+    line = '"caller": "%DYNAMIC_METADATA(aifactory:name)%"'
+    counts = [config["data"][f"listeners{suffix}.json"].count(line) for suffix in ("", "-tls", "-keys", "-keys-tls")]
+    assert counts == [0, 0, 3, 3]
 
 
 def test_the_address_tells_whether_it_is_encrypted() -> None:

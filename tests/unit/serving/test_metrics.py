@@ -15,10 +15,15 @@ USE = {"since": NOW.isoformat(), "gpus": 4, "gpuSeconds": 100, "idle": True, "id
 FIGURES = {"requestsPerSecond": "4.2", "tokensPerSecond": "0"}
 
 
-def told(spec: dict[str, Any] | None = None, **status: Any) -> dict[tuple[str, ...], float]:
-    """Values by name and labels, as they are when they are told."""
-    found = of(status, spec)
-    return {(sample.family.name.removeprefix("aifactory_pool_"), *sample.labels): sample.value for sample in found}
+def told(spec: dict[str, Any] | None = None, **status: Any) -> dict[str, float]:
+    """Values by name, and by labels beyond those that all have."""
+    return {name(sample): sample.value for sample in of(status, spec)}
+
+
+def name(sample: Sample) -> str:
+    own = sample.family.labels.split()[2:]
+    labels = ",".join(f"{label}={value}" for label, value in zip(own, sample.labels, strict=True))
+    return sample.family.name.removeprefix("aifactory_pool_") + (f"{{{labels}}}" if labels else "")
 
 
 def of(status: dict[str, Any], spec: dict[str, Any] | None = None) -> list[Sample]:
@@ -26,8 +31,8 @@ def of(status: dict[str, Any], spec: dict[str, Any] | None = None) -> list[Sampl
 
 
 def test_a_pool_that_only_began() -> None:
-    assert told() == {("replicas_wanted",): 1, ("replicas_ready",): 0}
-    assert told({"replicas": 0}) == {("replicas_wanted",): 0, ("replicas_ready",): 0}
+    assert told() == {"replicas_wanted": 1, "replicas_ready": 0}
+    assert told({"replicas": 0}) == {"replicas_wanted": 0, "replicas_ready": 0}
 
 
 def test_a_pool_that_answers() -> None:
@@ -37,36 +42,42 @@ def test_a_pool_that_answers() -> None:
     status = {"readyReplicas": 2, "version": "3", "conditions": available, "throughput": {**FIGURES, **prices}}
     rollout = {"phase": "RolledBack", "reason": "AnalysisFailed"}
     assert told({"replicas": 2}, **status, rollout=rollout, cost={**USE, **surge}) == {
-        ("replicas_wanted",): 2,
-        ("replicas_ready",): 2,
-        ("available",): 1,
-        ("version",): 3,
-        ("rollout", "RolledBack", "AnalysisFailed"): 1,
-        ("requests_per_second",): 4.2,
-        ("tokens_per_second",): 0,
-        ("cost_per_million_tokens",): 0.92,
-        ("cost_per_million_requests",): 7.5,
-        ("gpus",): 4,
-        ("gpu_seconds_total",): 100,
-        ("idle_gpu_seconds_total",): 60,
-        ("gpu_hour_price",): 2.49,
-        ("surge_gpu_seconds",): 30,
+        "replicas_wanted": 2,
+        "replicas_ready": 2,
+        "available": 1,
+        "version": 3,
+        "rollout{phase=RolledBack,reason=AnalysisFailed}": 1,
+        "requests_per_second": 4.2,
+        "tokens_per_second": 0,
+        "cost_per_million_tokens": 0.92,
+        "cost_per_million_requests": 7.5,
+        "gpus": 4,
+        "gpu_seconds_total": 100,
+        "idle_gpu_seconds_total": 60,
+        "gpu_hour_price": 2.49,
+        "surge_gpu_seconds": 30,
     }
 
 
 def test_what_is_not_known_is_not_zero() -> None:
-    without = {name for name, *_ in told(throughput=FIGURES, cost=USE)}
+    without = told(throughput=FIGURES, cost=USE).keys()
     assert {"requests_per_second", "gpus"} <= without
     unknown = {"gpu_hour_price", "cost_per_million_tokens", "cost_per_million_requests", "surge_gpu_seconds"}
     assert not without & {*unknown, "available", "version", "rollout"}
 
 
+def test_sums_begin_at_nothing() -> None:
+    found = {sample.family: sample for sample in of({"cost": {"since": NOW.isoformat(), "surgeRevision": "r1"}})}
+    for family in (metrics.GPUS, metrics.GPU_SECONDS, metrics.IDLE_SECONDS, metrics.SURGE_SECONDS):
+        assert (found[family].value, found[family].per_second) == (0, 0), family.name
+
+
 def test_what_is_not_available_is_told() -> None:
-    assert told(conditions=[{"type": "Available", "status": "False"}])["available",] == 0
+    assert told(conditions=[{"type": "Available", "status": "False"}])["available"] == 0
 
 
 def test_autoscaling_says_what_is_wanted() -> None:
-    assert told({"replicas": 2}, scaling={"replicas": 5})["replicas_wanted",] == 5
+    assert told({"replicas": 2}, scaling={"replicas": 5})["replicas_wanted"] == 5
 
 
 @pytest.mark.parametrize(("idle", "grows"), [(True, 4), (False, 0), (None, 0)])
