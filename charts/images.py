@@ -28,7 +28,7 @@ def images_of(node: Any) -> Iterator[str]:
     """Every image that a manifest names: in a container, or in an option like --agent-image."""
     if isinstance(node, dict):
         for key, value in node.items():
-            if key in ("containers", "initContainers"):
+            if key in ("containers", "initContainers") and isinstance(value, list):  # a CRD has fields of these names
                 yield from (str(entry["image"]) for entry in value if entry.get("image"))
             yield from images_of(value)
     elif isinstance(node, list):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -438,6 +439,12 @@ def test_an_api_server_takes_it_all(kubectl: Kubectl, values: Json) -> None:
     kubectl.run(
         "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump_all(known)
     )
+
+
+def test_every_image_is_listed_as_the_chart_comes() -> None:
+    done = subprocess.run([sys.executable, "charts/images.py"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [f"aifactory/{name}:0.1.0" for name in ("agent", "gateway", "operator", "server")]
 
 
 def test_every_image_is_listed(tmp_path: Path) -> None:
