@@ -79,6 +79,14 @@ images-list: ## Every image that an installation pulls, with tag or digest (VALU
 	@$(MAKE) --no-print-directory venv >&2
 	@$(BIN)/python charts/images.py $(addprefix --values=,$(VALUES)) $(MANIFESTS)
 
+.PHONY: release
+release: venv ## Charts, CRDs, plugin, image list, SBOMs, notes and checksums of what is committed, in build/release (SINCE=tag; URL=... where they will lie)
+	@$(BIN)/python -m release pack $(if $(SINCE),--since "$(SINCE)") $(if $(URL),--url "$(URL)")
+
+.PHONY: release-version
+release-version: venv ## Write a version into every file that names it (VERSION=0.2.0)
+	@$(BIN)/python -m release version "$(VERSION)"
+
 .PHONY: lock
 lock: uv ## Resolve the Python dependencies again and write the lock files
 	$(UV) pip compile --quiet --universal --generate-hashes --no-annotate --no-header pyproject.toml -o requirements.lock
