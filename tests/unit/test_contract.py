@@ -29,13 +29,7 @@ from aifactory_contract import fetchspec
 from aifactory_contract.engines import AUTO, TRANSFORMERS, VLLM
 from aifactory_contract.fetchspec import FetchSpec
 from aifactory_contract.formats import FORMATS
-from aifactory_contract.names import (
-    FAILED_REQUESTS,
-    GENERATED_TOKENS,
-    PROBE_REQUESTS,
-    VLLM_GENERATED_TOKENS,
-    check_model_name,
-)
+from aifactory_contract.names import FAILED_REQUESTS, GENERATED_TOKENS, PROBE_REQUESTS, check_model_name
 from aifactory_contract.uri import ArtifactUri
 from tests.unit.training.builders import SETTINGS, job
 
@@ -54,7 +48,6 @@ def test_what_is_read_of_triton_is_what_back_ends_count() -> None:
     assert probes.PROBES.decode() == PROBE_REQUESTS
     assert measure.FAILED.decode() == FAILED_REQUESTS
     assert probes.TOKENS.decode() == GENERATED_TOKENS
-    assert probes.VLLM_TOKENS.decode() == VLLM_GENERATED_TOKENS
 
 
 def test_every_engine_that_can_be_asked_for_is_one_of_the_pods() -> None:

@@ -18,12 +18,7 @@ from aifactory.serving.measure import IN_PIECES, MICROSECONDS, UNDER_WAY, values
 
 BACK_SECONDS: Final = 15.0
 """What is taken for less has been less for so long: three looks."""
-_PRESENT: Final = (
-    b"aifactory_requests_running",
-    b"aifactory_requests_waiting",
-    b"vllm:num_requests_running",
-    b"vllm:num_requests_waiting",
-)
+_PRESENT: Final = (b"aifactory_requests_running", b"aifactory_requests_waiting")
 _PENDING: Final = b"nv_inference_pending_request_count"
 
 
@@ -75,7 +70,7 @@ def read_look(page: bytes, tokens: float, at: float) -> Look:
     told = [found for name in _PRESENT if (found := values(page, name))]
     present = sum(sum(found.values()) for found in told) if told else None
     seconds = None
-    if present is None and not any(name in page for name in IN_PIECES):
+    if present is None and IN_PIECES not in page:
         seconds = sum(values(page, MICROSECONDS).values()) / 1e6
     return Look(at, tokens, present, sum(values(page, _PENDING).values()), seconds)
 

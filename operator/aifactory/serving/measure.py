@@ -8,7 +8,7 @@ no sum. What answers is not trusted: a page is read without parsing all of it, a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from datetime import datetime
 from typing import Final
@@ -26,10 +26,10 @@ FAILED: Final = b"aifactory_failed_requests_total"
 """Of clients, answered by an error of the model's: Triton 2.51 counts these among the successes."""
 CANCELED: Final = b'reason="CANCELED"'
 """The client went away: nobody's failure."""
-_FIRST: Final = (b"aifactory_time_to_first_token_seconds", b"vllm:time_to_first_token_seconds")
-_NEXT: Final = (b"aifactory_inter_token_latency_seconds", b"vllm:time_per_output_token_seconds")
-IN_PIECES: Final = (b"aifactory_generated_tokens_total", b"vllm:")
-"""Of these Triton times the call that takes a request, which is over before the answer is."""
+_FIRST: Final = b"aifactory_time_to_first_token_seconds"
+_NEXT: Final = b"aifactory_inter_token_latency_seconds"
+IN_PIECES: Final = b"aifactory_generated_tokens_total"
+"""Of what has it Triton times the call that takes a request, which is over before the answer is."""
 UNDER_WAY = 2
 """Questions of the agent that a pod may be answering at a time: of the version that goes and of the one that comes."""
 
@@ -163,19 +163,14 @@ def read_sums(page: bytes) -> Sums:
     """A pod's counters from Triton's metrics page, summed over models. Raises ValueError: a value is not finite."""
     answered, probes, failed = (sum(values(page, name).values()) for name in (REQUESTS, PROBES, FAILED))
     refused = sum(value for labels, value in values(page, FAILURES).items() if CANCELED not in labels)
-    pieces = any(name in page for name in IN_PIECES)
-    timed, microseconds = (0.0, 0.0) if pieces else (answered, sum(values(page, MICROSECONDS).values()))
+    timed, microseconds = (0.0, 0.0) if IN_PIECES in page else (answered, sum(values(page, MICROSECONDS).values()))
     first, next_ = _histogram(page, _FIRST), _histogram(page, _NEXT)
     return Sums(max(0.0, answered - probes - failed), failed + refused, timed, microseconds / 1e6, *first, *next_)
 
 
-def _histogram(page: bytes, names: Iterable[bytes]) -> tuple[float, float]:
+def _histogram(page: bytes, name: bytes) -> tuple[float, float]:
     """How many were observed, and their sum."""
-    counts, sums = 0.0, 0.0
-    for name in names:
-        counts += sum(values(page, name + b"_count").values())
-        sums += sum(values(page, name + b"_sum").values())
-    return counts, sums
+    return sum(values(page, name + b"_count").values()), sum(values(page, name + b"_sum").values())
 
 
 def values(page: bytes, name: bytes) -> dict[bytes, float]:

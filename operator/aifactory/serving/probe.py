@@ -74,8 +74,6 @@ _WARM: Final = "warm"
 
 TOKENS: Final = b"aifactory_generated_tokens_total"
 """Without those of the agent's questions."""
-VLLM_TOKENS: Final = b"vllm:generation_tokens_total"
-"""The same, of Triton's vLLM back end, which counts the agent's questions too: one token each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -496,10 +494,8 @@ def read_counters(page: bytes) -> tuple[float, float]:
     Raises:
         ValueError: a value is not a finite number.
     """
-    probes = values(page, PROBES)
-    requests = max(0.0, sum(values(page, REQUESTS).values()) - sum(probes.values()))
-    vllm = (max(0.0, all_ - probes.get(labels, 0.0)) for labels, all_ in values(page, VLLM_TOKENS).items())
-    return requests, sum(values(page, TOKENS).values()) + sum(vllm)
+    requests, probes, tokens = (sum(values(page, name).values()) for name in (REQUESTS, PROBES, TOKENS))
+    return max(0.0, requests - probes), tokens
 
 
 def _status_page(pod: ServingPod) -> str:

@@ -13,7 +13,6 @@ aifactory_requests_waiting{model="m",version="1"} 2
 aifactory_generated_tokens_total{model="m",version="1"} 500
 nv_inference_request_duration_us{model="m",version="1"} 7000
 """
-VLLM = b'vllm:num_requests_running{model_name="m"} 4\nvllm:num_requests_waiting{model_name="m"} 1\n'
 PROGRAM = b"""\
 nv_inference_request_duration_us{model="m",version="1"} 4500000
 nv_inference_pending_request_count{model="m",version="1"} 2
@@ -24,7 +23,6 @@ nv_inference_pending_request_count{model="m",version="1"} 2
     ("page", "look"),
     [
         pytest.param(ENGINE, Look(9.0, 500.0, present=6.0), id="an engine tells its requests"),
-        pytest.param(VLLM, Look(9.0, 500.0, present=5.0), id="vLLM does too"),
         pytest.param(PROGRAM, Look(9.0, 500.0, waiting=2.0, seconds=4.5), id="Triton tells how long they take"),
         pytest.param(
             b'aifactory_generated_tokens_total{model="m"} 1\nnv_inference_request_duration_us{model="m"} 7000\n',

@@ -31,25 +31,9 @@ def test_a_page_is_read() -> None:
     assert read_sums(b"") == Sums()
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        PAGE.replace(b"aifactory_time", b"vllm:time"),
-        PAGE + b'aifactory_generated_tokens_total{model="m",version="2"} 800\n',
-    ],
-    ids=["vllm", "ours"],
-)
-def test_language_models_have_no_durations(page: bytes) -> None:
-    found = read_sums(page)
+def test_language_models_have_no_durations() -> None:
+    found = read_sums(PAGE + b'aifactory_generated_tokens_total{model="m",version="2"} 800\n')
     assert (found.timed, found.seconds, found.first_tokens, found.requests) == (0.0, 0.0, 100.0, 100.0)
-
-
-def test_tokens_of_vllm_have_its_names() -> None:
-    page = PAGE.replace(b"aifactory_inter_token_latency_seconds", b"vllm:time_per_output_token_seconds")
-    page = page.replace(b"aifactory_time_to_first_token_seconds", b"vllm:time_to_first_token_seconds")
-    found = read_sums(page)
-    assert (found.first_tokens, found.first_token_seconds) == (100.0, 4.5)
-    assert (found.next_tokens, found.next_token_seconds) == (700.0, 14.0)
 
 
 def test_nonsense_is_no_page() -> None:

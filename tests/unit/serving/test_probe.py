@@ -59,34 +59,6 @@ def test_the_agents_own_requests_are_not_traffic() -> None:
     assert read_counters(b"aifactory_probe_requests_total 5\n") == (0.0, 0.0), "they are counted before their answers"
 
 
-VLLM_PAGE = b"""\
-# HELP nv_inference_request_success Number of successful inference requests, all batch sizes
-# TYPE nv_inference_request_success counter
-nv_inference_request_success{model="llama",version="1"} 51
-# HELP aifactory_probe_requests_total Requests of the agent, by which it sees whether the version answers
-# TYPE aifactory_probe_requests_total counter
-aifactory_probe_requests_total{model="llama",version="1"} 11
-# HELP vllm:prompt_tokens_total Number of prefill tokens processed.
-# TYPE vllm:prompt_tokens_total counter
-vllm:prompt_tokens_total{model="llama",version="1"} 1222
-# HELP vllm:generation_tokens_total Number of generation tokens processed.
-# TYPE vllm:generation_tokens_total counter
-vllm:generation_tokens_total{model="llama",version="1"} 811
-# HELP vllm:time_to_first_token_seconds Histogram of time to first token in seconds.
-# TYPE vllm:time_to_first_token_seconds histogram
-vllm:time_to_first_token_seconds_count{model="llama",version="1"} 51
-vllm:time_to_first_token_seconds_sum{model="llama",version="1"} 1.03233122825622559
-vllm:time_to_first_token_seconds_bucket{model="llama",version="1",le="0.001"} 0
-"""
-
-
-def test_tokens_of_vllm_are_told_without_the_agents() -> None:
-    assert read_counters(VLLM_PAGE) == (40.0, 800.0)
-    assert read_counters(VLLM_PAGE + PAGE) == (170.0, 4800.0), "of another engine in the same pod"
-    assert read_counters(VLLM_PAGE.replace(b"} 811", b"} 10")) == (40.0, 0.0), "one is under way"
-    assert read_counters(b"vllm:generation_tokens_total 5\n") == (0.0, 5.0)
-
-
 @pytest.mark.parametrize("value", [b"NaN", b"+Inf", b"many", b"1e999", b"", b" "])
 def test_a_page_with_nonsense_is_no_page(value: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[2] / part) for part in ("server", "server/testing", "contract", "agent")]
 
-from harness import wait_for  # noqa: E402
+from harness import WORKLOADS, wait_for  # noqa: E402
 from pod import Pod, write_files  # noqa: E402
 
 
@@ -48,7 +49,8 @@ def main() -> None:
         pod = Pod(Path(folder))
         write_files(pod.models, "tiny", config={})
         engine = [sys.executable, str(Path(__file__).with_name("stand_in.py")), str(pod.triton.port)]
-        with subprocess.Popen(engine, stdout=subprocess.PIPE) as triton:
+        environ = {**os.environ, "PYTHONPATH": str(WORKLOADS / "contract")}
+        with subprocess.Popen(engine, stdout=subprocess.PIPE, env=environ) as triton:
             try:
                 assert triton.stdout is not None
                 triton.stdout.readline()

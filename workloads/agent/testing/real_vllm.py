@@ -31,7 +31,7 @@ from safetensors.numpy import save_file  # noqa: E402
 
 from aifactory_agent.artifacts.stores import Mounts  # noqa: E402
 from aifactory_agent.artifacts.transfer import publish  # noqa: E402
-from aifactory_contract.names import PROBE_REQUESTS, VLLM_GENERATED_TOKENS  # noqa: E402
+from aifactory_contract.names import GENERATED_TOKENS, PROBE_REQUESTS  # noqa: E402
 from aifactory_contract.uri import ArtifactUri  # noqa: E402
 
 _NAME, _ADAPTER = "model", "loud"
@@ -73,6 +73,7 @@ class Trial:
         self.checks = (
             self.whole_answer,
             self.agents_question_is_not_counted,
+            self.figures,
             self.streamed_answer,
             self.logprobs,
             self.stop_and_choices,
@@ -87,8 +88,7 @@ class Trial:
         return self._client.chat.completions.create(**{**asked, **more})
 
     def _generated(self) -> float:
-        labels = {"model": _NAME, "version": "1"}
-        return self._triton.metric(VLLM_GENERATED_TOKENS, **labels) - self._triton.metric(PROBE_REQUESTS, **labels)
+        return self._triton.metric(GENERATED_TOKENS, model=_NAME, version="1")
 
     def whole_answer(self) -> str:
         answer = self._chat()
@@ -105,6 +105,19 @@ class Trial:
         wait_for("the agent asks again", lambda: self._triton.metric(PROBE_REQUESTS, **labels) > asked, 60)
         wait_for("that is not counted", lambda: self._generated() == before, 10)
         return f"{asked:.0f} and more"
+
+    def figures(self) -> str:
+        """By the names of all engines: they agree with vLLM's own, less the agent's questions."""
+        names = ("prompt_tokens_total", "time_to_first_token_seconds_count", "inter_token_latency_seconds_count")
+        found = {name: self._triton.metric(f"aifactory_{name}", model=_NAME) for name in names}
+        found |= {
+            name: self._triton.metric(f"aifactory_requests_{name}", model=_NAME) for name in ("running", "waiting")
+        }
+        assert found["time_to_first_token_seconds_count"] == 1, found
+        assert found["inter_token_latency_seconds_count"] == self._generated() - 1, found
+        assert found["prompt_tokens_total"] > 10, found
+        assert found["running"] == found["waiting"] == 0, found
+        return repr(found)
 
     def streamed_answer(self) -> str:
         chunks = list(self._chat(stream=True, stream_options={"include_usage": True}))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +17,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from harness import wait_for
+from harness import WORKLOADS, wait_for
 from pod import CONTEXT, Pod, running_pod, write_files
 from stand_in import Answer, Asked, Lost, Refusal, count_up
 
@@ -727,6 +730,15 @@ def test_many_are_answered_at_once(pod: Pod) -> None:
             return await asyncio.gather(*(one(number) for number in range(24)))
 
     assert asyncio.run(ask()) == [f"w0 w1 w2 w3 w4 {max(1, number * 40)}" for number in range(24)]
+
+
+def test_a_core_streams_5000_tokens_a_second() -> None:
+    """By the port's own CPU time, in front of an engine that answers at once; it was five times as many."""
+    program = WORKLOADS / "agent/testing/door_throughput.py"
+    told = subprocess.run([sys.executable, program, "8", "1000"], check=True, capture_output=True, text=True).stdout
+    speed = re.search(r"(\d+) tokens per CPU second", told)
+    assert speed is not None, told
+    assert int(speed[1]) >= 5000, told
 
 
 def test_a_long_prompt_stalls_nobody(own: Pod) -> None:

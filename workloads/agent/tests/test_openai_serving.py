@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jsonschema
 import openai
 import pytest
 from endpoint import Endpoint
-from harness import WORKLOADS
+from harness import WORKLOADS, wait_for
 
 sys.path.append(str(WORKLOADS / "server" / "testing"))
 
@@ -31,17 +34,23 @@ FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "thing", "schema":
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """One that computes one sequence at a time."""
     root = tmp_path_factory.mktemp("serving")
     folder = write_llama(root / "model", max_position_embeddings=1024)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
-    pod = Endpoint(root)
+    pod = Endpoint(root, AIFACTORY_ENGINE_SLOTS="1")
     try:
         pod.open()
         pod.load("tiny", folder)
-        yield openai.OpenAI(base_url=f"{pod.url}/v1", api_key="none", max_retries=0, timeout=60)
+        yield pod
     finally:
         pod.close()
+
+
+@pytest.fixture(scope="module")
+def client(pod: Endpoint) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{pod.url}/v1", api_key="none", max_retries=0, timeout=60)
 
 
 def test_an_answer_keeps_to_a_schema(client: openai.OpenAI) -> None:
@@ -93,3 +102,33 @@ def test_a_forced_call_has_arguments_by_its_schema(client: openai.OpenAI) -> Non
     assert call.function.name == "paint"
     jsonschema.validate(json.loads(call.function.arguments), SCHEMA)
     assert answer.choices[0].finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_frees_its_sequence_within_200_ms(
+    pod: Endpoint, client: openai.OpenAI, stream: bool
+) -> None:
+    """When the next one, which waits for its place, has its answer. The best of three: others use this machine too."""
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 900, "ignore_eos": True, "stream": stream}
+
+    def load() -> list[float]:
+        return [pod.real.metric(f"aifactory_requests_{what}", model="tiny") for what in ("running", "waiting")]
+
+    def next_one() -> float:
+        client.completions.create(model="tiny", prompt="y", max_tokens=1)
+        return time.monotonic()
+
+    def seconds() -> float:
+        wait_for("nothing is computed", lambda: load() == [0, 0], 10, pod.tail)
+        connection = http.client.HTTPConnection("127.0.0.1", pod.port, timeout=60)
+        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        wait_for("it is computed", lambda: load() == [1, 0], 10, pod.tail)
+        with ThreadPoolExecutor(1) as pool:
+            following = pool.submit(next_one)
+            wait_for("another one waits", lambda: load() == [1, 1], 10, pod.tail)
+            left = time.monotonic()
+            connection.close()
+            return following.result() - left
+
+    found = [seconds() for _ in range(3)]
+    assert 0 < min(found) < 0.2, found

@@ -21,7 +21,7 @@ from aifactory_agent.serve.tritonconfig import identity, render
 from aifactory_agent.serve.vllm import files
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats import HUGGINGFACE
-from aifactory_contract.names import PROBE_REQUESTS, VLLM_GENERATED_TOKENS
+from aifactory_contract.names import GENERATED_TOKENS, PROBE_REQUESTS
 from aifactory_contract.server import ANY, Server
 from aifactory_contract.uri import ArtifactUri
 
@@ -166,13 +166,22 @@ def test_the_agent_brings_a_model_up_in_vllm(vllm: TritonProcess, beside: AgentP
     assert generate(vllm, 5)["text_output"] == "w0 w1 w2 w3 w4 "
     labels = {"model": "llama", "version": "1"}
 
-    def of_clients() -> float:
-        return vllm.metric(VLLM_GENERATED_TOKENS, **labels) - vllm.metric(PROBE_REQUESTS, **labels)
+    def told(*names: str) -> list[float]:
+        return [vllm.metric(name, **labels) for name in names]
 
-    wait_for("what is left are the client's tokens", lambda: of_clients() == 5, 10)
+    # By the names of all engines, without the agent's question, which vLLM's own counters have.
+    mine = (GENERATED_TOKENS, "aifactory_prompt_tokens_total")
+    latencies = ("aifactory_time_to_first_token_seconds_count", "aifactory_inter_token_latency_seconds_count")
+    wait_for("the client's tokens are told", lambda: told(*mine, *latencies) == [5, 2, 1, 4], 10)
+    assert told("aifactory_requests_running", "aifactory_requests_waiting") == [1, 2]
+    (cached,) = told("aifactory_cached_prompt_tokens_total")
+    assert cached >= 1
     before = vllm.metric(PROBE_REQUESTS, **labels)
     wait_for("the agent asks again", lambda: vllm.metric(PROBE_REQUESTS, **labels) > before >= 1, 20)
-    wait_for("its question is not counted", lambda: of_clients() == 5, 10)
+    wait_for("vLLM counts it", lambda: told("vllm:generation_tokens_total") == [5 + vllm.metric(PROBE_REQUESTS)], 10)
+    assert told(*mine, *latencies) == [5, 2, 1, 4]
+    page = http(f"http://127.0.0.1:{vllm.metrics_port}/metrics")[1]
+    assert 'aifactory_time_to_first_token_seconds_bucket{model="llama",version="1",le="20"} 1' in page
 
 
 def test_what_the_artifact_has_under_the_name_of_vllms_arguments_is_not_taken(

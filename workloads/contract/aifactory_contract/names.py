@@ -18,8 +18,6 @@ FAILED_REQUESTS = "aifactory_failed_requests_total"
 Python back end answers as a success, errors too."""
 GENERATED_TOKENS = "aifactory_generated_tokens_total"
 """Counter of the tokens that were generated for clients."""
-VLLM_GENERATED_TOKENS = "vllm:generation_tokens_total"
-"""That of Triton's vLLM back end, which counts the agent's requests too: one token each."""
 SERVING = "serving.json"
 """On the volume of a serving pod: the agent's note of what runs, for those who have to know it at once."""
 

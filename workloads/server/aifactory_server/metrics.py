@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aifactory_contract.names import FAILED_REQUESTS, GENERATED_TOKENS, PROBE_REQUESTS
@@ -21,7 +21,7 @@ from aifactory_server.counters import (
     WAITING,
     Counters,
 )
-from aifactory_server.engines.engine import Meter
+from aifactory_server.engines.meter import Meter
 
 
 class Gauges:
@@ -84,7 +84,7 @@ class TokenMeter:
 
 
 class GenerationMeter(Meter):
-    """What the engine of `transformers` counts: as vLLM does, with `aifactory_` for `vllm:`.
+    """What the engines `transformers` and `vllm` count.
 
     It is told from several threads and only notes; Triton gets the numbers a few times a second, from the thread that
     calls `load`, because each number is a message to the server process.
@@ -120,11 +120,23 @@ class GenerationMeter(Meter):
 
     def first_token(self, seconds: float) -> None:
         """Since the request came."""
-        self._observe(self._first, seconds)
+        self.generated(1)
+        self.took([seconds], ())
 
     def next_token(self, seconds: float) -> None:
         """Since the one before."""
-        self._observe(self._next, seconds)
+        self.generated(1)
+        self.took((), [seconds])
+
+    def generated(self, tokens: int) -> None:
+        """So many tokens."""
+        self._count(GENERATED_TOKENS, tokens)
+
+    def took(self, first: Iterable[float], following: Iterable[float]) -> None:
+        """How long first tokens took, and others since the one before."""
+        with self._lock:
+            self._seconds += [(self._first, seconds) for seconds in first]
+            self._seconds += [(self._next, seconds) for seconds in following]
 
     def probed(self) -> None:
         """A request of the agent was answered."""
@@ -153,11 +165,6 @@ class GenerationMeter(Meter):
     def _count(self, name: str, amount: int) -> None:
         with self._lock:
             self._counts[name] = self._counts.get(name, 0) + amount
-
-    def _observe(self, metric: Any, seconds: float) -> None:
-        self._count(GENERATED_TOKENS, 1)
-        with self._lock:
-            self._seconds.append((metric, seconds))
 
 
 # The buckets that OpenTelemetry's semantic conventions for generative AI give, and longer ones for long prompts.

@@ -290,6 +290,52 @@ def test_a_prompt_that_can_not_be_computed_fails_alone(
     assert small.outcome is not None
 
 
+def test_prompts_of_about_one_length_are_read_together_and_no_others(
+    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, together, alone = make(slots=5), list[list[int]](), list[int]()
+    several, one = engine._network.prefill_together, engine._network.prefill
+    monkeypatch.setattr(
+        engine._network,
+        "prefill_together",
+        lambda texts: together.append(list(map(len, texts.values()))) or several(texts),
+    )
+    monkeypatch.setattr(
+        engine._network, "prefill", lambda slot, text, start=0: alone.append(len(text)) or one(slot, text, start)
+    )
+    for length in (4, 30, 6, 5, 1):
+        engine.submit(Request(b"x" * length, max_tokens=9, temperature=0.0), Collected())
+    engine._step()
+    assert (together, alone) == ([[5, 7, 6]], [31, 2])
+
+
+def test_a_prompt_that_can_not_be_read_with_others_is_read_alone(
+    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make(slots=3)
+    together, prefill = engine._network.prefill_together, engine._network.prefill
+
+    def out_of_memory(slot: int, tokens: list[int], start: int = 0) -> torch.Tensor:
+        if tokens[-1] == ord("!"):
+            raise RuntimeError("out of memory")
+        return prefill(slot, tokens, start)
+
+    def all_of_them(texts: dict[int, list[int]]) -> torch.Tensor:
+        for slot, text in texts.items():
+            out_of_memory(slot, text)
+        return together(texts)
+
+    monkeypatch.setattr(engine._network, "prefill_together", all_of_them)
+    monkeypatch.setattr(engine._network, "prefill", out_of_memory)
+    answers = [Watched([], prompt) for prompt in ("one", "tw!", "six")]
+    for answer in answers:
+        engine.submit(Request(answer.name.encode(), max_tokens=4, temperature=0.0), answer)
+    engine.start()
+    engine.stop(60)
+    assert [answer.error for answer in answers] == ["", "this request failed: out of memory", ""]
+    assert all(answer.outcome is not None for answer in (answers[0], answers[2]))
+
+
 def test_a_probe_waits_neither_for_a_place_in_the_queue_nor_for_a_slot(make: Callable[..., Engine]) -> None:
     engine = make(slots=1, waiting=1)
     forever = Watched([], "forever", cancel_after=10**6)

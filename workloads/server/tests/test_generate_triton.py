@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import shutil
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +248,37 @@ def test_tokens_and_latencies_are_counted(serving: TritonProcess) -> None:
     wanted = [then + more for then, more in zip(before, moved, strict=True)]
     wait_for("the numbers have moved", lambda: counted() == wanted, 10, lambda: f"{before} {counted()} {wanted}")
     assert moved[1] == 9
+
+
+def test_what_was_read_before_and_what_there_is_to_do_is_told(serving: TritonProcess) -> None:
+    def told(name: str) -> float:
+        return serving.metric(f"aifactory_{name}", model="llama", version="1")
+
+    prompt = "0123456789 + - * / = the quick brown fox " * 4
+    before = told("cached_prompt_tokens_total")
+    for _ in range(2):
+        assert generate(serving, text_input=prompt, max_tokens=24)[0] == 200
+    wait_for("the second time was cheaper", lambda: told("cached_prompt_tokens_total") >= before + 32, 10)
+    streams = [Stream(serving) for _ in range(6)]
+    for stream in streams:
+        stream.ask(parameters={"max_tokens": 200, "ignore_eos": True}, stream=True)
+    wait_for("four run and two wait", lambda: (told("requests_running"), told("requests_waiting")) == (4, 2), 10)
+    for stream in streams:
+        stream.cancel()
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("time_to_first_token", 0.001, 160), ("inter_token_latency", 0.001, 2.5)]
+)
+def test_latencies_have_buckets_for_the_shortest_and_the_longest(
+    serving: TritonProcess, name: str, least: float, most: float
+) -> None:
+    page = http(f"http://127.0.0.1:{serving.metrics_port}/metrics")[1]
+    found = re.findall(rf'aifactory_{name}_seconds_bucket{{model="llama",version="1",le="([0-9.e-]+)"}}', page)
+    bounds = [float(bound) for bound in found]
+    assert (bounds[0], bounds[-1]) == (least, most)
+    # A quantile read from them is wrong by a factor of 2.5 at most, but for the very shortest.
+    assert all(after / before <= 2.5 for before, after in pairwise(bounds) if before >= 0.005)
 
 
 def test_the_agents_question_is_answered_and_not_counted(serving: TritonProcess) -> None:

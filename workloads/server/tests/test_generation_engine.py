@@ -13,7 +13,8 @@ import torch
 from harness import wait_for
 from kept import Kept
 
-from aifactory_server.engines.engine import Engine, Limits, Meter
+from aifactory_server.engines.engine import Engine, Limits
+from aifactory_server.engines.meter import Meter
 from aifactory_server.engines.model import END, Step
 from aifactory_server.engines.request import BadRequest, Request, Unavailable
 from aifactory_server.engines.sampling import Sampling

@@ -73,6 +73,26 @@ def test_neighbours_and_earlier_sequences_do_not_matter(
             torch.testing.assert_close(logits[slot], reference(gpt, text), rtol=1e-3, atol=1e-3)
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 256), min_size=1, max_size=20), min_size=2, max_size=2), st.data())
+def test_texts_that_are_read_together_are_as_if_each_were_alone(
+    gpt: GPT, served: Network, texts: list[list[int]], data: st.DataObject
+) -> None:
+    """Of different length, in slots that are not beside each other; the one between them goes on as before."""
+    between = data.draw(st.lists(st.integers(0, 256), min_size=1, max_size=20))
+    served.prefill(1, between)
+    together = {2: texts[0], 0: texts[1]}
+    for row, text in zip(served.prefill_together(together).cpu(), together.values(), strict=True):
+        torch.testing.assert_close(row, reference(gpt, text), rtol=1e-3, atol=1e-3)
+    now = [texts[1], between, texts[0]]
+    for _ in range(3):
+        tokens = [data.draw(st.integers(0, 255)) for _ in now]
+        logits = served.decode(tokens, [len(text) for text in now]).cpu()
+        for slot, text in enumerate(now):
+            text.append(tokens[slot])
+            torch.testing.assert_close(logits[slot], reference(gpt, text), rtol=1e-3, atol=1e-3)
+
+
 class Collected:
     """An answer that is kept."""
 

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aifactory_server import device
 from aifactory_server.engines import paged
-from aifactory_server.engines.engine import Engine, Limits, Meter
+from aifactory_server.engines.engine import Engine, Limits
+from aifactory_server.engines.meter import Meter
 from aifactory_server.engines.paged import PagedModel
 from aifactory_server.engines.request import Request
 from aifactory_server.engines.sampling import Sampling

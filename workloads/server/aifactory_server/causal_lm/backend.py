@@ -92,7 +92,7 @@ class _Responses:
         self._prompt_tokens = len(request.prompt)
         self._whole: list[str] = []
         self._cancelled = False
-        self._look_at = 0.0
+        self._look_at = time.monotonic() + _CANCEL_CHECK_SECONDS
 
     def piece(self, text: str) -> None:
         if self._asked.stream:

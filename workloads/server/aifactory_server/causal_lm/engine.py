@@ -20,8 +20,8 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -215,6 +215,8 @@ class Engine:
     def _read(self) -> dict[int, Tensor]:
         """A chunk for each in turn, up to the step's limit; logits of those that are at their end."""
         budget, logits = STEP_TOKENS, dict[int, Tensor]()
+        whole = defaultdict[int, dict[int, list[int]]](dict)
+        """Prompts that are read at once, by about how long they are, so that none is filled up to twice its length."""
         while budget > 0:
             slot = next((slot for slot, sequence in self._running.items() if sequence.unread), None)
             if slot is None:
@@ -224,15 +226,35 @@ class Engine:
             with self._only(slot, sequence):
                 chunk = [sequence.unread.popleft() for _ in range(min(CHUNK_TOKENS, len(sequence.unread)))]
                 budget -= len(chunk)
+                if not sequence.cached and not sequence.unread:
+                    whole[len(chunk).bit_length()][slot] = chunk
+                    continue
                 last = self._network.prefill(slot, chunk, sequence.cached)
-                sequence.cached += len(chunk)
                 self._note_read(sequence, len(chunk))
                 if not sequence.unread:
                     logits[slot] = last
+        for chunks in whole.values():
+            logits |= self._read_together(chunks)
         return logits
 
+    def _read_together(self, chunks: Mapping[int, list[int]]) -> dict[int, Tensor]:
+        """Whole prompts in one go; where that fails, each by itself, so that it is one of them that fails."""
+        found = dict[int, Tensor]()
+        if len(chunks) > 1:
+            try:
+                found = dict(zip(chunks, self._network.prefill_together(chunks), strict=True))
+            except Exception:
+                _log.exception("prompts could not be read together")
+        for slot, chunk in chunks.items():
+            with self._only(slot, self._running[slot]):
+                if slot not in found:
+                    found[slot] = self._network.prefill(slot, chunk)
+                self._note_read(self._running[slot], len(chunk))
+        return {slot: last for slot, last in found.items() if slot in self._running}
+
     def _note_read(self, sequence: _Sequence, count: int) -> None:
-        """Count each token of the prompt once, when it is computed; the start of the text is none of them."""
+        """So much more is in the cache. A prompt's tokens count once, when computed; the start of the text is none."""
+        sequence.cached += count
         before, sequence.read = sequence.read, min(sequence.read + count, len(sequence.tokens))
         new = min(sequence.read, sequence.prompt_tokens + 1) - max(before, 1)
         if new > 0 and not sequence.generated and not sequence.request.probe:

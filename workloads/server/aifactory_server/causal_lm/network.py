@@ -42,7 +42,15 @@ class Network:
     @torch.inference_mode()
     def prefill(self, slot: int, tokens: list[int], start: int = 0) -> Tensor:
         """Have these tokens in a slot from a position on, 0 for a new sequence; logits of the token after them."""
-        return self._forward([tokens], [start], slot)[0]
+        return self._forward([tokens], [start], [slot])[0]
+
+    @torch.inference_mode()
+    def prefill_together(self, texts: Mapping[int, list[int]]) -> Tensor:
+        """Have the whole of some new sequences in their slots; logits of the token after each, a row a text."""
+        longest = max(map(len, texts.values()))
+        # What fills up the shorter ones is written at positions that nobody has got to.
+        padded = [text + [0] * (longest - len(text)) for text in texts.values()]
+        return self._forward(padded, [0] * len(texts), list(texts), [len(text) for text in texts.values()])
 
     @torch.inference_mode()
     def decode(self, tokens: list[int], lengths: list[int]) -> Tensor:
@@ -50,24 +58,29 @@ class Network:
 
         A slot that is not asked for takes any token at a position that nobody has got to, and its row means nothing.
         """
-        return self._forward([[token] for token in tokens], lengths, 0)
+        return self._forward([[token] for token in tokens], lengths, list(range(len(tokens))))
 
-    def _forward(self, tokens: list[list[int]], lengths: list[int], first_slot: int) -> Tensor:
-        """New tokens for consecutive slots, after the `lengths` that each has; logits after the last, a row a slot."""
-        batch, new, seen = len(tokens), len(tokens[0]), max(lengths) + len(tokens[0])
+    def _forward(
+        self, tokens: list[list[int]], lengths: list[int], slots: list[int], counts: list[int] | None = None
+    ) -> Tensor:
+        """New tokens for slots, after the `lengths` that each has; logits after the last, a row a slot.
+
+        Slots that have something already must be consecutive. With `counts` only so many of the tokens count.
+        """
+        new, seen = len(tokens[0]), max(lengths) + len(tokens[0])
+        past = slice(slots[0], slots[0] + len(slots)) if any(lengths) else None
         positions = torch.tensor(lengths, device=self.device).unsqueeze(1) + torch.arange(new, device=self.device)
         rope = (self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1))
         mask = (torch.arange(seen, device=self.device) <= positions.unsqueeze(-1)).unsqueeze(1)
-        cache_index = (torch.arange(batch, device=self.device).unsqueeze(1), positions)
+        cache_index = (torch.tensor(slots, device=self.device).unsqueeze(1), positions)
         x = F.embedding(torch.tensor(tokens, device=self.device), self._weights["embedding"])
         for layer in range(self.config.layers):
-            keys = self._keys[layer, first_slot : first_slot + batch]
-            values = self._values[layer, first_slot : first_slot + batch]
             before = self._normalise(x, f"{layer}.attention_norm")
-            x = x + self._attend(before, layer, rope, mask, cache_index, keys, values)
+            x = x + self._attend(before, layer, rope, mask, cache_index, past)
             gate, up = self._linear(self._normalise(x, f"{layer}.network_norm"), f"{layer}.gate_up").chunk(2, dim=-1)
             x = x + self._linear(F.silu(gate) * up, f"{layer}.down")
-        return F.linear(self._normalise(x[:, -1], "norm"), self._weights["embedding"]).float()
+        last = x[:, -1] if counts is None else x[range(len(counts)), [count - 1 for count in counts]]
+        return F.linear(self._normalise(last, "norm"), self._weights["embedding"]).float()
 
     def _attend(
         self,
@@ -76,8 +89,7 @@ class Network:
         rope: tuple[Tensor, Tensor],
         mask: Tensor,
         cache_index: tuple[Tensor, Tensor],
-        keys: Tensor,
-        values: Tensor,
+        past: slice | None,
     ) -> Tensor:
         batch, new, _ = x.shape
         projected = self._linear(x, f"{layer}.qkv")
@@ -85,10 +97,12 @@ class Network:
         scaled = F.rms_norm(qkv[:2], (self.config.head_size,), eps=self.config.norm_epsilon)
         queries, new_keys = _apply_rope(scaled * self._weights[f"{layer}.query_key_norm"], rope).unbind(0)
         row, position = cache_index
-        keys[row, :, position] = new_keys.transpose(1, 2)
-        values[row, :, position] = qkv[2].transpose(1, 2)
-        seen = mask.shape[-1]
-        mixed = F.scaled_dot_product_attention(queries, keys[:, :, :seen], values[:, :, :seen], attn_mask=mask)
+        keys, values = new_keys, qkv[2]
+        self._keys[layer][row, :, position] = keys.transpose(1, 2)
+        self._values[layer][row, :, position] = values.transpose(1, 2)
+        if past is not None:
+            keys, values = (cache[layer, past, :, : mask.shape[-1]] for cache in (self._keys, self._values))
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         return self._linear(mixed.transpose(1, 2).reshape(batch, new, -1), f"{layer}.out")
 
     def _linear(self, x: Tensor, name: str) -> Tensor:

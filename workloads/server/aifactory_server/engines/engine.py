@@ -29,6 +29,7 @@ from torch import Tensor
 
 from aifactory_server.causal_lm.text import TextStream
 from aifactory_server.engines.detokenizer import Detokenizer
+from aifactory_server.engines.meter import Meter
 from aifactory_server.engines.model import END, Model
 from aifactory_server.engines.request import Answer, BadRequest, Piece, Request, Unavailable
 from aifactory_server.engines.sampling import Choice, Likely, Row, Sampling, choose
@@ -61,28 +62,6 @@ class Limits:
     """How long a request may wait for a slot."""
     seconds: float = 1800.0
     """How long an answer may take in all."""
-
-
-class Meter:
-    """Is told what happens, from several threads. This one counts nothing."""
-
-    def prompt(self, tokens: int) -> None:
-        """A prompt was read."""
-
-    def cached(self, tokens: int) -> None:
-        """So much of a prompt did not have to be read."""
-
-    def first_token(self, seconds: float) -> None:
-        """Since the request came."""
-
-    def next_token(self, seconds: float) -> None:
-        """Since the one before."""
-
-    def probed(self) -> None:
-        """A request of the agent was answered."""
-
-    def load(self, running: int, waiting: int) -> None:
-        """Called again and again."""
 
 
 @dataclass

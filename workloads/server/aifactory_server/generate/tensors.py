@@ -12,8 +12,8 @@ from aifactory_server.generate.request import INPUTS
 
 def values(request: Any) -> dict[str, list[Any]]:
     """What a request sends, by the names of the inputs that it has."""
-    tensors = {name: pb.get_input_tensor_by_name(request, name) for name in INPUTS}
-    return {name: list(tensor.as_numpy().flatten()) for name, tensor in tensors.items() if tensor is not None}
+    tensors = {tensor.name(): tensor for tensor in request.inputs()}
+    return {name: list(tensors[name].as_numpy().flatten()) for name in INPUTS if name in tensors}
 
 
 def count(name: str, value: int) -> Any:

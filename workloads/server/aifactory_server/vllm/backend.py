@@ -1,13 +1,13 @@
-"""Triton's vLLM back end, unchanged but for one counter: how many of the requests were the agent's.
+"""Triton's vLLM back end, unchanged but for what it counts: that is told by the names of all engines as well.
 
-vLLM counts those like all others, one generated token each. Whoever reads the counters subtracts them, as of every
-other back end. Nothing else of vLLM's is touched here, and nothing of it is imported, so any of its releases will do.
+Nothing else of vLLM's is touched here, and nothing of it is imported.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import Any
 import triton_python_backend_utils as pb  # provided by Triton's worker process
 
 from aifactory_contract.control import is_probe, probe_sign
-from aifactory_contract.names import PROBE_REQUESTS
-from aifactory_server.counters import Counters
+from aifactory_server.vllm.statistics import Statistics
+
+_log = logging.getLogger(__name__)
 
 
 def _theirs(folder: Path) -> Any:
@@ -41,13 +42,18 @@ class TritonPythonModel(_Theirs):
     def initialize(self, args: dict[str, str]) -> None:
         """Load the version's files. An exception fails the load, and its text is what the operator reports."""
         self._agents_sign = probe_sign(Path(args["model_repository"]).parents[1])
-        self._agents_requests = Counters(pb, args, PROBE_REQUESTS)
+        self._statistics = Statistics(pb, args)
         super().initialize(args)
+        if self._statistics not in getattr(self, "_vllm_metrics", ()):
+            _log.warning("Triton's vLLM back end counts otherwise than is known here: its pool tells no tokens")
+
+    def _setup_metrics(self) -> None:
+        """Theirs: the loggers of statistics that vLLM is made with."""
+        super()._setup_metrics()
+        self._vllm_metrics.append(self._statistics)
 
     def execute(self, requests: list[Any]) -> None:
-        """Count the agent's requests before any is answered, and hand all on."""
+        """Note which are the agent's before any is answered, and hand all on."""
         probes = sum(is_probe(json.loads(request.parameters() or "{}"), self._agents_sign) for request in requests)
-        if probes:
-            self._agents_requests.add(PROBE_REQUESTS, probes)
-            self._agents_requests.flush()
+        self._statistics.probed(probes)
         super().execute(requests)
