@@ -1945,9 +1945,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "Nothing.",
     ),
     "InvalidArtifact": (
-        "The artifact misses files its format needs, or holds files that run code.",
-        "Add or remove the files that the message names (a job's are in its workspace) and ask again; for an "
-        "input, correct it in `spec.inputs`.",
+        "The artifact misses files its format needs, or holds files that run code; or a line of an input is "
+        "not what its format asks for.",
+        "Add or remove the files that the message names (a job's are in its workspace), or put the line "
+        "right, and ask again; an input may be another one too, in `spec.inputs`.",
     ),
     "InvalidSpec": (
         "The stored object does not fit this operator's API; the message names the field. What was asked for "

@@ -79,18 +79,28 @@ def test_a_version_is_measured_by_itself(team: Kubectl) -> None:
     assert figures["loss"] == pytest.approx(told["heldOutLoss"], abs=0.002)
 
 
-def test_a_bad_line_ends_the_job_at_once_and_is_named(team: Kubectl, kubeconfig: str, tmp_path: Path) -> None:
+def test_a_bad_line_is_named_before_and_after_a_pod_is_made(team: Kubectl, kubeconfig: str, tmp_path: Path) -> None:
+    """Of an input that says its format it is found when it is fetched, of another one by the program."""
     good = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}\n'
     (tmp_path / "chat.jsonl").write_text(good + good.replace('"assistant"', '"bot"'))
     kube = tools.Kube(binary("kubectl"), kubeconfig, team.namespace)
     claim.put(kube, tmp_path, claim=finetune.CLAIM, name="bad", image=objects.AGENT)
-    job = objects.job("bad", ["torchrun", "-m", "aifactory_trainer.sft"], gpus=0)
-    del job["spec"]["template"]["spec"]["containers"][0]["resources"]
-    job["spec"]["inputs"] = [
-        {"name": "base", "uri": f"pvc://{finetune.CLAIM}/{finetune.BASE.name}"},
-        {"name": "chat", "uri": f"pvc://{finetune.CLAIM}/bad"},
-    ]
-    team.apply(job)
-    failed = condition(team.wait_condition("tjob", "bad", "Failed", seconds=180), "Failed")
+    told = "chat.jsonl:2: messages[1] has the role 'bot'; the roles are system, user, assistant"
+    for name, form in (("told-before", {"format": "chat"}), ("told-late", {})):
+        job = objects.job(name, ["torchrun", "-m", "aifactory_trainer.sft"], gpus=0)
+        del job["spec"]["template"]["spec"]["containers"][0]["resources"]
+        job["spec"]["inputs"] = [
+            {"name": "base", "uri": f"pvc://{finetune.CLAIM}/{finetune.BASE.name}"},
+            {"name": "chat", "uri": f"pvc://{finetune.CLAIM}/bad", **form},
+        ]
+        team.apply(job)
+
+    before = condition(team.wait_condition("tjob", "told-before", "Stalled", seconds=60), "InputsReady")
+    assert (before["status"], before["reason"]) == ("False", "InvalidArtifact")
+    assert "input chat: " in before["message"]
+    assert told in before["message"]
+    failed = condition(team.wait_condition("tjob", "told-late", "Failed", seconds=180), "Failed")
     assert failed["reason"] == "NoRestartRequested"
-    assert "chat.jsonl:2: messages[1] has the role 'bot'; the roles are system, user, assistant" in failed["message"]
+    assert told in failed["message"]
+    pods = team.list("pods", "aifactory.dev/job-name=told-before")
+    assert {pod["metadata"]["labels"]["aifactory.dev/role"] for pod in pods} == {"input"}

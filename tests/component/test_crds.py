@@ -250,6 +250,8 @@ REFUSED = [
     pytest.param(
         reading(uri=None, modelVersion="m-v1", secretRef={"name": "s"}), "a ModelVersion has its own", id="secret"
     ),
+    pytest.param(reading(uri=None, modelVersion="m-v1", format="chat"), "a ModelVersion has its own", id="format"),
+    pytest.param(reading(format="csv"), 'supported values: "chat", "preference", "text", "huggingface"', id="csv"),
     pytest.param(reading(uri="pvc://c/x", secretRef={"name": "s"}), "needs no secretRef", id="secret of a claim"),
     pytest.param(
         changed(READS, f"{TRAINER}.volumeMounts", [{"name": "x", "mountPath": "/workspace/inputs/x"}]),

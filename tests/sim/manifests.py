@@ -44,6 +44,7 @@ TARGET = 4
 INPUTS: Mapping[str, list[Body]] = {
     "": [],
     "data": [{"name": "data", "uri": "s3://data/1", "secretRef": {"name": "keys"}}],
+    "chat": [{"name": "data", "uri": "s3://data/1", "secretRef": {"name": "keys"}, "format": "chat"}],
     "other data": [{"name": "data", "uri": "s3://data/2", "secretRef": {"name": "keys"}}],
     "base": [{"name": "base", "modelVersion": "bert-v1"}],
     "both": [{"name": "data", "uri": "s3://data/1"}, {"name": "base", "modelVersion": "gpt-v1"}],

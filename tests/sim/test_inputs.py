@@ -87,6 +87,21 @@ def test_a_job_that_fails_beside_an_edit_that_can_not_be_had_holds_no_node(world
     assert status(world)["reason"] == "InvalidArtifact"
 
 
+def test_files_that_are_not_what_an_edit_says_they_are_stop_no_pod(world: World) -> None:
+    begin(world)
+    until_it_runs(world)
+    before = {pod["metadata"]["uid"] for pod in live(world)}
+    world.programs.bad_artifacts["s3://data/1"] = "InvalidArtifact"
+    edit(world, {"inputs": manifests.INPUTS["chat"]})
+    world.advance(300)
+    assert {pod["metadata"]["uid"] for pod in live(world)} == before
+    assert status(world)["reason"] == "InvalidArtifact"
+    del world.programs.bad_artifacts["s3://data/1"]
+    again = {"metadata": {"annotations": {names.ANNOTATION_RETRY: "the line is right now"}}}
+    world.cluster.patch(TRAININGJOBS, manifests.key("job-a"), again, "user", resource_version=None)
+    until_it_runs(world, attempt=1)
+
+
 def test_inputs_that_are_thrown_away_are_fetched_again_before_the_next_attempt(world: World) -> None:
     begin(world)
     until_it_runs(world)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from aifactory.api import names
 from aifactory.api.base import MODEL_NAME
 from aifactory.api.inferencepool import Runtime
+from aifactory.api.inputs import Input
 from aifactory.api.modelversion import ModelVersionSpec
 from aifactory.api.trainingjob import OutputModel
 from aifactory.serving import measure
@@ -26,6 +27,7 @@ from aifactory.serving import probe as probes
 from aifactory.training import fetchers
 from aifactory.training.fetchers import Fetch
 from aifactory_contract import fetchspec
+from aifactory_contract.data import INPUT_FORMATS
 from aifactory_contract.engines import AUTO, TRANSFORMERS, VLLM
 from aifactory_contract.fetchspec import FetchSpec
 from aifactory_contract.formats import FORMATS
@@ -37,6 +39,11 @@ from tests.unit.training.builders import SETTINGS, job
 @pytest.mark.parametrize("model", [ModelVersionSpec, OutputModel])
 def test_every_format_can_be_asked_for(model: type[ModelVersionSpec] | type[OutputModel]) -> None:
     assert set(get_args(model.model_fields["format"].annotation)) == set(FORMATS)
+
+
+def test_every_format_of_an_input_can_be_checked() -> None:
+    (asked,) = (one for one in get_args(Input.model_fields["format"].annotation) if one is not type(None))
+    assert get_args(asked) == INPUT_FORMATS
 
 
 @given(st.data())
@@ -66,7 +73,11 @@ WHOLE = Fetch("base", "hf://org/tiny@main", f"sha256:{'1' * 64}", "hub", "huggin
 
 @pytest.mark.parametrize(
     "fetch",
-    [WHOLE, Fetch("a", "pvc://own/x"), *(replace(WHOLE, **{key: ""}) for key in ("digest", "secret", "format"))],
+    [
+        WHOLE,
+        Fetch("a", "pvc://own/x", format="chat"),
+        *(replace(WHOLE, **{key: ""}) for key in ("digest", "secret", "format")),
+    ],
 )
 def test_what_a_fetcher_is_told_is_what_it_understands(fetch: Fetch) -> None:
     (container,) = fetchers.fetcher(job(inputs=[{"name": "a", "uri": fetch.uri}]), fetch, 0, SETTINGS)["spec"][

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -29,8 +29,9 @@ class Input(Model):
                     "not both",
                 ),
                 rule(
-                    "has(self.uri) || !(has(self.digest) || has(self.secretRef))",
-                    "inputs: digest and secretRef are those of a uri; a ModelVersion has its own: leave them out",
+                    "has(self.uri) || !(has(self.digest) || has(self.secretRef) || has(self.format))",
+                    "inputs: digest, secretRef and format are those of a uri; a ModelVersion has its own: leave them "
+                    "out",
                 ),
                 rule(
                     "!has(self.secretRef) || !has(self.uri) || !self.uri.startsWith('pvc://')",
@@ -92,6 +93,12 @@ class Input(Model):
     again for each job, and the digest that was found holds for all attempts of the job."""
     secret_ref: SecretRef | None = None
     """Credentials for the uri."""
+    format: Literal["chat", "preference", "text", "huggingface"] | None = None
+    """What the files have to be, which is checked once they are fetched, before any pod of the job is made. The first
+    three are data: a .jsonl file has one document a line, a conversation (chat: {"messages": [...]}), a preference
+    (preference: {"prompt", "chosen", "rejected"}) or a text (text: {"text": "..."}; other files are texts as they are).
+    A line that is no good is named. huggingface is a model as save_pretrained writes it, of which the files are fetched
+    that a ModelVersion would have. Left out: nothing is checked here, and the program finds out."""
 
 
 Inputs = Annotated[
@@ -112,6 +119,8 @@ class InputStatus(Model):
     """Where it comes from; for a ModelVersion the source of that."""
     model_version: str = ""
     """The ModelVersion that it is, if it is one."""
+    format: str = ""
+    """As in spec: what its files are checked to be."""
     phase: str
     """Pending: it has not begun; Fetching; Waiting: something is in the way; Ready."""
     reason: str = ""

@@ -162,7 +162,11 @@ class Reason(StrEnum):
     )
     DIGEST_MISMATCH = "DigestMismatch", "The files do not have the digest that they should have."
     SOURCE_NOT_FOUND = "SourceNotFound", "There is nothing at the URI."
-    INVALID_ARTIFACT = "InvalidArtifact", "The artifact misses files its format needs, or holds files that run code."
+    INVALID_ARTIFACT = (
+        "InvalidArtifact",
+        "The artifact misses files its format needs, or holds files that run code; or a line of an input is not what "
+        "its format asks for.",
+    )
     UNSERVABLE = "Unservable", "No engine, or not the one that spec.runtime.engine names, can serve such a model."
     ACCESS_DENIED = "AccessDenied", "The store refused the credentials."
     STORE_UNAVAILABLE = "StoreUnavailable", "The store does not answer; it is asked again."

@@ -52,10 +52,10 @@ def is_there(found: InputStatus, wish: Input) -> bool:
 
 
 def same_origin(found: InputStatus, wish: Input) -> bool:
-    """Whether an input comes from where the spec says."""
+    """Whether an input comes from where the spec says, as what it says."""
     if wish.model_version is not None:
         return found.model_version == wish.model_version
-    return not found.model_version and found.uri == wish.uri
+    return not found.model_version and (found.uri, found.format) == (wish.uri, wish.format or "")
 
 
 def needed(job: TrainingJob) -> frozenset[str]:

@@ -34,7 +34,8 @@ class Fetch:
     """That it must have; empty: any."""
     secret: str = ""
     format: str = ""
-    """Of a ModelVersion: its digest is that of the files of its format, not of all that may lie beside them."""
+    """That its files have to be of. A model's digest is that of the files of its format, not of all that may lie beside
+    them."""
     claim: str = ""
     """UID of the claim that it is fetched to."""
     first: bool = False

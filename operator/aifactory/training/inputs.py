@@ -6,6 +6,7 @@ Each input is a task of its own (`engine.tasks`), tried until it is there; the n
 - Where pods run that an edit is to replace, they run on until what the edit asks for is there.
 - The digest that was found first holds for every attempt of the job: a source that has changed since is told, and
   nobody trains on other files after a restart without knowing.
+- An input that is said to be of a format is there when its files have been found to be of it.
 - Nothing is final: what passes is tried again, and what a person has to put right is waited for. A Secret that is
   corrected is noticed within a minute; for another URI, digest or Secret another task begins at once.
 """
@@ -123,7 +124,13 @@ def _begun(wish: Input, known: InputStatus | None) -> InputStatus:
     """What stays true of an input, whatever becomes of it."""
     if known is not None and cache.same_origin(known, wish):
         return known
-    return InputStatus(name=wish.name, uri=wish.uri or "", model_version=wish.model_version or "", phase=cache.PENDING)
+    return InputStatus(
+        name=wish.name,
+        uri=wish.uri or "",
+        model_version=wish.model_version or "",
+        format=wish.format or "",
+        phase=cache.PENDING,
+    )
 
 
 def _together(observed: Observed, parts: list[_One]) -> Preparation:
@@ -236,7 +243,7 @@ def _fetch(observed: Observed, wish: Input, entry: InputStatus, claim: str) -> F
         secret = wish.secret_ref.name if wish.secret_ref is not None else ""
         digest = wish.digest or entry.digest
         first = wish.digest is None and digest != ""
-        return Fetch(wish.name, entry.uri, digest, secret, claim=claim, first=first)
+        return Fetch(wish.name, entry.uri, digest, secret, wish.format or "", claim, first)
     version = observed.bases.get(wish.model_version)
     if version is not None and version.digest:
         return Fetch(wish.name, version.uri, version.digest, version.secret, version.format, claim)
@@ -261,7 +268,7 @@ def _task(observed: Observed, fetch: Fetch, now: datetime) -> Task:
 
     return Task(
         name="its pod",
-        what=f"fetches {fetch.uri}",
+        what=f"fetches {fetch.uri}" + (f" and checks that it is {fetch.format}" if fetch.format else ""),
         body=lambda number: fetchers.fetcher(observed.job, fetch, number, observed.settings, in_use),
         wanted=wanted,
         permanent=PERMANENT,

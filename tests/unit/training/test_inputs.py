@@ -270,10 +270,57 @@ def test_what_no_other_try_changes_waits_for_a_person(reason: str) -> None:
     assert [name.rpartition("-")[2] for name in world.fetchers] == ["1"]
 
 
+BAD_LINE = {"reason": "InvalidArtifact", "message": "chat.jsonl:3: messages[1] has the role 'bot'"}
+CHAT = {**CORPUS, "format": "chat"}
+
+
+def test_a_bad_line_is_told_with_the_way_out_and_no_pod_is_made_for_it() -> None:
+    world = waiting(CHAT)
+    (before,) = world.fetchers
+    assert message(world.status).endswith(f"{before} fetches {URI} and checks that it is chat")
+    world.end_fetcher(BAD_LINE, 1)
+    world.settle()
+    assert ready(world) == ("False", "InvalidArtifact")
+    assert message(world.status, ConditionType.INPUTS_READY) == (
+        f"0 of 1 inputs are there; input corpus: {URI}: pod {before}: chat.jsonl:3: messages[1] has the role 'bot'; "
+        "correct the input in spec.inputs, or put the files right, then kubectl annotate trainingjob train --overwrite "
+        "aifactory.dev/retry=<anything new>"
+    )
+    assert not {**world.pods, **world.gangs}
+    world.annotate("aifactory.dev/retry", "the line is right now")
+    world.settle()
+    world.end_fetcher(answer(TWO))
+    world.settle()
+    assert set(world.pods) == {"train-0-0", "train-1-0"}, "of the files as they are now"
+    assert (entry(world).format, entry(world).digest) == ("chat", TWO)
+
+
+def test_what_is_there_is_checked_before_an_edit_that_says_its_format_counts() -> None:
+    """The pods run on meanwhile; and of another format it is another input, whatever was found of it first."""
+    world = running()
+    world.edit(inputs=[CHAT])
+    world.settle()
+    assert set(world.pods) == {"train-0-0", "train-1-0"}
+    assert (entry(world).phase, entry(world).format, entry(world).digest) == ("Fetching", "chat", "")
+    world.end_fetcher(BAD_LINE, 1)
+    world.settle()
+    assert set(world.pods) == {"train-0-0", "train-1-0"}
+    assert ready(world) == ("False", "InvalidArtifact")
+    world.edit(inputs=[{**CORPUS, "format": "text"}])
+    world.settle()
+    world.end_fetcher(answer(TWO))
+    world.settle()
+    world.bury()
+    world.settle()
+    assert set(world.pods) == {"train-0-1", "train-1-1"}
+
+
 @pytest.mark.parametrize(
-    "edit", [{"digest": ONE}, {"uri": "s3://bucket/other"}, {"secretRef": {"name": "other"}}], ids=str
+    "edit",
+    [{"digest": ONE}, {"uri": "s3://bucket/other"}, {"secretRef": {"name": "other"}}, {"format": "text"}],
+    ids=str,
 )
-def test_another_uri_digest_or_secret_is_tried_at_once(edit: dict[str, Any]) -> None:
+def test_another_uri_digest_secret_or_format_is_tried_at_once(edit: dict[str, Any]) -> None:
     world = waiting({**CORPUS, "digest": TWO})
     (before,) = world.fetchers
     world.end_fetcher({"reason": "DigestMismatch", "message": "no"}, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,9 @@ STALE: dict[str, Any] = {"template_hash": "v1-0", "running": True}
 """A pod that was made before the edit."""
 
 
-def fetched(answer: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    """The pod that fetches the corpus; with an answer it has ended."""
-    name = f"{fetchers.pods_name(job(), FETCH)}-0"
+def fetched(answer: dict[str, Any] | None = None, of: str = "", **changes: Any) -> dict[str, Any]:
+    """The pod that fetches the corpus, of a format; with an answer it has ended."""
+    name = f"{fetchers.pods_name(job(), replace(FETCH, format=of))}-0"
     ended = {"ended": True, "exit_code": 0 if "digest" in answer else 1} if answer else {}
     fetcher = TaskPod(name, f"{name}-uid", 0, message=json.dumps(answer) if answer else "", **{**ended, **changes})
     return {**CLAIM, "fetchers": (fetcher,)}
@@ -82,6 +83,10 @@ MORE = {
     "its input has no node": observe(READS, **fetched(unschedulable="no node is free")),
     "its input is refused": observe(READS, **fetched({"reason": "AccessDenied", "message": "403"})),
     "its input is another one": observe(READS, **fetched({"reason": "DigestMismatch", "message": "found sha256:1"})),
+    "its input has a line that is no conversation": observe(
+        job(inputs=[{**CORPUS, "format": "chat"}]),
+        **fetched({"reason": "InvalidArtifact", "message": "chat.jsonl:3: it is no JSON: Expecting value"}, of="chat"),
+    ),
     "its input is there": observe(READS, **fetched({"digest": f"sha256:{'1' * 64}", "sizeBytes": 5})),
     "its base model does not exist": observe(READS_BASE, **CLAIM),
     "its base model is checked": observe(READS_BASE, **CLAIM, bases={"llama-v1": BaseView("pvc://m/1")}),

@@ -105,7 +105,10 @@ def _fetch(options: argparse.Namespace) -> dict[str, Any]:
         found = cache.find(spec.digest) if spec.digest is not None else None
         if found is None:
             source = open_source(spec.uri, _mounts(options), spec.secret)
-            found = cache.fetch(source, spec.digest, progress, threading.Event(), spec.format)
+            files_of = spec.format if spec.format in FORMATS else None
+            found = cache.fetch(source, spec.digest, progress, threading.Event(), files_of)
+        if spec.format is not None:
+            cache.check(found, spec.format, progress)
     return {
         "uri": str(spec.uri),
         "digest": found.digest,
@@ -210,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--store", required=True, help="pvc://<claim>[/<path>] or s3://<bucket>[/<prefix>]")
 
     fetch = commands.add_parser(
-        "fetch", help="bring an input to a volume, under its digest, unless it is there already"
+        "fetch", help="bring an input to a volume, under its digest, unless it is there already, and check it"
     )
     spec_help = 'JSON: {"uri", "destination": "pvc://<claim>/<path>"}, and if wanted "digest", "secret", "format"'
     fetch.add_argument("--spec", required=True, help=spec_help)

@@ -406,6 +406,11 @@ def test_the_command_answers_in_one_line(corpus: Path, claims: Path, tmp_path: P
             "InvalidArtifact",
             "hex digits",
         ),
+        (
+            {"uri": "pvc://models/corpus", "destination": "pvc://inputs/c", "format": "csv"},
+            "InvalidArtifact",
+            "format 'csv' is not known here; write one of: chat, huggingface, preference, text, torch-export, triton",
+        ),
         ({"uri": "file:///etc", "destination": "pvc://inputs/c"}, "InvalidArtifact", "none of pvc://"),
         (
             {"uri": "pvc://models/corpus", "destination": "pvc://inputs/c", "digest": "sha256:1"},
@@ -418,6 +423,74 @@ def test_a_bad_spec_is_told(corpus: Path, claims: Path, tmp_path: Path, spec: ob
     code, answer = run(claims, spec, tmp_path / "log")
     assert (code, answer["reason"]) == (1, reason)
     assert words in answer["message"]
+
+
+# --- formats ---
+
+GOOD = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}\n'
+
+
+@pytest.fixture
+def talks(claims: Path) -> Path:
+    """A chat file whose third line is no good."""
+    folder = claims / "models/talks"
+    (folder / "sub").mkdir(parents=True)
+    (claims / "inputs").mkdir()
+    (folder / "sub/chat.jsonl").write_text(2 * GOOD + GOOD.replace("assistant", "bot") + GOOD)
+    return folder
+
+
+def of_format(form: str, uri: str = "pvc://models/talks") -> dict[str, str]:
+    return {"uri": uri, "destination": "pvc://inputs/cache", "format": form}
+
+
+def test_a_bad_line_is_told_until_somebody_puts_it_right(talks: Path, claims: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        code, answer = run(claims, of_format("chat"), tmp_path / "log")
+        assert (code, answer["reason"]) == (1, "InvalidArtifact")
+        assert answer["message"].startswith("sub/chat.jsonl:3: messages[1] has the role 'bot'; the roles are system, ")
+    code, answer = run(claims, {"uri": "pvc://models/talks", "destination": "pvc://inputs/cache"}, tmp_path / "log")
+    assert (code, answer["digest"], answer["cached"]) == (0, of_directory(talks).digest, True), "without a format"
+
+    (talks / "sub/chat.jsonl").write_text(3 * GOOD)
+    code, answer = run(claims, of_format("chat"), tmp_path / "log")
+    assert (code, answer["digest"], answer["cached"]) == (0, of_directory(talks).digest, False)
+    assert files_of(claims / "inputs" / answer["path"]) == files_of(talks), "no mark of ours in it"
+
+
+def test_what_is_there_is_checked_once_for_each_format(
+    talks: Path, claims: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (talks / "sub/chat.jsonl").write_text(GOOD)
+    assert run(claims, of_format("chat"), tmp_path / "log")[0] == 0
+    checked = []
+
+    def check(folder: Path, form: str, called: str) -> None:
+        checked.append((folder.name, form, called))
+
+    monkeypatch.setattr(caches.data, "check", check)
+    digest = of_directory(talks).digest
+    for form in ("chat", "text", "text"):
+        assert run(claims, {**of_format(form), "digest": digest}, tmp_path / "log")[0] == 0
+    assert checked == [(digest.replace(":", "-"), "text", "pvc://models/talks")]
+
+
+def test_a_model_is_checked_as_a_version_would_be(claims: Path, tmp_path: Path) -> None:
+    (claims / "models/base").mkdir(parents=True)
+    (claims / "inputs").mkdir()
+    (claims / "models/base/config.json").write_text("{}")
+    code, answer = run(claims, of_format("huggingface", "pvc://models/base"), tmp_path / "log")
+    assert (code, answer["reason"]) == (1, "InvalidArtifact")
+    assert "config.json names no architecture" in answer["message"]
+
+
+def test_a_folder_that_goes_while_it_is_checked_is_no_bad_file(
+    talks: Path, cache: Cache, claims: Path, tmp_path: Path
+) -> None:
+    gone = caches.Input(of_directory(talks).digest, 1, 1, cached=True)
+    with pytest.raises(FactoryError, match="claim inputs: No such file or directory") as told:
+        cache.check(gone, "chat", Progress("x"))
+    assert told.value.reason is Reason.STORE_UNAVAILABLE
 
 
 def test_a_killed_fetch_is_gone_on_with_and_tells_how_far_it_is(corpus: Path, claims: Path, tmp_path: Path) -> None:

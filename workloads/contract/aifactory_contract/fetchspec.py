@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from aifactory_contract.data import check_name
 from aifactory_contract.errors import FactoryError, Reason
-from aifactory_contract.formats import format_of
 from aifactory_contract.uri import ArtifactUri
 from aifactory_contract.userjson import parse_json
 
@@ -38,7 +38,7 @@ class FetchSpec:
     """That it must have."""
     secret: str | None = None
     format: str | None = None
-    """Of a ModelVersion: its digest is that of the files of its format."""
+    """That its files have to be of: of data, or of a model, whose digest is that of the files that its format keeps."""
     in_use: InUse | None = None
     """Not known: nothing is removed."""
 
@@ -60,7 +60,7 @@ def parse(text: str) -> FetchSpec:
         if needed and key not in spec:
             raise _refusal(f"--spec needs {key!r}")
     if "format" in spec:
-        format_of(spec["format"])
+        check_name(spec["format"])
     uri, place = ArtifactUri.parse(spec.pop("uri")), ArtifactUri.parse(spec.pop("destination"))
     if place.scheme != "pvc" or not place.path:
         raise _refusal(f"--spec: destination is {place}; write pvc://<claim>/<path>")

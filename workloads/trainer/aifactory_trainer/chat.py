@@ -1,6 +1,7 @@
 """Conversations: read, checked, split, and made into tokens of which only the assistant's are learnt.
 
-Role: from JSONL files to examples. It knows tokenizers and chat templates, and neither models nor training.
+Role: from JSONL files to examples. It knows tokenizers and chat templates, and neither models nor training. What a line
+has to be is in the contract (data/chat.py): an input that says its format is checked by the same rules before.
 
 What always holds:
 - A line that is no conversation is refused, with its file and number. Nothing is left out silently.
@@ -13,7 +14,7 @@ What always holds:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -21,12 +22,12 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from torch.utils.data import Dataset
 
-from aifactory_trainer import corpus
+from aifactory_contract.data import chat, lines
+from aifactory_contract.data.chat import Message
 from aifactory_trainer.program import BadInputError
 
 IGNORED = -100
 """The label of a token that is not learnt, as transformers has it."""
-_ROLES = ("system", "user", "assistant")
 
 
 class ChatError(BadInputError):
@@ -41,9 +42,7 @@ class Asked(Protocol):
         """A hash of what the user says in it."""
 
 
-Line = TypeVar("Line")
 Part = TypeVar("Part", bound=Asked)
-Message = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,79 +68,9 @@ def read(source: Path) -> list[Conversation]:
     """The conversations of a file, or of the .jsonl files of a directory: folder by folder, by name, line by line.
 
     Raises:
-        BadInputError: there are none, or a line is none.
+        FactoryError: there are none, or a line is none.
     """
-    return [Conversation(said, where) for where, said in read_lines(source, messages, _EXAMPLE)]
-
-
-def read_lines(source: Path, parse: Callable[[Any], Line], example: str) -> list[tuple[str, Line]]:
-    """What the lines of .jsonl files hold, each with its place.
-
-    Args:
-        parse: makes it of a line's document; raises ValueError.
-        example: a line as it should be.
-
-    Raises:
-        BadInputError: there are none, or a line is no good.
-    """
-    paths = [source] if source.is_file() else [path for path in corpus.files(source) if path.suffix == corpus.LINES]
-    if not paths:
-        raise ChatError(f"{source} has no {corpus.LINES} file: {example}")
-    named = [(path.name if source.is_file() else path.relative_to(source).as_posix(), path) for path in paths]
-    found = corpus.read_lines(named, parse)
-    if not found:
-        raise ChatError(f"{source} is empty: {example}")
-    return found
-
-
-_LINE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
-_EXAMPLE = f"one conversation a line, {_LINE}"
-
-
-def messages(document: Any) -> tuple[Message, ...]:
-    """The messages of a line, which end with the assistant's. Raises ValueError."""
-    found = document.get("messages") if isinstance(document, dict) else None
-    if not (isinstance(found, list) and found):
-        raise ValueError(f'it has no list "messages": {_LINE}')
-    checked = tuple(message(each, f"messages[{index}]") for index, each in enumerate(found))
-    check_order(checked, "messages")
-    return checked
-
-
-def message(given: Any, place: str) -> Message:
-    """A message as chat templates take it: who says what. Raises ValueError."""
-    role, content = (given.get("role"), given.get("content")) if isinstance(given, dict) else (None, None)
-    if role not in _ROLES:
-        raise ValueError(f"{place} has the role {role!r:.40}; the roles are {', '.join(_ROLES)}")
-    return {"role": role, "content": text(content, f"{place} ({role})", "content")}
-
-
-def text(given: Any, place: str, what: str) -> str:
-    """A text that is not empty and can be written. Raises ValueError."""
-    if not (isinstance(given, str) and given.strip()):
-        raise ValueError(f"{place} has no {what}; it is a text that is not empty")
-    corpus.check_whole(given, place)
-    return given
-
-
-def check_order(found: Sequence[Message], name: str, last: str = "assistant") -> None:
-    """Whether they take turns, and whose the last one is. Raises ValueError.
-
-    Args:
-        name: of the list, for messages.
-    """
-    roles = [each["role"] for each in found]
-    first = int(roles[0] == "system")
-    for index, role in enumerate(roles[first:], start=first):
-        expected = ("user", "assistant")[(index - first) % 2]
-        if role != expected:
-            raise ValueError(
-                f"{name}[{index}] is of the {role} where the {expected} is next: after at most one message of the "
-                "system, user and assistant take turns"
-            )
-    if roles[-1] != last:
-        why = "there is no answer to learn" if last == "assistant" else "there is nothing to answer"
-        raise ValueError(f"the last message is not the {last}'s, so {why}")
+    return [Conversation(said, where) for where, said in lines.read(source, chat.parse, chat.EXAMPLE)]
 
 
 @dataclass(frozen=True, slots=True)

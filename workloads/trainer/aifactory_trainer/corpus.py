@@ -16,23 +16,15 @@ from __future__ import annotations
 import hashlib
 import os
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from aifactory_contract.userjson import parse_json
+from aifactory_contract.data import lines, text
+from aifactory_contract.data.lines import LINES
 from aifactory_trainer.program import BadInputError
 
 HELD_OUT_SHARE = 20
 """One document in this many is held out."""
-LINES = ".jsonl"
-"""The suffix of files with a document, or a conversation, in each line."""
-_SHOWN = 3
-"""So many bad lines are told; of the others, their number."""
-
-Value = TypeVar("Value")
-
 _SKIPPED = frozenset(
     {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3", "encodings"}
 )
@@ -74,91 +66,41 @@ def find_source(data: str | None) -> Path:
 def load(source: Path) -> Corpus:
     """Read every file below `source`; of the standard library only its Python sources.
 
-    One file alone, unless it has a document in each line, is split at its last twentieth.
+    One file alone, also in a directory, is split at its last twentieth, unless it has a document in each line.
 
     Raises:
-        BadInputError: a line is no document, or there is not enough text for a training and a held-out part.
+        FactoryError: a line is no document.
+        BadInputError: there is not enough text for a training and a held-out part.
     """
-    if source.is_file() and source.suffix != LINES:
-        text = source.read_bytes()
-        cut = len(text) - len(text) // HELD_OUT_SHARE
-        parts: tuple[tuple[bytes, ...], tuple[bytes, ...]] = ((text[:cut],), (text[cut:],))
+    files = [(source.name, source)] if source.is_file() else named_files(source)
+    if len(files) == 1 and files[0][1].suffix != LINES:
+        whole = files[0][1].read_bytes()
+        cut = len(whole) - len(whole) // HELD_OUT_SHARE
+        parts: tuple[tuple[bytes, ...], tuple[bytes, ...]] = ((whole[:cut],), (whole[cut:],))
     else:
-        parts = _split(source)
-    train, held_out = (tuple(text for text in part if text) for part in parts)
+        parts = _split(files)
+    train, held_out = (tuple(document for document in part if document) for part in parts)
     if not train or not held_out:
         raise BadInputError(
-            f"{source}: not enough text to train on and to hold out: give one large file or several files"
+            f"{source}: not enough text to train on and to hold out: give one large file, several files, or several "
+            f"different lines in {LINES} files"
         )
     return Corpus(train, held_out, str(source))
 
 
-def _split(source: Path) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+def _split(files: list[tuple[str, Path]]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
     documents: list[tuple[str, bytes]] = []
     """By what tells whether it is held out."""
-    for path in [source] if source.is_file() else files(source):
-        name = path.name if source.is_file() else path.relative_to(source).as_posix()
+    for name, path in files:
         if path.suffix == LINES:
-            documents += [(text, text.encode()) for _, text in read_lines([(name, path)], _text)]
+            documents += [(found, found.encode()) for _, found in lines.read_files([(name, path)], text.parse)]
         else:
             documents.append((name, path.read_bytes()))
     held = {key for key, _ in documents if is_held_out(key)}
     if documents and not held:  # few documents: the last one is held out
         held = {documents[-1][0]}
-    train = tuple(text for key, text in documents if key not in held)
-    return train, tuple(text for key, text in documents if key in held)
-
-
-def read_lines(paths: Iterable[tuple[str, Path]], read: Callable[[object], Value]) -> list[tuple[str, Value]]:
-    """What is in each line that is not blank, with its place (`file:line`).
-
-    Args:
-        paths: files and what they are called.
-        read: makes the value of a line's JSON; raises ValueError with words for a person.
-
-    Raises:
-        BadInputError: names the lines that are no good.
-    """
-    found: list[tuple[str, Value]] = []
-    wrong: list[str] = []
-    for name, path in paths:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                where = f"{name}:{number}"
-                try:
-                    found.append((where, read(_json(line))))
-                except ValueError as error:
-                    wrong.append(f"{where}: {error}")
-    if wrong:
-        more = f"; and {len(wrong) - _SHOWN} more lines" if len(wrong) > _SHOWN else ""
-        raise BadInputError(f"{'; '.join(wrong[:_SHOWN])}{more}")
-    return found
-
-
-def check_whole(text: str, what: str) -> None:
-    """JSON can say half of a character, which no file has. Raises ValueError."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = ascii(text[error.start])[1:-1]
-        raise ValueError(f"{what} has half a character, {half}: write it whole") from error
-
-
-def _json(line: bytes) -> object:
-    try:
-        return parse_json(line)
-    except ValueError as error:
-        raise ValueError(f"it is no JSON: {error}") from error
-
-
-def _text(document: object) -> str:
-    text = document.get("text") if isinstance(document, dict) else None
-    if not isinstance(text, str):
-        raise ValueError('it has no text: a line is one document, {"text": "..."}')
-    check_whole(text, "text")
-    return text
+    train = tuple(document for key, document in documents if key not in held)
+    return train, tuple(document for key, document in documents if key in held)
 
 
 def is_held_out(key: str) -> bool:
@@ -166,22 +108,8 @@ def is_held_out(key: str) -> bool:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % HELD_OUT_SHARE == 0
 
 
-def files(source: Path) -> Iterator[Path]:
-    """Each file once, by its first name.
-
-    Where a kubelet mounts a ConfigMap or a Secret, `a` is a link to `..data/a`, and `..data` one to a folder that gets
-    a new name with each version (Kubernetes, pkg/volume/util/atomic_writer.go). No user's name begins with `..` there.
-    """
-    standard_library = source == Path(sysconfig.get_paths()["stdlib"])
-    seen: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(source):
-        folders[:] = sorted(
-            name for name in folders if not (name.startswith("..") or (standard_library and name in _SKIPPED))
-        )
-        for name in sorted(names):
-            path = Path(folder, name)
-            if path.is_file() and (path.suffix == ".py" or not standard_library):
-                found = path.stat()
-                if (found.st_dev, found.st_ino) not in seen:
-                    seen.add((found.st_dev, found.st_ino))
-                    yield path
+def named_files(source: Path) -> list[tuple[str, Path]]:
+    """The files of a directory and what they are called; of the standard library only its Python sources."""
+    if source != Path(sysconfig.get_paths()["stdlib"]):
+        return lines.named_files(source)
+    return [(name, path) for name, path in lines.named_files(source, _SKIPPED) if path.suffix == ".py"]

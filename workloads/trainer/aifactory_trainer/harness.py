@@ -22,7 +22,9 @@ import jinja2
 import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from aifactory_trainer import chat, corpus, questions
+from aifactory_contract.data import lines
+from aifactory_contract.data.chat import content
+from aifactory_trainer import chat, questions
 from aifactory_trainer.chat import ChatError
 from aifactory_trainer.likelihood import Row, Scores
 from aifactory_trainer.program import BadInputError
@@ -141,8 +143,8 @@ def _data(path: Path, settings: Mapping[str, Any]) -> Path:
     found = path.parent / files
     if not found.is_file():
         raise _bad(path, f"there is no file {files} beside it, which data_files names")
-    if found.suffix != corpus.LINES:
-        raise _bad(path, f"{files} is not named *{corpus.LINES}")
+    if found.suffix != lines.LINES:
+        raise _bad(path, f"{files} is not named *{lines.LINES}")
     return found
 
 
@@ -154,7 +156,7 @@ def load(file: File, tokenizer: Any, longest: int, *, chats: bool) -> Task | Wri
         chats: have the chat template write questions, as the user's.
 
     Raises:
-        BadInputError: the file or a question is no good.
+        BadInputError, FactoryError: the file or a question is no good.
     """
     kind = file.settings["output_type"]
     metrics = _metrics(file, kind)
@@ -168,7 +170,7 @@ def load(file: File, tokenizer: Any, longest: int, *, chats: bool) -> Task | Wri
 
 
 def _lines(file: File, parse: Callable[[Any], Any]) -> list[Any]:
-    return [found for _, found in chat.read_lines(file.data, parse, f"one question a line, as {file.path.name} has it")]
+    return [found for _, found in lines.read(file.data, parse, f"one question a line, as {file.path.name} has it")]
 
 
 class _Asking:
@@ -219,7 +221,7 @@ class _Asking:
             choices = list(choices.values())
         if not (isinstance(choices, list) and len(choices) > 1):
             raise ValueError("doc_to_choice gives no list of two texts or more")
-        said = [chat.text(choice, f"doc_to_choice[{index}]", "content") for index, choice in enumerate(choices)]
+        said = [content(choice, f"doc_to_choice[{index}]") for index, choice in enumerate(choices)]
         answer = self._value("doc_to_target", document)
         if isinstance(answer, str) and answer in said:
             answer = said.index(answer)
@@ -238,7 +240,7 @@ class _Asking:
         asked = str(self._value("doc_to_text", document))
         description = str(self._value("description", document) or "")
         if not self._chats:
-            return chat.text(description + asked, "doc_to_text", "content")
+            return content(description + asked, "doc_to_text")
         said = [{"role": "system", "content": description}] if description else []
         return chat.render(
             self._tokenizer, [*said, {"role": "user", "content": asked}], "doc_to_text", add_generation_prompt=True

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from aifactory_contract.data import lines, text
 from aifactory_contract.userjson import parse_json
-from aifactory_trainer import chat, corpus, harness, likelihood, questions, writing
+from aifactory_trainer import harness, likelihood, questions, writing
 from aifactory_trainer.chat import IGNORED, ChatError
 from aifactory_trainer.distributed import Group, World
 from aifactory_trainer.likelihood import Row, Scores, asked
@@ -29,7 +30,6 @@ MAX_NAME = 48
 """Characters of a task's name: a figure's has 64 (docs/training-program.md)."""
 MAX_TASKS = 8
 """With two figures each they fit into a report of progress, which has 32, beside those of training."""
-_TEXT = '{"text": "..."}'
 
 
 class Measured(Protocol):
@@ -86,9 +86,9 @@ def flat(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 def is_chat(source: Path) -> bool:
     """Whether the first line of .jsonl has messages."""
     for path in _paths(source):
-        if path.suffix == corpus.LINES:
-            with path.open("rb") as lines:
-                first = next((line for line in lines if line.strip()), b"null")
+        if path.suffix == lines.LINES:
+            with path.open("rb") as file:
+                first = next((line for line in file if line.strip()), b"null")
             try:
                 document = parse_json(first)
             except ValueError:
@@ -98,7 +98,7 @@ def is_chat(source: Path) -> bool:
 
 
 def _paths(source: Path) -> list[Path]:
-    return [source] if source.is_file() else list(corpus.files(source))
+    return [source] if source.is_file() else [path for _, path in lines.named_files(source)]
 
 
 def texts(source: Path, tokenizer: Any, window: int) -> Losses:
@@ -108,34 +108,27 @@ def texts(source: Path, tokenizer: Any, window: int) -> Losses:
         window: tokens that the model reads at once.
 
     Raises:
-        BadInputError: there are none, or one can not be read.
+        BadInputError, FactoryError: there are none, or one can not be read.
     """
     found: list[str] = []
     for path in _paths(source):
-        if path.suffix == corpus.LINES:
-            found += [text for _, text in chat.read_lines(path, _text, f"one text a line, {_TEXT}")]
+        if path.suffix == lines.LINES:
+            found += [document for _, document in lines.read(path, text.parse, text.EXAMPLE)]
             continue
         try:
             found.append(path.read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
             raise ChatError(f"{path.name}: byte {error.start} is not UTF-8: it is no text") from error
-    found = [text for text in found if text.strip()]
+    found = [document for document in found if document.strip()]
     if not found:
-        raise ChatError(f"{source} has no text: give files of text, or of {_TEXT} lines named *{corpus.LINES}")
+        raise ChatError(f"{source} has no text: {text.NONE}")
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if start is None:
         raise ChatError("the tokenizer has neither a bos_token nor an eos_token, and a text begins after one of them")
     rows: list[Row] = []
-    for text in found:
-        rows += windows(tokenizer(text, add_special_tokens=False)["input_ids"], start, window)
-    return Losses(rows, len(found), sum(len(text.encode()) for text in found))
-
-
-def _text(document: Any) -> str:
-    given = document.get("text") if isinstance(document, dict) else None
-    if not isinstance(given, str):
-        raise ValueError(f'it has no "text": {_TEXT}')
-    return chat.text(given, '"text"', "content") if given.strip() else ""
+    for document in found:
+        rows += windows(tokenizer(document, add_special_tokens=False)["input_ids"], start, window)
+    return Losses(rows, len(found), sum(len(document.encode()) for document in found))
 
 
 def windows(tokens: Sequence[int], start: int, size: int) -> list[Row]:
@@ -158,14 +151,14 @@ def tasks(source: Path, tokenizer: Any, longest: int, *, chats: bool = False) ->
         chats: whether the questions of task files of the harness are written by the chat template.
 
     Raises:
-        BadInputError: there are none, or a line is no good.
+        BadInputError, FactoryError: there are none, or a line is no good.
     """
-    files = [path for path in _paths(source) if path.suffix in (corpus.LINES, *harness.ENDINGS)]
+    files = [path for path in _paths(source) if path.suffix in (lines.LINES, *harness.ENDINGS)]
     read = {path: harness.read(path) for path in files if path.suffix in harness.ENDINGS}
     questions_of_others = {file.data.resolve() for file in read.values()}
     paths = [path for path in files if path.resolve() not in questions_of_others]
     if not paths:
-        raise ChatError(f"{source} has no {corpus.LINES} file: {questions.EXAMPLE}; nor a .yaml file of lm-eval")
+        raise ChatError(f"{source} has no {lines.LINES} file: {questions.EXAMPLE}; nor a .yaml file of lm-eval")
     if len(paths) > MAX_TASKS:
         raise ChatError(f"{source} has {len(paths)} tasks; a job measures {MAX_TASKS}: make several of it")
     found: dict[str, Measured] = {}

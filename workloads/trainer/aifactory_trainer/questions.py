@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aifactory_contract.data import lines
+from aifactory_contract.data.chat import Message, check_order, content, message
 from aifactory_trainer import chat
-from aifactory_trainer.chat import IGNORED, ChatError, Message
+from aifactory_trainer.chat import IGNORED, ChatError
 from aifactory_trainer.likelihood import Row, Scores
 from aifactory_trainer.writing import Prompt
 
@@ -97,10 +99,11 @@ def read(path: Path, tokenizer: Any, longest: int) -> Task:
         longest: tokens of a question with its answer.
 
     Raises:
-        BadInputError: a line is no good.
+        FactoryError: a line is no good.
+        ChatError: they are of two kinds.
     """
-    lines = chat.read_lines(path, lambda line: _question(line, tokenizer, longest), EXAMPLE)
-    questions = [question for _, question in lines]
+    found = lines.read(path, lambda line: _question(line, tokenizer, longest), EXAMPLE)
+    questions = [question for _, question in found]
     if len({bool(question.characters) for question in questions}) > 1:
         raise ChatError(f"{path.name}: some lines have choices and some have none: make two tasks of it")
     return Task(questions)
@@ -114,11 +117,11 @@ def _question(line: Any, tokenizer: Any, longest: int) -> Question:
     prompt, between = _prompt(line["prompt"], tokenizer)
     answer, choices = line["answer"], line.get("choices")
     if choices is None:
-        said = [chat.text(answer, '"answer"', "content")]
+        said = [content(answer, '"answer"')]
         return Question([row(tokenizer, prompt, between + said[0], longest)])
     if not (isinstance(choices, list) and len(choices) > 1):
         raise ValueError('"choices" is no list of two texts or more')
-    said = [chat.text(choice, f"choices[{index}]", "content") for index, choice in enumerate(choices)]
+    said = [content(choice, f"choices[{index}]") for index, choice in enumerate(choices)]
     if type(answer) is not int or not 0 <= answer < len(said):
         raise ValueError(f'"answer" is {answer!r:.40}; it is the number of a choice, 0 to {len(said) - 1}')
     rows = [row(tokenizer, prompt, between + choice, longest) for choice in said]
@@ -128,11 +131,11 @@ def _question(line: Any, tokenizer: Any, longest: int) -> Question:
 def _prompt(given: Any, tokenizer: Any) -> tuple[str, str]:
     """The text before an answer, and what is between the two."""
     if not isinstance(given, list):
-        return chat.text(given, '"prompt"', "content"), " "
-    messages: list[Message] = [chat.message(each, f"prompt[{index}]") for index, each in enumerate(given)]
+        return content(given, '"prompt"'), " "
+    messages: list[Message] = [message(each, f"prompt[{index}]") for index, each in enumerate(given)]
     if not messages:
         raise ValueError('"prompt" is an empty list')
-    chat.check_order(messages, "prompt", last="user")
+    check_order(messages, "prompt", last="user")
     return chat.render(tokenizer, messages, "prompt", add_generation_prompt=True), ""
 
 

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("transformers", reason="a Python without the test packages, as gpu-check may use")
 
 import chatmodel
+from aifactory_contract.errors import FactoryError
 from aifactory_trainer import chat
 from aifactory_trainer.chat import ChatError, Conversation
 from aifactory_trainer.program import BadInputError
@@ -38,50 +39,10 @@ def test_files_are_read_folder_by_folder_in_the_order_of_names_and_lines(tmp_pat
     assert [each.where for each in chat.read(tmp_path / "b.jsonl")] == ["b.jsonl:1", "b.jsonl:3"]
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        (b"{", "it is no JSON: "),
-        (b"[" * 5000, "it is no JSON: it is nested too deep"),
-        (b'{"messages": "\xff"}', "it is no JSON: "),
-        (b"[]", 'it has no list "messages": {"messages": [{"role"'),
-        (b'{"text": "x"}', 'it has no list "messages"'),
-        (b'{"messages": []}', 'it has no list "messages"'),
-        (b'{"messages": ["x"]}', "messages[0] has the role None; the roles are system, user, assistant"),
-        (row(("user", "u"), ("bot", "b")), "messages[1] has the role 'bot'"),
-        (row(("b" * 99, "u")), f"messages[0] has the role '{'b' * 39}; the roles are"),
-        (row(("user", "hi \ud83d")), r"messages[0] (user) has half a character, \ud83d: write it whole"),
-        (row(("user", "u"), ("assistant", "  ")), "messages[1] (assistant) has no content"),
-        (b'{"messages": [{"role": "user", "content": [{"type": "text"}]}]}', "messages[0] (user) has no content"),
-        (row(("assistant", "a"), ("user", "u")), "messages[0] is of the assistant where the user is next"),
-        (row(("user", "u"), ("user", "u")), "messages[1] is of the user where the assistant is next"),
-        (row(("user", "u"), ("system", "s")), "messages[1] is of the system where the assistant is next"),
-        (row(("user", "u"), ("assistant", "a"), ("user", "u")), "the last message is not the assistant's"),
-        (row(("system", "s")), "the last message is not the assistant's"),
-    ],
-)
-def test_a_bad_line_is_named(tmp_path: Path, line: bytes | str, words: str) -> None:
-    text = line if isinstance(line, bytes) else line.encode()
-    (tmp_path / "chat.jsonl").write_bytes(GOOD.encode() + b"\n" + text + b"\n" + GOOD.encode())
-    with pytest.raises(BadInputError) as told:
-        chat.read(tmp_path)
-    assert str(told.value).startswith("chat.jsonl:2: ")
-    assert words in str(told.value)
-
-
-def test_of_many_bad_lines_three_are_told(tmp_path: Path) -> None:
-    (tmp_path / "chat.jsonl").write_text(f"{GOOD}\n" + "{\n" * 5)
-    with pytest.raises(BadInputError, match=r"^chat\.jsonl:2: .*; chat\.jsonl:3: .*:4: .*; and 2 more lines$"):
-        chat.read(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
-    [("chat.json", GOOD, r"has no \.jsonl file"), ("chat.jsonl", "\n \n", "is empty: one conversation a line")],
-)
-def test_a_place_without_conversations_is_refused(tmp_path: Path, name: str, text: str, words: str) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ChatError, match=words):
+def test_a_bad_line_is_named(tmp_path: Path) -> None:
+    """Each rule has its test in the contract."""
+    (tmp_path / "chat.jsonl").write_text(f"{GOOD}\n{row(('user', 'u'), ('bot', 'b'))}\n")
+    with pytest.raises(FactoryError, match=r"^chat\.jsonl:2: messages\[1\] has the role 'bot'"):
         chat.read(tmp_path)
 
 

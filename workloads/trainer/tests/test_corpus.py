@@ -72,10 +72,11 @@ def test_few_files_hold_out_the_last(tmp_path: Path) -> None:
     assert corpus.load(tmp_path).held_out == (names[-1].encode(),)
 
 
-def test_one_file_is_split_at_its_end(tmp_path: Path) -> None:
-    path = tmp_path / "text"
-    path.write_bytes(bytes(range(200)))
-    text = corpus.load(path)
+@pytest.mark.parametrize("source", [".", "text"])
+def test_one_file_is_split_at_its_end(tmp_path: Path, source: str) -> None:
+    """Also as an input, which is a directory."""
+    (tmp_path / "text").write_bytes(bytes(range(200)))
+    text = corpus.load(tmp_path / source)
     assert text.train == (bytes(range(190)),)
     assert text.held_out == (bytes(range(190, 200)),)
 

@@ -14,6 +14,7 @@ pytest.importorskip("transformers", reason="a Python without the test packages, 
 from transformers import AutoModelForCausalLM
 
 import chatmodel
+from aifactory_contract.errors import FactoryError
 from aifactory_trainer import measured, writing
 from aifactory_trainer.distributed import Group, World
 from aifactory_trainer.program import BadInputError
@@ -265,7 +266,7 @@ def test_what_a_file_says_and_is_not_known_is_refused(tmp_path: Path, tokenizer:
     ],
 )
 def test_a_question_that_does_not_fit_is_named(tmp_path: Path, tokenizer: Any, text: str, row: Any, words: str) -> None:
-    with pytest.raises(BadInputError) as refused:
+    with pytest.raises(FactoryError) as refused:
         load(tmp_path, tokenizer, text, {**ROW, "c": ["a", "b"]}, row)
     assert re.search(rf"rows\.jsonl:2: {re.escape(words)}", str(refused.value))
 
@@ -274,5 +275,5 @@ def test_the_questions_of_a_task_are_no_task_of_their_own(tmp_path: Path, tokeni
     write(tmp_path, WRITE)
     chatmodel.write_lines(tmp_path / "other.jsonl", [{"prompt": "p", "answer": "a"}])
     assert list(measured.tasks(tmp_path, tokenizer, 256)) == ["other", "task"]
-    with pytest.raises(BadInputError, match=r"rows\.jsonl:1: it has no \"prompt\" and \"answer\""):
+    with pytest.raises(FactoryError, match=r"rows\.jsonl:1: it has no \"prompt\" and \"answer\""):
         measured.tasks(tmp_path / "rows.jsonl", tokenizer, 256)

@@ -3,6 +3,7 @@
     <root>/sha256-<64 hex digits>/    exactly the files of one input; never changed
     <root>/.incoming-<hash of its URI>/   being fetched; the next try of the same URI goes on with it
     <root>/.resolved/<hash>.json      which digest a listing of a source has turned out to have
+    <root>/.checked/sha256-<64 hex digits>.<format>   its files are what this format asks for
 
 A directory appears under its digest by a rename, after every byte was hashed and is on the disk: one that is there is
 whole. What another try may go on with is told by a journal beside the files: so many bytes of a file, of that version,
@@ -31,6 +32,7 @@ from aifactory_agent.artifacts.reading import THREADS, Begun, hash_files
 from aifactory_agent.artifacts.store import Data, Source, StoredFile
 from aifactory_agent.artifacts.transfer import chosen, compare, write_piece
 from aifactory_agent.artifacts.unused import remove_unused, touch
+from aifactory_contract import data
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.fetchspec import InUse
 from aifactory_contract.files import fsync, syncfs, write_atomically
@@ -38,6 +40,7 @@ from aifactory_contract.manifest import BOOKKEEPING, CHUNK, Manifest, check_dige
 
 _INCOMING = ".incoming-"
 _RESOLVED = ".resolved"
+_CHECKED = ".checked"
 _LOCK = ".lock"
 _JOURNAL = f"{BOOKKEEPING}/fetched.jsonl"
 _MARK_BYTES = 256 * 1024 * 1024
@@ -140,6 +143,22 @@ class Cache:
                 self._finish(folder, manifest)
                 self._remember(source, files, manifest.digest)
         return Input(manifest.digest, len(manifest.files), manifest.size, cached=False)
+
+    def check(self, found: Input, form: str, progress: Progress) -> None:
+        """See whether an input is what its format asks for, once for all who need it.
+
+        What is no good stays under its digest and is read again by the next one who asks. The mark stays when the input
+        is removed: the same digest is the same files. Rules that a later release adds are left to the program that
+        reads them, which has the same ones.
+        """
+        mark = self._root / _CHECKED / f"{found.name}.{form}"
+        with self._failures():
+            if mark.exists():
+                return
+            progress.phase = "Checking"
+            data.check(self._root / found.name, form, progress.uri)
+            mark.parent.mkdir(exist_ok=True)
+            write_atomically(mark, "")
 
     def _copy(
         self, source: Source, files: list[StoredFile], folder: Path, progress: Progress, cancel: threading.Event
