@@ -1734,7 +1734,9 @@ def parser() -> argparse.ArgumentParser:
     words = "of the attempt before, whose failed pod is kept"
     logs.add_argument("-p", "--previous-attempt", action="store_true", help=words)
     logs.add_argument("--failed", action="store_true", help="of the pod whose failure decided last")
-    logs.add_argument("--role", choices=["node", "input", "probe", "publish", "verify", "serve"], help="of these pods")
+    logs.add_argument(
+        "--role", choices=["node", "input", "probe", "publish", "verify", "serve", "shadow"], help="of these pods"
+    )
     logs.add_argument("-c", "--container", help="of that container (default: trainer, triton)")
     logs.add_argument("--all-containers", action="store_true")
     logs.add_argument("-f", "--follow", action="store_true")
@@ -1843,12 +1845,12 @@ REASONS: dict[str, tuple[str, str]] = {
         "With `autoRollback: false` say `aifactory.dev/promote` or `aifactory.dev/abort`.",
     ),
     "AnalysisInconclusive": (
-        "The time of a Canary's analysis is over, and there were too few requests to tell; it waits for more.",
+        "The time of an analysis is over, and there were too few requests to tell; it waits for more.",
         "Nothing if requests are on their way; else lower `spec.rollout.analysis.minSamples`, or decide "
         "yourself: `aifactory.dev/promote` or `aifactory.dev/abort`.",
     ),
     "Analyzing": (
-        "A Canary's versions are compared; the weights stay as they are.",
+        "Two versions are compared, in a Canary or Shadow; who gets what requests stays as it is.",
         "Nothing; `status.rollout.window` has what was counted so far.",
     ),
     "ApplicationError": (
@@ -2097,7 +2099,7 @@ REASONS: dict[str, tuple[str, str]] = {
         "it is mended.",
     ),
     "RolloutPaused": (
-        "Somebody has paused the Canary; the weights stay as they are.",
+        "Somebody has paused the Canary or Shadow; who gets what requests stays as it is.",
         "`kubectl annotate ipool NAME --overwrite aifactory.dev/resume=\"$(date)\"` lets it go on, "
         "`aifactory.dev/abort` takes the version back.",
     ),
@@ -2213,9 +2215,11 @@ REASONS: dict[str, tuple[str, str]] = {
         "Nothing if it passes; else `kubectl describe pod` for those that do not run.",
     ),
     "WaitingForPromotion": (
-        "A Canary has come to a step that waits for somebody; the weights stay as they are.",
+        "A Canary or Shadow has come to a step that waits for somebody; who gets what requests stays as it "
+        "is.",
         "Look at what the new version does; then `kubectl annotate ipool NAME --overwrite "
-        "aifactory.dev/promote=\"$(date)\"`, or `aifactory.dev/abort`. Canary (docs/serving.md).",
+        "aifactory.dev/promote=\"$(date)\"`, or `aifactory.dev/abort`. Canary (docs/serving.md), Shadow "
+        "(docs/serving.md).",
     ),
 }
 PHASES: dict[str, dict[str, str]] = {

@@ -29,9 +29,14 @@ import asyncio, json, sys
 from aiohttp import web
 address, name, version = sys.argv[1:]
 busy = False
+seen = {"requests": 0, "bytes": 0, "hosts": []}
 async def ready(_): return web.Response()
+async def told(_): return web.json_response(seen)
 async def infer(request):
+    seen["requests"] += 1
+    seen["hosts"] = sorted({*seen["hosts"], request.host})
     body = await request.read()
+    seen["bytes"] += len(body)
     if busy: return web.json_response({"error": "busy"}, status=503)
     await asyncio.sleep(float(request.query.get("seconds", 0.005)))
     headers = sorted(key for key in map(str.lower, request.headers) if key in ("authorization", "x-other"))
@@ -50,6 +55,7 @@ async def turn(request):
 async def main():
     app = web.Application(client_max_size=2**26)
     app.add_routes([web.get("/v2/models/tiny/ready", ready), web.get("/health", ready), web.post("/turn", turn),
+                    web.get("/seen", told),
                     web.post("/infer", infer), web.post("/stream", stream)])
     runner = web.AppRunner(app)
     await runner.setup()
@@ -117,8 +123,8 @@ class Site:
         command = [sys.executable, "-c", POD, self.pod_address(name), name, str(version)]
         self.pods[name] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
-    def wait_for_pods(self) -> None:
-        for pod in self.pods.values():
+    def wait_for_pods(self, names: str = "") -> None:
+        for pod in [self.pods[name] for name in names or self.pods]:
             assert pod.stdout is not None
             assert pod.stdout.readline() == "up\n"
 

@@ -65,6 +65,11 @@ def rollout(steps: list[Json] | None, **spec: Any) -> Json:
     return changed(POOL, "spec.rollout", {**({"steps": steps} if steps is not None else {}), **spec})
 
 
+def shadow(steps: list[Json] | None, mode: str = "Envoy") -> Json:
+    made = rollout(steps, strategy="Shadow")
+    return changed(made, "spec.gateway", {"mode": mode})
+
+
 IN_FLIGHT: list[Json] = [{"name": "inFlightRequests", "target": "8"}]
 OFFICE: Json = {"cron": "0 8 * * MON-FRI", "timeZone": "Europe/Berlin", "durationSeconds": 36_000, "minReplicas": 3}
 
@@ -167,6 +172,13 @@ REFUSED = [
     pytest.param(clients({"podSelctor": {}}), "unknown field", id="a typo in a client"),
     pytest.param(rollout([{"weight": 5}], strategy="Surge"), "write strategy: Canary", id="steps of a surge"),
     pytest.param(rollout(None, strategy="Canary"), "needs rollout.steps", id="a canary without steps"),
+    pytest.param(shadow([{"mirror": 5}], mode="None"), "write gateway: {mode: Envoy}", id="a shadow without proxies"),
+    pytest.param(shadow(None), "needs rollout.steps", id="a shadow without steps"),
+    pytest.param(shadow([{"weight": 5}]), "mirror is for strategy Shadow", id="a weight in a shadow"),
+    pytest.param(rollout([{"mirror": 5}]), "mirror is for strategy Shadow", id="copies without a shadow"),
+    pytest.param(rollout([{"mirror": 5}], strategy="Canary"), "mirror is for strategy", id="copies in a canary"),
+    pytest.param(shadow([{"mirror": 5, "pause": {}}]), "write one thing in each step", id="copies and a pause"),
+    pytest.param(shadow([{"pause": {}}]), "begin with a weight", id="a shadow that begins with a pause"),
     pytest.param(rollout(COMPARES), "needs rollout.analysis", id="a comparison of nothing"),
     pytest.param(rollout(COMPARES, analysis={"metrics": []}), "at least 1 items", id="no metric"),
     pytest.param(
@@ -384,6 +396,14 @@ def test_steps_of_a_canary(strategy: str, ns: Kubectl) -> None:
     assert ns.get("ipool", "p")["spec"]["rollout"]["steps"] == steps
     metrics = [{"name": "errorRate", "max": "0.01", "maxRatio": "2"}, {"name": "tokensPerSecond", "minRatio": "0.9"}]
     ns.apply(rollout(COMPARES, strategy=strategy, analysis={"metrics": metrics}))
+
+
+def test_steps_of_a_shadow(ns: Kubectl) -> None:
+    steps: list[Json] = [{"mirror": 50}, {"pauseSeconds": 5}, {"mirror": 10}, {"pause": {}}]
+    ns.apply(shadow(steps))
+    assert ns.get("ipool", "p")["spec"]["rollout"]["steps"] == steps
+    refused = ns.run("patch", "ipool", "p", "--type=merge", "-p", '{"spec": {"gateway": null}}', check=False)
+    assert "write gateway: {mode: Envoy}" in refused.err
 
 
 def test_a_pool_without_replicas_can_be_scaled(ns: Kubectl) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -21,6 +23,7 @@ from aifactory.serving import envoy
 from tests.component.envoys import BINARY, Site, routes
 
 A, B = envoy.Pods("a", "chat-a", (1,), 90), envoy.Pods("b", "chat-b", (2,), 10)
+C = envoy.Pods("c", "chat-c")
 
 
 @pytest_asyncio.fixture
@@ -95,8 +98,9 @@ class Clients:
         replace(routes(), access_log=True),
         replace(routes(), walls=envoy.Walls(keys=True, tls=True), rate_limit=RateLimit(requests_per_minute=60)),
         replace(routes(), max_request_bytes=10**9, timeout_seconds=60),
+        replace(routes(A, B), mirror=envoy.Mirror(C, 30)),
     ],
-    ids=["no set", "no OpenAI port", "weights", "sets without weights", "a log", "keys and TLS", "limits"],
+    ids=["no set", "no OpenAI port", "weights", "sets without weights", "a log", "keys and TLS", "limits", "copies"],
 )
 def test_envoy_takes_the_files(tmp_path: Path, shape: envoy.Routes) -> None:
     """All of them in one, as it reads no file of its own when it validates."""
@@ -314,3 +318,80 @@ async def test_what_is_under_way_is_finished_before_it_ends(site: Site, client: 
         rest = await answer.content.read()
         assert rest.endswith(b"data: 19\n\n")
     assert await asyncio.wait_for(drain.wait(), 5) == 0
+
+
+async def copy_to(site: Site, percent: int, version: int = 2) -> None:
+    """Pod c gets copies of so many requests."""
+    site.start_pod("c", version)
+    site.wait_for_pods("c")
+    site.name("chat-c", "c")
+    await site.wait_for_digest(site.write(replace(routes(), mirror=envoy.Mirror(C, percent))))
+
+
+async def until_copied(client: aiohttp.ClientSession, site: Site, count: int) -> dict[str, Any]:
+    """Ask by one client until c has seen copies, and then as often as is told; returns what it has seen of those."""
+    url = f"http://{site.pod_address('c')}:8000/seen"
+
+    async def seen() -> dict[str, Any]:
+        async with client.get(url) as answer:
+            return dict(await answer.json())
+
+    deadline = time.monotonic() + 30
+    while not (await seen())["requests"]:
+        assert time.monotonic() < deadline, site.log()
+        await ask(client, site)
+    before, last = -1, (await seen())["requests"]
+    while before != last:  # what was copied before has come
+        await asyncio.sleep(0.3)
+        before, last = last, (await seen())["requests"]
+    for _ in range(count):
+        assert (await ask(client, site, b"x" * 100))["pod"] in ("a", "b")
+    again = -1
+    while again != last:
+        await asyncio.sleep(0.3)
+        again, last = last, (await seen())["requests"]
+    return {**await seen(), "requests": last - before}
+
+
+async def test_a_part_of_the_requests_is_copied_and_nobody_gets_the_answers(
+    site: Site, client: aiohttp.ClientSession
+) -> None:
+    await copy_to(site, 30)
+    found = await until_copied(client, site, 600)
+    assert 120 <= found["requests"] <= 240, found
+    assert found["hosts"] == [f"{site.address}:8000"], "as it was sent"
+    async with client.post(site.url(8000, "/infer"), headers={envoy.VERSION_HEADER: "2"}) as answer:
+        assert answer.status == 404, "nobody can ask for it either"
+
+
+async def test_what_is_copied_is_sent_once_whatever_is_answered(site: Site, client: aiohttp.ClientSession) -> None:
+    await copy_to(site, 100)
+    async with client.post(f"http://{site.pod_address('c')}:8000/turn?busy=1") as answer:
+        assert answer.status == 200
+    found = await until_copied(client, site, 100)
+    assert found["requests"] == 100, found
+
+
+async def test_what_takes_copies_and_never_answers_harms_nobody(site: Site, client: aiohttp.ClientSession) -> None:
+    """It hangs, under many clients and large requests; then it is killed."""
+    await copy_to(site, 100)
+    await until_copied(client, site, 1)
+    site.pods["c"].send_signal(signal.SIGSTOP)
+    for body in (b"x" * 100, b"x" * 2**21):
+        clients = Clients(site, 16 if len(body) < 1000 else 4, body=body)
+        for pod in "ab":
+            await clients.until(pod, 500 if len(body) < 1000 else 50, seconds=10)
+        async with client.get(site.url(8003, envoy.METRICS_PATH)) as answer:
+            page = await answer.text()
+        figure = 'envoy_cluster_upstream_cx_active{envoy_cluster_name="c-http"}'
+        (active,) = [float(line.split()[-1]) for line in page.splitlines() if line.startswith(figure)]
+        assert 0 < active <= 64
+        await clients.stop()
+    began = time.monotonic()
+    async with client.post(site.url(8000, "/stream?tokens=5&seconds=0.05")) as answer:
+        assert (await answer.text()).count("data:") == 5
+    assert time.monotonic() - began < 5
+    site.kill_pod("c")
+    clients = Clients(site, 8)
+    await clients.until("a", 300)
+    await clients.stop()

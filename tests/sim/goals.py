@@ -218,7 +218,7 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         if len(pods) > wanted:
             yield f"{says}: {len(pods)} pods, which serve what was wanted before, of {wanted}"
         return
-    if not wanted and (change.get("phase"), change.get("strategy")) == ("Progressing", "Canary"):
+    if not wanted and change.get("phase") == "Progressing" and change.get("strategy") in ("Canary", "Shadow"):
         if pods:
             yield f"{says}: {len(pods)} pods, wanted {wanted}"
         return  # there are no requests to split: it stands still

@@ -123,6 +123,9 @@ class Invariants:
                 self._deployment(commit)
         elif commit.resource == CONFIGMAPS and ours and commit.new is not None:
             self._assignment(commit.new)
+            self._led(commit.new)
+        elif commit.resource == SERVICES and ours and commit.new is not None:
+            self._selected(commit.new)
         elif commit.resource == INFERENCEPOOLS and ours and commit.new is not None:
             self._switched(commit)
             self._scaled(commit)
@@ -312,6 +315,24 @@ class Invariants:
             version = self._cluster.find(MODELVERSIONS, config["metadata"]["namespace"], name)
             if version is not None and version["metadata"]["uid"] not in self.verified:
                 self.wrong(f"pods of {config['metadata']['name']} are told to serve {name}, which was never Ready")
+
+    def _selected(self, service: Body) -> None:
+        """Pods that get copies of requests are found by a name of their own, by which no client asks."""
+        selector, name = service["spec"]["selector"], service["metadata"]["name"]
+        mixed = names.LABEL_ROLE not in selector
+        copied = selector.get(names.LABEL_ROLE) == names.ROLE_SHADOW
+        if mixed or (copied and name == selector[names.LABEL_POOL]):
+            self.wrong(f"Service {name} leads clients to pods that get copies of requests")
+
+    def _led(self, config: Body) -> None:
+        """No route of a gateway leads to pods that get copies."""
+        for file, text in config.get("data", {}).items():
+            if not file.startswith("routes-"):
+                continue
+            for route in json.loads(text)["resources"][0]["virtual_hosts"][0]["routes"]:
+                led = {**route.get("route", {}), "request_mirror_policies": []}
+                if "-shadow" in json.dumps(led):
+                    self.wrong(f"{config['metadata']['name']} leads clients to pods that get copies: {led}")
 
     def _switched(self, commit: Commit) -> None:
         """When pods are said to have changed over, all that are ready do answer from the new version."""

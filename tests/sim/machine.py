@@ -213,7 +213,7 @@ class Machine(RuleBasedStateMachine):
         key=st.sampled_from(POOLS),
         version=st.integers(0, 4),
         image=st.sampled_from(["", "", "", "triton:1", "triton:2"]),
-        strategy=st.sampled_from(["Auto", "Auto", "Surge", "Canary", "comparing"]),
+        strategy=st.sampled_from(["Auto", "Auto", "Surge", "Canary", "comparing", "Shadow", "Shadow"]),
     )
     def roll_pool(self, key: Key, version: int, image: str, strategy: str) -> None:
         """The wish changes, the number of pods does not: not one ready pod may be missing."""
@@ -223,6 +223,8 @@ class Machine(RuleBasedStateMachine):
             model, replicas = pool["spec"]["models"][0]["name"], pool["spec"].get("replicas", 1)
             spec = manifests.pool_spec(model, version=version, replicas=replicas, image=image)
             rollout = {"strategy": None, "steps": None, "analysis": None, **manifests.ROLLOUTS[strategy]}
+            if strategy == "Shadow":
+                spec["gateway"] = {"mode": "Envoy"}
             self._edit(INFERENCEPOOLS, pool, {**spec, "rollout": rollout})
 
     @rule(
@@ -241,8 +243,12 @@ class Machine(RuleBasedStateMachine):
     def edit_gateway(self, key: Key, mode: str) -> None:
         """The way to the pods changes, the pods do not."""
         self.count(f"edit gateway: {mode}")
-        if (pool := self._find(INFERENCEPOOLS, key)) is not None:
-            self._edit(INFERENCEPOOLS, pool, {"gateway": {"mode": mode}})
+        pool = self._find(INFERENCEPOOLS, key)
+        if pool is None:
+            return
+        if mode == "None" and (pool["spec"].get("rollout") or {}).get("strategy") == "Shadow":
+            return  # the API server would refuse it
+        self._edit(INFERENCEPOOLS, pool, {"gateway": {"mode": mode}})
 
     @rule(key=st.sampled_from(POOLS), broken=st.booleans())
     def break_pool(self, key: Key, broken: bool) -> None:

@@ -27,6 +27,11 @@ ROLLOUTS: Mapping[str, Body] = {
         "steps": [{"weight": 30}, {"analyzeSeconds": 30}],
         "analysis": {"metrics": [{"name": "errorRate", "max": "0.1"}], "minSamples": 50},
     },
+    "Shadow": {
+        "strategy": "Shadow",
+        "steps": [{"mirror": 50}, {"analyzeSeconds": 30}, {"mirror": 100}, {"pauseSeconds": 5}],
+        "analysis": {"metrics": [{"name": "errorRate", "max": "0.1"}], "minSamples": 50},
+    },
 }
 """How pools change, by a word for it."""
 

@@ -22,7 +22,7 @@ KUBELET, SCHEDULER, NODE_CONTROLLER = "kubelet", "scheduler", "node-controller"
 SLOTS = 24
 NODES = ("node-a", "node-b", "node-c")
 SIDE_CONTAINER = "side"
-SERVES = names.ROLE_SERVE
+SERVES = (names.ROLE_SERVE, names.ROLE_SHADOW)
 LOOK_SECONDS = (30.0, 90.0)
 """Until a kubelet looks at a pod to which nothing has happened."""
 READY_FALSE = {"type": "Ready", "status": "False"}
@@ -258,7 +258,7 @@ class Nodes:
     def _bring(self, key: Key, uid: str) -> None:
         """A serving pod that runs gets its ConfigMap as it is now; its agent does what it says."""
         pod = self._mine(key, uid)
-        if pod is None or pod["status"]["phase"] != "Running" or labels_of(pod).get(names.LABEL_ROLE) != SERVES:
+        if pod is None or pod["status"]["phase"] != "Running" or labels_of(pod).get(names.LABEL_ROLE) not in SERVES:
             return
         for name in _mounted(pod):
             found = self._cluster.find(CONFIGMAPS, key.namespace, name)

@@ -81,7 +81,7 @@ class SimServing(Serving):
         """Pools whose pods have something else to do than before."""
         self._gauges = {pool: self._gauges.get(pool) or Gauge() for pool in scaled}
         for pool in {pod.pool for pod in pods} & self._gauges.keys():
-            ready = [pod.uid for pod in pods if pod.ready and pod.pool == pool]
+            ready = [pod.uid for pod in pods if pod.ready and pod.live and pod.pool == pool]
             told = {uid: count for uid in ready if (count := self.in_flight(uid)) is not None}
             for uid, count in told.items():
                 self._gauges[pool].see(uid, Look(now, 0.0, present=count))

@@ -66,15 +66,16 @@ class Pause(Model):
 
 
 class RolloutStep(Model):
-    """One step of a Canary."""
+    """One step of a Canary or of a Shadow."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "x-kubernetes-validations": [
                 rule(
-                    "[has(self.weight), has(self.pauseSeconds), has(self.pause), has(self.analyzeSeconds)]"
-                    ".filter(given, given).size() == 1",
-                    "rollout.steps: write one thing in each step: weight, pauseSeconds, pause: {} or analyzeSeconds",
+                    "[has(self.weight), has(self.mirror), has(self.pauseSeconds), has(self.pause), "
+                    "has(self.analyzeSeconds)].filter(given, given).size() == 1",
+                    "rollout.steps: write one thing in each step: weight, mirror, pauseSeconds, pause: {} or "
+                    "analyzeSeconds",
                 )
             ]
         }
@@ -84,6 +85,9 @@ class RolloutStep(Model):
     """The new version gets this part of the requests, of 100. Done when it has the pods for that. Without a gateway it
     is their part of all pods, at least one, and one pod more than replicas at most; status.rollout.actualWeight says
     what it comes to."""
+    mirror: Annotated[int, Field(ge=1, le=100)] | None = None
+    """The new version gets copies of this part of the requests, of 100, and nobody gets its answers. Done when it has
+    the pods for that, which are there beside those of the pool: the same part of replicas, at least one."""
     pause_seconds: Annotated[int, Field(ge=1, le=604_800)] | None = None
     """Waits so long."""
     pause: Pause | None = None
@@ -161,24 +165,35 @@ class Rollout(Model):
                     "[{weight: 10}, {pauseSeconds: 600}, {weight: 100}]",
                 ),
                 rule(
+                    "!has(self.strategy) || self.strategy != 'Shadow' || has(self.steps)",
+                    "rollout.strategy Shadow needs rollout.steps, for example [{mirror: 20}, {analyzeSeconds: 600}]",
+                ),
+                rule(
+                    "!has(self.steps) || self.steps.all(step, has(self.strategy) && self.strategy == 'Shadow' ? "
+                    "!has(step.weight) : !has(step.mirror))",
+                    "rollout.steps: mirror is for strategy Shadow, which has no weight: after its last step the pool "
+                    "goes over to the new version",
+                ),
+                rule(
                     "!has(self.steps) || has(self.analysis) || !self.steps.exists(step, has(step.analyzeSeconds))",
                     "rollout.steps: analyzeSeconds needs rollout.analysis, for example "
                     "{metrics: [{name: errorRate, max: '0.01'}]}",
                 ),
                 rule(
-                    "!has(self.steps) || !has(self.strategy) || self.strategy in ['Auto', 'Canary']",
-                    "rollout.steps are those of a Canary: write strategy: Canary, or leave the steps out",
+                    "!has(self.steps) || !has(self.strategy) || self.strategy in ['Auto', 'Canary', 'Shadow']",
+                    "rollout.steps are those of a Canary or a Shadow: write strategy: Canary, or leave the steps out",
                 ),
             ]
         }
     )
 
-    strategy: Literal["Auto", "Canary", "HotSwap", "Surge"] | None = None
+    strategy: Literal["Auto", "Canary", "HotSwap", "Shadow", "Surge"] | None = None
     """HotSwap: the pods that run load the new version beside the old one, and go over to it when it has answered; no
     pod more is needed, and the old one stays at hand. Where pods must be made anew, because more than the version
     changes, they are all the same; a version that has no room in the pods is refused. Surge: new pods take over one by
-    one. Canary: new pods get a part of the requests, step by step. Auto (default): Canary where there are steps, else
-    HotSwap where it is possible, else Surge; status.rollout says which, and why."""
+    one. Canary: new pods get a part of the requests, step by step. Shadow: new pods get copies of requests, and nobody
+    their answers, before the pool goes over by HotSwap or Surge; it needs gateway.mode Envoy. Auto (default): Canary
+    where there are steps, else HotSwap where it is possible, else Surge; status.rollout says which, and why."""
     steps: (
         Annotated[
             tuple[RolloutStep, ...],
@@ -188,7 +203,11 @@ class Rollout(Model):
                 json_schema_extra={
                     "x-kubernetes-list-type": "atomic",
                     "x-kubernetes-validations": [
-                        rule("has(self[0].weight)", "rollout.steps: begin with a weight, for example {weight: 10}"),
+                        rule(
+                            "has(self[0].weight) || has(self[0].mirror)",
+                            "rollout.steps: begin with a weight, for example {weight: 10}, or for a Shadow with "
+                            "{mirror: 20}",
+                        ),
                         rule(
                             "self.filter(step, has(step.weight)).map(step, step.weight).isSorted()",
                             "rollout.steps: weights rise from step to step",
@@ -203,12 +222,12 @@ class Rollout(Model):
         ]
         | None
     ) = None
-    """What a Canary does, in this order; after the last one the new version gets everything. Other steps in the middle
-    of a change begin it anew."""
+    """What a Canary or a Shadow does, in this order; after the last one the new version gets everything. Other steps in
+    the middle of a change begin it anew."""
     analysis: Analysis | None = None
     """What analyzeSeconds in the steps compares. What is changed here counts at once."""
     auto_rollback: bool | None = None
-    """With false a version that does not pass its analysis is not taken back: the Canary stays where it is, and says so
+    """With false a version that does not pass its analysis is not taken back: the change stays where it is, and says so
     (default true)."""
     progress_deadline_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = None
     """A new version that gets no further pod ready for this long is taken back (default 1800)."""
@@ -470,6 +489,12 @@ class InferencePoolSpec(Model):
                     "template.spec.containers: /repository of triton is mounted by the operator: choose another "
                     "mountPath",
                 ),
+                rule(
+                    "!has(self.rollout) || !has(self.rollout.strategy) || self.rollout.strategy != 'Shadow' || "
+                    "(has(self.gateway) && has(self.gateway.mode) && self.gateway.mode == 'Envoy')",
+                    "rollout.strategy Shadow needs proxies, which copy the requests: write gateway: {mode: Envoy}, or "
+                    "another strategy",
+                ),
                 # Left out it is 1: whoever takes it out of a manifest is not to be refused.
                 rule(
                     "!has(self.autoscaling) || !has(oldSelf.autoscaling) || !has(self.replicas) || "
@@ -600,7 +625,7 @@ class RolloutStatus(Model):
     progress_time: Time | None = None
     """When one more of them became ready than ever before, or the change began; the deadline counts from here."""
     strategy: str | None = None
-    """HotSwap, Surge or Canary."""
+    """HotSwap, Surge, Canary or Shadow. A Shadow that is over goes on as a HotSwap or a Surge."""
     strategy_reason: str | None = None
     """Why."""
     pods: tuple[SwappingPod, ...] | None = None
@@ -608,17 +633,19 @@ class RolloutStatus(Model):
     load_seconds: str | None = None
     """The longest that a pod took to load the version in a HotSwap."""
     step: int | None = None
-    """During a Canary: the place in spec.rollout.steps of the step that is under way, from 0."""
+    """During a Canary or a Shadow: the place in spec.rollout.steps of the step that is under way, from 0."""
     step_time: Time | None = None
     """Since when it is."""
     steps_hash: str | None = None
-    """Of the steps by which the Canary began; others begin it anew."""
+    """Of the steps by which it began; others begin it anew."""
     weight: int | None = None
     """The part of the requests, of 100, that the candidate of a Canary is to have."""
+    mirror: int | None = None
+    """The part of the requests, of 100, of which the candidate of a Shadow gets copies."""
     actual_weight: int | None = None
     """The part that it has: without a gateway, its part of the pods that answer."""
     summary: str | None = None
-    """Version and part of a Canary's candidate, for `kubectl get`."""
+    """Version and part of a Canary's or Shadow's candidate, for `kubectl get`."""
     paused: bool | None = None
     """It stays at its step, on request (aifactory.dev/pause) or because its analysis failed without autoRollback, until
     aifactory.dev/resume or promote."""

@@ -191,13 +191,13 @@ class Reason(StrEnum):
     )
     WAITING_FOR_PROMOTION = (
         "WaitingForPromotion",
-        "A Canary has come to a step that waits for somebody; the weights stay as they are.",
+        "A Canary or Shadow has come to a step that waits for somebody; who gets what requests stays as it is.",
     )
-    ROLLOUT_PAUSED = "RolloutPaused", "Somebody has paused the Canary; the weights stay as they are."
-    ANALYZING = "Analyzing", "A Canary's versions are compared; the weights stay as they are."
+    ROLLOUT_PAUSED = "RolloutPaused", "Somebody has paused the Canary or Shadow; who gets what requests stays as it is."
+    ANALYZING = "Analyzing", "Two versions are compared, in a Canary or Shadow; who gets what requests stays as it is."
     ANALYSIS_INCONCLUSIVE = (
         "AnalysisInconclusive",
-        "The time of a Canary's analysis is over, and there were too few requests to tell; it waits for more.",
+        "The time of an analysis is over, and there were too few requests to tell; it waits for more.",
     )
     ANALYSIS_FAILED = (
         "AnalysisFailed",

@@ -97,7 +97,8 @@ class Serving(Domain[InferencePool, Observed]):
             pool=model,
             settings=self.settings,
             versions=tuple(map(version_view, cluster.find(_VERSIONS, (meta.namespace, model.spec.models[0].name)))),
-            revisions=tuple(map(revision_view, deployments)),
+            revisions=tuple(revision_view(each) for each in deployments if not _is_shadow(each)),
+            shadows=tuple(revision_view(each) for each in deployments if _is_shadow(each)),
             configs=tuple(config_view(each) for each in configs if each.metadata.name != gateway.name(meta.name)),
             pods=tuple(self._pod_view(pod, cluster) for pod in serving_pods(deployments, cluster)),
             service=_own(service, meta.uid),
@@ -144,12 +145,14 @@ class Serving(Domain[InferencePool, Observed]):
         found = []
         for pod in cluster.objects(_PODS).all():
             meta = pod.metadata
-            if meta.labels.get(names.LABEL_ROLE) != names.ROLE_SERVE or not pod.status.pod_ip:
+            role = meta.labels.get(names.LABEL_ROLE)
+            if role not in (names.ROLE_SERVE, names.ROLE_SHADOW) or not pod.status.pod_ip:
                 continue
             owner = cluster.owner(meta)
             if owner is not None and owner[0] == self.resource and meta.deletion_timestamp is None:
                 pool = (owner[1].namespace, owner[1].name)
-                found.append(ServingPod(meta.uid, pod.status.pod_ip, pool, podstate.is_ready(pod)))
+                ready, live = podstate.is_ready(pod), role == names.ROLE_SERVE
+                found.append(ServingPod(meta.uid, pod.status.pod_ip, pool, ready, live))
         return found
 
     def swapping_pods(self, cluster: Cluster) -> list[ServingPod]:
@@ -341,6 +344,10 @@ def revision_view(deployment: Deployment) -> RevisionView:
         model_version=meta.annotations.get(shape.ANNOTATION_MODEL_VERSION, ""),
         room=int(room) if (room := meta.annotations.get(shape.ANNOTATION_ROOM, "")).isdecimal() else 0,
     )
+
+
+def _is_shadow(deployment: Deployment) -> bool:
+    return deployment.metadata.labels.get(names.LABEL_ROLE) == names.ROLE_SHADOW
 
 
 def _refusal(deployment: Deployment) -> str:

@@ -50,6 +50,8 @@ _MOST_CONNECTIONS: Final = 20_000
 """Of clients, to one Envoy."""
 _MOST_REQUESTS: Final = 20_000
 """Under way at the same time, to one set of pods."""
+_MOST_COPIES: Final = 64
+"""Of requests, under way at the same time in one Envoy; more are not made. What takes them may answer late or never."""
 _TYPE = "type.googleapis.com/envoy"
 
 
@@ -65,6 +67,14 @@ class Pods:
     """Of a set: what it answers from; a client that insists on one of these is led here."""
     weight: int | None = None
     """Of the requests of all other clients, in percent; None where these are for all ready pods alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """Who gets copies of requests; what is answered goes nowhere."""
+
+    to: Pods
+    percent: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +115,7 @@ class Routes:
     sets: tuple[Pods, ...] = ()
     """Each set of pods by itself. Weights, if there are some, sum to 100. A set has to be here for some seconds before
     it gets one, for Envoy leads nowhere by a name that it has yet to look up."""
+    mirror: Mirror | None = None
     awaited: bool = True
     """There shall be pods: the gateway is not ready before it knows one that is."""
     access_log: bool = False
@@ -153,7 +164,7 @@ def files(routes: Routes) -> dict[str, str]:
     doors = _doors(routes)
     found: dict[str, str] = {
         DRAIN: _drain(doors),
-        "clusters.json": _resources(_cluster(pods, door) for door in doors for pods in routes.all),
+        "clusters.json": _resources(each for door in doors for each in _clusters(door, routes)),
     }
     ready = _ready(routes.everybody, doors if routes.awaited else ())
     status = _on_port("status", names.GATEWAY_STATUS_PORT, filters=[ready])
@@ -221,6 +232,16 @@ def _watched(file: str) -> Json:
 
 def _endpoints(endpoint: Json) -> list[Json]:
     return [{"lb_endpoints": [{"endpoint": endpoint}]}]
+
+
+def _clusters(door: _Door, routes: Routes) -> Iterator[Json]:
+    """All sets of pods behind one door."""
+    for pods in routes.all:
+        yield _cluster(pods, door)
+    if routes.mirror is not None:
+        most = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests"), _MOST_COPIES)
+        limits = {"thresholds": [{**most, "max_retries": 0}]}
+        yield {**_cluster(routes.mirror.to, door), "circuit_breakers": limits}
 
 
 def _cluster(pods: Pods, door: _Door) -> Json:
@@ -474,10 +495,11 @@ def _route_table(door: _Door, routes: Routes) -> Json:
     shares = [
         {"name": _cluster_name(pods, door), "weight": pods.weight} for pods in routes.sets if pods.weight is not None
     ]
-    if shares:
-        table.append(_route({"weighted_clusters": {"clusters": shares}}, seconds))
-    else:
-        table.append(_route({"cluster": _cluster_name(routes.everybody, door)}, seconds))
+    everybody = _cluster_name(routes.everybody, door)
+    most: Json = {"weighted_clusters": {"clusters": shares}} if shares else {"cluster": everybody}
+    if routes.mirror is not None:
+        most["request_mirror_policies"] = [_copies(routes.mirror, door)]
+    table.append(_route(most, seconds))
     host = {
         "name": "all",
         "domains": ["*"],
@@ -499,6 +521,15 @@ def _cookie(version: int) -> str:
 def _route(leads: Json, seconds: int, header: Json | None = None) -> Json:
     match: Json = {"prefix": "/"} if header is None else {"prefix": "/", "headers": [header]}
     return {"match": match, "route": {**leads, "timeout": f"{seconds}s", "idle_timeout": "0s"}}
+
+
+def _copies(mirror: Mirror, door: _Door) -> Json:
+    share = {"numerator": mirror.percent, "denominator": "HUNDRED"}
+    return {
+        "cluster": _cluster_name(mirror.to, door),
+        "runtime_fraction": {"default_value": share},
+        "disable_shadow_host_suffix_append": True,
+    }
 
 
 def _retries() -> Json:

@@ -16,7 +16,7 @@ from aifactory.api.inferencepool import DEFAULT_GATEWAY_REPLICAS, Gateway, Infer
 from aifactory.engine import apply
 from aifactory.engine.plan import Delete, Write
 from aifactory.engine.podspec import Json, restricted_pod
-from aifactory.serving import apikeys, assignment, disruption, envoy, scaling, shape, traffic
+from aifactory.serving import apikeys, assignment, disruption, envoy, scaling, shape, steps, traffic
 from aifactory.serving.objects import metadata, selector
 from aifactory.serving.state import Observed, RevisionView
 
@@ -143,6 +143,7 @@ def routes(observed: Observed) -> envoy.Routes:
         openai=observed.generates_text,
         everybody=envoy.Pods("pods", host(pool)),
         sets=sets,
+        mirror=_mirror(observed),
         awaited=scaling.wanted(pool) > 0,
         access_log=bool(spec.access_log),
         walls=walls(pool),
@@ -150,6 +151,17 @@ def routes(observed: Observed) -> envoy.Routes:
         max_request_bytes=spec.max_request_bytes,
         timeout_seconds=spec.timeout_seconds,
     )
+
+
+def _mirror(observed: Observed) -> envoy.Mirror | None:
+    """What gets copies of requests now."""
+    pool, change = observed.pool, observed.pool.status.rollout
+    if change is None or change.phase != "Progressing" or change.strategy != steps.SHADOW or not change.mirror:
+        return None
+    view = next((each for each in observed.shadows if each.revision == traffic.shadow_pods(change.revision)), None)
+    if view is None or view.terminating:
+        return None
+    return envoy.Mirror(envoy.Pods(view.revision, set_host(pool, view.revision)), change.mirror)
 
 
 def _versions(observed: Observed, view: RevisionView) -> tuple[int, ...]:
@@ -172,18 +184,21 @@ def set_host(pool: InferencePool, pods: str) -> str:
 
 def services(pool: InferencePool, leads: envoy.Routes) -> list[Json]:
     """The headless Services by which the gateway finds serving pods."""
-    labels = {pods.host: {names.LABEL_REVISION: pods.name} for pods in leads.sets}
-    return [_headless(pool, each, labels.get(each, {})) for each in (leads.everybody.host, *labels)]
+    made = [_headless(pool, leads.everybody.host, {})]
+    made += [_headless(pool, pods.host, {names.LABEL_REVISION: pods.name}) for pods in leads.sets]
+    if (mirror := leads.mirror) is not None:
+        made.append(_headless(pool, mirror.to.host, {names.LABEL_REVISION: mirror.to.name}, names.ROLE_SHADOW))
+    return made
 
 
-def _headless(pool: InferencePool, host: str, labels: dict[str, str]) -> Json:
+def _headless(pool: InferencePool, host: str, labels: dict[str, str], role: str = names.ROLE_SERVE) -> Json:
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": metadata(pool, host, labels),
         "spec": {
             "clusterIP": "None",
-            "selector": {**selector(pool), **labels},
+            "selector": {**selector(pool, role), **labels},
             "ports": [{"name": "http", "port": names.TRITON_HTTP_PORT, "targetPort": "http", "appProtocol": "http"}],
         },
     }

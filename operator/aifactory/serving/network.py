@@ -59,7 +59,9 @@ def is_wanted(pool: InferencePool, network: Network) -> bool:
     return network.enabled if own is None else own
 
 
-def policies(pool: InferencePool, network: Network, *, openai: bool, proxies: bool, direct: bool) -> list[Json]:
+def policies(
+    pool: InferencePool, network: Network, *, openai: bool, proxies: bool, direct: bool, shadow: bool = False
+) -> list[Json]:
     """The policies, that of the serving pods first.
 
     Args:
@@ -68,17 +70,21 @@ def policies(pool: InferencePool, network: Network, *, openai: bool, proxies: bo
         openai: the pods answer OpenAI's API too.
         proxies: there is a gateway, or there shall be one.
         direct: the pool's Service leads to serving pods, or may do so.
+        shadow: there are pods that get copies of requests from the gateway, or there may be.
     """
     doors = [names.TRITON_HTTP_PORT, names.TRITON_GRPC_PORT, *([names.OPENAI_PORT] if openai else [])]
     figures = [names.TRITON_METRICS_PORT, names.AGENT_PORT]
     to_pods, to_proxies = ([_rule(_clients(pool), doors)] if direct else []), [_rule(_clients(pool), doors)]
+    to_shadow: list[Json] = []
     if proxies:
-        to_pods.append(_rule([{"podSelector": {"matchLabels": selector(pool, names.ROLE_GATEWAY)}}], doors))
+        to_shadow.append(_rule([{"podSelector": {"matchLabels": selector(pool, names.ROLE_GATEWAY)}}], doors))
     if watching := [*network.operator, *network.metrics_from]:
-        to_pods.append(_rule(watching, figures))
+        to_shadow.append(_rule(watching, figures))
+    to_pods += to_shadow
     if network.metrics_from:
         to_proxies.append(_rule(network.metrics_from, [names.GATEWAY_STATUS_PORT]))
     made = [_policy(pool, "serving", names.ROLE_SERVE, to_pods)]
+    made += [_policy(pool, "shadow", names.ROLE_SHADOW, to_shadow)] if shadow else []
     return [*made, _policy(pool, "gateway", names.ROLE_GATEWAY, to_proxies)] if proxies else made
 
 

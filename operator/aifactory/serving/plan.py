@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
+from aifactory.api import names
 from aifactory.api.conditions import shorten
 from aifactory.api.inferencepool import InferencePoolStatus
 from aifactory.api.reasons import Reason
@@ -80,9 +81,12 @@ def _plan(observed: Observed, wanted: int, draft: StatusDraft, now: datetime) ->
     choice = swap.choose(observed, target, revision)
     if not serves and choice.refused:
         return _plan_waiting(observed, Waiting(Reason.HOT_SWAP_IMPOSSIBLE, _refusal(choice)), stable, wanted, draft)
-    wish = replace(own, pods=stable) if choice.strategy == swap.HOT_SWAP else own
+    pods = {swap.HOT_SWAP: stable, steps.SHADOW: traffic.shadow_pods(revision)}
+    wish = replace(own, pods=pods.get(choice.strategy, own.pods))
+    tries = (own, wish) if choice.strategy == steps.SHADOW else (own,)
     draft.resolved(target)
-    match traffic.course(pool, revision, remains=_is_being_removed(observed, own, stable), now=now):
+    remains = any(_is_being_removed(observed, each, stable) for each in tries)
+    match traffic.course(pool, revision, remains=remains, now=now):
         case Course.ROLL_OUT if requests.ABORT in requests.new(pool):
             return _taken_back(wish, stable, draft, choice, rollout.ABORTED)
         case Course.STEADY if swap.is_unfinished(observed, own):
@@ -97,8 +101,8 @@ def _plan(observed: Observed, wanted: int, draft: StatusDraft, now: datetime) ->
             return Plan(draft.result(), urgent=True, requeue_after=0)
         case Course.ROLL_OUT if choice.strategy == swap.HOT_SWAP:
             return _plan_swap(observed, wish, stable, wanted, draft, now, choice)
-        case Course.ROLL_OUT if choice.strategy == steps.CANARY:
-            return _plan_canary(observed, wish, stable, wanted, draft, now, choice)
+        case Course.ROLL_OUT if choice.strategy in (steps.CANARY, steps.SHADOW):
+            return _plan_steps(observed, wish, own, stable, wanted, draft, now, choice)
         case Course.ROLL_OUT:
             return _plan_rollout(observed, wish, stable, wanted, draft, now, choice)
 
@@ -205,18 +209,29 @@ def _plan_rollout(
     return Plan(draft.result(), writes.all(), requeue_after=_until_deadline(observed, reached, now))
 
 
-def _plan_canary(
-    observed: Observed, wish: Wish, stable: str, wanted: int, draft: StatusDraft, now: datetime, choice: Choice
+def _plan_steps(
+    observed: Observed,
+    wish: Wish,
+    own: Wish,
+    stable: str,
+    wanted: int,
+    draft: StatusDraft,
+    now: datetime,
+    choice: Choice,
 ) -> Plan[InferencePoolStatus]:
-    """The candidate gets a part of the requests, step by step, and all of them at the end, or is taken back."""
+    """The candidate gets a part of the requests, or copies of it, step by step, and all of them at the end.
+
+    Or it is taken back. In a Shadow `wish` has pods that no client is led to, and the pool goes over by others, those
+    of `own` or the ones that run.
+    """
     planned = steps.steps_of(observed.pool)
     walk = steps.resume(planned, observed.pool.status.rollout, wish.revision)
     writes = _Writes(observed, stable)
     if walk is None and not wanted:
-        return _promoted(wish, draft, choice, None)  # there are no requests to get a part of
+        return _promoted(own, draft, choice, None)  # there are no requests to get a part of
     if not writes.can_restore():
         alone = Choice(swap.SURGE, "nothing is left of what was served, so no part of the requests can stay with it")
-        return _plan_rollout(observed, wish, stable, wanted, draft, now, alone)
+        return _plan_rollout(observed, own, stable, wanted, draft, now, alone)
     writes.surroundings()
     if walk is None and any(view.revision != stable for view in observed.revisions):
         writes.restore(wanted)
@@ -227,7 +242,7 @@ def _plan_canary(
 
     ready = observed.ready(wish.pods)
     reached = rollout.progress(observed, wish, choice.strategy, ready, now)
-    goal, _ = scaling.part(wanted, walk.weight if walk is not None else 0)
+    goal, _ = scaling.part(wanted, walk.part if walk is not None else 0)
     if (verdict := rollout.verdict(observed, wish.pods, reached, goal, now)) is not None:
         return _taken_back(wish, stable, draft, choice, verdict)
     if walk is not None and walk.weight == 100 and not walk.paused and 0 < wanted <= ready:
@@ -241,7 +256,14 @@ def _plan_canary(
         return _taken_back(wish, stable, draft, choice, Verdict(Reason.ANALYSIS_FAILED, words, findings=look.findings))
     walk = before or steps.begin(planned, now)
     if wanted:
-        walk = steps.follow(walk, asked, look, there=before is not None and ready >= goal, now=now)
+        there = before is not None and ready >= goal and (observed.gateway.routed or not walk.mirrors)
+        walk = steps.follow(walk, asked, look, there=there, now=now)
+    if choice.strategy == steps.SHADOW and not walk.mirrors:
+        # In status first: until it says so no client is led to the version.
+        other = swap.after_shadow(observed, own)
+        over = replace(own, pods=stable) if other.strategy == swap.HOT_SWAP else own
+        draft.rolling(stable, over, Progress(now.replace(microsecond=0), 0), other)
+        return Plan(draft.result(), urgent=True, requeue_after=0)
     if walk.at != (before.at if before is not None else -1):
         reached = Progress(walk.since, reached.most_ready)  # another step, another deadline
     draft.walking(stable, wish, reached, choice, walk, look)
@@ -251,7 +273,11 @@ def _plan_canary(
         told = f"{wish.version.name} stays at its step: {look.words(analysis.FAILED)}" if stays and look else ""
         event = Event("Warning", str(Reason.ANALYSIS_FAILED), shorten(told))
         return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,) if told else ())
-    writes.split(wish, wanted, walk.weight)
+    if walk.mirrors:
+        writes.shadow(wish, scaling.part(wanted, walk.part)[0])
+        writes.restore(wanted)
+    else:
+        writes.split(wish, wanted, walk.weight)
     writes.nudge()
     due = [_until_deadline(observed, reached, now)] if ready < goal else []
     due += [max(1.0, (walk.due - now).total_seconds())] if walk.due is not None and wanted and now < walk.due else []
@@ -320,6 +346,7 @@ class _Writes:
     def __init__(self, observed: Observed, stable: str) -> None:
         self._observed = observed
         self._stable = stable
+        self._shadow = ""
         self._writes: list[Write] = []
 
     def all(self) -> tuple[Write, ...]:
@@ -349,6 +376,7 @@ class _Writes:
                 openai=observed.generates_text,
                 proxies=proxied or view.deployment is not None,
                 direct=not proxied or not (view.routed or observed.service is None),
+                shadow=proxied and (bool(observed.shadows) or steps.mirrors(pool)),
             )
             wanted = {body["metadata"]["name"]: body for body in made}
         there = {child.name: child for child in observed.policies}
@@ -373,6 +401,14 @@ class _Writes:
         else:
             self.assign_stable()
         self._resize(sizes, kept={wish.pods, self._stable})
+
+    def shadow(self, wish: Wish, replicas: int) -> None:
+        """The pods of a wish get copies of requests."""
+        self._shadow = wish.pods
+        self._ensure(wish, replicas)
+        view = self._observed.find(wish.pods)
+        if view is not None and not view.terminating and view.wanted != replicas:
+            self._writes.append(Patch("Deployment", view.child.name, {"spec": {"replicas": replicas}}))
 
     def can_restore(self) -> bool:
         """The stable revision is there, or can be made again."""
@@ -424,7 +460,8 @@ class _Writes:
         found = self._observed.find(wish.pods)
         if found is None or apply.is_meddled_with(found.child):
             pool, settings = self._observed.pool, self._observed.settings
-            body = shape.deployment(pool, wish.version, settings, wish.pods, wish.image, replicas)
+            role = names.ROLE_SHADOW if wish.pods == self._shadow else names.ROLE_SERVE
+            body = shape.deployment(pool, wish.version, settings, wish.pods, wish.image, replicas, role)
             self._writes.append(apply.create(body) if found is None else apply.repair(body, found.child))
 
     def _resize(self, sizes: Mapping[str, int], kept: set[str]) -> None:
@@ -438,8 +475,11 @@ class _Writes:
                     self._writes.append(Patch("Deployment", view.child.name, {"spec": {"replicas": size}}))
             else:
                 self._writes.append(Delete("Deployment", view.child.name, view.child.uid))
+        for view in self._observed.shadows:
+            if view.revision != self._shadow and not view.terminating:
+                self._writes.append(Delete("Deployment", view.child.name, view.child.uid))
         for config in self._observed.configs:
-            if config.revision not in kept and not sizes.get(config.revision):
+            if config.revision not in kept | {self._shadow} and not sizes.get(config.revision):
                 self._writes.append(Delete("ConfigMap", config.child.name, config.child.uid))
 
     def _stable_wish(self, *, as_made: bool) -> Wish | None:

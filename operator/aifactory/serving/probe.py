@@ -84,6 +84,8 @@ class ServingPod:
     address: str
     pool: PoolKey
     ready: bool
+    live: bool = True
+    """Clients get its answers. What others do is compared, and is in no figure of the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +293,7 @@ class ServingProbe:
         pods = self._pods()
         pools: dict[PoolKey, list[str]] = defaultdict(list)
         for pod in pods:
-            pools[pod.pool].append(pod.uid)
+            pools[pod.pool] += [pod.uid] if pod.live else []
         self._compare(self._analysed())
         self._gauges = {pool: self._gauges.get(pool) or Gauge() for pool in self._scaled()}
         self._forget_others({pod.uid for pod in pods}, pools)
@@ -347,7 +349,7 @@ class ServingProbe:
                 page = await fetch(session, f"{base_url(pod.address, names.TRITON_METRICS_PORT)}/metrics")
                 requests, tokens = read_counters(page)
                 self._latest[pod.uid] = Counters(self._monotonic(), requests, tokens)
-                if (gauge := self._gauges.get(pod.pool)) is not None:
+                if pod.live and (gauge := self._gauges.get(pod.pool)) is not None:
                     gauge.see(pod.uid, read_look(page, tokens, self._monotonic()))
                 if pod.uid in self._compared:
                     self._sums[pod.uid] = read_sums(page)
@@ -426,7 +428,7 @@ class ServingProbe:
         """Make known what the pods of scaled pools have to do, where that is news."""
         ready: dict[PoolKey, list[str]] = {pool: [] for pool in pools if pool in self._gauges}
         for pod in pods:
-            if pod.ready and pod.pool in ready:
+            if pod.ready and pod.live and pod.pool in ready:
                 ready[pod.pool].append(pod.uid)
         self._book.retain_demand(ready)
         for pool, uids in ready.items():

@@ -119,10 +119,17 @@ def shape_version(revision: str) -> str:
 
 
 def deployment(
-    pool: InferencePool, version: VersionView, settings: Settings, revision: str, image: str, replicas: int
+    pool: InferencePool,
+    version: VersionView,
+    settings: Settings,
+    revision: str,
+    image: str,
+    replicas: int,
+    role: str = names.ROLE_SERVE,
 ) -> Json:
-    """A set of pods, called after the revision that it is made for."""
-    labels = {names.LABEL_REVISION: revision}
+    """A set of pods, called after the revision that it is made for; by their role they are led to or not."""
+    pods = {**selector(pool, role), names.LABEL_REVISION: revision}
+    labels = {names.LABEL_REVISION: revision, **({names.LABEL_ROLE: role} if role != names.ROLE_SERVE else {})}
     meta = metadata(pool, child_name(pool.metadata.name, revision), labels)
     meta["annotations"] = {ANNOTATION_MODEL_VERSION: version.name, ANNOTATION_VERSION: str(version.version)}
     if (room := repository_bytes(version)) is not None:
@@ -134,8 +141,8 @@ def deployment(
         "spec": {
             "replicas": replicas,
             "revisionHistoryLimit": 0,
-            "selector": {"matchLabels": {**selector(pool), **labels}},
-            "template": _pod_template(pool, version, settings, revision, image),
+            "selector": {"matchLabels": pods},
+            "template": _pod_template(pool, version, settings, pods, image),
         },
     }
 
@@ -164,13 +171,15 @@ def template_container(pool: InferencePool, name: str) -> Json:
     return next((dict(container) for container in spec.get("containers", ()) if container["name"] == name), {})
 
 
-def _pod_template(pool: InferencePool, version: VersionView, settings: Settings, revision: str, image: str) -> Json:
+def _pod_template(
+    pool: InferencePool, version: VersionView, settings: Settings, own_labels: dict[str, str], image: str
+) -> Json:
     template = pool.spec.template
     spec: Json = template.raw_spec() if template is not None else {}
     meta = template.metadata if template is not None else None
     user_labels = dict(meta.labels or {}) if meta is not None else {}
     labels = {key: value for key, value in user_labels.items() if not key.startswith(names.RESERVED_LABEL_PREFIX)}
-    labels |= {names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE, **selector(pool), names.LABEL_REVISION: revision}
+    labels |= {names.LABEL_MANAGED_BY: names.LABEL_MANAGED_BY_VALUE, **own_labels}
 
     theirs = {container["name"]: container for container in spec.get("containers", ())}
     triton = _triton(pool, theirs.pop(names.CONTAINER_TRITON, {}), image)
@@ -180,10 +189,10 @@ def _pod_template(pool: InferencePool, version: VersionView, settings: Settings,
     for container in (*spec["containers"], *spec["initContainers"]):
         # The last words of one that crashes are then in the pod's status, from where they get into the pool's.
         container.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
-    volumes = _volumes(version, child_name(pool.metadata.name, revision))
+    volumes = _volumes(version, child_name(pool.metadata.name, own_labels[names.LABEL_REVISION]))
     spec["volumes"] = merge_named(spec.get("volumes", ()), volumes)
     # An empty list in the template means: wherever there is room.
-    spec.setdefault("topologySpreadConstraints", disruption.spread({**selector(pool), names.LABEL_REVISION: revision}))
+    spec.setdefault("topologySpreadConstraints", disruption.spread(own_labels))
     pre_stop, timeout = drain_seconds(pool)
     spec.setdefault("terminationGracePeriodSeconds", pre_stop + timeout)
     if spec.get("hostNetwork"):  # else such a pod asks the node's resolver, which knows no Service

@@ -186,6 +186,9 @@ class Observed:
     settings: Settings
     versions: tuple[VersionView, ...] = ()
     revisions: tuple[RevisionView, ...] = ()
+    """Sets of pods that clients are led to, or will be."""
+    shadows: tuple[RevisionView, ...] = ()
+    """Sets of pods that no client is led to."""
     configs: tuple[ConfigView, ...] = ()
     pods: tuple[ServingPodView, ...] = ()
     service: Applied | None = None
@@ -212,7 +215,7 @@ class Observed:
 
     def find(self, pods: str) -> RevisionView | None:
         """A set of pods by its name, if it exists."""
-        return next((view for view in self.revisions if view.revision == pods), None)
+        return next((view for view in (*self.revisions, *self.shadows) if view.revision == pods), None)
 
     def ready(self, pods: str) -> int:
         """How many pods of a set are ready."""

@@ -135,15 +135,18 @@ class StatusDraft:
     def walking(
         self, stable: str, wish: Wish, reached: Progress, choice: Choice, walk: Walk, look: Look | None
     ) -> None:
-        """The candidate of a Canary has its part of the requests, or gets it."""
+        """The candidate of a Canary or a Shadow has its part of the requests or of their copies, or gets it."""
         self._stable(stable)
         ready = self._observed.ready(wish.pods)
-        goal, _ = scaling.part(self._wanted, walk.weight)
+        goal, _ = scaling.part(self._wanted, walk.part)
         self._status.candidate = self._revision(wish)
         reason, waits = steps.words(self._observed.pool, walk, look)
         message = f"{wish.version.name}: {steps.title(walk)}: {ready} of {goal} pods are ready; {self._status.traffic}"
         message += f"; {waits}" if waits else ""
         problem = trouble.problem(self._observed, wish.pods)
+        if walk.mirrors and problem is None and not self._observed.gateway.routed:
+            message += "; nothing is copied before the Service leads to the gateway"
+            problem = trouble.of_gateway(self._observed)
         message += f"; {problem.message}" if problem is not None else self._trouble_of(stable)
         self._progressing(wish, reached, choice, message, problem or Problem(reason, message))
         assert self._status.rollout is not None
@@ -153,9 +156,10 @@ class StatusDraft:
             "step": walk.at,
             "step_time": walk.since,
             "steps_hash": steps.hash_of(walk.steps),
-            "weight": walk.weight,
-            "actual_weight": part,
-            "summary": f"{wish.version.version}: {part}%",
+            "mirror": walk.part if walk.mirrors else None,
+            "weight": None if walk.mirrors else walk.weight,
+            "actual_weight": None if walk.mirrors else part,
+            "summary": f"{wish.version.version}: {f'copies of {walk.part}' if walk.mirrors else part}%",
             "paused": walk.paused or None,
             "window": walk.window,
             "analysis": self._found(wish, look),
@@ -210,6 +214,7 @@ class StatusDraft:
             progress_time=reached.since,
             strategy=choice.strategy,
             strategy_reason=choice.reason,
+            analysis=self._found(wish),
         )
         self._available()
         reason = problem.reason if problem is not None else Reason.ROLLING_OUT

@@ -1,4 +1,4 @@
-"""How a Canary goes through its steps.
+"""How a Canary, or a Shadow, goes through its steps.
 
 Where it is stands in the status: the step, and since when. So whoever leads next goes on from there, and one step is
 left only by a write of the status; pods and weights follow what is written.
@@ -20,12 +20,13 @@ from aifactory.serving.analysis import Look, Outcome
 from aifactory.serving.measure import Measurement
 
 CANARY: Final = "Canary"
+SHADOW: Final = "Shadow"
 _HASH_LENGTH = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """Where a Canary is."""
+    """Where a Canary or a Shadow is."""
 
     steps: tuple[RolloutStep, ...]
     at: int
@@ -41,10 +42,25 @@ class Walk:
         return self.steps[self.at] if self.at < len(self.steps) else _EVERYTHING
 
     @property
+    def part(self) -> int:
+        """The part of the requests, of 100, that the candidate is to have pods for."""
+        parts = [part for step in (*self.steps[: self.at], self.step) if (part := step.weight or step.mirror)]
+        return parts[-1] if parts else 0
+
+    @property
+    def mirrors(self) -> bool:
+        """It is a Shadow, and not over: the candidate gets copies, and nobody its answers."""
+        return self.at < len(self.steps) and any(step.mirror for step in self.steps)
+
+    @property
     def weight(self) -> int:
-        """The part of the requests, of 100, that the candidate is to have."""
-        weights = [step.weight for step in (*self.steps[: self.at], self.step) if step.weight is not None]
-        return weights[-1] if weights else 0
+        """The part of the requests, of 100, that the candidate is to answer."""
+        return 0 if self.mirrors else self.part
+
+    @property
+    def needs_pods(self) -> bool:
+        """The step is over when the candidate has its pods."""
+        return bool(self.step.weight or self.step.mirror)
 
     @property
     def due(self) -> datetime | None:
@@ -58,8 +74,13 @@ _EVERYTHING = RolloutStep(weight=100)
 
 
 def steps_of(pool: InferencePool) -> tuple[RolloutStep, ...]:
-    """The steps of the pool's changes; none where they are no Canaries."""
+    """The steps of the pool's changes; none where they are neither Canaries nor Shadows."""
     return (pool.spec.rollout.steps or ()) if pool.spec.rollout is not None else ()
+
+
+def mirrors(pool: InferencePool) -> bool:
+    """Whether the pool's changes begin with a Shadow."""
+    return pool.spec.rollout is not None and pool.spec.rollout.strategy == SHADOW
 
 
 def begin(steps: Sequence[RolloutStep], now: datetime) -> Walk:
@@ -68,7 +89,7 @@ def begin(steps: Sequence[RolloutStep], now: datetime) -> Walk:
 
 
 def resume(steps: Sequence[RolloutStep], change: RolloutStatus | None, revision: str) -> Walk | None:
-    """Where the Canary of a revision was; None where none by these steps is under way."""
+    """Where the change to a revision was; None where none by these steps is under way."""
     if change is None or change.phase != "Progressing" or change.revision != revision:
         return None
     if change.step is None or change.step_time is None or change.steps_hash != hash_of(steps):
@@ -109,11 +130,11 @@ def follow(walk: Walk, asked: Collection[str], look: Look | None = None, *, ther
         walk: where it was.
         asked: what somebody asks for now.
         look: at the comparison, if that is the step.
-        there: the candidate has the pods for its weight.
+        there: the candidate has the pods for its part.
         now: the time, in UTC.
     """
     now = now.replace(microsecond=0)  # the precision of what is written
-    if requests.PROMOTE in asked and walk.step.weight is None:
+    if requests.PROMOTE in asked and not walk.needs_pods:
         return _enter(walk.steps, walk.at + 1, now)
     if requests.PAUSE in asked:
         return replace(walk, paused=True)
@@ -125,7 +146,7 @@ def follow(walk: Walk, asked: Collection[str], look: Look | None = None, *, ther
         if look.outcome is Outcome.FAILED:  # it stays as it is, for somebody to look at
             return replace(walk, paused=True, window=walk.window.model_copy(update={"broken": broken}))
         return replace(walk, window=AnalysisWindow(since=now, broken=broken))
-    if walk.step.weight is not None:
+    if walk.needs_pods:
         done = there
     elif walk.window is not None:
         done = look is not None and look.outcome is Outcome.PASSED
@@ -145,7 +166,7 @@ def hash_of(steps: Sequence[RolloutStep]) -> str:
 
 
 def words(pool: InferencePool, walk: Walk, look: Look | None) -> tuple[Reason, str]:
-    """What a Canary waits for, if it is not for pods; `look` is the last one at its comparison, if that is the step."""
+    """What it waits for, if it is not for pods; `look` is the last one at its comparison, if that is the step."""
     resume, promote = (requests.command(pool, name) for name in (requests.RESUME, requests.PROMOTE))
     if walk.paused and look is not None and look.outcome is Outcome.FAILED:
         abort = requests.command(pool, requests.ABORT)
@@ -172,4 +193,4 @@ def title(walk: Walk) -> str:
     'step 1 of 2, weight 5'
     """
     number = min(walk.at + 1, len(walk.steps))
-    return f"step {number} of {len(walk.steps)}, weight {walk.weight}"
+    return f"step {number} of {len(walk.steps)}, {'mirror' if walk.mirrors else 'weight'} {walk.part}"

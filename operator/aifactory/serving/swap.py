@@ -66,29 +66,44 @@ class Swapped:
 
 def choose(observed: Observed, target: VersionView, revision: str) -> Choice:
     """How the pool gets from what it serves to another revision."""
-    spec, under_way = observed.pool.spec.rollout, observed.pool.status.rollout
+    spec = observed.pool.spec.rollout
     wished = spec.strategy if spec is not None and spec.strategy is not None else "Auto"
     if wished == SURGE:
         return Choice(SURGE, "spec.rollout.strategy is Surge")
     if wished == steps.CANARY:
         return Choice(steps.CANARY, "spec.rollout.strategy is Canary")
+    over = any(traffic.is_under_way(observed.pool.status, each, revision) for each in (HOT_SWAP, SURGE))
+    if wished == steps.SHADOW and not over:
+        return Choice(steps.SHADOW, "spec.rollout.strategy is Shadow")
     if wished == "Auto" and steps.steps_of(observed.pool):
         return Choice(steps.CANARY, "there are spec.rollout.steps")
     if traffic.is_under_way(observed.pool.status, steps.CANARY, revision):
         return Choice(SURGE, "its pods were made for a Canary, and there are no spec.rollout.steps any more")
+    return _choose_pods(observed, target, revision, insists=wished == HOT_SWAP)
+
+
+def after_shadow(observed: Observed, wish: Wish) -> Choice:
+    """How the pool goes over to what it has copied requests to."""
+    chosen = _choose_pods(observed, wish.version, wish.revision, insists=False)
+    return replace(chosen, reason=f"its Shadow is over; {chosen.reason}")
+
+
+def _choose_pods(observed: Observed, target: VersionView, revision: str, *, insists: bool) -> Choice:
+    """Those that run, where that is possible, or new ones."""
+    under_way = observed.pool.status.rollout
     if words := _needs_new_pods(observed, target, revision):
         return Choice(SURGE, words)
     if under_way is not None and under_way.revision == revision and _goes_on(under_way):
         return Choice(under_way.strategy or SURGE, under_way.strategy_reason or "")
     if words := _too_little_room(observed, target):
-        return Choice(HOT_SWAP, words, refused=True) if wished == HOT_SWAP else Choice(SURGE, words)
+        return Choice(HOT_SWAP, words, refused=True) if insists else Choice(SURGE, words)
     return Choice(HOT_SWAP, "only the version differs, and the pods have room for both")
 
 
 def _goes_on(change: RolloutStatus) -> bool:
     """What has begun goes on as it began; a surge also when it is tried again, as the pods may have had no room."""
     again = change.strategy == SURGE and change.phase == "Failed"
-    return again or (change.strategy is not None and change.phase == "Progressing")
+    return again or (change.strategy in (HOT_SWAP, SURGE) and change.phase == "Progressing")
 
 
 def instead(observed: Observed, wish: Wish, waited: timedelta) -> Choice | None:

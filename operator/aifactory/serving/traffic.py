@@ -79,6 +79,11 @@ def new_pods(pool: InferencePool, revision: str) -> str:
     return f"{revision}-b" if stable_pods(pool) == revision else revision
 
 
+def shadow_pods(revision: str) -> str:
+    """Name of the set of pods that gets copies of requests for a revision."""
+    return f"{revision}-shadow"
+
+
 def summary(revisions: Iterable[RevisionView]) -> str:
     """Which pods answer: the ready ones of every revision, for the Service knows no revisions.
 

@@ -93,6 +93,8 @@ class Pod:
     in_flight: float | None = None
     cost: int = 0
     """What its deletion costs, for the ReplicaSet."""
+    live: bool = True
+    """Clients are led to it when it is ready."""
 
 
 @dataclass
@@ -105,6 +107,7 @@ class Deployment:
     model_version: str = ""
     refusal: str = ""
     room: int = 0
+    role: str = names.ROLE_SERVE
 
 
 @dataclass
@@ -161,13 +164,19 @@ class World:
         return [pod for pod in self.pods if not pod.terminating and wanted in (None, pod.revision)]
 
     def ready(self) -> int:
-        return sum(pod.ready for pod in self.live())
+        return sum(pod.ready for pod in self.live() if pod.live)
+
+    def shadows(self) -> list[Pod]:
+        """Pods that get copies of requests."""
+        return [pod for pod in self.live() if not pod.live]
 
     def observed(self) -> Observed:
-        revisions = []
+        revisions: list[RevisionView] = []
+        shadows: list[RevisionView] = []
         for deployment in self.deployments.values():
             pods = [pod for pod in self.live() if pod.revision == deployment.revision]
-            revisions.append(
+            sets = shadows if deployment.role == names.ROLE_SHADOW else revisions
+            sets.append(
                 RevisionView(
                     deployment.child,
                     deployment.revision,
@@ -185,6 +194,7 @@ class World:
             may_upgrade=self.may_upgrade,
             versions=tuple(self.versions.values()),
             revisions=tuple(revisions),
+            shadows=tuple(shadows),
             configs=tuple(self.configs.values()),
             pods=tuple(
                 ServingPodView(
@@ -418,7 +428,9 @@ class World:
             served = body["metadata"]["annotations"][ANNOTATION_MODEL_VERSION]
             room = int(body["metadata"]["annotations"].get(ANNOTATION_ROOM, 0))
             revision, wanted = labels[names.LABEL_REVISION], body["spec"]["replicas"]
-            self.deployments[name] = Deployment(child, revision, wanted, served, room=room)
+            role = body["spec"]["template"]["metadata"]["labels"][names.LABEL_ROLE]
+            assert labels.get(names.LABEL_ROLE, names.ROLE_SERVE) == role
+            self.deployments[name] = Deployment(child, revision, wanted, served, room=room, role=role)
 
     def _apply(self, body: dict[str, Any], uid: str) -> None:
         """What exists is applied again."""
@@ -459,7 +471,9 @@ class World:
             for pod in sorted(pods, key=lambda pod: (pod.ready, pod.cost))[: max(0, surplus)]:
                 pod.terminating, pod.ready = True, False
             for _ in range(-surplus):
-                self.pods.append(Pod(f"{revision}-{next(self._numbers)}", revision))
+                (role,) = (each.role for each in self.deployments.values() if each.revision == revision)
+                live = role == names.ROLE_SERVE
+                self.pods.append(Pod(f"{revision}-{next(self._numbers)}", revision, live=live))
         self.check()
 
 
@@ -477,7 +491,7 @@ def guard(world: World, *, ready: int | None = None) -> None:
 
     def check() -> None:
         least = world.wanted if ready is None else ready
-        pods = [(pod.revision, pod.ready) for pod in world.live()]
+        pods = [(pod.revision, pod.ready) for pod in world.live() if pod.live]
         assert world.ready() >= least, f"fewer than {least} are ready: {pods}"
         if not world.due_at_once:  # a plan that is has only begun
             assert len(pods) <= world.wanted + 1, f"more than {world.wanted} + 1 pods: {pods}"

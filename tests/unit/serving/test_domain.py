@@ -520,6 +520,27 @@ def test_pods_whose_versions_are_compared_are_those_of_both() -> None:
     assert found.observed().measured == analysed.window
 
 
+SHADOW = {"labels": {names.LABEL_REVISION: "v1-b-shadow", names.LABEL_ROLE: names.ROLE_SHADOW}}
+
+
+def test_pods_that_get_copies_are_compared_and_counted_nowhere_else() -> None:
+    found = Installation()
+    change = {"phase": "Progressing", "strategy": "Shadow", "revision": "v1-b", "window": WINDOW}
+    candidate = {"revision": "v1-b", "deployment": "chat-v1-b-shadow"}
+    found.pool(status={"stable": {"revision": "v1-a"}, "candidate": candidate, "rollout": change})
+    for revision, meta in (("v1-a", None), ("v1-b-shadow", SHADOW)):
+        found.revision(revision, meta=meta)
+        found.pod(f"of-{revision}", revision, meta=meta, status={"podIP": "10.0.0.1", "conditions": [READY]})
+    observed = found.observed()
+    assert [view.revision for view in observed.revisions] == ["v1-a"]
+    assert [view.revision for view in observed.shadows] == ["v1-b-shadow"]
+    assert observed.find("v1-b-shadow") == observed.shadows[0]
+    (analysed,) = found.serving.analysed_pools(found.cluster)
+    assert (analysed.candidate, analysed.stable) == ({"of-v1-b-shadow-uid"}, {"of-v1-a-uid"})
+    asked = {pod.uid: pod.live for pod in found.serving.asked_pods(found.cluster)}
+    assert asked == {"of-v1-a-uid": True, "of-v1-b-shadow-uid": False}
+
+
 SCALED = {"autoscaling": {"maxReplicas": 4, "metrics": [{"name": "inFlightRequests", "target": "4"}]}}
 
 

@@ -824,6 +824,21 @@ def test_pools_that_are_scaled_are_woken_when_their_pods_have_something_else_to_
     run(main)
 
 
+def test_what_pods_do_with_copies_is_in_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        copies = replace(ready(1), live=False)
+        world = World(monkeypatch, [ready(0), copies])
+        world.scaled, world.running = {("ns", "pool-0")}, {"pod-0": 3, "pod-1": 4}
+        world.requests = lambda host, now: now * {"pod-0": 1, "pod-1": 7}[host]
+        await world.rounds(60)
+        found, figures = world.book.demand(("ns", "pool-0")), world.book.throughput(("ns", "pool-0"))
+        assert found is not None
+        assert figures is not None
+        assert (found.in_flight, figures.requests_per_second) == (3.0, "1")
+
+    run(main)
+
+
 def test_a_pod_whose_metrics_can_not_be_read_is_told_and_then_old_figures_count_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
