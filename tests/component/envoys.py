@@ -56,7 +56,7 @@ async def main():
     app = web.Application(client_max_size=2**26)
     app.add_routes([web.get("/v2/models/tiny/ready", ready), web.get("/health", ready), web.post("/turn", turn),
                     web.get("/seen", told),
-                    web.post("/infer", infer), web.post("/stream", stream)])
+                    web.post("/infer", infer), web.post("/v1/completions", infer), web.post("/stream", stream)])
     runner = web.AppRunner(app)
     await runner.setup()
     for port in (8000, 9000): await web.TCPSite(runner, address, port).start()

@@ -3,6 +3,7 @@
 Told are medians over the rounds: time of an answer, answers and pieces of streams a second.
 
     .venv/bin/python -m tests.component.hop                                             # a pod that only waits
+    .venv/bin/python -m tests.component.hop stickiness                                  # one proxy against another
     AIFACTORY_HOP=1 .venv/bin/pytest tests/cluster/test_gateway.py -q -s -k costs       # Triton, on the local cluster
 """
 
@@ -11,9 +12,11 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -101,12 +104,12 @@ def tell(hosts: tuple[str, str], cases: Iterable[tuple[str, int, bytes]]) -> Non
 def main() -> None:
     """A pod that only waits, on loopback addresses."""
 
-    async def begin(site: Site) -> None:
+    async def begin(site: Site, leads: envoy.Routes) -> None:
         await site.begin()
         site.start_pod("a", 1)
         site.wait_for_pods()
         site.name("chat-pods", "a")
-        digest = site.write(routes())
+        digest = site.write(leads)
         site.start_envoy()
         await site.wait_for_digest(digest)
         async with aiohttp.ClientSession() as client:
@@ -116,10 +119,29 @@ def main() -> None:
                         return
                 await asyncio.sleep(0.1)
 
+    if sys.argv[1:] == ["stickiness"]:
+        with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+            sites = [(Site(Path(first)), routes()), (Site(Path(second)), replace(routes(), prompt_bytes=1024))]
+            try:
+                for site, leads in sites:
+                    asyncio.run(begin(site, leads))
+                cases = [
+                    (
+                        f"a prompt of {size} kB",
+                        names.OPENAI_PORT,
+                        post("/v1/completions", {"prompt": "x" * size * 1000}),
+                    )
+                    for size in (2, 200)
+                ]
+                tell((sites[0][0].address, sites[1][0].address), cases)
+            finally:
+                for site, _ in sites:
+                    site.end()
+        return
     with tempfile.TemporaryDirectory() as directory:
         site = Site(Path(directory))
         try:
-            asyncio.run(begin(site))
+            asyncio.run(begin(site, routes()))
             whole = ("an answer after 5 ms", names.TRITON_HTTP_PORT, post("/infer", {}))
             stream = "a stream of 200 pieces, 1 ms apart"
             pieces = (stream, names.OPENAI_PORT, post("/stream?tokens=200&seconds=0.001", {}))

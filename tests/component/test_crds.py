@@ -164,6 +164,8 @@ REFUSED = [
         gateway(mode="Envoy", rateLimit={"requestsPerMinute": 1}), "write gateway.apiKeys too", id="a rate of nobody"
     ),
     pytest.param(gateway(mode="Envoy", timeoutSeconds=0), "greater than or equal to 1", id="no time"),
+    pytest.param(gateway(stickiness={"promptBytes": 64}), "write mode: Envoy", id="sticky without proxies"),
+    pytest.param(gateway(mode="Envoy", stickiness={"promptBytes": 1}), "greater than or equal to 16", id="one byte"),
     pytest.param(clients(), "at least 1 items", id="clients that are nobody"),
     pytest.param(clients({}), "or ipBlock alone", id="a client that nothing is said of"),
     pytest.param(

@@ -19,7 +19,7 @@ import pytest
 import pytest_asyncio
 
 from aifactory.api.inferencepool import RateLimit
-from aifactory.serving import envoy
+from aifactory.serving import envoy, stickiness
 from tests.component.envoys import BINARY, Site, routes
 
 A, B = envoy.Pods("a", "chat-a", (1,), 90), envoy.Pods("b", "chat-b", (2,), 10)
@@ -99,8 +99,19 @@ class Clients:
         replace(routes(), walls=envoy.Walls(keys=True, tls=True), rate_limit=RateLimit(requests_per_minute=60)),
         replace(routes(), max_request_bytes=10**9, timeout_seconds=60),
         replace(routes(A, B), mirror=envoy.Mirror(C, 30)),
+        replace(routes(A, B), prompt_bytes=64, walls=envoy.Walls(keys=True), mirror=envoy.Mirror(C, 30)),
     ],
-    ids=["no set", "no OpenAI port", "weights", "sets without weights", "a log", "keys and TLS", "limits", "copies"],
+    ids=[
+        "no set",
+        "no OpenAI port",
+        "weights",
+        "sets without weights",
+        "a log",
+        "keys and TLS",
+        "limits",
+        "copies",
+        "sticky",
+    ],
 )
 def test_envoy_takes_the_files(tmp_path: Path, shape: envoy.Routes) -> None:
     """All of them in one, as it reads no file of its own when it validates."""
@@ -395,3 +406,86 @@ async def test_what_takes_copies_and_never_answers_harms_nobody(site: Site, clie
     clients = Clients(site, 8)
     await clients.until("a", 300)
     await clients.stop()
+
+
+STICKY = replace(routes(), prompt_bytes=64)
+
+
+async def complete(client: aiohttp.ClientSession, site: Site, prompt: str, **more: Any) -> str:
+    """Which pod answers."""
+    body = {"model": "tiny", "max_tokens": 8, "prompt": prompt, "user": "u"}
+    async with client.post(site.url(9000, "/v1/completions"), json=body, **more) as answer:
+        assert answer.status == 200, await answer.text()
+        found = await answer.json()
+        return str(found["pod"])
+
+
+async def test_prompts_that_begin_alike_go_to_the_same_pod(site: Site, client: aiohttp.ClientSession) -> None:
+    await site.wait_for_digest(site.write(STICKY))
+    beginnings = [f"{number:04} {'x' * 64}" for number in range(40)]
+    by_pod: dict[str, set[str]] = {}
+    for beginning in beginnings:
+        pods = {await complete(client, site, f"{beginning} and {n}") for n in range(4)}
+        assert len(pods) == 1, f"{beginning}: {pods}"
+        by_pod.setdefault(pods.pop(), set()).add(beginning)
+    assert set(by_pod) == {"a", "b"}, "each has some"
+    assert min(map(len, by_pod.values())) >= 8
+    name = {stickiness.HEADER: "conversation-1"}
+    assert len({await complete(client, site, begin, headers=name) for begin in beginnings}) == 1, "by the client's word"
+
+    large = {await complete(client, site, f"{beginnings[0]}{'y' * 600_000}") for _ in range(40)}
+    assert large == {"a", "b"}, "too large to be looked at"
+
+    site.name("chat-pods", "b")
+    deadline = time.monotonic() + 30
+    while "a" in {await complete(client, site, begin) for begin in beginnings}:
+        assert time.monotonic() < deadline
+    site.name("chat-pods", "ab")
+    while {await complete(client, site, begin) for begin in by_pod["a"]} != {"a"}:
+        assert time.monotonic() < deadline
+    assert {await complete(client, site, begin) for begin in by_pod["b"]} == {"b"}
+
+
+async def test_one_beginning_for_all_is_too_much_for_one_pod(site: Site) -> None:
+    """And when a pod is killed nobody notices."""
+    await site.wait_for_digest(site.write(STICKY))
+    answers: Counter[str] = Counter()
+    stop = False
+
+    async def ask_on() -> None:
+        async with aiohttp.ClientSession() as client:
+            while not stop:
+                answers[await complete(client, site, "the same beginning of all, which is long enough " * 2)] += 1
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(ask_on()) for _ in range(8)]
+        deadline = time.monotonic() + 30
+        while min(answers["a"], answers["b"]) < 100:
+            assert time.monotonic() < deadline, answers
+            assert not any(task.done() for task in tasks)
+            await asyncio.sleep(0.02)
+        first = dict(answers)
+        site.kill_pod("a")
+        while answers["b"] < first["b"] + 300:
+            assert time.monotonic() < deadline, answers
+            await asyncio.sleep(0.02)
+        stop = True
+
+
+async def test_a_stream_comes_piece_by_piece_and_what_is_no_prompt_is_passed_on(
+    site: Site, client: aiohttp.ClientSession
+) -> None:
+    await site.wait_for_digest(site.write(STICKY))
+    async with client.post(site.url(9000, "/stream?tokens=5&seconds=0.1"), json={"prompt": "x" * 100}) as answer:
+        arrived = [time.monotonic() async for piece in answer.content if piece.strip()]
+    assert min(after - before for before, after in pairwise(arrived)) > 0.05, arrived
+    for body in (b"", b"{", b'{"prompt"', b'{"prompt":', b"\xff\x00", b'{"messages": []}'):
+        async with client.post(site.url(9000, "/v1/completions"), data=body) as answer:
+            assert (answer.status, (await answer.json())["bytes"]) == (200, len(body))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"prompt": "'
+        yield b"x" * 100 + b'"}'
+
+    async with client.post(site.url(9000, "/v1/completions"), data=pieces()) as answer:
+        assert (await answer.json())["bytes"] == 114

@@ -354,6 +354,14 @@ class Tls(Model):
     """A Secret of the type kubernetes.io/tls. Another certificate in it counts when the kubelet has brought it."""
 
 
+class Stickiness(Model):
+    """Requests that begin alike go to the same pod, whose engine has their beginning in its prefix cache."""
+
+    prompt_bytes: Annotated[int, Field(ge=16, le=65_536)]
+    """So much of `messages` or `prompt` is compared, of requests of up to 512 KiB: more than what all of them begin
+    with, and less than what those of one conversation or document have in common."""
+
+
 class Gateway(Model):
     """What stands between clients and serving pods."""
 
@@ -362,9 +370,10 @@ class Gateway(Model):
             "x-kubernetes-validations": [
                 rule(
                     "(has(self.mode) && self.mode == 'Envoy') || "
-                    "!(has(self.apiKeys) || has(self.tls) || has(self.maxRequestBytes) || has(self.timeoutSeconds))",
-                    "gateway: apiKeys, tls, maxRequestBytes and timeoutSeconds need proxies: write mode: Envoy, or "
-                    "leave them out",
+                    "!(has(self.apiKeys) || has(self.tls) || has(self.maxRequestBytes) || has(self.timeoutSeconds) || "
+                    "has(self.stickiness))",
+                    "gateway: apiKeys, tls, maxRequestBytes, timeoutSeconds and stickiness need proxies: write mode: "
+                    "Envoy, or leave them out",
                 ),
                 rule(
                     "!has(self.rateLimit) || has(self.apiKeys)",
@@ -391,6 +400,9 @@ class Gateway(Model):
     timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
     """An answer that is not complete after so long is given up (504), and one that has begun is cut, streams too. Left
     out: no limit."""
+    stickiness: Stickiness | None = None
+    """By OpenAI's API, requests whose prompts begin alike, or that have the same header x-aifactory-session, go to the
+    same pod, unless it has a quarter more to do than the average. Left out: to the one of two with less to do."""
     access_log: bool | None = None
     """Each proxy writes a line of JSON for each request: when, what was asked, by whom, which pod has answered, and how
     long it took; nothing of what is in a request or an answer (default false)."""

@@ -25,7 +25,7 @@ from aifactory.api import names
 from aifactory.api.inferencepool import RateLimit
 from aifactory.engine.apply import content_hash
 from aifactory.engine.podspec import Json
-from aifactory.serving import apikeys
+from aifactory.serving import apikeys, stickiness
 
 DIRECTORY: Final = "/etc/aifactory/gateway"
 """Where the files are."""
@@ -125,6 +125,12 @@ class Routes:
     """Of each key."""
     max_request_bytes: int | None = None
     timeout_seconds: int | None = None
+    prompt_bytes: int | None = None
+    """By OpenAI's API: requests whose prompts have these first bytes in common go to the same pod."""
+
+    def sticky(self, door: _Door) -> bool:
+        """Whether it is the door's requests that go to the same pod."""
+        return self.prompt_bytes is not None and door.name == "openai"
 
     @property
     def all(self) -> tuple[Pods, ...]:
@@ -237,7 +243,8 @@ def _endpoints(endpoint: Json) -> list[Json]:
 def _clusters(door: _Door, routes: Routes) -> Iterator[Json]:
     """All sets of pods behind one door."""
     for pods in routes.all:
-        yield _cluster(pods, door)
+        cluster = _cluster(pods, door)
+        yield stickiness.balanced(cluster) if routes.sticky(door) else cluster
     if routes.mirror is not None:
         most = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests"), _MOST_COPIES)
         limits = {"thresholds": [{**most, "max_retries": 0}]}
@@ -339,6 +346,8 @@ def _listener(door: _Door, routes: Routes, walls: Walls, ready: Json) -> Json:
             filters.append(_size_limit(routes.max_request_bytes))
         if routes.timeout_seconds is not None:
             more["request_timeout"] = f"{routes.timeout_seconds}s"
+    if routes.prompt_bytes is not None and routes.sticky(door):
+        filters += stickiness.filters(routes.prompt_bytes)
     listener = _on_port(door.name, door.port, http2=door.http2, filters=filters, **more)
     if walls.tls:
         (chain,) = listener["filter_chains"]
@@ -500,6 +509,9 @@ def _route_table(door: _Door, routes: Routes) -> Json:
     if routes.mirror is not None:
         most["request_mirror_policies"] = [_copies(routes.mirror, door)]
     table.append(_route(most, seconds))
+    if routes.sticky(door):
+        for found in table:
+            found.get("route", {}).update(hash_policy=stickiness.HASH_POLICY)
     host = {
         "name": "all",
         "domains": ["*"],

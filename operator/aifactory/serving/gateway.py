@@ -150,6 +150,7 @@ def routes(observed: Observed) -> envoy.Routes:
         rate_limit=spec.rate_limit,
         max_request_bytes=spec.max_request_bytes,
         timeout_seconds=spec.timeout_seconds,
+        prompt_bytes=spec.stickiness.prompt_bytes if spec.stickiness is not None else None,
     )
 
 

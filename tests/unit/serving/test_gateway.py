@@ -608,3 +608,39 @@ def test_where_a_gateway_leads_to() -> None:
     }
     (one,) = gateway.routes(seen(GatewayView(), sets[0], status=both)).sets
     assert one.versions == (1, 8)
+
+
+def test_requests_stick_at_the_port_of_openai_alone() -> None:
+    spec = {**WALLED, "stickiness": {"promptBytes": 2048}}
+    observed = seen(GatewayView(), SET, gateway=spec)
+    plain, sticky = (
+        gateway.config_map(owner, replace(gateway.routes(observed), prompt_bytes=given))[1]["data"]
+        for owner, given in ((observed.pool, None), (observed.pool, 2048))
+    )
+    assert gateway.routes(observed).prompt_bytes == 2048
+    different = {name for name in sticky if plain[name] != sticky[name]}
+    listeners = {f"listeners{each.suffix}.json" for each in envoy.Walls(keys=True, tls=True).lower}
+    assert different == {"clusters.json", "routes-openai.json", "routes-status.json", *listeners}
+    policies = {
+        each["name"]: (each["lb_policy"], each["common_lb_config"].get("consistent_hashing_lb_config"))
+        for each in json.loads(sticky["clusters.json"])["resources"]
+    }
+    bound = {"hash_balance_factor": 125}
+    assert {door: found for name, found in policies.items() if (door := name.rpartition("-")[2])} == {
+        "http": ("LEAST_REQUEST", None),
+        "grpc": ("LEAST_REQUEST", None),
+        "openai": ("RING_HASH", bound),
+    }
+    (table,) = json.loads(sticky["routes-openai.json"])["resources"]
+    led = [each["route"] for each in table["virtual_hosts"][0]["routes"] if "route" in each]
+    assert [each["hash_policy"] for each in led] == [[{"header": {"header_name": "x-aifactory-session"}}]] * len(led)
+    filters = {
+        each["name"]: [
+            found["name"]
+            for found in each["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+            if found["name"] == "aifactory.stickiness"
+        ]
+        for each in json.loads(sticky["listeners-keys.json"])["resources"]
+    }
+    assert filters == {"http": [], "grpc": [], "openai": ["aifactory.stickiness"], "status": []}
+    assert "first + 2048," in sticky["listeners.json"]
