@@ -262,7 +262,7 @@ def _plan_steps(
         # In status first: until it says so no client is led to the version.
         other = swap.after_shadow(observed, own)
         over = replace(own, pods=stable) if other.strategy == swap.HOT_SWAP else own
-        draft.rolling(stable, over, Progress(now.replace(microsecond=0), 0), other)
+        draft.rolling(stable, over, Progress(now.replace(microsecond=0), 0), other, look=look)
         return Plan(draft.result(), urgent=True, requeue_after=0)
     if walk.at != (before.at if before is not None else -1):
         reached = Progress(walk.since, reached.most_ready)  # another step, another deadline

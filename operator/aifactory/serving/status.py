@@ -122,7 +122,9 @@ class StatusDraft:
         self._steady_conditions(wish, complete, was_complete)
         return complete and not was_complete
 
-    def rolling(self, stable: str, wish: Wish, reached: Progress, choice: Choice, note: str = "") -> None:
+    def rolling(
+        self, stable: str, wish: Wish, reached: Progress, choice: Choice, note: str = "", look: Look | None = None
+    ) -> None:
         """The candidate comes up in pods of its own."""
         self._stable(stable)
         ready = self._observed.ready(wish.pods)
@@ -130,7 +132,7 @@ class StatusDraft:
         message = f"{wish.version.name}: {note or f'{ready} of {self._wanted} pods are ready'}; {self._status.traffic}"
         problem = trouble.problem(self._observed, wish.pods)
         message += f"; {problem.message}" if problem is not None else self._trouble_of(stable)
-        self._progressing(wish, reached, choice, message, problem)
+        self._progressing(wish, reached, choice, message, problem, look)
 
     def walking(
         self, stable: str, wish: Wish, reached: Progress, choice: Choice, walk: Walk, look: Look | None
@@ -148,7 +150,7 @@ class StatusDraft:
             message += "; nothing is copied before the Service leads to the gateway"
             problem = trouble.of_gateway(self._observed)
         message += f"; {problem.message}" if problem is not None else self._trouble_of(stable)
-        self._progressing(wish, reached, choice, message, problem or Problem(reason, message))
+        self._progressing(wish, reached, choice, message, problem or Problem(reason, message), look)
         assert self._status.rollout is not None
         parts = dict(traffic.shares({each.revision: each.ready for each in self._observed.revisions}))
         part = parts.get(wish.pods, 0)
@@ -162,7 +164,6 @@ class StatusDraft:
             "summary": f"{wish.version.version}: {f'copies of {walk.part}' if walk.mirrors else part}%",
             "paused": walk.paused or None,
             "window": walk.window,
-            "analysis": self._found(wish, look),
         }
         if walk.window is not None:
             open_ = look is not None and look.outcome is Outcome.INCONCLUSIVE
@@ -198,7 +199,13 @@ class StatusDraft:
         self._status.rollout = self._status.rollout.model_copy(update={"pods": pods})
 
     def _progressing(
-        self, wish: Wish, reached: Progress, choice: Choice, message: str, problem: Problem | None
+        self,
+        wish: Wish,
+        reached: Progress,
+        choice: Choice,
+        message: str,
+        problem: Problem | None,
+        look: Look | None = None,
     ) -> None:
         before, revision = self._before.rollout, wish.revision
         again = before is not None and before.failed_revision == revision
@@ -214,7 +221,7 @@ class StatusDraft:
             progress_time=reached.since,
             strategy=choice.strategy,
             strategy_reason=choice.reason,
-            analysis=self._found(wish),
+            analysis=self._found(wish, look),
         )
         self._available()
         reason = problem.reason if problem is not None else Reason.ROLLING_OUT

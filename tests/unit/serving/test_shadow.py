@@ -131,6 +131,18 @@ def test_one_that_is_as_good_waits_for_its_promotion_and_is_swapped_in() -> None
     assert len(world.gateway.services) == 2
 
 
+def test_what_the_last_comparison_has_found_is_kept() -> None:
+    world = shadow(steps=[{"mirror": 40}, {"analyzeSeconds": 60}])
+    load_copies(world)
+    measured(world, failures=1)
+    world.wait(60)
+    world.settle()
+    world.change_over(4)
+    assert (world.status.phase, world.status.version) == ("Serving", "2")
+    assert world.status.rollout is not None
+    assert [each.candidate for each in world.status.rollout.analysis or ()] == ["0.005"]
+
+
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_by_new_pods_where_those_that_run_have_no_room(replicas: int) -> None:
     world = shadow(replicas, size={}, steps=[{"mirror": 1}])
