@@ -19,6 +19,7 @@ from aifactory.serving.status import StatusDraft
 from aifactory.serving.swap import Choice
 from tests.unit.golden import assert_golden
 from tests.unit.serving.builders import NOW, World, conditions, message, pool, serving
+from tests.unit.serving.test_shadow import load_copies, shadow
 
 GOLDEN = Path(__file__).parent / "golden" / "statuses.yaml"
 NO_NODE = {"unschedulable": "3 Insufficient nvidia.com/gpu"}
@@ -129,6 +130,13 @@ def canary(*steps: dict[str, Any]) -> World:
     return world
 
 
+def copying(step: dict[str, Any]) -> World:
+    """Version 2 has pods that get copies of requests."""
+    world = shadow(steps=[{"mirror": 40}, step])
+    load_copies(world)
+    return world
+
+
 def compared(seconds: float, requests: int, failures: int) -> World:
     """Some time later so much is known of version 2."""
     world = canary({"weight": 30}, {"analyzeSeconds": 60})
@@ -218,6 +226,9 @@ SITUATIONS: dict[str, Callable[[], World]] = {
     "a canary compares": lambda: canary({"weight": 30}, {"analyzeSeconds": 60}),
     "a canary can not tell": lambda: compared(60, 20, 0),
     "a canary has failed its comparison": lambda: compared(15, 100, 100),
+    "a shadow has no pods yet": shadow,
+    "a shadow compares": lambda: copying({"analyzeSeconds": 60}),
+    "a shadow waits for somebody": lambda: copying({"pause": {}}),
     "goes back in the middle": on_the_way_back,
     "goes back after it took a version back in the middle": on_the_way_back_from_what_failed,
     "serves a version that is broken by now": lambda: without_any_version(serving()),
