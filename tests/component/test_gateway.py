@@ -18,6 +18,7 @@ import pytest_asyncio
 
 from aifactory.api.inferencepool import RateLimit
 from aifactory.serving import envoy
+from aifactory.serving.holding import Hold
 from tests.component.envoys import BINARY, Site, routes
 
 A, B = envoy.Pods("a", "chat-a", (1,), 90), envoy.Pods("b", "chat-b", (2,), 10)
@@ -95,8 +96,9 @@ class Clients:
         replace(routes(), access_log=True),
         replace(routes(), walls=envoy.Walls(keys=True, tls=True), rate_limit=RateLimit(requests_per_minute=60)),
         replace(routes(), max_request_bytes=10**9, timeout_seconds=60),
+        replace(routes(A), hold=Hold(), walls=envoy.Walls(keys=True)),
     ],
-    ids=["no set", "no OpenAI port", "weights", "sets without weights", "a log", "keys and TLS", "limits"],
+    ids=["no set", "no OpenAI port", "weights", "sets without weights", "a log", "keys and TLS", "limits", "a hold"],
 )
 def test_envoy_takes_the_files(tmp_path: Path, shape: envoy.Routes) -> None:
     """All of them in one, as it reads no file of its own when it validates."""
