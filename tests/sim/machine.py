@@ -241,7 +241,8 @@ class Machine(RuleBasedStateMachine):
     def edit_gateway(self, key: Key, mode: str) -> None:
         """The way to the pods changes, the pods do not."""
         self.count(f"edit gateway: {mode}")
-        if (pool := self._find(INFERENCEPOOLS, key)) is not None:
+        pool = self._find(INFERENCEPOOLS, key)
+        if pool is not None and (mode == "Envoy" or not manifests.sleeps(pool)):
             self._edit(INFERENCEPOOLS, pool, {"gateway": {"mode": mode}})
 
     @rule(key=st.sampled_from(POOLS), broken=st.booleans())
@@ -264,12 +265,13 @@ class Machine(RuleBasedStateMachine):
         self.count(f"edit autoscaling: {how}")
         if (pool := self._find(INFERENCEPOOLS, key)) is not None:
             self.world.invariants.disturb(key_of(pool))
-            self._edit(INFERENCEPOOLS, pool, {"autoscaling": manifests.autoscaling(how)})
+            way = {"gateway": {"mode": "Envoy"}} if how == "zero" else {}  # the API server asks for it
+            self._edit(INFERENCEPOOLS, pool, {"autoscaling": manifests.autoscaling(how), **way})
 
     @rule(key=st.sampled_from(POOLS), requests=st.sampled_from([0, 3, 7, 10, 12, 30]))
     def clients_come_and_go(self, key: Key, requests: int) -> None:
         self.count("clients come and go")
-        self.world.programs.demand[key] = requests
+        self.world.programs.ask(key, requests, self.world.loop.now)
 
     @rule(data=st.data())
     def metrics_fall_silent(self, data: st.DataObject) -> None:

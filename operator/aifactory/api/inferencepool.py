@@ -251,12 +251,19 @@ class Autoscaling(Model):
                     "!has(self.schedules) || self.schedules.all(each, each.minReplicas <= self.maxReplicas)",
                     "autoscaling.schedules: minReplicas must not be more than autoscaling.maxReplicas",
                 ),
+                rule(
+                    "(has(self.minReplicas) && self.minReplicas == 0) || "
+                    "!(has(self.idleSeconds) || has(self.holdSeconds) || has(self.maxHeldRequests))",
+                    "autoscaling: idleSeconds, holdSeconds and maxHeldRequests are for pools that go to zero: write "
+                    "minReplicas: 0, or leave them out",
+                ),
             ]
         }
     )
 
-    min_replicas: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Pods there are at least (default 1)."""
+    min_replicas: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """Pods there are at least (default 1). With 0, which needs gateway.mode Envoy, the last pod goes when nobody asks,
+    and requests that come then wait in the gateway until there is a pod again."""
     max_replicas: Annotated[int, Field(ge=1, le=10_000)]
     """Pods there are at most; during a change of version one more."""
     max_gpus: Annotated[int, Field(ge=1, le=100_000)] | None = Field(default=None, alias="maxGPUs")
@@ -271,6 +278,14 @@ class Autoscaling(Model):
         ),
     ]
     """What the number goes by; of several the one that asks for most pods."""
+    idle_seconds: Annotated[int, Field(ge=10, le=604_800)] | None = None
+    """With minReplicas 0: the last pod goes when nothing was asked for so long (default 600)."""
+    hold_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
+    """With minReplicas 0: a request waits for a pod for so long at most, and is then answered with 503 (default
+    300)."""
+    max_held_requests: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """With minReplicas 0: so many wait at most in each proxy, and more are answered with 503 at once (default 250). Of
+    each the proxy holds 1 MiB at most."""
     stabilization_seconds: Annotated[int, Field(ge=0, le=3600)] | None = None
     """Pods go when fewer have been enough for so long, down to the most that were needed in that time (default 300)."""
     scale_up_stabilization_seconds: Annotated[int, Field(ge=0, le=3600)] | None = None
@@ -469,6 +484,13 @@ class InferencePoolSpec(Model):
                     "c.volumeMounts.all(m, !(m.mountPath in ['/repository', '/repository/'])))",
                     "template.spec.containers: /repository of triton is mounted by the operator: choose another "
                     "mountPath",
+                ),
+                rule(
+                    "!has(self.autoscaling) || !has(self.autoscaling.minReplicas) || "
+                    "self.autoscaling.minReplicas > 0 || "
+                    "(has(self.gateway) && has(self.gateway.mode) && self.gateway.mode == 'Envoy')",
+                    "autoscaling.minReplicas: 0 needs proxies, in which requests wait while there is no pod: write "
+                    "gateway: {mode: Envoy}, or minReplicas: 1",
                 ),
                 # Left out it is 1: whoever takes it out of a manifest is not to be refused.
                 rule(

@@ -80,6 +80,16 @@ class Hold:
     seconds: int = DEFAULT_SECONDS
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the proxies of a pool at zero tell."""
+
+    requests: int
+    """That wait for a pod, in all proxies together."""
+    silent: int = 0
+    """Proxies that do not answer when they are asked."""
+
+
 def request_filter(pool: str, door: str, hold: Hold) -> Json:
     """What a request meets behind a door after it was let in: `http`, `grpc` or `openai`."""
     none = f"pool {pool} has no pod that is ready"
