@@ -683,6 +683,19 @@ class ScalingDecision(Model):
     """What was measured, of all pods together."""
 
 
+class ColdStart(Model):
+    """How the first pod came after there was none, in seconds from the decision."""
+
+    time: Time
+    """Of the decision."""
+    scheduled_seconds: int | None = None
+    """It had a node."""
+    started_seconds: int | None = None
+    """Its images were there, and its containers ran."""
+    ready_seconds: int | None = None
+    """The model was fetched and loaded, and has answered."""
+
+
 class ScalingStatus(Model):
     """What autoscaling has decided."""
 
@@ -696,6 +709,8 @@ class ScalingStatus(Model):
     """What it will be if it goes on like this."""
     decisions: tuple[ScalingDecision, ...] | None = None
     """The last five, the newest one first."""
+    cold_start: ColdStart | None = None
+    """The last one."""
 
 
 class Throughput(Model):

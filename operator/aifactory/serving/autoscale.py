@@ -25,6 +25,7 @@ from cronsim import CronSim
 
 from aifactory.api.inferencepool import (
     Autoscaling,
+    ColdStart,
     PendingScaling,
     ScalingDecision,
     ScalingMetric,
@@ -93,6 +94,7 @@ def look(observed: Observed, now: datetime) -> Outlook:
         before = ScalingStatus(replicas=max(current, min(there, most)))
         if before.replicas > current:
             return Outlook(before, first=True)
+    before = before.model_copy(update={"cold_start": _started(before.cold_start, observed, now)})
     if current != before.replicas or current < floor:
         to = max(current, floor)
         field = "schedules" if to > max(current, least) else bound if to < before.replicas else "minReplicas"
@@ -168,6 +170,21 @@ def _asleep(
     return Outlook(before.model_copy(update=update), due=turn)
 
 
+def _started(found: ColdStart | None, observed: Observed, now: datetime) -> ColdStart | None:
+    """How far the first pod is; each part is written down once."""
+    if found is None or found.ready_seconds is not None:
+        return found
+    live, passed = [pod for pod in observed.pods if not pod.terminating], round((now - found.time).total_seconds())
+    ready = any(pod.ready for pod in live)
+    parts = {
+        "scheduled_seconds": ready or any(pod.node for pod in live),
+        "started_seconds": ready or any(pod.running for pod in live),
+        "ready_seconds": ready,
+    }
+    update = {part: passed for part, there in parts.items() if there and getattr(found, part) is None}
+    return found.model_copy(update=update) if update else found
+
+
 def _unasked(silent: int) -> str | None:
     who = "1 proxy does not answer" if silent == 1 else f"{silent} proxies do not answer"
     return f"{who} when asked whether a request waits for a pod" if silent else None
@@ -237,7 +254,9 @@ def _decided(spec: Autoscaling, before: ScalingStatus, to: int, need: _Need, now
         time=now.replace(microsecond=0), before=before.replicas, to=to, metric=need.metric, value=value
     )
     decisions = (decision, *(before.decisions or ()))[:KEPT]
-    status = before.model_copy(update={"replicas": to, "pending": None, "decisions": decisions})
+    began = before.cold_start if before.replicas else ColdStart(time=decision.time)
+    update = {"replicas": to, "pending": None, "decisions": decisions, "cold_start": began}
+    status = before.model_copy(update=update)
     target = next((metric.target for metric in spec.metrics if metric.name == need.metric), "")
     why = f": {need.metric} is {value}, and a pod is to have {target}" if target else f", by autoscaling.{need.metric}"
     if need.metric == HELD:

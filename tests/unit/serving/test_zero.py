@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from aifactory.api.base import format_time
 from aifactory.api.inferencepool import ScalingStatus
 from aifactory.serving import envoy, gateway, holding, scaling
 from aifactory.serving.demand import Demand
@@ -194,6 +195,48 @@ def test_requests_that_wait_start_pods(waiting: int, more: dict[str, Any], pods:
     assert world.gateway.ready == 2
     world.load(pods)
     assert conditions(world.status)["Ready"] == ("True", "Serving")
+
+
+def test_how_the_first_pod_came_is_told_in_parts() -> None:
+    world = asleep()
+    began = format_time(world.now)
+    world.held = Held(1)
+    world.step()
+    world.held = None
+    world.step()
+    (pod,) = world.live()
+
+    def told(after: float) -> dict[str, int]:
+        world.wait(after)
+        world.settle()
+        assert world.status.scaling is not None
+        assert world.status.scaling.cold_start is not None
+        found = world.status.scaling.cold_start.dump()
+        assert found.pop("time") == began
+        return found
+
+    pod.trouble = {"node": ""}
+    assert told(1) == {}
+    pod.trouble = {"node": "node-a"}
+    assert told(1) == {"scheduledSeconds": 2}
+    pod.trouble = {"node": "node-a", "running": True}
+    assert told(3) == {"scheduledSeconds": 2, "startedSeconds": 5}
+    pod.ready = True
+    whole = {"scheduledSeconds": 2, "startedSeconds": 5, "readySeconds": 7}
+    assert told(2) == whole
+    pod.ready = False
+    assert told(60) == whole, "what comes later is none of it"
+
+
+def test_a_pod_that_is_there_at_once_has_all_parts_in_one() -> None:
+    world = asleep()
+    world.held = Held(1)
+    world.settle()
+    world.wait(4)
+    world.load(1)
+    assert world.status.scaling is not None
+    assert world.status.scaling.cold_start is not None
+    assert world.status.scaling.cold_start.ready_seconds == 4
 
 
 def test_proxies_that_do_not_answer_are_told() -> None:
