@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -11,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
+import pytest
 import pytest_asyncio
 
 from aifactory.serving import envoy, holding
@@ -95,22 +98,14 @@ async def test_whoever_comes_while_there_is_no_pod_is_answered(tmp_path: Path, c
 
 
 async def until_asleep(client: aiohttp.ClientSession, site: Site) -> None:
-    """Until the gateway has heard that there is no pod; what is asked meanwhile is answered."""
+    """Until all threads of the gateway have heard that there is no pod."""
     deadline = time.monotonic() + 20
-    while True:
+    asleep = 0
+    while asleep < 20:
         assert time.monotonic() < deadline, site.log()
         async with client.get(site.url(holding.PORT, holding.ready_path("http"))) as look:
-            if look.status == 503:
-                return
-        asked = asyncio.create_task(client.post(site.url(8000, "/infer")))
-        done, _ = await asyncio.wait([asked], timeout=0.1)
-        if done:
-            assert (await asked).status == 200
-        else:
-            wake(site)
-            assert (await asked).status == 200, "it came when there was nobody any more"
-            site.name("chat-pods", "")
-            site.name("chat-a", "")
+            asleep = asleep + 1 if look.status == 503 else 0
+        await asyncio.sleep(0.01)
 
 
 async def test_who_waits_in_vain_and_who_is_too_many_is_told_so(tmp_path: Path, client: aiohttp.ClientSession) -> None:
@@ -148,5 +143,43 @@ async def test_who_goes_away_is_not_counted_any_more(tmp_path: Path, client: aio
         for task in asked:
             task.cancel()
         await until_waiting(client, site, 0)
+    finally:
+        site.end()
+
+
+async def test_one_that_is_started_again_holds_as_before(tmp_path: Path, client: aiohttp.ClientSession) -> None:
+    """By the files alone; whoever waited in it before sees its connection end."""
+    site = await begin(tmp_path, held_routes())
+    try:
+        cut = asyncio.create_task(client.post(site.url(8000, "/infer"), data=b"x"))
+        await until_waiting(client, site, 1)
+        assert site.envoy is not None
+        site.envoy.kill()
+        site.envoy.wait(10)
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await cut
+        site.start_envoy()
+        await site.wait_for_digest(site.write(held_routes()))
+        asked = asyncio.create_task(client.post(site.url(8000, "/infer"), data=b"x"))
+        await until_waiting(client, site, 1)
+        wake(site)
+        assert (await asked).status == 200
+    finally:
+        site.end()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+async def test_grpc_that_waits_in_vain_is_unavailable(tmp_path: Path, client: aiohttp.ClientSession) -> None:
+    site = await begin(tmp_path, held_routes(seconds=1))
+    try:
+        words = ("-H", "content-type: application/grpc", site.url(8001, "/x/Y"))
+        command = ["curl", "-sS", "--http2-prior-knowledge", "-X", "POST", "-D", "-", *words]
+        asked = asyncio.create_task(
+            asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=20)
+        )
+        await until_waiting(client, site, 1)
+        said = (await asked).stdout
+        assert "grpc-status: 14" in said
+        assert "grpc-message: pool chat has no pod that is ready" in said
     finally:
         site.end()
