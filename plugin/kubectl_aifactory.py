@@ -2108,8 +2108,9 @@ REASONS: dict[str, tuple[str, str]] = {
         "Nothing; `status.scaling` has the last five decisions (how (docs/serving.md)).",
     ),
     "ScaledToZero": (
-        "spec.replicas is 0: no pod, on purpose.",
-        "`kubectl scale ipool NAME --replicas=1`.",
+        "spec.replicas is 0, or nobody asks a pool of autoscaling.minReplicas 0: no pod, on purpose.",
+        "`kubectl scale ipool NAME --replicas=1`; nothing where `spec.autoscaling.minReplicas` is 0: the next"
+        " request starts a pod (how (docs/serving.md)).",
     ),
     "Serving": (
         "The wanted version is loaded on every pod and the Service routes to it.",

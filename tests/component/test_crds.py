@@ -195,7 +195,17 @@ REFUSED = [
     pytest.param(
         scaled(minReplicas=5), "minReplicas must not be more than autoscaling.maxReplicas", id="more than most"
     ),
-    pytest.param(scaled(minReplicas=0), "greater than or equal to 1", id="to zero"),
+    pytest.param(
+        scaled(minReplicas=0), "write gateway: {mode: Envoy}, or minReplicas: 1", id="to zero without proxies"
+    ),
+    pytest.param(
+        changed(scaled(minReplicas=0), "spec.gateway", {"mode": "None"}),
+        "autoscaling.minReplicas: 0 needs proxies",
+        id="to zero with none",
+    ),
+    pytest.param(scaled(idleSeconds=60), "write minReplicas: 0, or leave them out", id="idle and not to zero"),
+    pytest.param(scaled(minReplicas=1, holdSeconds=60), "write minReplicas: 0, or leave them out", id="held by nobody"),
+    pytest.param(scaled(maxHeldRequests=60), "write minReplicas: 0, or leave them out", id="many held by nobody"),
     pytest.param(scaled(metrics=[]), "at least 1 items", id="by nothing"),
     pytest.param(scaled(metrics=[{"name": "inFlightRequests", "target": "0"}]), "should match", id="no target"),
     pytest.param(scaled(schedules=[{**OFFICE, "cron": "0 25 * * *"}]), "cron is minute, hour", id="the 25th hour"),

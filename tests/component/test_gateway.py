@@ -20,6 +20,7 @@ import pytest_asyncio
 
 from aifactory.api.inferencepool import RateLimit
 from aifactory.serving import envoy, stickiness
+from aifactory.serving.holding import Hold
 from tests.component.envoys import BINARY, Site, routes
 
 A, B = envoy.Pods("a", "chat-a", (1,), 90), envoy.Pods("b", "chat-b", (2,), 10)
@@ -100,6 +101,7 @@ class Clients:
         replace(routes(), max_request_bytes=10**9, timeout_seconds=60),
         replace(routes(A, B), mirror=envoy.Mirror(C, 30)),
         replace(routes(A, B), prompt_bytes=64, walls=envoy.Walls(keys=True), mirror=envoy.Mirror(C, 30)),
+        replace(routes(A), hold=Hold(), walls=envoy.Walls(keys=True)),
     ],
     ids=[
         "no set",
@@ -111,6 +113,7 @@ class Clients:
         "limits",
         "copies",
         "sticky",
+        "a hold",
     ],
 )
 def test_envoy_takes_the_files(tmp_path: Path, shape: envoy.Routes) -> None:

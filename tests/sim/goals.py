@@ -191,9 +191,12 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
     pods = [pod for pod in world.cluster.all(PODS, namespace, **mine) if is_live(pod) and not _is_proxy(pod)]
     deployments = [each for each in world.cluster.all(DEPLOYMENTS, namespace, **mine) if not _is_proxy(each)]
     scaling = spec.get("autoscaling")
-    if scaling and pods and all(map(is_ready, pods)) and len(pods) == wanted:
+    if scaling and all(map(is_ready, pods)) and len(pods) == wanted and (pods or manifests.sleeps(pool)):
         needed = -(-world.programs.demand.get(key_of(pool), 0) // manifests.TARGET)
-        if wanted != min(max(needed, scaling["minReplicas"]), scaling["maxReplicas"]):
+        # What is judged by pods keeps one.
+        settled = (status.get("rollout") or {}).get("phase") == "Complete"
+        least = scaling["minReplicas"] if settled else 1
+        if wanted != min(max(needed, least), scaling["maxReplicas"]):
             yield f"{says}: {wanted} pods, {status.get('scaling')} and {needed} are needed"
     stable = (status.get("stable") or {}).get("modelVersion", "")
     if any(world.cluster.find(CONFIGMAPS, *key_of(deployment)) is None for deployment in deployments):

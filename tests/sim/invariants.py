@@ -66,6 +66,10 @@ class Invariants:
         """The version that a serving pod answers from."""
         self.mute: Mapping[str, float] = {}
         """Since when nobody can read a pod's metrics, by UID."""
+        self.asked: Mapping[Key, float] = {}
+        """When the last of the requests of each pool has come or gone."""
+        self.demand: Mapping[Key, int] = {}
+        """Requests that each pool has."""
         self.lag: Callable[[], float] = lambda: 0.0
         """How many seconds behind the views of the operators may be."""
         self._numbers: Counter[tuple[str, str]] = Counter()
@@ -360,6 +364,8 @@ class Invariants:
             return
         if not spec["minReplicas"] <= now["replicas"] <= spec["maxReplicas"]:
             self.wrong(f"pool {pool} is to have {now['replicas']} pods, which its limits do not allow")
+        if before and now["replicas"] == 0:
+            self._asleep(pool, spec)
         if not before or now["replicas"] > before["replicas"] or now["decisions"][0]["metric"] != "inFlightRequests":
             return
         ups = [each["time"] for each in now["decisions"] if each["to"] > each["from"]]
@@ -372,6 +378,14 @@ class Invariants:
             mute = self.mute.get(pod["metadata"]["uid"], math.inf)
             if is_ready(pod) and not is_stranger(pod) and _is_labelled(pod) and mute < unheard and self._known(pod):
                 self.wrong(f"pool {pool} is scaled down, and nobody knows what {pod['metadata']['name']} has to do")
+
+    def _asleep(self, pool: Key, spec: Body) -> None:
+        """The last pod goes when nobody asks, and has not for long."""
+        since = self._cluster.loop.now - self.asked.get(pool, -math.inf)
+        if self.demand.get(pool, 0) and since > UNHEARD_SECONDS + self.lag():
+            self.wrong(f"pool {pool} is scaled to zero, and has {self.demand[pool]} requests")
+        if not self.demand.get(pool, 0) and since < spec.get("idleSeconds", 600) - 1:
+            self.wrong(f"pool {pool} is scaled to zero {since:.0f} s after it was asked")
 
     def _weights(self, body: Body) -> None:
         """What a gateway would be told: all requests go somewhere, and none to what is not ready or was taken back."""

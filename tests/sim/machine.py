@@ -246,7 +246,9 @@ class Machine(RuleBasedStateMachine):
         pool = self._find(INFERENCEPOOLS, key)
         if pool is None:
             return
-        if mode == "None" and (pool["spec"].get("rollout") or {}).get("strategy") == "Shadow":
+        if mode == "None" and (
+            (pool["spec"].get("rollout") or {}).get("strategy") == "Shadow" or manifests.sleeps(pool)
+        ):
             return  # the API server would refuse it
         self._edit(INFERENCEPOOLS, pool, {"gateway": {"mode": mode}})
 
@@ -270,12 +272,13 @@ class Machine(RuleBasedStateMachine):
         self.count(f"edit autoscaling: {how}")
         if (pool := self._find(INFERENCEPOOLS, key)) is not None:
             self.world.invariants.disturb(key_of(pool))
-            self._edit(INFERENCEPOOLS, pool, {"autoscaling": manifests.autoscaling(how)})
+            way = {"gateway": {"mode": "Envoy"}} if how == "zero" else {}  # the API server asks for it
+            self._edit(INFERENCEPOOLS, pool, {"autoscaling": manifests.autoscaling(how), **way})
 
     @rule(key=st.sampled_from(POOLS), requests=st.sampled_from([0, 3, 7, 10, 12, 30]))
     def clients_come_and_go(self, key: Key, requests: int) -> None:
         self.count("clients come and go")
-        self.world.programs.demand[key] = requests
+        self.world.programs.ask(key, requests, self.world.loop.now)
 
     @rule(data=st.data())
     def metrics_fall_silent(self, data: st.DataObject) -> None:

@@ -40,6 +40,7 @@ AUTOSCALING: Mapping[str, Body | None] = {
     "none": None,
     "small": {"maxReplicas": 3, "stabilizationSeconds": 30},
     "large": {"minReplicas": 2, "maxReplicas": 4, "stabilizationSeconds": 90, "scaleUpStabilizationSeconds": 10},
+    "zero": {"minReplicas": 0, "maxReplicas": 3, "stabilizationSeconds": 30, "idleSeconds": 60},
 }
 """How pools are scaled, by a word for it."""
 TARGET = 4
@@ -108,6 +109,11 @@ def autoscaling(word: str) -> Body | None:
     found = AUTOSCALING[word]
     metrics = [{"name": "inFlightRequests", "target": str(TARGET)}]
     return {"minReplicas": 1, "scaleUpStabilizationSeconds": 0, "metrics": metrics, **found} if found else None
+
+
+def sleeps(pool: Body) -> bool:
+    """Whether the pool has no pod while nobody asks."""
+    return (pool["spec"].get("autoscaling") or {}).get("minReplicas") == 0
 
 
 def pods_of(pool: Body) -> int:

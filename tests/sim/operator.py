@@ -31,6 +31,7 @@ from aifactory.kube.resources import NODES, PODGROUPS, Key
 from aifactory.kube.retry import Retrying
 from aifactory.serving.demand import Gauge, Look
 from aifactory.serving.domain import Serving
+from aifactory.serving.holding import Held
 from aifactory.serving.measure import Analysed, Measurement, PoolKey
 from aifactory.serving.probe import ServingPod
 from aifactory.serving.state import Report
@@ -67,14 +68,15 @@ class _Quiet(Health):
 class SimServing(Serving):
     """InferencePool, with a probe that looks at the world instead of asking over HTTP.
 
-    `load_error`, `report`, `counted`, `in_flight` and `on_news` are set by the process: what a pod would say, and whom
-    to tell that it is new.
+    `load_error`, `report`, `counted`, `in_flight`, `waiting`, `on_news` are set by the process: what a pod would say,
+    and whom to tell that it is new.
     """
 
     load_error: Callable[[str], str] = staticmethod(lambda _: "")
     report: Callable[[str], Report | None] = staticmethod(lambda _: None)
     counted: Callable[[Analysed], Measurement] = staticmethod(lambda analysed: analysed.window)
     in_flight: Callable[[str], float | None] = staticmethod(lambda _: None)
+    waiting: Callable[[str], int | None] = staticmethod(lambda _: None)
     on_news: Callable[[Key], None] = staticmethod(lambda _: None)
 
     def _weigh(self, pods: Sequence[ServingPod], scaled: Collection[PoolKey], now: float) -> Iterable[Key]:
@@ -120,7 +122,18 @@ class SimServing(Serving):
                         self.on_news(Key(*pod.pool))
                         outside.wake(Key(*pod.pool), 0.0)
 
-        return (look, follow)
+        async def listen() -> None:
+            while True:
+                await asyncio.sleep(FOLLOW_SECONDS)
+                proxies = self.proxies_of_sleepers(outside.cluster) if outside.leading() else []
+                self.wakeups.retain({proxy.pool for proxy in proxies})
+                for pool in {proxy.pool for proxy in proxies}:
+                    told = [self.waiting(proxy.uid) for proxy in proxies if proxy.pool == pool]
+                    if self.wakeups.set_held(pool, Held(sum(count or 0 for count in told), told.count(None))):
+                        self.on_news(Key(*pool))
+                        outside.wake(Key(*pool), 0.0)
+
+        return (look, follow, listen)
 
 
 class SimTraining(Training):
@@ -161,6 +174,7 @@ class SimProcess:
         report: Callable[[str], Report | None],
         counted: Callable[[Analysed], Measurement],
         in_flight: Callable[[str], float | None],
+        waiting: Callable[[str], int | None],
         on_news: Callable[[Key], None],
         *,
         elect: bool,
@@ -187,7 +201,7 @@ class SimProcess:
         for domain in made:
             if isinstance(domain, SimServing):
                 domain.load_error, domain.report, domain.on_news = load_error, report, on_news
-                domain.counted, domain.in_flight = counted, in_flight
+                domain.counted, domain.in_flight, domain.waiting = counted, in_flight, waiting
         self.loop = StoppableLoop(connection.cluster.loop)
         self.started = connection.cluster.loop.now
         self.task: asyncio.Task[int] = self.loop.create_task(self.process.run(), name=connection.actor)

@@ -79,8 +79,16 @@ class Programs:
         """URIs of models that Triton does not load beside another one."""
         self.demand: dict[Key, int] = {}
         """Requests that each pool has at any moment, in all of its pods that answer together."""
+        self.asked: dict[Key, float] = {}
+        """When the last of the requests of each pool has come or gone."""
         self.mute: dict[str, float] = {}
         """UIDs of pods whose metrics nobody can read, and since when."""
+
+    def ask(self, pool: Key, requests: int, now: float) -> None:
+        """A pool has so many requests from now on."""
+        if self.demand.get(pool, 0) or requests:
+            self.asked[pool] = now
+        self.demand[pool] = requests
 
     def counted(self, window: Measurement, candidate: Collection[Body], stable: Collection[Body]) -> Measurement:
         """A window of an analysis some seconds later: each version has answered, or failed, some requests more."""

@@ -54,7 +54,7 @@ def until_ready(world: World, count: int, seconds: float) -> None:
 
 
 def ask(world: World, requests: int) -> None:
-    world.programs.demand[POOL] = requests
+    world.programs.ask(POOL, requests, world.loop.now)
 
 
 def test_load_that_is_doubled_and_halved(world: World) -> None:

@@ -71,6 +71,7 @@ class World:
         self.programs = Programs(self.rng)
         self.nodes = Nodes(self.cluster, self.programs, self.rng)
         self.invariants.served, self.invariants.mute = self.programs.served, self.programs.mute
+        self.invariants.asked, self.invariants.demand = self.programs.asked, self.programs.demand
         GarbageCollector(self.cluster, self.rng)
         DeploymentController(self.cluster, self.rng)
         self.gangs = gangs
@@ -252,6 +253,7 @@ class World:
             self._report,
             self._counted,
             self._in_flight,
+            self._waiting,
             self.invariants.note,
             elect=elect,
             gangs=self.gangs,
@@ -314,6 +316,19 @@ class World:
                 mine = {names.LABEL_POOL: key.name, names.LABEL_ROLE: names.ROLE_SERVE}
                 answering = sum(map(is_ready, self.cluster.all(PODS, key.namespace, **mine)))
                 return self.programs.demand.get(key, 0) / max(1, answering)
+        return None
+
+    def _waiting(self, pod_uid: str) -> int | None:
+        """Requests that wait for a pod in a proxy: all of its pool's, in the one that is first by name."""
+        for pod in self.cluster.objects[PODS].values():
+            if pod["metadata"]["uid"] == pod_uid and pod["spec"].get("nodeName") not in self.nodes.lost:
+                key = Key(pod["metadata"]["namespace"], labels_of(pod).get(names.LABEL_POOL, ""))
+                mine = {names.LABEL_POOL: key.name}
+                serving = self.cluster.all(PODS, key.namespace, **mine, **{names.LABEL_ROLE: names.ROLE_SERVE})
+                proxies = self.cluster.all(PODS, key.namespace, **mine, **{names.LABEL_ROLE: names.ROLE_GATEWAY})
+                first = min((each["metadata"]["name"] for each in proxies if is_ready(each)), default="")
+                wait = first == pod["metadata"]["name"] and not any(map(is_ready, serving))
+                return self.programs.demand.get(key, 0) if wait else 0
         return None
 
     # --- The end ---

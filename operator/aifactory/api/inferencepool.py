@@ -270,12 +270,19 @@ class Autoscaling(Model):
                     "!has(self.schedules) || self.schedules.all(each, each.minReplicas <= self.maxReplicas)",
                     "autoscaling.schedules: minReplicas must not be more than autoscaling.maxReplicas",
                 ),
+                rule(
+                    "(has(self.minReplicas) && self.minReplicas == 0) || "
+                    "!(has(self.idleSeconds) || has(self.holdSeconds) || has(self.maxHeldRequests))",
+                    "autoscaling: idleSeconds, holdSeconds and maxHeldRequests are for pools that go to zero: write "
+                    "minReplicas: 0, or leave them out",
+                ),
             ]
         }
     )
 
-    min_replicas: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Pods there are at least (default 1)."""
+    min_replicas: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """Pods there are at least (default 1). With 0, which needs gateway.mode Envoy, the last pod goes when nobody asks,
+    and requests that come then wait in the gateway until there is a pod again."""
     max_replicas: Annotated[int, Field(ge=1, le=10_000)]
     """Pods there are at most; during a change of version one more."""
     max_gpus: Annotated[int, Field(ge=1, le=100_000)] | None = Field(default=None, alias="maxGPUs")
@@ -290,6 +297,14 @@ class Autoscaling(Model):
         ),
     ]
     """What the number goes by; of several the one that asks for most pods."""
+    idle_seconds: Annotated[int, Field(ge=10, le=604_800)] | None = None
+    """With minReplicas 0: the last pod goes when nothing was asked for so long (default 600)."""
+    hold_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
+    """With minReplicas 0: a request waits for a pod for so long at most, and is then answered with 503 (default
+    300)."""
+    max_held_requests: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """With minReplicas 0: so many wait at most in each proxy, and more are answered with 503 at once (default 250). Of
+    each the proxy holds 1 MiB at most."""
     stabilization_seconds: Annotated[int, Field(ge=0, le=3600)] | None = None
     """Pods go when fewer have been enough for so long, down to the most that were needed in that time (default 300)."""
     scale_up_stabilization_seconds: Annotated[int, Field(ge=0, le=3600)] | None = None
@@ -507,6 +522,13 @@ class InferencePoolSpec(Model):
                     "rollout.strategy Shadow needs proxies, which copy the requests: write gateway: {mode: Envoy}, or "
                     "another strategy",
                 ),
+                rule(
+                    "!has(self.autoscaling) || !has(self.autoscaling.minReplicas) || "
+                    "self.autoscaling.minReplicas > 0 || "
+                    "(has(self.gateway) && has(self.gateway.mode) && self.gateway.mode == 'Envoy')",
+                    "autoscaling.minReplicas: 0 needs proxies, in which requests wait while there is no pod: write "
+                    "gateway: {mode: Envoy}, or minReplicas: 1",
+                ),
                 # Left out it is 1: whoever takes it out of a manifest is not to be refused.
                 rule(
                     "!has(self.autoscaling) || !has(oldSelf.autoscaling) || !has(self.replicas) || "
@@ -700,6 +722,19 @@ class ScalingDecision(Model):
     """What was measured, of all pods together."""
 
 
+class ColdStart(Model):
+    """How the first pod came after there was none, in seconds from the decision."""
+
+    time: Time
+    """Of the decision."""
+    scheduled_seconds: int | None = None
+    """It had a node."""
+    started_seconds: int | None = None
+    """Its images were there, and its containers ran."""
+    ready_seconds: int | None = None
+    """The model was fetched and loaded, and has answered."""
+
+
 class ScalingStatus(Model):
     """What autoscaling has decided."""
 
@@ -713,6 +748,8 @@ class ScalingStatus(Model):
     """What it will be if it goes on like this."""
     decisions: tuple[ScalingDecision, ...] | None = None
     """The last five, the newest one first."""
+    cold_start: ColdStart | None = None
+    """The last one."""
 
 
 class Throughput(Model):

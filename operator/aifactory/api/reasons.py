@@ -183,7 +183,10 @@ class Reason(StrEnum):
     MODEL_NOT_READY = "ModelNotReady", "The pinned ModelVersion exists and is not Ready; the message says why."
     STARTING = "Starting", "Serving pods are starting and loading the model."
     SERVING = "Serving", "The wanted version is loaded on every pod and the Service routes to it."
-    SCALED_TO_ZERO = "ScaledToZero", "spec.replicas is 0: no pod, on purpose."
+    SCALED_TO_ZERO = (
+        "ScaledToZero",
+        "spec.replicas is 0, or nobody asks a pool of autoscaling.minReplicas 0: no pod, on purpose.",
+    )
     ROLLING_OUT = "RollingOut", "A new version comes up beside the one that takes the traffic."
     ROLLOUT_DEADLINE_EXCEEDED = (
         "RolloutDeadlineExceeded",

@@ -6,6 +6,9 @@ that answers requests does not tell what it does, nothing goes; one that is not 
 
 What is waited for stands in the status (`pending`), so another leader goes on with it. It is written when it changes
 and four times in the wait: who has not looked for half of it begins anew. A pool that needs what it has writes nothing.
+
+The last pod of a pool that may have none goes when nobody has asked for a while and no change of version is under way,
+for that is judged by pods. From none it goes on at once when requests wait in the gateway (`wakeup`).
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from cronsim import CronSim
 
 from aifactory.api.inferencepool import (
     Autoscaling,
+    ColdStart,
     PendingScaling,
     ScalingDecision,
     ScalingMetric,
@@ -30,13 +34,18 @@ from aifactory.api.inferencepool import (
 )
 from aifactory.engine.plan import Patch
 from aifactory.serving import scaling
-from aifactory.serving.demand import Demand
+from aifactory.serving.demand import BUSY, Demand
+from aifactory.serving.holding import Held
 from aifactory.serving.state import Observed
 
 IN_FLIGHT: Final = "inFlightRequests"
+HELD: Final = "heldRequests"
+"""What wakes a pool, in place of a metric."""
 TOLERANCE: Final = 0.1
 DOWN_SECONDS: Final = 300
 UP_SECONDS: Final = 0
+IDLE_SECONDS: Final = 600
+LOOK_AGAIN: Final = 5.0
 KEPT: Final = 5
 """Decisions that the status has."""
 UNSEEN_SECONDS: Final = 120.0
@@ -85,16 +94,21 @@ def look(observed: Observed, now: datetime) -> Outlook:
         before = ScalingStatus(replicas=max(current, min(there, most)))
         if before.replicas > current:
             return Outlook(before, first=True)
+    before = before.model_copy(update={"cold_start": _started(before.cold_start, observed, now)})
     if current != before.replicas or current < floor:
         to = max(current, floor)
         field = "schedules" if to > max(current, least) else bound if to < before.replicas else "minReplicas"
         return _decided(spec, before, to, _Need(field, math.nan, to), now)
 
+    if current == 0:
+        return _asleep(spec, before, observed.held, most, now, turn)
     up, down = _most(_now(spec, observed.demand, current)), _lowest(spec, observed, current)
     pending, due = before.pending, [] if turn is None else [turn]
     wait: tuple[_Need, int, int] | None = None
     if up is not None and up.pods > current < most:
         wait = (up, min(up.pods, most), _or(spec.scale_up_stabilization_seconds, UP_SECONDS))
+    elif (floor, current) == (0, 1) and down is not None and _is_idle(observed):
+        wait = (_Need("idleSeconds", math.nan, 0), 0, _or(spec.idle_seconds, IDLE_SECONDS))
     elif down is not None and down.pods < current > floor:
         wait = (down, max(down.pods, floor), _or(spec.stabilization_seconds, DOWN_SECONDS))
     elif down is not None or (up is not None and (up.pods >= current or _grows(pending, current))):
@@ -103,9 +117,9 @@ def look(observed: Observed, now: datetime) -> Outlook:
         need, goal, seconds = wait
         pending = _pending(before.pending, current, goal, seconds, now)
         left = (pending.since + timedelta(seconds=seconds) - now).total_seconds()
-        if left <= 0:
+        if left <= 0 and not (goal == 0 and _has_work(observed)):
             return _decided(spec, before, pending.replicas, need, now)
-        due.append(max(1.0, min(left, seconds / 4)))
+        due.append(max(1.0, min(left, seconds / 4)) if left > 0 else LOOK_AGAIN)
     status = before.model_copy(
         update={
             "pending": pending,
@@ -124,6 +138,56 @@ def costs(observed: Observed) -> tuple[Patch, ...]:
     return tuple(
         Patch("Pod", name, {"metadata": {"annotations": {DELETION_COST: str(count)}}}) for name, count in told.items()
     )
+
+
+# --- To zero and back ---
+
+
+def _is_idle(observed: Observed) -> bool:
+    """Nobody asks, and nothing is under way that is judged by pods."""
+    change = observed.pool.status.rollout
+    settled = change is not None and change.phase == "Complete"
+    return settled and observed.demand is not None and observed.demand.idle
+
+
+def _has_work(observed: Observed) -> bool:
+    """Something has come just now."""
+    return observed.demand is None or (observed.demand.in_flight or 0.0) >= BUSY
+
+
+def _asleep(
+    spec: Autoscaling, before: ScalingStatus, held: Held | None, most: int, now: datetime, turn: float | None
+) -> Outlook:
+    """There is no pod: until somebody asks, or a schedule begins."""
+    if held is not None and held.requests:
+        pods = 1
+        for metric in spec.metrics:
+            if metric.name == IN_FLIGHT and not spec.scale_up_stabilization_seconds:
+                pods = min(_need(metric, held.requests, 1).pods, most)
+        return _decided(spec, before, pods, _Need(HELD, held.requests, pods), now)
+    message = before.message if held is None else _unasked(held.silent)
+    update = {"pending": None, "summary": _summary(0, 0, most, None), "message": message}
+    return Outlook(before.model_copy(update=update), due=turn)
+
+
+def _started(found: ColdStart | None, observed: Observed, now: datetime) -> ColdStart | None:
+    """How far the first pod is; each part is written down once."""
+    if found is None or found.ready_seconds is not None:
+        return found
+    live, passed = [pod for pod in observed.pods if not pod.terminating], round((now - found.time).total_seconds())
+    ready = any(pod.ready for pod in live)
+    parts = {
+        "scheduled_seconds": ready or any(pod.node for pod in live),
+        "started_seconds": ready or any(pod.running for pod in live),
+        "ready_seconds": ready,
+    }
+    update = {part: passed for part, there in parts.items() if there and getattr(found, part) is None}
+    return found.model_copy(update=update) if update else found
+
+
+def _unasked(silent: int) -> str | None:
+    who = "1 proxy does not answer" if silent == 1 else f"{silent} proxies do not answer"
+    return f"{who} when asked whether a request waits for a pod" if silent else None
 
 
 # --- What is needed ---
@@ -190,9 +254,13 @@ def _decided(spec: Autoscaling, before: ScalingStatus, to: int, need: _Need, now
         time=now.replace(microsecond=0), before=before.replicas, to=to, metric=need.metric, value=value
     )
     decisions = (decision, *(before.decisions or ()))[:KEPT]
-    status = before.model_copy(update={"replicas": to, "pending": None, "decisions": decisions})
+    began = before.cold_start if before.replicas else ColdStart(time=decision.time)
+    update = {"replicas": to, "pending": None, "decisions": decisions, "cold_start": began}
+    status = before.model_copy(update=update)
     target = next((metric.target for metric in spec.metrics if metric.name == need.metric), "")
     why = f": {need.metric} is {value}, and a pod is to have {target}" if target else f", by autoscaling.{need.metric}"
+    if need.metric == HELD:
+        why = f": {value} requests wait for a pod" if need.value > 1 else ": a request waits for a pod"
     event = f"from {before.replicas} to {to} pods{why}"
     return Outlook(status, first=True, event=event, fewer=to < before.replicas)
 

@@ -18,6 +18,8 @@ from aifactory.serving.measure import IN_PIECES, MICROSECONDS, UNDER_WAY, values
 
 BACK_SECONDS: Final = 15.0
 """What is taken for less has been less for so long: three looks."""
+BUSY: Final = 0.5
+"""Fewer requests at a time are none: the agent asks a question every few seconds."""
 _PRESENT: Final = (b"aifactory_requests_running", b"aifactory_requests_waiting")
 _PENDING: Final = b"nv_inference_pending_request_count"
 
@@ -35,6 +37,8 @@ class Look:
     """Requests that wait in Triton itself."""
     seconds: float | None = None
     """That all requests so far have taken, added up; None where that is not known."""
+    requests: float = 0.0
+    """Answered so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class Load:
     """In a second."""
     in_flight: float | None
     """None where nothing of the pod's tells it."""
+    asked: bool = False
+    """Something of clients was answered meanwhile, or was and is under way, or the pod can not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,29 +67,32 @@ class Demand:
     """Every pod that answers requests has told what it does, for that long."""
     silent: int = 0
     """Ready pods that do not answer when they are asked."""
+    idle: bool = False
+    """Every pod that answers requests has told that nobody asked it, for that long."""
     by_pod: Mapping[str, float] = field(default_factory=dict, compare=False)
     """Requests in each pod, by its UID."""
 
 
-def read_look(page: bytes, tokens: float, at: float) -> Look:
+def read_look(page: bytes, requests: float, tokens: float, at: float) -> Look:
     """From Triton's metrics page. Raises ValueError: a value is not finite."""
     told = [found for name in _PRESENT if (found := values(page, name))]
     present = sum(sum(found.values()) for found in told) if told else None
     seconds = None
     if present is None and IN_PIECES not in page:
         seconds = sum(values(page, MICROSECONDS).values()) / 1e6
-    return Look(at, tokens, present, sum(values(page, _PENDING).values()), seconds)
+    return Look(at, tokens, present, sum(values(page, _PENDING).values()), seconds, requests)
 
 
 def load(before: Look, now: Look) -> Load:
     """What a pod did between two looks; a Triton that was started again counts from zero."""
     passed = now.at - before.at
     tokens = _grown(before.tokens, now.tokens) / passed
-    if now.present is not None:
-        return Load(tokens, now.present)
-    if now.seconds is None:
-        return Load(tokens, None)
-    return Load(tokens, max(now.waiting, _grown(before.seconds or 0.0, now.seconds) / passed))
+    in_flight = now.present
+    if in_flight is None and now.seconds is not None:
+        in_flight = max(now.waiting, _grown(before.seconds or 0.0, now.seconds) / passed)
+    # One that is there for a moment may be a question of the agent's; of those that were answered these are subtracted.
+    stays = in_flight is None or min(in_flight, in_flight if before.present is None else before.present) >= BUSY
+    return Load(tokens, in_flight, stays or tokens > 0 or _grown(before.requests, now.requests) > 0)
 
 
 def _grown(before: float, now: float) -> float:
@@ -96,7 +105,7 @@ class Gauge:
     def __init__(self) -> None:
         self._looks: dict[str, Look] = {}
         self._loads: dict[str, Load] = {}
-        self._totals: deque[tuple[float, float | None, float]] = deque()
+        self._totals: deque[tuple[float, float | None, float, bool]] = deque()
         self._complete_since: float | None = None
 
     def see(self, uid: str, look: Look) -> None:
@@ -126,16 +135,18 @@ class Gauge:
             self._complete_since = None
         elif self._complete_since is None:
             self._complete_since = now
-        self._totals.append((now, in_flight, tokens))
+        self._totals.append((now, in_flight, tokens, any(told.asked for told in fresh.values())))
         while now - self._totals[0][0] > BACK_SECONDS:
             self._totals.popleft()
-        known_counts = [count for _, count, _ in self._totals if count is not None]
+        known_counts = [count for _, count, _, _ in self._totals if count is not None]
+        complete = self._complete_since is not None and now - self._complete_since >= BACK_SECONDS - 1.0
         return Demand(
             in_flight=_figure(in_flight),
             tokens=_figure(tokens) or 0.0,
             most_in_flight=_figure(max(known_counts)) if in_flight is not None else None,
-            most_tokens=_figure(max(tokens for _, _, tokens in self._totals)) or 0.0,
-            complete=self._complete_since is not None and now - self._complete_since >= BACK_SECONDS - 1.0,
+            most_tokens=_figure(max(tokens for _, _, tokens, _ in self._totals)) or 0.0,
+            complete=complete,
+            idle=complete and not any(asked for _, _, _, asked in self._totals),
             silent=silent,
             by_pod={uid: told.in_flight for uid, told in fresh.items() if told.in_flight is not None},
         )

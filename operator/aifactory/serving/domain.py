@@ -46,6 +46,7 @@ from aifactory.serving.state import (
     VersionView,
 )
 from aifactory.serving.status import StatusDraft
+from aifactory.serving.wakeup import Proxy, Wakeups
 
 _SERVICES = Child(SERVICES, Service, verbs=("create", "patch", "delete"))
 _CONFIGS = Child(CONFIGMAPS, ConfigMap, verbs=("create", "patch", "delete"))
@@ -71,10 +72,13 @@ class Serving(Domain[InferencePool, Observed]):
         self._swapping = Index(InferencePool, "swapping", _if_swapping)
         self._analysed = Index(InferencePool, "analysed", _if_analysed)
         self._scaled = Index(InferencePool, "scaled", _if_scaled)
+        self._asleep = Index(InferencePool, "asleep", _if_asleep)
+        self.wakeups = Wakeups()
 
     def indexes(self) -> Sequence[Index[Any]]:
         """Versions and pools by their model, and the pools that an upgrade of the installation has yet to reach."""
-        return (_VERSIONS, _POOLS, self._outdated, self._swapping, self._analysed, self._scaled)
+        pools = (self._outdated, self._swapping, self._analysed, self._scaled, self._asleep)
+        return (_VERSIONS, _POOLS, *pools)
 
     def watches(self) -> Sequence[Watch[Any]]:
         """A version concerns the pools that may want it; a pool that is up to date, those whose turn it is now.
@@ -107,6 +111,7 @@ class Serving(Domain[InferencePool, Observed]):
             gateway=self._gateway_view(model, service, cluster),
             throughput=self.book.throughput((meta.namespace, meta.name)),
             demand=self.book.demand((meta.namespace, meta.name)) if model.spec.autoscaling is not None else None,
+            held=self.wakeups.held((meta.namespace, meta.name)) if scaling.wanted(model) == 0 else None,
             measured=self.book.measured((meta.namespace, meta.name)),
             orphans=self._left_behind(model, service, cluster),
             may_upgrade=not self._is_outdated(model) or _key(model) in self._next_in_turn(cluster),
@@ -138,7 +143,15 @@ class Serving(Domain[InferencePool, Observed]):
             wake=lambda pool: outside.wake(Key(*pool), 0.0),
             monotonic=outside.clock.monotonic,
         )
-        return (probe.run, probe.follow)
+
+        async def listen() -> None:
+            await self.wakeups.run(
+                lambda: self.proxies_of_sleepers(outside.cluster) if outside.leading() else [],
+                lambda pool: outside.wake(Key(*pool), 0.0),
+                outside.clock.monotonic,
+            )
+
+        return (probe.run, probe.follow, listen)
 
     def asked_pods(self, cluster: Cluster) -> list[ServingPod]:
         """The serving pods that can be asked: those that really belong to a pool, whatever labels others may bear."""
@@ -204,6 +217,21 @@ class Serving(Domain[InferencePool, Observed]):
     def scaled_pools(self, cluster: Cluster) -> set[PoolKey]:
         """Pools that are scaled by what their pods have to do."""
         return {(pool.metadata.namespace, pool.metadata.name) for pool in cluster.find(self._scaled, True)}
+
+    def proxies_of_sleepers(self, cluster: Cluster) -> list[Proxy]:
+        """The proxies of pools at zero, in which requests may wait."""
+        found = []
+        for pool in cluster.find(self._asleep, True):
+            meta, name = pool.metadata, gateway.name(pool.metadata.name)
+            proxies = [
+                each for each in cluster.owned(_DEPLOYMENTS, meta.namespace, meta.uid) if each.metadata.name == name
+            ]
+            found += [
+                Proxy(pod.metadata.uid, pod.status.pod_ip, (meta.namespace, meta.name))
+                for pod in serving_pods(proxies, cluster)
+                if podstate.is_ready(pod) and pod.status.pod_ip
+            ]
+        return found
 
     def _left_behind(self, model: InferencePool, service: Service | None, cluster: Cluster) -> tuple[str, ...]:
         """Children that were kept when an earlier pool of this name was deleted.
@@ -402,6 +430,11 @@ def _if_analysed(pool: InferencePool) -> Iterable[Hashable]:
 
 def _if_scaled(pool: InferencePool) -> Iterable[Hashable]:
     return (True,) if pool.spec.autoscaling is not None and pool.metadata.deletion_timestamp is None else ()
+
+
+def _if_asleep(pool: InferencePool) -> Iterable[Hashable]:
+    gone = pool.metadata.deletion_timestamp is not None
+    return (True,) if scaling.sleeps(pool) and not scaling.wanted(pool) and not gone else ()
 
 
 def _models_of_pool(pool: InferencePool) -> Iterable[Hashable]:

@@ -25,7 +25,7 @@ from aifactory.api import names
 from aifactory.api.inferencepool import RateLimit
 from aifactory.engine.apply import content_hash
 from aifactory.engine.podspec import Json
-from aifactory.serving import apikeys, stickiness
+from aifactory.serving import apikeys, holding, stickiness
 
 DIRECTORY: Final = "/etc/aifactory/gateway"
 """Where the files are."""
@@ -127,6 +127,8 @@ class Routes:
     timeout_seconds: int | None = None
     prompt_bytes: int | None = None
     """By OpenAI's API: requests whose prompts have these first bytes in common go to the same pod."""
+    hold: holding.Hold | None = None
+    """While there is no pod, requests wait for one, and the gateway is ready."""
 
     def sticky(self, door: _Door) -> bool:
         """Whether it is the door's requests that go to the same pod."""
@@ -170,19 +172,22 @@ def files(routes: Routes) -> dict[str, str]:
     doors = _doors(routes)
     found: dict[str, str] = {
         DRAIN: _drain(doors),
-        "clusters.json": _resources(each for door in doors for each in _clusters(door, routes)),
+        "clusters.json": _resources(_clusters(doors, routes)),
     }
-    ready = _ready(routes.everybody, doors if routes.awaited else ())
-    status = _on_port("status", names.GATEWAY_STATUS_PORT, filters=[ready])
+    ready = _ready([routes.everybody], doors if routes.awaited and routes.hold is None else ())
+    inside = [_on_port("status", names.GATEWAY_STATUS_PORT, filters=[ready])]
+    if routes.hold is not None:
+        inside.append(_waiting_room(doors, routes))
+        found[f"routes-{holding.LISTENER}.json"] = _resources([_table(holding.LISTENER, holding.host(_names(doors)))])
     for walls in routes.walls.lower:
-        listeners = [*(_listener(door, routes, walls, ready) for door in doors), status]
+        listeners = [*(_listener(door, routes, walls, ready) for door in doors), *inside]
         found[bootstrap(walls)] = _text(_bootstrap(routes.pool, walls))
         found[_listeners(walls)] = _resources(listeners)
     if routes.walls.tls:
         found["tls.json"] = _resources([_certificate()])
     for door in doors:
         found[f"routes-{door.name}.json"] = _resources([_route_table(door, routes)])
-    found["routes-status.json"] = _resources([_status_routes(content_hash(found))])
+    found["routes-status.json"] = _resources([_status_routes(content_hash(found), waits=routes.hold is not None)])
     return found
 
 
@@ -240,18 +245,34 @@ def _endpoints(endpoint: Json) -> list[Json]:
     return [{"lb_endpoints": [{"endpoint": endpoint}]}]
 
 
-def _clusters(door: _Door, routes: Routes) -> Iterator[Json]:
-    """All sets of pods behind one door."""
-    for pods in routes.all:
-        cluster = _cluster(pods, door)
-        yield stickiness.balanced(cluster) if routes.sticky(door) else cluster
-    if routes.mirror is not None:
-        most = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests"), _MOST_COPIES)
-        limits = {"thresholds": [{**most, "max_retries": 0}]}
-        yield {**_cluster(routes.mirror.to, door), "circuit_breakers": limits}
+def _clusters(doors: Iterable[_Door], routes: Routes) -> list[Json]:
+    """All sets of pods behind each door."""
+    # Who waits for a pod is not to wait for the DNS.
+    seconds, found = 2 if routes.hold is None else 1, []
+    for door in doors:
+        for pods in routes.all:
+            cluster = _cluster(pods, door, seconds)
+            found.append(stickiness.balanced(cluster) if routes.sticky(door) else cluster)
+        if routes.mirror is not None:
+            most = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests"), _MOST_COPIES)
+            limits = {"thresholds": [{**most, "max_retries": 0}]}
+            found.append({**_cluster(routes.mirror.to, door, seconds), "circuit_breakers": limits})
+    return found if routes.hold is None else [*found, *holding.clusters(routes.hold)]
 
 
-def _cluster(pods: Pods, door: _Door) -> Json:
+def _names(doors: Iterable[_Door]) -> list[str]:
+    return [door.name for door in doors]
+
+
+def _waiting_room(doors: Iterable[_Door], routes: Routes) -> Json:
+    """Where requests that wait ask for a pod behind their door."""
+    # A client that insists on a version is led to a set by itself; where there are several nobody waits for one.
+    wanted = [routes.everybody, *(routes.sets if len(routes.sets) == 1 else ())]
+    looks = [_ready(wanted, [door], holding.ready_path(door.name)) for door in doors]
+    return _on_port(holding.LISTENER, holding.PORT, address="127.0.0.1", filters=looks)
+
+
+def _cluster(pods: Pods, door: _Door, dns_seconds: int) -> Json:
     """A set of pods behind one door."""
     name = _cluster_name(pods, door)
     # By its short name: the first domain that the resolver tries is the pod's own namespace.
@@ -269,8 +290,8 @@ def _cluster(pods: Pods, door: _Door) -> Json:
             "typed_config": {
                 "@type": f"{_TYPE}.extensions.clusters.dns.v3.DnsCluster",
                 "dns_lookup_family": "V4_PREFERRED",
-                "dns_refresh_rate": "2s",
-                "dns_failure_refresh_rate": {"base_interval": "1s", "max_interval": "2s"},
+                "dns_refresh_rate": f"{dns_seconds}s",
+                "dns_failure_refresh_rate": {"base_interval": "1s", "max_interval": f"{dns_seconds}s"},
             },
         },
         # A pod that ends is out of DNS long before it stops to answer.
@@ -341,6 +362,8 @@ def _listener(door: _Door, routes: Routes, walls: Walls, ready: Json) -> Json:
     filters = [ready] if walls.tls and door.name == "http" else []
     if walls.keys:
         filters += apikeys.filters(door.name, routes.rate_limit)
+    if routes.hold is not None:  # before a request is kept for its size
+        filters.append(holding.request_filter(routes.pool, door.name, routes.hold))
     if not door.http2:  # else a stream of requests would wait for its end
         if routes.max_request_bytes is not None:
             filters.append(_size_limit(routes.max_request_bytes))
@@ -441,24 +464,27 @@ def _access_log(door: _Door, *, keys: bool) -> Json:
     return {"name": "envoy.access_loggers.stdout", "typed_config": config}
 
 
-def _ready(pods: Pods, doors: Iterable[_Door]) -> Json:
-    """Whether there is a pod behind each of the doors."""
+def _ready(sets: Iterable[Pods], doors: Iterable[_Door], path: str = READY_PATH) -> Json:
+    """Whether there is a pod of each set behind each of the doors."""
+    found = [_cluster_name(pods, door) for door in doors for pods in sets]
     check = {
         "@type": f"{_TYPE}.extensions.filters.http.health_check.v3.HealthCheck",
         "pass_through_mode": False,
-        "headers": [{"name": ":path", "string_match": {"exact": READY_PATH}}],
-        "cluster_min_healthy_percentages": {_cluster_name(pods, door): {"value": 1} for door in doors},
+        "headers": [{"name": ":path", "string_match": {"exact": path}}],
+        "cluster_min_healthy_percentages": {name: {"value": 1} for name in found},
     }
     return {"name": "envoy.filters.http.health_check", "typed_config": check}
 
 
-def _on_port(name: str, port: int, *, http2: bool = False, filters: Iterable[Json] = (), **more: Any) -> Json:
+def _on_port(
+    name: str, port: int, *, address: str = "0.0.0.0", http2: bool = False, filters: Iterable[Json] = (), **more: Any
+) -> Json:
     manager = "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
     router = {"@type": f"{_TYPE}.extensions.filters.http.router.v3.Router", "suppress_envoy_headers": True}
     return {
         "@type": f"{_TYPE}.config.listener.v3.Listener",
         "name": name,
-        "address": {"socket_address": {"address": "0.0.0.0", "port_value": port}},
+        "address": {"socket_address": {"address": address, "port_value": port}},
         "filter_chains": [
             {
                 "filters": [
@@ -562,7 +588,7 @@ def _retries() -> Json:
     }
 
 
-def _status_routes(digest: str) -> Json:
+def _status_routes(digest: str, *, waits: bool) -> Json:
     """What is asked about the proxy itself. `digest` tells by which files it works."""
     admin = {"cluster": "admin", "prefix_rewrite": "/stats/prometheus?usedonly"}
     host = {
@@ -574,6 +600,7 @@ def _status_routes(digest: str) -> Json:
                 "direct_response": {"status": 200, "body": {"inline_string": f"{digest}\n"}},
             },
             {"match": {"path": METRICS_PATH}, "route": admin},
+            *([holding.page("admin")] if waits else []),
         ],
     }
     return _table("status", host)

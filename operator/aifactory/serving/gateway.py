@@ -16,7 +16,7 @@ from aifactory.api.inferencepool import DEFAULT_GATEWAY_REPLICAS, Gateway, Infer
 from aifactory.engine import apply
 from aifactory.engine.plan import Delete, Write
 from aifactory.engine.podspec import Json, restricted_pod
-from aifactory.serving import apikeys, assignment, disruption, envoy, scaling, shape, steps, traffic
+from aifactory.serving import apikeys, assignment, disruption, envoy, holding, scaling, shape, steps, traffic
 from aifactory.serving.objects import metadata, selector
 from aifactory.serving.state import Observed, RevisionView
 
@@ -151,6 +151,16 @@ def routes(observed: Observed) -> envoy.Routes:
         max_request_bytes=spec.max_request_bytes,
         timeout_seconds=spec.timeout_seconds,
         prompt_bytes=spec.stickiness.prompt_bytes if spec.stickiness is not None else None,
+        hold=_hold(pool),
+    )
+
+
+def _hold(pool: InferencePool) -> holding.Hold | None:
+    spec = pool.spec.autoscaling
+    if spec is None or not scaling.sleeps(pool):
+        return None
+    return holding.Hold(
+        spec.max_held_requests or holding.DEFAULT_REQUESTS, spec.hold_seconds or holding.DEFAULT_SECONDS
     )
 
 

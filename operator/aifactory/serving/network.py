@@ -21,6 +21,7 @@ from pydantic.alias_generators import to_camel
 from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool
 from aifactory.engine.podspec import Json
+from aifactory.serving import scaling
 from aifactory.serving.objects import metadata, selector
 
 NETWORK_HELP = "YAML file that says who may reach the pods of pools (the chart's networkPolicies)"
@@ -81,8 +82,10 @@ def policies(
     if watching := [*network.operator, *network.metrics_from]:
         to_shadow.append(_rule(watching, figures))
     to_pods += to_shadow
-    if network.metrics_from:
-        to_proxies.append(_rule(network.metrics_from, [names.GATEWAY_STATUS_PORT]))
+    # The operator asks the proxies of a pool without pods whether a request waits.
+    asking = [*(network.operator if scaling.sleeps(pool) else ()), *network.metrics_from]
+    if asking:
+        to_proxies.append(_rule(asking, [names.GATEWAY_STATUS_PORT]))
     made = [_policy(pool, "serving", names.ROLE_SERVE, to_pods)]
     made += [_policy(pool, "shadow", names.ROLE_SHADOW, to_shadow)] if shadow else []
     return [*made, _policy(pool, "gateway", names.ROLE_GATEWAY, to_proxies)] if proxies else made

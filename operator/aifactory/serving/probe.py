@@ -350,7 +350,7 @@ class ServingProbe:
                 requests, tokens = read_counters(page)
                 self._latest[pod.uid] = Counters(self._monotonic(), requests, tokens)
                 if pod.live and (gauge := self._gauges.get(pod.pool)) is not None:
-                    gauge.see(pod.uid, read_look(page, tokens, self._monotonic()))
+                    gauge.see(pod.uid, read_look(page, requests, tokens, self._monotonic()))
                 if pod.uid in self._compared:
                     self._sums[pod.uid] = read_sums(page)
                 message = ""

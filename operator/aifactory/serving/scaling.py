@@ -36,7 +36,14 @@ def limits(pool: InferencePool, spec: Autoscaling) -> tuple[int, int, str]:
     each = gpus(pool) if spec.max_gpus is not None else 0
     if spec.max_gpus is not None and each and spec.max_gpus // each < most:
         most, bound = max(1, spec.max_gpus // each), "maxGPUs"
-    return min(spec.min_replicas or DEFAULT_MIN_REPLICAS, most), most, bound
+    least = DEFAULT_MIN_REPLICAS if spec.min_replicas is None else spec.min_replicas
+    return min(least or (0 if sleeps(pool) else 1), most), most, bound
+
+
+def sleeps(pool: InferencePool) -> bool:
+    """Whether the pool has no pod while nobody asks: its gateway holds what is asked then."""
+    spec, way = pool.spec.autoscaling, pool.spec.gateway
+    return spec is not None and spec.min_replicas == 0 and way is not None and way.mode == "Envoy"
 
 
 def gpus(pool: InferencePool) -> int:

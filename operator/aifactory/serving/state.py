@@ -12,6 +12,7 @@ from aifactory.engine.domain import option
 from aifactory.engine.taskpods import AGENT_HELP, HUB_HELP, SERVER_HELP, hub_url
 from aifactory.kube.podstate import Crash
 from aifactory.serving.demand import Demand
+from aifactory.serving.holding import Held
 from aifactory.serving.measure import Measurement
 from aifactory.serving.network import NETWORK_HELP, Network, read
 
@@ -201,6 +202,8 @@ class Observed:
     throughput: Throughput | None = None
     demand: Demand | None = None
     """What its pods have to do, where that is asked."""
+    held: Held | None = None
+    """Whether requests wait in its gateway, where it has no pods and that is asked."""
     measured: Measurement | None = None
     """What was counted in the window of an analysis."""
     may_upgrade: bool = True

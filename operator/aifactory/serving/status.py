@@ -338,7 +338,7 @@ class StatusDraft:
             # Not complete: the Deployment or the Service is made, which costs no pod.
             there = complete and gateway.is_in_place(self._observed)
             true = ConditionType.READY if there else ConditionType.RECONCILING
-            self._conditions.kstatus(true, Reason.SCALED_TO_ZERO, "spec.replicas is 0")
+            self._conditions.kstatus(true, Reason.SCALED_TO_ZERO, self._zero_message())
             self._phase("ScaledToZero", Reason.SCALED_TO_ZERO)
         elif complete and not gateway.is_in_place(self._observed):
             self._gateway_missing(loaded, lost=self._was_reached())
@@ -371,6 +371,11 @@ class StatusDraft:
             self._conditions.set(ConditionType.DEGRADED, lost, reason, loaded if lost else "")
             self._conditions.kstatus(ConditionType.RECONCILING, reason, loaded)
             self._phase("Starting" if not was_complete else "Degraded" if lost else "Scaling", reason)
+
+    def _zero_message(self) -> str:
+        if not scaling.sleeps(self._observed.pool):
+            return "spec.replicas is 0"
+        return "nobody asks, so there is no pod; requests wait in the gateway, and the first one starts a pod"
 
     def _was_reached(self) -> bool:
         """The pool was complete before, or answered at least, and now nobody can reach it."""

@@ -19,6 +19,7 @@ from aifactory.serving import scaling
 from aifactory.serving.autoscale import DELETION_COST
 from aifactory.serving.demand import Demand
 from aifactory.serving.gateway import secrets
+from aifactory.serving.holding import Held
 from aifactory.serving.measure import Measurement
 from aifactory.serving.plan import plan_pool
 from aifactory.serving.shape import ANNOTATION_MODEL_VERSION, ANNOTATION_ROOM, image_of, revision_of
@@ -133,6 +134,7 @@ class World:
     throughput: Throughput | None = None
     measured: Measurement | None = None
     demand: Demand | None = None
+    held: Held | None = None
     now: datetime = NOW
     events: list[str] = field(default_factory=list)
     check: Callable[[], None] = lambda: None
@@ -218,6 +220,7 @@ class World:
             throughput=self.throughput,
             measured=self.measured,
             demand=self.demand,
+            held=self.held,
         )
 
     def step(self) -> Plan[InferencePoolStatus]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from aifactory.serving.demand import BACK_SECONDS, Demand, Gauge, Load, Look, load, read_look
@@ -38,34 +40,66 @@ nv_inference_pending_request_count{model="m",version="1"} 2
     ],
 )
 def test_what_a_page_says(page: bytes, look: Look) -> None:
-    assert read_look(page, 500.0, 9.0) == look
+    assert read_look(page, 7.0, 500.0, 9.0) == replace(look, requests=7.0)
 
 
 def test_what_is_no_number_is_refused() -> None:
     with pytest.raises(ValueError, match="aifactory_requests_running is nan"):
-        read_look(b"aifactory_requests_running NaN\n", 0.0, 0.0)
+        read_look(b"aifactory_requests_running NaN\n", 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
     ("before", "now", "found"),
     [
         pytest.param(
-            Look(0.0, 100.0, present=9.0), Look(5.0, 600.0, present=2.0), Load(100.0, 2.0), id="as many as there are"
+            Look(0.0, 100.0, present=9.0),
+            Look(5.0, 600.0, present=2.0),
+            Load(100.0, 2.0, asked=True),
+            id="as many as there are",
         ),
-        pytest.param(Look(0.0, 0.0, seconds=10.0), Look(5.0, 0.0, seconds=25.0), Load(0.0, 3.0), id="three at a time"),
+        pytest.param(
+            Look(0.0, 0.0, seconds=10.0),
+            Look(5.0, 0.0, seconds=25.0),
+            Load(0.0, 3.0, asked=True),
+            id="three at a time",
+        ),
         pytest.param(
             Look(0.0, 0.0, seconds=10.0),
             Look(5.0, 0.0, seconds=10.0, waiting=7.0),
-            Load(0.0, 7.0),
+            Load(0.0, 7.0, asked=True),
             id="none was answered, and seven wait",
         ),
         pytest.param(
-            Look(0.0, 900.0, seconds=50.0), Look(5.0, 10.0, seconds=5.0), Load(2.0, 1.0), id="Triton was started again"
+            Look(0.0, 900.0, seconds=50.0),
+            Look(5.0, 10.0, seconds=5.0),
+            Load(2.0, 1.0, asked=True),
+            id="Triton was started again",
         ),
         pytest.param(
-            Look(0.0, 900.0, present=1.0), Look(5.0, 898.0, present=1.0), Load(0.0, 1.0), id="the agent asks just now"
+            Look(0.0, 900.0, present=1.0),
+            Look(5.0, 898.0, present=1.0),
+            Load(0.0, 1.0, asked=True),
+            id="the agent asks just now",
         ),
-        pytest.param(Look(0.0, 0.0), Look(5.0, 50.0), Load(10.0, None), id="nobody tells it"),
+        pytest.param(Look(0.0, 0.0), Look(5.0, 50.0), Load(10.0, None, asked=True), id="nobody tells it"),
+        pytest.param(
+            Look(0.0, 9.0, present=0.0),
+            Look(5.0, 9.0, present=1.0),
+            Load(0.0, 1.0),
+            id="one for a moment, which the agent may have asked",
+        ),
+        pytest.param(
+            Look(0.0, 9.0, present=0.0, requests=4.0),
+            Look(5.0, 9.0, present=0.0, requests=5.0),
+            Load(0.0, 0.0, asked=True),
+            id="one was answered",
+        ),
+        pytest.param(
+            Look(0.0, 0.0, seconds=10.0, requests=4.0),
+            Look(5.0, 0.0, seconds=10.2, requests=4.0),
+            Load(0.0, pytest.approx(0.04)),
+            id="the agent was answered",
+        ),
     ],
 )
 def test_what_a_pod_does_between_two_looks(before: Look, now: Look, found: Load) -> None:
@@ -163,3 +197,15 @@ def test_it_is_known_a_second_before_the_while_is_over() -> None:
     look_at(gauge, 10.0, ("a",), a=1.0)
     assert not gauge.demand(5.0 + BACK_SECONDS - 1.1, ("a",), 0, 10.0).complete
     assert gauge.demand(5.0 + BACK_SECONDS - 1.0, ("a",), 0, 10.0).complete
+
+
+def test_it_is_idle_when_nobody_has_asked_for_a_while() -> None:
+    gauge = Gauge()
+
+    def look(at: float, **more: float) -> Demand:
+        for uid in "ab":
+            gauge.see(uid, Look(at, 0.0, present=0.0, requests=more.get(uid, 0.0)))
+        return gauge.demand(at, ("a", "b"), 0, 10.0)
+
+    assert [at for at in range(0, 40, 5) if look(at).idle] == [20, 25, 30, 35], "as soon as it is known"
+    assert [at for at in range(40, 70, 5) if look(at, b=1.0).idle] == [60, 65], "one was answered"

@@ -36,6 +36,7 @@ from aifactory.serving.demand import Demand
 from aifactory.serving.domain import Serving
 from aifactory.serving.probe import SILENT_AFTER, ServingPod, ServingProbe
 from aifactory.serving.state import ConfigView, Report, RevisionView, ServingPodView, Settings, VersionView
+from aifactory.serving.wakeup import Proxy
 from tests.support.faketime import FakeClock
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS
 from tests.unit.serving.builders import NOW, SETTINGS, conditions, message
@@ -326,7 +327,7 @@ def test_pods_that_really_belong_to_a_pool_are_asked_by_the_leader_alone() -> No
         leader_address=lambda: "",
         clock=clock,
     )
-    run, follow = found.serving.probes(outside)
+    run, follow, _ = found.serving.probes(outside)
     probe = run.__self__  # type: ignore[attr-defined]
     assert follow == probe.follow
     assert probe._swapping() == []
@@ -561,6 +562,22 @@ def test_what_pods_have_to_do_is_asked_where_that_decides_how_many_there_are() -
     assert probe._scaled() == set()
     found.pool()
     assert found.observed().demand is None, "it is asked no more"
+
+
+def test_proxies_of_pools_at_zero_are_asked_whether_a_request_waits() -> None:
+    found = Installation()
+    scaled = {**SCALED["autoscaling"], "minReplicas": 0}
+    zero = {"autoscaling": scaled, "gateway": {"mode": "Envoy"}}
+    for name, more, replicas in (("chat", zero, 0), ("busy", zero, 1), ("plain", SCALED, 0)):
+        found.pool(name, more=more, status={"scaling": {"replicas": replicas}})
+        owner, proxies = ("InferencePool", name), f"{name}-gateway"
+        found.put(resources.DEPLOYMENTS, proxies, owner, meta={"labels": {}, "annotations": STAMP})
+        found.put(resources.REPLICASETS, f"{proxies}-rs", ("Deployment", proxies))
+        for number, status in enumerate(({"podIP": f"{name}.1", "conditions": [READY]}, {"podIP": f"{name}.2"}, {})):
+            found.put(resources.PODS, f"{name}-{number}", ("ReplicaSet", f"{proxies}-rs"), status=status)
+    assert found.serving.proxies_of_sleepers(found.cluster) == [Proxy("chat-0-uid", "chat.1", ("ns", "chat"))]
+    found.pool("chat", more=zero, status={"scaling": {"replicas": 0}}, **GONE)
+    assert found.serving.proxies_of_sleepers(found.cluster) == []
 
 
 @pytest.mark.parametrize("other", [{"phase": "Failed"}, {"window": None}, {"paused": True}])

@@ -94,6 +94,13 @@ def test_clients_are_those_that_are_named() -> None:
     assert found["serve-1"] == {"friend": DOORS, "proxy": DOORS, "operator": FIGURES, "prometheus": FIGURES}
 
 
+def test_the_operator_asks_the_proxies_of_a_pool_that_goes_to_zero() -> None:
+    metrics = [{"name": "inFlightRequests", "target": "4"}]
+    found = table(policies(gateway=ENVOY, autoscaling={"minReplicas": 0, "maxReplicas": 2, "metrics": metrics}))
+    assert found["proxy"]["operator"] == [8000, 8001, 8003, 9000]
+    assert found["proxy"]["stranger"] == DOORS
+
+
 def test_an_installation_that_names_nobody_lets_nobody_read_metrics() -> None:
     bare = network.policies(pool(), Network(), openai=True, proxies=True, direct=False)
     assert table(bare)["serve-1"] == {"proxy": DOORS}
