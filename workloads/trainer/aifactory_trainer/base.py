@@ -18,10 +18,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
-from aifactory_trainer import causal, memory
+from aifactory_trainer import causal, memory, saved
 from aifactory_trainer.distributed import World
 from aifactory_trainer.program import BadInputError, find
 
@@ -49,9 +47,9 @@ def load_tokenizer(base: Path, template: str | None, *, chats: bool = True) -> A
     Raises:
         BadInputError: it has none, or does not tell where its tokens are in a text.
     """
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = saved.load_tokenizer(base)
     if template is not None:
-        tokenizer.chat_template = find(template, "--chat-template").read_text()
+        tokenizer.chat_template = _template(find(template, "--chat-template"))
     if chats and not tokenizer.chat_template:
         raise BadInputError(
             f"{base} has no chat template (chat_template.jinja), so nothing says how a conversation is written for it: "
@@ -60,6 +58,17 @@ def load_tokenizer(base: Path, template: str | None, *, chats: bool = True) -> A
     if not tokenizer.is_fast:
         raise BadInputError(f"{base} has no tokenizer.json, which tells what is learnt: save it with transformers 5")
     return tokenizer
+
+
+def _template(path: Path) -> str:
+    """What is in a file, or in the only one of a directory, as inputs are. Raises BadInputError."""
+    if path.is_dir():
+        found = sorted(path.glob("*.jinja"))
+        if len(found) != 1:
+            raise BadInputError(f"--chat-template {path} has {len(found)} files named *.jinja: name the one to take")
+        (path,) = found
+    with saved.refusal(f"--chat-template {path}"):
+        return path.read_text(encoding="utf-8")
 
 
 def longest(config: Any, wished: int | None, most: int) -> int:
@@ -104,13 +113,7 @@ def check_reading(config: Any, world: World) -> None:
 
 
 def _without_numbers(config: Any, adapter: Adapter | None) -> Any:
-    models: Any = AutoModelForCausalLM
-    try:
-        with torch.device("meta"):
-            model = models.from_config(config)
-    except ValueError as error:  # transformers lists all that it knows
-        name = (config.architectures or [type(config).__name__])[0]
-        raise BadInputError(f"{name} is no language model that transformers knows: take another one") from error
+    model = saved.without_numbers(config, "config.json")
     with torch.device("meta"):
         return model if adapter is None else with_adapter(model, adapter)
 
@@ -122,29 +125,36 @@ def with_adapter(model: nn.Module, adapter: Adapter) -> Any:
         BadInputError: a target is no layer of this model, or of a kind that has no adapters.
     """
     names = [] if adapter.targets == ALL_LINEAR else [name.strip() for name in adapter.targets.split(",")]
-    layers = {name.rpartition(".")[2]: part for name, part in model.named_modules()}
+    layers = dict(model.named_modules())
     for name in names:
-        if not any(found == name or found.endswith(f".{name}") for found, _ in model.named_modules()):
-            linear = ", ".join(sorted(found for found, part in layers.items() if isinstance(part, nn.Linear)))
-            raise BadInputError(
-                f"--lora-targets: no layer of {type(model).__name__} is called {name!r}; it has {linear}"
-            )
+        called = [part for found, part in layers.items() if name and (found == name or found.endswith(f".{name}"))]
+        whole = next((part for part in called if any(True for _ in part.children())), None)
+        if whole is None and called:
+            continue
+        linear = {found.rpartition(".")[2] for found, part in layers.items() if isinstance(part, nn.Linear)}
+        wrong = f"{name!r} is a whole {type(whole).__name__}" if whole else f"no layer of it is called {name!r}"
+        raise BadInputError(
+            f"--lora-targets of {type(model).__name__}: {wrong}; it has {', '.join(sorted(linear))}, and {ALL_LINEAR} "
+            "means all but the last"
+        )
     wanted = LoraConfig(
         task_type="CAUSAL_LM", r=adapter.rank, lora_alpha=adapter.alpha, target_modules=names or ALL_LINEAR
     )
     try:
         return get_peft_model(model, wanted)
     except ValueError as error:
-        raise BadInputError(f"--lora-targets {adapter.targets}: {error}") from error
+        raise BadInputError(f"--lora-targets {adapter.targets}: {' '.join(str(error).split())}") from error
 
 
 def load(base: Path, adapter: Adapter | None, world: World) -> Any:
     """The base, ready to be trained: frozen weights are bfloat16 on a GPU, everything else is float32.
 
     Raises:
-        BadInputError: its generation settings could not be written again.
+        BadInputError: its weights are not those of its configuration, or its generation settings could not be written
+            again.
     """
-    model = load_as(base, torch.bfloat16 if world.device.type == "cuda" and adapter is not None else torch.float32)
+    frozen_on_gpu = world.device.type == "cuda" and adapter is not None
+    model = saved.load_model(base, torch.bfloat16 if frozen_on_gpu else torch.float32)
     try:
         model.generation_config.validate(strict=True)
     except ValueError as error:  # transformers would refuse to write it, at the end
@@ -154,14 +164,8 @@ def load(base: Path, adapter: Adapter | None, world: World) -> Any:
 
 def load_to_read(folder: Path, world: World) -> Any:
     """A model that is only asked."""
-    return load_as(folder, torch.bfloat16 if world.device.type == "cuda" else torch.float32).to(world.device)
-
-
-def load_as(folder: Path, dtype: torch.dtype) -> Any:
-    """A model with weights of this type."""
-    quiet: Any = transformers_logging.disable_progress_bar
-    quiet()
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    dtype = torch.bfloat16 if world.device.type == "cuda" else torch.float32
+    return saved.load_model(folder, dtype).to(world.device)
 
 
 def finished(model: Any, config: Any, world: World) -> Any:

@@ -18,10 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from aifactory_contract.engines import TRANSFORMERS
-from aifactory_contract.formats import HUGGINGFACE, check_directory
 from aifactory_contract.names import CONFIG
 from aifactory_contract.userjson import parse_json
-from aifactory_trainer import corpus, memory, parallel, tokens
+from aifactory_trainer import corpus, memory, parallel, saved, tokens
 from aifactory_trainer.distributed import Group, World
 from aifactory_trainer.environment import Environment
 from aifactory_trainer.options import PRESETS, Settings
@@ -121,7 +120,7 @@ def make(settings: Settings, text: corpus.Corpus, world: World) -> Causal:
         config, words = of_directory(folder), tokens.given(folder)
     else:
         words = _tokens(settings, text)
-        config = of_file(Path(settings.config), words) if settings.config else of_preset(settings, words)
+        config = of_file(settings.config, words) if settings.config else of_preset(settings, words)
     context = settings.context or getattr(config, "max_position_embeddings", None) or _CONTEXT
     check(config, words, context, world, shards=world.size if settings.divided else 1)
     if settings.tensor_parallel > 1:
@@ -130,7 +129,7 @@ def make(settings: Settings, text: corpus.Corpus, world: World) -> Causal:
         torch.manual_seed(settings.seed)
         model = _make(config)
     else:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model = saved.load_model(folder, torch.float32)
     model.train()
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -160,16 +159,19 @@ def of_preset(settings: Settings, words: Tokens) -> Any:
     )
 
 
-def of_file(path: Path, words: Tokens) -> Any:
-    """The configuration in a file, as config.json of a model's directory has it.
+def of_file(name: str, words: Tokens) -> Any:
+    """The configuration in a file, or in config.json of a directory.
+
+    Args:
+        name: of it, or of an input.
 
     Raises:
         BadInputError: it is none, not of a causal language model that we serve, or its vocabulary is too small.
     """
-    try:
+    path = find(name, "--config")
+    path = path / CONFIG if path.is_dir() else path
+    with saved.refusal(f"--config {path}"):
         document = parse_json(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise BadInputError(f"--config {path}: {error}") from error
     kind = document.get("model_type") if isinstance(document, dict) else None
     if not isinstance(kind, str):
         raise BadInputError(
@@ -179,10 +181,8 @@ def of_file(path: Path, words: Tokens) -> Any:
     check_kind(kind, f"--config {path}")
     given = {name: value for name, value in document.items() if name != "model_type"}
     given = {"vocab_size": -(-words.size // _ROWS) * _ROWS} | given | _marks(words)
-    try:
+    with saved.refusal(f"--config {path}"):
         return AutoConfig.for_model(kind, **given)
-    except (ValueError, TypeError, KeyError) as error:
-        raise BadInputError(f"--config {path}: {' '.join(str(error).split())[:300]}") from error
 
 
 def of_directory(folder: Path) -> Any:
@@ -190,10 +190,9 @@ def of_directory(folder: Path) -> Any:
 
     Raises:
         FactoryError: the directory is no model.
-        BadInputError: it is none that we train.
+        BadInputError: it is none that transformers takes or that we train.
     """
-    check_directory(folder, HUGGINGFACE.name)
-    config = AutoConfig.from_pretrained(folder)
+    config = saved.load_config(folder)
     check_kind(config.model_type, str(folder / CONFIG))
     return config
 
@@ -231,8 +230,7 @@ def check(config: Any, words: Tokens, context: int, world: World, *, shards: int
     longest = getattr(config, "max_position_embeddings", None) or context
     if context > longest:
         raise BadInputError(f"--context {context} is more than the {longest} tokens that the model can read")
-    with torch.device("meta"):
-        numbers = sum(weight.numel() for weight in _make(config).parameters())
+    numbers = sum(weight.numel() for weight in saved.without_numbers(config).parameters())
     memory.check("the model", numbers, numbers, world, shards=shards)
 
 
@@ -243,8 +241,7 @@ def own_type(config: Any) -> torch.dtype:
 
 def filled(config: Any, state: dict[str, Tensor], generation: Any) -> Any:
     """A model, to be written, with these numbers. Args: generation: its settings for generating."""
-    with torch.device("meta"):
-        model = _make(config)
+    model = saved.without_numbers(config)
     model.load_state_dict(state, assign=True)
     model.tie_weights()
     model.generation_config = generation

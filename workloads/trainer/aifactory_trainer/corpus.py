@@ -21,7 +21,7 @@ from pathlib import Path
 
 from aifactory_contract.data import lines, text
 from aifactory_contract.data.lines import LINES
-from aifactory_trainer.program import BadInputError
+from aifactory_trainer.program import BadInputError, find
 
 HELD_OUT_SHARE = 20
 """One document in this many is held out."""
@@ -50,13 +50,10 @@ def find_source(data: str | None) -> Path:
     """Where the text is: the `--data` argument, else the job's input named corpus, else Python's standard library.
 
     Raises:
-        FileNotFoundError: `data` does not exist.
+        BadInputError: `data` is no path and no input.
     """
     if data is not None:
-        path = Path(data)
-        if not path.exists():
-            raise FileNotFoundError(f"--data {data}: no such file or directory")
-        return path
+        return find(data, "--data")
     inputs = os.environ.get("AIFACTORY_INPUTS")
     if inputs and (Path(inputs) / "corpus").exists():
         return Path(inputs) / "corpus"

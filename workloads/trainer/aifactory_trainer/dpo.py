@@ -25,10 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, PrinterCallback, Trainer
+from transformers import PrinterCallback, Trainer
 
-from aifactory_contract.formats import HUGGINGFACE, check_directory
-from aifactory_trainer import World, base, errors, likelihood, preferences, tuning
+from aifactory_trainer import World, base, errors, likelihood, preferences, saved, tuning
 from aifactory_trainer.distributed import Group
 from aifactory_trainer.huggingface import FactoryCallback
 from aifactory_trainer.preferences import Pairs
@@ -60,8 +59,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
 def train(settings: Settings, world: World) -> None:
     """The whole program: inputs, model, what the base thinks, loop, measure, publish."""
     folder = find(settings.base, "--base")
-    check_directory(folder, HUGGINGFACE.name)
-    config, tokenizer = AutoConfig.from_pretrained(folder), base.load_tokenizer(folder, settings.chat_template)
+    config, tokenizer = saved.load_config(folder), base.load_tokenizer(folder, settings.chat_template)
     base.check(config, settings.adapter, world)
     learnt, held_out = load_data(settings, tokenizer, config)
     tasks = tuning.load_tasks(settings, tokenizer, config)

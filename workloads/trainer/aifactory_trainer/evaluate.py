@@ -22,11 +22,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 
 from aifactory_contract.files import write_atomically
-from aifactory_contract.formats import HUGGINGFACE, check_directory
-from aifactory_trainer import Run, World, base, chat, errors, likelihood, measured, writing
+from aifactory_trainer import Run, World, base, chat, errors, likelihood, measured, saved, writing
 from aifactory_trainer.distributed import Group
 from aifactory_trainer.environment import Environment
 from aifactory_trainer.harness import APPLY_CHAT_TEMPLATE
@@ -90,8 +88,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
 def evaluate(settings: Settings, world: World) -> None:
     """The whole program: inputs, model, questions, figures."""
     folder = find(settings.model, "--model")
-    check_directory(folder, HUGGINGFACE.name)
-    config = AutoConfig.from_pretrained(folder)
+    config = saved.load_config(folder)
     base.check_reading(config, world)
     tokenizer, asked = load(settings, folder, config)
     answers = Answers(f"{base.fingerprint(folder)} {measured.digest(asked.values())} batch {settings.batch}", asked)

@@ -126,11 +126,11 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     add = parser.add_argument
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--preset", default=TINY, choices=(TINY, *PRESETS), help="size of the model (%(default)s)")
-    model.add_argument("--config", help="file with a transformers configuration, as config.json of a model is one")
+    model.add_argument("--config", help="an input or file with a configuration of transformers, as config.json")
     model.add_argument("--init", help="train a model on: an input's name or a directory")
     add("--tokenizer", type=words, help="bytes, train:<tokens>, an input's name or a directory (bytes; --init's own)")
     add("--steps", type=positive, default=300, help="optimizer steps (default: %(default)s)")
-    add("--data", help="file or directory; default: the input `corpus`, else Python's own sources")
+    add("--data", help="input, file or directory; default: the input `corpus`, else Python's own sources")
     add("--batch", type=positive, default=8, help="windows a step in each process (%(default)s)")
     add("--context", type=positive, help="tokens of a window (the preset's, or all that the model can read)")
     for name, what in (("layers", "blocks"), ("heads", "attention heads"), ("embedding", "width")):
@@ -149,7 +149,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         settings = Settings(**given | {"data": corpus.find_source(given.pop("data"))})
         check_options(settings)
         return settings
-    except (ValueError, FileNotFoundError) as error:
+    except ValueError as error:
         parser.error(str(error))
 
 

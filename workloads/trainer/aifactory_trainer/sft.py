@@ -27,11 +27,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, PrinterCallback, Trainer
+from transformers import PrinterCallback, Trainer
 from transformers.data.data_collator import DataCollatorWithFlattening
 
-from aifactory_contract.formats import HUGGINGFACE, check_directory
-from aifactory_trainer import Run, World, base, chat, divided, errors, likelihood, tuning
+from aifactory_trainer import Run, World, base, chat, divided, errors, likelihood, saved, tuning
 from aifactory_trainer.huggingface import FactoryCallback
 from aifactory_trainer.likelihood import Row
 from aifactory_trainer.program import Parser, carry_out, find, leave
@@ -76,8 +75,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
 def train(settings: Settings, world: World) -> None:
     """The whole program: inputs, model, measure, loop, measure, publish."""
     folder = find(settings.base, "--base")
-    check_directory(folder, HUGGINGFACE.name)
-    config, tokenizer = AutoConfig.from_pretrained(folder), base.load_tokenizer(folder, settings.chat_template)
+    config, tokenizer = saved.load_config(folder), base.load_tokenizer(folder, settings.chat_template)
     shards, smaller = (world.size, "") if settings.shard else (1, ", add --shard" if world.size > 1 else "")
     base.check(config, settings.adapter, world, shards=shards, smaller=smaller if settings.full else "")
     learnt, held_out = load_data(settings, tokenizer, config)

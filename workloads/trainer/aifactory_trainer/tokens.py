@@ -112,17 +112,9 @@ def given(folder: Path) -> Words:
     Raises:
         BadInputError: there is none.
     """
-    from transformers import AutoTokenizer
+    from aifactory_trainer import saved  # imported late: transformers takes seconds
 
-    try:
-        return Words(AutoTokenizer.from_pretrained(folder), str(folder))
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, BadInputError):
-            raise
-        raise BadInputError(
-            f"{folder} holds no tokenizer that transformers reads (tokenizer.json and tokenizer_config.json, as "
-            f"save_pretrained writes them): {' '.join(str(error).split())[:300]}"
-        ) from error
+    return Words(saved.load_tokenizer(folder), str(folder))
 
 
 def row(documents: Sequence[bytes], tokens: Tokens) -> Tensor:

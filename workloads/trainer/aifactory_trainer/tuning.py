@@ -210,6 +210,7 @@ def facts(settings: Tuning, learning_rate: float, data: str, **more: object) -> 
         "batch": settings.batch * settings.accumulate,
         "learning rate": learning_rate,
         "seed": settings.seed,
+        **({} if settings.full else {"LoRA alpha": settings.lora_alpha}),
         **more,
     }
 

@@ -175,7 +175,10 @@ def test_bad_input_is_a_sentence_before_training_begins(
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ("--config=nowhere.json", "--config nowhere.json: [Errno 2] No such file or directory"),
+        (
+            "--config=nowhere.json",
+            "--config nowhere.json: there is no such file or directory, and no input of this name",
+        ),
         ("--config=broken.json", "--config broken.json: Expecting property name"),
         ("--init=nowhere", "--init nowhere: there is no such file or directory, and no input of this name"),
         ("--init=corpus", "config.json is missing"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from aifactory_trainer import corpus
+from aifactory_trainer.program import BadInputError
 
 
 def test_the_standard_library_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,5 +91,7 @@ def test_too_little_text_says_so(tmp_path: Path, files: dict[str, str]) -> None:
 
 
 def test_a_path_that_does_not_exist_says_so(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no such file or directory"):
+    with pytest.raises(
+        BadInputError, match=r"^--data .*absent: there is no such file or directory, and no input of this"
+    ):
         corpus.find_source(str(tmp_path / "absent"))

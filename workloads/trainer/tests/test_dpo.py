@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, TrainingArguments
 import chatmodel
 import conftest
 from aifactory_contract.formats import HUGGINGFACE, check_directory
-from aifactory_trainer import base, dpo, memory, preferences
+from aifactory_trainer import base, dpo, memory, preferences, saved
 from aifactory_trainer.distributed import World
 from conftest import NIGHT, TORCHRUN, Pod, Receiver, wait_until
 from test_export import digest
@@ -119,7 +119,7 @@ def test_it_learns_and_publishes_a_directory_as_the_base_was_one(
     # What was measured is what is published, against the base as it came.
     settings = dpo.parse([*FAST])
     tokenizer = base.load_tokenizer(output, None)
-    _, held_out = dpo.load_data(settings, tokenizer, dpo.AutoConfig.from_pretrained(output))
+    _, held_out = dpo.load_data(settings, tokenizer, saved.load_config(output))
     tuned, reference = (
         AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (output, job / "inputs" / "base")
     )
@@ -210,7 +210,11 @@ def no_template(job: Path) -> None:
         (None, ["--hold-out=preferences"], r"every question of the data is in --hold-out too"),
         (None, ["--max-length=5"], r"all \d+ preferences are longer than 5 tokens, the shortest has \d+: raise --max"),
         (None, ["--max-length=999"], r"--max-length 999 is more than the 256 tokens that the model can read"),
-        (None, ["--lora-targets=qkv"], r"no layer of LlamaForCausalLM is called 'qkv'; it has down_proj, .*, v_proj$"),
+        (
+            None,
+            ["--lora-targets=qkv"],
+            r"LlamaForCausalLM: no layer of it is called 'qkv'; it has down_proj, .*, v_proj",
+        ),
         (no_template, [], r"has no chat template \(chat_template\.jinja\).*give one with --chat-template$"),
     ],
 )

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 import chatmodel
 import conftest
-from aifactory_trainer import base, chat, evaluate, likelihood, measured, memory
+from aifactory_trainer import chat, evaluate, likelihood, measured, memory, saved
 from aifactory_trainer.distributed import World
 from conftest import TORCHRUN, Pod, Receiver, wait_until
 
@@ -194,7 +194,7 @@ def test_bad_input_is_a_sentence_before_the_model_is_loaded(
 ) -> None:
     if spoil is not None:
         spoil(job)
-    monkeypatch.setattr(base, "load_as", lambda *_: pytest.fail("it is loaded"))
+    monkeypatch.setattr(saved, "load_model", lambda *_: pytest.fail("it is loaded"))
     assert re.search(words, conftest.refused(evaluate.main, job, "--model=base", *arguments))
 
 

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedul
 import chatmodel
 import conftest
 from aifactory_contract.formats import HUGGINGFACE, check_directory
-from aifactory_trainer import chat, divided, memory, sft
+from aifactory_trainer import chat, divided, memory, saved, sft
 from aifactory_trainer.distributed import World
 from conftest import TORCHRUN, Pod, Receiver, wait_until
 from test_export import digest
@@ -75,7 +75,7 @@ def test_it_learns_and_publishes_a_directory_as_the_base_was_one(
     assert weights.keys() == load_file(base / "model.safetensors").keys()
     tokenizer = AutoTokenizer.from_pretrained(output)
     settings = sft.parse([*FAST])
-    _, held_out = sft.load_data(settings, tokenizer, sft.AutoConfig.from_pretrained(output))
+    _, held_out = sft.load_data(settings, tokenizer, saved.load_config(output))
     model = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32)
     assert sft.measure(model, held_out, 4, CPU) == pytest.approx(metrics["heldOutLoss"], abs=0.001)
     assert tokenizer.chat_template == chatmodel.TEMPLATE
@@ -195,6 +195,39 @@ def add_line(job: Path) -> None:
         file.write('{"messages": [{"role": "user", "content": "Why?"}]}\n')
 
 
+def configured(job: Path, **changes: Any) -> None:
+    path = job / "inputs" / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def no_layers(job: Path) -> None:
+    configured(job, num_hidden_layers=1)
+
+
+def narrow(job: Path) -> None:
+    configured(job, intermediate_size=24)
+
+
+def another_kind(job: Path) -> None:
+    configured(job, model_type="gpt_neox")
+
+
+def unknown_kind(job: Path) -> None:
+    configured(job, model_type="llamma")
+
+
+def odd_heads(job: Path) -> None:
+    configured(job, num_attention_heads=3)
+
+
+def unknown_rope(job: Path) -> None:
+    configured(job, rope_parameters={"rope_type": "other"})
+
+
+def template_bytes(job: Path) -> None:
+    (job / "inputs" / "base" / "chat_template.jinja").write_bytes(b"\xff")
+
+
 def no_template(job: Path) -> None:
     (job / "inputs" / "base" / "chat_template.jinja").unlink()
 
@@ -223,8 +256,42 @@ def contradiction(job: Path) -> None:
         ),
         (None, ["--max-length=999"], r"--max-length 999 is more than the 256 tokens that the model can read"),
         (None, ["--tasks=chat"], r"fruit\.jsonl:1: it has no \"prompt\" and \"answer\": "),
-        (None, ["--lora-targets=qkv"], r"no layer of LlamaForCausalLM is called 'qkv'; it has down_proj, .*, v_proj$"),
-        (None, ["--lora-targets=q_proj,kv"], r"no layer of LlamaForCausalLM is called 'kv'"),
+        (None, ["--chat-template=chat"], r"--chat-template .*chat has 0 files named \*\.jinja: name the one to take"),
+        (
+            no_layers,
+            [],
+            r"makes a LlamaForCausalLM, and the file of weights has besides model\.layers\.1\..* and 6 more: ",
+        ),
+        (
+            narrow,
+            [],
+            r"has another shape for model\.layers\.0\.mlp\.down_proj\.weight, .* and 3 more: they are of two models",
+        ),
+        (
+            another_kind,
+            [],
+            r"makes a GPTNeoXForCausalLM, and the file of weights has no .* and \d+ more: they are of two",
+        ),
+        (unknown_kind, [], r"config\.json is no configuration that transformers takes: .*`llamma`"),
+        (
+            odd_heads,
+            [],
+            r"config\.json is no configuration that .* not a multiple of the number of attention heads \(3\)",
+        ),
+        (unknown_rope, [], r"of config\.json transformers makes no language model: KeyError 'other'$"),
+        (template_bytes, [], r"base holds no tokenizer that transformers reads .*can't decode byte 0xff"),
+        (
+            None,
+            ["--lora-targets=qkv"],
+            r"of LlamaForCausalLM: no layer of it is called 'qkv'; it has down_proj, .*, v_proj",
+        ),
+        (None, ["--lora-targets=q_proj,kv"], r"no layer of it is called 'kv'"),
+        (None, ["--lora-targets="], r"no layer of it is called ''"),
+        (
+            None,
+            ["--lora-targets=self_attn"],
+            r"'self_attn' is a whole LlamaAttention; it has down_proj, .* all-linear m",
+        ),
         (None, ["--lora-targets=norm"], r"--lora-targets norm: Target module LlamaRMSNorm.* is not supported"),
         (no_template, [], r"has no chat template \(chat_template\.jinja\).*give one with --chat-template$"),
         (no_weights, [], r"model\.safetensors"),
@@ -252,9 +319,12 @@ def test_a_base_that_is_too_large_for_memory_is_refused(
 
 
 def test_a_template_may_be_given(job: Path) -> None:
-    (job / "template").write_text(chatmodel.TEMPLATE.replace("<|im_start|>", "<|endoftext|>"))
-    sft.main([*FAST, "--epochs=0.2", f"--chat-template={job / 'template'}"])
-    assert (job / "output" / "chat_template.jinja").read_text() == (job / "template").read_text()
+    """Also as an input, which is a directory."""
+    path = job / "inputs" / "template" / "brief.jinja"
+    path.parent.mkdir()
+    path.write_text(chatmodel.TEMPLATE.replace("<|im_start|>", "<|endoftext|>"))
+    sft.main([*FAST, "--epochs=0.2", "--chat-template=template"])
+    assert (job / "output" / "chat_template.jinja").read_text() == path.read_text()
 
 
 def test_a_checkpoint_of_another_run_is_refused(job: Path) -> None:
@@ -264,6 +334,7 @@ def test_a_checkpoint_of_another_run_is_refused(job: Path) -> None:
     for arguments, words in (
         (["--lora-rank=2"], r"other model \(PeftModelForCausalLM of \d+ numbers"),
         (["--full"], r"other model \(PeftModelForCausalLM of \d+ numbers, .*, now LlamaForCausalLM of"),
+        (["--lora-alpha=4"], r"other LoRA alpha \(32, now 4\)"),
         (["--seed=1"], r"other seed \(1337, now 1\)"),
         (["--batch=2"], r"other batch \(4, now 2\)"),
         (["--hold-out-share=0.3"], r"other data \(sha256:\w+, now sha256:\w+\)"),
