@@ -256,6 +256,11 @@ REFUSED = [
         changed(VERSION, "spec.format", "causal-lm"), 'supported values: "huggingface"', id="a format of another name"
     ),
     pytest.param(
+        changed(POOL, "spec.runtime", {"engine": "tgi"}),
+        'supported values: "auto", "transformers", "vllm"',
+        id="an engine of another name",
+    ),
+    pytest.param(
         changed(JOB, "spec.template.spec.volumes", [{"emptyDir": {}}]),
         "volumes[0].name: Required",
         id="nameless volume",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 from harness import wait_for
-from hf_models import CONTEXT, write_llama, write_qwen
+from hf_models import CONTEXT, LINES, write_llama, write_qwen
 from kept import Kept
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aifactory_server import device
@@ -110,7 +113,40 @@ def test_seeds_and_filters_are_each_requests_own(qwen: Path, serve: Callable[...
     assert ask(engine, "x", seed=1, sampling=warm).wait().text == texts[0]
 
 
-def test_what_was_read_before_is_not_read_again(llama: Path, serve: Callable[..., Any]) -> None:
+def pieces(folder: Path) -> list[int]:
+    """Gives the folder a tokenizer in sentencepiece's form, and tells what that makes of a text."""
+    made = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(LINES), model_writer=made, vocab_size=320, byte_fallback=True, hard_vocab_limit=False,
+        model_type="bpe", minloglevel=2,
+    )  # fmt: skip
+    (folder / "tokenizer.model").write_bytes(made.getvalue())
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    return list(SentencePieceProcessor(model_proto=made.getvalue()).encode("def main():"))
+
+
+def vocabulary_and_merges(folder: Path) -> list[int]:
+    """As GPT-2 has them."""
+    known = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    known.model.save(str(folder))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer", "eos_token": "</s>"}')
+    return list(known.encode("def main():", add_special_tokens=False).ids)
+
+
+@pytest.mark.parametrize("write", [pieces, vocabulary_and_merges])
+def test_a_tokenizer_may_have_an_older_form(
+    llama: Path, tmp_path: Path, serve: Callable[..., Any], write: Callable[[Path], list[int]]
+) -> None:
+    folder = Path(shutil.copytree(llama, tmp_path / "model"))
+    expected = write(folder)
+    (folder / "tokenizer.json").unlink()
+    engine, model = serve(folder)
+    assert model.encode("def main():")[-len(expected) :] == expected
+    assert ask(engine, "def", max_tokens=3, ignore_eos=True).wait().tokens == 3
+
+
+@pytest.mark.parametrize("many", [1, 24])
+def test_what_was_read_before_is_not_read_again(llama: Path, serve: Callable[..., Any], many: int) -> None:
     class Cached(Meter):
         tokens = 0
 
@@ -120,9 +156,9 @@ def test_what_was_read_before_is_not_read_again(llama: Path, serve: Callable[...
     meter = Cached()
     engine, _ = serve(llama, meter=meter)
     prompt = "0123456789 + - * / = the quick brown fox " * 4
-    first = ask(engine, prompt).wait()
+    first = ask(engine, prompt, max_tokens=many).wait()
     assert meter.tokens == 0
-    again = ask(engine, prompt).wait()
+    again = ask(engine, prompt, max_tokens=many).wait()
     assert again.text == first.text
     assert meter.tokens >= 32
     assert meter.tokens < first.prompt_tokens

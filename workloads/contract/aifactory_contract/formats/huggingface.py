@@ -31,10 +31,11 @@ _TOKENIZERS = (
     {TOKENIZER},
     {"tokenizer.model"}, {"spiece.model"}, {"sentencepiece.bpe.model"},
     {"vocab.json", "merges.txt"}, {"vocab.txt"},
-    {"tekken.json"}, {"tiktoken.model"}, {"qwen.tiktoken"},
+    {"tekken.json"},
 )  # fmt: skip
 """Files that make a tokenizer, each set by itself."""
-_TOKENIZER_FILES = frozenset[str]().union(*_TOKENIZERS)
+_TOKENIZER_FILES = frozenset({"tiktoken.model", "qwen.tiktoken"}).union(*_TOKENIZERS)
+"""Those that no engine's image can read by themselves, too."""
 _SETTINGS = re.compile(r"[^/]+\.(json|jinja)|additional_chat_templates/[^/]+\.jinja")
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _MAX_INDEX_BYTES = 16 * 1024 * 1024

@@ -205,10 +205,15 @@ class PagedModel:
         batch.compute_stream = None
 
         def sample(scores: Tensor, output_ids: Tensor) -> None:
-            ids = [future.state.request_id for future in batch.requests_in_batch if future.has_new_token]
-            if ids:
+            futures = [future for future in batch.requests_in_batch if future.has_new_token]
+            if futures:
+                ids = [future.state.request_id for future in futures]
                 tokens = [end if token == END else token for token in step(ids, scores[0, : len(ids)])]
                 output_ids[0, : len(ids)].copy_(torch.tensor(tokens, dtype=output_ids.dtype))
+                for future, token in zip(futures, tokens, strict=True):
+                    if token == end:
+                        # The manager keeps nothing of the step that ends a request: of short answers not the prompt.
+                        processor.cache.mark_complete_blocks(future.state, future.complete_blocks)
 
         search = processor.cache.search_prefix_match
 

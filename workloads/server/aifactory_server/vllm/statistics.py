@@ -29,8 +29,10 @@ class Statistics:
 
     def probed(self, many: int) -> None:
         """So many requests of the agent are handed on, each for one token."""
-        with self._lock:
-            self._probes += many
+        if many:
+            with self._lock:
+                # It asks one at a time: an earlier one that was given up is not waited for.
+                self._probes = many
         for _ in range(many):
             self._meter.probed()
 
