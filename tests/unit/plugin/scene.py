@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from aifactory.api.base import CustomResource
@@ -73,10 +74,10 @@ def at_work() -> list[Json]:
 
 def in_a_canary() -> list[Json]:
     """Two versions and a pool that goes from one to the other, step by step."""
-    pool = named(factory.situations()["pool: a canary can not tell"], "summarize", ('"chat', '"summaries'))
+    pool = named(factory.situations()["pool: a canary can not tell"], "tiny-summary", ('"chat', '"summaries'))
     pool["status"]["throughput"] = {"tokensPerSecond": "412", "requestsPerSecond": "6.2"}
-    first = named(factory.version(), "summarize")
-    second = named(factory.version(), "summarize", ("-v1", "-v2"))
+    first = named(factory.version(), "tiny-summary")
+    second = named(factory.version(), "tiny-summary", ("-v1", "-v2"))
     second["spec"]["version"] = 2
     return [first, second, pool]
 
@@ -90,12 +91,34 @@ def refused() -> list[Json]:
 LATER_TEXT = LATER.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def told_to(floor: plugin.Floor, now: datetime, objects: list[Json]) -> None:
+def told_to(floor: plugin.Floor, now: datetime, objects: list[Json], asked: float) -> None:
     """A list of each kind."""
     for kind in plugin.PLURAL:
-        floor.listed(kind, [moved(obj, now) for obj in objects if obj["kind"] == kind], 0.0, now)
+        floor.listed(kind, [moved(obj, now) for obj in objects if obj["kind"] == kind], asked, now)
 
 
 def event(type_: str, obj: Json) -> Json:
     """As kubectl prints it."""
     return {"type": type_, "object": json.loads(json.dumps(obj))}
+
+
+def worked(floor: plugin.Floor, now: datetime, seconds: float = 480) -> None:
+    """The floor after some time in which it has heard of all three lines: a loss that falls, requests that vary."""
+    objects = [*at_work(), *in_a_canary(), *refused()]
+    job, pool = moved(objects[0], now), moved(objects[2], now)
+    for step in range(STEPS):
+        # Curves that have a shape and are the same whenever they are made.
+        ripple, swell = math.sin(step * 2.4) + math.sin(step * 5.3), math.sin(step / 15)
+        job["status"]["progress"].update(
+            step=25 + 5 * step,
+            loss=f"{1.5 + 2.7 * math.exp(-step / 30) + 0.04 * ripple:.3f}",
+            tokensPerSecond=str(round(27000 + 300 * ripple)),
+        )
+        pool["status"]["throughput"].update(
+            tokensPerSecond=str(round(1500 + 343 * swell + 30 * ripple)),
+            requestsPerSecond=f"{26 + 5.4 * swell:.1f}",
+        )
+        then = now - timedelta(seconds=seconds * (STEPS - step) / STEPS)
+        floor.event(event("MODIFIED", job), 0.0, then)
+        floor.event(event("MODIFIED", pool), 0.0, then)
+    told_to(floor, now, objects, 1.0)

@@ -80,7 +80,7 @@ def test_a_canary_shows_its_weights_its_steps_and_what_was_compared() -> None:
     pool = card(view(*scene.in_a_canary()), "Serve")
     assert pool["bars"][0]["words"] == "25 % to the new version, 30 % wanted"
     parts = {part["name"]: part["percent"] for part in pool["bars"][0]["parts"]}
-    assert parts == {"summarize-v1": 75, "summarize-v2": 25}
+    assert parts == {"tiny-summary-v1": 75, "tiny-summary-v2": 25}
     assert pool["steps"] == [["30 %", "done"], ["compare 60 s", "now"]]
     assert table(pool, "Analysis of the new version")[0][:2] == ["errorRate", "Inconclusive"]
 
