@@ -92,6 +92,7 @@ lock: uv ## Resolve the Python dependencies again and write the lock files
 	$(UV) pip compile --quiet --universal --generate-hashes --no-annotate --no-header pyproject.toml -o requirements.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-annotate --no-header --group dev pyproject.toml -o requirements-dev.lock
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header docs/requirements.in -o docs/requirements.lock
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header tests/browser/requirements.in -o tests/browser/requirements.lock
 
 ##  Tests
 
@@ -125,6 +126,16 @@ test-night: ## For a night: a million simulated steps from a seed of its own, ou
 .PHONY: test-alerts
 test-alerts: venv ## The chart's alerts by promtool, and its dashboards' queries by a Prometheus over recorded pages
 	$(BIN)/pytest tests/monitoring -q
+
+.PHONY: test-browser
+test-browser: venv build/browser/.ready ## The dashboard in a real Chromium: live, by keyboard, on a phone, light and dark, accessible (AIFACTORY_UPDATE_GOLDENS=1: its picture)
+	PYTHONPATH=build/browser $(BIN)/pytest tests/browser -q
+
+build/browser/.ready: tests/browser/requirements.lock
+	@$(MAKE) --no-print-directory uv
+	@rm -rf build/browser; uv=$$($(PYTHON) localcluster/ensure_uv.py); \
+	$$uv pip install --quiet --require-hashes --python $(BIN)/python --target build/browser -r $<
+	@touch $@
 
 .PHONY: mutate
 mutate: venv ## For a night: thousands of small mistakes made in the code, each of which a test must notice (MODULE=kube or MODULE=kube/queue for some; JOBS=2)

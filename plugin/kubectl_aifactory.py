@@ -5,7 +5,8 @@ One file, the standard library, Python 3.9 or newer: it can be copied to any mac
 asked of the API server by the `kubectl` on PATH, with the user's own rights; nothing else is contacted, and no Secret
 is ever read. What can be decided from objects alone is decided by pure functions (`lines`, `judge`, `commands`,
 `screen_of`), which the tests ask with statuses of the operator's own making. Modules that few commands need are
-imported by those: the plugin is to start at once.
+imported by those: the plugin is to start at once. The page of `dashboard` is written in plugin/dashboard and put in
+here by `make generate`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 __version__ = "0.1.0"
 
@@ -1686,6 +1687,676 @@ def cmd_report(k: Kubectl, args: argparse.Namespace) -> int:
     return 0
 
 
+# ---- dashboard: what the page shows
+
+
+WINDOW = 400
+"""Points of a curve. Of a longer one every second point goes; its ends stay."""
+LINES = 100
+"""Lines on a page; those that block or serve somebody come first."""
+Points = list[tuple[float, Optional[float]]]
+
+
+def number(value: object) -> float | None:
+    """A finite number; statuses have theirs as text."""
+    try:
+        found = float(str(value))
+    except ValueError:
+        return None
+    return found if found - found == 0 else None
+
+
+class History:
+    """The figures of statuses, each of which holds only its latest, since somebody looks."""
+
+    def __init__(self) -> None:
+        self._curves: dict[str, dict[str, Points]] = {}
+
+    def note(self, obj: Json, now: datetime) -> None:
+        """What an object says now: a job by its step, a pool by the time."""
+        status = status_of(obj)
+        figures = (status.get("progress") if obj["kind"] == JOB else status.get("throughput")) or {}
+        if obj["kind"] not in (JOB, POOL):
+            return
+        names = ("loss", "tokensPerSecond") if obj["kind"] == JOB else ("tokensPerSecond", "requestsPerSecond")
+        x = number(figures.get("step")) if obj["kind"] == JOB else now.timestamp()
+        curves = self._curves.setdefault(str(obj["metadata"].get("uid")), {})
+        for name in names:
+            points, y = curves.setdefault(name, []), number(figures.get(name))
+            gap = y is None and (obj["kind"] == JOB or not points)  # a pool without a figure has stopped to have it
+            if x is None or gap or (points and points[-1] == (x, y)):
+                continue
+            if points and (points[-1][0] == x or (obj["kind"] == POOL and points[-1][1] == y)):
+                points[-1] = (x, y) if obj["kind"] == JOB else points[-1]
+                continue
+            points.append((x, y))
+            if len(points) > WINDOW:
+                del points[1:-1:2]
+
+    def keep(self, uids: set[str]) -> None:
+        """Forget all other objects."""
+        self._curves = {uid: curves for uid, curves in self._curves.items() if uid in uids}
+
+    def curves(self, obj: Json, titles: dict[str, str], axis: str) -> list[Json]:
+        """The curves of an object that have a point, by these titles."""
+        own = self._curves.get(str(obj["metadata"].get("uid")), {})
+        return [{"title": titles[name], "axis": axis, "points": own[name]} for name in titles if own.get(name)]
+
+
+def rows_of(entries: object, *columns: str) -> list[list[str]]:
+    """Rows of a table: these fields of each entry."""
+    found = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return [[clean(entry.get(column, "")) for column in columns] for entry in found]
+
+
+def facts(*pairs: tuple[str, object]) -> list[list[str]]:
+    """Names and values; without those that are not there."""
+    return [[name, clean(value)] for name, value in pairs if value not in (None, "", [], {})]
+
+
+def table_of(title: str, head: list[str], rows: list[list[str]]) -> Json:
+    """A table that is shown on request."""
+    return {"title": title, "head": head, "rows": rows}
+
+
+def more_of(*pairs: tuple[str, object]) -> Json:
+    """What is not worth a place at once."""
+    return table_of("More", ["what", "value"], facts(*pairs))
+
+
+def bar_of(title: str, words: str, *parts: tuple[str, float]) -> Json:
+    """A bar whose full length is 100."""
+    named = [{"name": clean(name), "percent": min(100.0, max(0.0, round(part, 2)))} for name, part in parts]
+    return {"title": title, "words": clean(words), "parts": named}
+
+
+def card_of(item: Item, **more: Any) -> Json:
+    """What the page shows of an object."""
+    obj, state = item
+    columns = ("type", "status", "reason", "message", "lastTransitionTime")
+    conditions = table_of(
+        "Conditions",
+        ["type", "status", "reason", "message", "since"],
+        rows_of(status_of(obj).get("conditions"), *columns),
+    )
+    tables = [found for found in (*more.pop("tables", ()), conditions) if found["rows"]]
+    told = {"ref": ref(obj), "mark": state.mark, "phase": phase_of(obj, state), "reason": clean(state.reason)}
+    return {**told, "message": clean(state.message), "since": state.since, **more, "tables": tables}
+
+
+def gpu_time(cost: Json, kept: str, lost: str, lost_seconds: object, lost_cost: object) -> list[Json]:
+    """A bar of the GPU seconds of an object, and what they cost; none where it has had no GPU."""
+    total, part = number(cost.get("gpuSeconds")) or 0, number(lost_seconds) or 0
+    if not total:
+        return []
+    words = f"{total / 3600:.2f} GPU hours"
+    words += f", cost {cost['cost']}" if cost.get("cost") else ""
+    words += f", of which {lost} {lost_cost}" if lost_cost else ""
+    share = 100 * part / total
+    return [bar_of("GPU time", words, (kept, 100 - share), (lost, share))]
+
+
+def data_cards(job: Json) -> list[Json]:
+    """The inputs of a job."""
+    told = {entry.get("name"): entry for entry in status_of(job).get("inputs") or ()}
+    found = []
+    for name, phase, words in inputs_of(job):
+        entry = told.get(name, {})
+        percent = number(entry.get("percent"))
+        shown = phase != "Ready" and percent is not None
+        source = str(words[2])
+        base = source.rpartition("-v")[0] if any(source == each for each in bases_of(job)) else ""
+        found.append(
+            {
+                "ref": clean(name),
+                "mark": {"Ready": "ok", "Waiting": "wait"}.get(phase, "busy"),
+                "phase": clean(phase),
+                "reason": clean(entry.get("reason", "")),
+                "message": clean(entry.get("message", "")),
+                "bars": [bar_of("Fetched", f"{percent:.0f} %", ("there", percent or 0))] if shown else [],
+                "facts": facts(("size", words[1]), ("from", source)),
+                "tables": [more_of(("digest", entry["digest"]))] if entry.get("digest") else [],
+                "base": clean(base),
+            }
+        )
+    return found
+
+
+def job_card(item: Item, history: History) -> Json:
+    """A job: how far it is, what it has learned, what it has cost."""
+    job, status = item.obj, status_of(item.obj)
+    progress, restarts, saved = (status.get(part) or {} for part in ("progress", "restarts", "checkpoint"))
+    failure, cost = status.get("lastFailure") or {}, status.get("cost") or {}
+    runs = not is_over(job)
+    percent, step = number(progress.get("percent")), progress.get("step")
+    bars = []
+    if percent is not None:
+        words = f"step {step} of {progress.get('totalSteps', '?')}, {percent:.0f} %"
+        bars = [bar_of("Progress", words, ("done", percent))]
+    bars += gpu_time(cost, "kept", "lost", cost.get("lostGPUSeconds"), cost.get("lostCost"))
+    causes = ", ".join(f"{cause} {count}" for cause, count in (restarts.get("byCause") or {}).items())
+    total = restarts.get("total")
+    code = f", exit code {failure['exitCode']}" if failure.get("exitCode") is not None else ""
+    titles = {"loss": "Loss", **({"tokensPerSecond": "Tokens/s"} if runs else {})}
+    return card_of(
+        item,
+        bars=bars,
+        curves=history.curves(job, titles, "step"),
+        facts=facts(
+            ("pods", (status.get("nodes") or {}).get("summary") if runs else ""),
+            ("time left", progress.get("eta") if runs else ""),
+            ("step", step if percent is None else ""),
+            ("restarts", f"{total}{f' ({causes})' if causes else ''}" if total else ""),
+            ("failure", f"pod {failure['pod']}{code}: {failure.get('cause')}" if failure.get("pod") else ""),
+            ("checkpoint", f"step {saved['step']}" if "step" in saved else ""),
+            ("publishes", (status.get("output") or {}).get("modelVersion") or model_of(job)),
+        ),
+        tables=[
+            table_of("Metrics", ["name", "value"], rows_of(progress.get("metrics"), "name", "value")),
+            more_of(
+                ("attempt", status.get("attempt")),
+                ("steps done again", restarts.get("lostSteps")),
+                ("last words", failure.get("message")),
+                ("heard of", progress.get("lastHeartbeatTime")),
+                ("GPUs", cost.get("gpus")),
+                ("price of a GPU hour", cost.get("gpuHourPrice")),
+                ("GPU seconds since the checkpoint", cost.get("unsavedGPUSeconds")),
+            ),
+        ],
+    )
+
+
+def version_card(item: Item) -> Json:
+    """A version: what it is and where it comes from."""
+    version, status = item.obj, status_of(item.obj)
+    spec = version.get("spec", {})
+    lineage = spec.get("lineage") or {}
+    made_by = (lineage.get("trainingJob") or {}).get("name")
+    memory = status.get("memoryBytes")
+    metrics = ", ".join(f"{name} {value}" for name, value in rows_of(lineage.get("metrics"), "name", "value"))
+    return card_of(
+        item,
+        facts=facts(
+            ("format", spec.get("format")),
+            ("size", status.get("size")),
+            ("made by", f"tjob/{made_by}" if made_by else "registered by hand"),
+            ("metrics", metrics),
+            ("used by", ", ".join(f"{use[0]}/{use[1]}" for use in rows_of(status.get("usedBy"), "kind", "name"))),
+        ),
+        tables=[
+            table_of("Made from", ["input", "from", "digest"], rows_of(lineage.get("inputs"), "name", "uri", "digest")),
+            more_of(
+                ("digest", status.get("resolvedDigest") or spec.get("digest")),
+                ("source", (spec.get("source") or {}).get("uri")),
+                ("image", lineage.get("image")),
+                ("steps", lineage.get("steps")),
+                ("parent", lineage.get("parent")),
+                ("files", status.get("files")),
+                ("memory", size(memory) if memory else ""),
+                ("time to load", f"{status['loadSeconds']} s" if status.get("loadSeconds") else ""),
+                ("first answer", f"{status['firstTokenSeconds']} s" if status.get("firstTokenSeconds") else ""),
+                ("pools that use it", status.get("inUse")),
+            ),
+        ],
+    )
+
+
+def traffic_of(pool: Json) -> list[Json]:
+    """Which version answers which part of the requests; without weights, of the pods that answer."""
+    status = status_of(pool)
+    stable, candidate, rollout = (status.get(part) or {} for part in ("stable", "candidate", "rollout"))
+    old, new = (str(part.get("modelVersion") or "") for part in (stable, candidate))
+    weight = number(rollout.get("actualWeight"))
+    if new and weight is not None and rollout.get("strategy") == "Canary":
+        wanted = f"{weight:.0f} % to the new version, {rollout.get('weight', '?')} % wanted"
+        return [bar_of("Traffic", wanted, (old or "nothing", 100 - weight), (new, weight))]
+    pods = [number(part.get("readyReplicas")) or 0 for part in (stable, candidate)]
+    if not sum(pods):
+        return []
+    shares = [(name, 100 * count / sum(pods)) for name, count in zip((old, new), pods) if name and count]
+    words = f"all to {shares[0][0]}" if len(shares) == 1 else "to as many of the pods that answer"
+    return [bar_of("Traffic", words, *shares)]
+
+
+def steps_of(pool: Json) -> list[list[str]]:
+    """The steps of a Canary: done, now, next; none where no Canary is under way."""
+    rollout = status_of(pool).get("rollout") or {}
+    if rollout.get("strategy") != "Canary" or rollout.get("phase") != "Progressing":
+        return []
+    found, at = [], int(number(rollout.get("step")) or 0)
+    for place, step in enumerate((pool["spec"].get("rollout") or {}).get("steps") or ()):
+        words = "wait for promote"
+        for field, text in (("weight", "{} %"), ("pauseSeconds", "wait {} s"), ("analyzeSeconds", "compare {} s")):
+            words = text.format(step[field]) if step.get(field) is not None else words
+        found.append([words, "done" if place < at else "now" if place == at else "next"])
+    return found
+
+
+def pool_card(item: Item) -> Json:
+    """A pool: who answers, what changes, how many there are."""
+    pool, status = item.obj, status_of(item.obj)
+    rollout, scaling = status.get("rollout") or {}, status.get("scaling") or {}
+    pending = scaling.get("pending") or {}
+    under_way = rollout.get("phase") == "Progressing"
+    change = f"{rollout.get('strategy', '')}{', paused' if rollout.get('paused') else ''}" if under_way else ""
+    # What has been taken back is told after something else has come up as well.
+    outcome = clean(rollout.get("message") or "")
+    outcome = "" if outcome in item.state.message else outcome
+    compared = ("metric", "outcome", "candidate", "stable", "bound", "samples", "message")
+    return card_of(
+        item,
+        bars=traffic_of(pool),
+        steps=steps_of(pool),
+        facts=facts(
+            ("pods", status.get("summary")),
+            ("version", status.get("version")),
+            ("change", change),
+            ("outcome", outcome),
+            ("scaling", scaling.get("summary")),
+            ("soon", f"{pending['replicas']} pods" if "replicas" in pending else ""),
+            ("limit", scaling.get("message")),
+        ),
+        tables=[
+            table_of(
+                "Analysis of the new version",
+                ["metric", "outcome", "new", "old", "bound", "samples", "words"],
+                rows_of(rollout.get("analysis"), *compared),
+            ),
+            table_of(
+                "Decisions of autoscaling",
+                ["time", "from", "to", "by", "measured"],
+                rows_of(scaling.get("decisions"), "time", "from", "to", "metric", "value"),
+            ),
+            table_of(
+                "Pods that change over",
+                ["pod", "version", "loaded in seconds", "words"],
+                rows_of(rollout.get("pods"), "name", "version", "loadSeconds", "message"),
+            ),
+            more_of(
+                ("address", status.get("url")),
+                ("answers", status.get("traffic")),
+                ("why it changes so", rollout.get("strategyReason") if under_way else ""),
+                ("GPUs", (status.get("cost") or {}).get("gpus")),
+            ),
+        ],
+    )
+
+
+def tokens_cards(pool: Json, history: History) -> list[Json]:
+    """What comes out at the end, and what it costs; nothing before anything was measured."""
+    status = status_of(pool)
+    figures, cost = status.get("throughput") or {}, status.get("cost") or {}
+    if not figures and not cost.get("gpuSeconds"):
+        return []
+    big = [(figures.get("tokensPerSecond"), "tokens/s"), (figures.get("requestsPerSecond"), "requests/s")]
+    titles = {"tokensPerSecond": "Tokens/s", "requestsPerSecond": "Requests/s"}
+    card = {
+        "ref": ref(pool),
+        "big": [[clean(value), name] for value, name in big if value],
+        "curves": history.curves(pool, titles, "time"),
+        "bars": gpu_time(cost, "in use", "idle", cost.get("idleGPUSeconds"), cost.get("idleCost")),
+        "facts": facts(
+            ("1M tokens cost", figures.get("costPerMillionTokens")),
+            ("1M requests cost", figures.get("costPerMillionRequests")),
+            ("tokens/s per GPU", figures.get("tokensPerSecondPerGPU")),
+            ("last change cost", cost.get("surgeCost")),
+        ),
+    }
+    return [card]
+
+
+def totals(objects: Sequence[Json]) -> list[list[str]]:
+    """The figures at the head of the page: sums of what the statuses say."""
+    sums: dict[str, float] = {}
+
+    def add(name: str, *values: object) -> None:
+        product = 1.0
+        for value in values:
+            known = number(value)
+            if known is None:
+                return
+            product *= known
+        sums[name] = sums.get(name, 0) + product
+
+    for obj in objects:
+        status = status_of(obj)
+        cost, figures = status.get("cost") or {}, status.get("throughput") or {}
+        if obj["kind"] == JOB and status.get("phase") == "Running":
+            add("tokens/s in training", (status.get("progress") or {}).get("tokensPerSecond"))
+        if obj["kind"] == POOL:
+            add("tokens/s served", figures.get("tokensPerSecond"))
+            add("requests/s", figures.get("requestsPerSecond"))
+        add("GPUs held", cost.get("gpus"))
+        add("cost an hour", cost.get("gpus"), cost.get("gpuHourPrice"))
+    order = ("tokens/s in training", "tokens/s served", "requests/s", "GPUs held", "cost an hour")
+    return [[f"{sums[name]:,.2f}".rstrip("0").rstrip("."), name] for name in order if name in sums]
+
+
+def view_of(objects: Sequence[Json], now: datetime, history: History) -> Json:
+    """The page: text and numbers only. Nothing of a spec gets there that could hold a secret, as env and args do."""
+    found = lines(objects, now)
+    blocking = {id(item.obj) for item in blockers(found)}
+    important = sorted(found, key=lambda line: (not any(id(i.obj) in blocking for i in line.items()), not line.pools))[
+        :LINES
+    ]
+    shown = [line for line in found if line in important]
+    drawn_lines = []
+    for line in shown:
+        stages = [
+            ["Data", [card for item in line.jobs for card in data_cards(item.obj)]],
+            ["Train", [job_card(item, history) for item in line.jobs]],
+            ["Version", [version_card(item) for item in line.versions]],
+            ["Serve", [pool_card(item) for item in line.pools]],
+            ["Tokens", [card for item in line.pools for card in tokens_cards(item.obj, history)]],
+        ]
+        told = {"namespace": clean(line.namespace), "title": clean(line.title), "leftOut": line.left_out}
+        drawn_lines.append({**told, "stages": stages})
+    blocked = [{key: _cleaned(value) for key, value in each.items()} for each in as_json(found)["blocked"]]
+    for each in blocked:
+        each["ref"] = f"{SHORT[each['kind']]}/{each['name']}"
+    return {
+        "totals": totals(objects),
+        "blocked": blocked[: LINES // 2],
+        "blockedInAll": len(blocked),
+        "lines": drawn_lines,
+        "linesInAll": len(found),
+    }
+
+
+def _cleaned(value: Any) -> Any:
+    return [clean(each) for each in value] if isinstance(value, list) else clean(value)
+
+
+# ---- dashboard: what keeps it up to date, and who may see it
+
+
+class Floor:
+    """What the API server says of our kinds, for several threads: lists of all, and events between them."""
+
+    def __init__(self, now: datetime) -> None:
+        import threading
+
+        self.changed = threading.Condition()
+        self.number = 0
+        """It grows with every change."""
+        self.history = History()
+        self._since = now
+        self._objects: dict[str, Json] = {}
+        self._heard: dict[str, float] = {}
+        self._troubles: dict[str, str] = {}
+        self._listed: set[str] = set()
+
+    def listed(self, kind: str, objects: Sequence[Json], asked: float, now: datetime) -> None:
+        """All objects of a kind, as they were at some time after `asked`: what an event has said since is newer."""
+        found = {str(obj["metadata"]["uid"]): obj for obj in objects}
+        with self.changed:
+            newer = {uid for uid, heard in self._heard.items() if heard >= asked}
+            for uid, obj in list(self._objects.items()):
+                if obj["kind"] == kind and uid not in found and uid not in newer:
+                    del self._objects[uid]
+            for uid, obj in found.items():
+                if uid not in newer:
+                    self._put(uid, obj, now)
+            self._heard = {uid: heard for uid, heard in self._heard.items() if heard >= asked or uid in self._objects}
+            self.history.keep(set(self._objects))
+            self._listed.add(kind)
+            self._tell()
+
+    def event(self, event: Json, heard: float, now: datetime) -> None:
+        """Something was made, changed or deleted."""
+        obj = event.get("object") or {}
+        uid = str((obj.get("metadata") or {}).get("uid", ""))
+        if obj.get("kind") not in SHORT or not uid:
+            return
+        with self.changed:
+            self._heard[uid] = heard
+            if event.get("type") == "DELETED":
+                self._objects.pop(uid, None)
+            else:
+                self._put(uid, obj, now)
+            self._tell()
+
+    def _put(self, uid: str, obj: Json, now: datetime) -> None:
+        obj["metadata"].pop("managedFields", None)
+        self._objects[uid] = obj
+        self.history.note(obj, now)
+
+    def _tell(self) -> None:
+        self.number += 1
+        self.changed.notify_all()
+
+    def trouble(self, kind: str, words: str) -> None:
+        """Why a kind can not be read; empty when it can."""
+        with self.changed:
+            if self._troubles.get(kind, "") != words:
+                self._troubles[kind] = words
+                self._tell()
+
+    def wait(self, number: int, seconds: float) -> None:
+        """Until something has changed since that number, but not longer."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.number != number, seconds)
+
+    def view(self, now: datetime) -> Json:
+        """The page."""
+        with self.changed:
+            objects = sorted(self._objects.values(), key=lambda obj: (space_of(obj), obj["kind"], name_of(obj)))
+            troubles = [[kind, clean(words)] for kind, words in sorted(self._troubles.items()) if words]
+            known = len(self._listed | {kind for kind, _ in troubles}) == len(SHORT)
+            return {
+                **view_of(objects, now, self.history),
+                "troubles": troubles,
+                "known": known,
+                "since": f"{self._since:%Y-%m-%dT%H:%M:%SZ}",
+            }
+
+
+LIST_SECONDS = 60
+"""Between two lists. They find what was deleted while no watch was open."""
+AGAIN_SECONDS = 30
+"""At most between two tries of what has failed."""
+
+
+class Reading:
+    """Reads our kinds by kubectl for as long as it is wanted, with the user's own rights."""
+
+    def __init__(self, k: Kubectl, everywhere: bool, floor: Floor) -> None:
+        import threading
+
+        self._k, self._floor = k, floor
+        self._all = ["--all-namespaces"] if everywhere else []
+        self._ended = threading.Event()
+        self._watches: dict[str, subprocess.Popen[bytes]] = {}
+        tasks: list[tuple[Any, tuple[str, ...]]] = [(self._list, ())]
+        tasks += [(self._watch, (kind,)) for kind in PLURAL]
+        self._threads = [threading.Thread(target=run, args=args, daemon=True) for run, args in tasks]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """End it, and the kubectl processes that watch."""
+        self._ended.set()
+        for process in list(self._watches.values()):
+            process.terminate()
+        for thread in self._threads:
+            thread.join(5)
+
+    def _list(self) -> None:
+        import time
+
+        while not self._ended.is_set():
+            good = True
+            for kind in PLURAL:
+                asked = time.monotonic()
+                try:
+                    limit = "--request-timeout=30s"
+                    found = self._k.get(f"{PLURAL[kind]}.{GROUP}", limit, *self._all)
+                    self._floor.listed(kind, found, asked, datetime.now(timezone.utc))
+                    self._floor.trouble(kind, "")
+                except (Failed, ValueError) as error:
+                    self._floor.trouble(kind, str(error) or "kubectl said nothing")
+                    good = False
+            self._ended.wait(LIST_SECONDS if good else AGAIN_SECONDS)
+
+    def _watch(self, kind: str) -> None:
+        import time
+
+        command = self._k.command("get", f"{PLURAL[kind]}.{GROUP}", "-o", "json", *self._all)
+        wait = 1.0
+        while not self._ended.is_set():
+            began = time.monotonic()
+            flags = ["--watch", "--output-watch-events"]
+            with subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+                self._watches[kind] = process
+                if self._ended.is_set():
+                    process.terminate()
+                assert process.stdout is not None
+                try:
+                    for line in process.stdout:  # an event in each, while objects alone would be printed over many
+                        self._floor.event(json.loads(line), time.monotonic(), datetime.now(timezone.utc))
+                except ValueError:
+                    process.terminate()
+            # Watches end by themselves now and then. Where they are refused, the lists say so or go on without them.
+            wait = 1.0 if time.monotonic() - began > AGAIN_SECONDS else min(2 * wait, AGAIN_SECONDS)
+            self._ended.wait(wait)
+
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+STREAMS = 16
+"""Pages that are open at a time."""
+BEAT_SECONDS = 10
+"""After so long what depends on the time is judged again, and a page that is gone is noticed."""
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def serving(floor: Floor, title: str, token: str, port: int = 0) -> Any:
+    """An HTTP server on loopback that gives the page, and its changes as they come, to who knows the token."""
+    import hmac
+    import threading
+    import time
+    from http import HTTPStatus
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+    from urllib.parse import urlsplit
+
+    streams = threading.BoundedSemaphore(STREAMS)
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 30
+        """Of a socket: for a request to come, and for what is sent to go."""
+
+        def do_GET(self) -> None:
+            """A file of the page, or the stream of changes."""
+            # A name that somebody else's DNS leads here is not ours, and no other page may ask.
+            try:
+                host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+            except ValueError:
+                host = None
+            if host not in LOCAL or self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+                self._say(HTTPStatus.FORBIDDEN, "this page is for the browser of this machine only")
+                return
+            given, slash, name = self.path.partition("?")[0][1:].partition("/")
+            if not slash or not hmac.compare_digest(given.encode(), token.encode()):
+                self._say(HTTPStatus.NOT_FOUND, "open the address that kubectl aifactory dashboard prints, all of it")
+            elif name == "changes":
+                self._changes()
+            elif name in PAGE:
+                self._send(HTTPStatus.OK, *PAGE[name])
+            else:
+                self._say(HTTPStatus.NOT_FOUND, "there is no such file")
+
+        def _say(self, code: HTTPStatus, words: str) -> None:
+            self._send(code, "text/plain", words + "\n")
+
+        def _send(self, code: HTTPStatus, kind: str, text: str) -> None:
+            body = text.encode()
+            self._head(code, kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def _head(self, code: HTTPStatus, kind: str) -> None:
+            self.send_response(code)
+            self.send_header("Content-Type", f"{kind}; charset=utf-8")
+            for name, value in HEADERS.items():
+                self.send_header(name, value)
+
+        def _changes(self) -> None:
+            if not streams.acquire(blocking=False):
+                self._say(HTTPStatus.SERVICE_UNAVAILABLE, f"it is open {STREAMS} times: close one")
+                return
+            try:
+                self._head(HTTPStatus.OK, "text/event-stream")
+                self.end_headers()
+                last = ""
+                while True:
+                    number = floor.number
+                    text = json.dumps({"title": title, **floor.view(datetime.now(timezone.utc))})
+                    self.wfile.write(b": nothing new\n\n" if text == last else f"data: {text}\n\n".encode())
+                    self.wfile.flush()
+                    last = text
+                    time.sleep(0.5)  # what changes faster is told together
+                    floor.wait(number, BEAT_SECONDS)
+            finally:
+                streams.release()
+
+        def version_string(self) -> str:
+            """What it calls itself."""
+            return "aifactory"
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing: the token is in every line."""
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """A browser that has gone is no error."""
+
+    try:
+        return Server(("127.0.0.1", port), Handler)
+    except OSError as error:
+        raise Failed(f"port {port} of this machine can not be used: {error.strerror}; leave out --port") from error
+
+
+def cmd_dashboard(k: Kubectl, args: argparse.Namespace) -> int:
+    """The line from data to tokens as a page, live."""
+    import secrets
+    import signal
+
+    k.home()
+    context = k.run("config", "view", "--minify", "-o", "jsonpath={.contexts[0].name}").strip()
+    title = "all namespaces" if args.all_namespaces else f"namespace {k.namespace}"
+    title += f" of {clean(context)}" if context else ""
+    floor = Floor(datetime.now(timezone.utc))
+    token = secrets.token_urlsafe(24)
+    with serving(floor, title, token, args.port) as server:
+        reading = Reading(k, args.all_namespaces, floor)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            say(
+                [
+                    f"The factory of {title}, live: http://127.0.0.1:{server.server_address[1]}/{token}/",
+                    "Whoever has this address and is on this machine sees what you may see. It changes nothing; "
+                    "Ctrl-C ends it.",
+                ]
+            )
+            sys.stdout.flush()
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            reading.close()
+    return 0
+
+
 # ---- the command line
 
 
@@ -1728,6 +2399,10 @@ def parser() -> argparse.ArgumentParser:
     add("tree", "Objects by lineage, with their pods", cmd_tree)
     top_ = add("top", "Progress, loss, tokens and requests a second of what runs", cmd_top, objects="")
     top_.add_argument("-A", "--all-namespaces", action="store_true")
+    words = "The same as a page in the browser, live: loss curves, traffic, tokens/s and cost"
+    dashboard = add("dashboard", words, cmd_dashboard, objects="")
+    dashboard.add_argument("-A", "--all-namespaces", action="store_true")
+    dashboard.add_argument("--port", type=int, default=0, help="of this machine (default: one that is free)")
     logs = add("logs", "Logs of a job by rank and attempt, of a version's check, of a pool", cmd_logs)
     logs.add_argument("--rank", type=int, help="of one pod of a job")
     logs.add_argument("--attempt", type=int, help="of that attempt (default: the current one)")
@@ -1818,6 +2493,656 @@ def complete(argv: Sequence[str] | None = None) -> int:
             found = []
     say([*(word for word in found if word.startswith(current)), ":4"])  # 4: no names of files
     return 0
+
+
+# ---- generated by `make generate` from plugin/dashboard: do not edit
+# fmt: off
+PAGE: dict[str, tuple[str, str]] = {
+    "": ("text/html", r'''
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>AI factory</title>
+<link rel="stylesheet" href="style.css">
+<script type="module" src="page.js"></script>
+</head>
+<body>
+<a class="skip" href="#lines">To the lines</a>
+<header>
+<div class="name">
+<h1>AI factory</h1>
+<p id="title"></p>
+</div>
+<dl id="totals" aria-label="Sums of all that is shown"></dl>
+<p id="link" role="status">connecting</p>
+</header>
+<main>
+<noscript><p>A script that comes with the page draws it: allow it, or use kubectl aifactory status.</p></noscript>
+<div id="troubles"></div>
+<p id="said" class="unseen" role="status"></p>
+<section id="blocked" aria-labelledby="blocked-title"></section>
+<section aria-labelledby="lines-title">
+<div class="bar-of-tools">
+<h2 id="lines-title">From data to tokens</h2>
+<form id="filter" role="search">
+<label for="words">Show</label>
+<input id="words" type="search" placeholder="name, phase, reason (press /)" autocomplete="off" spellcheck="false">
+<label><input id="only" type="checkbox"> only what blocks</label>
+</form>
+</div>
+<div id="lines" tabindex="-1"></div>
+<p id="count" class="dim" role="status"></p>
+</section>
+</main>
+<footer>
+<p id="since"></p>
+<p>The page only reads, by your kubectl and with your rights; to change something, type the commands it shows.</p>
+</footer>
+</body>
+</html>
+'''),
+    "style.css": ("text/css", r'''
+:root {
+  --back: #f6f6f4; --card: #fff; --ink: #1b1e22; --dim: #59616b; --rule: #dcdfe3; --shade: #eef0f2;
+  --blue: #2459ad; --green: #1d6b41; --amber: #7a4f00; --red: #a8231c; --second: #c26a12;
+  color-scheme: light dark;
+  font: 15px/1.45 system-ui, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --back: #121417; --card: #1a1d21; --ink: #e5e8eb; --dim: #a0a8b2; --rule: #31363d; --shade: #23272d;
+    --blue: #8ab6ff; --green: #7fd0a0; --amber: #f0bd6a; --red: #ff938a; --second: #f0a35c;
+  }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--back); color: var(--ink); font-variant-numeric: tabular-nums; }
+p, dl, dd, ol, ul, figure, h1, h2, h3, h4 { margin: 0; padding: 0; }
+ol, ul { list-style: none; }
+a { color: var(--blue); }
+:focus-visible { outline: 2px solid var(--blue); outline-offset: 2px; border-radius: 3px; }
+.dim { color: var(--dim); font-weight: 400; }
+.skip { position: absolute; left: -99rem; }
+.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+.skip:focus { left: .5rem; top: .5rem; background: var(--card); padding: .5rem; z-index: 1; }
+
+header, main, footer { max-width: 100rem; margin: 0 auto; padding: 0 1.25rem; }
+header { display: flex; flex-wrap: wrap; gap: .5rem 2rem; align-items: center; }
+header { padding-top: 1rem; padding-bottom: .75rem; }
+.name { flex: 1 1 14rem; min-width: 0; overflow-wrap: anywhere; }
+h1 { font-size: 1.2rem; }
+#title { color: var(--dim); }
+#totals { display: flex; flex-wrap: wrap; gap: .25rem 1.75rem; }
+#totals div { display: flex; flex-direction: column-reverse; }
+#totals dt { color: var(--dim); font-size: .8rem; }
+#totals dd { font-size: 1.25rem; font-weight: 600; }
+#link { border: 1px solid var(--rule); border-radius: 1rem; padding: .1rem .7rem; color: var(--dim); }
+#link, footer, .facts { font-size: .85rem; }
+#link::before { content: "○ "; }
+#link.live { color: var(--green); }
+#link.live::before { content: "● "; }
+#link.lost { color: var(--red); border-color: currentcolor; }
+footer { color: var(--dim); padding-top: 1rem; padding-bottom: 2rem; max-width: 100rem; }
+
+h2 { font-size: 1.05rem; margin: 1rem 0 .5rem; }
+.bar-of-tools { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; align-items: baseline; }
+.bar-of-tools { justify-content: space-between; }
+#filter { display: flex; flex-wrap: wrap; gap: .25rem 1rem; align-items: center; }
+input[type="search"] {
+  font: inherit; color: inherit; background: var(--card); border: 1px solid var(--dim); border-radius: .35rem;
+  padding: .25rem .5rem; width: 17rem; max-width: 100%;
+}
+input[type="search"]::placeholder { color: var(--dim); opacity: 1; }
+
+.mark {
+  display: inline-grid; place-items: center; width: 1.25em; height: 1.25em; border-radius: 50%; margin-right: .4em;
+  font-size: .8em; font-weight: 700; color: var(--card); background: var(--dim); flex: none;
+}
+.mark.ok { background: var(--green); }
+.mark.busy { background: var(--blue); border-radius: .3em; }
+.mark.held { background: var(--amber); border-radius: .3em; }
+.mark.wait { background: var(--amber); }
+.mark.stuck { background: var(--red); border-radius: 0; }
+
+.trouble, .blocker {
+  background: var(--card); border: 1px solid var(--rule); border-left: .3rem solid var(--red); border-radius: .35rem;
+  padding: .55rem .8rem; margin-bottom: .4rem;
+}
+.blocker.wait, .blocker.held { border-left-color: var(--amber); }
+.blocker > * + * { margin-top: .5rem; }
+.blocker dt { min-width: 3rem; }
+.ref, code {
+  font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .92em;
+  overflow-wrap: anywhere;
+}
+.commands li { display: flex; gap: .5rem; align-items: flex-start; margin-top: .25rem; }
+.commands code { flex: 1; background: var(--shade); padding: .25rem .5rem; border-radius: .25rem; }
+button {
+  font: inherit; font-size: .85rem; color: inherit; background: var(--card); border: 1px solid var(--dim);
+  border-radius: .25rem; padding: .2rem .6rem; cursor: pointer;
+}
+button:hover { background: var(--shade); }
+summary { cursor: pointer; }
+
+.line {
+  background: var(--card); border: 1px solid var(--rule); border-radius: .5rem; padding: .7rem .9rem .9rem;
+  margin-bottom: .9rem;
+}
+h3 { font-size: 1rem; display: flex; align-items: center; overflow-wrap: anywhere; flex-wrap: wrap; }
+.stages {
+  display: grid; grid-template-columns: minmax(0, .8fr) repeat(4, minmax(0, 1fr)); gap: 1.6rem; margin-top: .5rem;
+}
+.stage { position: relative; min-width: 0; }
+.stage > h4 { font-size: .8rem; color: var(--dim); font-weight: 600; }
+.stage > h4 { border-bottom: 2px solid var(--rule); padding-bottom: .15rem; }
+.stage.moves > h4 { border-bottom-color: var(--blue); }
+.stage + .stage::before { content: "→"; position: absolute; left: -1.3rem; top: -.1rem; color: var(--dim); }
+.stage.empty { color: var(--dim); font-size: .9rem; }
+.stage.empty > h4 { border-bottom-style: dashed; }
+.stage > p { margin-top: .4rem; }
+.card { padding: .5rem 0; }
+.card + .card { border-top: 1px solid var(--rule); }
+.card > * + * { margin-top: .45rem; }
+.head { display: flex; align-items: center; }
+.head .ref { flex: 1; }
+.phase { color: var(--dim); font-size: .85rem; margin-left: .5rem; overflow-wrap: anywhere; }
+.card.ok .phase { color: var(--green); }
+.card.busy .phase { color: var(--blue); }
+.card.held .phase, .card.wait .phase { color: var(--amber); }
+.card.stuck .phase { color: var(--red); }
+.words { overflow-wrap: anywhere; font-size: .9rem; }
+.big { display: flex; flex-wrap: wrap; gap: 0 1rem; align-items: baseline; color: var(--dim); font-size: .85rem; }
+.big b { font-size: 1.5rem; color: var(--ink); line-height: 1.1; }
+.facts div { display: flex; gap: .5rem; }
+.facts dt { color: var(--dim); flex: none; min-width: 4.6rem; max-width: 50%; }
+.facts dd { overflow-wrap: anywhere; min-width: 0; }
+
+.bar p, figcaption, .axis { display: flex; flex-wrap: wrap; gap: 0 .75rem; font-size: .85rem; }
+.bar p, figcaption, .axis { justify-content: space-between; }
+svg { display: block; width: 100%; overflow: visible; }
+.bar svg { height: .6rem; background: var(--shade); border-radius: .2rem; margin: .15rem 0; overflow: hidden; }
+.part0 { fill: var(--blue); }
+.part1 { fill: var(--second); }
+.cut { stroke: var(--card); stroke-width: 1; }
+.bar .legend { justify-content: flex-start; color: var(--dim); font-size: .8rem; overflow-wrap: anywhere; }
+.key { display: inline-block; width: .7em; height: .7em; margin-right: .35em; border-radius: .15em; }
+.key.part0 { background: var(--blue); }
+.key.part1 { background: var(--second); border-radius: 50%; }
+figure svg { height: 3.5rem; }
+figure path { fill: none; stroke: var(--blue); stroke-width: 1.75; stroke-linejoin: round; }
+figure path.dot { stroke-width: 6; stroke-linecap: round; }
+.base { stroke: var(--rule); }
+.axis { color: var(--dim); font-size: .75rem; flex-wrap: nowrap; }
+.steps { display: flex; flex-wrap: wrap; gap: .25rem; font-size: .8rem; }
+.steps li { border: 1px solid var(--rule); border-radius: .25rem; padding: 0 .4rem; color: var(--dim); }
+.steps .now { border-color: var(--blue); color: var(--ink); font-weight: 600; }
+
+.card details, figure details { font-size: .8rem; }
+.card summary { color: var(--dim); }
+.scroll { overflow: auto; max-height: 16rem; margin-top: .25rem; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: .15rem .6rem .15rem 0; border-bottom: 1px solid var(--rule); }
+th { color: var(--dim); font-weight: 600; position: sticky; top: 0; background: var(--card); }
+td { min-width: 3.5rem; }
+
+@media (max-width: 62rem) {
+  .stages { grid-template-columns: minmax(0, 1fr); gap: .9rem; }
+  .stage + .stage::before { content: "↓"; left: auto; right: 0; }
+}
+@media (max-width: 40rem) {
+  header, main, footer { padding-left: .75rem; padding-right: .75rem; }
+  #totals { gap: .25rem 1.1rem; }
+  summary, button, #filter label { min-height: 1.75rem; }
+}
+@media (prefers-reduced-motion: no-preference) {
+  .stage.moves > h4 {
+    border-image: linear-gradient(90deg, var(--blue), var(--rule), var(--blue)) 1;
+    animation: flow 2.4s linear infinite;
+  }
+  @keyframes flow { 50% { opacity: .65; } }
+}
+@media print { .copy, #filter, .skip { display: none; } }
+'''),
+    "page.js": ("text/javascript", r'''
+// The page of `kubectl aifactory dashboard`. The server sends the whole view as JSON whenever it has changed; `draw`
+// makes a tree of it, and `mend` changes the page until it is like that tree: what has the focus or is open stays so.
+// Text gets into the page as text only (createTextNode), never as HTML: names and messages come from anybody.
+
+const MARKS = {
+  ok: ["✓", "fine"],
+  busy: ["▸", "on its way"],
+  held: ["‖", "rests on request"],
+  wait: ["!", "waits for somebody"],
+  stuck: ["✕", "stuck"],
+};
+const NOTHING = {
+  Data: "no inputs named",
+  Train: "no job makes it",
+  Version: "no version yet",
+  Serve: "no pool serves it",
+  Tokens: "none yet",
+};
+const SVG = "http://www.w3.org/2000/svg";
+
+// ---- making and mending elements
+
+function h(name, attributes = {}, ...children) {
+  const svg = ["svg", "path", "line"].includes(name);
+  const made = svg ? document.createElementNS(SVG, name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value !== undefined && value !== false) made.setAttribute(key, value === true ? "" : value);
+  }
+  for (const child of children.flat(3)) {
+    if (child instanceof Node) made.append(child);
+    else if (child !== undefined && child !== null && child !== "") made.append(document.createTextNode(child));
+  }
+  return made;
+}
+
+// Which child is which: by its key, else the how-manieth of its sort it is among those that have none.
+function keysOf(parent) {
+  const counts = {};
+  return [...parent.childNodes].map((node) => {
+    const key = node.nodeType === 1 && node.getAttribute("data-key");
+    if (key) return `${node.nodeName} ${key}`;
+    counts[node.nodeName] = (counts[node.nodeName] || 0) + 1;
+    return `${node.nodeName} #${counts[node.nodeName]}`;
+  });
+}
+
+function mend(old, made) {
+  const keys = keysOf(made);
+  const known = new Map();
+  // What goes, goes first: an element that is moved would lose the focus.
+  keysOf(old).forEach((key, place) => known.set(key, known.get(key) || [...old.childNodes][place]));
+  const kept = new Set(keys.map((key) => known.get(key)));
+  [...old.childNodes].filter((node) => !kept.has(node)).forEach((node) => node.remove());
+  let next = old.firstChild;
+  [...made.childNodes].forEach((wanted, place) => {
+    const node = known.get(keys[place]) || wanted;
+    known.delete(keys[place]);
+    if (node === next) next = next.nextSibling;
+    else old.insertBefore(node, next);
+    if (node === wanted) return;
+    if (node.nodeType === 3) {
+      if (node.data !== wanted.data) node.data = wanted.data;
+      return;
+    }
+    const names = new Set([...node.attributes, ...wanted.attributes].map((attribute) => attribute.name));
+    names.delete("open"); // whether something is open is for the reader to say
+    for (const name of names) {
+      if (!wanted.hasAttribute(name)) node.removeAttribute(name);
+      else if (node.getAttribute(name) !== wanted.getAttribute(name)) {
+        node.setAttribute(name, wanted.getAttribute(name));
+      }
+    }
+    mend(node, wanted);
+  });
+}
+
+function fill(id, ...children) {
+  mend(document.getElementById(id), h("div", {}, ...children));
+}
+
+// ---- words
+
+function ago(since) {
+  const seconds = (Date.now() - Date.parse(since)) / 1000;
+  if (!Number.isFinite(seconds)) return "";
+  if (seconds < 120) return `${Math.max(0, Math.floor(seconds / 10) * 10)}s`;
+  if (seconds < 7200) return `${Math.floor(seconds / 60)}m`;
+  return seconds < 172800 ? `${Math.floor(seconds / 3600)}h` : `${Math.floor(seconds / 86400)}d`;
+}
+
+const clock = (seconds) => new Date(seconds * 1000).toTimeString().slice(0, 8);
+const places = (value) => (value === null ? "none" : String(Number(value.toPrecision(5))));
+
+function mark(name) {
+  if (!MARKS[name]) return undefined;
+  const [sign, words] = MARKS[name];
+  return h("span", { class: `mark ${name}`, role: "img", "aria-label": words, title: words }, sign);
+}
+
+function table(title, head, rows, open) {
+  return h(
+    "details",
+    { "data-key": `table ${title}`, open },
+    h("summary", {}, `${title} (${rows.length})`),
+    h(
+      "div",
+      { class: "scroll", tabindex: "0", role: "group", "aria-label": title },
+      h(
+        "table",
+        {},
+        h("thead", {}, h("tr", {}, head.map((cell) => h("th", { scope: "col" }, cell)))),
+        h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell) => h("td", {}, cell))))),
+      ),
+    ),
+  );
+}
+
+// ---- pictures
+
+const WIDE = 240;
+const HIGH = 56;
+
+// Where the line is broken: after an attempt that began again at an earlier step, and where there was no figure.
+function pieces(points) {
+  const found = [[]];
+  points.forEach((point, place) => {
+    if (point[1] === null || (place && point[0] < points[place - 1][0])) found.push([]);
+    if (point[1] !== null) found[found.length - 1].push(point);
+  });
+  return found.filter((piece) => piece.length);
+}
+
+function curve({ title, axis, points }) {
+  const time = axis === "time";
+  const last = points[points.length - 1];
+  // A pool says its figure when it has changed: until then it is what it was.
+  const drawn = time ? [...points, [Math.max(Date.now() / 1000, last[0]), last[1]]] : points;
+  const known = drawn.filter((point) => point[1] !== null);
+  if (!known.length) return undefined;
+  const xs = drawn.map((point) => point[0]);
+  const ys = known.map((point) => point[1]);
+  const [left, right] = [Math.min(...xs), Math.max(...xs)];
+  // Of a loss the shape counts, of all else the size.
+  const [low, high] = [title === "Loss" ? Math.min(...ys) : 0, Math.max(...ys)];
+  const x = (value) => 3 + ((WIDE - 6) * (value - left)) / (right - left || 1);
+  const y = (value) => HIGH - 4 - ((HIGH - 8) * (value - low)) / (high - low || 1);
+  const at = (point) => `${x(point[0]).toFixed(1)} ${y(point[1]).toFixed(1)}`;
+  const path = pieces(drawn)
+    .map((piece) =>
+      piece
+        .map((point, place) => {
+          if (!place) return `M${at(point)}`;
+          return time ? `H${x(point[0]).toFixed(1)}V${y(point[1]).toFixed(1)}` : `L${at(point)}`;
+        })
+        .join(""),
+    )
+    .join("");
+  const where = (value) => (time ? clock(value) : `step ${value}`);
+  const words =
+    `${title}: ${places(last[1])} at ${where(last[0])}; ` +
+    `since ${where(left)} between ${places(Math.min(...ys))} and ${places(Math.max(...ys))}`;
+  return h(
+    "figure",
+    { "data-key": `curve ${title}` },
+    h("figcaption", {}, title, h("b", {}, places(last[1]))),
+    h(
+      "svg",
+      { viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: "none", role: "img", "aria-label": words },
+      h("line", { class: "base", x1: 0, x2: WIDE, y1: HIGH - 0.5, y2: HIGH - 0.5 }),
+      h("path", { d: path, "vector-effect": "non-scaling-stroke" }),
+      known.length === 1
+        ? h("path", { class: "dot", d: `M${at(known[0])}h0.01`, "vector-effect": "non-scaling-stroke" })
+        : undefined,
+    ),
+    h(
+      "p",
+      { class: "axis" },
+      h("span", {}, where(left)),
+      h("span", {}, `${places(low)} to ${places(high)}`),
+      h("span", {}, time ? "now" : where(right)),
+    ),
+    table(
+      `${title} as a table`,
+      [time ? "time" : "step", title],
+      [...points].reverse().map((point) => [time ? clock(point[0]) : String(point[0]), places(point[1])]),
+    ),
+  );
+}
+
+function bar({ title, words, parts }) {
+  const many = parts.length > 1;
+  const said = parts.map((part) => `${part.name} ${Math.round(part.percent)} %`).join(", ");
+  return h(
+    "div",
+    { class: "bar", "data-key": `bar ${title}` },
+    h("p", {}, h("span", {}, title), h("span", { class: "dim" }, words)),
+    h(
+      "svg",
+      { viewBox: "0 0 100 10", preserveAspectRatio: "none", role: "img", "aria-label": `${title}: ${said}` },
+      parts.map((part, place) => {
+        const from = parts.slice(0, place).reduce((sum, other) => sum + other.percent, 0);
+        const to = Math.min(100, from + part.percent);
+        return h("path", { class: `part${place}`, d: `M${from} 0H${to}V10H${from}Z` });
+      }),
+      many ? h("line", { class: "cut", x1: parts[0].percent, x2: parts[0].percent, y1: 0, y2: 10 }) : undefined,
+    ),
+    many
+      ? h(
+          "p",
+          { class: "legend" },
+          parts.map((part, place) =>
+            h(
+              "span",
+              {},
+              h("i", { class: `key part${place}`, "aria-hidden": "true" }),
+              `${part.name} ${Math.round(part.percent)} %`,
+            ),
+          ),
+        )
+      : undefined,
+  );
+}
+
+// ---- the line from data to tokens
+
+function fact([name, value]) {
+  return h("div", { "data-key": name }, h("dt", {}, name), h("dd", {}, value));
+}
+
+function card(found, namespace) {
+  return h(
+    "article",
+    { class: `card ${found.mark || ""}`, "data-key": found.ref, "aria-label": found.ref },
+    h(
+      "p",
+      { class: "head" },
+      mark(found.mark),
+      h("b", { class: "ref" }, found.ref),
+      found.phase ? h("span", { class: "phase" }, found.phase) : undefined,
+    ),
+    found.big && found.big.length
+      ? h("p", { class: "big" }, found.big.map(([value, unit]) => h("span", {}, h("b", {}, value), ` ${unit}`)))
+      : undefined,
+    found.message && found.mark !== "ok"
+      ? h(
+          "p",
+          { class: "words" },
+          found.reason ? h("b", {}, `${found.reason}: `) : undefined,
+          found.message,
+          found.since ? h("span", { class: "dim" }, ` (for ${ago(found.since)})`) : undefined,
+        )
+      : undefined,
+    (found.bars || []).map(bar),
+    found.steps && found.steps.length
+      ? h(
+          "ol",
+          { class: "steps", "aria-label": "Steps of the Canary" },
+          found.steps.map(([words, state]) =>
+            h("li", { class: state, "aria-current": state === "now" ? "step" : undefined },
+              `${{ done: "✓ ", now: "▸ " }[state] || ""}${words}`),
+          ),
+        )
+      : undefined,
+    (found.curves || []).map(curve),
+    (found.facts || []).length ? h("dl", { class: "facts" }, found.facts.map(fact)) : undefined,
+    found.base
+      ? h("p", {}, h("a", { href: `#${placeOf(namespace, found.base)}` }, `see the line of ${found.base}`))
+      : undefined,
+    (found.tables || []).map(({ title, head, rows }) => table(title, head, rows)),
+  );
+}
+
+const placeOf = (namespace, title) => `line-${namespace}-${title}`;
+
+function stage([title, cards], namespace) {
+  const marks = cards.map((found) => found.mark);
+  const moves = marks.includes("busy") ? " moves" : "";
+  return h(
+    "li",
+    { class: `stage${cards.length ? "" : " empty"}${moves}`, "data-key": title },
+    h("h4", {}, title),
+    cards.length ? cards.map((found) => card(found, namespace)) : h("p", { class: "dim" }, NOTHING[title]),
+  );
+}
+
+function worst(line) {
+  const marks = line.stages.flatMap(([, cards]) => cards.map((found) => found.mark));
+  return ["stuck", "wait", "held", "busy", "ok"].find((name) => marks.includes(name));
+}
+
+function drawLine(line, everywhere) {
+  return h(
+    "section",
+    {
+      class: "line",
+      "data-key": `${line.namespace}/${line.title}`,
+      id: placeOf(line.namespace, line.title),
+      "aria-label": `line of ${line.title}${everywhere ? ` in ${line.namespace}` : ""}`,
+    },
+    h(
+      "h3",
+      {},
+      mark(worst(line)),
+      line.title,
+      everywhere ? h("span", { class: "dim" }, ` in ${line.namespace}`) : undefined,
+    ),
+    h("ol", { class: "stages" }, line.stages.map((found) => stage(found, line.namespace))),
+    line.leftOut ? h("p", { class: "dim" }, `and ${line.leftOut} earlier that nothing depends on`) : undefined,
+  );
+}
+
+// ---- what blocks
+
+function command(text) {
+  return h("li", {}, h("code", {}, text), h("button", { type: "button", class: "copy", "data-text": text }, "Copy"));
+}
+
+function blocker(found, first) {
+  return h(
+    "details",
+    { class: `blocker ${found.state}`, "data-key": `${found.namespace}/${found.ref}`, open: first },
+    h(
+      "summary",
+      {},
+      mark(found.state),
+      h("b", { class: "ref" }, found.ref),
+      ` ${{ stuck: "is stuck", wait: "waits", held: "rests" }[found.state]}: ${found.reason}`,
+      found.since ? h("span", { class: "dim" }, ` for ${ago(found.since)}`) : undefined,
+    ),
+    found.message ? h("p", { class: "words" }, found.message) : undefined,
+    h(
+      "dl",
+      { class: "facts" },
+      found.meaning ? fact(["why", found.meaning]) : undefined,
+      found.advice ? fact(["do", found.advice]) : undefined,
+    ),
+    h("ul", { class: "commands", "aria-label": "Commands that mend it" }, found.commands.map(command)),
+  );
+}
+
+function drawBlocked(view) {
+  const more = view.blockedInAll - view.blocked.length;
+  return [
+    h("h2", { id: "blocked-title" }, view.blockedInAll ? `What blocks (${view.blockedInAll})` : "Nothing blocks"),
+    view.blocked.map((found, place) => blocker(found, place === 0)),
+    more > 0 ? h("p", { class: "dim" }, `and ${more} more`) : undefined,
+  ];
+}
+
+// ---- the page
+
+let view;
+let told = "";
+
+function wanted(line) {
+  const words = document.getElementById("words").value.trim().toLowerCase();
+  const mine = ["stuck", "wait", "held"].includes(worst(line));
+  if (document.getElementById("only").checked && !mine) return false;
+  const text = [line.namespace, line.title, ...line.stages.flatMap(([, cards]) =>
+    cards.flatMap((found) => [found.ref, found.phase, found.reason, found.message]))].join(" ").toLowerCase();
+  return words.split(/\s+/).every((word) => text.includes(word));
+}
+
+function draw() {
+  if (!view) return;
+  const blocked = view.blockedInAll;
+  const title = `${blocked ? `(${blocked}!) ` : ""}AI factory, ${view.title}`;
+  if (document.title !== title) document.title = title;
+  fill("title", view.title);
+  fill("totals", view.totals.map(([value, name]) => fact([name, value])));
+  fill(
+    "troubles",
+    view.troubles.map(([kind, words]) =>
+      h("p", { class: "trouble", role: "alert", "data-key": kind }, mark("stuck"), `${kind}s can not be read: `, words),
+    ),
+  );
+  fill("blocked", view.known ? drawBlocked(view) : h("h2", { id: "blocked-title" }, "Reading the cluster"));
+  const first = view.blocked[0];
+  fill("said", first ? `${blocked} block, first ${first.ref}: ${first.reason}` : "");
+  const lines = view.lines.filter(wanted);
+  const everywhere = new Set(view.lines.map((line) => line.namespace)).size > 1;
+  fill("lines", lines.map((line) => drawLine(line, everywhere)));
+  const none = view.known && !view.linesInAll && !view.troubles.length;
+  const hidden = view.linesInAll - lines.length;
+  fill("count", none
+    ? "There is no TrainingJob, ModelVersion or InferencePool here yet. Is the cluster fit: kubectl aifactory check"
+    : hidden ? `${lines.length} of ${view.linesInAll} lines are shown` : "");
+  fill(
+    "since",
+    `Curves begin when the command was started, at ${new Date(view.since).toLocaleString()}: a status holds its `,
+    "latest figures only. What was before is in Prometheus, if it collects the operator's metrics.",
+  );
+}
+
+function link(words, state) {
+  if (told === words) return;
+  told = words;
+  const place = document.getElementById("link");
+  place.className = state;
+  fill("link", words);
+}
+
+const changes = new EventSource("changes");
+changes.onmessage = (event) => {
+  view = JSON.parse(event.data);
+  link("live", "live");
+  draw();
+};
+changes.onopen = () => link("live", "live");
+changes.onerror = () => link("not connected: has the command ended? It is tried again", "lost");
+
+setInterval(draw, 10000);
+document.getElementById("filter").addEventListener("input", draw);
+document.getElementById("filter").addEventListener("submit", (event) => event.preventDefault());
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.matches("input, textarea");
+  if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
+    event.preventDefault();
+    document.getElementById("words").focus();
+  }
+});
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("button.copy");
+  if (!button) return;
+  try {
+    await navigator.clipboard.writeText(button.dataset.text);
+    button.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(button.previousElementSibling);
+    button.textContent = "Selected";
+  }
+  setTimeout(() => (button.textContent = "Copy"), 2000);
+});
+'''),
+}
+# fmt: on
+# ---- end of what is generated
 
 
 # ---- generated by `make generate` from operator/aifactory/api/reasons.py and docs/advice.yaml: do not edit

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import resource
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -98,6 +103,81 @@ def test_errors_are_kubectls_own(ns: Kubectl, operator: Operator, user: User) ->
         "there is no tjob/x in this namespace"
         in user.types(f"kubectl aifactory retry tjob/x -n {user.namespace}", code=1).err
     )
+
+
+class Viewer:
+    """A browser's part of `dashboard`: the address that it prints, and the views that it sends."""
+
+    def __init__(self, user: User, *flags: str) -> None:
+        self.process = user.starts(f"kubectl aifactory dashboard -n {user.namespace} {' '.join(flags)}")
+        assert self.process.stdout is not None
+        self._address = self.process.stdout.readline().split()[-1]
+        self._connection = http.client.HTTPConnection(urlsplit(self._address).netloc, timeout=30)
+        self._connection.request("GET", f"{urlsplit(self._address).path}changes")
+        self._stream = self._connection.getresponse()
+
+    def sees(self, what: str, done: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """The first view that is like that."""
+        deadline, view = time.monotonic() + 30, {}
+        while time.monotonic() < deadline:
+            line = self._stream.readline()
+            assert line, "the stream has ended"
+            if line.startswith(b"data: ") and done(view := json.loads(line[6:])):
+                return view
+        raise AssertionError(f"{what}: {view}")
+
+    def stop(self) -> int:
+        """Ctrl-C; the exit code."""
+        self._connection.close()
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(timeout=20)
+
+
+def refs(view: dict[str, Any]) -> set[str]:
+    return {found["ref"] for line in view["lines"] for title, cards in line["stages"][1:4] for found in cards}
+
+
+def test_the_dashboard_shows_what_happens_while_it_happens(ns: Kubectl, operator: Operator, user: User) -> None:
+    viewer = Viewer(user)
+    try:
+        viewer.sees("an empty factory", lambda view: view["known"] and not view["lines"] and not view["troubles"])
+        ns.apply(objects.job("seen", ["true"], suspend=True), objects.pool("chat", "tiny"))
+        seen = viewer.sees(
+            "what blocks", lambda view: refs(view) == {"tjob/seen", "ipool/chat"} and view["blockedInAll"] == 2
+        )
+        assert {found["reason"]: found["commands"][0] for found in seen["blocked"]} == {
+            "Suspended": f"kubectl aifactory -n {user.namespace} resume tjob/seen",
+            "WaitingForModel": f"kubectl -n {user.namespace} get mver",
+        }
+        user.types(seen["blocked"][-1]["commands"][0])
+        ns.run("delete", "ipool", "chat")
+        viewer.sees("the pool to be gone", lambda view: refs(view) == {"tjob/seen"})
+    finally:
+        code = viewer.stop()
+    assert code == 0
+    watching = [path for path in Path("/proc").glob("[0-9]*/cmdline") if user.namespace in _words(path)]
+    assert not [path for path in watching if "--output-watch-events" in _words(path)], "a kubectl goes on"
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_bytes().decode(errors="replace").split("\0")
+    except OSError:  # it has ended
+        return []
+
+
+def test_the_dashboard_says_what_its_user_may_not_see(ns: Kubectl, operator: Operator, user: User) -> None:
+    ns.run("create", "role", "viewer", "--verb=get,list", "--resource=trainingjobs.aifactory.dev")
+    ns.run("create", "rolebinding", "viewer", "--role=viewer", "--user=somebody")
+    ns.apply(objects.job("seen", ["true"], suspend=True))
+    viewer = Viewer(user, "--as", "somebody")
+    try:
+        seen = viewer.sees("refusals", lambda view: refs(view) and len(view["troubles"]) == 2)
+    finally:
+        viewer.stop()
+    assert refs(seen) == {"tjob/seen"}
+    for kind, words in seen["troubles"]:
+        assert f'User "somebody" cannot list resource "{kind.lower()}s"' in words
 
 
 def test_a_cluster_that_is_not_fit_says_so(ns: Kubectl, operator: Operator, user: User) -> None:

@@ -33,6 +33,12 @@ class User:
         assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return Outcome(done.returncode, done.stdout, done.stderr)
 
+    def starts(self, command: str) -> subprocess.Popen[str]:
+        """A command that goes on, as a process of its own."""
+        return subprocess.Popen(
+            ["/bin/sh", "-c", f"exec {command}"], env=self._env, cwd=self.folder, stdout=subprocess.PIPE, text=True
+        )
+
     def plugin(self, words: str, *, code: int = 0) -> str:
         """A command of the plugin, in the namespace; what it printed."""
         return self.types(f"kubectl aifactory {words} -n {self.namespace}", code=code).out

@@ -19,14 +19,19 @@ STANDARD = {
     "argparse",
     "collections",
     "datetime",
+    "hmac",
     "http",
     "json",
     "os",
     "re",
+    "secrets",
+    "signal",
     "subprocess",
     "sys",
     "textwrap",
     "threading",
+    "time",
+    "urllib",
 }
 
 
