@@ -40,7 +40,7 @@ AUTOSCALING: Mapping[str, Body | None] = {
     "none": None,
     "small": {"maxReplicas": 3, "stabilizationSeconds": 30},
     "large": {"minReplicas": 2, "maxReplicas": 4, "stabilizationSeconds": 90, "scaleUpStabilizationSeconds": 10},
-    "zero": {"minReplicas": 0, "maxReplicas": 3, "stabilizationSeconds": 30, "idleSeconds": 60},
+    "zero": {"minReplicas": 0, "maxReplicas": 3, "stabilizationSeconds": 30, "idleSeconds": 20},
 }
 """How pools are scaled, by a word for it."""
 TARGET = 4

@@ -15,7 +15,7 @@ from tests.sim.world import World
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS
 
 POOL = manifests.key("pool-a")
-IDLE = 60
+IDLE = 20
 LOOKS = 40
 """Seconds until what has changed is known for certain."""
 SERVING = {names.LABEL_POOL: "pool-a", names.LABEL_ROLE: names.ROLE_SERVE}
