@@ -311,7 +311,9 @@ def test_so_many_pages_are_served_and_no_more(monkeypatch: pytest.MonkeyPatch) -
         assert refused.read() == b"it is open 2 times: close one\n"
 
 
-def test_a_port_that_is_taken_is_said() -> None:
+def test_a_port_that_can_not_be_had_is_said() -> None:
+    with pytest.raises(plugin.Failed, match=r"port 70000 of this machine can not be used: .*0-65535.*leave out --port"):
+        plugin.serving(plugin.Floor(LATER), "", TOKEN, 70000)
     with plugin.serving(plugin.Floor(LATER), "", TOKEN) as server:
         port = server.server_address[1]
         with pytest.raises(plugin.Failed, match=rf"port {port} of this machine can not be used: .*; leave out --port"):
