@@ -1910,6 +1910,8 @@ def traffic_of(pool: Json) -> list[Json]:
     if new and weight is not None and rollout.get("strategy") == "Canary":
         wanted = f"{weight:.0f} % to the new version, {rollout.get('weight', '?')} % wanted"
         return [bar_of("Traffic", wanted, (old or "nothing", 100 - weight), (new, weight))]
+    if new and rollout.get("strategy") == "Shadow" and rollout.get("phase") == "Progressing":
+        return [bar_of("Traffic", f"{new} gets copies of {rollout.get('mirror', 0)} %", (old, 100))]
     pods = [number(part.get("readyReplicas")) or 0 for part in (stable, candidate)]
     if not sum(pods):
         return []
@@ -1919,14 +1921,15 @@ def traffic_of(pool: Json) -> list[Json]:
 
 
 def steps_of(pool: Json) -> list[list[str]]:
-    """The steps of a Canary: done, now, next; none where no Canary is under way."""
+    """The steps of a Canary or Shadow that is under way: done, now, next."""
     rollout = status_of(pool).get("rollout") or {}
-    if rollout.get("strategy") != "Canary" or rollout.get("phase") != "Progressing":
+    if rollout.get("strategy") not in ("Canary", "Shadow") or rollout.get("phase") != "Progressing":
         return []
     found, at = [], int(number(rollout.get("step")) or 0)
     for place, step in enumerate((pool["spec"].get("rollout") or {}).get("steps") or ()):
         words = "wait for promote"
-        for field, text in (("weight", "{} %"), ("pauseSeconds", "wait {} s"), ("analyzeSeconds", "compare {} s")):
+        known = {"weight": "{} %", "mirror": "copy {} %", "pauseSeconds": "wait {} s", "analyzeSeconds": "compare {} s"}
+        for field, text in known.items():
             words = text.format(step[field]) if step.get(field) is not None else words
         found.append([words, "done" if place < at else "now" if place == at else "next"])
     return found
@@ -2970,7 +2973,7 @@ function card(found, namespace) {
     found.steps && found.steps.length
       ? h(
           "ol",
-          { class: "steps", "aria-label": "Steps of the Canary" },
+          { class: "steps", "aria-label": "Steps of the change" },
           found.steps.map(([words, state]) =>
             h("li", { class: state, "aria-current": state === "now" ? "step" : undefined },
               `${{ done: "✓ ", now: "▸ " }[state] || ""}${words}`),

@@ -261,7 +261,7 @@ function card(found, namespace) {
     found.steps && found.steps.length
       ? h(
           "ol",
-          { class: "steps", "aria-label": "Steps of the Canary" },
+          { class: "steps", "aria-label": "Steps of the change" },
           found.steps.map(([words, state]) =>
             h("li", { class: state, "aria-current": state === "now" ? "step" : undefined },
               `${{ done: "✓ ", now: "▸ " }[state] || ""}${words}`),

@@ -85,6 +85,16 @@ def test_a_canary_shows_its_weights_its_steps_and_what_was_compared() -> None:
     assert table(pool, "Analysis of the new version")[0][:2] == ["errorRate", "Inconclusive"]
 
 
+def test_who_gets_copies_gets_no_traffic() -> None:
+    pool = scene.in_a_canary()[2]
+    pool["spec"]["rollout"]["steps"] = [{"mirror": 20}, {"pause": {}}, {"analyzeSeconds": 60}]
+    pool["status"]["rollout"].update(strategy="Shadow", mirror=20, step=1)
+    (bar,) = plugin.traffic_of(pool)
+    assert bar["words"] == "tiny-summary-v2 gets copies of 20 %"
+    assert bar["parts"] == [{"name": "tiny-summary-v1", "percent": 100}]
+    assert plugin.steps_of(pool) == [["copy 20 %", "done"], ["wait for promote", "now"], ["compare 60 s", "next"]]
+
+
 def test_without_weights_traffic_is_that_of_the_pods_that_answer() -> None:
     (bar,) = plugin.traffic_of(factory.situations()["pool: rolls out"])
     assert bar["words"] == "to as many of the pods that answer"
