@@ -1910,6 +1910,8 @@ def traffic_of(pool: Json) -> list[Json]:
     if new and weight is not None and rollout.get("strategy") == "Canary":
         wanted = f"{weight:.0f} % to the new version, {rollout.get('weight', '?')} % wanted"
         return [bar_of("Traffic", wanted, (old or "nothing", 100 - weight), (new, weight))]
+    if new and rollout.get("strategy") == "Shadow" and rollout.get("phase") == "Progressing":
+        return [bar_of("Traffic", f"{new} gets copies of {rollout.get('mirror', 0)} %", (old, 100))]
     pods = [number(part.get("readyReplicas")) or 0 for part in (stable, candidate)]
     if not sum(pods):
         return []
@@ -1919,14 +1921,15 @@ def traffic_of(pool: Json) -> list[Json]:
 
 
 def steps_of(pool: Json) -> list[list[str]]:
-    """The steps of a Canary: done, now, next; none where no Canary is under way."""
+    """The steps of a Canary or Shadow that is under way: done, now, next."""
     rollout = status_of(pool).get("rollout") or {}
-    if rollout.get("strategy") != "Canary" or rollout.get("phase") != "Progressing":
+    if rollout.get("strategy") not in ("Canary", "Shadow") or rollout.get("phase") != "Progressing":
         return []
     found, at = [], int(number(rollout.get("step")) or 0)
     for place, step in enumerate((pool["spec"].get("rollout") or {}).get("steps") or ()):
         words = "wait for promote"
-        for field, text in (("weight", "{} %"), ("pauseSeconds", "wait {} s"), ("analyzeSeconds", "compare {} s")):
+        known = {"weight": "{} %", "mirror": "copy {} %", "pauseSeconds": "wait {} s", "analyzeSeconds": "compare {} s"}
+        for field, text in known.items():
             words = text.format(step[field]) if step.get(field) is not None else words
         found.append([words, "done" if place < at else "now" if place == at else "next"])
     return found
@@ -2297,12 +2300,13 @@ def serving(floor: Floor, title: str, token: str, port: int = 0) -> Any:
                 self.end_headers()
                 last = ""
                 while True:
-                    number = floor.number
+                    number, began = floor.number, time.monotonic()
                     text = json.dumps({"title": title, **floor.view(datetime.now(timezone.utc))})
                     self.wfile.write(b": nothing new\n\n" if text == last else f"data: {text}\n\n".encode())
                     self.wfile.flush()
                     last = text
-                    time.sleep(0.5)  # what changes faster is told together
+                    # What changes faster is told together, and a large factory takes a fifth of a core at most.
+                    time.sleep(max(0.5, 4 * (time.monotonic() - began)))
                     floor.wait(number, BEAT_SECONDS)
             finally:
                 streams.release()
@@ -2322,8 +2326,9 @@ def serving(floor: Floor, title: str, token: str, port: int = 0) -> Any:
 
     try:
         return Server(("127.0.0.1", port), Handler)
-    except OSError as error:
-        raise Failed(f"port {port} of this machine can not be used: {error.strerror}; leave out --port") from error
+    except (OSError, OverflowError) as error:
+        words = getattr(error, "strerror", None) or error
+        raise Failed(f"port {port} of this machine can not be used: {words}; leave out --port") from error
 
 
 def cmd_dashboard(k: Kubectl, args: argparse.Namespace) -> int:
@@ -2630,7 +2635,8 @@ summary { cursor: pointer; }
   background: var(--card); border: 1px solid var(--rule); border-radius: .5rem; padding: .7rem .9rem .9rem;
   margin-bottom: .9rem;
 }
-h3 { font-size: 1rem; display: flex; align-items: center; overflow-wrap: anywhere; flex-wrap: wrap; }
+h3 { font-size: 1rem; display: flex; align-items: center; gap: 0 .4em; flex-wrap: wrap; overflow-wrap: anywhere; }
+h3 .mark { margin: 0; }
 .stages {
   display: grid; grid-template-columns: minmax(0, .8fr) repeat(4, minmax(0, 1fr)); gap: 1.6rem; margin-top: .5rem;
 }
@@ -2805,11 +2811,15 @@ function mark(name) {
   return h("span", { class: `mark ${name}`, role: "img", "aria-label": words, title: words }, sign);
 }
 
-function table(title, head, rows, open) {
-  return h(
-    "details",
-    { "data-key": `table ${title}`, open },
-    h("summary", {}, `${title} (${rows.length})`),
+const opened = new Set();
+
+// Rows are made when somebody looks at them: there may be hundreds behind each picture.
+function table(owner, title, head, rows) {
+  const name = `${owner} ${title}`;
+  const summary = h("summary", {}, `${title} (${rows.length})`);
+  const told = h("details", { "data-key": `table ${title}`, "data-table": name }, summary);
+  if (!opened.has(name)) return told;
+  told.append(
     h(
       "div",
       { class: "scroll", tabindex: "0", role: "group", "aria-label": title },
@@ -2821,6 +2831,7 @@ function table(title, head, rows, open) {
       ),
     ),
   );
+  return told;
 }
 
 // ---- pictures
@@ -2838,7 +2849,7 @@ function pieces(points) {
   return found.filter((piece) => piece.length);
 }
 
-function curve({ title, axis, points }) {
+function curve(owner, { title, axis, points }) {
   const time = axis === "time";
   const last = points[points.length - 1];
   // A pool says its figure when it has changed: until then it is what it was.
@@ -2888,6 +2899,7 @@ function curve({ title, axis, points }) {
       h("span", {}, time ? "now" : where(right)),
     ),
     table(
+      owner,
       `${title} as a table`,
       [time ? "time" : "step", title],
       [...points].reverse().map((point) => [time ? clock(point[0]) : String(point[0]), places(point[1])]),
@@ -2936,6 +2948,7 @@ function fact([name, value]) {
 }
 
 function card(found, namespace) {
+  const owner = `${namespace}/${found.ref}`;
   return h(
     "article",
     { class: `card ${found.mark || ""}`, "data-key": found.ref, "aria-label": found.ref },
@@ -2962,19 +2975,19 @@ function card(found, namespace) {
     found.steps && found.steps.length
       ? h(
           "ol",
-          { class: "steps", "aria-label": "Steps of the Canary" },
+          { class: "steps", "aria-label": "Steps of the change" },
           found.steps.map(([words, state]) =>
             h("li", { class: state, "aria-current": state === "now" ? "step" : undefined },
               `${{ done: "✓ ", now: "▸ " }[state] || ""}${words}`),
           ),
         )
       : undefined,
-    (found.curves || []).map(curve),
+    (found.curves || []).map((each) => curve(owner, each)),
     (found.facts || []).length ? h("dl", { class: "facts" }, found.facts.map(fact)) : undefined,
     found.base
       ? h("p", {}, h("a", { href: `#${placeOf(namespace, found.base)}` }, `see the line of ${found.base}`))
       : undefined,
-    (found.tables || []).map(({ title, head, rows }) => table(title, head, rows)),
+    (found.tables || []).map(({ title, head, rows }) => table(owner, title, head, rows)),
   );
 }
 
@@ -3010,7 +3023,7 @@ function drawLine(line, everywhere) {
       {},
       mark(worst(line)),
       line.title,
-      everywhere ? h("span", { class: "dim" }, ` in ${line.namespace}`) : undefined,
+      everywhere ? h("span", { class: "dim" }, `in ${line.namespace}`) : undefined,
     ),
     h("ol", { class: "stages" }, line.stages.map((found) => stage(found, line.namespace))),
     line.leftOut ? h("p", { class: "dim" }, `and ${line.leftOut} earlier that nothing depends on`) : undefined,
@@ -3018,6 +3031,11 @@ function drawLine(line, everywhere) {
 }
 
 // ---- what blocks
+
+// Our own words have code between backticks.
+function coded(text) {
+  return text.split("`").map((part, place) => (place % 2 ? h("code", {}, part) : part));
+}
 
 function command(text) {
   return h("li", {}, h("code", {}, text), h("button", { type: "button", class: "copy", "data-text": text }, "Copy"));
@@ -3039,8 +3057,8 @@ function blocker(found, first) {
     h(
       "dl",
       { class: "facts" },
-      found.meaning ? fact(["why", found.meaning]) : undefined,
-      found.advice ? fact(["do", found.advice]) : undefined,
+      found.meaning ? fact(["why", coded(found.meaning)]) : undefined,
+      found.advice ? fact(["do", coded(found.advice)]) : undefined,
     ),
     h("ul", { class: "commands", "aria-label": "Commands that mend it" }, found.commands.map(command)),
   );
@@ -3127,6 +3145,16 @@ document.addEventListener("keydown", (event) => {
     document.getElementById("words").focus();
   }
 });
+document.addEventListener(
+  "toggle",
+  ({ target }) => {
+    if (!target.dataset.table) return;
+    if (target.open) opened.add(target.dataset.table);
+    else opened.delete(target.dataset.table);
+    draw();
+  },
+  true,
+);
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button.copy");
   if (!button) return;

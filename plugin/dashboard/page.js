@@ -97,11 +97,15 @@ function mark(name) {
   return h("span", { class: `mark ${name}`, role: "img", "aria-label": words, title: words }, sign);
 }
 
-function table(title, head, rows, open) {
-  return h(
-    "details",
-    { "data-key": `table ${title}`, open },
-    h("summary", {}, `${title} (${rows.length})`),
+const opened = new Set();
+
+// Rows are made when somebody looks at them: there may be hundreds behind each picture.
+function table(owner, title, head, rows) {
+  const name = `${owner} ${title}`;
+  const summary = h("summary", {}, `${title} (${rows.length})`);
+  const told = h("details", { "data-key": `table ${title}`, "data-table": name }, summary);
+  if (!opened.has(name)) return told;
+  told.append(
     h(
       "div",
       { class: "scroll", tabindex: "0", role: "group", "aria-label": title },
@@ -113,6 +117,7 @@ function table(title, head, rows, open) {
       ),
     ),
   );
+  return told;
 }
 
 // ---- pictures
@@ -130,7 +135,7 @@ function pieces(points) {
   return found.filter((piece) => piece.length);
 }
 
-function curve({ title, axis, points }) {
+function curve(owner, { title, axis, points }) {
   const time = axis === "time";
   const last = points[points.length - 1];
   // A pool says its figure when it has changed: until then it is what it was.
@@ -180,6 +185,7 @@ function curve({ title, axis, points }) {
       h("span", {}, time ? "now" : where(right)),
     ),
     table(
+      owner,
       `${title} as a table`,
       [time ? "time" : "step", title],
       [...points].reverse().map((point) => [time ? clock(point[0]) : String(point[0]), places(point[1])]),
@@ -228,6 +234,7 @@ function fact([name, value]) {
 }
 
 function card(found, namespace) {
+  const owner = `${namespace}/${found.ref}`;
   return h(
     "article",
     { class: `card ${found.mark || ""}`, "data-key": found.ref, "aria-label": found.ref },
@@ -254,19 +261,19 @@ function card(found, namespace) {
     found.steps && found.steps.length
       ? h(
           "ol",
-          { class: "steps", "aria-label": "Steps of the Canary" },
+          { class: "steps", "aria-label": "Steps of the change" },
           found.steps.map(([words, state]) =>
             h("li", { class: state, "aria-current": state === "now" ? "step" : undefined },
               `${{ done: "✓ ", now: "▸ " }[state] || ""}${words}`),
           ),
         )
       : undefined,
-    (found.curves || []).map(curve),
+    (found.curves || []).map((each) => curve(owner, each)),
     (found.facts || []).length ? h("dl", { class: "facts" }, found.facts.map(fact)) : undefined,
     found.base
       ? h("p", {}, h("a", { href: `#${placeOf(namespace, found.base)}` }, `see the line of ${found.base}`))
       : undefined,
-    (found.tables || []).map(({ title, head, rows }) => table(title, head, rows)),
+    (found.tables || []).map(({ title, head, rows }) => table(owner, title, head, rows)),
   );
 }
 
@@ -302,7 +309,7 @@ function drawLine(line, everywhere) {
       {},
       mark(worst(line)),
       line.title,
-      everywhere ? h("span", { class: "dim" }, ` in ${line.namespace}`) : undefined,
+      everywhere ? h("span", { class: "dim" }, `in ${line.namespace}`) : undefined,
     ),
     h("ol", { class: "stages" }, line.stages.map((found) => stage(found, line.namespace))),
     line.leftOut ? h("p", { class: "dim" }, `and ${line.leftOut} earlier that nothing depends on`) : undefined,
@@ -310,6 +317,11 @@ function drawLine(line, everywhere) {
 }
 
 // ---- what blocks
+
+// Our own words have code between backticks.
+function coded(text) {
+  return text.split("`").map((part, place) => (place % 2 ? h("code", {}, part) : part));
+}
 
 function command(text) {
   return h("li", {}, h("code", {}, text), h("button", { type: "button", class: "copy", "data-text": text }, "Copy"));
@@ -331,8 +343,8 @@ function blocker(found, first) {
     h(
       "dl",
       { class: "facts" },
-      found.meaning ? fact(["why", found.meaning]) : undefined,
-      found.advice ? fact(["do", found.advice]) : undefined,
+      found.meaning ? fact(["why", coded(found.meaning)]) : undefined,
+      found.advice ? fact(["do", coded(found.advice)]) : undefined,
     ),
     h("ul", { class: "commands", "aria-label": "Commands that mend it" }, found.commands.map(command)),
   );
@@ -419,6 +431,16 @@ document.addEventListener("keydown", (event) => {
     document.getElementById("words").focus();
   }
 });
+document.addEventListener(
+  "toggle",
+  ({ target }) => {
+    if (!target.dataset.table) return;
+    if (target.open) opened.add(target.dataset.table);
+    else opened.delete(target.dataset.table);
+    draw();
+  },
+  true,
+);
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button.copy");
   if (!button) return;

@@ -85,6 +85,16 @@ def test_a_canary_shows_its_weights_its_steps_and_what_was_compared() -> None:
     assert table(pool, "Analysis of the new version")[0][:2] == ["errorRate", "Inconclusive"]
 
 
+def test_who_gets_copies_gets_no_traffic() -> None:
+    pool = scene.in_a_canary()[2]
+    pool["spec"]["rollout"]["steps"] = [{"mirror": 20}, {"pause": {}}, {"analyzeSeconds": 60}]
+    pool["status"]["rollout"].update(strategy="Shadow", mirror=20, step=1)
+    (bar,) = plugin.traffic_of(pool)
+    assert bar["words"] == "tiny-summary-v2 gets copies of 20 %"
+    assert bar["parts"] == [{"name": "tiny-summary-v1", "percent": 100}]
+    assert plugin.steps_of(pool) == [["copy 20 %", "done"], ["wait for promote", "now"], ["compare 60 s", "next"]]
+
+
 def test_without_weights_traffic_is_that_of_the_pods_that_answer() -> None:
     (bar,) = plugin.traffic_of(factory.situations()["pool: rolls out"])
     assert bar["words"] == "to as many of the pods that answer"
@@ -311,7 +321,9 @@ def test_so_many_pages_are_served_and_no_more(monkeypatch: pytest.MonkeyPatch) -
         assert refused.read() == b"it is open 2 times: close one\n"
 
 
-def test_a_port_that_is_taken_is_said() -> None:
+def test_a_port_that_can_not_be_had_is_said() -> None:
+    with pytest.raises(plugin.Failed, match=r"port 70000 of this machine can not be used: .*0-65535.*leave out --port"):
+        plugin.serving(plugin.Floor(LATER), "", TOKEN, 70000)
     with plugin.serving(plugin.Floor(LATER), "", TOKEN) as server:
         port = server.server_address[1]
         with pytest.raises(plugin.Failed, match=rf"port {port} of this machine can not be used: .*; leave out --port"):
