@@ -46,6 +46,9 @@ def _translate(node: dict[str, Any], defs: dict[str, Any], path: str) -> dict[st
         if key in ("title", "default", "$defs"):
             continue
         if key == "properties":
+            if not value:  # an API server does not keep an empty map, and Argo CD would write it again for ever
+                result["maxProperties"] = 0
+                continue
             result[key] = {name: _translate(child, defs, f"{path}.{name}") for name, child in value.items()}
         elif key == "items":
             result[key] = _translate(value, defs, f"{path}[]")

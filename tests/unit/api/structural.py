@@ -78,7 +78,8 @@ def assert_structural(schema: Json, path: str = "") -> None:
     if type_ == "object":
         assert not ("properties" in schema and "additionalProperties" in schema), f"{path}: either of the two"
         assert set(schema.get("required", ())) <= set(schema.get("properties", {})), f"{path}: required but unknown"
-        open_ = "properties" in schema or "additionalProperties" in schema
+        assert schema.get("properties") != {}, f"{path}: an API server does not keep an empty map"
+        open_ = "properties" in schema or "additionalProperties" in schema or schema.get("maxProperties") == 0
         assert open_ or schema.get("x-kubernetes-preserve-unknown-fields"), f"{path}: would be pruned to nothing"
     for name, child in schema.get("properties", {}).items():
         assert_structural(child, f"{path}.{name}")

@@ -21,6 +21,10 @@ class Inner(BaseModel):
     a: int
 
 
+class Empty(BaseModel):
+    """Says something by being there."""
+
+
 def of(annotation: Any, default: Any = ...) -> dict[str, Any]:
     """Schema of a field with this type."""
     model = type(
@@ -43,6 +47,7 @@ def of(annotation: Any, default: Any = ...) -> dict[str, Any]:
         (Share | None, {"x-kubernetes-int-or-string": True, "maxLength": 64}),
         (FreeForm, {"type": "object", "x-kubernetes-preserve-unknown-fields": True}),
         (Time, {"type": "string", "format": "date-time"}),
+        (Empty, {"type": "object", "maxProperties": 0, "description": "Says something by being there."}),
     ],
 )
 def test_types_are_translated(annotation: Any, wanted: dict[str, Any]) -> None:
