@@ -149,6 +149,10 @@ test-localcluster: venv cluster ## The local cluster heals after whatever ended 
 test-cluster: venv cluster images ## The whole factory on a real cluster: containers, PyTorch, Triton, Helm
 	$(BIN)/pytest tests/cluster -q --durations=8
 
+.PHONY: test-argo
+test-argo: venv cluster images ## The real Argo CD next to the local cluster: the chart, a factory, drift (built once, for minutes; not part of test)
+	$(BIN)/pytest tests/argo -q --durations=8
+
 .PHONY: bench
 bench: venv ## Thousands of objects on fake nodes next to a bare client; fails when a figure leaves its range (SCENARIO=... for one)
 	$(BIN)/python -m tests.bench $(SCENARIO) --docs $(ARGS)

@@ -32,6 +32,8 @@ class Part:
     binaries: dict[str, str]
     tags: tuple[str, ...] = ()
     ldflags: tuple[str, ...] = ("-s", "-w")
+    toolchain: str = "local"
+    """GOTOOLCHAIN. Local: never fetch another toolchain behind our back; auto: the one that go.mod names."""
 
     @property
     def module(self) -> Path:
@@ -74,6 +76,10 @@ PARTS = (
     Part("registry", {"registry": "github.com/distribution/distribution/v3/cmd/registry"}),
     Part("versitygw", {"versitygw": "github.com/versity/versitygw/cmd/versitygw"}),
     Part("fake-gcs-server", {"fake-gcs-server": "github.com/fsouza/fake-gcs-server"}),
+    # One program that is each of Argo CD's, by the name it is called by; and what these need beside Helm.
+    Part("argocd", {"argocd": "github.com/argoproj/argo-cd/v3/cmd"}, toolchain="auto"),
+    Part("kustomize", {"kustomize": "sigs.k8s.io/kustomize/kustomize/v5"}),
+    Part("miniredis", {"miniredis": "."}),
 )
 DEBIAN = {"prometheus": "prometheus", "promtool": "prometheus"}
 """Programs that Debian has, by the package that they are in. They are for tests; building them takes half an hour."""
@@ -152,10 +158,10 @@ def _go_build(go: Path, spec: Part, target: Path) -> None:
     output = f"{target}/" if len(names) > 1 else str(target / names[0])
     command = [str(go), "build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-tags", ",".join(spec.tags)]
     command += ["-ldflags", " ".join(spec.ldflags), "-o", output, *packages]
-    # GOFLAGS of the caller could change what is built; GOTOOLCHAIN=local: never fetch another toolchain behind our
-    # back; GOGC: the compiler's processes are short, and collecting garbage is a good part of their time.
+    # GOFLAGS of the caller could change what is built; GOGC: the compiler's processes are short, and collecting garbage
+    # is a good part of their time.
     environment = {"GOGC": "400"} | os.environ
-    environment |= {"CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+    environment |= {"CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": spec.toolchain, "GOWORK": "off"}
     result = subprocess.run(command, cwd=spec.module, env=environment, capture_output=True, text=True)
     missing = [name for name in names if not (target / name).is_file()]
     if result.returncode or missing:

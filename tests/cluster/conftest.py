@@ -54,7 +54,7 @@ def operator(cluster: Kubectl, helm: Callable[..., str]) -> Kubectl:
     return system
 
 
-def install(helm: Callable[..., str]) -> None:
+def install(helm: Callable[..., str], *options: str) -> None:
     """Install the chart as a user would."""
     helm(
         "upgrade",
@@ -65,6 +65,7 @@ def install(helm: Callable[..., str]) -> None:
         SYSTEM,
         "--create-namespace",
         "--wait",
+        *options,
     )
 
 

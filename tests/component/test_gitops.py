@@ -99,7 +99,7 @@ def test_argo_cd_is_told_of_our_kinds_beside_what_it_was_told_before(ns: Kubectl
     """The command of the page; somebody's settings stay, and ours stay when these are applied again."""
     theirs = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "argocd-cm"}, "data": {"url": "https://cd"}}
     ns.apply(theirs)
-    (script,) = blocks("argocd", "sh")
+    script, *_ = blocks("argocd", "sh")
     run(script.replace("-n argocd", f"-n {ns.namespace}"), ns, ROOT)
     ns.apply(theirs)
     ours = yaml.safe_load((ROOT / "argo/argocd-cm.yaml").read_text())
