@@ -121,7 +121,7 @@ async def test_who_waits_in_vain_and_who_is_too_many_is_told_so(tmp_path: Path, 
         await until_waiting(client, site, 3)
         status, again, body = await ask(9000)
         assert time.monotonic() - came < 1.5, "at once"
-        full = "pool chat has no pod that is ready, and as many requests wait for one as autoscaling.maxHeldRequests allows"
+        full = "pool chat has no pod that is ready, and as many wait for one as autoscaling.maxHeldRequests allows"
         error = {"message": f"{full}; ask again a bit later", "type": "server_error", "param": None, "code": None}
         assert (status, again, body) == (503, "10", {"error": error})
         for status, again, body in await asyncio.gather(*held):

@@ -101,7 +101,7 @@ def request_filter(pool: str, door: str, hold: Hold) -> Json:
         "PAUSE_MS": str(_PAUSE_MS),
         "AGAIN": _AGAIN_SECONDS,
         "WAITED": f"{none}, and got none within the {hold.seconds} s of autoscaling.holdSeconds; ask again a bit later",
-        "FULL": f"{none}, and as many requests wait for one as autoscaling.maxHeldRequests allows; ask again a bit later",
+        "FULL": f"{none}, and as many wait for one as autoscaling.maxHeldRequests allows; ask again a bit later",
     }
     script = _SCRIPT
     for word, value in given.items():
