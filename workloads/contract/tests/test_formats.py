@@ -226,6 +226,9 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, "says 2 layers, but the weights have 1")
     safetensors(tmp_path / "model.safetensors", transformer__wte__weight=[257, 4], transformer__h__1__w=[2])
     check(tmp_path)
+    for layers in (0, -1):
+        change(tmp_path / "config.json", num_hidden_layers=layers)
+        refused(tmp_path, f"says {layers} layers: write the directory")
 
 
 def test_a_tensor_of_another_size_than_its_shape_is_refused(tmp_path: Path) -> None:

@@ -183,6 +183,8 @@ def _check_shapes(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...
         if size != vocabulary:
             raise invalid(f"{CONFIG} says vocab_size {vocabulary}, but {name} has {size} rows: they are of two models")
     layers = _number(config, "num_hidden_layers", "n_layer", "num_layers")
+    if layers is not None and layers < 1:
+        raise invalid(f"{CONFIG} says {layers} layers: write the directory with model.save_pretrained")
     there = {int(match[1]) for name in shapes if (match := _LAYER.fullmatch(name))}
     if layers is not None and there and max(there) + 1 < layers:
         raise invalid(f"{CONFIG} says {layers} layers, but the weights have {max(there) + 1}: they are of two models")
