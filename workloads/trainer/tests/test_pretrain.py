@@ -209,7 +209,7 @@ def test_a_finished_run_that_lost_its_output_only_exports(
         (["--steps=0"], "argument --steps: must be at least 1, it is 0"),
         (["--learning-rate=nan"], "argument --learning-rate: must be a number above 0"),
         (["--heads=7"], "embedding 128 must be a multiple of 2 x heads (14)"),
-        (["--data=/no/such/place"], "--data /no/such/place: no such file or directory"),
+        (["--data=/no/such/place"], "--data /no/such/place: there is no such file or directory, and no input"),
         (["--stepz=3"], "unrecognized arguments: --stepz=3"),
         (["--preset=7b"], "argument --preset: invalid choice: '7b' (choose from 'tiny', '15m', '124m', '360m', '1b')"),
         (["--preset=1b", "--init=base"], "argument --init: not allowed with argument --preset"),
