@@ -265,6 +265,7 @@ def test_what_was_read_before_and_what_there_is_to_do_is_told(serving: TritonPro
     wait_for("four run and two wait", lambda: (told("requests_running"), told("requests_waiting")) == (4, 2), 10)
     for stream in streams:
         stream.cancel()
+    wait_for("nobody is computed for", lambda: (told("requests_running"), told("requests_waiting")) == (0, 0), 10)
 
 
 @pytest.mark.parametrize(
