@@ -191,7 +191,12 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
     pods = [pod for pod in world.cluster.all(PODS, namespace, **mine) if is_live(pod) and not _is_proxy(pod)]
     deployments = [each for each in world.cluster.all(DEPLOYMENTS, namespace, **mine) if not _is_proxy(each)]
     scaling = spec.get("autoscaling")
-    if scaling and all(map(is_ready, pods)) and len(pods) == wanted and (pods or manifests.sleeps(pool)):
+    if (
+        scaling
+        and all(map(is_ready, pods))
+        and len(pods) == wanted
+        and (pods or (manifests.sleeps(pool) and deployments))
+    ):
         needed = -(-world.programs.demand.get(key_of(pool), 0) // manifests.TARGET)
         # What is judged by pods keeps one.
         settled = (status.get("rollout") or {}).get("phase") == "Complete"

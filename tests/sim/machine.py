@@ -280,6 +280,18 @@ class Machine(RuleBasedStateMachine):
         self.count("clients come and go")
         self.world.programs.ask(key, requests, self.world.loop.now)
 
+    @rule(key=st.sampled_from(POOLS), seconds=st.sampled_from([50.0, 120.0]), then=st.sampled_from([0, 3, 10]))
+    def nobody_asks_for_long(self, key: Key, seconds: float, then: int) -> None:
+        """A pool that may go to zero does, if nothing else is in its way; and then somebody asks, or not."""
+        self.count("nobody asks for long")
+        if (pool := self._find(INFERENCEPOOLS, key)) is not None:
+            self.world.invariants.disturb(key_of(pool))
+            zero = {"autoscaling": manifests.autoscaling("zero"), "gateway": {"mode": "Envoy"}}
+            self._edit(INFERENCEPOOLS, pool, zero)
+            self.world.programs.ask(key, 0, self.world.loop.now)
+            self.world.advance(seconds)
+            self.world.programs.ask(key, then, self.world.loop.now)
+
     @rule(data=st.data())
     def metrics_fall_silent(self, data: st.DataObject) -> None:
         """Nobody can read any more what a serving pod has to do, or somebody can again."""

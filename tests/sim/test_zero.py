@@ -121,9 +121,11 @@ def test_proxies_that_go_and_come_back_hold_as_before(world: World) -> None:
     until(world, 1, 60)
 
 
+@pytest.mark.parametrize("strategy", ["Auto", "Surge", "Canary"])
 @pytest.mark.parametrize("asks", [False, True], ids=["nobody asks", "somebody asks"])
-def test_another_version_while_there_is_no_pod(world: World, asks: bool) -> None:
-    wish = {"models": [{"name": "gpt", "version": 2}], "rollout": {"strategy": "Surge"}}
+def test_another_version_while_there_is_no_pod(world: World, asks: bool, strategy: str) -> None:
+    rollout = {"strategy": strategy, "steps": [{"weight": 50}, {"pauseSeconds": 5}] if strategy == "Canary" else None}
+    wish = {"models": [{"name": "gpt", "version": 2}], "rollout": rollout}
     world.cluster.patch(INFERENCEPOOLS, POOL, {"spec": wish}, "user", resource_version=None)
     if asks:
         ask(world, 1)

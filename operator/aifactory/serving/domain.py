@@ -32,7 +32,7 @@ from aifactory.kube.resources import (
     SERVICES,
     Key,
 )
-from aifactory.serving import disruption, gateway, metrics, scaling, shape, swap, traffic
+from aifactory.serving import autoscale, disruption, gateway, metrics, scaling, shape, swap, traffic
 from aifactory.serving.measure import Analysed, Measurement, PoolKey
 from aifactory.serving.plan import plan_pool
 from aifactory.serving.probe import ServingBook, ServingPod, ServingProbe
@@ -121,13 +121,20 @@ class Serving(Domain[InferencePool, Observed]):
         return plan_pool(observed, now)
 
     def refused(self, observed: Observed, errors: Sequence[WriteError], now: datetime) -> Plan[InferencePoolStatus]:
-        draft = StatusDraft(observed, scaling.wanted(observed.pool), now, observed.pool.status.scaling)
+        # How many pods there are is decided on, whatever else is refused.
+        scaled = autoscale.look(observed, now)
+        draft = StatusDraft(
+            observed,
+            scaling.wanted(observed.pool),
+            now,
+            observed.pool.status.scaling if scaled.first else scaled.status,
+        )
         taken = [error for error in errors if isinstance(error.error, AlreadyExists)]
         if taken:
             draft.refused(Reason.NAME_CONFLICT, _name_conflict(observed, taken))
         else:
             draft.refused(Reason.POD_REJECTED, errors[0].message)
-        return Plan(draft.result())
+        return Plan(draft.result(), requeue_after=scaled.due)
 
     def samples(self, body: bytes) -> Iterable[Sample]:
         return metrics.samples(body)

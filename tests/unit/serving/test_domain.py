@@ -604,6 +604,21 @@ def refused(found: Installation, *errors: Any) -> Any:
     return found.serving.refused(found.observed(), errors, NOW).status
 
 
+def test_how_many_pods_there_are_is_decided_whatever_is_refused() -> None:
+    found = Installation()
+    found.pool(more=SCALED, status={"scaling": {"replicas": 3}})
+    found.revision(status={"replicas": 3, "readyReplicas": 3}, spec={"replicas": 3})
+    idle = Demand(0.0, 0.0, 0.0, 0.0, complete=True)
+    found.serving.book.set_demand(("ns", "chat"), idle)
+    write = Create({"kind": "Deployment", "metadata": {"name": "chat-v2"}})
+    error = WriteError(write, Forbidden(403, "Forbidden", "no"))
+    plan = found.serving.refused(found.observed(), [error], NOW)
+    assert plan.status.scaling is not None
+    assert plan.status.scaling.pending is not None
+    assert plan.status.scaling.pending.replicas == 1
+    assert plan.requeue_after == 75.0
+
+
 def test_what_was_left_behind_is_named_in_order() -> None:
     found = Installation()
     found.pool()
