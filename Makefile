@@ -151,7 +151,7 @@ test-cluster: venv cluster images ## The whole factory on a real cluster: contai
 
 .PHONY: test-argo
 test-argo: venv cluster images ## The real Argo CD next to the local cluster: the chart, a factory, drift (built once, for minutes; not part of test)
-	$(BIN)/pytest tests/argo -q --durations=8
+	$(BIN)/pytest tests/argo -x -q --durations=8
 
 .PHONY: bench
 bench: venv ## Thousands of objects on fake nodes next to a bare client; fails when a figure leaves its range (SCENARIO=... for one)

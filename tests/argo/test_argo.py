@@ -73,7 +73,7 @@ def test_another_training_is_a_commit_and_actions_are_no_drift(
     repository.edit(TRAINING, "--steps=20", "--steps=400")
     revision = repository.commit("train once more")
     argo.refresh("factory")
-    factory.wait("tjob", "tiny-gpt-2", "trains", lambda found: found["status"].get("progress", {}).get("step"))
+    factory.wait("tjob", "tiny-gpt-2", "trains", lambda found: found.get("status", {}).get("progress", {}).get("step"))
     page.run("argocd app actions run factory suspend")
     factory.wait_condition("tjob", "tiny-gpt-2", "Suspended", seconds=90)
     wait_for(
