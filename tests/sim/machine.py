@@ -665,8 +665,8 @@ def settle(world: World) -> None:
     for _ in range(RELAPSES):
         world.until(lambda: _unsettled(world), REACHED_SECONDS)
         # A status that is not urgent may be late, old views still have their effects, and probes may be due: of a pod
-        # that has just come it takes two looks, five seconds apart, to know what it does.
-        world.advance(SLOW_STATUS_DELAY + 15.0)
+        # that has just come it takes two looks, five seconds apart, to know what it does, and 15 s more of its pool.
+        world.advance(SLOW_STATUS_DELAY + 30.0)
         if not (unsettled := _unsettled(world)):
             break
     assert not unsettled, f"was reached {RELAPSES} times and left again: {unsettled}"

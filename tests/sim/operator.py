@@ -82,7 +82,9 @@ class SimServing(Serving):
     def _weigh(self, pods: Sequence[ServingPod], scaled: Collection[PoolKey], now: float) -> Iterable[Key]:
         """Pools whose pods have something else to do than before."""
         self._gauges = {pool: self._gauges.get(pool) or Gauge() for pool in scaled}
-        for pool in {pod.pool for pod in pods} & self._gauges.keys():
+        asked = {pod.pool for pod in pods} & self._gauges.keys()
+        self.book.retain_demand(asked)
+        for pool in asked:
             ready = [pod.uid for pod in pods if pod.ready and pod.live and pod.pool == pool]
             told = {uid: count for uid in ready if (count := self.in_flight(uid)) is not None}
             for uid, count in told.items():

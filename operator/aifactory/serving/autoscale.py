@@ -144,10 +144,12 @@ def costs(observed: Observed) -> tuple[Patch, ...]:
 
 
 def _is_idle(observed: Observed) -> bool:
-    """Nobody asks, and nothing is under way that is judged by pods."""
-    change = observed.pool.status.rollout
+    """Nobody asks a pod that answers, and nothing is under way that is judged by pods."""
+    change, demand = observed.pool.status.rollout, observed.demand
     settled = change is not None and change.phase == "Complete"
-    return settled and observed.demand is not None and observed.demand.idle
+    # What is known of the pod that there was says nothing about the one that is to come.
+    answers = any(view.ready for view in observed.revisions if not view.terminating)
+    return settled and answers and demand is not None and demand.idle
 
 
 def _has_work(observed: Observed) -> bool:

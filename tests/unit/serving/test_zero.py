@@ -119,6 +119,15 @@ def test_what_is_not_known_or_is_asked_keeps_the_pod(found: Demand | None) -> No
     assert len(world.live()) == 1
 
 
+def test_what_was_known_of_the_pod_that_went_takes_no_other_away() -> None:
+    world = asleep()
+    world.held, world.demand = Held(1), demand()
+    for _ in range(9):
+        world.settle()
+        world.wait(60)
+    assert scaling.wanted(world.pool) == 1, "it starts yet"
+
+
 def test_several_pods_go_as_always_and_the_last_one_by_its_own_field() -> None:
     world = awake(stabilizationSeconds=0)
     world.demand = demand(12.0, idle=False)
