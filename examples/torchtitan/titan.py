@@ -31,11 +31,11 @@ class FactoryTrainer(Trainer):
         self.resumed_from: int | None = None
         self.figures: dict[str, float] = {}
         self.tokens_per_second: float | None = None
+        if config.checkpoint.last_save_in_hf:
+            errors.give_up("--checkpoint.last_save_in_hf leaves out what a run needs to resume: leave it out")
         config.checkpoint.enable = True
         config.checkpoint.folder = str(self.job.checkpoints.absolute())
-        config.checkpoint.last_save_model_only = (
-            False  # also that of SIGTERM is a last one, and training goes on from it
-        )
+        config.checkpoint.last_save_model_only = False  # training goes on from the one that SIGTERM asks for
         super().__init__(config)
         group = Group()
         self.agreement = Agreement(group, self.job)

@@ -98,3 +98,6 @@ def test_why_it_ended_is_told(pod: Pod, command: tuple[str, ...]) -> None:
     pod.env = {"HF_HOME": str(pod.root / "hf"), "HF_HUB_OFFLINE": "1"}
     pod.run(*command, "--training.global_batch_size=3", expect=1)
     assert pod.termination_message()["message"].startswith("AssertionError: global batch size must be multiple of")
+    pod.run(*command, "--checkpoint.last_save_in_hf", "--checkpoint.last_save_model_only", expect=1)
+    said = pod.termination_message()
+    assert (said["errorCode"], "last_save_in_hf leaves out" in said["message"]) == (93, True)
