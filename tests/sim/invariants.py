@@ -349,8 +349,7 @@ class Invariants:
         set_ = now.get("deployment", f"{name}-{now['revision']}").removeprefix(f"{name}-")
         for pod in self._cluster.all(PODS, namespace, **{names.LABEL_POOL: name, names.LABEL_REVISION: set_}):
             served = self.served(pod)
-            seen = _is_labelled(pod) and self._known(pod)
-            if not is_ready(pod) or is_stranger(pod) or served is None or not seen:
+            if not is_ready(pod) or is_stranger(pod) or not _is_labelled(pod) or served is None or not self._known(pod):
                 continue
             if served["version"] != now["version"]:
                 told = f"pool {name} is said to serve version {now['version']}"
