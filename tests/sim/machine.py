@@ -678,10 +678,18 @@ def settle(world: World) -> None:
 
 def _unsettled(world: World) -> str:
     """What is not yet as it should be. A key that has failed many times may wait for five minutes for its turn."""
-    if waiting := _nobody_sees(world) or goals.missing(world):
+    if waiting := _nobody_sees(world) or goals.missing(world) or _scales_soon(world):
         return waiting
     differences = goals.differences_of_fresh_view(world)
     return "a fresh observer disagrees: " + "\n".join(differences) if differences else ""
+
+
+def _scales_soon(world: World) -> str:
+    """A pool that stands still for another reason goes to its number of pods one after another, in status alone."""
+    for pool in world.cluster.all(INFERENCEPOOLS):
+        if (pool.get("status", {}).get("scaling") or {}).get("pending"):
+            return f"pool {key_of(pool)} is about to scale"
+    return ""
 
 
 def _nobody_sees(world: World) -> str:
