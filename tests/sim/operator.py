@@ -68,14 +68,15 @@ class _Quiet(Health):
 class SimServing(Serving):
     """InferencePool, with a probe that looks at the world instead of asking over HTTP.
 
-    `load_error`, `report`, `counted`, `in_flight`, `waiting`, `on_news` are set by the process: what a pod would say,
-    and whom to tell that it is new.
+    `load_error`, `report`, `counted`, `in_flight`, `answered`, `waiting`, `on_news` are set by the process: what a pod
+    would say, and whom to tell that it is new.
     """
 
     load_error: Callable[[str], str] = staticmethod(lambda _: "")
     report: Callable[[str], Report | None] = staticmethod(lambda _: None)
     counted: Callable[[Analysed], Measurement] = staticmethod(lambda analysed: analysed.window)
     in_flight: Callable[[str], float | None] = staticmethod(lambda _: None)
+    answered: Callable[[PoolKey], int] = staticmethod(lambda _: 0)
     waiting: Callable[[str], int | None] = staticmethod(lambda _: None)
     on_news: Callable[[Key], None] = staticmethod(lambda _: None)
 
@@ -88,7 +89,7 @@ class SimServing(Serving):
             ready = [pod.uid for pod in pods if pod.ready and pod.live and pod.pool == pool]
             told = {uid: count for uid in ready if (count := self.in_flight(uid)) is not None}
             for uid, count in told.items():
-                self._gauges[pool].see(uid, Look(now, 0.0, present=count))
+                self._gauges[pool].see(uid, Look(now, 0.0, present=count, requests=self.answered(pool)))
             demand = self._gauges[pool].demand(now, ready, len(ready) - len(told), FRESH_SECONDS)
             if self.book.set_demand(pool, demand):
                 yield Key(*pool)
@@ -176,6 +177,7 @@ class SimProcess:
         report: Callable[[str], Report | None],
         counted: Callable[[Analysed], Measurement],
         in_flight: Callable[[str], float | None],
+        answered: Callable[[PoolKey], int],
         waiting: Callable[[str], int | None],
         on_news: Callable[[Key], None],
         *,
@@ -203,7 +205,8 @@ class SimProcess:
         for domain in made:
             if isinstance(domain, SimServing):
                 domain.load_error, domain.report, domain.on_news = load_error, report, on_news
-                domain.counted, domain.in_flight, domain.waiting = counted, in_flight, waiting
+                domain.counted, domain.in_flight = counted, in_flight
+                domain.answered, domain.waiting = answered, waiting
         self.loop = StoppableLoop(connection.cluster.loop)
         self.started = connection.cluster.loop.now
         self.task: asyncio.Task[int] = self.loop.create_task(self.process.run(), name=connection.actor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
@@ -81,6 +82,8 @@ class Programs:
         """Requests that each pool has at any moment, in all of its pods that answer together."""
         self.asked: dict[Key, float] = {}
         """When the last of the requests of each pool has come or gone."""
+        self.answered: Counter[Key] = Counter()
+        """Requests of each pool that have come so far: each of its pods counts them all."""
         self.mute: dict[str, float] = {}
         """UIDs of pods whose metrics nobody can read, and since when."""
 
@@ -88,6 +91,7 @@ class Programs:
         """A pool has so many requests from now on."""
         if self.demand.get(pool, 0) or requests:
             self.asked[pool] = now
+        self.answered[pool] += requests
         self.demand[pool] = requests
 
     def counted(self, window: Measurement, candidate: Collection[Body], stable: Collection[Body]) -> Measurement:

@@ -253,6 +253,7 @@ class World:
             self._report,
             self._counted,
             self._in_flight,
+            lambda pool: self.programs.answered[Key(*pool)],
             self._waiting,
             self.invariants.note,
             elect=elect,
