@@ -200,7 +200,7 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         needed = -(-world.programs.demand.get(key_of(pool), 0) // manifests.TARGET)
         # What is judged by pods keeps one.
         settled = (status.get("rollout") or {}).get("phase") == "Complete"
-        least = scaling["minReplicas"] if settled else 1
+        least = scaling["minReplicas"] if settled else max(1, scaling["minReplicas"])
         if wanted != min(max(needed, least), scaling["maxReplicas"]):
             yield f"{says}: {wanted} pods, {status.get('scaling')} and {needed} are needed"
     stable = (status.get("stable") or {}).get("modelVersion", "")
