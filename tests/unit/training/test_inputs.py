@@ -169,6 +169,7 @@ def test_a_fetcher_is_told_what_others_need() -> None:
     ],
 )
 def test_what_a_job_needs_until_it_has_ended(status: dict[str, Any], needed: set[str]) -> None:
+    assert cache.needed(job()) == set()
     assert cache.needed(job(inputs=[CORPUS], status=status)) == needed
     assert cache.needed(job(inputs=[{**CORPUS, "digest": THREE}], suspend=True, status=status)) == {*needed, THREE}
     for end in ("Complete", "Failed"):
