@@ -148,11 +148,11 @@ def test_pods_change_over_and_back_and_a_version_that_does_not_load_is_taken_bac
     assert len(ns.list("deployments", SELECTOR)) == 1
 
 
-@pytest.mark.parametrize("strategy", ["Shadow", "hotswap", ""])
+@pytest.mark.parametrize("strategy", ["BlueGreen", "hotswap", ""])
 def test_a_strategy_that_does_not_exist_is_refused(ns: Kubectl, strategy: str) -> None:
     refused = ns.run(
         "apply", "-f", "-", stdin=json.dumps(objects.pool("chat", "m", rollout={"strategy": strategy})), check=False
     )
     assert refused.code != 0
     assert "spec.rollout.strategy" in refused.err
-    assert '"Auto", "Canary", "HotSwap", "Surge"' in refused.err
+    assert '"Auto", "Canary", "HotSwap", "Shadow", "Surge"' in refused.err

@@ -86,7 +86,7 @@ class Request:
     """A request, and its client's end: when pieces came, what they said, how it ended."""
 
     def __init__(self, cancel_after: int | None = None, **inputs: Any) -> None:
-        self.inputs = {name: np.asarray(value) for name, value in inputs.items()}
+        self._tensors = {name: Tensor(name, np.asarray(value)) for name, value in inputs.items()}
         self.over = threading.Event()
         self.times: list[float] = []
         self.error: str | None = None
@@ -95,6 +95,12 @@ class Request:
         """If it asked for log probabilities: each token of the answer, and its own."""
         self._texts: list[bytes] = []
         self._cancel_after = cancel_after
+
+    def inputs(self) -> list[Tensor]:
+        return list(self._tensors.values())
+
+    def tensor(self, name: str) -> Tensor | None:
+        return self._tensors.get(name)
 
     def parameters(self) -> str:
         return json.dumps({})
@@ -138,7 +144,7 @@ def ask(
 
 
 def get_input_tensor_by_name(request: Request, name: str) -> Tensor | None:
-    return Tensor(name, request.inputs[name]) if name in request.inputs else None
+    return request.tensor(name)
 
 
 def back_end(module: str, folder: Path, device: torch.device, config: Mapping[str, Any] | None = None) -> Any:

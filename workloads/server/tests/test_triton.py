@@ -216,13 +216,17 @@ def test_what_finds_no_slot_waits_or_is_refused(triton: TritonProcess) -> None:
 
 def test_a_client_that_goes_away_frees_its_slot(triton: TritonProcess) -> None:
     def requests() -> float:
-        return triton.metric("aifactory_requests_running", model="gpt")
+        return triton.metric("aifactory_requests_running", model="gpt", version="2")
+
+    def told() -> str:
+        _, page = http(f"http://127.0.0.1:{triton.metrics_port}/metrics")
+        return "\n".join(line for line in page.splitlines() if line.startswith("aifactory_requests"))
 
     gone = [Stream(triton, max_tokens=60_000, temperature=0.0) for _ in range(4)]  # with chance one soon has its end
     try:
         for running in gone:
             next(running.results())
-        wait_for("they are told", lambda: requests() == 4, 20)
+        wait_for("they are told", lambda: requests() == 4, 20, told)
     finally:  # or the server has no slot for the tests that follow, and does not end
         for running in gone:
             running.cancel()
