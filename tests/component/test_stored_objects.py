@@ -155,6 +155,12 @@ def test_the_others_go_on(within: Kubectl) -> None:
     assert condition(found, "Ready")["reason"] == "WaitingForModel", "nobody serves what nobody can read"
 
 
+def test_other_fields_can_be_edited_meanwhile(within: Kubectl) -> None:
+    """The API server does not look again at what stays as it was."""
+    within.run("patch", "tjob", "waiting", "--type=merge", "-p", '{"spec":{"failurePolicy":{"maxRestarts":5}}}')
+    assert within.get("tjob", "waiting")["spec"]["output"]["model"]["format"] == "causal-lm"
+
+
 def test_a_job_goes_on_when_it_is_corrected(within: Kubectl) -> None:
     change = '{"spec":{"output":{"model":{"format":"huggingface"}}}}'
     within.run("patch", "tjob", "waiting", "--type=merge", "-p", change)
