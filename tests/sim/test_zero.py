@@ -9,12 +9,12 @@ import pytest
 from aifactory.api import names
 from aifactory.kube.resources import PODS
 from tests.sim import manifests
-from tests.sim.cluster import Body, is_ready, key_of
+from tests.sim.cluster import is_ready, key_of
 from tests.sim.machine import settle
+from tests.sim.test_autoscaling import POOL, ask, status
 from tests.sim.world import World
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS
 
-POOL = manifests.key("pool-a")
 IDLE = 20
 LOOKS = 40
 """Seconds until what has changed is known for certain."""
@@ -42,11 +42,6 @@ def world() -> Iterator[World]:
         world.close()
 
 
-def status(world: World) -> Body:
-    found: Body = world.cluster.get(INFERENCEPOOLS, *POOL).get("status", {})
-    return found
-
-
 def pods(world: World) -> int:
     return sum(map(is_ready, world.cluster.all(PODS, **SERVING)))
 
@@ -61,10 +56,6 @@ def until_reason(world: World, reason: str, seconds: float = 60) -> None:
         return "" if ready == ("True", reason) else f"{ready}"
 
     world.until(found, seconds)
-
-
-def ask(world: World, requests: int) -> None:
-    world.programs.ask(POOL, requests, world.loop.now)
 
 
 def changes(world: World) -> list[tuple[int, int]]:
