@@ -16,6 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 NAME = "kubectl-aifactory"
+SUMS = "SHA256SUMS"
 CAVEATS = "It needs Python 3.9 or newer as python3 on PATH."
 
 
@@ -63,6 +64,12 @@ def manifest(address: str, name: str, digest: str) -> str:
     return json.dumps({**kind, "metadata": {"name": "aifactory"}, "spec": spec}, indent=2) + "\n"
 
 
+def write_checksums(folder: Path, files: list[Path]) -> None:
+    """For `sha256sum --check`."""
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in files]
+    (folder / SUMS).write_text("\n".join(sums) + "\n")
+
+
 def main() -> int:
     """`package.py FOLDER [ADDRESS]`: ADDRESS is that of the folder in which the archive will be found."""
     folder, address = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "https://example.com"
@@ -73,9 +80,8 @@ def main() -> int:
     text = manifest(address.rstrip("/"), name, hashlib.sha256(packed).hexdigest())
     (folder / "aifactory.yaml").write_text(text)
     built = sorted(path for path in folder.iterdir() if path.suffix in (".gz", ".whl", ".yaml"))
-    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in built]
-    (folder / "SHA256SUMS").write_text("\n".join(sums) + "\n")
-    print("\n".join(str(path) for path in (*built, folder / "SHA256SUMS")))
+    write_checksums(folder, built)
+    print("\n".join(str(path) for path in (*built, folder / SUMS)))
     return 0
 
 

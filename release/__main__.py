@@ -3,13 +3,13 @@
     python -m release pack [--since TAG] [--url ADDRESS]     (make release)
     python -m release version 0.2.0                          (make release-version VERSION=0.2.0)
 
-The same commit makes the same files, byte by byte: no time of the day is in them, and what has a time has the commit's.
+The same commit makes the same files, byte by byte, with the same tools: no time of the day is in them, and what has a
+time has the commit's.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from charts.images import find_helm
+from plugin import package
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CHARTS: Final = ("aifactory-crds", "aifactory")
@@ -158,15 +159,6 @@ def pack_plugin(folder: Path, uv: str, url: str, time: int) -> None:
     (folder / ".gitignore").unlink(missing_ok=True)
 
 
-def checksums(folder: Path) -> None:
-    """SHA256SUMS, for `sha256sum --check`."""
-    sums = folder / "SHA256SUMS"
-    sums.unlink(missing_ok=True)  # that of the plugin
-    files = sorted(folder.iterdir())
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in files]
-    sums.write_text("\n".join(lines) + "\n")
-
-
 def pack(folder: Path, since: str | None, url: str) -> None:
     """Make the folder anew. Raises SystemExit with what stands in the way."""
     refuse_unclean()
@@ -181,7 +173,8 @@ def pack(folder: Path, since: str | None, url: str) -> None:
     pack_sboms(folder, uv, version, time)
     pack_plugin(folder, uv, url, time)
     (folder / "NOTES.md").write_text(notes(version, since), encoding="utf-8")
-    checksums(folder)
+    (folder / package.SUMS).unlink()  # that of the plugin
+    package.write_checksums(folder, sorted(folder.iterdir()))
 
 
 def _run(*command: str, given: str | None = None, **environ: str) -> str:
@@ -206,7 +199,7 @@ def main(arguments: Sequence[str]) -> None:
         set_version(found.version)
         return
     pack(found.folder, found.since, found.url)
-    print((found.folder / "SHA256SUMS").read_text(), end="")
+    print((found.folder / package.SUMS).read_text(), end="")
 
 
 if __name__ == "__main__":
