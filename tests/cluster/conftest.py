@@ -100,9 +100,26 @@ def namespace(cluster: Kubectl, name: str, leaving: list[str]) -> Iterator[Kubec
         cluster.run("delete", "namespace", name, "--wait=false")
 
 
+@pytest.fixture
+def trained(workshop: Kubectl) -> Iterator[Kubectl]:
+    """A namespace in which ModelVersion tiny-v1 is Ready, and which the next test finds as this one did."""
+    yield workshop
+    workshop.run("delete", "ipool", "--all")
+    workshop.run("delete", "pods", "-l", objects.HELPERS, "--grace-period=1")
+    rest = [f"{kind}/{name}" for kind in ("tjob", "mver") for name in _names(workshop, kind) - {"tiny", "tiny-v1"}]
+    if rest:
+        free = partial(workshop.run, "delete", *rest, "--dry-run=server", check=False)
+        wait_for("nobody to use the test's versions", free, lambda seen: seen.code == 0)
+        workshop.run("delete", *rest)
+
+
+def _names(within: Kubectl, kind: str) -> set[str]:
+    return {found["metadata"]["name"] for found in within.list(kind)}
+
+
 @pytest.fixture(scope="session")
-def trained(cluster: Kubectl, operator: Kubectl, leaving: list[str]) -> Iterator[Kubectl]:
-    """A namespace in which ModelVersion tiny-v1 is Ready, made by a short training run."""
+def workshop(cluster: Kubectl, operator: Kubectl, leaving: list[str]) -> Iterator[Kubectl]:
+    """The namespace of `trained`, made by a short training run."""
     for within in namespace(cluster, f"trained-{os.getpid()}", leaving):
         within.apply(objects.training_job("tiny", steps=20, nodes=1, output="tiny"))
         within.wait_condition("tjob", "tiny", "Complete", seconds=180)

@@ -6,8 +6,16 @@ from typing import Any
 
 Json = dict[str, Any]
 
+HELPERS = "app=for-a-test"
+"""Label of pods that tests make beside those of the operator."""
+
 TRAINER = "aifactory/trainer:0.1.0"
 AGENT = "aifactory/agent:0.1.0"
+
+
+def labels() -> Json:
+    """See HELPERS."""
+    return dict([HELPERS.split("=")])
 
 
 UNTIL_TOLD = ["sh", "-c", "trap 'exit 143' TERM; sleep 3600 & wait"]

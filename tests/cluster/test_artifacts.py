@@ -18,8 +18,6 @@ def test_a_corrupted_artifact_stops_at_its_version(trained: Kubectl) -> None:
     assert condition(served, "Ready")["reason"] == "ModelNotReady"
     assert "tiny-v66" in condition(served, "Ready")["message"]
     assert trained.list("deployments", "aifactory.dev/pool-name=wants-bad") == []
-    trained.run("delete", "ipool", "wants-bad")
-    trained.run("delete", "mver", "tiny-v66")
 
 
 def test_a_source_that_is_not_there_is_named(trained: Kubectl) -> None:
@@ -28,7 +26,6 @@ def test_a_source_that_is_not_there_is_named(trained: Kubectl) -> None:
     found = trained.wait_condition("mver", "tiny-v67", "Stalled")
     assert condition(found, "Stalled")["reason"] == "SourceNotFound"
     assert "pvc://aifactory-models/tiny/nowhere" in condition(found, "Stalled")["message"]
-    trained.run("delete", "mver", "tiny-v67")
 
 
 def test_a_version_in_use_is_not_deleted(trained: Kubectl) -> None:

@@ -72,7 +72,6 @@ def test_load_that_is_doubled_and_halved_settles_without_a_lost_request(trained:
     refused = trained.run("scale", "ipool/elastic", "--replicas=2", check=False)
     assert "spec.autoscaling decides how many pods there are" in refused.err
     assert "1 of 1-2" in trained.run("get", "ipool", "elastic", "-o", "wide").out
-    trained.run("delete", "ipool", "elastic")
 
 
 def _has(pods: int) -> Callable[[Json], bool]:

@@ -102,6 +102,3 @@ def test_what_is_told_is_what_the_page_says(trained: Kubectl, operator: Kubectl)
             for who, text in pages.items():
                 Path(folder, f"{who}-{number}.txt").write_text(text)
     assert traffic.stop()["failed"] == 0
-    trained.run("delete", "tjob/steady", "ipool/priced", "mver/tiny-v9")
-    trained.wait_condition("mver", "tiny-v2", "InUse", "False")
-    trained.run("delete", "mver/tiny-v2")

@@ -59,9 +59,6 @@ def test_killed_while_a_pool_rolls(trained: Kubectl, operator: Kubectl) -> None:
         lambda: trained.list("deployments", "aifactory.dev/pool-name=rolling"),
         lambda seen: len(seen) == 1,
     )
-    trained.run("delete", "ipool", "rolling")
-    trained.wait_condition("mver", "tiny-v9", "InUse", "False")
-    trained.run("delete", "mver", "tiny-v9")
 
 
 def leader(operator: Kubectl) -> str:

@@ -46,7 +46,6 @@ def test_a_pool_is_talked_to(trained: Kubectl, tmp_path: Path) -> None:
     assert "kubectl aifactory -n" in user.plugin("status ipool/talk")
     assert user.plugin("chat ipool/talk -m 'def ' --max-tokens 8").strip()
     assert "tjob/tiny" in user.plugin("lineage ipool/talk")
-    trained.run("delete", "ipool", "talk", "--wait=false")
 
 
 def test_the_installed_operator_is_found(ns: Kubectl, tmp_path: Path) -> None:

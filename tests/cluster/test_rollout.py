@@ -55,9 +55,6 @@ def test_a_version_change_loses_no_request(trained: Kubectl) -> None:
         "ipool", "live", "to be scaled to zero", lambda f: condition(f, "Ready")["reason"] == "ScaledToZero"
     )
     assert condition(found, "Ready")["status"] == "True"
-    trained.run("delete", "ipool", "live")
-    trained.wait_condition("mver", "tiny-v2", "InUse", "False")
-    trained.run("delete", "mver", "tiny-v2", "tiny-v3")
 
 
 def test_a_pool_waits_for_its_model(ns: Kubectl) -> None:

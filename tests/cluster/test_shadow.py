@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,16 +24,13 @@ COPIED = 50
 
 
 @pytest.fixture
-def pool(trained: Kubectl) -> Iterator[Kubectl]:
+def pool(trained: Kubectl) -> Kubectl:
     """Pool `tried` serves version 1 of tiny by two pods behind two proxies; version 2 is there."""
     trained.apply(objects.copy_version(trained.get("mver", "tiny-v1"), 2))
     trained.wait_condition("mver", "tiny-v2", "Ready")
     trained.apply(objects.pool("tried", "tiny", version=1, replicas=2, **POOL))
     trained.wait_condition("ipool", "tried", "Ready", seconds=120)
-    yield trained
-    trained.run("delete", "ipool", "tried")
-    trained.wait_condition("mver", "tiny-v2", "InUse", "False")
-    trained.run("delete", "mver", "tiny-v2")
+    return trained
 
 
 def test_a_version_is_tried_with_copies_and_answers_nobody_before(pool: Kubectl) -> None:

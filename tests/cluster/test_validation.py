@@ -68,6 +68,3 @@ def test_only_what_loads_and_answers_reaches_a_pool(trained: Kubectl) -> None:
     assert set(summary["done"]) == {"1", "5"}, summary
 
     claim.close()
-    trained.run("delete", "ipool", "careful")
-    trained.wait_condition("mver", "tiny-v5", "InUse", "False")
-    trained.run("delete", "mver", *(f"tiny-v{version}" for version in (2, 3, 4, 5)))

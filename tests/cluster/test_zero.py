@@ -70,7 +70,6 @@ def test_to_zero_and_back(trained: Kubectl) -> None:
     print(f"at zero again after {time.monotonic() - began:.1f} s: {json.dumps(scaling)}")
     assert [each["metric"] for each in scaling["decisions"]] == ["idleSeconds", "heldRequests"], "and not once more"
     assert 0 <= scaling["coldStart"]["startedSeconds"] <= scaling["coldStart"]["readySeconds"] < 60
-    trained.run("delete", "ipool", "sleeper")
 
 
 def _is_at_zero(found: Json) -> bool:

@@ -181,7 +181,7 @@ class Traffic:
             {
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {"name": self._name},
+                "metadata": {"name": self._name, "labels": objects.labels()},
                 "spec": {"restartPolicy": "Never", "securityContext": security, "containers": [container]},
             }
         )

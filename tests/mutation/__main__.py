@@ -143,8 +143,8 @@ class Stages:
         others = [path for path in _folders() if path != self._own]
         self._paths = {"quick": [self._own], self._own: [self._own], "tests/unit": others, "sim": []}
 
-    def check(self, books: dict[str, Book], *, quick: bool) -> None:
-        """Try every mutant of some modules that has no result that still counts.
+    def check(self, books: dict[str, Book], last: int) -> None:
+        """Try every mutant of some modules that has no result that still counts, by the stages up to a number.
 
         Of those that are listed as accepted only the first stage asks again, which is cheap.
         """
@@ -155,7 +155,7 @@ class Stages:
             for mutant in mutants((PACKAGE / f"{module}.py").read_text())
             if not book.by(mutant)
         ]
-        for number, stage in enumerate(stages[: 1 if quick else 4 if self._steps else 3]):
+        for number, stage in enumerate(stages[:last]):
             self._run(
                 stage, [(m, mutant) for m, mutant in left if self._passed(mutant, books[m], stages) < number], books
             )
@@ -283,10 +283,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make mutate", description=__doc__)
     parser.add_argument("modules", nargs="*", help="packages or modules such as kube or kube/queue; default: all")
     parser.add_argument("--quick", action="store_true", help="only the quick tests in the unit folder of each module")
+    parser.add_argument("--own", action="store_true", help="only the tests in the unit folder of each module")
     parser.add_argument("--steps", type=int, default=int(os.environ.get("AIFACTORY_SIM_STEPS", "1500")))
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument("--report", action="store_true", help="only tell what earlier runs found")
     args = parser.parse_args()
+    last = 1 if args.quick else 2 if args.own else 4 if args.steps else 3
     HOME.mkdir(parents=True, exist_ok=True)
     chosen = modules(args.modules)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
@@ -297,7 +299,7 @@ def main() -> int:
     for package, found in itertools.groupby(chosen, lambda module: module.partition("/")[0]):
         books = {module: Book(module) for module in found}
         if not args.report:
-            Stages(package, accepted, state, args.steps, args.jobs).check(books, quick=args.quick)
+            Stages(package, accepted, state, args.steps, args.jobs).check(books, last)
         for module, book in books.items():
             source = (PACKAGE / f"{module}.py").read_text()
             results = [result for mutant in mutants(source) if (result := book.of(mutant)) is not None]
@@ -310,7 +312,7 @@ def main() -> int:
             _print_module(module, killed, len(results), reasons)
             unlisted += [result for result, reason in reasons if not reason]
     below = _print_packages(counts)
-    return 1 if below or (unlisted and not args.quick) else 0
+    return 1 if below or (unlisted and last > 2) else 0
 
 
 def _print_module(module: str, killed: int, total: int, reasons: list[tuple[Result, str]]) -> None:

@@ -32,6 +32,8 @@ GROUPS = (
 )
 """In the order in which they begin. A suite is a target of a Makefile, after the Makefile's folder."""
 TOLD_LINES = 80
+TOLD_CHARACTERS = 160
+"""Of a failed test among those told at the end."""
 
 _printing = Lock()
 _stopped = Event()
@@ -57,6 +59,12 @@ class Result:
         words = "ok" if self.code == 0 else "FAILED"
         told = f"{words:<7} {self.suite:<24} {self.seconds:5.0f} s, {self.cpu_seconds:4.0f} s of CPU time"
         return f"{told}  {said[-1].strip('= ')}" if said else told
+
+
+def failures(result: Result) -> list[str]:
+    """The tests of a suite that failed, a line each, as pytest sums them up."""
+    lines = result.log.read_text(errors="replace").splitlines()
+    return [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
 
 
 def log_of(suite: str) -> Path:
@@ -115,6 +123,7 @@ def main() -> int:
     print("\n".join(f"  {result}" for result in results))
     failed = [result.suite for result in results if result.code != 0]
     if failed:
+        print("\n".join(line[:TOLD_CHARACTERS] for result in results if result.code for line in failures(result)))
         print(f"FAILED: {', '.join(failed)}")
     return bool(failed)
 
