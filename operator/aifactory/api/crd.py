@@ -139,6 +139,7 @@ KINDS = (
             Column("Scaling", ".status.scaling.summary", wide=True),
             Column("$/Mtok", ".status.throughput.costPerMillionTokens", wide=True),
             Column("$/Mreq", ".status.throughput.costPerMillionRequests", wide=True),
+            Column("J/tok", ".status.throughput.joulesPerToken", wide=True),
             Column("Idle-$", ".status.cost.idleCost", wide=True),
             Column("URL", ".status.url", wide=True),
             Column("Traffic", ".status.traffic", wide=True),

@@ -763,6 +763,8 @@ class Throughput(Model):
     """By the price in status.cost, for all GPUs that the pods hold; left out without a price, and while none comes."""
     cost_per_million_requests: str | None = None
     """The same, of models that answer without tokens."""
+    joules_per_token: str | None = None
+    """Energy of the pods' GPUs for each token, as Triton reads it from them; left out where it does not."""
 
 
 class InferencePoolStatus(Status):

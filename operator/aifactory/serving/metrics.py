@@ -39,9 +39,12 @@ MILLION_TOKENS: Final = Family("aifactory_pool_cost_per_million_tokens", "gauge"
 MILLION_REQUESTS: Final = Family(
     "aifactory_pool_cost_per_million_requests", "gauge", "Cost of a million requests now, of models without tokens."
 )
+JOULES: Final = Family(
+    "aifactory_pool_joules_per_token", "gauge", "Energy of the pool's GPUs for a token, where Triton can read it."
+)
 FAMILIES: Final = (
     *(WANTED, READY, AVAILABLE, VERSION, REQUESTS, TOKENS, ROLLOUT, GPUS, GPU_SECONDS, IDLE_SECONDS, SURGE_SECONDS),
-    *(PRICE, MILLION_TOKENS, MILLION_REQUESTS),
+    *(PRICE, MILLION_TOKENS, MILLION_REQUESTS, JOULES),
 )
 
 
@@ -59,6 +62,7 @@ class _Throughput(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     tokens_per_second: str
     cost_per_million_tokens: str | None = None
     cost_per_million_requests: str | None = None
+    joules_per_token: str | None = None
 
 
 class _Use(msgspec.Struct, frozen=True, gc=False, rename="camel"):
@@ -119,6 +123,7 @@ def samples(body: bytes) -> Iterable[Sample]:
         yield Sample(TOKENS, float(figures.tokens_per_second))
         yield from _known(MILLION_TOKENS, figures.cost_per_million_tokens)
         yield from _known(MILLION_REQUESTS, figures.cost_per_million_requests)
+        yield from _known(JOULES, figures.joules_per_token)
     if (use := status.cost) is not None:
         yield Sample(GPUS, use.gpus)
         yield Sample(GPU_SECONDS, use.gpu_seconds, per_second=use.gpus, since=use.since)

@@ -74,6 +74,8 @@ _WARM: Final = "warm"
 
 TOKENS: Final = b"aifactory_generated_tokens_total"
 """Without those of the agent's questions."""
+JOULES: Final = b"nv_energy_consumption"
+"""A line for each GPU of the pod, where the driver meters it: Triton's metrics documentation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ class Counters:
     at: float
     requests: float
     tokens: float
+    joules: float | None = None
+    """Of the GPUs that the pod sees; None where Triton can not tell."""
 
 
 @dataclass(slots=True)
@@ -348,7 +352,7 @@ class ServingProbe:
             if pod.ready:
                 page = await fetch(session, f"{base_url(pod.address, names.TRITON_METRICS_PORT)}/metrics")
                 requests, tokens = read_counters(page)
-                self._latest[pod.uid] = Counters(self._monotonic(), requests, tokens)
+                self._latest[pod.uid] = Counters(self._monotonic(), requests, tokens, read_joules(page))
                 if pod.live and (gauge := self._gauges.get(pod.pool)) is not None:
                     gauge.see(pod.uid, read_look(page, requests, tokens, self._monotonic()))
                 if pod.uid in self._compared:
@@ -450,12 +454,12 @@ class ServingProbe:
 
 
 def rates(start: Mapping[str, Counters], end: Mapping[str, Counters]) -> Throughput | None:
-    """Requests and tokens per second summed over the pods; None while there is nothing to compare.
+    """Requests and tokens per second summed over the pods, and joules for a token; None with nothing to compare.
 
     A counter that went back belongs to a Triton that was restarted: it is counted from zero.
     """
-    requests = tokens = 0.0
-    seen = False
+    requests = tokens = joules = seen_tokens = 0.0
+    seen, metered = False, True
     for uid, last in end.items():
         first = start.get(uid)
         if first is None or last.at <= first.at:
@@ -463,10 +467,19 @@ def rates(start: Mapping[str, Counters], end: Mapping[str, Counters]) -> Through
         seen = True
         seconds = last.at - first.at
         requests += _grown(first.requests, last.requests) / seconds
-        tokens += _grown(first.tokens, last.tokens) / seconds
+        tokens += (more := _grown(first.tokens, last.tokens)) / seconds
+        seen_tokens += more
+        if first.joules is None or last.joules is None:
+            metered = False
+        else:
+            joules += _grown(first.joules, last.joules)
     if not seen:
         return None
-    return Throughput(requests_per_second=measure.figure(requests), tokens_per_second=measure.figure(tokens))
+    return Throughput(
+        requests_per_second=measure.figure(requests),
+        tokens_per_second=measure.figure(tokens),
+        joules_per_token=measure.figure(joules / seen_tokens) if metered and joules and seen_tokens else None,
+    )
 
 
 def _grown(first: float, last: float) -> float:
@@ -498,6 +511,12 @@ def read_counters(page: bytes) -> tuple[float, float]:
     """
     requests, probes, tokens = (sum(values(page, name).values()) for name in (REQUESTS, PROBES, TOKENS))
     return max(0.0, requests - probes), tokens
+
+
+def read_joules(page: bytes) -> float | None:
+    """What the GPUs have used, from Triton's metrics page; None where it does not read that. Raises ValueError."""
+    found = values(page, JOULES)
+    return sum(found.values()) if found else None
 
 
 def _status_page(pod: ServingPod) -> str:

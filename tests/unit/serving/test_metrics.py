@@ -37,7 +37,7 @@ def test_a_pool_that_only_began() -> None:
 
 def test_a_pool_that_answers() -> None:
     available = [{"type": "Ready", "status": "False"}, {"type": "Available", "status": "True"}]
-    prices = {"costPerMillionTokens": "0.92", "costPerMillionRequests": "7.5"}
+    prices = {"costPerMillionTokens": "0.92", "costPerMillionRequests": "7.5", "joulesPerToken": "3.1"}
     surge = {"surge": 2, "surgeRevision": "r2", "surgeGPUSeconds": 30, "gpuHourPrice": "2.49"}
     status = {"readyReplicas": 2, "version": "3", "conditions": available, "throughput": {**FIGURES, **prices}}
     rollout = {"phase": "RolledBack", "reason": "AnalysisFailed"}
@@ -51,6 +51,7 @@ def test_a_pool_that_answers() -> None:
         "tokens_per_second": 0,
         "cost_per_million_tokens": 0.92,
         "cost_per_million_requests": 7.5,
+        "joules_per_token": 3.1,
         "gpus": 4,
         "gpu_seconds_total": 100,
         "idle_gpu_seconds_total": 60,
@@ -62,8 +63,8 @@ def test_a_pool_that_answers() -> None:
 def test_what_is_not_known_is_not_zero() -> None:
     without = told(throughput=FIGURES, cost=USE).keys()
     assert {"requests_per_second", "gpus"} <= without
-    unknown = {"gpu_hour_price", "cost_per_million_tokens", "cost_per_million_requests", "surge_gpu_seconds"}
-    assert not without & {*unknown, "available", "version", "rollout"}
+    unknown = {"gpu_hour_price", "cost_per_million_tokens", "cost_per_million_requests", "joules_per_token"}
+    assert not without & {*unknown, "surge_gpu_seconds", "available", "version", "rollout"}
 
 
 def test_sums_begin_at_nothing() -> None:

@@ -30,6 +30,7 @@ from aifactory.serving.probe import (
     ServingProbe,
     rates,
     read_counters,
+    read_joules,
     read_load_error,
     read_report,
     worth_telling,
@@ -135,6 +136,28 @@ def test_a_triton_that_was_restarted_counts_from_zero() -> None:
 def test_a_look_while_the_agent_asks_is_no_restart() -> None:
     quiet = Throughput(requests_per_second="0", tokens_per_second="0")
     assert rates({"a": Counters(0.0, 1000, 9000)}, {"a": Counters(10.0, 999, 8998)}) == quiet
+
+
+def test_energy_is_told_by_token_where_every_pod_meters_it() -> None:
+    start = {"a": Counters(0.0, 0, 0, 1000.0), "b": Counters(0.0, 0, 0, 5000.0)}
+    end = {"a": Counters(10.0, 9, 100, 1300.0), "b": Counters(10.0, 9, 300, 100.0)}  # Triton of b was started again
+    assert rates(start, end) == Throughput(requests_per_second="1.8", tokens_per_second="40", joules_per_token="1")
+    blind = rates(start, {**end, "b": Counters(10.0, 9, 300)})
+    assert blind is not None
+    assert blind.joules_per_token is None, "a part of the pods is not the pool"
+    silent = rates(start, {uid: Counters(10.0, 9, 0, 9000.0) for uid in start})
+    assert silent is not None
+    assert silent.joules_per_token is None, "no token, no energy for one"
+
+
+def test_energy_is_read_for_all_gpus_of_a_pod() -> None:
+    page = b"""# HELP nv_energy_consumption GPU energy consumption in joules since the Triton Server started
+# TYPE nv_energy_consumption gauge
+nv_energy_consumption{gpu_uuid="GPU-1"} 1200.5
+nv_energy_consumption{gpu_uuid="GPU-2"} 800
+"""
+    assert read_joules(page) == 2000.5
+    assert read_joules(b"# TYPE nv_energy_consumption gauge\n") is None
 
 
 def test_one_look_is_no_rate() -> None:
