@@ -23,6 +23,9 @@ _CGROUPS = Path("/sys/fs/cgroup")
 # The kubelet's links to the logs of containers, for collectors of logs: its name is the same everywhere.
 _CONTAINER_LOGS = Path("/var/log/containers")
 _CONTROLLERS = ("cpu", "cpuset", "hugetlb", "io", "memory", "pids")
+_WEIGHT = {"cpu.shares": 8 * 1024, "cpu.weight": 8 * 100}
+"""Of both versions. All pods together are one group, which by itself gets as much as a single process beside it: what
+else the machine computes would take the pods' time, and a cluster has deadlines."""
 _SHIM = "containerd-shim-runc-v2"
 
 
@@ -93,6 +96,9 @@ def make_cgroup() -> None:
                     control.write(f"+{controller}")
             except OSError:
                 continue  # not in this kernel; the kubelet says what it misses
+        for file, weight in _WEIGHT.items():
+            if (path := hierarchy / CGROUP / file).exists():
+                path.write_text(str(weight))
 
 
 def remove_cgroup() -> None:

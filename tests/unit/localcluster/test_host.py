@@ -138,3 +138,17 @@ def test_certificates_are_kept_until_something_else_is_asked_for(tmp_path: Path)
     authority.issue("server", "kube-apiserver", hosts=("localhost", "10.245.0.1"))
     assert first.certificate.read_text() != text
     assert first.key.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(("file", "weight"), [("cpu.shares", "8192"), ("cpu.weight", "800")])
+def test_pods_weigh_as_much_as_several_processes_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, weight: str
+) -> None:
+    group, other = tmp_path / "cpu" / layout.CGROUP, tmp_path / "memory" / layout.CGROUP
+    group.mkdir(parents=True)
+    (group / file).write_text("1")
+    (tmp_path / "memory").mkdir()
+    monkeypatch.setattr(remains, "cgroup_hierarchies", lambda: [tmp_path / "cpu", tmp_path / "memory"])
+    remains.make_cgroup()
+    assert (group / file).read_text() == weight
+    assert list(other.iterdir()) == [], "only where the kernel has such a file"
