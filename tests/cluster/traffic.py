@@ -92,7 +92,9 @@ class Grpc:
         inputs = [triton.InferInput(name, [1], "BYTES") for name in values]
         for one, value in zip(inputs, values.values()):
             one.set_data_from_numpy(numpy.array([value.encode()], dtype=object))
-        self.client.async_stream_infer(model, inputs, enable_empty_final_response=True)
+        try: self.client.async_stream_infer(model, inputs, enable_empty_final_response=True)
+        except triton.InferenceServerException as error:  # over already: the callback was told why
+            raise (self.answers.get(timeout=60)[1] or error)
         version = ""
         while True:
             result, error = self.answers.get(timeout=60)
