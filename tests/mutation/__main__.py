@@ -201,9 +201,10 @@ class Stages:
         else:
             self._run_tests(stage, left, books)
         for module, book in books.items():
-            found = [mutant for m, mutant in left if m == module]
-            survived = sum(not book.by(mutant) for mutant in found)
-            print(f"  {module}: {survived} of {len(found)} survive {stage}", flush=True)
+            tried = [mutant for m, mutant in left if m == module]
+            survived = sum(not book.by(mutant) for mutant in tried)
+            if tried:
+                print(f"  {module}: {survived} of {len(tried)} survive {stage}", flush=True)
 
     def _run_tests(self, stage: str, left: list[Try], books: dict[str, Book]) -> None:
         """In forks of a nursery what can be tried there, then the others."""
