@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 import tomllib
@@ -120,6 +121,26 @@ def modules(chosen: Iterable[str]) -> list[str]:
     return found
 
 
+def found(module: str, since: str) -> list[Mutant]:
+    """The mutants of a module; of those alone that a commit has not, where one is given."""
+    path = PACKAGE / f"{module}.py"
+    every = mutants(path.read_text())
+    if not since:
+        return list(every)
+    command = ["git", "show", f"{since}:{path.relative_to(ROOT)}"]
+    then = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # a new file is in none
+    known = {(each.where, each.change, each.scope) for each in (mutants(then.stdout) if then.stdout else ())}
+    return [each for each in every if (each.where, each.change, each.scope) not in known]
+
+
+def _commit(name: str) -> str:
+    """For argparse: a commit that there is."""
+    command = ["git", "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"]
+    if not (seen := subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()):
+        raise argparse.ArgumentTypeError(f"no such commit: {name}")
+    return seen
+
+
 def tests_state() -> str:
     """Changes with every file under tests and operator."""
     digest = hashlib.sha256()
@@ -143,17 +164,14 @@ class Stages:
         others = [path for path in _folders() if path != self._own]
         self._paths = {"quick": [self._own], self._own: [self._own], "tests/unit": others, "sim": []}
 
-    def check(self, books: dict[str, Book], last: int) -> None:
+    def check(self, books: dict[str, Book], last: int, since: str) -> None:
         """Try every mutant of some modules that has no result that still counts, by the stages up to a number.
 
         Of those that are listed as accepted only the first stage asks again, which is cheap.
         """
         stages = list(self._paths)
         left = [
-            (module, mutant)
-            for module, book in books.items()
-            for mutant in mutants((PACKAGE / f"{module}.py").read_text())
-            if not book.by(mutant)
+            (module, mutant) for module, book in books.items() for mutant in found(module, since) if not book.by(mutant)
         ]
         for number, stage in enumerate(stages[:last]):
             self._run(
@@ -183,9 +201,10 @@ class Stages:
         else:
             self._run_tests(stage, left, books)
         for module, book in books.items():
-            found = [mutant for m, mutant in left if m == module]
-            survived = sum(not book.by(mutant) for mutant in found)
-            print(f"  {module}: {survived} of {len(found)} survive {stage}", flush=True)
+            tried = [mutant for m, mutant in left if m == module]
+            survived = sum(not book.by(mutant) for mutant in tried)
+            if tried:
+                print(f"  {module}: {survived} of {len(tried)} survive {stage}", flush=True)
 
     def _run_tests(self, stage: str, left: list[Try], books: dict[str, Book]) -> None:
         """In forks of a nursery what can be tried there, then the others."""
@@ -284,6 +303,9 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", help="packages or modules such as kube or kube/queue; default: all")
     parser.add_argument("--quick", action="store_true", help="only the quick tests in the unit folder of each module")
     parser.add_argument("--own", action="store_true", help="only the tests in the unit folder of each module")
+    parser.add_argument(
+        "--since", type=_commit, default="", metavar="COMMIT", help="only what has changed since a commit"
+    )
     parser.add_argument("--steps", type=int, default=int(os.environ.get("AIFACTORY_SIM_STEPS", "1500")))
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument("--report", action="store_true", help="only tell what earlier runs found")
@@ -296,13 +318,12 @@ def main() -> int:
     accepted, state = Accepted(), tests_state()
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     unlisted = []
-    for package, found in itertools.groupby(chosen, lambda module: module.partition("/")[0]):
-        books = {module: Book(module) for module in found}
+    for package, group in itertools.groupby(chosen, lambda module: module.partition("/")[0]):
+        books = {module: Book(module) for module in group}
         if not args.report:
-            Stages(package, accepted, state, args.steps, args.jobs).check(books, last)
+            Stages(package, accepted, state, args.steps, args.jobs).check(books, last, args.since)
         for module, book in books.items():
-            source = (PACKAGE / f"{module}.py").read_text()
-            results = [result for mutant in mutants(source) if (result := book.of(mutant)) is not None]
+            results = [result for mutant in found(module, args.since) if (result := book.of(mutant)) is not None]
             killed = sum(bool(result.by) for result in results)
             for key in (module, package):
                 counts[key][0] += killed
