@@ -539,3 +539,11 @@ def test_times_are_written_in_whole_seconds() -> None:
     found.look(demand(4), after=60)
     assert found.scaling.pending is not None
     assert found.scaling.pending.since.microsecond == found.scaling.pending.seen.microsecond == 0
+
+
+def test_the_last_second_of_a_wait_is_waited_for() -> None:
+    found = Pool(5)
+    found.look(demand(8))
+    for after in (75, 75, 75, 74):
+        found.look(demand(8), after)
+    assert (found.pods, found.due) == (5, 1)

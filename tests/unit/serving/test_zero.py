@@ -10,10 +10,13 @@ import pytest
 
 from aifactory.api.base import format_time
 from aifactory.api.inferencepool import ScalingStatus
+from aifactory.engine.apply import Applied
 from aifactory.serving import envoy, gateway, holding, scaling
+from aifactory.serving.autoscale import look
 from aifactory.serving.demand import Demand
 from aifactory.serving.holding import Held
-from tests.unit.serving.builders import World, conditions, message, pool
+from aifactory.serving.state import Observed, RevisionView
+from tests.unit.serving.builders import NOW, SETTINGS, World, conditions, message, pool
 from tests.unit.serving.test_gateway import ENVOY, ready
 from tests.unit.serving.test_steps import ask
 
@@ -334,3 +337,83 @@ def test_a_page_that_does_not_tell(page: bytes) -> None:
     assert holding.read(b"cluster.hold.upstream_rq_active: 12\n") == 12
     with pytest.raises(ValueError, match="does not tell"):
         holding.read(page)
+
+
+def test_what_stands_in_the_status_while_nobody_asks() -> None:
+    world = asleep(schedules=[{"cron": "0 13 * * *", "durationSeconds": 600, "minReplicas": 2}])
+    assert world.settle().requeue_after == 3600 - (world.now - NOW).total_seconds(), "until the schedule begins"
+    assert world.status.scaling is not None
+    assert world.status.scaling.summary == "0 of 0-3"
+    assert message(world.status) == (
+        "nobody asks, so there is no pod; requests wait in the gateway, and the first one starts a pod"
+    )
+    world.held = Held(2)
+    world.step()
+    assert world.events[-1] == "Scaled: from 0 to 1 pods: 2 requests wait for a pod"
+    assert changes(world)[0] == (0, 1, "heldRequests")
+
+
+def test_a_little_more_than_a_pods_target_starts_one_pod() -> None:
+    world = asleep(metrics=[{"name": "inFlightRequests", "target": "20"}])
+    world.held = Held(21)
+    world.step()
+    assert scaling.wanted(world.pool) == 1
+
+
+def test_a_pod_that_is_ready_was_scheduled_and_started() -> None:
+    world = asleep()
+    world.held = Held(1)
+    world.step()
+    world.step()
+    (pod,) = world.live()
+    pod.trouble, pod.ready = {"node": ""}, True
+    world.wait(4)
+    world.settle()
+    assert world.status.scaling is not None
+    assert world.status.scaling.cold_start is not None
+    assert world.status.scaling.cold_start.dump() | {"time": ""} == {
+        "time": "",
+        "scheduledSeconds": 4,
+        "startedSeconds": 4,
+        "readySeconds": 4,
+    }
+
+
+@pytest.mark.parametrize(("ready", "more", "waits"), [(1, (), True), (1, (0,), True), (0, (), False), (0, (0,), False)])
+def test_one_pod_that_answers_is_enough_to_know_that_nobody_asks(
+    ready: int, more: tuple[int, ...], waits: bool
+) -> None:
+    world = awake()
+    world.demand = demand()
+    (view,) = world.observed().revisions
+    others = (RevisionView(Applied("old", "uid"), "old", 0, ready=each) for each in more)
+    found = look(replace(world.observed(), revisions=(replace(view, ready=ready), *others)), world.now)
+    assert found.status is not None
+    assert (found.status.pending is not None) == waits
+
+
+def test_before_the_first_version_nothing_is_waited_for() -> None:
+    world = World(pool(replicas=1, autoscaling=spec(), gateway=ENVOY))
+    world.demand = demand()
+    world.settle()
+    assert world.status.rollout is None
+    assert world.status.scaling is not None
+    assert world.status.scaling.pending is None
+
+
+def test_half_a_request_is_one() -> None:
+    world = awake()
+    world.demand = demand()
+    world.settle()
+    world.wait(60)
+    world.demand = demand(0.5)
+    world.settle()
+    assert len(world.live()) == 1
+
+
+def test_who_holds_requests_and_how_many() -> None:
+    def hold(**changes: Any) -> holding.Hold | None:
+        return gateway.routes(Observed(pool(autoscaling=spec(**changes), gateway=ENVOY), SETTINGS)).hold
+
+    assert hold() == holding.Hold(holding.DEFAULT_REQUESTS, holding.DEFAULT_SECONDS)
+    assert hold(minReplicas=1, idleSeconds=None) is None
