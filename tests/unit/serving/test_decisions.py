@@ -193,3 +193,10 @@ def test_one_that_another_release_has_made_is_kept_in_its_shape_until_it_is_its_
     assert list(world.deployments) == [made]
     assert world.status.stable is not None
     assert world.status.stable.image == "aifactory/server:1"
+
+
+def test_the_policy_of_proxies_is_there_before_them() -> None:
+    world = World(pool(gateway={"mode": "Envoy"}, security={"networkPolicy": True}))
+    world.settle()
+    assert world.gateway.deployment is None
+    assert set(world.policies) == {"chat-serving", "chat-gateway"}

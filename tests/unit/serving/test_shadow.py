@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 
 from aifactory.api import names
 from aifactory.api.inferencepool import Measured
-from aifactory.serving import network, traffic
+from aifactory.serving import gateway, network, traffic
 from aifactory.serving.measure import Measurement
+from tests.unit.plans import removed
 from tests.unit.serving.builders import NOW, World, conditions, guard, message, pool, serving
+from tests.unit.serving.test_decisions import decide
 from tests.unit.serving.test_steps import ask
 
 STEPS: list[dict[str, Any]] = [{"mirror": 40}, {"analyzeSeconds": 60}, {"pause": {}}]
@@ -293,3 +296,87 @@ def test_what_began_to_go_over_goes_on() -> None:
     assert world.status.rollout is not None
     assert world.status.rollout.progress_time is not None
     assert world.status.rollout.progress_time - NOW < timedelta(seconds=1)
+
+
+def asked(world: World, name: str) -> World:
+    """Somebody asks for something, and nothing is decided yet."""
+    meta = world.pool.metadata.model_copy(update={"annotations": {f"aifactory.dev/{name}": "now"}})
+    world.pool = world.pool.model_copy(update={"metadata": meta})
+    return world
+
+
+def test_it_is_not_tried_again_while_pods_of_the_first_try_are_left() -> None:
+    world = shadow()
+    load_copies(world)
+    measured(world, failures=50)
+    (copies,) = world.observed().shadows
+    world.settle()
+    plan = decide(asked(world, "retry"), shadows=(replace(copies, terminating=True),))
+    assert plan.status.rollout is not None
+    assert plan.status.rollout.phase == "Failed"
+    world.settle()
+    assert change(world)[:2] == ("Shadow", 0)
+
+
+def test_that_it_is_over_is_written_before_any_pod_goes_over() -> None:
+    world = shadow()
+    load_copies(world)
+    measured(world, failures=0)
+    world.wait(60)
+    world.settle()
+    world.now += timedelta(microseconds=7)
+    decision = asked(world, "promote").step()
+    assert (decision.writes, decision.urgent, decision.requeue_after) == ((), True, 0)
+    found, candidate = world.status.rollout, world.status.candidate
+    assert found is not None
+    assert (found.strategy, found.most_ready, found.progress_time) == ("HotSwap", 0, NOW + timedelta(seconds=60))
+    assert candidate is not None
+    assert candidate.deployment == f"chat-{world.revision(1)}", "in the pods that run"
+
+
+def test_copies_on_their_way_out_are_left_alone() -> None:
+    world = shadow()
+    load_copies(world)
+    (copies,) = world.observed().shadows
+    assert [write.name for write in decide(world, shadows=(replace(copies, wanted=7),)).writes] == [copies.child.name]
+    going = replace(copies, terminating=True, wanted=7)
+    assert copies.child.name not in [write.name for write in decide(world, shadows=(going,)).writes]
+    assert removed(decide(serving(1), shadows=(going,))) == []
+
+
+def test_the_policy_stays_as_long_as_there_are_copies() -> None:
+    world = shadow(size={})
+    world.edit(security={"networkPolicy": True})
+    world.settle()
+    world.edit(rollout={"strategy": "Surge"})
+    assert "NetworkPolicy chat-shadow" not in removed(world.step())
+    assert world.shadows() == []
+    world.settle()
+    assert "chat-shadow" not in world.policies
+
+
+@pytest.mark.parametrize("other", [{}, {"phase": "Failed"}, {"strategy": "Surge"}, {"mirror": None}])
+@pytest.mark.parametrize("going", [False, True])
+def test_requests_are_copied_while_a_shadow_is_under_way(other: dict[str, Any], going: bool) -> None:
+    world = shadow()
+    load_copies(world)
+    assert world.status.rollout is not None
+    status = world.status.model_copy(update={"rollout": world.status.rollout.model_copy(update=other)})
+    changed = world.pool.model_copy(update={"status": status})
+    shadows = tuple(replace(view, terminating=going) for view in world.observed().shadows)
+    found = gateway.routes(replace(world.observed(), pool=changed, shadows=shadows)).mirror
+    assert (found is not None) == (not other and not going)
+
+
+def test_what_keeps_the_pods_away_is_told_before_what_keeps_requests_from_them() -> None:
+    world = serving(1, replicas=2)
+    world.edit(gateway={"mode": "Envoy"}, rollout={"strategy": "Shadow", "steps": [{"mirror": 100}, {"pause": {}}]})
+    world.publish(2)
+    world.settle()
+    told = "tiny-v2: step 1 of 2, mirror 100: 0 of 2 pods are ready; 2 pods of tiny-v1 answer; "
+    assert message(world.status) == f"{told}nothing is copied before the Service leads to the gateway"
+    world.shadows()[0].trouble = {"unschedulable": "no node has a GPU left"}
+    world.settle()
+    assert message(world.status).startswith(told)
+    assert "no node has a GPU left" in message(world.status)
+    assert "nothing is copied" not in message(world.status)

@@ -583,3 +583,9 @@ def test_nothing_is_removed_before_it_is_known() -> None:
 
 def test_the_status_of_a_pool_without_requests_is_as_it_was() -> None:
     assert World(pool()).step().status.requests is None
+
+
+def test_a_version_that_gets_copies_answers_no_request() -> None:
+    copying = (RolloutStep(mirror=40), RolloutStep(pause_seconds=60))
+    assert [Walk(copying, at, NOW).weight for at in range(3)] == [0, 0, 100]
+    assert [Walk(copying, at, NOW).part for at in range(3)] == [40, 40, 100]
