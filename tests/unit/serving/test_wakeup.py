@@ -10,7 +10,8 @@ import pytest
 
 from aifactory.serving import wakeup
 from aifactory.serving.holding import Held
-from aifactory.serving.wakeup import INTERVAL_SECONDS, PER_SECOND, SILENT_LOOKS, Proxy, Wakeups
+from aifactory.serving.wakeup import CONCURRENCY, INTERVAL_SECONDS, PER_SECOND, SILENT_LOOKS, Proxy, Wakeups
+from tests.support.faketime import FakeClock, run
 
 CHAT, TALK = ("ns", "chat"), ("ns", "talk")
 PROXIES = [Proxy("a", "10.0.0.1", CHAT), Proxy("b", "10.0.0.2", CHAT), Proxy("c", "fd00::3", TALK)]
@@ -73,3 +74,79 @@ def test_where_there_are_many_those_are_asked_that_have_waited_longest(monkeypat
         assert len(site.asked) == most
     assert len(site.wakeups._asked) == len(many)
     assert set(site.wakeups._asked.values()) == {0.5, 1.0, 1.5}
+
+
+def test_one_that_was_away_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(monkeypatch, a=0)
+    for _ in range(SILENT_LOOKS):
+        site.round()
+    assert site.wakeups.held(CHAT) == Held(0, silent=1)
+    site.round([])
+    assert not any((site.wakeups._told, site.wakeups._failures, site.wakeups._asked))
+    site.round()
+    assert site.wakeups.held(CHAT) == Held(0)
+
+
+@pytest.mark.parametrize(
+    "answer", [aiohttp.ClientConnectionError(), TimeoutError(), b"x"], ids=["away", "late", "nonsense"]
+)
+def test_what_one_has_told_before_it_was_silent_counts_no_more(
+    answer: Exception | bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(monkeypatch, a=4, b=1)
+    site.round()
+    assert site.wakeups.held(CHAT) == Held(5)
+
+    async def fetch(session: object, url: str) -> bytes:
+        if site.names[url] != "a":
+            return await site._fetch(session, url)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(wakeup, "fetch", fetch)
+    site.round()
+    assert site.wakeups.held(CHAT) == Held(1)
+    for _ in range(SILENT_LOOKS):
+        site.round()
+    assert site.wakeups.held(CHAT) == Held(1, silent=1)
+
+
+def test_so_many_are_asked_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    site, now, most = Site(monkeypatch), 0, 0
+
+    async def fetch(session: object, url: str) -> bytes:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0)
+        now -= 1
+        return await site._fetch(session, url)
+
+    monkeypatch.setattr(wakeup, "fetch", fetch)
+    site.round([Proxy(str(n), f"10.1.0.{n}", CHAT) for n in range(2 * CONCURRENCY)])
+    assert (most, len(site.asked)) == (CONCURRENCY, 2 * CONCURRENCY)
+
+
+def test_it_asks_twice_a_second_whatever_happens(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site, clock, broken = Site(monkeypatch, a=1), FakeClock(), [True]
+
+    def proxies() -> list[Proxy]:
+        if broken:
+            broken.clear()
+            raise RuntimeError("as a mistake of ours would")
+        return PROXIES[:1]
+
+    async def main() -> None:
+        asking = asyncio.create_task(site.wakeups.run(proxies, site.woken.append, clock.monotonic))
+        await asyncio.sleep(2.75)
+        assert not asking.done()
+        asking.cancel()
+        await asyncio.wait([asking])
+
+    run(main)
+    assert site.asked == ["a"] * 5
+    assert site.woken == [CHAT]
+    assert "asking gateways whether a request waits failed; it is tried again" in caplog.text
