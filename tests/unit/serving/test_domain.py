@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -34,6 +35,7 @@ from aifactory.kube.resources import Key, Resource
 from aifactory.models.domain import Models
 from aifactory.serving.demand import Demand
 from aifactory.serving.domain import Serving
+from aifactory.serving.holding import Held
 from aifactory.serving.probe import SILENT_AFTER, ServingPod, ServingProbe
 from aifactory.serving.state import ConfigView, Report, RevisionView, ServingPodView, Settings, VersionView
 from aifactory.serving.wakeup import Proxy
@@ -684,3 +686,66 @@ def test_an_installation_that_says_nothing_has_this_releases_images() -> None:
     settings = Serving().settings
     assert settings.server_image == f"aifactory/server:{__version__}"
     assert settings.agent_image == f"aifactory/agent:{__version__}"
+
+
+ZERO = {"autoscaling": {**SCALED["autoscaling"], "minReplicas": 0}, "gateway": {"mode": "Envoy"}}
+
+
+def at_zero(found: Installation, name: str, more: Any) -> None:
+    """A pool without pods, and a proxy of it for each address."""
+    found.pool(name, more=more, status={"scaling": {"replicas": 0}})
+    owner, proxies = ("InferencePool", name), f"{name}-gateway"
+    found.put(resources.DEPLOYMENTS, proxies, owner, meta={"labels": {}, "annotations": STAMP})
+    found.put(resources.REPLICASETS, f"{proxies}-rs", ("Deployment", proxies))
+    for number, address in enumerate(({"podIP": f"{name}.1"}, {})):
+        status = {**address, "conditions": [READY]}
+        found.put(resources.PODS, f"{name}-{number}", ("ReplicaSet", f"{proxies}-rs"), status=status)
+
+
+def test_proxies_without_an_address_and_those_that_hold_nothing_are_not_asked() -> None:
+    found = Installation()
+    at_zero(found, "chat", ZERO)
+    at_zero(found, "off", {"replicas": 0, "gateway": {"mode": "Envoy"}})
+    assert found.serving.proxies_of_sleepers(found.cluster) == [Proxy("chat-0-uid", "chat.1", ("ns", "chat"))]
+
+
+def test_the_leader_alone_asks_proxies_and_a_pool_is_woken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, clock, leads, woken, given = Installation(), FakeClock(), [True], list[Any](), list[Any]()
+    at_zero(found, "chat", ZERO)
+    outside = Outside(
+        api=None,  # type: ignore[arg-type] # nobody is asked
+        cluster=found.cluster,
+        wake=lambda key, seconds: woken.append((key, seconds)),
+        leading=lambda: leads[0],
+        leader_address=lambda: "",
+        clock=clock,
+    )
+
+    async def ask(*arguments: Any) -> None:
+        given.extend(arguments)
+
+    monkeypatch.setattr(found.serving.wakeups, "run", ask)
+    asyncio.run(found.serving.probes(outside)[-1]())
+    proxies, wake, monotonic = given
+    assert [proxy.uid for proxy in proxies()] == ["chat-0-uid"]
+    leads[0] = False
+    assert proxies() == []
+    wake(("ns", "chat"))
+    assert woken == [(Key("ns", "chat"), 0.0)]
+    assert monotonic == clock.monotonic
+
+
+def test_what_proxies_hold_is_seen_of_a_pool_without_pods() -> None:
+    found = Installation()
+    found.serving.wakeups.set_held(("ns", "chat"), Held(2))
+    for replicas, held in ((0, Held(2)), (1, None)):
+        found.pool(more=ZERO, status={"scaling": {"replicas": replicas}})
+        assert found.observed().held == held
+
+
+def test_the_policies_that_are_seen_are_the_pools_own() -> None:
+    found = Installation()
+    found.pool()
+    found.put(resources.NETWORKPOLICIES, "chat-serving", ("InferencePool", "chat"), meta={"annotations": STAMP})
+    found.put(resources.NETWORKPOLICIES, "chat-theirs", meta={"annotations": STAMP})
+    assert found.observed().policies == (Applied("chat-serving", "chat-serving-uid", "stamp."),)
