@@ -209,3 +209,24 @@ def test_it_is_idle_when_nobody_has_asked_for_a_while() -> None:
 
     assert [at for at in range(0, 40, 5) if look(at).idle] == [20, 25, 30, 35], "as soon as it is known"
     assert [at for at in range(40, 70, 5) if look(at, b=1.0).idle] == [60, 65], "one was answered"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "found"),
+    [
+        pytest.param(
+            Look(0.0, 0.0, present=9.0, seconds=10.0),
+            Look(5.0, 0.0, present=2.0, seconds=25.0),
+            Load(0.0, 2.0, asked=True),
+            id="what the engine tells counts before what Triton adds up",
+        ),
+        pytest.param(
+            Look(0.0, 0.0, present=0.5), Look(5.0, 0.0, present=0.5), Load(0.0, 0.5, asked=True), id="a half is one"
+        ),
+        pytest.param(
+            Look(0.0, 0.0, present=0.0), Look(5.0, 2.0, present=0.0), Load(0.4, 0.0, asked=True), id="a few tokens"
+        ),
+    ],
+)
+def test_whether_somebody_asks_a_pod(before: Look, now: Look, found: Load) -> None:
+    assert load(before, now) == found

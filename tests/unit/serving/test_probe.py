@@ -23,6 +23,7 @@ from aifactory.serving.probe import (
     FIGURES_PER_SECOND,
     INTERVAL_SECONDS,
     PER_SECOND,
+    SILENT_LOOKS,
     WINDOW_SECONDS,
     Counters,
     ServingBook,
@@ -886,5 +887,22 @@ def test_a_pod_whose_metrics_can_not_be_read_is_told_and_then_old_figures_count_
         world.pods = []
         await world.rounds(5)
         assert world.book.in_flight("uid-0") is None
+
+    run(main)
+
+
+def test_a_pod_is_silent_after_three_looks_and_pods_with_copies_are_waited_for_by_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        world, pool = World(monkeypatch, [ready(0), ready(1), replace(ready(2), live=False)]), ("ns", "pool-0")
+        world.scaled, world.running = {pool}, {"pod-0": 3, "pod-1": 4, "pod-2": 5}
+        await world.rounds(60)
+        for failures, silent in ((SILENT_LOOKS - 1, 0), (SILENT_LOOKS, 1)):
+            world.probe._silent["uid-1"] = probes._Silence(failures)
+            world.probe._weigh(world.pods, world.scaled, INTERVAL_SECONDS)
+            found = world.book.demand(pool)
+            assert found is not None
+            assert (found.in_flight, found.complete, found.silent) == (7.0, True, silent)
 
     run(main)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aifactory.serving.scaling import part, share, split
+from aifactory.serving.scaling import limits, part, share, sleeps, split
+from tests.unit.serving.builders import pool
 
 
 @pytest.mark.parametrize(
@@ -107,3 +110,33 @@ def test_however_they_are_split(wanted: int, ready: dict[str, int], weight: int)
     assert sizes["a"] <= max(kept, wanted - ready.get("b", 0))
     if sum(ready.values()) <= wanted + 1:
         assert sum(sizes.values()) <= wanted + 1 + ready.get("c", 0)
+
+
+METRICS = [{"name": "inFlightRequests", "target": "4"}]
+ONE_GPU = {"spec": {"containers": [{"name": "triton", "resources": {"limits": {"nvidia.com/gpu": 1}}}]}}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "most", "bound"),
+    [(40, 10, "maxReplicas"), (10, 10, "maxReplicas"), (9, 9, "maxGPUs"), (None, 10, "maxReplicas")],
+)
+def test_the_lower_one_of_two_bounds_counts(gpus: int | None, most: int, bound: str) -> None:
+    made = pool(template=ONE_GPU, autoscaling={"maxReplicas": 10, "maxGPUs": gpus, "metrics": METRICS})
+    assert made.spec.autoscaling is not None
+    assert limits(made, made.spec.autoscaling) == (1, most, bound)
+
+
+@pytest.mark.parametrize(
+    ("least", "way", "is_so"),
+    [
+        (0, {"mode": "Envoy"}, True),
+        (1, {"mode": "Envoy"}, False),
+        (None, {"mode": "Envoy"}, False),
+        (0, {"mode": "None"}, False),
+        (0, None, False),
+    ],
+)
+def test_a_pool_sleeps_that_may_have_no_pod_and_has_proxies(least: int | None, way: Any, is_so: bool) -> None:
+    made = {"maxReplicas": 10, "minReplicas": least, "metrics": METRICS}
+    assert sleeps(pool(autoscaling=made, gateway=way)) == is_so
+    assert not sleeps(pool(gateway=way)), "without autoscaling"
