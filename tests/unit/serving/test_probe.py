@@ -906,3 +906,11 @@ def test_a_pod_is_silent_after_three_looks_and_pods_with_copies_are_waited_for_b
             assert (found.in_flight, found.complete, found.silent) == (7.0, True, silent)
 
     run(main)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [(None, 900.0), (900.0, None), (900.0, 900.0)], ids=["just begun", "gone", "it stands still"]
+)
+def test_a_meter_that_has_not_gone_on_tells_no_energy(before: float | None, now: float | None) -> None:
+    found = rates({"a": Counters(0.0, 0, 0, before)}, {"a": Counters(10.0, 9, 100, now)})
+    assert found == Throughput(requests_per_second="0.9", tokens_per_second="10")
