@@ -392,6 +392,7 @@ REMEDIES: dict[str, tuple[str, ...]] = {
     "ApplicationError": ("{plugin} logs {job} --failed", _LOGS),
     "ClaimNotBound": ("{k} describe pvc {claim}", "{k} get pvc", "kubectl get storageclass"),
     "ContainerCannotStart": _ENDED,
+    "CheckFailed": (_EDIT, "{plugin} logs {ref} --role check", _RETRY),
     "ContainerConfigError": ("{create}", _EDIT),
     "CrashLoopBackOff": ("{k} logs {pod} -c {container} --previous", "{k} logs {pod} --all-containers", _EDIT),
     "DeadlineExceeded": (_EDIT,),
@@ -1158,7 +1159,7 @@ def cmd_events(k: Kubectl, args: argparse.Namespace) -> int:
     pods = our_pods(k)
     wanted = {(obj["kind"], name_of(obj)) for obj in wanted_objects}
     wanted |= {("Pod", name_of(pod)) for obj in wanted_objects for pod in pods_of(obj, pods)}
-    endings = {JOB: r"-(\d+-\d+|publish-\d+|probe-\d+|input-.+)", VERSION: r"-verify-\d+", POOL: r"-v\d.*"}
+    endings = {JOB: r"-(\d+-\d+|publish-\d+|probe-\d+|(input|check)-.+)", VERSION: r"-verify-\d+", POOL: r"-v\d.*"}
     patterns = [re.escape(name_of(obj)) + endings[obj["kind"]] for obj in wanted_objects]
     say(events_of(k.get("events"), wanted, patterns, screen))
     return 0
@@ -2415,7 +2416,9 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("-p", "--previous-attempt", action="store_true", help=words)
     logs.add_argument("--failed", action="store_true", help="of the pod whose failure decided last")
     logs.add_argument(
-        "--role", choices=["node", "input", "probe", "publish", "verify", "serve", "shadow"], help="of these pods"
+        "--role",
+        choices=["node", "input", "check", "probe", "publish", "verify", "serve", "shadow"],
+        help="of these pods",
     )
     logs.add_argument("-c", "--container", help="of that container (default: trainer, triton)")
     logs.add_argument("--all-containers", action="store_true")
@@ -3214,6 +3217,28 @@ REASONS: dict[str, tuple[str, str]] = {
     "BackOff": (
         "The next attempt waits for the failure policy's backoff.",
         "Nothing; the message says when it goes on. A template that is corrected meanwhile is used then.",
+    ),
+    "CheckFailed": (
+        "The program has found that it could not train with its options and inputs, before a pod asked for a "
+        "GPU; its words are in the message.",
+        "Correct what the message names in the spec, which is checked again at once; or what is meant by it, "
+        "and ask again with `kubectl annotate tjob NAME --overwrite aifactory.dev/retry=\"$(date)\"`. After an "
+        "edit the pods of before run on until it has passed (how (docs/training-program.md)).",
+    ),
+    "CheckPassed": (
+        "The program has found nothing in the way of training, before a pod asked for a GPU.",
+        "Nothing.",
+    ),
+    "CheckSkipped": (
+        "The program did not get to an answer where it has no GPU; its pods are made all the same.",
+        "Nothing: the job trains. If the message names time or memory, raise `taskPods.defaults.check` of the"
+        " chart, or leave the check out with `spec.check: none`.",
+    ),
+    "Checking": (
+        "The program looks at its options and inputs in a pod without a GPU; no pod that trains is made "
+        "before.",
+        "Nothing; it takes as long as the program takes to read its inputs. No pod of the job asks for a GPU "
+        "before. `spec.check: none` leaves it out.",
     ),
     "ClaimNotBound": (
         "Pods wait for a PersistentVolumeClaim that is missing or has no volume yet.",

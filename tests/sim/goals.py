@@ -115,7 +115,7 @@ def _job(world: World, job: Body) -> Iterable[str]:
         yield f"{says}: PodGroups {[group['metadata']['name'] for group in gangs]}"
     if any(group["spec"]["schedulingPolicy"]["gang"]["minCount"] != count for group in gangs):
         yield f"{says}: a PodGroup of another size than {count}"
-    for role in (names.ROLE_PROBE, names.ROLE_INPUT):
+    for role in (names.ROLE_PROBE, names.ROLE_INPUT, names.ROLE_CHECK):
         if world.cluster.all(PODS, namespace, **{names.LABEL_JOB_UID: uid, names.LABEL_ROLE: role}):
             yield f"{says}: a pod that had to {role} is left"
     if not fits or (not blocked and ("InputsReady" in true) != bool(wanted)):

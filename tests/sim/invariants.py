@@ -29,7 +29,7 @@ from tests.sim.strangers import is_stranger
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 
 OURS = (TRAININGJOBS, MODELVERSIONS, INFERENCEPOOLS)
-TASKS = (names.ROLE_INPUT, names.ROLE_PROBE, names.ROLE_PUBLISH, names.ROLE_VERIFY)
+TASKS = (names.ROLE_INPUT, names.ROLE_PROBE, names.ROLE_CHECK, names.ROLE_PUBLISH, names.ROLE_VERIFY)
 JOBS_AND_POOLS = (
     ("TrainingJob", "job-a"),
     ("TrainingJob", "job-b"),
@@ -91,6 +91,8 @@ class Invariants:
         self._fetched: set[tuple[str, str]] = set()
         """Namespaces, and digests that fetchers of ours have said they fetched there."""
         self._probed: set[str] = set()
+        self._asked: set[str] = set()
+        """UIDs of jobs whose program was asked what is in the way, whatever it said."""
         """UIDs of jobs whose store a probe of their own has found good."""
         self._published: set[tuple[str, str]] = set()
         """UIDs of jobs and what publishers of their own have said they published."""
@@ -172,6 +174,11 @@ class Invariants:
 
     def _task(self, pod: Body) -> None:
         """A pod of a task; what it has found out is true even if it is told to end at that moment."""
+        if labels_of(pod)[names.LABEL_ROLE] == names.ROLE_CHECK:
+            ends = [entry["state"].get("terminated") for entry in pod["status"].get("containerStatuses", ())]
+            if any(ends) or not is_live(pod):
+                self._asked.update(owner_uids(pod))
+            return
         for entry in pod["status"].get("containerStatuses", ()):
             end = entry["state"].get("terminated")
             if end is None or end["exitCode"] or not end["message"]:
@@ -212,6 +219,8 @@ class Invariants:
                 self.wrong(f"pod {name} was created before {until}")
             if job["spec"].get("output", {}).get("store") and job["metadata"]["uid"] not in self._probed:
                 self.wrong(f"pod {name} was created before its job's store was found good")
+            if job["spec"].get("check") == "always" and job["metadata"]["uid"] not in self._asked:
+                self.wrong(f"pod {name} was created before its program was asked what is in the way")
 
     def _deletion_was_due(self, pod: Body) -> None:
         """A pod of the attempt that is on is only deleted for a suspension, after the end, or with its job."""

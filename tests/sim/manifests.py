@@ -15,6 +15,8 @@ NAMESPACE, OTHER = "team", "other"
 
 BAD_INPUT = "s3://data/bad"
 """There is something, which is no artifact."""
+BAD_OPTION = "train:bad"
+"""An image whose program finds that it can not train."""
 BROKEN_TEMPLATE: Body = {"spec": {"containers": [{"name": "triton", "imagePullPolcy": "Always"}]}}
 """For a pool: a typo that only the API server finds when it sees the Deployment."""
 
@@ -73,6 +75,7 @@ def job_spec(
     suspend: bool = False,
     gang: str = "",
     inputs: str = "",
+    check: bool = False,
 ) -> Body:
     """A TrainingJob's spec. `invalid` carries a typo that only the API server finds when it sees the pod."""
     trainer: Body = {"name": "trainer", "image": image}
@@ -89,6 +92,8 @@ def job_spec(
         spec["scheduling"] = {"gang": gang}
     if inputs:
         spec["inputs"] = INPUTS[inputs]
+    if check:
+        spec["check"] = "always"
     return spec
 
 

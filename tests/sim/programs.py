@@ -17,6 +17,7 @@ from aifactory.api.inferencepool import Measured
 from aifactory.kube.resources import Key
 from aifactory.serving.measure import Measurement
 from aifactory.serving.state import Report
+from tests.sim import manifests
 from tests.sim.cluster import Body, is_ready, labels_of
 
 
@@ -164,6 +165,8 @@ class Programs:
                 end(self._task_seconds(), self._probe(arguments))
             case names.ROLE_INPUT:
                 end(self._task_seconds(), self._fetch(arguments))
+            case names.ROLE_CHECK:
+                end(self._task_seconds(), self._check(pod["spec"]["containers"][0]["image"]))
             case names.ROLE_PUBLISH:
                 end(self._task_seconds(), self._publish(arguments))
             case names.ROLE_VERIFY:
@@ -201,6 +204,11 @@ class Programs:
         if spec.get("digest", digest) != digest:
             return _failed("DigestMismatch", f"{uri} has digest {digest} and not {spec['digest']}")
         return Exit(0, "Completed", json.dumps({"uri": uri, "digest": digest, "files": 2, "sizeBytes": 1000}))
+
+    def _check(self, image: str) -> Exit:
+        if image == manifests.BAD_OPTION:
+            return Exit(1, "Error", json.dumps({"message": {"message": "NoRestart: no such layer", "errorCode": 93}}))
+        return Exit(0, "Completed") if self._rng.random() < 0.8 else Exit(1, "Error", "KeyError: 'CUDA'")
 
     def _publish(self, arguments: list[str]) -> Exit:
         store, model = arguments[arguments.index("--store") + 1], arguments[arguments.index("--model") + 1]

@@ -33,6 +33,7 @@ RESERVED_LABEL_PREFIX: Final = f"{GROUP}/"
 ROLE_NODE: Final = "node"
 ROLE_INPUT: Final = "input"
 ROLE_PROBE: Final = "probe"
+ROLE_CHECK: Final = "check"
 ROLE_PUBLISH: Final = "publish"
 ROLE_VERIFY: Final = "verify"
 ROLE_SERVE: Final = "serve"
@@ -87,6 +88,7 @@ RUN_AS_UID: Final = 65532
 
 RESERVED_ENV: Final = (
     "AIFACTORY_ATTEMPT",
+    "AIFACTORY_CHECK",
     "AIFACTORY_CHECKPOINTS",
     "AIFACTORY_INPUTS",
     "AIFACTORY_JOB",

@@ -16,6 +16,7 @@ class ConditionType(StrEnum):
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
     INPUTS_READY = "InputsReady"
+    CHECKED = "Checked"
     SCHEDULED = "Scheduled"
     RUNNING = "Running"
     RESTARTING = "Restarting"
@@ -50,6 +51,20 @@ class Reason(StrEnum):
     PREPARING_INPUTS = "PreparingInputs", "Inputs are being fetched; no pod that trains is made before they are there."
     INPUTS_PREPARED = "InputsPrepared", "Every input is there, with the digest that status.inputs says."
     INPUT_FAILED = "InputFailed", "The pod that fetches an input failed without an answer; another one is made."
+    CHECKING = (
+        "Checking",
+        "The program looks at its options and inputs in a pod without a GPU; no pod that trains is made before.",
+    )
+    CHECK_PASSED = "CheckPassed", "The program has found nothing in the way of training, before a pod asked for a GPU."
+    CHECK_FAILED = (
+        "CheckFailed",
+        "The program has found that it could not train with its options and inputs, before a pod asked for a GPU; its "
+        "words are in the message.",
+    )
+    CHECK_SKIPPED = (
+        "CheckSkipped",
+        "The program did not get to an answer where it has no GPU; its pods are made all the same.",
+    )
     CREATING_PODS = "CreatingPods", "The pods of the current attempt are being created."
     WAITING_FOR_PODS = "WaitingForPods", "Pods exist but are not all running yet."
     ALL_NODES_READY = "AllNodesReady", "Every pod of the current attempt is running."

@@ -246,14 +246,27 @@ class NodeStatus(Struct, frozen=True, gc=False):
         _set(self, "conditions", shared(kept, _talkative(kept)))
 
 
+DEVICE_MEMORY = ".memory"
+"""How labels end that NVIDIA's feature discovery puts on nodes: `nvidia.com/gpu.memory`, in MiB. Before it is the name
+of the resource. Source: https://github.com/NVIDIA/k8s-device-plugin/blob/main/docs/gpu-feature-discovery/README.md"""
+_NO_LABELS: dict[str, str] = {}
+
+
 class NodeMetadata(Struct, frozen=True, gc=False):
-    """`metadata` of a node without its labels, of which each has dozens that are its own."""
+    """`metadata` of a node. Of its labels, of which each has dozens that are its own, those are kept that say how much
+    memory its devices have."""
 
     name: str
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
+    labels: dict[str, str] = {}
     owner_references: tuple[OwnerReference, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.labels:
+            kept = {name: value for name, value in self.labels.items() if name.endswith(DEVICE_MEMORY)}
+            _set(self, "labels", kept or _NO_LABELS)
 
     @property
     def controller(self) -> OwnerReference | None:
@@ -290,10 +303,18 @@ class NetworkPolicy(Struct, frozen=True, gc=False):
     metadata: AppliedMetadata
 
 
+READ_WRITE_MANY = "ReadWriteMany"
+
+
+class ClaimSpec(Struct, frozen=True, gc=False):
+    access_modes: tuple[str, ...] = ()
+
+
 class Claim(Struct, frozen=True, gc=False):
     """A PersistentVolumeClaim."""
 
     metadata: Metadata
+    spec: ClaimSpec = ClaimSpec()
 
 
 class DeploymentSpec(Struct, frozen=True, gc=False):

@@ -14,6 +14,7 @@ from aifactory.api.reasons import ConditionType
 from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
 from aifactory.engine.apply import applied
 from aifactory.engine.cluster import Cluster
+from aifactory.engine.cost import device_resource
 from aifactory.engine.domain import Child, Domain, Index, Outside, Route, Sample, Watch
 from aifactory.engine.plan import Create, DryRun, Plan, Write, WriteError
 from aifactory.engine.pods import beside, trouble
@@ -21,12 +22,12 @@ from aifactory.engine.refusals import explain, removal
 from aifactory.engine.tasks import TaskPod, task_pod
 from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
-from aifactory.kube.objects import Claim, ConfigMap, Pod, PodGroup, Service, Terminated, condition
+from aifactory.kube.objects import READ_WRITE_MANY, Claim, ConfigMap, Pod, PodGroup, Service, Terminated, condition
 from aifactory.kube.resources import CONFIGMAPS, PODGROUPS, PVCS, SERVICES, Key
 from aifactory.kube.tokens import Reporter, TokenReviewer
-from aifactory.training import cache, children, metrics, rendezvous, workspace
+from aifactory.training import cache, checks, children, metrics, rendezvous, workspace
 from aifactory.training.fetching import FetchBook, FetchingPod, FetchProbe
-from aifactory.training.nodes import FETCHING, MACHINES, TRAINING_PODS, lost_nodes
+from aifactory.training.nodes import FETCHING, MACHINES, TRAINING_PODS, device_memory, lost_nodes
 from aifactory.training.plan import plan_training
 from aifactory.training.reports import ProgressBook, ProgressEndpoint, ReportingPod
 from aifactory.training.state import (
@@ -83,7 +84,12 @@ class Training(Domain[TrainingJob, Observed]):
         namespace, uid = meta.namespace, meta.uid
         pods = []
         limited = children.limits_disk(model.spec)
-        tasks: dict[str, list[TaskPod]] = {names.ROLE_PROBE: [], names.ROLE_INPUT: [], names.ROLE_PUBLISH: []}
+        tasks: dict[str, list[TaskPod]] = {
+            names.ROLE_PROBE: [],
+            names.ROLE_INPUT: [],
+            names.ROLE_PUBLISH: [],
+            names.ROLE_CHECK: [],
+        }
         for pod in cluster.owned(_PODS, namespace, uid):
             role = pod.metadata.labels.get(names.LABEL_ROLE, "")
             if role in tasks:
@@ -101,6 +107,9 @@ class Training(Domain[TrainingJob, Observed]):
             probes=tuple(tasks[names.ROLE_PROBE]),
             publishers=tuple(tasks[names.ROLE_PUBLISH]),
             fetchers=tuple(sorted(tasks[names.ROLE_INPUT], key=lambda task: task.name)),
+            checkers=tuple(tasks[names.ROLE_CHECK]),
+            device_memory=self._device_memory(model, cluster),
+            workspace_shared=claim is not None and READ_WRITE_MANY in claim.spec.access_modes,
             fetched=self._fetched(tasks[names.ROLE_INPUT]),
             bases=_bases(model, cluster),
             input_claim=_input_claim(model, cluster),
@@ -162,6 +171,13 @@ class Training(Domain[TrainingJob, Observed]):
             if owner is not None and owner[0] == self.resource and pod.metadata.deletion_timestamp is None:
                 found.append(FetchingPod(pod.metadata.uid, pod.metadata.name, pod.status.pod_ip, owner[1]))
         return found
+
+    def _device_memory(self, job: TrainingJob, cluster: Cluster) -> int | None:
+        """Of the GPUs that the pods of a job ask for, while it is asked whether its model fits."""
+        if not checks.is_wanted(job, self.settings) or checks.is_done(job):
+            return None
+        resource = device_resource(children.trainer(job.spec.template.raw_spec()))
+        return device_memory(cluster, resource) if resource else None
 
     def _fetched(self, fetchers: Sequence[TaskPod]) -> dict[str, Fetched]:
         found = ((task.name, self.fetch_book.get(task.uid)) for task in fetchers)
@@ -378,7 +394,7 @@ def _is_beside(refused: Write) -> bool:
     if isinstance(refused, DryRun):
         return True
     labels = refused.body["metadata"].get("labels", {}) if isinstance(refused, Create) else {}
-    return labels.get(names.LABEL_ROLE) == names.ROLE_INPUT or refused.name == names.INPUT_CLAIM
+    return labels.get(names.LABEL_ROLE) in (names.ROLE_INPUT, names.ROLE_CHECK) or refused.name == names.INPUT_CLAIM
 
 
 def _owned_by(found: Service | Claim | None, uid: str) -> bool:

@@ -1,8 +1,8 @@
 """One decision about one TrainingJob: the story of a reconcile.
 
-A job goes through three stages: `prepare` (with `store` and `inputs`), `train`, `publish`. Each step below either
-ends the story with a plan or falls through to the next; the order is the order of precedence. Nothing here does I/O
-or reads a clock.
+A job goes through three stages: `prepare` (with `store`, `inputs` and `checks`), `train`, `publish`. Each step below
+either ends the story with a plan or falls through to the next; the order is the order of precedence. Nothing here does
+I/O or reads a clock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import TrainingJobStatus
 from aifactory.engine import tasks
 from aifactory.engine.plan import Plan
-from aifactory.training import evidence, inputs, nodeloss, train
+from aifactory.training import checks, evidence, inputs, nodeloss, train
 from aifactory.training.detectors import first_failure
 from aifactory.training.publish import plan_publishing
 from aifactory.training.state import Observed, PodView
@@ -52,7 +52,7 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
     draft = StatusDraft(observed, current, now)
     if _have_succeeded(observed, current):
         plan = plan_publishing(observed, current, draft, now)
-        return replace(plan, writes=(*plan.writes, *tasks.deletions(observed.fetchers)))
+        return replace(plan, writes=(*plan.writes, *tasks.deletions((*observed.fetchers, *observed.checkers))))
     if job.spec.suspend:
         return train.plan_suspended(observed, (*stale, *current), draft, now)
     if train.was_suspended(job.status) and train.has_run(observed):
@@ -70,6 +70,7 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
         return probing
     prepared = inputs.prepare(observed, current, now)
     draft.inputs(prepared)
+    prepared = checks.prepare(observed, prepared, draft, now, due=change is not None or not current)
     if change is not None:
         if not prepared.ready:
             return inputs.plan_beside(prepared, current, draft)
@@ -89,14 +90,16 @@ def _plan_finished(observed: Observed, now: datetime) -> Plan[TrainingJobStatus]
     Of earlier attempts one each, as while it ran.
     """
     live = (pod for pod in observed.pods if pod.live)
-    writes = (*train.deletions((*live, *evidence.leftovers(observed))), *tasks.deletions(observed.fetchers))
+    helpers = tasks.deletions((*observed.fetchers, *observed.checkers))
+    writes = (*train.deletions((*live, *evidence.leftovers(observed))), *helpers)
     return Plan(finished(observed.job, now), writes)
 
 
 def _plan_deleted(observed: Observed, draft: StatusDraft, now: datetime) -> Plan[TrainingJobStatus]:
     """Somebody's finalizer may hold the job for as long as it likes: its pods need not hold GPUs so long."""
     live = tuple(pod for pod in observed.pods if pod.live)
-    at_work = tuple(pod for pod in (*observed.probes, *observed.fetchers, *observed.publishers) if not pod.ended)
+    helpers = (*observed.probes, *observed.fetchers, *observed.checkers, *observed.publishers)
+    at_work = tuple(pod for pod in helpers if not pod.ended)
     draft.deleted(len(live) + len(at_work), nodeloss.stuck(observed, live, now))
     writes = (*train.deletions(live), *tasks.deletions(at_work))
     return Plan(draft.result(), writes, requeue_after=nodeloss.next_look(live, now))

@@ -163,7 +163,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """How far the inputs of a job are, and what to do about it."""
+    """How far what comes before the pods is, the inputs and then the check, and what to do about it."""
 
     inputs: tuple[InputStatus, ...] = ()
     ready: bool = True
@@ -176,6 +176,8 @@ class Preparation:
     writes: tuple[Write, ...] = ()
     urgent: bool = False
     requeue_after: float | None = None
+    until: str = "every input is there"
+    """What is waited for, in words that follow `until`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +226,12 @@ class Observed:
     """The namespace's claim for inputs, as far as it is known."""
     inputs_in_use: tuple[str, ...] | None = None
     """Digests of inputs that jobs of the namespace need; None while nothing is fetched, or if they are too many."""
+    checkers: tuple[TaskPod, ...] = ()
+    """Pods that look at options and inputs ahead of training, of every try."""
+    device_memory: int | None = None
+    """Bytes of the largest GPU of the kind that the pods ask for, as far as it is known."""
+    workspace_shared: bool = False
+    """Several nodes may mount the job's claim at a time."""
     gangs: tuple[GangView, ...] = ()
     versions: tuple[VersionView, ...] = ()
     highest_version: int = 0

@@ -13,6 +13,7 @@ from typing import Any
 from aifactory.api.conditions import ConditionSet, find
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import (
+    CheckStatus,
     LastFailure,
     NodeCounts,
     OutputStatus,
@@ -86,8 +87,18 @@ class StatusDraft:
         there = prepared.reason is Reason.INPUTS_PREPARED
         self._conditions.set(ConditionType.INPUTS_READY, there, prepared.reason, prepared.message)
 
+    def checked(self, entry: CheckStatus, reason: Reason, message: str, *, passed: bool | None) -> None:
+        """What the program says before it trains; None: it came to no answer."""
+        self._status.check = entry
+        self._conditions.set(ConditionType.CHECKED, passed, reason, message)
+
+    def not_checked(self) -> None:
+        """There is no check, or it is to come."""
+        self._status.check = None
+        self._conditions.remove(ConditionType.CHECKED)
+
     def preparing(self, prepared: Preparation) -> None:
-        """No pod is made before every input is there."""
+        """No pod is made before every input is there and the check has passed."""
         self._not_suspended()
         self._not_running("Pending", prepared.reason, prepared.message, stalled=prepared.stalled)
 
@@ -225,12 +236,15 @@ class StatusDraft:
 
     def edit_waits(self, prepared: Preparation, current: tuple[PodView, ...]) -> None:
         """What the edited spec asks for is not all there, so the pods that there are go on."""
-        soon = prepared.reason is Reason.INPUTS_PREPARED  # the pods go in a moment: nothing new is told of them
+        soon = prepared.reason in (
+            Reason.INPUTS_PREPARED,
+            Reason.CHECK_PASSED,
+        )  # the pods go in a moment: nothing new is told of them
         if not soon and (len(current) == self._observed.job.spec.nodes.count or not self._status.phase):
             self.running(current, self._observed.gangs)
         message = (
-            f"the spec was edited: {prepared.message}; pods of attempt {self.attempt} run on as they are until every "
-            "input is there"
+            f"the spec was edited: {prepared.message}; pods of attempt {self.attempt} run on as they are until "
+            f"{prepared.until}"
         )
         true = ConditionType.STALLED if prepared.stalled else ConditionType.RECONCILING
         self._conditions.kstatus(true, prepared.reason, message)
@@ -289,7 +303,9 @@ class StatusDraft:
         self._fetch_no_more(Reason.SUCCEEDED)
 
     def _fetch_no_more(self, reason: Reason) -> None:
-        """What is not there is not fetched now."""
+        """What is not there is not fetched now, and what has not been checked is not checked."""
+        if self._status.check is not None and not self._status.check.ended:
+            self.not_checked()
         before = self._status.inputs
         if before is None:
             return

@@ -133,7 +133,7 @@ def plan_suspended(
     observed: Observed, left: tuple[PodView, ...], draft: StatusDraft, now: datetime
 ) -> Plan[TrainingJobStatus]:
     """The user wants no pods: they end, with their grace period to write a checkpoint."""
-    tried = (*observed.probes, *observed.fetchers)
+    tried = (*observed.probes, *observed.fetchers, *observed.checkers)
     others = (*prepare.remove_gangs(observed, upto=observed.job.status.attempt), *tasks.deletions(tried))
     if left:
         stuck = nodeloss.stuck(observed, left, now)

@@ -125,6 +125,9 @@ class World:
     probes: dict[str, TaskPod] = field(default_factory=dict)
     publishers: dict[str, TaskPod] = field(default_factory=dict)
     fetchers: dict[str, TaskPod] = field(default_factory=dict)
+    checkers: dict[str, TaskPod] = field(default_factory=dict)
+    device_memory: int | None = None
+    workspace_shared: bool = True
     fetched: dict[str, Fetched] = field(default_factory=dict)
     bases: dict[str, BaseView] = field(default_factory=dict)
     input_claim: ClaimView | None = None
@@ -147,7 +150,7 @@ class World:
     @property
     def _tasks(self) -> dict[str, dict[str, TaskPod]]:
         """Pods of tasks, by their role."""
-        return {"probe": self.probes, "publish": self.publishers, "input": self.fetchers}
+        return {"probe": self.probes, "publish": self.publishers, "input": self.fetchers, "check": self.checkers}
 
     def observed(self) -> Observed:
         claims = {name for name in self.others if name.startswith("PersistentVolumeClaim ")}
@@ -158,6 +161,9 @@ class World:
             probes=tuple(self.probes.values()),
             publishers=tuple(self.publishers.values()),
             fetchers=tuple(self.fetchers.values()),
+            checkers=tuple(self.checkers.values()),
+            device_memory=self.device_memory,
+            workspace_shared=self.workspace_shared,
             fetched=self.fetched,
             bases=self.bases,
             input_claim=self.input_claim,
@@ -252,6 +258,9 @@ class World:
 
     def end_probe(self, answer: Any, exit_code: int = 0, **changes: Any) -> None:
         self._end_task(self.probes, answer, exit_code, **changes)
+
+    def end_checker(self, answer: Any = "", exit_code: int = 0, **changes: Any) -> None:
+        self._end_task(self.checkers, answer, exit_code, **changes)
 
     def end_fetcher(self, answer: Any, exit_code: int = 0, *, of: str = "", **changes: Any) -> None:
         """The pod of an input ends; where there is only one it need not be named."""

@@ -28,7 +28,7 @@ from aifactory.kube.objects import Pod, PodGroup, decoder
 from aifactory.kube.podstate import Trouble
 from aifactory.kube.resources import CONFIGMAPS, NODES, PODGROUPS, PODS, PVCS, SERVICES, Key, Resource
 from aifactory.kube.tokens import Reporter
-from aifactory.training import domain
+from aifactory.training import checks, domain
 from aifactory.training.domain import Training, gang_view, pod_view
 from aifactory.training.fetching import FetchingPod
 from aifactory.training.reports import ReportBody, ReportingPod
@@ -103,6 +103,31 @@ def test_everything_around_a_job_is_gathered() -> None:
     ]
     assert found.highest_version == 7
     assert found.progress == report(5, attempt=1, first_time=NOW, first_step=5)
+
+
+def test_what_a_check_goes_by_is_gathered_while_there_is_one() -> None:
+    scene = Scene()
+    resources = {"limits": {"nvidia.com/gpu": 1}}
+    container = {"args": ["-m", "aifactory_trainer.sft"], "resources": resources}
+    owner = job(container=container)
+    scene.put(PODS, meta("train-check-0123abcd-1", {names.LABEL_ROLE: names.ROLE_CHECK}))
+    scene.put(PVCS, meta("train-workspace"), spec={"accessModes": ["ReadWriteOnce", "ReadWriteMany"]})
+    for name, size in (("a", "40960"), ("b", "81559")):
+        labels = {"nvidia.com/gpu.memory": size}
+        scene.put(NODES, {"name": name, "uid": name, "resourceVersion": "1", "labels": labels})
+    found = scene.training.gather(owner, scene.cluster)
+    assert [(pod.name, pod.number) for pod in found.checkers] == [("train-check-0123abcd-1", 1)]
+    assert (found.pods, found.workspace_shared) == ((), True)
+    assert found.device_memory == 81559 << 20
+    passed = {"check": {"of": checks.question(owner), "phase": "Passed"}}
+    assert scene.training.gather(job(container=container, status=passed), scene.cluster).device_memory is None
+    assert scene.training.gather(job(container={"resources": resources}), scene.cluster).device_memory is None
+
+
+def test_a_workspace_of_one_node_is_not_shared() -> None:
+    scene = Scene()
+    scene.put(PVCS, meta("train-workspace"), spec={"accessModes": ["ReadWriteOnce"]})
+    assert not scene.training.gather(job(), scene.cluster).workspace_shared
 
 
 def test_what_belongs_to_an_earlier_job_of_the_name_is_not_the_jobs() -> None:
