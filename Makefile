@@ -122,7 +122,7 @@ test-night: ## For a night: a million simulated steps from a seed of its own, ou
 	echo "$$AIFACTORY_SIM_STEPS steps from seed $$AIFACTORY_SIM_SEED"; $(MAKE) --no-print-directory test-sim
 	AIFACTORY_LONG=1 $(MAKE) --no-print-directory test-faults
 	AIFACTORY_LONG=1 $(MAKE) --no-print-directory test-component test-workloads
-	$(MAKE) --no-print-directory bench-peers
+	$(MAKE) --no-print-directory bench-engines
 
 .PHONY: test-alerts
 test-alerts: venv ## The chart's alerts by promtool, and its dashboards' queries by a Prometheus over recorded pages
@@ -158,10 +158,10 @@ test-argo: venv cluster images ## The real Argo CD next to the local cluster: th
 bench: venv ## Thousands of objects on fake nodes next to a bare client; fails when a figure leaves its range (SCENARIO=... for one)
 	$(BIN)/python -m tests.bench $(SCENARIO) --docs $(ARGS)
 
-.PHONY: bench-peers
-bench-peers: venv ## A pod's endpoint beside vLLM on this machine's CPUs, and both under AIPerf, without a cluster (7 GB, once; ARGS=--docs for its page)
+.PHONY: bench-engines
+bench-engines: venv ## A pod's endpoint beside vLLM on this machine's CPUs, and both under AIPerf, without a cluster (7 GB, once; ARGS=--docs for its page)
 	@model=$$($(BIN)/python -c 'from demo.pretrained.model import MODELS, ensure; print(ensure(MODELS["chat-model"]))' | tail -n 1); \
-	$(MAKE) --no-print-directory -C workloads bench-peers MODEL="$$model" ARGS="$(ARGS)"
+	$(MAKE) --no-print-directory -C workloads bench-engines MODEL="$$model" ARGS="$(ARGS)"
 
 .PHONY: gpu-check
 gpu-check: ## Trainer and server on this machine's GPU, no cluster: what holds, and how fast (TORCH_PYTHON=... for a Python that has PyTorch)

@@ -1,4 +1,4 @@
-"""The page of `make bench-peers`, made of what a run has found."""
+"""The page of `make bench-engines`, made of what a run has found."""
 
 from __future__ import annotations
 
