@@ -3190,6 +3190,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "Correct the keys in the Secret or what they may do; for a claim, let the pod's fsGroup read it (to "
         "publish, write). It is tried again by itself, within a minute.",
     ),
+    "Admitted": (
+        "Kueue has admitted the job; the message says to which ClusterQueue and flavors.",
+        "Nothing.",
+    ),
     "AllNodesReady": (
         "Every pod of the current attempt is running.",
         "Nothing.",
@@ -3264,14 +3268,21 @@ REASONS: dict[str, tuple[str, str]] = {
         "The pods of the current attempt are being created.",
         "Nothing; it takes seconds.",
     ),
+    "Deactivated": (
+        "The job's Workload is not active, so Kueue does not admit it; a person has to.",
+        "See why: `kubectl describe workload.kueue.x-k8s.io NAME`; then activate it by the command in the "
+        "message, or delete it, and the job asks anew (Kueue (docs/kueue.md)).",
+    ),
     "DeadlineExceeded": (
         "A pod ran longer than its template's activeDeadlineSeconds allow.",
         "Raise `activeDeadlineSeconds` of the template, or leave it out.",
     ),
     "DependencyMissing": (
-        "A PriorityClass or ServiceAccount that a pod names does not exist.",
-        "Create the PriorityClass or ServiceAccount, or correct its name in the template (for publishers and "
-        "verifiers in `taskPods` of the chart). It is noticed within half a minute.",
+        "A PriorityClass or ServiceAccount that a pod names, or the WorkloadPriorityClass of a job, does not "
+        "exist.",
+        "Create the PriorityClass, ServiceAccount or WorkloadPriorityClass, or correct its name in the "
+        "template (for publishers and verifiers in `taskPods` of the chart) or in the job's label. It is "
+        "noticed within half a minute.",
     ),
     "DigestMismatch": (
         "The files do not have the digest that they should have.",
@@ -3282,6 +3293,12 @@ REASONS: dict[str, tuple[str, str]] = {
         "A pod was evicted, preempted, drained or deleted by somebody else; it does not count.",
         "Nothing; the job restarts from its last checkpoint. If it comes often, see who evicts, preempts or "
         "deletes its pods.",
+    ),
+    "Evicted": (
+        "Kueue has taken the job's quota back (a queue was stopped, pods came up too late ...); its own words"
+        " are in the message.",
+        "Nothing, if the message's cause passes: the job goes on from its last checkpoint when it has quota "
+        "again (Kueue (docs/kueue.md)).",
     ),
     "FailureLasts": (
         "What the object needs has failed for a while and is tried again every minute; the failure is in the "
@@ -3337,6 +3354,11 @@ REASONS: dict[str, tuple[str, str]] = {
         "Correct the field that the message names, or update the CRDs: they are older or newer than the "
         "operator.",
     ),
+    "KueueMissing": (
+        "The job names a queue of Kueue's, and the operator sees no Kueue that admits it.",
+        "Install Kueue and restart the operator, or take the label `kueue.x-k8s.io/queue-name` off the job. "
+        "An operator that watches single namespaces can not read Kueue's flavors (Kueue (docs/kueue.md)).",
+    ),
     "MaxRestartsExceeded": (
         "The failure policy allows no further restart within its window.",
         "The job has ended; the message names the last failure, and its pods are kept for their logs. Mend it"
@@ -3384,6 +3406,12 @@ REASONS: dict[str, tuple[str, str]] = {
         "If it lasts, look at the node (`kubectl describe node NODE`): its device plugin, or something that "
         "uses what the scheduler believes to be free. `kubectl cordon NODE` sends the pods elsewhere.",
     ),
+    "NotAdmissible": (
+        "As things are Kueue can never admit the job (no such queue, more than all quota, no matching flavor "
+        "...).",
+        "Create the LocalQueue that the job names or correct its label, raise the quota, or ask for less; "
+        "Kueue's own words are in the message. It goes on by itself (Kueue (docs/kueue.md)).",
+    ),
     "NotSuspended": (
         "spec.suspend is not set.",
         "Nothing.",
@@ -3424,6 +3452,12 @@ REASONS: dict[str, tuple[str, str]] = {
         "Every pod has a node.",
         "Nothing.",
     ),
+    "Preempted": (
+        "Kueue has given the job's quota to another; its pods end with their grace period, and it waits for "
+        "quota again.",
+        "Nothing; the job goes on from its last checkpoint when it has quota again. If it comes often, see "
+        "the quotas and priorities (Kueue (docs/kueue.md)).",
+    ),
     "PreparingInputs": (
         "Inputs are being fetched; no pod that trains is made before they are there.",
         "Nothing; it takes as long as the files are large. How far it is: `kubectl get tjob NAME -o "
@@ -3444,6 +3478,11 @@ REASONS: dict[str, tuple[str, str]] = {
     "Publishing": (
         "All pods succeeded and the result is being published.",
         "Nothing.",
+    ),
+    "Queued": (
+        "The job waits in a queue of Kueue's for quota; Kueue's own words are in the message.",
+        "Nothing; the job waits its turn. What is before it: `kubectl get workloads.kueue.x-k8s.io` (Kueue "
+        "(docs/kueue.md)).",
     ),
     "QuotaExceeded": (
         "The namespace's ResourceQuota leaves no room; the server's words are the message.",
@@ -3606,6 +3645,8 @@ PHASES: dict[str, dict[str, str]] = {
         "Pending":
         "its store is tried out, its inputs are fetched, or pods are missing, have no node, or wait for "
         "somebody",
+        "Queued":
+        "it waits for quota in a queue of Kueue (docs/kueue.md)'s; it has no pod that trains",
         "Starting":
         "every pod has a node; not all run",
         "Running":
@@ -3613,7 +3654,7 @@ PHASES: dict[str, dict[str, str]] = {
         "Restarting":
         "pods of the last attempt end, or the next one waits for its time",
         "Suspending":
-        "pods end because `spec.suspend` is true",
+        "pods end because `spec.suspend` is true, or because the job has lost its quota",
         "Suspended":
         "no pod is left, on request",
         "Terminating":

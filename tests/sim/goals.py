@@ -16,7 +16,7 @@ from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Domain
 from aifactory.engine.plan import Delete
 from aifactory.kube.patch import merge_difference
-from aifactory.kube.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, NODES, PODGROUPS, PODS, SERVICES
+from aifactory.kube.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, PODGROUPS, PODS, SERVICES
 from aifactory.serving.domain import Serving
 from aifactory.training import rendezvous
 from aifactory.training.evidence import KEPT_ATTEMPTS
@@ -321,8 +321,7 @@ def differences_of_fresh_view(world: World) -> list[str]:
 
 
 def _differences(world: World) -> Iterable[str]:
-    served = {NODES, PODGROUPS} if world.gangs else {NODES}
-    cluster = Cluster(make(options("observer", elect=False)), served)
+    cluster = Cluster(make(options("observer", elect=False)), world.served)
     for kind in wiring.watched(cluster):
         for body in world.cluster.all(kind.resource):
             shell.handle(kind, None, body)

@@ -77,7 +77,7 @@ class Invariants:
         self._ready_since: dict[str, float] = {}
         """UID of each ready serving pod."""
         self._suspended: set[str] = set()
-        """UIDs of jobs that somebody has suspended at least once."""
+        """UIDs of jobs that somebody has suspended at least once, or Kueue may have."""
         self._attempts: Counter[str] = Counter()
         """The highest attempt that each job has told, by UID: a status may get lost."""
         self._used: dict[str, int] = {}
@@ -223,7 +223,7 @@ class Invariants:
                 self.wrong(f"pod {name} was created before its program was asked what is in the way")
 
     def _deletion_was_due(self, pod: Body) -> None:
-        """A pod of the attempt that is on is only deleted for a suspension, after the end, or with its job."""
+        """A pod of the attempt that is on is only deleted for a suspension, a queue, after the end, or with its job."""
         labels = labels_of(pod)
         job = self._cluster.find(TRAININGJOBS, pod["metadata"]["namespace"], labels[names.LABEL_JOB])
         if job is None or job["metadata"]["uid"] not in owner_uids(pod) or job["metadata"]["uid"] in self._suspended:
@@ -239,7 +239,7 @@ class Invariants:
     def _job(self, commit: Commit, ours: bool) -> None:
         new, old = commit.body, commit.old or {}
         uid, name = new["metadata"]["uid"], new["metadata"]["name"]
-        if new["spec"].get("suspend"):
+        if new["spec"].get("suspend") or names.KUEUE_QUEUE in labels_of(new):
             self._suspended.add(uid)
         now, before = new.get("status", {}), old.get("status", {})
         if _finished(new):

@@ -30,6 +30,13 @@ LABEL_ASSIGNMENT: Final = f"{GROUP}/assignment"
 On the ConfigMap of a set of pods, as an annotation: what they are told to serve."""
 RESERVED_LABEL_PREFIX: Final = f"{GROUP}/"
 
+KUEUE_QUEUE: Final = "kueue.x-k8s.io/queue-name"
+"""Label of a TrainingJob: the LocalQueue of Kueue's in which it waits for quota."""
+KUEUE_PRIORITY: Final = "kueue.x-k8s.io/priority-class"
+"""Label of a TrainingJob: the WorkloadPriorityClass by which it comes before others, or takes their quota."""
+KUEUE_JOB_UID: Final = "kueue.x-k8s.io/job-uid"
+"""Label that Kueue's tools find the Workload of a job by."""
+
 ROLE_NODE: Final = "node"
 ROLE_INPUT: Final = "input"
 ROLE_PROBE: Final = "probe"

@@ -17,6 +17,7 @@ class ConditionType(StrEnum):
     STALLED = "Stalled"
     INPUTS_READY = "InputsReady"
     CHECKED = "Checked"
+    ADMITTED = "Admitted"
     SCHEDULED = "Scheduled"
     RUNNING = "Running"
     RESTARTING = "Restarting"
@@ -114,6 +115,24 @@ class Reason(StrEnum):
     RESIZED = "Resized", "spec.nodes.count changed, so the job restarts with the new number of pods."
     TEMPLATE_CHANGED = "TemplateChanged", "The pod settings changed, so the job restarts with them."
     RESUMED = "Resumed", "The job was suspended and runs again."
+    QUEUED = "Queued", "The job waits in a queue of Kueue's for quota; Kueue's own words are in the message."
+    PREEMPTED = (
+        "Preempted",
+        "Kueue has given the job's quota to another; its pods end with their grace period, and it waits for quota "
+        "again.",
+    )
+    EVICTED = (
+        "Evicted",
+        "Kueue has taken the job's quota back (a queue was stopped, pods came up too late ...); its own words are in "
+        "the message.",
+    )
+    NOT_ADMISSIBLE = (
+        "NotAdmissible",
+        "As things are Kueue can never admit the job (no such queue, more than all quota, no matching flavor ...).",
+    )
+    DEACTIVATED = "Deactivated", "The job's Workload is not active, so Kueue does not admit it; a person has to."
+    KUEUE_MISSING = "KueueMissing", "The job names a queue of Kueue's, and the operator sees no Kueue that admits it."
+    ADMITTED = "Admitted", "Kueue has admitted the job; the message says to which ClusterQueue and flavors."
     SUSPENDED = "Suspended", "spec.suspend is true and no pod is left."
     NOT_SUSPENDED = "NotSuspended", "spec.suspend is not set."
     MAX_RESTARTS_EXCEEDED = "MaxRestartsExceeded", "The failure policy allows no further restart within its window."
@@ -134,7 +153,10 @@ class Reason(StrEnum):
         "QuotaExceeded",
         "The namespace's ResourceQuota leaves no room; the server's words are the message.",
     )
-    DEPENDENCY_MISSING = "DependencyMissing", "A PriorityClass or ServiceAccount that a pod names does not exist."
+    DEPENDENCY_MISSING = (
+        "DependencyMissing",
+        "A PriorityClass or ServiceAccount that a pod names, or the WorkloadPriorityClass of a job, does not exist.",
+    )
     POD_SECURITY_VIOLATED = (
         "PodSecurityViolated",
         "The pods break the Pod Security level of the namespace; what they break is in the message.",

@@ -198,6 +198,7 @@ def declared_children(domains: Iterable[Domain[Any, Any] | type[Domain[Any, Any]
         found[child.resource] = replace(
             known,
             verbs=tuple(dict.fromkeys((*known.verbs, *child.verbs))),
+            writes_status=known.writes_status or child.writes_status,
             optional=known.optional and child.optional,
             indexes={**known.indexes, **child.indexes},
             concerns=known.concerns or child.concerns,

@@ -13,7 +13,7 @@ Shapes: https://kubernetes.io/docs/reference/kubernetes-api/
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Generic, Protocol, TypeVar
 from zlib import crc32
 
@@ -377,6 +377,84 @@ class PodGroup(Struct, frozen=True, gc=False):
     metadata: Metadata
     spec: PodGroupSpec = PodGroupSpec()
     status: PodGroupStatus = PodGroupStatus()
+
+
+class WorkloadCondition(Condition, frozen=True, gc=False):
+    """A whole `metav1.Condition`: such a list is written back with some of its entries changed."""
+
+    last_transition_time: str = ""
+    observed_generation: int = 0
+
+
+class PodSetAssignment(Struct, frozen=True, gc=False):
+    """Where pods of a set may run."""
+
+    name: str = ""
+    flavors: dict[str, str] = {}
+    """By resource."""
+    topology_assignment: dict[str, Any] | None = None
+    """That there is one is all that counts."""
+
+
+class Admission(Struct, frozen=True, gc=False):
+    cluster_queue: str = ""
+    pod_set_assignments: tuple[PodSetAssignment, ...] | None = ()
+
+
+class PodSetUpdate(Struct, frozen=True, gc=False):
+    """What an admission check wants pods of a set to have."""
+
+    name: str = ""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[dict[str, Any], ...] = ()
+
+
+class AdmissionCheck(Struct, frozen=True, gc=False):
+    pod_set_updates: tuple[PodSetUpdate, ...] = ()
+
+
+class WorkloadSpec(Struct, frozen=True, gc=False):
+    queue_name: str = ""
+    active: bool = True
+
+
+class WorkloadStatus(Struct, frozen=True, gc=False):
+    conditions: tuple[WorkloadCondition, ...] = ()
+    admission: Admission | None = None
+    admission_checks: tuple[AdmissionCheck, ...] = ()
+
+
+class WorkloadMetadata(Metadata, frozen=True, gc=False):
+    """`metadata` of a Workload, of which it counts how long it has waited."""
+
+    creation_timestamp: datetime = datetime.min.replace(tzinfo=UTC)
+
+
+class Workload(Struct, frozen=True, gc=False):
+    """What stands for pods in a queue of Kueue's (kueue.x-k8s.io)."""
+
+    metadata: WorkloadMetadata
+    spec: WorkloadSpec = WorkloadSpec()
+    status: WorkloadStatus = WorkloadStatus()
+
+
+class FlavorSpec(Struct, frozen=True, gc=False):
+    node_labels: dict[str, str] = {}
+    tolerations: tuple[dict[str, Any], ...] = ()
+
+
+class ResourceFlavor(Struct, frozen=True, gc=False):
+    """A sort of machines, as Kueue tells them apart."""
+
+    metadata: Metadata
+    spec: FlavorSpec = FlavorSpec()
+
+
+class WorkloadPriorityClass(Struct, frozen=True, gc=False):
+    metadata: Metadata
+    value: int = 0
 
 
 class PartialObject(Struct, frozen=True, gc=False):

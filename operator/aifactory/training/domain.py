@@ -22,10 +22,31 @@ from aifactory.engine.refusals import explain, removal
 from aifactory.engine.tasks import TaskPod, task_pod
 from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
-from aifactory.kube.objects import READ_WRITE_MANY, Claim, ConfigMap, Pod, PodGroup, Service, Terminated, condition
-from aifactory.kube.resources import CONFIGMAPS, PODGROUPS, PVCS, SERVICES, Key
+from aifactory.kube.objects import (
+    READ_WRITE_MANY,
+    Claim,
+    ConfigMap,
+    Pod,
+    PodGroup,
+    ResourceFlavor,
+    Service,
+    Terminated,
+    Workload,
+    WorkloadPriorityClass,
+    condition,
+)
+from aifactory.kube.resources import (
+    CONFIGMAPS,
+    PODGROUPS,
+    PVCS,
+    RESOURCEFLAVORS,
+    SERVICES,
+    WORKLOADPRIORITYCLASSES,
+    WORKLOADS,
+    Key,
+)
 from aifactory.kube.tokens import Reporter, TokenReviewer
-from aifactory.training import cache, checks, children, metrics, rendezvous, workspace
+from aifactory.training import cache, checks, children, kueue, metrics, rendezvous, workspace
 from aifactory.training.fetching import FetchBook, FetchingPod, FetchProbe
 from aifactory.training.nodes import FETCHING, MACHINES, TRAINING_PODS, device_memory, lost_nodes
 from aifactory.training.plan import plan_training
@@ -33,12 +54,15 @@ from aifactory.training.reports import ProgressBook, ProgressEndpoint, Reporting
 from aifactory.training.state import (
     BaseView,
     ClaimView,
+    Fact,
     Fetched,
     GangView,
     Observed,
+    Placement,
     PodView,
     Settings,
     VersionView,
+    WorkloadView,
 )
 from aifactory.training.status import StatusDraft
 
@@ -46,6 +70,9 @@ _PODS = TRAINING_PODS
 _SERVICES = Child(SERVICES, Service, verbs=("create", "patch", "delete"))
 _CLAIMS = Child(PVCS, Claim, verbs=("create",))
 _GANGS = Child(PODGROUPS, PodGroup, optional=True)
+_WORKLOADS = Child(WORKLOADS, Workload, optional=True, writes_status=True)
+_FLAVORS = Child(RESOURCEFLAVORS, ResourceFlavor, verbs=(), optional=True, selector="")
+_PRIORITIES = Child(WORKLOADPRIORITYCLASSES, WorkloadPriorityClass, verbs=(), optional=True, selector="")
 _COUNTERS = Child(CONFIGMAPS, ConfigMap, verbs=())
 _VERSIONS = Index(ModelVersion, "model", model_of)
 
@@ -60,7 +87,7 @@ class Training(Domain[TrainingJob, Observed]):
 
     settings_class = Settings
     model = TrainingJob
-    children = (_PODS, _SERVICES, _CLAIMS, _GANGS, _COUNTERS, MACHINES)
+    children = (_PODS, _SERVICES, _CLAIMS, _GANGS, _COUNTERS, MACHINES, _WORKLOADS, _FLAVORS, _PRIORITIES)
     creates = (ModelVersion,)
     families = metrics.FAMILIES
 
@@ -115,6 +142,9 @@ class Training(Domain[TrainingJob, Observed]):
             input_claim=_input_claim(model, cluster),
             inputs_in_use=_inputs_in_use(model, cluster),
             gangs=tuple(map(gang_view, cluster.owned(_GANGS, namespace, uid))),
+            workloads=tuple(workload_view(found, cluster) for found in cluster.owned(_WORKLOADS, namespace, uid)),
+            priority=_priority(model, cluster),
+            kueue_served=cluster.serves(_WORKLOADS) and cluster.serves(_FLAVORS),
             versions=_versions(model, cluster),
             highest_version=_highest_version(model, cluster),
             service=applied(service) if service is not None and _owned_by(service, uid) else None,
@@ -299,6 +329,52 @@ def gang_view(gang: PodGroup) -> GangView:
     size = gang.spec.scheduling_policy.gang.min_count
     terminating = gang.metadata.deletion_timestamp is not None
     return GangView(gang.metadata.name, gang.metadata.uid, attempt, size, terminating, message)
+
+
+def workload_view(found: Workload, cluster: Cluster) -> WorkloadView:
+    """A Workload as planning sees it."""
+    meta, admission = found.metadata, found.status.admission
+    sets = (admission.pod_set_assignments or ()) if admission is not None else ()
+    flavors = {resource: flavor for one in sets for resource, flavor in one.flavors.items()}
+    kept = [cluster.get(_FLAVORS, "", name) for name in sorted(set(flavors.values()))]
+    known = [Placement(one.spec.node_labels, one.spec.tolerations) for one in kept if one is not None]
+    known += [
+        Placement(update.node_selector, update.tolerations, update.labels, update.annotations)
+        for check in found.status.admission_checks
+        for update in check.pod_set_updates
+        if update.name == kueue.POD_SET
+    ]
+    return WorkloadView(
+        name=meta.name,
+        uid=meta.uid,
+        resource_version=meta.resource_version,
+        created=meta.creation_timestamp,
+        template_hash=meta.labels.get(children.LABEL_TEMPLATE_HASH, ""),
+        queue=found.spec.queue_name,
+        active=found.spec.active,
+        terminating=meta.deletion_timestamp is not None,
+        generation=meta.generation,
+        facts=tuple(
+            Fact(
+                one.type,
+                one.status == "True",
+                one.reason,
+                one.message,
+                one.last_transition_time,
+                one.observed_generation,
+            )
+            for one in found.status.conditions
+        ),
+        cluster_queue=admission.cluster_queue if admission is not None else "",
+        flavors=flavors,
+        placement=kueue.merged(known) if admission is not None and all(kept) else None,
+        by_topology=any(one.topology_assignment is not None for one in sets),
+    )
+
+
+def _priority(job: TrainingJob, cluster: Cluster) -> int | None:
+    found = cluster.get(_PRIORITIES, "", kueue.priority_class_of(job))
+    return found.value if found is not None else None
 
 
 def _versions(job: TrainingJob, cluster: Cluster) -> tuple[VersionView, ...]:

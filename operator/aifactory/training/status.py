@@ -45,6 +45,8 @@ class StatusDraft:
         self._count(current)
         folded = fold(job.status, observed.progress, now, force=False)
         self.due_after = folded.due_after
+        self.all_up = False
+        """All of its pods run."""
         self.became_running = False
         """The job was on its way and now all of its pods run."""
         self.restarts: Restarts = folded.restarts
@@ -149,6 +151,32 @@ class StatusDraft:
         self._conditions.set(ConditionType.RESTARTING, True, cause, why)
         self._not_running("Restarting", cause, why)
 
+    def admitted(self, quota: str) -> None:
+        """The job has quota, in these words; none: no queue decides about it."""
+        if quota:
+            self._conditions.set(ConditionType.ADMITTED, True, Reason.ADMITTED, quota)
+        else:
+            self._conditions.remove(ConditionType.ADMITTED)
+
+    def queued(self, reason: Reason, message: str, *, stalled: bool = False) -> None:
+        """No pod is left, and none is made before the job has quota."""
+        self._not_suspended()
+        self._conditions.set(ConditionType.ADMITTED, False, reason, message)
+        self._conditions.remove(ConditionType.SCHEDULED)
+        self._not_running("Queued", reason, message, stalled=stalled)
+
+    def leaving(self, left: int, reason: Reason, why: str, stuck: str = "") -> None:
+        """Pods of a job without quota are ending, or `stuck` says why one can not."""
+        self._not_suspended()
+        message = f"{left} pods are ending; they have their grace period to write a checkpoint; {why}"
+        self._conditions.set(ConditionType.ADMITTED, False, reason, why)
+        if self._status.start_time is None:  # as in `suspending`
+            self._status.start_time = self._now
+        if stuck:
+            self._not_running("Suspending", Reason.NODE_LOST, f"{message}; {stuck}", stalled=True)
+        else:
+            self._not_running("Suspending", reason, message)
+
     def suspending(self, left: int, stuck: str = "") -> None:
         """Pods of a suspended job are ending, or `stuck` says why one can not."""
         self._fetch_no_more(Reason.STOPPING_PODS)
@@ -171,6 +199,7 @@ class StatusDraft:
         self._conditions.set(ConditionType.SUSPENDED, True, Reason.SUSPENDED, message)
         self._conditions.set(ConditionType.RUNNING, False, Reason.SUSPENDED)
         self._conditions.remove(ConditionType.SCHEDULED)
+        self._conditions.remove(ConditionType.ADMITTED)
         self._conditions.kstatus(None, Reason.SUSPENDED, message)
         self._phase("Suspended", Reason.SUSPENDED)
 
@@ -210,6 +239,7 @@ class StatusDraft:
         nodes = self._status.nodes or NodeCounts()
         self._status.nodes = _summed(nodes.model_copy(update={"active": 0, "ready": 0}))
         self._conditions.set(ConditionType.FAILED, True, reason, message)
+        self._conditions.remove(ConditionType.ADMITTED)
         self._conditions.set(ConditionType.RUNNING, False, reason)
         self._conditions.set(ConditionType.RESTARTING, False, reason)
         self._conditions.kstatus(ConditionType.STALLED, reason, message)
@@ -300,6 +330,7 @@ class StatusDraft:
             count = self._observed.job.spec.nodes.count
             self._status.nodes = _summed(NodeCounts(desired=count, succeeded=count))
         self._conditions.set(ConditionType.RESTARTING, False, Reason.SUCCEEDED)
+        self._conditions.remove(ConditionType.ADMITTED)
         self._fetch_no_more(Reason.SUCCEEDED)
 
     def _fetch_no_more(self, reason: Reason) -> None:
@@ -320,7 +351,7 @@ class StatusDraft:
 
     def _all_ready(self, count: int, beside: Sequence[str]) -> None:
         """All trainers run; `beside` are words about other containers that do not."""
-        self.became_running = self._before.phase != "Running"
+        self.all_up, self.became_running = True, self._before.phase != "Running"
         reason, message = Reason.ALL_NODES_READY, f"{count} of {count} pods run"
         if beside:
             others = f" (and {len(beside) - 1} more)" if len(beside) > 1 else ""
