@@ -334,6 +334,8 @@ def _versions_of(pool: Json) -> Iterator[object]:
     status = status_of(pool)
     for part in ("stable", "candidate"):
         yield (status.get(part) or {}).get("modelVersion")
+        for model in (status.get(part) or {}).get("models", ()):
+            yield model.get("modelVersion")
     for entry in (*status.get("resolved", ()), *({"modelVersion": _pinned(m)} for m in pool["spec"].get("models", ()))):
         yield entry.get("modelVersion")
 
@@ -803,6 +805,8 @@ def more_about(obj: Json, screen: Screen) -> list[str]:
         rollout = status.get("rollout") or {}
         rows.append(("address", status.get("url")))
         rows.append(("traffic", status.get("traffic")))
+        figures = status.get("throughput") or {}
+        rows += [(str(model.get("name")), _words_of_model(model, figures)) for model in status.get("models", ())]
         rows.append(("rollout", f"{rollout.get('phase')} {rollout.get('message', '')}" if rollout else ""))
         if rollout.get("strategy"):
             rows.append(("strategy", f"{rollout['strategy']}: {rollout.get('strategyReason', '')}"))
@@ -811,6 +815,20 @@ def more_about(obj: Json, screen: Screen) -> list[str]:
         if told_ not in (None, ""):
             found += screen.wrap(clean(told_), 14, f"  {title}")
     return found
+
+
+def _words_of_model(model: Json, figures: Json) -> str:
+    """One of several models of a pool."""
+    counted: Json = next((each for each in figures.get("models", ()) if each.get("name") == model.get("name")), {})
+    parts = [
+        f"version {model['version']}" if model.get("version") else "",
+        f"version {model['wanted']} wanted" if model.get("wanted") else "",
+        f"{model.get('readyReplicas', 0)} pods" if model.get("version") else "",
+        f"memory {model['memory']}" if model.get("memory") else "",
+        f"{counted['requestsPerSecond']} requests/s" if counted else "",
+        str(model.get("message") or ""),
+    ]
+    return f"{model.get('state')}: {', '.join(part for part in parts if part)}"
 
 
 def as_json(found: Sequence[Line]) -> Json:
@@ -1209,20 +1227,31 @@ def cmd_rollback(k: Kubectl, args: argparse.Namespace) -> int:
     """Pin a pool to a version that was Ready before."""
     objects = k.factory()
     pool = only(objects, args.object, POOL)
-    number = rollback_to(pool, objects, args.to)
-    models = json.dumps({"spec": {"models": [{"name": model_of(pool), "version": number}]}})
-    code = k.show("patch", f"{PLURAL[POOL]}.{GROUP}/{name_of(pool)}", "--type=merge", "-p", models)
-    if code == 0 and pool["spec"]["models"][0].get("track"):
-        say(
-            [f"{ref(pool)} stays at {model_of(pool)}@{number} from now on; to follow new versions again: track: Latest"]
-        )
+    model = rolled_back(pool, args.model)
+    number = rollback_to(pool, objects, args.to, model)
+    # The list is replaced as a whole: the other models stay in it.
+    wishes = [wish if wish["name"] != model else {"name": model, "version": number} for wish in pool["spec"]["models"]]
+    patch = json.dumps({"spec": {"models": wishes}})
+    code = k.show("patch", f"{PLURAL[POOL]}.{GROUP}/{name_of(pool)}", "--type=merge", "-p", patch)
+    if code == 0 and any(wish["name"] == model and wish.get("track") for wish in pool["spec"]["models"]):
+        say([f"{ref(pool)} stays at {model}@{number} from now on; to follow new versions again: track: Latest"])
     return code
 
 
-def rollback_to(pool: Json, objects: Sequence[Json], wanted: int | None) -> int:
+def rolled_back(pool: Json, named: str | None) -> str:
+    """The model of a pool that goes back. Raises Failed where it has to be named."""
+    names = [str(wish["name"]) for wish in pool["spec"]["models"]]
+    if named is None and len(names) > 1:
+        raise Failed(f"{ref(pool)} serves {', '.join(names)}: say which one goes back with --model")
+    if named is not None and named not in names:
+        raise Failed(f"{ref(pool)} does not serve {named}; it serves {', '.join(names)}")
+    return named or names[0]
+
+
+def rollback_to(pool: Json, objects: Sequence[Json], wanted: int | None, model: str = "") -> int:
     """The version to go back to: the one that is named, or the newest that is Ready and older than what the pool is to
     serve. Raises Failed where there is none."""
-    status, model = status_of(pool), model_of(pool)
+    status, model = status_of(pool), model or model_of(pool)
     versions = [obj for obj in objects if obj["kind"] == VERSION and model_of(obj) == model]
     ready = sorted((_number(obj) for obj in versions if is_true(obj, "Ready")), reverse=True)
     there_are = f"; Ready are: {', '.join(map(str, ready))}" if ready else ""
@@ -1230,11 +1259,16 @@ def rollback_to(pool: Json, objects: Sequence[Json], wanted: int | None) -> int:
         if wanted not in ready:
             raise Failed(f"version {wanted} of {model} is not Ready{there_are}")
         return wanted
-    now = [part["version"] for part in (status.get("candidate"), status.get("stable")) if part and part.get("version")]
+    parts = [status.get("candidate"), status.get("stable")]
+    if "models" in status:
+        parts = [
+            next((each for each in (part or {}).get("models", ()) if each["name"] == model), None) for part in parts
+        ]
+    now = [part["version"] for part in parts if part and part.get("version")]
     if not now:
         raise Failed(f"{ref(pool)} has served nothing yet, so there is nothing to go back from")
     # In the middle of a change it is what was served before it; that need not be the next lower one.
-    stable = (status.get("stable") or {}).get("version")
+    stable = (parts[1] or {}).get("version")
     if stable is not None and stable != now[0] and stable in ready:
         return int(stable)
     older = [number for number in ready if number < now[0]]
@@ -2433,6 +2467,7 @@ def parser() -> argparse.ArgumentParser:
     add("abort", "Take back what a pool is about to change to", cmd_change)
     rollback = add("rollback", "Pin a pool to the version that it served before, or to another one", cmd_rollback)
     rollback.add_argument("--to", type=int, metavar="VERSION", help="number of a version that is Ready")
+    rollback.add_argument("--model", help="which one, where the pool serves several")
     add("lineage", "Where a version comes from: job, image, inputs, digests, metrics, parent", cmd_lineage)
     chat = add("chat", "Talk to a pool of a language model", cmd_chat)
     chat.add_argument("-m", "--message", help="ask this and end (default: from standard input)")

@@ -70,6 +70,14 @@ def shadow(steps: list[Json] | None, mode: str = "Envoy") -> Json:
     return changed(made, "spec.gateway", {"mode": mode})
 
 
+def several(**spec: Any) -> Json:
+    """A pool of two models."""
+    made = changed(POOL, "spec.models", [{"name": "m", "track": "Latest"}, {"name": "n", "version": 2}])
+    for field, value in spec.items():
+        made = changed(made, f"spec.{field}", value)
+    return made
+
+
 IN_FLIGHT: list[Json] = [{"name": "inFlightRequests", "target": "8"}]
 OFFICE: Json = {"cron": "0 8 * * MON-FRI", "timeZone": "Europe/Berlin", "durationSeconds": 36_000, "minReplicas": 3}
 
@@ -176,6 +184,24 @@ REFUSED = [
     pytest.param(rollout(None, strategy="Canary"), "needs rollout.steps", id="a canary without steps"),
     pytest.param(shadow([{"mirror": 5}], mode="None"), "write gateway: {mode: Envoy}", id="a shadow without proxies"),
     pytest.param(shadow(None), "needs rollout.steps", id="a shadow without steps"),
+    pytest.param(
+        several(rollout={"steps": [{"weight": 5}]}), "changes one of them by HotSwap or Surge", id="steps of several"
+    ),
+    pytest.param(
+        several(rollout={"strategy": "Shadow", "steps": [{"mirror": 5}]}, gateway={"mode": "Envoy"}),
+        "changes one of them by HotSwap or Surge",
+        id="a shadow of several",
+    ),
+    pytest.param(
+        changed(POOL, "spec.models", [{"name": "m", "track": "Latest"}, {"name": "m", "version": 2}]),
+        "Duplicate value",
+        id="a model twice",
+    ),
+    pytest.param(
+        changed(POOL, "spec.models", [{"name": f"m{n}", "track": "Latest"} for n in range(17)]),
+        "must have at most 16 items",
+        id="too many models",
+    ),
     pytest.param(shadow([{"weight": 5}]), "mirror is for strategy Shadow", id="a weight in a shadow"),
     pytest.param(rollout([{"mirror": 5}]), "mirror is for strategy Shadow", id="copies without a shadow"),
     pytest.param(rollout([{"mirror": 5}], strategy="Canary"), "mirror is for strategy", id="copies in a canary"),

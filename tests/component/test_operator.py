@@ -416,18 +416,18 @@ def test_who_may_reach_a_pools_pods_is_kept_as_the_pool_says(ns: Kubectl, operat
     wait_for("the policy to go", lambda: ns.get("networkpolicy", "guarded-serving"), lambda seen: not seen)
 
 
-def make_ready(ns: Kubectl, version: int) -> None:
-    """A version of model m that was found good."""
-    name = f"m-v{version}"
+def make_ready(ns: Kubectl, version: int, model: str = "m") -> None:
+    """A version of a model that was found good."""
+    name = f"{model}-v{version}"
     ns.apply(
         {
             "apiVersion": "aifactory.dev/v1alpha1",
             "kind": "ModelVersion",
             "metadata": {"name": name},
             "spec": {
-                "model": "m",
+                "model": model,
                 "version": version,
-                "source": {"uri": f"pvc://models/m/{version}"},
+                "source": {"uri": f"pvc://models/{model}/{version}"},
                 "format": "huggingface",
             },
         }

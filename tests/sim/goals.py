@@ -185,6 +185,9 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         yield f"{says}: it has no Service"
     yield from _gateway(world, pool, says)
     true, wanted = _true(status), manifests.pods_of(pool)
+    if len(spec["models"]) > 1:
+        yield from _several(world, pool, says)
+        return
     target = _target(world, namespace, spec["models"][0])
     # Evicted pods stay as Failed until somebody cleans up; they do not count.
     mine = {names.LABEL_POOL: name}
@@ -252,6 +255,32 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         yield f"{says}: {len(deployments)} deployments, {len(pods)} pods, wanted {wanted}"
     if "Ready" not in true or stable != target["metadata"]["name"]:
         yield f"{says}: serves {stable}, not {target['metadata']['name']}; True are {sorted(true)}"
+
+
+def _several(world: World, pool: Body, says: str) -> Iterable[str]:
+    """Each model is served that has a version which loads, by every pod, and what is told of it is true."""
+    (namespace, name), status = key_of(pool), pool["status"]
+    pods = [pod for pod in world.cluster.all(PODS, namespace, **{names.LABEL_POOL: name}) if is_live(pod)]
+    pods = [pod for pod in pods if not _is_proxy(pod)]
+    if len(pods) != manifests.pods_of(pool) or not all(map(is_ready, pods)):
+        yield f"{says}: {len(pods)} pods, {sum(map(is_ready, pods))} of them ready"
+    targets = {wish["name"]: _target(world, namespace, wish) for wish in pool["spec"]["models"]}
+    told = {model["name"]: model for model in status["models"]}
+    good = True
+    for model, target in targets.items():
+        loads = target is not None and _loads(world, namespace, target["metadata"]["name"])
+        good = good and loads
+        state, number = told[model]["state"], told[model].get("version")
+        if target is not None and loads and (state, number) != ("Serving", target["spec"]["version"]):
+            yield f"{says}: {model} is {state} with version {number}, and {target['metadata']['name']} is there"
+        if not loads and state not in ("Failed", "Waiting"):
+            yield f"{says}: {model} is {state}, though nothing of it loads"
+        for pod in pods:
+            answered = world.programs.answers(pod).get(model, {}).get("version")
+            if answered != number:
+                yield f"{says}: {pod['metadata']['name']} answers {model} from {answered}, told is {number}"
+    if ("Ready" in _true(status)) != good:
+        yield f"{says}: True are {sorted(_true(status))}, all models are as they shall be: {good}"
 
 
 def _is_taken_back(world: World, change: Body, target: Body) -> bool:
@@ -372,7 +401,8 @@ def _has_service(world: World, body: Body, name: str = "") -> bool:
 
 def _uses(pool: Body) -> set[str]:
     status = pool.get("status", {})
-    parts = [*status.get("resolved", ()), status.get("stable") or {}, status.get("candidate") or {}]
+    sets = [status.get("stable") or {}, status.get("candidate") or {}]
+    parts = [*status.get("resolved", ()), *sets, *(each for one in sets for each in one.get("models", ()))]
     return {part.get("modelVersion", "") for part in parts} - {""}
 
 

@@ -291,11 +291,10 @@ class Invariants:
         body = commit.body
         meta = body["metadata"]
         if commit.type == "ADDED":
-            version = self._cluster.find(
-                MODELVERSIONS, meta["namespace"], meta["annotations"][names.LABEL_MODEL_VERSION]
-            )
-            if version is not None and version["metadata"]["uid"] not in self.verified:
-                self.wrong(f"deployment {meta['name']} serves {version['metadata']['name']}, which was never Ready")
+            for name in meta["annotations"][names.LABEL_MODEL_VERSION].split(" + "):
+                version = self._cluster.find(MODELVERSIONS, meta["namespace"], name)
+                if version is not None and version["metadata"]["uid"] not in self.verified:
+                    self.wrong(f"deployment {meta['name']} serves {name}, which was never Ready")
             return
         pool = self._cluster.find(INFERENCEPOOLS, meta["namespace"], labels_of(body)[names.LABEL_POOL])
         if pool is None or pool["metadata"]["uid"] not in owner_uids(body):
@@ -536,7 +535,8 @@ def _concerned(commit: Commit, *, status_only: bool) -> Iterable[tuple[str, Key]
             yield kind, Key(namespace, name)
     if commit.resource == INFERENCEPOOLS:
         for model in (body.get("status", {}), (commit.old or {}).get("status", {})):
-            for part in (*model.get("resolved", ()), model.get("stable") or {}, model.get("candidate") or {}):
+            sets = [model.get("stable") or {}, model.get("candidate") or {}]
+            for part in (*model.get("resolved", ()), *sets, *(each for one in sets for each in one.get("models", ()))):
                 yield "ModelVersion", Key(namespace, part.get("modelVersion", ""))
 
 

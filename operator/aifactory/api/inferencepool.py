@@ -1,4 +1,4 @@
-"""InferencePool: Triton pods that serve a model version, and follow new ones without losing a request."""
+"""InferencePool: Triton pods that serve versions of models, and follow new ones without losing a request."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from aifactory.api.rules import OWN_VOLUMES_RULE, rule
 
 DEFAULT_REPLICAS = 1
 DEFAULT_GATEWAY_REPLICAS = 2
+MOST_MODELS = 16
+"""In a pool."""
 
 
 class PoolModel(Model):
@@ -523,6 +525,12 @@ class InferencePoolSpec(Model):
                     "another strategy",
                 ),
                 rule(
+                    "self.models.size() == 1 || !has(self.rollout) || (!has(self.rollout.steps) && "
+                    "(!has(self.rollout.strategy) || !(self.rollout.strategy in ['Canary', 'Shadow'])))",
+                    "rollout: a pool of several models changes one of them by HotSwap or Surge: leave steps out and "
+                    "write one of these, or Auto; or give a model that needs a Canary or a Shadow a pool of its own",
+                ),
+                rule(
                     "!has(self.autoscaling) || !has(self.autoscaling.minReplicas) || "
                     "self.autoscaling.minReplicas > 0 || "
                     "(has(self.gateway) && has(self.gateway.mode) && self.gateway.mode == 'Envoy')",
@@ -544,11 +552,12 @@ class InferencePoolSpec(Model):
         tuple[PoolModel, ...],
         Field(
             min_length=1,
-            max_length=1,
+            max_length=MOST_MODELS,
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         ),
     ]
-    """The model to serve."""
+    """The models to serve. Several share the pods: each follows its own wish, one change at a time, and one that fails,
+    or has no room beside the others, leaves these as they are. What comes first in the list gets room first."""
     replicas: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Number of serving pods (0 scales to zero); kubectl scale and a HorizontalPodAutoscaler set it. With autoscaling
     it is where that begins, and means nothing from then on."""
@@ -574,12 +583,48 @@ class ResolvedModel(Model):
     model_version: str
 
 
+class FailedVersion(Model):
+    """A version that was taken back."""
+
+    model_version: str
+    revision: str
+    """Stands for it in pods of this kind: another one is tried."""
+    attempts: int = 1
+    retry_time: Time | None = None
+    """When it is tried again by itself; left out where that would change nothing."""
+
+
+class ModelStatus(Model):
+    """One of several models."""
+
+    name: str
+    state: str
+    """Serving; Waiting (for a version, or for another model's change); Changing; Failed (a version was taken back);
+    Refused (it has no room, or can not be served here). In the last two what was served before goes on."""
+    version: int | None = None
+    """The one that is served."""
+    model_version: str | None = None
+    wanted: int | None = None
+    """The one that is to be served, where that is another one."""
+    ready_replicas: int = 0
+    """Ready pods that serve it."""
+    memory: str | None = None
+    """What the version took when it was tried on a CPU, for people."""
+    memory_bytes: int | None = None
+    reason: str | None = None
+    message: str | None = None
+    failed: FailedVersion | None = None
+
+
 class RevisionStatus(Model):
     """A set of identical pods."""
 
     revision: str = ""
     model_version: str = ""
+    """Of several models, the version of the one that leads."""
     version: int | None = None
+    models: tuple[ResolvedModel, ...] | None = None
+    """In a pool of several models: all that its pods serve."""
     image: str = ""
     """Image of Triton. When an upgrade of the installation brings another one, pools change over a few at a time."""
     deployment: str | None = None
@@ -658,6 +703,8 @@ class RolloutStatus(Model):
     """Pods of the revision that were ready at the same time, at most so far."""
     progress_time: Time | None = None
     """When one more of them became ready than ever before, or the change began; the deadline counts from here."""
+    model: str | None = None
+    """In a pool of several models: the one that changes."""
     strategy: str | None = None
     """HotSwap, Surge, Canary or Shadow. A Shadow that is over goes on as a HotSwap or a Surge."""
     strategy_reason: str | None = None
@@ -752,6 +799,14 @@ class ScalingStatus(Model):
     """The last one."""
 
 
+class ModelThroughput(Model):
+    """The figures of one of several models."""
+
+    name: str
+    requests_per_second: str = "0"
+    tokens_per_second: str = "0"
+
+
 class Throughput(Model):
     """Measured by Triton over the last interval, summed over the pods."""
 
@@ -765,6 +820,8 @@ class Throughput(Model):
     """The same, of models that answer without tokens."""
     joules_per_token: str | None = None
     """Energy of the pods' GPUs for each token, as Triton reads it from them; left out where it does not."""
+    models: tuple[ModelThroughput, ...] | None = None
+    """In a pool of several models: each that its pods have loaded."""
 
 
 class InferencePoolStatus(Status):
@@ -779,10 +836,13 @@ class InferencePoolStatus(Status):
     url: str = ""
     """Address inside the cluster: base URL of OpenAI's API for a language model, else Triton's HTTP port."""
     version: str = ""
-    """Version that was complete last. During a change pods of another one answer as well: see traffic."""
+    """Version that was complete last; of several models `name@version` of each. During a change pods of another one
+    answer as well: see traffic."""
     traffic: str = ""
     """Which pods answer now, in words; the Service sends requests to all of them alike."""
     resolved: tuple[ResolvedModel, ...] = ()
+    models: tuple[ModelStatus, ...] | None = None
+    """In a pool of several models: each of them."""
     stable: RevisionStatus | None = None
     """Was complete last: takes all traffic between changes, and again after one that was taken back."""
     candidate: RevisionStatus | None = None
@@ -800,7 +860,7 @@ class InferencePoolStatus(Status):
 
 
 class InferencePool(CustomResource):
-    """Triton pods behind one Service that serve a model version and change it without losing a request."""
+    """Triton pods behind one Service that serve models and change their versions without losing a request."""
 
     plural: ClassVar[str] = "inferencepools"
 

@@ -32,7 +32,7 @@ from aifactory.kube.resources import (
     SERVICES,
     Key,
 )
-from aifactory.serving import autoscale, disruption, gateway, metrics, scaling, shape, swap, traffic
+from aifactory.serving import autoscale, disruption, gateway, metrics, packing, scaling, shape, swap, traffic
 from aifactory.serving.measure import Analysed, Measurement, PoolKey
 from aifactory.serving.plan import plan_pool
 from aifactory.serving.probe import ServingBook, ServingPod, ServingProbe
@@ -73,11 +73,12 @@ class Serving(Domain[InferencePool, Observed]):
         self._analysed = Index(InferencePool, "analysed", _if_analysed)
         self._scaled = Index(InferencePool, "scaled", _if_scaled)
         self._asleep = Index(InferencePool, "asleep", _if_asleep)
+        self._several = Index(InferencePool, "several", _if_several)
         self.wakeups = Wakeups()
 
     def indexes(self) -> Sequence[Index[Any]]:
         """Versions and pools by their model, and the pools that an upgrade of the installation has yet to reach."""
-        pools = (self._outdated, self._swapping, self._analysed, self._scaled, self._asleep)
+        pools = (self._outdated, self._swapping, self._analysed, self._scaled, self._asleep, self._several)
         return (_VERSIONS, _POOLS, *pools)
 
     def watches(self) -> Sequence[Watch[Any]]:
@@ -100,7 +101,11 @@ class Serving(Domain[InferencePool, Observed]):
         return Observed(
             pool=model,
             settings=self.settings,
-            versions=tuple(map(version_view, cluster.find(_VERSIONS, (meta.namespace, model.spec.models[0].name)))),
+            versions=tuple(
+                version_view(found)
+                for name in _model_names(model)
+                for found in cluster.find(_VERSIONS, (meta.namespace, name))
+            ),
             revisions=tuple(revision_view(each) for each in deployments if not _is_shadow(each)),
             shadows=tuple(revision_view(each) for each in deployments if _is_shadow(each)),
             configs=tuple(config_view(each) for each in configs if each.metadata.name != gateway.name(meta.name)),
@@ -162,7 +167,7 @@ class Serving(Domain[InferencePool, Observed]):
 
     def asked_pods(self, cluster: Cluster) -> list[ServingPod]:
         """The serving pods that can be asked: those that really belong to a pool, whatever labels others may bear."""
-        found = []
+        found, several = [], {tuple(_key(pool)) for pool in cluster.find(self._several, True)}
         for pod in cluster.objects(_PODS).all():
             meta = pod.metadata
             role = meta.labels.get(names.LABEL_ROLE)
@@ -172,7 +177,7 @@ class Serving(Domain[InferencePool, Observed]):
             if owner is not None and owner[0] == self.resource and meta.deletion_timestamp is None:
                 pool = (owner[1].namespace, owner[1].name)
                 ready, live = podstate.is_ready(pod), role == names.ROLE_SERVE
-                found.append(ServingPod(meta.uid, pod.status.pod_ip, pool, ready, live))
+                found.append(ServingPod(meta.uid, pod.status.pod_ip, pool, ready, live, pool in several))
         return found
 
     def swapping_pods(self, cluster: Cluster) -> list[ServingPod]:
@@ -442,6 +447,17 @@ def _if_scaled(pool: InferencePool) -> Iterable[Hashable]:
 def _if_asleep(pool: InferencePool) -> Iterable[Hashable]:
     gone = pool.metadata.deletion_timestamp is not None
     return (True,) if scaling.sleeps(pool) and not scaling.wanted(pool) and not gone else ()
+
+
+def _if_several(pool: InferencePool) -> Iterable[Hashable]:
+    return (True,) if len(pool.spec.models) > 1 else ()
+
+
+def _model_names(pool: InferencePool) -> Iterable[str]:
+    """The models of the pool: those that it is to serve, and of several those that its pods still do."""
+    wished, status = [model.name for model in pool.spec.models], pool.status
+    parts = [part for part in (status.stable, status.previous) if part is not None and (part.models or len(wished) > 1)]
+    return dict.fromkeys([*wished, *(name for part in parts for name in packing.named_in(part))])
 
 
 def _models_of_pool(pool: InferencePool) -> Iterable[Hashable]:

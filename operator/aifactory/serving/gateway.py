@@ -118,6 +118,16 @@ def _removed(observed: Observed) -> tuple[Write, ...]:
     return (*found, *(Delete("Service", child.name, child.uid) for child in view.services))
 
 
+def is_told(observed: Observed) -> bool:
+    """Whether proxies that requests go through have been brought where they lead to now, as far as is known here."""
+    view = observed.gateway
+    if not view.routed or not is_wanted(observed.pool):
+        return True
+    digest, _ = config_map(observed.pool, routes(observed))
+    known = (pod.told or view.first for pod in view.pods if not pod.terminating)
+    return view.files == digest and all(told == digest for told in known)
+
+
 def routes(observed: Observed) -> envoy.Routes:
     """Where the gateway leads to now."""
     pool = observed.pool
@@ -139,7 +149,7 @@ def routes(observed: Observed) -> envoy.Routes:
     spec = pool.spec.gateway or Gateway()
     return envoy.Routes(
         pool=pool.metadata.name,
-        model=pool.spec.models[0].name,
+        model=_checked_model(observed),
         openai=observed.generates_text,
         everybody=envoy.Pods("pods", host(pool)),
         sets=sets,
@@ -175,10 +185,21 @@ def _mirror(observed: Observed) -> envoy.Mirror | None:
     return envoy.Mirror(envoy.Pods(view.revision, set_host(pool, view.revision)), change.mirror)
 
 
-def _versions(observed: Observed, view: RevisionView) -> tuple[int, ...]:
+def _checked_model(observed: Observed) -> str:
+    """The model by which pods are asked whether they are ready: of several one that is served, and goes on being."""
+    pool, stable = observed.pool, observed.pool.status.stable
+    served = {each.name for each in (stable.models or ())} if stable is not None else set()
+    wished = [wish.name for wish in pool.spec.models]
+    return next((name for name in wished if name in served), wished[0])
+
+
+def _versions(observed: Observed, view: RevisionView) -> tuple[int | str, ...]:
     """What a set of pods answers from: two versions while it changes over, in one pod this and in another that."""
     pool, status = observed.pool, observed.pool.status
-    told = (found for found in (status.stable, status.candidate) if found is not None)
+    told = [found for found in (status.stable, status.candidate) if found is not None]
+    if observed.has_several:
+        there = (found for found in told if traffic.pods_of(pool, found) == view.revision)
+        return tuple(sorted({f"{each.name}@{each.version}" for found in there for each in found.models or ()}))
     known = {found.version for found in told if found.version and traffic.pods_of(pool, found) == view.revision}
     return tuple(sorted(known or {one.version for one in observed.versions if one.name == view.model_version}))
 
