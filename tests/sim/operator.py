@@ -27,7 +27,7 @@ from aifactory.kube.api import Api
 from aifactory.kube.clock import Clock
 from aifactory.kube.errors import Gone, KubeError
 from aifactory.kube.informer import SILENCE_SECONDS
-from aifactory.kube.resources import NODES, PODGROUPS, Key
+from aifactory.kube.resources import GATEWAYS, GRPCROUTES, HTTPROUTES, NODES, PODGROUPS, Key, Resource
 from aifactory.kube.retry import Retrying
 from aifactory.serving.demand import Gauge, Look
 from aifactory.serving.domain import Serving
@@ -46,6 +46,11 @@ FOLLOW_SECONDS = 1.0
 FRESH_SECONDS = 25.0
 """What a pod has told of what it has to do counts for so long."""
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def served(*, gangs: bool) -> set[Resource]:
+    """Optional resources that the API server serves."""
+    return {NODES, HTTPROUTES, GRPCROUTES, GATEWAYS, *({PODGROUPS} if gangs else ())}
 
 
 def options(identity: str, *, elect: bool, lease_seconds: float = 60.0) -> Options:
@@ -194,7 +199,7 @@ class SimProcess:
             chosen,
             connection,
             made,
-            {NODES, PODGROUPS} if gangs else {NODES},
+            served(gangs=gangs),
             LikeKopf(Retrying(connection, rng=rng), rng),
             health=_Quiet(clock),
             clock=clock,

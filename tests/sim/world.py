@@ -19,7 +19,7 @@ from aifactory.serving.measure import Analysed, Measurement
 from aifactory.serving.state import Report
 from tests.sim.cluster import Body, Cluster, is_ready, key_of, labels_of
 from tests.sim.connection import Connection
-from tests.sim.controllers import DeploymentController, GarbageCollector
+from tests.sim.controllers import DeploymentController, GarbageCollector, GatewayController, make_gateway
 from tests.sim.invariants import Invariants
 from tests.sim.manifests import NAMESPACE, OTHER
 from tests.sim.nodes import Nodes
@@ -74,6 +74,8 @@ class World:
         self.invariants.asked, self.invariants.demand = self.programs.asked, self.programs.demand
         GarbageCollector(self.cluster, self.rng)
         DeploymentController(self.cluster, self.rng)
+        self.gateways = GatewayController(self.cluster, self.rng)
+        self.invariants.led = self.gateways.led
         self.gangs = gangs
         self.replicas = replicas
         self.lease_seconds = lease_seconds
@@ -87,6 +89,7 @@ class World:
         self._closing = False
         for namespace in (NAMESPACE, OTHER):
             self.cluster.create(PVCS, {"metadata": {"name": MODEL_STORE, "namespace": namespace}}, "user")
+            make_gateway(self.cluster, namespace)
         logging.getLogger("aifactory").addHandler(self._log)
         for _ in range(replicas):
             self.do(self._start)
