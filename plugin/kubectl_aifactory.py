@@ -403,6 +403,8 @@ REMEDIES: dict[str, tuple[str, ...]] = {
     "Disruption": ("{plugin} events {ref}",),
     "FailureLasts": ("{plugin} check", "{plugin} events {ref}"),
     "FormatMismatch": (f"{{k}} patch {{job}} {_MERGE} '{{set_format}}'", _RETRY),
+    "GatewayApiMissing": ("kubectl api-resources --api-group=gateway.networking.k8s.io", _EDIT),
+    "GatewayNotFound": ("kubectl get gateways.gateway.networking.k8s.io -A", _EDIT),
     "HotSwapImpossible": (f"{{k}} patch {{pool}} {_MERGE} '{{set_auto}}'", _EDIT),
     "ImagePullFailed": ("{image}", _EDIT),
     "InitContainerFailed": ("{plugin} logs {job} --failed --all-containers",),
@@ -435,6 +437,7 @@ REMEDIES: dict[str, tuple[str, ...]] = {
     "RolloutAborted": ("{k} get mver", _RETRY),
     "RolloutDeadlineExceeded": ("{plugin} logs {ref} -c agent", _RETRY),
     "RolloutPaused": (_RESUME, _ABORT),
+    "RouteNotAccepted": ("{k} get httproutes,grpcroutes -o yaml", _EDIT),
     "ScaledToZero": ("{k} scale {ref} --replicas=1",),
     "SideContainerFailed": ("{k} logs {pod} -c {container}", "{plugin} logs {ref} --all-containers"),
     "SourceNotFound": (_RETRY,),
@@ -757,7 +760,7 @@ def screen_of(
         blocked = [item for item in blocked if own and order.index(ref(item.obj)) <= order.index(ref(about))]
     if not blocked:
         served = [item.obj for line in found for item in line.pools if is_true(item.obj, "Ready")]
-        chat = next((obj for obj in served if f":{OPENAI_PORT}" in str(status_of(obj).get("url"))), None)
+        chat = next((obj for obj in served if speaks_openai(obj)), None)
         talk = [f"  talk  kubectl aifactory -n {space_of(chat)} chat {ref(chat)}"] if chat else []
         return [*text, "Nothing blocks.", *talk]
     text += explained(blocked[0], screen)
@@ -1392,7 +1395,7 @@ def cmd_chat(k: Kubectl, args: argparse.Namespace) -> int:
     status = status_of(pool)
     if not is_true(pool, "Available"):
         raise Failed(f"{ref(pool)} does not answer now; see: kubectl aifactory status {ref(pool)}")
-    if f":{OPENAI_PORT}" not in str(status.get("url")):
+    if not speaks_openai(pool):
         raise Failed(f"{ref(pool)} serves no language model: it is asked at {status.get('url')}")
     body: Json = {"model": args.model or model_of(pool)}
     body.update({"max_tokens": args.max_tokens} if args.max_tokens else {})
@@ -1411,6 +1414,11 @@ def cmd_chat(k: Kubectl, args: argparse.Namespace) -> int:
         return 0
     finally:
         forward.close()
+
+
+def speaks_openai(pool: Json) -> bool:
+    """Whether a pool serves a language model: its address is then the base URL of OpenAI's API."""
+    return str(status_of(pool).get("url")).endswith("/v1")
 
 
 def way_to(pool: Json) -> str:
@@ -3346,6 +3354,15 @@ REASONS: dict[str, tuple[str, str]] = {
         "Set `output.model.format` to what the message says; or replace the files in the workspace and ask "
         "again.",
     ),
+    "GatewayApiMissing": (
+        "spec.gateway.mode is GatewayAPI, and the cluster does not serve the routes that it takes.",
+        "Install the Gateway API's CRDs and restart the operator, which looks for them when it starts; or "
+        "write `spec.gateway.mode: Envoy` or `None`. The pool's Service leads to the pods meanwhile.",
+    ),
+    "GatewayNotFound": (
+        "There is no Gateway, or no listener of it, of the name that spec.gateway.parentRefs says.",
+        "Create the Gateway or listener, or correct `spec.gateway.parentRefs`. It goes on by itself.",
+    ),
     "GatewayNotReady": (
         "The version is loaded on every pod, and the gateway that leads to them is not in place yet or not "
         "whole.",
@@ -3554,6 +3571,11 @@ REASONS: dict[str, tuple[str, str]] = {
         "Somebody has paused the Canary or Shadow; who gets what requests stays as it is.",
         "`kubectl annotate ipool NAME --overwrite aifactory.dev/resume=\"$(date)\"` lets it go on, "
         "`aifactory.dev/abort` takes the version back.",
+    ),
+    "RouteNotAccepted": (
+        "A Gateway does not take the pool's route; the words of its controller are in the message.",
+        "Let the routes of the namespace in by `allowedRoutes` of a listener, or correct `spec.gateway` as "
+        "the message says (gateway (docs/gateway.md)). It goes on by itself.",
     ),
     "Scaled": (
         "spec.autoscaling has chosen another number of pods; the message says by what.",

@@ -16,7 +16,7 @@ from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Domain
 from aifactory.engine.plan import Delete
 from aifactory.kube.patch import merge_difference
-from aifactory.kube.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, PODGROUPS, PODS, SERVICES
+from aifactory.kube.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, HTTPROUTES, PODGROUPS, PODS, SERVICES
 from aifactory.serving.domain import Serving
 from aifactory.training import rendezvous
 from aifactory.training.evidence import KEPT_ATTEMPTS
@@ -299,7 +299,16 @@ def _gateway(world: World, pool: Body, says: str) -> Iterable[str]:
     hosts = [each for each in world.cluster.all(SERVICES, namespace, **mine) if key_of(each).name != name]
     service = world.cluster.find(SERVICES, namespace, name)
     leads = service is not None and service["spec"]["selector"][names.LABEL_ROLE] == names.ROLE_GATEWAY
-    if (pool["spec"].get("gateway") or {}).get("mode") != "Envoy":
+    mode = (pool["spec"].get("gateway") or {}).get("mode")
+    found = world.cluster.find(HTTPROUTES, namespace, name)
+    if (found is not None) != (mode == "GatewayAPI"):
+        yield f"{says}: mode {mode}, and its HTTPRoute is there: {found is not None}"
+    if mode == "GatewayAPI":
+        sets = world.cluster.all(DEPLOYMENTS, namespace, **mine)
+        if proxies or parts or leads or len(hosts) != len(sets):
+            yield f"{says}: {len(proxies)} proxies, {len(parts)} objects, {len(hosts)} Services for {len(sets)} sets"
+        return
+    if mode != "Envoy":
         if proxies or parts or hosts or leads:
             yield f"{says}: {len(proxies)} proxies, {len(parts)} objects, {len(hosts)} Services and no gateway wanted"
         return

@@ -21,6 +21,7 @@ from aifactory.engine.apply import Applied
 from aifactory.kube.patch import merge_difference
 from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, EVENTS, LEASES, PODS, PVCS, SERVICES, Key
 from aifactory.serving import traffic
+from aifactory.serving.route import set_host
 from aifactory.serving.state import RevisionView
 from tests.sim import manifests
 from tests.sim.cluster import REPLICASETS, Body, Cluster, Commit, is_live, is_ready, key_of, labels_of, owner_uids
@@ -68,6 +69,8 @@ class Invariants:
         """Since when nobody can read a pod's metrics, by UID."""
         self.asked: Mapping[Key, float] = {}
         """When the last of the requests of each pool has come or gone."""
+        self.led: Mapping[Key, Mapping[str, int]] = {}
+        """Where Gateways lead the requests of each pool: Services and their parts."""
         self.demand: Mapping[Key, int] = {}
         """Requests that each pool has."""
         self.lag: Callable[[], float] = lambda: 0.0
@@ -299,6 +302,8 @@ class Invariants:
         pool = self._cluster.find(INFERENCEPOOLS, meta["namespace"], labels_of(body)[names.LABEL_POOL])
         if pool is None or pool["metadata"]["uid"] not in owner_uids(body):
             return
+        if commit.new is None:
+            self._let_go(pool, labels_of(body)[names.LABEL_REVISION])
         key = key_of(pool)
         if self._cluster.loop.now - self.disturbed[key] < CALM_SECONDS:
             return
@@ -418,10 +423,25 @@ class Invariants:
         if failed and stable in sets and weights != {stable: 100}:
             self.wrong(f"pool {name}: what was taken back gets requests: {weights}")
 
+    def _let_go(self, pool: Body, pods: str) -> None:
+        """Pods go after the Gateway leads to them no more."""
+        if (pool["spec"].get("gateway") or {}).get("mode") != "GatewayAPI":
+            return
+        try:
+            host = set_host(InferencePool.model_validate(pool), pods)
+        except ValidationError:
+            return
+        if host in self.led.get(key_of(pool), {}):
+            self.wrong(f"pool {key_of(pool)}: pods {pods} go, and the Gateway leads to them")
+
     def _routed(self, pool: Body) -> None:
         """A pool with a gateway is Ready only when its Service leads there, and somebody is there."""
         mode = (pool["spec"].get("gateway") or {}).get("mode")
         true = _conditions(pool)
+        observed = pool["status"].get("observedGeneration") == pool["metadata"]["generation"]
+        says = "Ready" in true and "Reconciling" not in true and observed
+        if mode == "GatewayAPI" and says and not self.led.get(key_of(pool)):
+            self.wrong(f"pool {key_of(pool)} is Ready and no Gateway leads to it")
         if mode != "Envoy" or "Ready" not in true or "Reconciling" in true:
             return  # where writes fail for long, what was true of the former spec stands beside that
         if pool["status"].get("observedGeneration") != pool["metadata"]["generation"]:

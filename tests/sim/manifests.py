@@ -110,6 +110,11 @@ def pool_spec(model: str, *, version: int = 0, replicas: int = 1, image: str = "
     return spec
 
 
+def gateway(mode: str) -> Body:
+    """The way to a pool's pods, as a patch of its spec."""
+    return {"mode": mode, "parentRefs": [{"name": "public"}] if mode == "GatewayAPI" else None}
+
+
 def autoscaling(word: str) -> Body | None:
     found = AUTOSCALING[word]
     metrics = [{"name": "inFlightRequests", "target": str(TARGET)}]

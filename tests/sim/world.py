@@ -14,12 +14,23 @@ from typing import Any
 
 from aifactory.api import names
 from aifactory.engine.domain import Domain
-from aifactory.kube.resources import NODES, PODGROUPS, PODS, PVCS, SERVICES, Key, Resource
+from aifactory.kube.resources import (
+    GATEWAYS,
+    GRPCROUTES,
+    HTTPROUTES,
+    NODES,
+    PODGROUPS,
+    PODS,
+    PVCS,
+    SERVICES,
+    Key,
+    Resource,
+)
 from aifactory.serving.measure import Analysed, Measurement
 from aifactory.serving.state import Report
 from tests.sim.cluster import Body, Cluster, is_ready, key_of, labels_of
 from tests.sim.connection import Connection
-from tests.sim.controllers import DeploymentController, GarbageCollector
+from tests.sim.controllers import DeploymentController, GarbageCollector, GatewayController, make_gateway
 from tests.sim.invariants import Invariants
 from tests.sim.manifests import NAMESPACE, OTHER
 from tests.sim.nodes import Nodes
@@ -77,8 +88,14 @@ class World:
         self.invariants.asked, self.invariants.demand = self.programs.asked, self.programs.demand
         GarbageCollector(self.cluster, self.rng)
         DeploymentController(self.cluster, self.rng)
+        self.gateways = GatewayController(self.cluster, self.rng)
+        self.invariants.led = self.gateways.led
         self.gangs = gangs
-        self.served = {NODES} | ({PODGROUPS} if gangs else set()) | (SERVED if quota is not None else set())
+        self.served = (
+            {NODES, HTTPROUTES, GRPCROUTES, GATEWAYS}
+            | ({PODGROUPS} if gangs else set())
+            | (SERVED if quota is not None else set())
+        )
         """Optional resources that the API server serves."""
         if quota is not None:
             self.queues = Queues(self.cluster, self.rng, self.invariants.wrong, quota)
@@ -94,6 +111,7 @@ class World:
         self._closing = False
         for namespace in (NAMESPACE, OTHER):
             self.cluster.create(PVCS, {"metadata": {"name": MODEL_STORE, "namespace": namespace}}, "user")
+            make_gateway(self.cluster, namespace)
         logging.getLogger("aifactory").addHandler(self._log)
         for _ in range(replicas):
             self.do(self._start)

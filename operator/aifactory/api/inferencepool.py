@@ -379,6 +379,61 @@ class Stickiness(Model):
     with, and less than what those of one conversation or document have in common."""
 
 
+class ParentRef(Model):
+    """A Gateway, or a listener of it."""
+
+    name: ObjectName
+    """Name of the Gateway."""
+    namespace: ObjectName | None = None
+    """Its namespace (default: the pool's)."""
+    section_name: ObjectName | None = None
+    """Name of the listener. Left out: all that let the route in."""
+
+
+Hostnames = Annotated[
+    tuple[
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=253,
+                pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+            ),
+        ],
+        ...,
+    ],
+    Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+]
+
+
+class GrpcRoute(Model):
+    """How Triton's gRPC port is reached. A Gateway takes an HTTPRoute and a GRPCRoute for different names or listeners
+    only, so one of both is of its own here."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "has(self.hostnames) || has(self.parentRefs)",
+                    "gateway.grpc needs hostnames or parentRefs of its own, for example hostnames: "
+                    "[grpc.chat.example.com]: on one listener a name is for HTTP or for gRPC",
+                )
+            ]
+        }
+    )
+
+    hostnames: Hostnames | None = None
+    """The names that clients ask by gRPC. Left out: those of gateway.hostnames."""
+    parent_refs: (
+        Annotated[
+            tuple[ParentRef, ...],
+            Field(min_length=1, max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        ]
+        | None
+    ) = None
+    """The Gateways or listeners for it. Left out: those of gateway.parentRefs."""
+
+
 class Gateway(Model):
     """What stands between clients and serving pods."""
 
@@ -387,10 +442,27 @@ class Gateway(Model):
             "x-kubernetes-validations": [
                 rule(
                     "(has(self.mode) && self.mode == 'Envoy') || "
-                    "!(has(self.apiKeys) || has(self.tls) || has(self.maxRequestBytes) || has(self.timeoutSeconds) || "
-                    "has(self.stickiness))",
-                    "gateway: apiKeys, tls, maxRequestBytes, timeoutSeconds and stickiness need proxies: write mode: "
-                    "Envoy, or leave them out",
+                    "!(has(self.apiKeys) || has(self.tls) || has(self.maxRequestBytes) || has(self.stickiness))",
+                    "gateway: apiKeys, tls, maxRequestBytes and stickiness need proxies of the pool's own: write mode: "
+                    "Envoy, or leave them out (with mode GatewayAPI it is your Gateway that can have the like)",
+                ),
+                rule(
+                    "!has(self.timeoutSeconds) || (has(self.mode) && self.mode in ['Envoy', 'GatewayAPI'])",
+                    "gateway.timeoutSeconds needs a gateway: write mode: Envoy or GatewayAPI, or leave it out",
+                ),
+                rule(
+                    "!has(self.mode) || self.mode != 'GatewayAPI' || !(has(self.replicas) || has(self.accessLog))",
+                    "gateway: replicas and accessLog are of the proxies of mode Envoy; with mode GatewayAPI they are a "
+                    "matter of your Gateway: leave them out",
+                ),
+                rule(
+                    "(has(self.mode) && self.mode == 'GatewayAPI') == has(self.parentRefs)",
+                    "gateway: mode GatewayAPI and parentRefs belong together: write the Gateway's name, for example "
+                    "parentRefs: [{name: public, namespace: gateways}]",
+                ),
+                rule(
+                    "has(self.parentRefs) || !(has(self.hostnames) || has(self.grpc))",
+                    "gateway: hostnames and grpc are for mode GatewayAPI: write that mode, or leave them out",
                 ),
                 rule(
                     "!has(self.rateLimit) || has(self.apiKeys)",
@@ -400,10 +472,24 @@ class Gateway(Model):
         }
     )
 
-    mode: Literal["None", "Envoy"] | None = None
+    mode: Literal["None", "Envoy", "GatewayAPI"] | None = None
     """None (default): the pool's Service leads to the pods. Envoy: it leads to proxies of the pool's own, which try
     another pod where one can not be reached, leave out pods that do not answer, and lead a request to the pods that
-    serve the version in its header or cookie x-aifactory-version."""
+    serve the version in its header or cookie x-aifactory-version. GatewayAPI: a Gateway of yours leads to the pods, by
+    an HTTPRoute that the operator keeps; the pool's Service does so too, as with None."""
+    parent_refs: (
+        Annotated[
+            tuple[ParentRef, ...],
+            Field(min_length=1, max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        ]
+        | None
+    ) = None
+    """With mode GatewayAPI: the Gateways, or listeners of one, by which the pool is reached. All of them have to take
+    its route."""
+    hostnames: Hostnames | None = None
+    """With mode GatewayAPI: the names that clients ask. Left out: every name that the Gateway listens to."""
+    grpc: GrpcRoute | None = None
+    """With mode GatewayAPI: Triton's gRPC port is reached as well. Left out: not by the Gateway."""
     replicas: Annotated[int, Field(ge=1, le=100)] | None = None
     """Number of proxies (default 2)."""
     api_keys: ApiKeys | None = None
@@ -416,7 +502,7 @@ class Gateway(Model):
     Left out: no limit."""
     timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
     """An answer that is not complete after so long is given up (504), and one that has begun is cut, streams too. Left
-    out: no limit."""
+    out: no limit. With mode GatewayAPI it is not for gRPC."""
     stickiness: Stickiness | None = None
     """By OpenAI's API, requests whose prompts begin alike, or that have the same header x-aifactory-session, go to the
     same pod, unless it has a quarter more to do than the average. Left out: to the one of two with less to do."""
@@ -724,7 +810,7 @@ class RolloutStatus(Model):
     mirror: int | None = None
     """The part of the requests, of 100, of which the candidate of a Shadow gets copies."""
     actual_weight: int | None = None
-    """The part that it has: without a gateway, its part of the pods that answer."""
+    """The part that it has: without a gateway, its part of the pods that answer; else that which the gateway has."""
     summary: str | None = None
     """Version and part of a Canary's or Shadow's candidate, for `kubectl get`."""
     paused: bool | None = None
@@ -834,12 +920,14 @@ class InferencePoolStatus(Status):
     """Ready pods of those wanted, for `kubectl get`."""
     selector: str = ""
     url: str = ""
-    """Address inside the cluster: base URL of OpenAI's API for a language model, else Triton's HTTP port."""
+    """Where clients ask: base URL of OpenAI's API for a language model, else that of Triton's HTTP API. An address
+    inside the cluster; with gateway.mode GatewayAPI that of the Gateway, once it has taken the route."""
     version: str = ""
     """Version that was complete last; of several models `name@version` of each. During a change pods of another one
     answer as well: see traffic."""
     traffic: str = ""
-    """Which pods answer now, in words; the Service sends requests to all of them alike."""
+    """Which pods answer now, in words; the Service sends requests to all of them alike. With gateway.mode GatewayAPI
+    also how the route splits them, as the Gateway has taken it, where it does."""
     resolved: tuple[ResolvedModel, ...] = ()
     models: tuple[ModelStatus, ...] | None = None
     """In a pool of several models: each of them."""

@@ -260,6 +260,18 @@ class Reason(StrEnum):
         "GatewayNotReady",
         "The version is loaded on every pod, and the gateway that leads to them is not in place yet or not whole.",
     )
+    GATEWAY_API_MISSING = (
+        "GatewayApiMissing",
+        "spec.gateway.mode is GatewayAPI, and the cluster does not serve the routes that it takes.",
+    )
+    GATEWAY_NOT_FOUND = (
+        "GatewayNotFound",
+        "There is no Gateway, or no listener of it, of the name that spec.gateway.parentRefs says.",
+    )
+    ROUTE_NOT_ACCEPTED = (
+        "RouteNotAccepted",
+        "A Gateway does not take the pool's route; the words of its controller are in the message.",
+    )
 
 
 _NAMES = {str(reason): reason.name for reason in Reason}

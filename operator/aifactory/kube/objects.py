@@ -143,7 +143,10 @@ class Condition(Struct, frozen=True, gc=False):
     message: str = ""
 
 
-def condition(conditions: tuple[Condition, ...], type_: str) -> Condition | None:
+C = TypeVar("C", bound=Condition)
+
+
+def condition(conditions: tuple[C, ...], type_: str) -> C | None:
     """The condition of that type, if it is there."""
     for entry in conditions:
         if entry.type == type_:
@@ -455,6 +458,81 @@ class ResourceFlavor(Struct, frozen=True, gc=False):
 class WorkloadPriorityClass(Struct, frozen=True, gc=False):
     metadata: Metadata
     value: int = 0
+
+
+class GatewayCondition(Condition, frozen=True, gc=False):
+    """A condition by which a controller of the Gateway API tells what it has looked at."""
+
+    observed_generation: int = 0
+
+
+class ParentReference(Struct, frozen=True, gc=False):
+    """What a route hangs on; without a namespace it is in the route's own."""
+
+    name: str
+    namespace: str = ""
+    section_name: str = ""
+    kind: str = "Gateway"
+
+
+class BackendReference(Struct, frozen=True, gc=False):
+    name: str = ""
+    weight: int = 1
+
+
+class RouteRule(Struct, frozen=True, gc=False):
+    backend_refs: tuple[BackendReference, ...] = ()
+
+
+class RouteSpec(Struct, frozen=True, gc=False):
+    parent_refs: tuple[ParentReference, ...] = ()
+    rules: tuple[RouteRule, ...] = ()
+
+
+class RouteParent(Struct, frozen=True, gc=False):
+    parent_ref: ParentReference
+    conditions: tuple[GatewayCondition, ...] = ()
+
+
+class RouteStatus(Struct, frozen=True, gc=False):
+    parents: tuple[RouteParent, ...] = ()
+
+
+class Route(Struct, frozen=True, gc=False):
+    """An HTTPRoute or a GRPCRoute: where it leads, and what the controllers of its parents say."""
+
+    metadata: AppliedMetadata
+    spec: RouteSpec = RouteSpec()
+    status: RouteStatus = RouteStatus()
+
+
+class Listener(Struct, frozen=True, gc=False):
+    name: str
+    port: int = 0
+    protocol: str = ""
+    hostname: str = ""
+
+
+class GatewaySpec(Struct, frozen=True, gc=False):
+    gateway_class_name: str = ""
+    listeners: tuple[Listener, ...] = ()
+
+
+class GatewayAddress(Struct, frozen=True, gc=False):
+    value: str = ""
+
+
+class GatewayStatus(Struct, frozen=True, gc=False):
+    addresses: tuple[GatewayAddress, ...] = ()
+    conditions: tuple[GatewayCondition, ...] = ()
+
+
+class Gateway(Struct, frozen=True, gc=False):
+    """A Gateway of gateway.networking.k8s.io, which users make."""
+
+    metadata: Metadata
+    spec: GatewaySpec = GatewaySpec()
+    status: GatewayStatus = GatewayStatus()
 
 
 class PartialObject(Struct, frozen=True, gc=False):

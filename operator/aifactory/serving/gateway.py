@@ -16,7 +16,7 @@ from aifactory.api.inferencepool import DEFAULT_GATEWAY_REPLICAS, Gateway, Infer
 from aifactory.engine import apply
 from aifactory.engine.plan import Delete, Write
 from aifactory.engine.podspec import Json, restricted_pod
-from aifactory.serving import apikeys, assignment, disruption, envoy, holding, scaling, shape, steps, traffic
+from aifactory.serving import apikeys, assignment, disruption, envoy, holding, route, scaling, shape, steps, traffic
 from aifactory.serving.objects import metadata, selector
 from aifactory.serving.state import Observed, RevisionView
 
@@ -54,7 +54,7 @@ def is_in_place(observed: Observed) -> bool:
     """Whether requests take the way that the spec asks for."""
     view = observed.gateway
     if not is_wanted(observed.pool):
-        return not view.routed
+        return not view.routed and route.is_in_place(observed)
     return view.routed and view.deployment is not None and as_asked(observed) >= replicas(observed.pool)
 
 
@@ -94,7 +94,8 @@ def _kept(observed: Observed) -> tuple[Write, ...]:
     found: list[Write] = [*apply.ensure(config, view.config)]
     for host, body in wanted.items():
         found += apply.ensure(body, there.get(host))
-    found += (Delete("Service", child.name, child.uid) for host, child in there.items() if host not in wanted)
+    kept = wanted.keys() | route.kept_services(observed)
+    found += (Delete("Service", child.name, child.uid) for host, child in there.items() if host not in kept)
     image = observed.settings.gateway_image
     found += apply.ensure(deployment(pool, image, view.first or digest), view.deployment)
     if view.budget is not None or replicas(pool) > disruption.MAX_UNAVAILABLE:
@@ -115,7 +116,9 @@ def _removed(observed: Observed) -> tuple[Write, ...]:
         return ()
     parts = (("Deployment", view.deployment), ("ConfigMap", view.config), ("PodDisruptionBudget", view.budget))
     found = [Delete(kind, child.name, child.uid) for kind, child in parts if child is not None]
-    return (*found, *(Delete("Service", child.name, child.uid) for child in view.services))
+    kept = route.kept_services(observed)
+    gone = (child for child in view.services if child.name not in kept)
+    return (*found, *(Delete("Service", child.name, child.uid) for child in gone))
 
 
 def is_told(observed: Observed) -> bool:

@@ -28,6 +28,7 @@ from aifactory.serving import (
     requests,
     rollout,
     room,
+    route,
     scaling,
     shape,
     steps,
@@ -367,6 +368,7 @@ class _Writes:
         service = traffic.service(pool, openai=observed.generates_text, gateway=leads)
         self._writes += apply.ensure(service, observed.service)
         self._writes += gateway.writes(observed)
+        self._writes += route.writes(observed)
         self._policies()
         if self._observed.budget is not None or disruption.wants_budget(pool):
             self._writes += apply.ensure(disruption.budget(pool), self._observed.budget)
@@ -480,7 +482,7 @@ class _Writes:
             if size or view.revision in kept:
                 if view.wanted != size:
                     self._writes.append(Patch("Deployment", view.child.name, {"spec": {"replicas": size}}))
-            else:
+            elif not route.holds(self._observed, view.revision):
                 self._writes.append(Delete("Deployment", view.child.name, view.child.uid))
         for view in self._observed.shadows:
             if view.revision != self._shadow and not view.terminating:

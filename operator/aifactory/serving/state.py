@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool, RevisionStatus, Throughput
@@ -221,10 +222,81 @@ class GatewayView:
     files: str = ""
     """Stands for the files in the ConfigMap."""
     services: tuple[Applied, ...] = ()
-    """The headless ones, by which it finds serving pods."""
+    """Beside the pool's own: the headless ones, by which it finds serving pods, and those that routes lead to."""
     budget: Applied | None = None
     routed: bool = False
     """The pool's Service leads to it."""
+
+
+class Parent(NamedTuple):
+    """What a route hangs on: a Gateway, or a listener of it."""
+
+    namespace: str
+    gateway: str
+    listener: str = ""
+    """Empty: all listeners that let the route in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the controller of a parent says of a route."""
+
+    generation: int
+    """Of the route, as it has looked at it last."""
+    accepted: bool = False
+    """It takes the route."""
+    refusal: str = ""
+    """Reason and words, where it does not, or can not lead it to its Services."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteView:
+    """One route, as it stands in the API server."""
+
+    child: Applied
+    generation: int = 1
+    leads: tuple[tuple[str, int], ...] = ()
+    """Services, and the part of the requests of each, those that get some."""
+    said: Mapping[Parent, Said] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerView:
+    """A listener of a Gateway."""
+
+    name: str
+    port: int = 80
+    protocol: str = "HTTP"
+    hostname: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ParentGateway:
+    """A Gateway that the spec names."""
+
+    namespace: str
+    name: str
+    found: bool = True
+    known: bool = True
+    """Whether it exists can be known: the operator looks at its namespace."""
+    class_name: str = ""
+    listeners: tuple[ListenerView, ...] = ()
+    address: str = ""
+    taken_on: bool = True
+    """A controller says that it is its own."""
+    trouble: str = ""
+    """Reason and words, where its controller says that it is not as it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutesView:
+    """What there is of the way through a Gateway of the user's."""
+
+    unserved: tuple[str, ...] = ()
+    """Kinds of routes that the cluster does not serve."""
+    http: RouteView | None = None
+    grpc: RouteView | None = None
+    gateways: tuple[ParentGateway, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +319,7 @@ class Observed:
     policies: tuple[Applied, ...] = ()
     """Its NetworkPolicies."""
     gateway: GatewayView = GatewayView()
+    routes: RoutesView = RoutesView()
     throughput: Throughput | None = None
     demand: Demand | None = None
     """What its pods have to do, where that is asked."""

@@ -26,6 +26,7 @@ from aifactory.serving import (
     packing,
     requests,
     rollout,
+    route,
     scaling,
     shape,
     steps,
@@ -77,11 +78,11 @@ class StatusDraft:
         status.requests = requests.seen(pool, now)
         status.replicas = sum(view.replicas for view in observed.revisions)
         status.ready_replicas = self._ready
-        status.traffic = traffic.summary(swap.answering(observed))
+        status.traffic = traffic.summary(swap.answering(observed)) + route.words(observed)
         status.summary = f"{self._ready}/{wanted}"
         status.scaling = scaled
         status.selector = ",".join(f"{key}={value}" for key, value in selector(pool).items())
-        status.url = traffic.url(pool, openai=observed.generates_text)
+        status.url = route.url(observed) or traffic.url(pool, openai=observed.generates_text)
         if observed.throughput is not None:
             status.throughput = observed.throughput
         elif not self._ready and pool.status.throughput is not None:
@@ -189,7 +190,10 @@ class StatusDraft:
         message += f"; {problem.message}" if problem is not None else self._trouble_of(stable)
         self._progressing(wish, reached, choice, message, problem or Problem(reason, message), look)
         assert self._status.rollout is not None
-        parts = dict(traffic.shares({each.revision: each.ready for each in self._observed.revisions}))
+        sets, pool = self._observed.revisions, self._observed.pool
+        split = traffic.weights(pool, sets) if self._observed.gateway.routed else ()
+        shares = split or traffic.shares({each.revision: each.ready for each in sets})
+        parts = route.parts(self._observed) or dict(shares)
         part = parts.get(wish.pods, 0)
         walking = {
             "step": walk.at,
@@ -283,7 +287,8 @@ class StatusDraft:
             load_seconds=swap.seconds(load_seconds),
             analysis=self._found(wish),
         )
-        self._status.traffic = traffic.summary(swap.answering(self._observed, self._status.stable))
+        answering = swap.answering(self._observed, self._status.stable)
+        self._status.traffic = traffic.summary(answering) + route.words(self._observed)
         self._available()
         self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLED_OUT)
         if not gateway.is_in_place(self._observed):
@@ -503,6 +508,13 @@ class StatusDraft:
         """
         observed = self._observed
         view, pool = observed.gateway, observed.pool
+        if not view.routed and (missing := route.problem(observed)) is not None:
+            message = f"{loaded}; {missing.message}"
+            had = self._before.url not in ("", traffic.url(pool, openai=observed.generates_text))
+            was = had or is_true(self._before.conditions, ConditionType.DEGRADED)
+            degraded = lost and was and not route.is_reached(observed)
+            self._not_in_place(missing.reason, message, degraded=degraded, stalled=not missing.waits)
+            return
         found = trouble.of_gateway(observed)
         words = f"{view.ready} of {gateway.replicas(pool)} pods of its gateway are ready"
         if view.ready and not gateway.as_asked(observed):
@@ -513,6 +525,9 @@ class StatusDraft:
         reason = found.reason if found is not None else Reason.GATEWAY_NOT_READY
         stalled = found is not None and not found.waits
         degraded = lost and view.routed and view.ready < gateway.replicas(pool)
+        self._not_in_place(reason, message, degraded=degraded, stalled=stalled)
+
+    def _not_in_place(self, reason: Reason, message: str, *, degraded: bool, stalled: bool) -> None:
         self._conditions.set(ConditionType.DEGRADED, degraded, reason, message if degraded else "")
         self._conditions.kstatus(ConditionType.STALLED if stalled else ConditionType.RECONCILING, reason, message)
         self._phase("Degraded" if degraded else "Starting", reason)
