@@ -37,7 +37,10 @@ def release(before: previous.Previous, cluster: Kubectl, helm: Callable[..., str
 
 
 @pytest.fixture(scope="session")
-def factory(release: Release, cluster: Kubectl, leaving: list[str]) -> Iterator[Factory]:
-    """A job that has ended, one that trains, one that is about to end, and two pools under traffic."""
+def factory(leaving: list[str], release: Release, cluster: Kubectl) -> Iterator[Factory]:
+    """A job that has ended, one that trains, one that is about to end, and two pools under traffic.
+
+    `leaving` is made before `release`: at the end today's chart is there before the namespace is waited for.
+    """
     for within in namespace(cluster, "upgraded", leaving):
         yield Factory(within)
