@@ -154,6 +154,10 @@ test-cluster: venv cluster images ## The whole factory on a real cluster: contai
 test-argo: venv cluster images ## The real Argo CD next to the local cluster: the chart, a factory, drift (built once, for minutes; not part of test)
 	$(BIN)/pytest tests/argo -x -q --durations=8
 
+.PHONY: test-upgrade
+test-upgrade: venv cluster images ## From the release before to this one, back and forward, with a job and pools under traffic (FROM=commit or tag; not part of test: it takes the CRDs away)
+	AIFACTORY_UPGRADE_FROM="$(FROM)" $(BIN)/pytest tests/upgrade -x -q --durations=8
+
 .PHONY: bench
 bench: venv ## Thousands of objects on fake nodes next to a bare client; fails when a figure leaves its range (SCENARIO=... for one)
 	$(BIN)/python -m tests.bench $(SCENARIO) --docs $(ARGS)
