@@ -117,11 +117,12 @@ test-faults: venv ## The operator on an API server that fails in many ways, and 
 	$(BIN)/pytest tests/component/faults tests/component/test_fuzz.py -q
 
 .PHONY: test-night
-test-night: ## For a night: a million simulated steps from a seed of its own, outages of two minutes, 10,000 generated objects, long workloads
+test-night: ## For a night: a million simulated steps from a seed of its own, outages of two minutes, 10,000 generated objects, long workloads, the endpoint beside vLLM
 	@export AIFACTORY_SIM_STEPS=$${AIFACTORY_SIM_STEPS:-1000000} AIFACTORY_SIM_SEED=$${AIFACTORY_SIM_SEED:-$$RANDOM}; \
 	echo "$$AIFACTORY_SIM_STEPS steps from seed $$AIFACTORY_SIM_SEED"; $(MAKE) --no-print-directory test-sim
 	AIFACTORY_LONG=1 $(MAKE) --no-print-directory test-faults
 	AIFACTORY_LONG=1 $(MAKE) --no-print-directory test-component test-workloads
+	$(MAKE) --no-print-directory bench-engines
 
 .PHONY: test-alerts
 test-alerts: venv ## The chart's alerts by promtool, and its dashboards' queries by a Prometheus over recorded pages
@@ -153,9 +154,18 @@ test-cluster: venv cluster images ## The whole factory on a real cluster: contai
 test-argo: venv cluster images ## The real Argo CD next to the local cluster: the chart, a factory, drift (built once, for minutes; not part of test)
 	$(BIN)/pytest tests/argo -x -q --durations=8
 
+.PHONY: test-upgrade
+test-upgrade: venv cluster images ## From the release before to this one, back and forward, with a job and pools under traffic (FROM=commit or tag; not part of test: it takes the CRDs away)
+	AIFACTORY_UPGRADE_FROM="$(FROM)" $(BIN)/pytest tests/upgrade -x -q --durations=8
+
 .PHONY: bench
 bench: venv ## Thousands of objects on fake nodes next to a bare client; fails when a figure leaves its range (SCENARIO=... for one)
 	$(BIN)/python -m tests.bench $(SCENARIO) --docs $(ARGS)
+
+.PHONY: bench-engines
+bench-engines: venv ## A pod's endpoint beside vLLM on this machine's CPUs, and both under AIPerf, without a cluster (7 GB, once; ARGS=--docs for its page)
+	@model=$$($(BIN)/python -c 'from demo.pretrained.model import MODELS, ensure; print(ensure(MODELS["chat-model"]))' | tail -n 1); \
+	$(MAKE) --no-print-directory -C workloads bench-engines MODEL="$$model" ARGS="$(ARGS)"
 
 .PHONY: gpu-check
 gpu-check: ## Trainer and server on this machine's GPU, no cluster: what holds, and how fast (TORCH_PYTHON=... for a Python that has PyTorch)

@@ -127,6 +127,7 @@ def task_pods() -> Json:
         "tolerations": list_of(TOLERATION),
         "resources": RESOURCES,
         "validation": closed({"enabled": BOOLEAN, "resources": RESOURCES}),
+        "check": closed({"enabled": BOOLEAN, "resources": RESOURCES, "activeDeadlineSeconds": whole(1)}),
     }
     return closed(fields)
 

@@ -334,6 +334,8 @@ def _versions_of(pool: Json) -> Iterator[object]:
     status = status_of(pool)
     for part in ("stable", "candidate"):
         yield (status.get(part) or {}).get("modelVersion")
+        for model in (status.get(part) or {}).get("models", ()):
+            yield model.get("modelVersion")
     for entry in (*status.get("resolved", ()), *({"modelVersion": _pinned(m)} for m in pool["spec"].get("models", ()))):
         yield entry.get("modelVersion")
 
@@ -392,20 +394,25 @@ REMEDIES: dict[str, tuple[str, ...]] = {
     "ApplicationError": ("{plugin} logs {job} --failed", _LOGS),
     "ClaimNotBound": ("{k} describe pvc {claim}", "{k} get pvc", "kubectl get storageclass"),
     "ContainerCannotStart": _ENDED,
+    "CheckFailed": (_EDIT, "{plugin} logs {ref} --role check", _RETRY),
     "ContainerConfigError": ("{create}", _EDIT),
     "CrashLoopBackOff": ("{k} logs {pod} -c {container} --previous", "{k} logs {pod} --all-containers", _EDIT),
+    "Deactivated": ("{k} get workloads.kueue.x-k8s.io", "{k} describe workloads.kueue.x-k8s.io"),
     "DeadlineExceeded": (_EDIT,),
     "DependencyMissing": ("{create}", _EDIT),
     "DigestMismatch": (_EDIT.replace("{ref}", "{job}"), _RETRY),
     "Disruption": ("{plugin} events {ref}",),
     "FailureLasts": ("{plugin} check", "{plugin} events {ref}"),
     "FormatMismatch": (f"{{k}} patch {{job}} {_MERGE} '{{set_format}}'", _RETRY),
+    "GatewayApiMissing": ("kubectl api-resources --api-group=gateway.networking.k8s.io", _EDIT),
+    "GatewayNotFound": ("kubectl get gateways.gateway.networking.k8s.io -A", _EDIT),
     "HotSwapImpossible": (f"{{k}} patch {{pool}} {_MERGE} '{{set_auto}}'", _EDIT),
     "ImagePullFailed": ("{image}", _EDIT),
     "InitContainerFailed": ("{plugin} logs {job} --failed --all-containers",),
     "InputFailed": ("{k} logs {pod}", "{plugin} logs {ref} --role input"),
     "InvalidArtifact": (_RETRY,),
     "InvalidSpec": (_EDIT,),
+    "KueueMissing": ("{plugin} check", "{k} label {job} kueue.x-k8s.io/queue-name-  # it then waits in no queue"),
     "MaxRestartsExceeded": _ENDED,
     "ModelLoadFailed": ("{k} logs {pod} -c triton", "{plugin} logs {pool} -c triton", "{plugin} retry {pool}"),
     "ModelNotReady": ("{plugin} status mver/{version}", "{plugin} status"),
@@ -420,6 +427,7 @@ REMEDIES: dict[str, tuple[str, ...]] = {
         "{k} delete pod {pod} --force  # only if it surely does not run any more",
     ),
     "NodeRefused": ("kubectl describe node {node}", "{plugin} events {ref}"),
+    "NotAdmissible": ("{k} get localqueues.kueue.x-k8s.io", "{k} describe workloads.kueue.x-k8s.io"),
     "OutOfDisk": (_EDIT,),
     "OutOfMemory": (_EDIT,),
     "PodNotSetUp": ("{k} describe pod {pod}", "{plugin} events {ref}"),
@@ -432,6 +440,7 @@ REMEDIES: dict[str, tuple[str, ...]] = {
     "RolloutAborted": ("{k} get mver", _RETRY),
     "RolloutDeadlineExceeded": ("{plugin} logs {ref} -c agent", _RETRY),
     "RolloutPaused": (_RESUME, _ABORT),
+    "RouteNotAccepted": ("{k} get httproutes,grpcroutes -o yaml", _EDIT),
     "ScaledToZero": ("{k} scale {ref} --replicas=1",),
     "SideContainerFailed": ("{k} logs {pod} -c {container}", "{plugin} logs {ref} --all-containers"),
     "SourceNotFound": (_RETRY,),
@@ -754,7 +763,7 @@ def screen_of(
         blocked = [item for item in blocked if own and order.index(ref(item.obj)) <= order.index(ref(about))]
     if not blocked:
         served = [item.obj for line in found for item in line.pools if is_true(item.obj, "Ready")]
-        chat = next((obj for obj in served if f":{OPENAI_PORT}" in str(status_of(obj).get("url"))), None)
+        chat = next((obj for obj in served if speaks_openai(obj)), None)
         talk = [f"  talk  kubectl aifactory -n {space_of(chat)} chat {ref(chat)}"] if chat else []
         return [*text, "Nothing blocks.", *talk]
     text += explained(blocked[0], screen)
@@ -802,6 +811,8 @@ def more_about(obj: Json, screen: Screen) -> list[str]:
         rollout = status.get("rollout") or {}
         rows.append(("address", status.get("url")))
         rows.append(("traffic", status.get("traffic")))
+        figures = status.get("throughput") or {}
+        rows += [(str(model.get("name")), _words_of_model(model, figures)) for model in status.get("models", ())]
         rows.append(("rollout", f"{rollout.get('phase')} {rollout.get('message', '')}" if rollout else ""))
         if rollout.get("strategy"):
             rows.append(("strategy", f"{rollout['strategy']}: {rollout.get('strategyReason', '')}"))
@@ -810,6 +821,20 @@ def more_about(obj: Json, screen: Screen) -> list[str]:
         if told_ not in (None, ""):
             found += screen.wrap(clean(told_), 14, f"  {title}")
     return found
+
+
+def _words_of_model(model: Json, figures: Json) -> str:
+    """One of several models of a pool."""
+    counted: Json = next((each for each in figures.get("models", ()) if each.get("name") == model.get("name")), {})
+    parts = [
+        f"version {model['version']}" if model.get("version") else "",
+        f"version {model['wanted']} wanted" if model.get("wanted") else "",
+        f"{model.get('readyReplicas', 0)} pods" if model.get("version") else "",
+        f"memory {model['memory']}" if model.get("memory") else "",
+        f"{counted['requestsPerSecond']} requests/s" if counted else "",
+        str(model.get("message") or ""),
+    ]
+    return f"{model.get('state')}: {', '.join(part for part in parts if part)}"
 
 
 def as_json(found: Sequence[Line]) -> Json:
@@ -1158,7 +1183,7 @@ def cmd_events(k: Kubectl, args: argparse.Namespace) -> int:
     pods = our_pods(k)
     wanted = {(obj["kind"], name_of(obj)) for obj in wanted_objects}
     wanted |= {("Pod", name_of(pod)) for obj in wanted_objects for pod in pods_of(obj, pods)}
-    endings = {JOB: r"-(\d+-\d+|publish-\d+|probe-\d+|input-.+)", VERSION: r"-verify-\d+", POOL: r"-v\d.*"}
+    endings = {JOB: r"-(\d+-\d+|publish-\d+|probe-\d+|(input|check)-.+)", VERSION: r"-verify-\d+", POOL: r"-v\d.*"}
     patterns = [re.escape(name_of(obj)) + endings[obj["kind"]] for obj in wanted_objects]
     say(events_of(k.get("events"), wanted, patterns, screen))
     return 0
@@ -1208,20 +1233,31 @@ def cmd_rollback(k: Kubectl, args: argparse.Namespace) -> int:
     """Pin a pool to a version that was Ready before."""
     objects = k.factory()
     pool = only(objects, args.object, POOL)
-    number = rollback_to(pool, objects, args.to)
-    models = json.dumps({"spec": {"models": [{"name": model_of(pool), "version": number}]}})
-    code = k.show("patch", f"{PLURAL[POOL]}.{GROUP}/{name_of(pool)}", "--type=merge", "-p", models)
-    if code == 0 and pool["spec"]["models"][0].get("track"):
-        say(
-            [f"{ref(pool)} stays at {model_of(pool)}@{number} from now on; to follow new versions again: track: Latest"]
-        )
+    model = rolled_back(pool, args.model)
+    number = rollback_to(pool, objects, args.to, model)
+    # The list is replaced as a whole: the other models stay in it.
+    wishes = [wish if wish["name"] != model else {"name": model, "version": number} for wish in pool["spec"]["models"]]
+    patch = json.dumps({"spec": {"models": wishes}})
+    code = k.show("patch", f"{PLURAL[POOL]}.{GROUP}/{name_of(pool)}", "--type=merge", "-p", patch)
+    if code == 0 and any(wish["name"] == model and wish.get("track") for wish in pool["spec"]["models"]):
+        say([f"{ref(pool)} stays at {model}@{number} from now on; to follow new versions again: track: Latest"])
     return code
 
 
-def rollback_to(pool: Json, objects: Sequence[Json], wanted: int | None) -> int:
+def rolled_back(pool: Json, named: str | None) -> str:
+    """The model of a pool that goes back. Raises Failed where it has to be named."""
+    names = [str(wish["name"]) for wish in pool["spec"]["models"]]
+    if named is None and len(names) > 1:
+        raise Failed(f"{ref(pool)} serves {', '.join(names)}: say which one goes back with --model")
+    if named is not None and named not in names:
+        raise Failed(f"{ref(pool)} does not serve {named}; it serves {', '.join(names)}")
+    return named or names[0]
+
+
+def rollback_to(pool: Json, objects: Sequence[Json], wanted: int | None, model: str = "") -> int:
     """The version to go back to: the one that is named, or the newest that is Ready and older than what the pool is to
     serve. Raises Failed where there is none."""
-    status, model = status_of(pool), model_of(pool)
+    status, model = status_of(pool), model or model_of(pool)
     versions = [obj for obj in objects if obj["kind"] == VERSION and model_of(obj) == model]
     ready = sorted((_number(obj) for obj in versions if is_true(obj, "Ready")), reverse=True)
     there_are = f"; Ready are: {', '.join(map(str, ready))}" if ready else ""
@@ -1229,11 +1265,16 @@ def rollback_to(pool: Json, objects: Sequence[Json], wanted: int | None) -> int:
         if wanted not in ready:
             raise Failed(f"version {wanted} of {model} is not Ready{there_are}")
         return wanted
-    now = [part["version"] for part in (status.get("candidate"), status.get("stable")) if part and part.get("version")]
+    parts = [status.get("candidate"), status.get("stable")]
+    if "models" in status:
+        parts = [
+            next((each for each in (part or {}).get("models", ()) if each["name"] == model), None) for part in parts
+        ]
+    now = [part["version"] for part in parts if part and part.get("version")]
     if not now:
         raise Failed(f"{ref(pool)} has served nothing yet, so there is nothing to go back from")
     # In the middle of a change it is what was served before it; that need not be the next lower one.
-    stable = (status.get("stable") or {}).get("version")
+    stable = (parts[1] or {}).get("version")
     if stable is not None and stable != now[0] and stable in ready:
         return int(stable)
     older = [number for number in ready if number < now[0]]
@@ -1357,7 +1398,7 @@ def cmd_chat(k: Kubectl, args: argparse.Namespace) -> int:
     status = status_of(pool)
     if not is_true(pool, "Available"):
         raise Failed(f"{ref(pool)} does not answer now; see: kubectl aifactory status {ref(pool)}")
-    if f":{OPENAI_PORT}" not in str(status.get("url")):
+    if not speaks_openai(pool):
         raise Failed(f"{ref(pool)} serves no language model: it is asked at {status.get('url')}")
     body: Json = {"model": args.model or model_of(pool)}
     body.update({"max_tokens": args.max_tokens} if args.max_tokens else {})
@@ -1376,6 +1417,11 @@ def cmd_chat(k: Kubectl, args: argparse.Namespace) -> int:
         return 0
     finally:
         forward.close()
+
+
+def speaks_openai(pool: Json) -> bool:
+    """Whether a pool serves a language model: its address is then the base URL of OpenAI's API."""
+    return str(status_of(pool).get("url")).endswith("/v1")
 
 
 def way_to(pool: Json) -> str:
@@ -2415,7 +2461,9 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("-p", "--previous-attempt", action="store_true", help=words)
     logs.add_argument("--failed", action="store_true", help="of the pod whose failure decided last")
     logs.add_argument(
-        "--role", choices=["node", "input", "probe", "publish", "verify", "serve", "shadow"], help="of these pods"
+        "--role",
+        choices=["node", "input", "check", "probe", "publish", "verify", "serve", "shadow"],
+        help="of these pods",
     )
     logs.add_argument("-c", "--container", help="of that container (default: trainer, triton)")
     logs.add_argument("--all-containers", action="store_true")
@@ -2430,6 +2478,7 @@ def parser() -> argparse.ArgumentParser:
     add("abort", "Take back what a pool is about to change to", cmd_change)
     rollback = add("rollback", "Pin a pool to the version that it served before, or to another one", cmd_rollback)
     rollback.add_argument("--to", type=int, metavar="VERSION", help="number of a version that is Ready")
+    rollback.add_argument("--model", help="which one, where the pool serves several")
     add("lineage", "Where a version comes from: job, image, inputs, digests, metrics, parent", cmd_lineage)
     chat = add("chat", "Talk to a pool of a language model", cmd_chat)
     chat.add_argument("-m", "--message", help="ask this and end (default: from standard input)")
@@ -3187,6 +3236,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "Correct the keys in the Secret or what they may do; for a claim, let the pod's fsGroup read it (to "
         "publish, write). It is tried again by itself, within a minute.",
     ),
+    "Admitted": (
+        "Kueue has admitted the job; the message says to which ClusterQueue and flavors.",
+        "Nothing.",
+    ),
     "AllNodesReady": (
         "Every pod of the current attempt is running.",
         "Nothing.",
@@ -3215,6 +3268,28 @@ REASONS: dict[str, tuple[str, str]] = {
         "The next attempt waits for the failure policy's backoff.",
         "Nothing; the message says when it goes on. A template that is corrected meanwhile is used then.",
     ),
+    "CheckFailed": (
+        "The program has found that it could not train with its options and inputs, before a pod asked for a "
+        "GPU; its words are in the message.",
+        "Correct what the message names in the spec, which is checked again at once; or what is meant by it, "
+        "and ask again with `kubectl annotate tjob NAME --overwrite aifactory.dev/retry=\"$(date)\"`. After an "
+        "edit the pods of before run on until it has passed (how (docs/training-program.md)).",
+    ),
+    "CheckPassed": (
+        "The program has found nothing in the way of training, before a pod asked for a GPU.",
+        "Nothing.",
+    ),
+    "CheckSkipped": (
+        "The program did not get to an answer where it has no GPU; its pods are made all the same.",
+        "Nothing: the job trains. If the message names time or memory, raise `taskPods.defaults.check` of the"
+        " chart, or leave the check out with `spec.check: none`.",
+    ),
+    "Checking": (
+        "The program looks at its options and inputs in a pod without a GPU; no pod that trains is made "
+        "before.",
+        "Nothing; it takes as long as the program takes to read its inputs. No pod of the job asks for a GPU "
+        "before. `spec.check: none` leaves it out.",
+    ),
     "ClaimNotBound": (
         "Pods wait for a PersistentVolumeClaim that is missing or has no volume yet.",
         "See `kubectl describe pvc` for the claim that the message names: its storage class must exist and "
@@ -3239,14 +3314,21 @@ REASONS: dict[str, tuple[str, str]] = {
         "The pods of the current attempt are being created.",
         "Nothing; it takes seconds.",
     ),
+    "Deactivated": (
+        "The job's Workload is not active, so Kueue does not admit it; a person has to.",
+        "See why: `kubectl describe workload.kueue.x-k8s.io NAME`; then activate it by the command in the "
+        "message, or delete it, and the job asks anew (Kueue (docs/kueue.md)).",
+    ),
     "DeadlineExceeded": (
         "A pod ran longer than its template's activeDeadlineSeconds allow.",
         "Raise `activeDeadlineSeconds` of the template, or leave it out.",
     ),
     "DependencyMissing": (
-        "A PriorityClass or ServiceAccount that a pod names does not exist.",
-        "Create the PriorityClass or ServiceAccount, or correct its name in the template (for publishers and "
-        "verifiers in `taskPods` of the chart). It is noticed within half a minute.",
+        "A PriorityClass or ServiceAccount that a pod names, or the WorkloadPriorityClass of a job, does not "
+        "exist.",
+        "Create the PriorityClass, ServiceAccount or WorkloadPriorityClass, or correct its name in the "
+        "template (for publishers and verifiers in `taskPods` of the chart) or in the job's label. It is "
+        "noticed within half a minute.",
     ),
     "DigestMismatch": (
         "The files do not have the digest that they should have.",
@@ -3258,6 +3340,12 @@ REASONS: dict[str, tuple[str, str]] = {
         "Nothing; the job restarts from its last checkpoint. If it comes often, see who evicts, preempts or "
         "deletes its pods.",
     ),
+    "Evicted": (
+        "Kueue has taken the job's quota back (a queue was stopped, pods came up too late ...); its own words"
+        " are in the message.",
+        "Nothing, if the message's cause passes: the job goes on from its last checkpoint when it has quota "
+        "again (Kueue (docs/kueue.md)).",
+    ),
     "FailureLasts": (
         "What the object needs has failed for a while and is tried again every minute; the failure is in the "
         "message. What was Ready before still is.",
@@ -3268,6 +3356,15 @@ REASONS: dict[str, tuple[str, str]] = {
         "The result is of another format than output.model.format says; it waits.",
         "Set `output.model.format` to what the message says; or replace the files in the workspace and ask "
         "again.",
+    ),
+    "GatewayApiMissing": (
+        "spec.gateway.mode is GatewayAPI, and the cluster does not serve the routes that it takes.",
+        "Install the Gateway API's CRDs and restart the operator, which looks for them when it starts; or "
+        "write `spec.gateway.mode: Envoy` or `None`. The pool's Service leads to the pods meanwhile.",
+    ),
+    "GatewayNotFound": (
+        "There is no Gateway, or no listener of it, of the name that spec.gateway.parentRefs says.",
+        "Create the Gateway or listener, or correct `spec.gateway.parentRefs`. It goes on by itself.",
     ),
     "GatewayNotReady": (
         "The version is loaded on every pod, and the gateway that leads to them is not in place yet or not "
@@ -3311,6 +3408,11 @@ REASONS: dict[str, tuple[str, str]] = {
         "Verified say what was true when the object could be read last.",
         "Correct the field that the message names, or update the CRDs: they are older or newer than the "
         "operator.",
+    ),
+    "KueueMissing": (
+        "The job names a queue of Kueue's, and the operator sees no Kueue that admits it.",
+        "Install Kueue and restart the operator, or take the label `kueue.x-k8s.io/queue-name` off the job. "
+        "An operator that watches single namespaces can not read Kueue's flavors (Kueue (docs/kueue.md)).",
     ),
     "MaxRestartsExceeded": (
         "The failure policy allows no further restart within its window.",
@@ -3359,6 +3461,12 @@ REASONS: dict[str, tuple[str, str]] = {
         "If it lasts, look at the node (`kubectl describe node NODE`): its device plugin, or something that "
         "uses what the scheduler believes to be free. `kubectl cordon NODE` sends the pods elsewhere.",
     ),
+    "NotAdmissible": (
+        "As things are Kueue can never admit the job (no such queue, more than all quota, no matching flavor "
+        "...).",
+        "Create the LocalQueue that the job names or correct its label, raise the quota, or ask for less; "
+        "Kueue's own words are in the message. It goes on by itself (Kueue (docs/kueue.md)).",
+    ),
     "NotSuspended": (
         "spec.suspend is not set.",
         "Nothing.",
@@ -3399,6 +3507,12 @@ REASONS: dict[str, tuple[str, str]] = {
         "Every pod has a node.",
         "Nothing.",
     ),
+    "Preempted": (
+        "Kueue has given the job's quota to another; its pods end with their grace period, and it waits for "
+        "quota again.",
+        "Nothing; the job goes on from its last checkpoint when it has quota again. If it comes often, see "
+        "the quotas and priorities (Kueue (docs/kueue.md)).",
+    ),
     "PreparingInputs": (
         "Inputs are being fetched; no pod that trains is made before they are there.",
         "Nothing; it takes as long as the files are large. How far it is: `kubectl get tjob NAME -o "
@@ -3419,6 +3533,11 @@ REASONS: dict[str, tuple[str, str]] = {
     "Publishing": (
         "All pods succeeded and the result is being published.",
         "Nothing.",
+    ),
+    "Queued": (
+        "The job waits in a queue of Kueue's for quota; Kueue's own words are in the message.",
+        "Nothing; the job waits its turn. What is before it: `kubectl get workloads.kueue.x-k8s.io` (Kueue "
+        "(docs/kueue.md)).",
     ),
     "QuotaExceeded": (
         "The namespace's ResourceQuota leaves no room; the server's words are the message.",
@@ -3455,6 +3574,11 @@ REASONS: dict[str, tuple[str, str]] = {
         "Somebody has paused the Canary or Shadow; who gets what requests stays as it is.",
         "`kubectl annotate ipool NAME --overwrite aifactory.dev/resume=\"$(date)\"` lets it go on, "
         "`aifactory.dev/abort` takes the version back.",
+    ),
+    "RouteNotAccepted": (
+        "A Gateway does not take the pool's route; the words of its controller are in the message.",
+        "Let the routes of the namespace in by `allowedRoutes` of a listener, or correct `spec.gateway` as "
+        "the message says (gateway (docs/gateway.md)). It goes on by itself.",
     ),
     "Scaled": (
         "spec.autoscaling has chosen another number of pods; the message says by what.",
@@ -3581,6 +3705,8 @@ PHASES: dict[str, dict[str, str]] = {
         "Pending":
         "its store is tried out, its inputs are fetched, or pods are missing, have no node, or wait for "
         "somebody",
+        "Queued":
+        "it waits for quota in a queue of Kueue (docs/kueue.md)'s; it has no pod that trains",
         "Starting":
         "every pod has a node; not all run",
         "Running":
@@ -3588,7 +3714,7 @@ PHASES: dict[str, dict[str, str]] = {
         "Restarting":
         "pods of the last attempt end, or the next one waits for its time",
         "Suspending":
-        "pods end because `spec.suspend` is true",
+        "pods end because `spec.suspend` is true, or because the job has lost its quota",
         "Suspended":
         "no pod is left, on request",
         "Terminating":

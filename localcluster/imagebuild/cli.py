@@ -27,7 +27,7 @@ CONTAINERFILES = {
     "server": "workloads/server/Containerfile",
     "gateway": "workloads/gateway/Containerfile",
 }
-REPOSITORY = "docker.io/aifactory"
+PREFIX = "aifactory"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             require_cluster()
         store = Store(paths.cache_dir() / "images")
         with store.lock():
-            built = build(store, names)
+            built = build(store, names, options.source.resolve(), f"docker.io/{options.prefix}")
             if options.command == "load":
                 deliver(store, built)
     except CannotRun as problem:
@@ -50,13 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def build(store: Store, names: Sequence[str]) -> dict[str, Descriptor]:
-    """Build the named images; returns their manifests by full image name."""
+def build(store: Store, names: Sequence[str], source: Path, repository: str) -> dict[str, Descriptor]:
+    """Build the named images of a checkout; returns their manifests by full image name."""
     before = store.images()
-    builder = Builder(store, Context(ROOT), base.ensure(store))
+    builder = Builder(store, Context(source), base.ensure(store))
     built = {}
     for name in names:
-        full = image_name(name)
+        full = f"{repository}/{name}:{version_of(source)}"
         built[full] = builder.build(CONTAINERFILES[name])
         if built[full] != before.get(full):
             say(f"built {full}")
@@ -65,11 +65,13 @@ def build(store: Store, names: Sequence[str]) -> dict[str, Descriptor]:
     return built
 
 
-def image_name(name: str) -> str:
-    """The name in containerd; its tag is the project's version."""
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        version = tomllib.load(file)["project"]["version"]
-    return f"{REPOSITORY}/{name}:{version}"
+def version_of(source: Path) -> str:
+    """The version that a checkout says it has: its images' tag. Raises CannotRun where it is none of ours."""
+    try:
+        with (source / "pyproject.toml").open("rb") as file:
+            return str(tomllib.load(file)["project"]["version"])
+    except (FileNotFoundError, NotADirectoryError, KeyError):
+        raise CannotRun(f"--source: {source} is no checkout of this project") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(command, help=text, description=text)
         known = ", ".join(CONTAINERFILES)
         sub.add_argument("image", nargs="*", type=_image, help=f"one or more of {known}; left out: all")
+        sub.add_argument("--source", type=Path, default=ROOT, help="another checkout than this one, of another commit")
+        sub.add_argument("--prefix", default=PREFIX, help=f"before the images' names; left out: {PREFIX}")
     return parser
 
 

@@ -162,10 +162,11 @@ class Traffic:
         program: Sequence[str] = (),
         kinds: tuple[str, ...] = KINDS,
         reconnect: bool = False,
+        name: str = "",
     ) -> None:
         self._kubectl = kubectl
         self._kinds = kinds
-        self._name = f"traffic-{pool}"
+        self._name = name or f"traffic-{pool}"
         command = ["python3", "-c", PROGRAM, pool, model, str(clients)]
         if every_way:
             command = ["python3", "-c", EVERY_WAY, pool, model, str(PAUSE_SECONDS), *kinds]

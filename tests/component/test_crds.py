@@ -57,6 +57,11 @@ def gateway(**spec: Any) -> Json:
     return changed(POOL, "spec.gateway", spec)
 
 
+def behind(**spec: Any) -> Json:
+    """A pool behind a Gateway of the user's."""
+    return gateway(mode="GatewayAPI", parentRefs=[{"name": "g", "namespace": "gateways"}], **spec)
+
+
 def clients(*peers: Json) -> Json:
     return changed(POOL, "spec.security", {"allowFrom": [*peers]})
 
@@ -68,6 +73,14 @@ def rollout(steps: list[Json] | None, **spec: Any) -> Json:
 def shadow(steps: list[Json] | None, mode: str = "Envoy") -> Json:
     made = rollout(steps, strategy="Shadow")
     return changed(made, "spec.gateway", {"mode": mode})
+
+
+def several(**spec: Any) -> Json:
+    """A pool of two models."""
+    made = changed(POOL, "spec.models", [{"name": "m", "track": "Latest"}, {"name": "n", "version": 2}])
+    for field, value in spec.items():
+        made = changed(made, f"spec.{field}", value)
+    return made
 
 
 IN_FLIGHT: list[Json] = [{"name": "inFlightRequests", "target": "8"}]
@@ -166,6 +179,17 @@ REFUSED = [
     pytest.param(gateway(mode="Envoy", timeoutSeconds=0), "greater than or equal to 1", id="no time"),
     pytest.param(gateway(stickiness={"promptBytes": 64}), "write mode: Envoy", id="sticky without proxies"),
     pytest.param(gateway(mode="Envoy", stickiness={"promptBytes": 1}), "greater than or equal to 16", id="one byte"),
+    pytest.param(gateway(mode="GatewayAPI"), "write the Gateway's name", id="nobody's Gateway"),
+    pytest.param(gateway(mode="Envoy", parentRefs=[{"name": "g"}]), "belong together", id="proxies and a Gateway"),
+    pytest.param(gateway(parentRefs=[{"name": "g"}]), "belong together", id="a Gateway without its mode"),
+    pytest.param(gateway(hostnames=["a.example.com"]), "for mode GatewayAPI", id="names of nobody"),
+    pytest.param(gateway(mode="None", timeoutSeconds=5), "Envoy or GatewayAPI", id="a limit of nobody"),
+    pytest.param(behind(apiKeys=KEYS), "it is your Gateway that can have the like", id="keys of a Gateway"),
+    pytest.param(behind(accessLog=True), "a matter of your Gateway", id="the log of a Gateway"),
+    pytest.param(behind(replicas=2), "a matter of your Gateway", id="replicas of a Gateway"),
+    pytest.param(behind(hostnames=["A.example.com"]), "should match", id="a name in capitals"),
+    pytest.param(behind(grpc={}), "hostnames or parentRefs of its own", id="gRPC at the name for HTTP"),
+    pytest.param(shadow([{"mirror": 5}], mode="GatewayAPI"), "gateway: {mode: Envoy}", id="a shadow of a Gateway"),
     pytest.param(clients(), "at least 1 items", id="clients that are nobody"),
     pytest.param(clients({}), "or ipBlock alone", id="a client that nothing is said of"),
     pytest.param(
@@ -176,6 +200,24 @@ REFUSED = [
     pytest.param(rollout(None, strategy="Canary"), "needs rollout.steps", id="a canary without steps"),
     pytest.param(shadow([{"mirror": 5}], mode="None"), "write gateway: {mode: Envoy}", id="a shadow without proxies"),
     pytest.param(shadow(None), "needs rollout.steps", id="a shadow without steps"),
+    pytest.param(
+        several(rollout={"steps": [{"weight": 5}]}), "changes one of them by HotSwap or Surge", id="steps of several"
+    ),
+    pytest.param(
+        several(rollout={"strategy": "Shadow", "steps": [{"mirror": 5}]}, gateway={"mode": "Envoy"}),
+        "changes one of them by HotSwap or Surge",
+        id="a shadow of several",
+    ),
+    pytest.param(
+        changed(POOL, "spec.models", [{"name": "m", "track": "Latest"}, {"name": "m", "version": 2}]),
+        "Duplicate value",
+        id="a model twice",
+    ),
+    pytest.param(
+        changed(POOL, "spec.models", [{"name": f"m{n}", "track": "Latest"} for n in range(17)]),
+        "must have at most 16 items",
+        id="too many models",
+    ),
     pytest.param(shadow([{"weight": 5}]), "mirror is for strategy Shadow", id="a weight in a shadow"),
     pytest.param(rollout([{"mirror": 5}]), "mirror is for strategy Shadow", id="copies without a shadow"),
     pytest.param(rollout([{"mirror": 5}], strategy="Canary"), "mirror is for strategy", id="copies in a canary"),
@@ -370,11 +412,16 @@ def test_half_a_processor_is_a_quantity(ns: Kubectl) -> None:
     assert ns.get("tjob", "j")["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] == 0.5
 
 
+BEHIND = behind(
+    hostnames=["*.example.com"], timeoutSeconds=600, grpc={"parentRefs": [{"name": "g", "sectionName": "s"}]}
+)
 TRIED = asking({"inputs": {"x": [[1, 0.5]]}, "expect": {"outputs": {"y": [["a"]]}, "tolerance": "1e-3"}})
 
 
 @pytest.mark.parametrize(
-    "document", [JOB, POOL, VERSION, TRIED], ids=["TrainingJob", "InferencePool", "ModelVersion", "tried"]
+    "document",
+    [JOB, POOL, VERSION, TRIED, BEHIND],
+    ids=["TrainingJob", "InferencePool", "ModelVersion", "tried", "behind a Gateway"],
 )
 def test_what_is_written_comes_back_unchanged(document: Json, ns: Kubectl) -> None:
     ns.apply(document)

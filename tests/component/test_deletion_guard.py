@@ -21,9 +21,19 @@ VERSION: Json = {
     "spec": {"model": "m", "version": 1, "source": {"uri": "pvc://models/m/1"}, "format": "huggingface"},
 }
 PART = {"revision": "v1-abc", "modelVersion": "m-v1"}
+SEVERAL = {
+    "revision": "v2-a-b",
+    "modelVersion": "a-v1",
+    "models": [
+        {"name": "a", "version": 1, "modelVersion": "a-v1"},
+        {"name": "m", "version": 1, "modelVersion": "m-v1"},
+    ],
+}
 USES = [
     pytest.param({"stable": PART}, id="it serves it"),
     pytest.param({"candidate": PART}, id="it rolls to it"),
+    pytest.param({"stable": SEVERAL}, id="it serves it beside another model"),
+    pytest.param({"candidate": SEVERAL}, id="it rolls to it beside another model"),
     pytest.param({"resolved": [{"name": "m", "version": 1, "modelVersion": "m-v1"}]}, id="it wants it"),
 ]
 

@@ -144,6 +144,37 @@ def test_inputs_are_there_before_a_pod_that_trains_is_made(ns: Kubectl, operator
     assert status["resolved"]["inputs"][1]["modelVersion"] == "reads-v7"
 
 
+def test_a_program_is_asked_before_a_pod_that_trains_is_made(ns: Kubectl, operator: Operator) -> None:
+    ns.apply(objects.job("asked", ["torchrun", "-m", "aifactory_trainer.sft", "--lora-targets=x"], nodes=2))
+    (name,) = wait_for("a pod that checks", lambda: pod_names(ns, "check"), lambda seen: len(seen) == 1, seconds=30)
+    (container,) = ns.get("pod", name)["spec"]["containers"]
+    assert container["command"][2:] == ["aifactory_trainer.sft", "--lora-targets=x"]
+    assert "nvidia.com/gpu" not in container["resources"]["limits"]
+    coming = next(each["value"] for each in container["env"] if each["name"] == "AIFACTORY_CHECK")
+    assert json.loads(coming) == {"processes": 2, "device": "cuda"}
+    said = {"message": "NoRestart: --lora-targets of Llama: no layer of it is called 'x'", "errorCode": 93}
+    pods.end(ns, name, 1, json.dumps({"message": said}), "check")
+    found = ns.wait_condition("tjob", "asked", "Stalled")
+    assert (found["status"]["phase"], found["status"]["reason"]) == ("Pending", "CheckFailed")
+    assert condition(found, "Checked")["status"] == "False"
+    assert (
+        f"pod {name}: --lora-targets of Llama: no layer of it is called 'x'" in condition(found, "Stalled")["message"]
+    )
+    assert pod_names(ns) == []
+    assert ns.list("podgroups") == []
+
+    mended = objects.job("asked", ["torchrun", "-m", "aifactory_trainer.sft", "--lora-targets=q_proj"], nodes=2)
+    ns.apply(mended)
+    (again,) = wait_for(
+        "another pod that checks", lambda: pod_names(ns, "check"), lambda seen: seen and seen != [name], seconds=30
+    )
+    pods.end(ns, again, 0, "", "check")
+    wait_pods(ns, "asked-0-0", "asked-1-0")
+    wait_pods(ns, role="check")
+    ns.run("wait", "--for=condition=Checked", "tjob/asked", "--timeout=5s")
+    assert ns.get("tjob", "asked")["status"]["check"]["phase"] == "Passed"
+
+
 def test_a_publisher_that_may_not_be_made_is_told_before_anything_trains(ns: Kubectl, operator: Operator) -> None:
     """Nothing keeps the template from passing; the pod of ours is the one that the namespace has no room for."""
     limits = [{"type": "Container", "max": {"memory": "64Mi"}}]
@@ -385,18 +416,18 @@ def test_who_may_reach_a_pools_pods_is_kept_as_the_pool_says(ns: Kubectl, operat
     wait_for("the policy to go", lambda: ns.get("networkpolicy", "guarded-serving"), lambda seen: not seen)
 
 
-def make_ready(ns: Kubectl, version: int) -> None:
-    """A version of model m that was found good."""
-    name = f"m-v{version}"
+def make_ready(ns: Kubectl, version: int, model: str = "m") -> None:
+    """A version of a model that was found good."""
+    name = f"{model}-v{version}"
     ns.apply(
         {
             "apiVersion": "aifactory.dev/v1alpha1",
             "kind": "ModelVersion",
             "metadata": {"name": name},
             "spec": {
-                "model": "m",
+                "model": model,
                 "version": version,
-                "source": {"uri": f"pvc://models/m/{version}"},
+                "source": {"uri": f"pvc://models/{model}/{version}"},
                 "format": "huggingface",
             },
         }

@@ -51,6 +51,17 @@ class Agent:
         failed = {"name": "m", "version": version, "state": "Failed", "reason": "LoadFailed", "message": words}
         self.page = {"revision": revision, "ready": False, "models": [failed], "answers": {"m": answers}}
 
+    def serves_all(self, revision: str, **versions: int) -> None:
+        """It serves several models."""
+        models = [{"name": name, "version": number, "state": "Ready"} for name, number in versions.items()]
+        self.page = {"revision": revision, "ready": True, "models": models, "answers": versions}
+
+    def fails_one(self, revision: str, model: str, words: str, **answers: int) -> None:
+        """One of several models does not load; the version before it answers."""
+        models: list[Json] = [{"name": name, "state": "Ready"} for name in answers if name != model]
+        models.append({"name": model, "state": "Failed", "reason": "LoadFailed", "message": words})
+        self.page = {"revision": revision, "ready": False, "models": models, "answers": answers}
+
 
 @contextmanager
 def agents(*addresses: str) -> Iterator[list[Agent]]:
@@ -146,6 +157,57 @@ def test_pods_change_over_and_back_and_a_version_that_does_not_load_is_taken_bac
         assert "deployment" not in pool["status"]["stable"]
     assert {pod["metadata"]["uid"] for pod in ns.list("pods", SELECTOR)} == uids
     assert len(ns.list("deployments", SELECTOR)) == 1
+
+
+def wait_told_of(ns: Kubectl, *models: tuple[str, int, str]) -> str:
+    """Wait until pods are told to serve these models and have been brought it; returns the revision."""
+
+    def seen() -> tuple[str, set[tuple[str, int, str]], set[str]]:
+        (config,) = ns.list("configmaps", SELECTOR)
+        desired = json.loads(config["data"]["desired.json"])
+        wanted = {(model["name"], model["version"], model.get("traffic", "live")) for model in desired["models"]}
+        labels = {pod["metadata"]["labels"].get(names.LABEL_ASSIGNMENT, "") for pod in ns.list("pods", SELECTOR)}
+        return desired["revision"], wanted, labels
+
+    revision, _, _ = wait_for(
+        f"pods to be told of {models}", seen, lambda found: found[1] == set(models) and found[2] == {found[0]}
+    )
+    return revision
+
+
+def test_of_two_models_one_changes_or_fails_and_the_other_stays_as_it_is(ns: Kubectl, operator: Operator) -> None:
+    pool = objects.pool("chat", "m", replicas=1)
+    pool["spec"]["models"] = [{"name": "m", "track": "Latest"}, {"name": "n", "track": "Latest"}]
+    ns.apply(pool)
+    make_ready(ns, 1)
+    (pod,) = wait_for("a pod", lambda: ns.list("pods", SELECTOR), lambda seen: len(seen) == 1)
+    with agents("127.0.0.83") as (agent,):
+        pods.serve(ns, pod["metadata"]["name"], agent.address)
+        found = ns.wait("ipool", "chat", "to serve the first", lambda seen: seen["status"].get("version") == "m@1")
+        assert {each["name"]: each["state"] for each in found["status"]["models"]} == {"m": "Serving", "n": "Waiting"}
+        assert condition(found, "Available")["status"] == "True"
+
+        make_ready(ns, 1, "n")
+        both = wait_told_of(ns, ("m", 1, "live"), ("n", 1, "live"))
+        agent.serves_all(both, m=1, n=1)
+        found = ns.wait_condition("ipool", "chat", "Ready")
+        assert found["status"]["version"] == "m@1, n@1"
+        assert "m-v1 + n-v1 is loaded on 1 of 1 pods" in condition(found, "Ready")["message"]
+
+        make_ready(ns, 2)
+        broken = wait_told_of(ns, ("m", 2, "live"), ("n", 1, "live"), ("m", 1, "warm"))
+        agent.fails_one(broken, "m", "no such layer", m=1, n=1)
+        assert wait_told_of(ns, ("m", 1, "live"), ("n", 1, "live")) == both
+        agent.serves_all(both, m=1, n=1)
+        make_ready(ns, 2, "n")
+        second = wait_told_of(ns, ("m", 1, "live"), ("n", 2, "live"), ("n", 1, "warm"))
+        agent.serves_all(second, m=1, n=2)
+        found = ns.wait("ipool", "chat", "to serve n 2", lambda seen: seen["status"]["version"] == "m@1, n@2")
+        found = ns.wait_condition("ipool", "chat", "Stalled")
+        states = {each["name"]: (each["state"], each["version"]) for each in found["status"]["models"]}
+        assert states == {"m": ("Failed", 1), "n": ("Serving", 2)}
+        assert "model m: m-v2 was taken back, it does not load" in condition(found, "Stalled")["message"]
+    assert [each["metadata"]["uid"] for each in ns.list("pods", SELECTOR)] == [pod["metadata"]["uid"]]
 
 
 @pytest.mark.parametrize("strategy", ["BlueGreen", "hotswap", ""])

@@ -1,11 +1,11 @@
-"""The cluster's own controllers, as far as ours lean on them: Deployments, garbage collection, claim protection."""
+"""The cluster's own controllers, as far as ours lean on them: Deployments, garbage collection, claims, Gateways."""
 
 from __future__ import annotations
 
 import random
 from typing import Any
 
-from aifactory.kube.resources import DEPLOYMENTS, PODS, PVCS, Key, Resource
+from aifactory.kube.resources import DEPLOYMENTS, GATEWAYS, HTTPROUTES, PODS, PVCS, Key, Resource
 from aifactory.serving.autoscale import DELETION_COST
 from tests.sim.cluster import (
     FOREGROUND,
@@ -21,6 +21,7 @@ from tests.sim.cluster import (
 )
 
 DEPLOYMENT_CONTROLLER, GARBAGE_COLLECTOR = "deployment-controller", "garbage-collector"
+GATEWAY_CONTROLLER = "gateway-controller"
 
 SECONDS, ABROAD_SECONDS = (0.02, 1.5), (5.0, 40.0)
 """Until the garbage collector comes; until it knows that an owner is in another namespace, where none can be."""
@@ -197,6 +198,48 @@ class DeploymentController:
         else:
             seconds = 1.0 if self._cluster.pod_quota_exhausted else self._rng.uniform(5.0, 15.0)
             self._cluster.loop.call_later(seconds, self._soon, key_of(deployment))
+
+
+class GatewayController:
+    """Takes every route, each as it is a moment later, and says so. `led` is where requests are led by then."""
+
+    def __init__(self, cluster: Cluster, rng: random.Random) -> None:
+        self._cluster = cluster
+        self._rng = rng
+        self._due: set[Key] = set()
+        self.led: dict[Key, dict[str, int]] = {}
+        """Services and their parts, by the key of the route."""
+        cluster.hooks.append(self._see)
+
+    def _see(self, commit: Commit) -> None:
+        key = key_of(commit.body)
+        if commit.resource == HTTPROUTES and key not in self._due:
+            self._due.add(key)
+            self._cluster.loop.call_later(self._rng.uniform(0.01, 1.5), self._take, key)
+
+    def _take(self, key: Key) -> None:
+        self._due.discard(key)
+        found = self._cluster.objects[HTTPROUTES].get(key)
+        if found is None:
+            self.led.pop(key, None)
+            return
+        (rule, *_) = found["spec"]["rules"]
+        self.led[key] = {ref["name"]: ref["weight"] for ref in rule["backendRefs"] if ref["weight"]}
+        generation = found["metadata"]["generation"]
+        told = {"status": "True", "message": "", "observedGeneration": generation, "lastTransitionTime": "then"}
+        conditions = [{"type": each, "reason": each, **told} for each in ("Accepted", "ResolvedRefs")]
+        parents = [{"parentRef": ref, "conditions": conditions} for ref in found["spec"]["parentRefs"]]
+        self._cluster.patch_status(HTTPROUTES, key, {"parents": parents}, GATEWAY_CONTROLLER)
+
+
+def make_gateway(cluster: Cluster, namespace: str) -> None:
+    """A Gateway `public` that its controller has taken on."""
+    listener = {"name": "http", "port": 80, "protocol": "HTTP"}
+    body = {"metadata": {"name": "public", "namespace": namespace}, "spec": {"listeners": [listener]}}
+    cluster.create(GATEWAYS, body, "user")
+    conditions = [{"type": each, "status": "True", "reason": each} for each in ("Accepted", "Programmed")]
+    status = {"conditions": conditions, "addresses": [{"value": "192.0.2.7"}]}
+    cluster.patch_status(GATEWAYS, Key(namespace, "public"), status, GATEWAY_CONTROLLER)
 
 
 def _cost(pod: Body) -> int:

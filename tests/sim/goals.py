@@ -16,7 +16,7 @@ from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Domain
 from aifactory.engine.plan import Delete
 from aifactory.kube.patch import merge_difference
-from aifactory.kube.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, NODES, PODGROUPS, PODS, SERVICES
+from aifactory.kube.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, HTTPROUTES, PODGROUPS, PODS, SERVICES
 from aifactory.serving.domain import Serving
 from aifactory.training import rendezvous
 from aifactory.training.evidence import KEPT_ATTEMPTS
@@ -115,7 +115,7 @@ def _job(world: World, job: Body) -> Iterable[str]:
         yield f"{says}: PodGroups {[group['metadata']['name'] for group in gangs]}"
     if any(group["spec"]["schedulingPolicy"]["gang"]["minCount"] != count for group in gangs):
         yield f"{says}: a PodGroup of another size than {count}"
-    for role in (names.ROLE_PROBE, names.ROLE_INPUT):
+    for role in (names.ROLE_PROBE, names.ROLE_INPUT, names.ROLE_CHECK):
         if world.cluster.all(PODS, namespace, **{names.LABEL_JOB_UID: uid, names.LABEL_ROLE: role}):
             yield f"{says}: a pod that had to {role} is left"
     if not fits or (not blocked and ("InputsReady" in true) != bool(wanted)):
@@ -185,6 +185,9 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         yield f"{says}: it has no Service"
     yield from _gateway(world, pool, says)
     true, wanted = _true(status), manifests.pods_of(pool)
+    if len(spec["models"]) > 1:
+        yield from _several(world, pool, says)
+        return
     target = _target(world, namespace, spec["models"][0])
     # Evicted pods stay as Failed until somebody cleans up; they do not count.
     mine = {names.LABEL_POOL: name}
@@ -254,6 +257,32 @@ def _pool(world: World, pool: Body) -> Iterable[str]:
         yield f"{says}: serves {stable}, not {target['metadata']['name']}; True are {sorted(true)}"
 
 
+def _several(world: World, pool: Body, says: str) -> Iterable[str]:
+    """Each model is served that has a version which loads, by every pod, and what is told of it is true."""
+    (namespace, name), status = key_of(pool), pool["status"]
+    pods = [pod for pod in world.cluster.all(PODS, namespace, **{names.LABEL_POOL: name}) if is_live(pod)]
+    pods = [pod for pod in pods if not _is_proxy(pod)]
+    if len(pods) != manifests.pods_of(pool) or not all(map(is_ready, pods)):
+        yield f"{says}: {len(pods)} pods, {sum(map(is_ready, pods))} of them ready"
+    targets = {wish["name"]: _target(world, namespace, wish) for wish in pool["spec"]["models"]}
+    told = {model["name"]: model for model in status["models"]}
+    good = True
+    for model, target in targets.items():
+        loads = target is not None and _loads(world, namespace, target["metadata"]["name"])
+        good = good and loads
+        state, number = told[model]["state"], told[model].get("version")
+        if target is not None and loads and (state, number) != ("Serving", target["spec"]["version"]):
+            yield f"{says}: {model} is {state} with version {number}, and {target['metadata']['name']} is there"
+        if not loads and state not in ("Failed", "Waiting"):
+            yield f"{says}: {model} is {state}, though nothing of it loads"
+        for pod in pods:
+            answered = world.programs.answers(pod).get(model, {}).get("version")
+            if answered != number:
+                yield f"{says}: {pod['metadata']['name']} answers {model} from {answered}, told is {number}"
+    if ("Ready" in _true(status)) != good:
+        yield f"{says}: True are {sorted(_true(status))}, all models are as they shall be: {good}"
+
+
 def _is_taken_back(world: World, change: Body, target: Body) -> bool:
     """For a reason that lasts, though it loads."""
     faulty = target["spec"]["source"]["uri"] in world.programs.faulty
@@ -270,7 +299,16 @@ def _gateway(world: World, pool: Body, says: str) -> Iterable[str]:
     hosts = [each for each in world.cluster.all(SERVICES, namespace, **mine) if key_of(each).name != name]
     service = world.cluster.find(SERVICES, namespace, name)
     leads = service is not None and service["spec"]["selector"][names.LABEL_ROLE] == names.ROLE_GATEWAY
-    if (pool["spec"].get("gateway") or {}).get("mode") != "Envoy":
+    mode = (pool["spec"].get("gateway") or {}).get("mode")
+    found = world.cluster.find(HTTPROUTES, namespace, name)
+    if (found is not None) != (mode == "GatewayAPI"):
+        yield f"{says}: mode {mode}, and its HTTPRoute is there: {found is not None}"
+    if mode == "GatewayAPI":
+        sets = world.cluster.all(DEPLOYMENTS, namespace, **mine)
+        if proxies or parts or leads or len(hosts) != len(sets):
+            yield f"{says}: {len(proxies)} proxies, {len(parts)} objects, {len(hosts)} Services for {len(sets)} sets"
+        return
+    if mode != "Envoy":
         if proxies or parts or hosts or leads:
             yield f"{says}: {len(proxies)} proxies, {len(parts)} objects, {len(hosts)} Services and no gateway wanted"
         return
@@ -321,8 +359,7 @@ def differences_of_fresh_view(world: World) -> list[str]:
 
 
 def _differences(world: World) -> Iterable[str]:
-    served = {NODES, PODGROUPS} if world.gangs else {NODES}
-    cluster = Cluster(make(options("observer", elect=False)), served)
+    cluster = Cluster(make(options("observer", elect=False)), world.served)
     for kind in wiring.watched(cluster):
         for body in world.cluster.all(kind.resource):
             shell.handle(kind, None, body)
@@ -373,7 +410,8 @@ def _has_service(world: World, body: Body, name: str = "") -> bool:
 
 def _uses(pool: Body) -> set[str]:
     status = pool.get("status", {})
-    parts = [*status.get("resolved", ()), status.get("stable") or {}, status.get("candidate") or {}]
+    sets = [status.get("stable") or {}, status.get("candidate") or {}]
+    parts = [*status.get("resolved", ()), *sets, *(each for one in sets for each in one.get("models", ()))]
     return {part.get("modelVersion", "") for part in parts} - {""}
 
 

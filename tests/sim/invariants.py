@@ -21,6 +21,7 @@ from aifactory.engine.apply import Applied
 from aifactory.kube.patch import merge_difference
 from aifactory.kube.resources import CONFIGMAPS, DEPLOYMENTS, EVENTS, LEASES, PODS, PVCS, SERVICES, Key
 from aifactory.serving import traffic
+from aifactory.serving.route import set_host
 from aifactory.serving.state import RevisionView
 from tests.sim import manifests
 from tests.sim.cluster import REPLICASETS, Body, Cluster, Commit, is_live, is_ready, key_of, labels_of, owner_uids
@@ -29,7 +30,7 @@ from tests.sim.strangers import is_stranger
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS, TRAININGJOBS
 
 OURS = (TRAININGJOBS, MODELVERSIONS, INFERENCEPOOLS)
-TASKS = (names.ROLE_INPUT, names.ROLE_PROBE, names.ROLE_PUBLISH, names.ROLE_VERIFY)
+TASKS = (names.ROLE_INPUT, names.ROLE_PROBE, names.ROLE_CHECK, names.ROLE_PUBLISH, names.ROLE_VERIFY)
 JOBS_AND_POOLS = (
     ("TrainingJob", "job-a"),
     ("TrainingJob", "job-b"),
@@ -68,6 +69,8 @@ class Invariants:
         """Since when nobody can read a pod's metrics, by UID."""
         self.asked: Mapping[Key, float] = {}
         """When the last of the requests of each pool has come or gone."""
+        self.led: Mapping[Key, Mapping[str, int]] = {}
+        """Where Gateways lead the requests of each pool: Services and their parts."""
         self.demand: Mapping[Key, int] = {}
         """Requests that each pool has."""
         self.lag: Callable[[], float] = lambda: 0.0
@@ -77,7 +80,7 @@ class Invariants:
         self._ready_since: dict[str, float] = {}
         """UID of each ready serving pod."""
         self._suspended: set[str] = set()
-        """UIDs of jobs that somebody has suspended at least once."""
+        """UIDs of jobs that somebody has suspended at least once, or Kueue may have."""
         self._attempts: Counter[str] = Counter()
         """The highest attempt that each job has told, by UID: a status may get lost."""
         self._used: dict[str, int] = {}
@@ -91,6 +94,8 @@ class Invariants:
         self._fetched: set[tuple[str, str]] = set()
         """Namespaces, and digests that fetchers of ours have said they fetched there."""
         self._probed: set[str] = set()
+        self._asked: set[str] = set()
+        """UIDs of jobs whose program was asked what is in the way, whatever it said."""
         """UIDs of jobs whose store a probe of their own has found good."""
         self._published: set[tuple[str, str]] = set()
         """UIDs of jobs and what publishers of their own have said they published."""
@@ -172,6 +177,11 @@ class Invariants:
 
     def _task(self, pod: Body) -> None:
         """A pod of a task; what it has found out is true even if it is told to end at that moment."""
+        if labels_of(pod)[names.LABEL_ROLE] == names.ROLE_CHECK:
+            ends = [entry["state"].get("terminated") for entry in pod["status"].get("containerStatuses", ())]
+            if any(ends) or not is_live(pod):
+                self._asked.update(owner_uids(pod))
+            return
         for entry in pod["status"].get("containerStatuses", ()):
             end = entry["state"].get("terminated")
             if end is None or end["exitCode"] or not end["message"]:
@@ -212,9 +222,11 @@ class Invariants:
                 self.wrong(f"pod {name} was created before {until}")
             if job["spec"].get("output", {}).get("store") and job["metadata"]["uid"] not in self._probed:
                 self.wrong(f"pod {name} was created before its job's store was found good")
+            if job["spec"].get("check") == "always" and job["metadata"]["uid"] not in self._asked:
+                self.wrong(f"pod {name} was created before its program was asked what is in the way")
 
     def _deletion_was_due(self, pod: Body) -> None:
-        """A pod of the attempt that is on is only deleted for a suspension, after the end, or with its job."""
+        """A pod of the attempt that is on is only deleted for a suspension, a queue, after the end, or with its job."""
         labels = labels_of(pod)
         job = self._cluster.find(TRAININGJOBS, pod["metadata"]["namespace"], labels[names.LABEL_JOB])
         if job is None or job["metadata"]["uid"] not in owner_uids(pod) or job["metadata"]["uid"] in self._suspended:
@@ -230,7 +242,7 @@ class Invariants:
     def _job(self, commit: Commit, ours: bool) -> None:
         new, old = commit.body, commit.old or {}
         uid, name = new["metadata"]["uid"], new["metadata"]["name"]
-        if new["spec"].get("suspend"):
+        if new["spec"].get("suspend") or names.KUEUE_QUEUE in labels_of(new):
             self._suspended.add(uid)
         now, before = new.get("status", {}), old.get("status", {})
         if _finished(new):
@@ -282,15 +294,16 @@ class Invariants:
         body = commit.body
         meta = body["metadata"]
         if commit.type == "ADDED":
-            version = self._cluster.find(
-                MODELVERSIONS, meta["namespace"], meta["annotations"][names.LABEL_MODEL_VERSION]
-            )
-            if version is not None and version["metadata"]["uid"] not in self.verified:
-                self.wrong(f"deployment {meta['name']} serves {version['metadata']['name']}, which was never Ready")
+            for name in meta["annotations"][names.LABEL_MODEL_VERSION].split(" + "):
+                version = self._cluster.find(MODELVERSIONS, meta["namespace"], name)
+                if version is not None and version["metadata"]["uid"] not in self.verified:
+                    self.wrong(f"deployment {meta['name']} serves {name}, which was never Ready")
             return
         pool = self._cluster.find(INFERENCEPOOLS, meta["namespace"], labels_of(body)[names.LABEL_POOL])
         if pool is None or pool["metadata"]["uid"] not in owner_uids(body):
             return
+        if commit.new is None:
+            self._let_go(pool, labels_of(body)[names.LABEL_REVISION])
         key = key_of(pool)
         if self._cluster.loop.now - self.disturbed[key] < CALM_SECONDS:
             return
@@ -410,10 +423,25 @@ class Invariants:
         if failed and stable in sets and weights != {stable: 100}:
             self.wrong(f"pool {name}: what was taken back gets requests: {weights}")
 
+    def _let_go(self, pool: Body, pods: str) -> None:
+        """Pods go after the Gateway leads to them no more."""
+        if (pool["spec"].get("gateway") or {}).get("mode") != "GatewayAPI":
+            return
+        try:
+            host = set_host(InferencePool.model_validate(pool), pods)
+        except ValidationError:
+            return
+        if host in self.led.get(key_of(pool), {}):
+            self.wrong(f"pool {key_of(pool)}: pods {pods} go, and the Gateway leads to them")
+
     def _routed(self, pool: Body) -> None:
         """A pool with a gateway is Ready only when its Service leads there, and somebody is there."""
         mode = (pool["spec"].get("gateway") or {}).get("mode")
         true = _conditions(pool)
+        observed = pool["status"].get("observedGeneration") == pool["metadata"]["generation"]
+        says = "Ready" in true and "Reconciling" not in true and observed
+        if mode == "GatewayAPI" and says and not self.led.get(key_of(pool)):
+            self.wrong(f"pool {key_of(pool)} is Ready and no Gateway leads to it")
         if mode != "Envoy" or "Ready" not in true or "Reconciling" in true:
             return  # where writes fail for long, what was true of the former spec stands beside that
         if pool["status"].get("observedGeneration") != pool["metadata"]["generation"]:
@@ -527,7 +555,8 @@ def _concerned(commit: Commit, *, status_only: bool) -> Iterable[tuple[str, Key]
             yield kind, Key(namespace, name)
     if commit.resource == INFERENCEPOOLS:
         for model in (body.get("status", {}), (commit.old or {}).get("status", {})):
-            for part in (*model.get("resolved", ()), model.get("stable") or {}, model.get("candidate") or {}):
+            sets = [model.get("stable") or {}, model.get("candidate") or {}]
+            for part in (*model.get("resolved", ()), *sets, *(each for one in sets for each in one.get("models", ()))):
                 yield "ModelVersion", Key(namespace, part.get("modelVersion", ""))
 
 

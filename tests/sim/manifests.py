@@ -15,6 +15,8 @@ NAMESPACE, OTHER = "team", "other"
 
 BAD_INPUT = "s3://data/bad"
 """There is something, which is no artifact."""
+BAD_OPTION = "train:bad"
+"""An image whose program finds that it can not train."""
 BROKEN_TEMPLATE: Body = {"spec": {"containers": [{"name": "triton", "imagePullPolcy": "Always"}]}}
 """For a pool: a typo that only the API server finds when it sees the Deployment."""
 
@@ -73,6 +75,7 @@ def job_spec(
     suspend: bool = False,
     gang: str = "",
     inputs: str = "",
+    check: bool = False,
 ) -> Body:
     """A TrainingJob's spec. `invalid` carries a typo that only the API server finds when it sees the pod."""
     trainer: Body = {"name": "trainer", "image": image}
@@ -89,6 +92,8 @@ def job_spec(
         spec["scheduling"] = {"gang": gang}
     if inputs:
         spec["inputs"] = INPUTS[inputs]
+    if check:
+        spec["check"] = "always"
     return spec
 
 
@@ -103,6 +108,11 @@ def pool_spec(model: str, *, version: int = 0, replicas: int = 1, image: str = "
     if image:
         spec["template"] = {"spec": {"containers": [{"name": "triton", "image": image}]}}
     return spec
+
+
+def gateway(mode: str) -> Body:
+    """The way to a pool's pods, as a patch of its spec."""
+    return {"mode": mode, "parentRefs": [{"name": "public"}] if mode == "GatewayAPI" else None}
 
 
 def autoscaling(word: str) -> Body | None:

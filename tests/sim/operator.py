@@ -27,7 +27,7 @@ from aifactory.kube.api import Api
 from aifactory.kube.clock import Clock
 from aifactory.kube.errors import Gone, KubeError
 from aifactory.kube.informer import SILENCE_SECONDS
-from aifactory.kube.resources import NODES, PODGROUPS, Key
+from aifactory.kube.resources import Key, Resource
 from aifactory.kube.retry import Retrying
 from aifactory.serving.demand import Gauge, Look
 from aifactory.serving.domain import Serving
@@ -182,7 +182,7 @@ class SimProcess:
         on_news: Callable[[Key], None],
         *,
         elect: bool,
-        gangs: bool,
+        served: Collection[Resource],
         lease_seconds: float,
         kinds: Sequence[type[Domain[Any, Any]]] = SIM_DOMAINS,
     ) -> None:
@@ -194,7 +194,7 @@ class SimProcess:
             chosen,
             connection,
             made,
-            {NODES, PODGROUPS} if gangs else {NODES},
+            served,
             LikeKopf(Retrying(connection, rng=rng), rng),
             health=_Quiet(clock),
             clock=clock,

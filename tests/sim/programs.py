@@ -10,13 +10,14 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from aifactory.api import names
 from aifactory.api.inferencepool import Measured
 from aifactory.kube.resources import Key
 from aifactory.serving.measure import Measurement
 from aifactory.serving.state import Report
+from tests.sim import manifests
 from tests.sim.cluster import Body, is_ready, labels_of
 
 
@@ -47,12 +48,29 @@ class Agent:
     """What a serving pod's agent has read, and what its Triton answers from."""
 
     desired: Body
-    serves: Body | None = None
-    error: str = ""
+    models: dict[str, Body] = field(default_factory=dict)
+    """What each model is answered from."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Models that can not be served as they were told, and why."""
     turn: int = 0
     """How often it was told something else."""
     seconds: float | None = None
     """Of the load that the wish in force has cost."""
+
+    @property
+    def wishes(self) -> list[Body]:
+        """What is to take traffic."""
+        return [model for model in self.desired["models"] if model.get("traffic") != "warm"]
+
+    @property
+    def error(self) -> str:
+        """Why it can not serve what it was told."""
+        return "; ".join(self.failed.values())
+
+    @property
+    def is_there(self) -> bool:
+        """It answers from all that it was told."""
+        return all(self.models.get(wish["name"], {}).get("uri") == wish["uri"] for wish in self.wishes)
 
 
 class Programs:
@@ -114,43 +132,55 @@ class Programs:
         agent = self.agents.setdefault(pod["metadata"]["uid"], Agent({}))
         if agent.desired == wish:
             return None
-        agent.desired, agent.error, agent.seconds = wish, "", None
+        agent.desired, agent.failed, agent.seconds = wish, {}, None
         agent.turn += 1
-        warm = agent.serves is not None and agent.serves["uri"] == wish["models"][0]["uri"]
-        return agent.turn, self._rng.uniform(*((0.01, 0.2) if warm else (0.2, 4.0)))
+        return agent.turn, self._rng.uniform(*((0.01, 0.2) if agent.is_there else (0.2, 4.0)))
 
     def loaded(self, pod: Body, turn: int, seconds: float) -> bool:
         """A serving pod's agent is done; returns whether the pod serves what it was told last."""
         agent = self.agents[pod["metadata"]["uid"]]
         if turn != agent.turn:
             return False
-        wish = agent.desired["models"][0]
-        beside = agent.serves is not None and agent.serves["uri"] != wish["uri"]
-        if wish["uri"] in self.unloadable:
-            agent.error = "LoadFailed: the model has no such layer"
-        elif beside and wish["uri"] in self.large_models:
-            agent.error = "NoRoom: no room in memory: the model needs 3 GiB and 1 GiB are left"
-        else:
-            agent.serves, agent.seconds = wish, None if agent.serves == wish else seconds
-        return not agent.error
+        agent.models = {
+            wish["name"]: agent.models[wish["name"]] for wish in agent.wishes if wish["name"] in agent.models
+        }
+        for wish in agent.wishes:
+            name, before = wish["name"], agent.models.get(wish["name"])
+            beside = before is not None and before["uri"] != wish["uri"]
+            if wish["uri"] in self.unloadable:
+                agent.failed[name] = "LoadFailed: the model has no such layer"
+            elif beside and wish["uri"] in self.large_models:
+                agent.failed[name] = "NoRoom: no room in memory: the model needs 3 GiB and 1 GiB are left"
+            else:
+                agent.seconds = agent.seconds if before == wish else seconds
+                agent.models[name] = wish
+        return not agent.failed
 
     def served(self, pod: Body) -> Body | None:
-        """The version that a serving pod answers from."""
+        """The version that a serving pod answers from; of several models the first that it was told."""
+        return next(iter(self.answers(pod).values()), None)
+
+    def answers(self, pod: Body) -> dict[str, Body]:
+        """The version of each model that a serving pod answers from."""
         agent = self.agents.get(pod["metadata"]["uid"])
-        return agent.serves if agent is not None else None
+        return agent.models if agent is not None else {}
 
     def report(self, pod: Body) -> Report | None:
         """What the agent of a serving pod says."""
         agent = self.agents.get(pod["metadata"]["uid"])
         if agent is None:
             return None
-        there = agent.serves is not None and agent.serves["uri"] == agent.desired["models"][0]["uri"]
+        served = self.served(pod)
+        several = len(agent.wishes) > 1
+        numbers = {name: model["version"] for name, model in agent.models.items()}
         return Report(
             revision=agent.desired["revision"],
-            ready=there and not agent.error,
-            version=agent.serves["version"] if agent.serves is not None else None,
+            ready=agent.is_there and not agent.error,
+            version=served["version"] if served is not None else None,
             load_seconds=agent.seconds,
             error=agent.error,
+            answers=tuple(sorted(numbers.items())) if several else (),
+            failed=tuple(sorted(agent.failed.items())) if several else (),
         )
 
     def started(self, pod: Body, end: Callable[[float, Exit], None]) -> None:
@@ -164,6 +194,8 @@ class Programs:
                 end(self._task_seconds(), self._probe(arguments))
             case names.ROLE_INPUT:
                 end(self._task_seconds(), self._fetch(arguments))
+            case names.ROLE_CHECK:
+                end(self._task_seconds(), self._check(pod["spec"]["containers"][0]["image"]))
             case names.ROLE_PUBLISH:
                 end(self._task_seconds(), self._publish(arguments))
             case names.ROLE_VERIFY:
@@ -201,6 +233,11 @@ class Programs:
         if spec.get("digest", digest) != digest:
             return _failed("DigestMismatch", f"{uri} has digest {digest} and not {spec['digest']}")
         return Exit(0, "Completed", json.dumps({"uri": uri, "digest": digest, "files": 2, "sizeBytes": 1000}))
+
+    def _check(self, image: str) -> Exit:
+        if image == manifests.BAD_OPTION:
+            return Exit(1, "Error", json.dumps({"message": {"message": "NoRestart: no such layer", "errorCode": 93}}))
+        return Exit(0, "Completed") if self._rng.random() < 0.8 else Exit(1, "Error", "KeyError: 'CUDA'")
 
     def _publish(self, arguments: list[str]) -> Exit:
         store, model = arguments[arguments.index("--store") + 1], arguments[arguments.index("--model") + 1]

@@ -71,8 +71,8 @@ def _create(
     broken: bool = False,
 ) -> None:
     labels = {**labels_of(original), **HOSTILE}
-    roles = (names.ROLE_INPUT, names.ROLE_PROBE, names.ROLE_PUBLISH, names.ROLE_VERIFY, names.ROLE_NODE)
-    answers = labels.get(names.LABEL_ROLE) in roles
+    tasks = (names.ROLE_INPUT, names.ROLE_PROBE, names.ROLE_CHECK, names.ROLE_PUBLISH, names.ROLE_VERIFY)
+    answers = labels.get(names.LABEL_ROLE) in (*tasks, names.ROLE_NODE)
     metadata: dict[str, Any] = {"name": name, "namespace": namespace, "labels": labels, "ownerReferences": owners}
     if resource == PODS:
         answer = {"uri": EVIL, "digest": DIGEST, "files": 1, "sizeBytes": 1}

@@ -120,3 +120,45 @@ def test_while_the_operator_is_away_a_killed_proxy_comes_back(world: World) -> N
     world.advance(30.0)
     assert len(proxies(world)) == 2
     assert leads(world) == "gateway"
+
+
+def behind(world: World) -> None:
+    edit(world, gateway=manifests.gateway("GatewayAPI"))
+
+
+def test_through_a_gateway_of_the_users_and_back(world: World) -> None:
+    written = sum(world.invariants.writes.values())
+    behind(world)
+    until_ready(world)
+    world.advance(10.0)
+    assert world.gateways.led[POOL] == {"pool-a": 100}
+    writes = sum(world.invariants.writes.values()) - written
+    assert writes <= 2 + 3, "a Service, the HTTPRoute, and what the status tells"
+    edit(world, gateway=manifests.gateway("Envoy"))
+    until_ready(world)
+    world.advance(10.0)
+    assert (leads(world), POOL in world.gateways.led) == ("gateway", False)
+
+
+STEPS = [{"weight": 50}, {"pauseSeconds": 10}, {"weight": 100}]
+
+
+@pytest.mark.parametrize("writes", range(1, 20))
+def test_a_canary_behind_a_gateway_and_an_operator_that_is_killed_after_any_write(world: World, writes: int) -> None:
+    """`Invariants` looks whether pods go that the Gateway leads to."""
+    behind(world)
+    until_ready(world)
+    seen: list[dict[str, int]] = []
+    world.crash_after_writes(0, writes)
+    edit(world, models=[{"name": "gpt", "version": 2}], rollout={"strategy": "Canary", "steps": STEPS})
+
+    def served() -> str:
+        seen.append(dict(world.gateways.led[POOL]))
+        status: Body = world.cluster.get(INFERENCEPOOLS, *POOL)["status"]
+        return "" if ready(world) and status["version"] == "2" else "it goes over"
+
+    world.until(served, 300.0, step=0.2)
+    world.advance(30.0)
+    assert [50, 50] in [sorted(each.values()) for each in seen]
+    assert world.gateways.led[POOL] == {"pool-a": 100}
+    assert len(world.cluster.all(DEPLOYMENTS)) == 1

@@ -14,17 +14,29 @@ from typing import Any
 
 from aifactory.api import names
 from aifactory.engine.domain import Domain
-from aifactory.kube.resources import PODS, PVCS, SERVICES, Key, Resource
+from aifactory.kube.resources import (
+    GATEWAYS,
+    GRPCROUTES,
+    HTTPROUTES,
+    NODES,
+    PODGROUPS,
+    PODS,
+    PVCS,
+    SERVICES,
+    Key,
+    Resource,
+)
 from aifactory.serving.measure import Analysed, Measurement
 from aifactory.serving.state import Report
 from tests.sim.cluster import Body, Cluster, is_ready, key_of, labels_of
 from tests.sim.connection import Connection
-from tests.sim.controllers import DeploymentController, GarbageCollector
+from tests.sim.controllers import DeploymentController, GarbageCollector, GatewayController, make_gateway
 from tests.sim.invariants import Invariants
 from tests.sim.manifests import NAMESPACE, OTHER
 from tests.sim.nodes import Nodes
 from tests.sim.operator import SIM_DOMAINS, SimProcess
 from tests.sim.programs import Programs
+from tests.sim.queues import SERVED, Queues
 from tests.sim.strangers import HOSTILE
 from tests.support.faketime import FakeTimeLoop
 
@@ -49,6 +61,7 @@ class World:
         seed: of every choice the world makes by chance.
         replicas: operator processes; several elect a leader.
         gangs: the API server serves PodGroups.
+        quota: pods that a simulated Kueue lets train at once, of jobs in a queue; None: there is no Kueue.
         lease_seconds: how long a silent leader keeps its lease; longer than usual, because renewals cost real time.
         kinds: what the operators reconcile.
     """
@@ -59,6 +72,7 @@ class World:
         *,
         replicas: int = 1,
         gangs: bool = True,
+        quota: int | None = None,
         lease_seconds: float = 60.0,
         kinds: Sequence[type[Domain[Any, Any]]] = SIM_DOMAINS,
     ) -> None:
@@ -74,7 +88,17 @@ class World:
         self.invariants.asked, self.invariants.demand = self.programs.asked, self.programs.demand
         GarbageCollector(self.cluster, self.rng)
         DeploymentController(self.cluster, self.rng)
+        self.gateways = GatewayController(self.cluster, self.rng)
+        self.invariants.led = self.gateways.led
         self.gangs = gangs
+        self.served = (
+            {NODES, HTTPROUTES, GRPCROUTES, GATEWAYS}
+            | ({PODGROUPS} if gangs else set())
+            | (SERVED if quota is not None else set())
+        )
+        """Optional resources that the API server serves."""
+        if quota is not None:
+            self.queues = Queues(self.cluster, self.rng, self.invariants.wrong, quota)
         self.replicas = replicas
         self.lease_seconds = lease_seconds
         self.processes: list[SimProcess] = []
@@ -87,6 +111,7 @@ class World:
         self._closing = False
         for namespace in (NAMESPACE, OTHER):
             self.cluster.create(PVCS, {"metadata": {"name": MODEL_STORE, "namespace": namespace}}, "user")
+            make_gateway(self.cluster, namespace)
         logging.getLogger("aifactory").addHandler(self._log)
         for _ in range(replicas):
             self.do(self._start)
@@ -257,7 +282,7 @@ class World:
             self._waiting,
             self.invariants.note,
             elect=elect,
-            gangs=self.gangs,
+            served=self.served,
             lease_seconds=self.lease_seconds,
             kinds=self.kinds,
         )

@@ -129,9 +129,15 @@ def test_what_it_takes(path: str, value: Any) -> None:
     CHECK.validate(with_value(path, value))
 
 
+def test_it_refers_to_nothing_that_is_not_in_it() -> None:
+    """Helm would refuse whatever lies there."""
+    assert "$ref" not in json.dumps(SCHEMA)
+
+
 def test_of_task_pods_it_takes_the_keys_that_the_operator_takes() -> None:
     fields = SCHEMA["properties"]["taskPods"]["properties"]["defaults"]["properties"]
     given = {name: {"object": {}, "array": [], "string": "a"}.get(rule["type"]) for name, rule in fields.items()}
     given |= {"activeDeadlineSeconds": 1, "validation": {"enabled": True, "resources": {}}}
+    given |= {"check": {"enabled": True, "resources": {}, "activeDeadlineSeconds": 60}}
     CHECK.validate(with_value("taskPods.defaults", given))
     TaskPods.model_validate({"defaults": given})

@@ -49,6 +49,10 @@ class ConditionSet:
         """Ready, Reconciling and Stalled as they follow from a fact that stands, whatever was told in between."""
         self.kstatus(true, cast("Reason", fact.reason), fact.message)
 
+    def holds(self, type_: ConditionType) -> bool:
+        """Whether it is there and True by now."""
+        return is_true(self._conditions.values(), type_)
+
     def remove(self, type_: ConditionType) -> None:
         """Drop a condition about which nothing is known any more."""
         self._conditions.pop(type_, None)

@@ -95,6 +95,7 @@ KINDS = (
             Column("Tokens/s", ".status.progress.tokensPerSecond", wide=True),
             Column("ETA", ".status.progress.eta", wide=True),
             Column("Attempt", ".status.attempt", "integer", wide=True),
+            Column("Queue", r".metadata.labels.kueue\.x-k8s\.io/queue-name", wide=True),
             Column("Model", ".status.output.modelVersion", wide=True),
             Column("Cost", ".status.cost.cost", wide=True),
             Column("Goodput", ".status.cost.goodput", wide=True),

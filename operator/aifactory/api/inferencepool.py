@@ -1,4 +1,4 @@
-"""InferencePool: Triton pods that serve a model version, and follow new ones without losing a request."""
+"""InferencePool: Triton pods that serve versions of models, and follow new ones without losing a request."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from aifactory.api.rules import OWN_VOLUMES_RULE, rule
 
 DEFAULT_REPLICAS = 1
 DEFAULT_GATEWAY_REPLICAS = 2
+MOST_MODELS = 16
+"""In a pool."""
 
 
 class PoolModel(Model):
@@ -377,6 +379,61 @@ class Stickiness(Model):
     with, and less than what those of one conversation or document have in common."""
 
 
+class ParentRef(Model):
+    """A Gateway, or a listener of it."""
+
+    name: ObjectName
+    """Name of the Gateway."""
+    namespace: ObjectName | None = None
+    """Its namespace (default: the pool's)."""
+    section_name: ObjectName | None = None
+    """Name of the listener. Left out: all that let the route in."""
+
+
+Hostnames = Annotated[
+    tuple[
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=253,
+                pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+            ),
+        ],
+        ...,
+    ],
+    Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+]
+
+
+class GrpcRoute(Model):
+    """How Triton's gRPC port is reached. A Gateway takes an HTTPRoute and a GRPCRoute for different names or listeners
+    only, so one of both is of its own here."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "has(self.hostnames) || has(self.parentRefs)",
+                    "gateway.grpc needs hostnames or parentRefs of its own, for example hostnames: "
+                    "[grpc.chat.example.com]: on one listener a name is for HTTP or for gRPC",
+                )
+            ]
+        }
+    )
+
+    hostnames: Hostnames | None = None
+    """The names that clients ask by gRPC. Left out: those of gateway.hostnames."""
+    parent_refs: (
+        Annotated[
+            tuple[ParentRef, ...],
+            Field(min_length=1, max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        ]
+        | None
+    ) = None
+    """The Gateways or listeners for it. Left out: those of gateway.parentRefs."""
+
+
 class Gateway(Model):
     """What stands between clients and serving pods."""
 
@@ -385,10 +442,27 @@ class Gateway(Model):
             "x-kubernetes-validations": [
                 rule(
                     "(has(self.mode) && self.mode == 'Envoy') || "
-                    "!(has(self.apiKeys) || has(self.tls) || has(self.maxRequestBytes) || has(self.timeoutSeconds) || "
-                    "has(self.stickiness))",
-                    "gateway: apiKeys, tls, maxRequestBytes, timeoutSeconds and stickiness need proxies: write mode: "
-                    "Envoy, or leave them out",
+                    "!(has(self.apiKeys) || has(self.tls) || has(self.maxRequestBytes) || has(self.stickiness))",
+                    "gateway: apiKeys, tls, maxRequestBytes and stickiness need proxies of the pool's own: write mode: "
+                    "Envoy, or leave them out (with mode GatewayAPI it is your Gateway that can have the like)",
+                ),
+                rule(
+                    "!has(self.timeoutSeconds) || (has(self.mode) && self.mode in ['Envoy', 'GatewayAPI'])",
+                    "gateway.timeoutSeconds needs a gateway: write mode: Envoy or GatewayAPI, or leave it out",
+                ),
+                rule(
+                    "!has(self.mode) || self.mode != 'GatewayAPI' || !(has(self.replicas) || has(self.accessLog))",
+                    "gateway: replicas and accessLog are of the proxies of mode Envoy; with mode GatewayAPI they are a "
+                    "matter of your Gateway: leave them out",
+                ),
+                rule(
+                    "(has(self.mode) && self.mode == 'GatewayAPI') == has(self.parentRefs)",
+                    "gateway: mode GatewayAPI and parentRefs belong together: write the Gateway's name, for example "
+                    "parentRefs: [{name: public, namespace: gateways}]",
+                ),
+                rule(
+                    "has(self.parentRefs) || !(has(self.hostnames) || has(self.grpc))",
+                    "gateway: hostnames and grpc are for mode GatewayAPI: write that mode, or leave them out",
                 ),
                 rule(
                     "!has(self.rateLimit) || has(self.apiKeys)",
@@ -398,10 +472,24 @@ class Gateway(Model):
         }
     )
 
-    mode: Literal["None", "Envoy"] | None = None
+    mode: Literal["None", "Envoy", "GatewayAPI"] | None = None
     """None (default): the pool's Service leads to the pods. Envoy: it leads to proxies of the pool's own, which try
     another pod where one can not be reached, leave out pods that do not answer, and lead a request to the pods that
-    serve the version in its header or cookie x-aifactory-version."""
+    serve the version in its header or cookie x-aifactory-version. GatewayAPI: a Gateway of yours leads to the pods, by
+    an HTTPRoute that the operator keeps; the pool's Service does so too, as with None."""
+    parent_refs: (
+        Annotated[
+            tuple[ParentRef, ...],
+            Field(min_length=1, max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        ]
+        | None
+    ) = None
+    """With mode GatewayAPI: the Gateways, or listeners of one, by which the pool is reached. All of them have to take
+    its route."""
+    hostnames: Hostnames | None = None
+    """With mode GatewayAPI: the names that clients ask. Left out: every name that the Gateway listens to."""
+    grpc: GrpcRoute | None = None
+    """With mode GatewayAPI: Triton's gRPC port is reached as well. Left out: not by the Gateway."""
     replicas: Annotated[int, Field(ge=1, le=100)] | None = None
     """Number of proxies (default 2)."""
     api_keys: ApiKeys | None = None
@@ -414,7 +502,7 @@ class Gateway(Model):
     Left out: no limit."""
     timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
     """An answer that is not complete after so long is given up (504), and one that has begun is cut, streams too. Left
-    out: no limit."""
+    out: no limit. With mode GatewayAPI it is not for gRPC."""
     stickiness: Stickiness | None = None
     """By OpenAI's API, requests whose prompts begin alike, or that have the same header x-aifactory-session, go to the
     same pod, unless it has a quarter more to do than the average. Left out: to the one of two with less to do."""
@@ -523,6 +611,12 @@ class InferencePoolSpec(Model):
                     "another strategy",
                 ),
                 rule(
+                    "self.models.size() == 1 || !has(self.rollout) || (!has(self.rollout.steps) && "
+                    "(!has(self.rollout.strategy) || !(self.rollout.strategy in ['Canary', 'Shadow'])))",
+                    "rollout: a pool of several models changes one of them by HotSwap or Surge: leave steps out and "
+                    "write one of these, or Auto; or give a model that needs a Canary or a Shadow a pool of its own",
+                ),
+                rule(
                     "!has(self.autoscaling) || !has(self.autoscaling.minReplicas) || "
                     "self.autoscaling.minReplicas > 0 || "
                     "(has(self.gateway) && has(self.gateway.mode) && self.gateway.mode == 'Envoy')",
@@ -544,11 +638,12 @@ class InferencePoolSpec(Model):
         tuple[PoolModel, ...],
         Field(
             min_length=1,
-            max_length=1,
+            max_length=MOST_MODELS,
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         ),
     ]
-    """The model to serve."""
+    """The models to serve. Several share the pods: each follows its own wish, one change at a time, and one that fails,
+    or has no room beside the others, leaves these as they are. What comes first in the list gets room first."""
     replicas: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Number of serving pods (0 scales to zero); kubectl scale and a HorizontalPodAutoscaler set it. With autoscaling
     it is where that begins, and means nothing from then on."""
@@ -574,12 +669,48 @@ class ResolvedModel(Model):
     model_version: str
 
 
+class FailedVersion(Model):
+    """A version that was taken back."""
+
+    model_version: str
+    revision: str
+    """Stands for it in pods of this kind: another one is tried."""
+    attempts: int = 1
+    retry_time: Time | None = None
+    """When it is tried again by itself; left out where that would change nothing."""
+
+
+class ModelStatus(Model):
+    """One of several models."""
+
+    name: str
+    state: str
+    """Serving; Waiting (for a version, or for another model's change); Changing; Failed (a version was taken back);
+    Refused (it has no room, or can not be served here). In the last two what was served before goes on."""
+    version: int | None = None
+    """The one that is served."""
+    model_version: str | None = None
+    wanted: int | None = None
+    """The one that is to be served, where that is another one."""
+    ready_replicas: int = 0
+    """Ready pods that serve it."""
+    memory: str | None = None
+    """What the version took when it was tried on a CPU, for people."""
+    memory_bytes: int | None = None
+    reason: str | None = None
+    message: str | None = None
+    failed: FailedVersion | None = None
+
+
 class RevisionStatus(Model):
     """A set of identical pods."""
 
     revision: str = ""
     model_version: str = ""
+    """Of several models, the version of the one that leads."""
     version: int | None = None
+    models: tuple[ResolvedModel, ...] | None = None
+    """In a pool of several models: all that its pods serve."""
     image: str = ""
     """Image of Triton. When an upgrade of the installation brings another one, pools change over a few at a time."""
     deployment: str | None = None
@@ -658,6 +789,8 @@ class RolloutStatus(Model):
     """Pods of the revision that were ready at the same time, at most so far."""
     progress_time: Time | None = None
     """When one more of them became ready than ever before, or the change began; the deadline counts from here."""
+    model: str | None = None
+    """In a pool of several models: the one that changes."""
     strategy: str | None = None
     """HotSwap, Surge, Canary or Shadow. A Shadow that is over goes on as a HotSwap or a Surge."""
     strategy_reason: str | None = None
@@ -677,7 +810,7 @@ class RolloutStatus(Model):
     mirror: int | None = None
     """The part of the requests, of 100, of which the candidate of a Shadow gets copies."""
     actual_weight: int | None = None
-    """The part that it has: without a gateway, its part of the pods that answer."""
+    """The part that it has: without a gateway, its part of the pods that answer; else that which the gateway has."""
     summary: str | None = None
     """Version and part of a Canary's or Shadow's candidate, for `kubectl get`."""
     paused: bool | None = None
@@ -752,6 +885,14 @@ class ScalingStatus(Model):
     """The last one."""
 
 
+class ModelThroughput(Model):
+    """The figures of one of several models."""
+
+    name: str
+    requests_per_second: str = "0"
+    tokens_per_second: str = "0"
+
+
 class Throughput(Model):
     """Measured by Triton over the last interval, summed over the pods."""
 
@@ -765,6 +906,8 @@ class Throughput(Model):
     """The same, of models that answer without tokens."""
     joules_per_token: str | None = None
     """Energy of the pods' GPUs for each token, as Triton reads it from them; left out where it does not."""
+    models: tuple[ModelThroughput, ...] | None = None
+    """In a pool of several models: each that its pods have loaded."""
 
 
 class InferencePoolStatus(Status):
@@ -777,12 +920,17 @@ class InferencePoolStatus(Status):
     """Ready pods of those wanted, for `kubectl get`."""
     selector: str = ""
     url: str = ""
-    """Address inside the cluster: base URL of OpenAI's API for a language model, else Triton's HTTP port."""
+    """Where clients ask: base URL of OpenAI's API for a language model, else that of Triton's HTTP API. An address
+    inside the cluster; with gateway.mode GatewayAPI that of the Gateway, once it has taken the route."""
     version: str = ""
-    """Version that was complete last. During a change pods of another one answer as well: see traffic."""
+    """Version that was complete last; of several models `name@version` of each. During a change pods of another one
+    answer as well: see traffic."""
     traffic: str = ""
-    """Which pods answer now, in words; the Service sends requests to all of them alike."""
+    """Which pods answer now, in words; the Service sends requests to all of them alike. With gateway.mode GatewayAPI
+    also how the route splits them, as the Gateway has taken it, where it does."""
     resolved: tuple[ResolvedModel, ...] = ()
+    models: tuple[ModelStatus, ...] | None = None
+    """In a pool of several models: each of them."""
     stable: RevisionStatus | None = None
     """Was complete last: takes all traffic between changes, and again after one that was taken back."""
     candidate: RevisionStatus | None = None
@@ -800,7 +948,7 @@ class InferencePoolStatus(Status):
 
 
 class InferencePool(CustomResource):
-    """Triton pods behind one Service that serve a model version and change it without losing a request."""
+    """Triton pods behind one Service that serve models and change their versions without losing a request."""
 
     plural: ClassVar[str] = "inferencepools"
 

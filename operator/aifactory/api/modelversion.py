@@ -183,7 +183,7 @@ class ModelVersionSpec(Model):
     format: Literal["huggingface", "torch-export", "triton"]
     """What the artifact is, and so how it is served: `huggingface`, a language model's directory as save_pretrained
     writes it; `torch-export`, a program saved by torch.export.save; `triton`, a Triton model directory, config.pbtxt
-    beside a version directory with a model in ONNX."""
+    beside a version directory with a model in ONNX or a program saved by torch.export."""
     lineage: Lineage | None = None
     validation: Validation | None = None
 

@@ -30,9 +30,17 @@ LABEL_ASSIGNMENT: Final = f"{GROUP}/assignment"
 On the ConfigMap of a set of pods, as an annotation: what they are told to serve."""
 RESERVED_LABEL_PREFIX: Final = f"{GROUP}/"
 
+KUEUE_QUEUE: Final = "kueue.x-k8s.io/queue-name"
+"""Label of a TrainingJob: the LocalQueue of Kueue's in which it waits for quota."""
+KUEUE_PRIORITY: Final = "kueue.x-k8s.io/priority-class"
+"""Label of a TrainingJob: the WorkloadPriorityClass by which it comes before others, or takes their quota."""
+KUEUE_JOB_UID: Final = "kueue.x-k8s.io/job-uid"
+"""Label that Kueue's tools find the Workload of a job by."""
+
 ROLE_NODE: Final = "node"
 ROLE_INPUT: Final = "input"
 ROLE_PROBE: Final = "probe"
+ROLE_CHECK: Final = "check"
 ROLE_PUBLISH: Final = "publish"
 ROLE_VERIFY: Final = "verify"
 ROLE_SERVE: Final = "serve"
@@ -87,6 +95,7 @@ RUN_AS_UID: Final = 65532
 
 RESERVED_ENV: Final = (
     "AIFACTORY_ATTEMPT",
+    "AIFACTORY_CHECK",
     "AIFACTORY_CHECKPOINTS",
     "AIFACTORY_INPUTS",
     "AIFACTORY_JOB",

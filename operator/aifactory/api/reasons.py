@@ -16,6 +16,8 @@ class ConditionType(StrEnum):
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
     INPUTS_READY = "InputsReady"
+    CHECKED = "Checked"
+    ADMITTED = "Admitted"
     SCHEDULED = "Scheduled"
     RUNNING = "Running"
     RESTARTING = "Restarting"
@@ -50,6 +52,20 @@ class Reason(StrEnum):
     PREPARING_INPUTS = "PreparingInputs", "Inputs are being fetched; no pod that trains is made before they are there."
     INPUTS_PREPARED = "InputsPrepared", "Every input is there, with the digest that status.inputs says."
     INPUT_FAILED = "InputFailed", "The pod that fetches an input failed without an answer; another one is made."
+    CHECKING = (
+        "Checking",
+        "The program looks at its options and inputs in a pod without a GPU; no pod that trains is made before.",
+    )
+    CHECK_PASSED = "CheckPassed", "The program has found nothing in the way of training, before a pod asked for a GPU."
+    CHECK_FAILED = (
+        "CheckFailed",
+        "The program has found that it could not train with its options and inputs, before a pod asked for a GPU; its "
+        "words are in the message.",
+    )
+    CHECK_SKIPPED = (
+        "CheckSkipped",
+        "The program did not get to an answer where it has no GPU; its pods are made all the same.",
+    )
     CREATING_PODS = "CreatingPods", "The pods of the current attempt are being created."
     WAITING_FOR_PODS = "WaitingForPods", "Pods exist but are not all running yet."
     ALL_NODES_READY = "AllNodesReady", "Every pod of the current attempt is running."
@@ -99,6 +115,24 @@ class Reason(StrEnum):
     RESIZED = "Resized", "spec.nodes.count changed, so the job restarts with the new number of pods."
     TEMPLATE_CHANGED = "TemplateChanged", "The pod settings changed, so the job restarts with them."
     RESUMED = "Resumed", "The job was suspended and runs again."
+    QUEUED = "Queued", "The job waits in a queue of Kueue's for quota; Kueue's own words are in the message."
+    PREEMPTED = (
+        "Preempted",
+        "Kueue has given the job's quota to another; its pods end with their grace period, and it waits for quota "
+        "again.",
+    )
+    EVICTED = (
+        "Evicted",
+        "Kueue has taken the job's quota back (a queue was stopped, pods came up too late ...); its own words are in "
+        "the message.",
+    )
+    NOT_ADMISSIBLE = (
+        "NotAdmissible",
+        "As things are Kueue can never admit the job (no such queue, more than all quota, no matching flavor ...).",
+    )
+    DEACTIVATED = "Deactivated", "The job's Workload is not active, so Kueue does not admit it; a person has to."
+    KUEUE_MISSING = "KueueMissing", "The job names a queue of Kueue's, and the operator sees no Kueue that admits it."
+    ADMITTED = "Admitted", "Kueue has admitted the job; the message says to which ClusterQueue and flavors."
     SUSPENDED = "Suspended", "spec.suspend is true and no pod is left."
     NOT_SUSPENDED = "NotSuspended", "spec.suspend is not set."
     MAX_RESTARTS_EXCEEDED = "MaxRestartsExceeded", "The failure policy allows no further restart within its window."
@@ -119,7 +153,10 @@ class Reason(StrEnum):
         "QuotaExceeded",
         "The namespace's ResourceQuota leaves no room; the server's words are the message.",
     )
-    DEPENDENCY_MISSING = "DependencyMissing", "A PriorityClass or ServiceAccount that a pod names does not exist."
+    DEPENDENCY_MISSING = (
+        "DependencyMissing",
+        "A PriorityClass or ServiceAccount that a pod names, or the WorkloadPriorityClass of a job, does not exist.",
+    )
     POD_SECURITY_VIOLATED = (
         "PodSecurityViolated",
         "The pods break the Pod Security level of the namespace; what they break is in the message.",
@@ -222,6 +259,18 @@ class Reason(StrEnum):
     GATEWAY_NOT_READY = (
         "GatewayNotReady",
         "The version is loaded on every pod, and the gateway that leads to them is not in place yet or not whole.",
+    )
+    GATEWAY_API_MISSING = (
+        "GatewayApiMissing",
+        "spec.gateway.mode is GatewayAPI, and the cluster does not serve the routes that it takes.",
+    )
+    GATEWAY_NOT_FOUND = (
+        "GatewayNotFound",
+        "There is no Gateway, or no listener of it, of the name that spec.gateway.parentRefs says.",
+    )
+    ROUTE_NOT_ACCEPTED = (
+        "RouteNotAccepted",
+        "A Gateway does not take the pool's route; the words of its controller are in the message.",
     )
 
 

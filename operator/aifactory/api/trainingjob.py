@@ -227,6 +227,11 @@ class TrainingJobSpec(Model):
     inputs: Inputs | None = None
     """Files that are fetched before any pod of the job is made, and mounted read-only at /workspace/inputs/<name> in
     the trainer. Editing one restarts the job from its last checkpoint, when the new one is there."""
+    check: Literal["auto", "always", "none"] | None = None
+    """Whether the trainer's command is run once without a GPU, with AIFACTORY_CHECK set, before pods are made: it looks
+    at its options, its inputs and the checkpoint, trains nothing, and ends. What it says is in the way waits for a
+    person. auto (default): where the trainer asks for GPUs and runs a training program of the factory's; always: the
+    program knows AIFACTORY_CHECK; none: never."""
     failure_policy: FailurePolicy | None = None
     scheduling: Scheduling | None = None
     output: (
@@ -353,6 +358,32 @@ class Checkpoint(Model):
     path: str
 
 
+class CheckStatus(Model):
+    """Where the check of options and inputs stands that comes before the pods."""
+
+    of: str
+    """Stands for what is checked: what shapes the pods, and the digests of the inputs."""
+    phase: str
+    """Checking; Waiting: something is in the way of its pod; Failed; Passed; Skipped: it came to no answer."""
+    message: str = ""
+    """What it has found, or what is in the way."""
+    pod: str = ""
+    """The pod that checks; its number says which try it is."""
+    start_time: Time | None = None
+    """When the first pod of it was made."""
+    seconds: int | None = None
+    """How long it took, from then to its end."""
+    next_time: Time | None = None
+    """After a try that was interrupted: the next one does not begin before this."""
+    request: str = ""
+    """The generation and the annotation aifactory.dev/retry of the last try; another one has it tried again."""
+
+    @property
+    def ended(self) -> bool:
+        """It holds up no pods any more."""
+        return self.phase in ("Passed", "Skipped")
+
+
 class OutputStatus(Model):
     """What was published."""
 
@@ -388,6 +419,7 @@ class TrainingJobStatus(Status):
     selector: str = ""
     resolved: Resolved | None = None
     inputs: tuple[InputStatus, ...] | None = None
+    check: CheckStatus | None = None
     last_failure: LastFailure | None = None
     progress: Progress | None = None
     checkpoint: Checkpoint | None = None

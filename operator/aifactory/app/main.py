@@ -143,7 +143,7 @@ class Process:
         self._deliver = deliver
         self._serve_http = serve_http
         self._on_complete = on_complete
-        self.cluster = Cluster(domains, served)
+        self.cluster = Cluster(domains, served, options.namespace)
         self._kinds = wiring.watched(self.cluster)
         self._informers = wiring.make_informers(patient, self.cluster, options, clock=clock, rng=rng)
         lease, config = Retrying(lease_api or api, rng=rng), wiring.lease_config(options)

@@ -104,7 +104,9 @@ def rbac_rules(domains: Sequence[Domain[Any, Any] | type[Domain[Any, Any]]]) -> 
     created = {custom.resource_of(model) for domain in domains for model in domain.creates}
     rules = [_rule(kind, [*READ, *(["create"] if kind in created else [])]) for kind in kinds]
     rules += [_rule(kind, ["patch"], subresource="status") for kind in kinds]
-    rules += [_rule(child.resource, [*READ, *child.verbs]) for child in declared_children(domains)]
+    children = declared_children(domains)
+    rules += [_rule(child.resource, [*READ, *child.verbs]) for child in children]
+    rules += [_rule(child.resource, ["patch"], subresource="status") for child in children if child.writes_status]
     return [*rules, _rule(EVENTS, ["create"]), _rule(CORE_EVENTS, ["list"])]
 
 

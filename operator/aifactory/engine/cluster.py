@@ -38,10 +38,14 @@ class Cluster:
     Args:
         domains: one of each kind.
         served: the optional resources that the API server serves.
+        namespace: the one that is looked at; None: all of them.
     """
 
-    def __init__(self, domains: Sequence[Domain[Any, Any]], served: Collection[Resource] = ()) -> None:
+    def __init__(
+        self, domains: Sequence[Domain[Any, Any]], served: Collection[Resource] = (), namespace: str | None = None
+    ) -> None:
         self.domains = tuple(domains)
+        self._namespace = namespace
         self._served = frozenset(served)
         self.children = {
             child.resource: child
@@ -76,6 +80,10 @@ class Cluster:
     def serves(self, child: Child[Any]) -> bool:
         """Whether the API server serves it."""
         return child.resource in self._objects
+
+    def reads(self, child: Child[Any], namespace: str) -> bool:
+        """Whether it is known which of them there are in a namespace."""
+        return self.serves(child) and self._namespace in (None, namespace)
 
     def get(self, child: Child[T], namespace: str, name: str) -> T | None:
         """The object of that name, whoever owns it."""
@@ -198,6 +206,7 @@ def declared_children(domains: Iterable[Domain[Any, Any] | type[Domain[Any, Any]
         found[child.resource] = replace(
             known,
             verbs=tuple(dict.fromkeys((*known.verbs, *child.verbs))),
+            writes_status=known.writes_status or child.writes_status,
             optional=known.optional and child.optional,
             indexes={**known.indexes, **child.indexes},
             concerns=known.concerns or child.concerns,

@@ -36,6 +36,16 @@ def devices(container: Mapping[str, Any]) -> int:
     return sum(int(value) for name, value in limits.items() if _is_accelerator(name) and str(value).isdigit())
 
 
+def device_resource(container: Mapping[str, Any]) -> str:
+    """The resource by which a container asks for GPUs; empty where it asks for none.
+
+    >>> device_resource({"resources": {"limits": {"cpu": 8, "nvidia.com/gpu": "4"}}})
+    'nvidia.com/gpu'
+    """
+    limits = (container.get("resources") or {}).get("limits") or {}
+    return next((name for name in sorted(limits) if _is_accelerator(name)), "")
+
+
 def devices_of_pod(spec: Mapping[str, Any]) -> int:
     """GPUs that a pod holds: those of all its containers. Devices of a ResourceClaim are not seen."""
     return sum(devices(container) for container in spec.get("containers", ()))

@@ -134,8 +134,12 @@ def invalid_status(stored: Stored[Any], now: datetime) -> dict[str, Any]:
     """The status that tells the user that the object can not be read.
 
     It is not Ready: what is asked for now can not be there. What it has made goes on, and what is said about that
-    (phase, Available, Running) is how it was when the object could be read last.
+    (phase, Available, Running) is how it was when the object could be read last. What has ended asks for nothing any
+    more: how it ended stands.
     """
+    if (end := _end(stored.status)) is not None:
+        true = _ENDS[end["type"]]
+        return _telling(stored, true, end["reason"], end.get("message", ""), now, unready=true is ConditionType.STALLED)
     error = shorten(stored.error, MAX_MESSAGE // 2)
     message = f"the object does not fit this operator's API: {error}; correct the field or update the CRDs"
     return _telling(stored, ConditionType.STALLED, Reason.INVALID_SPEC, message, now, unready=True)
@@ -151,11 +155,23 @@ def failing_status(stored: Stored[Any], failure: str, now: datetime) -> dict[str
     return _telling(stored, ConditionType.RECONCILING, Reason.FAILURE_LASTS, message, now)
 
 
+_ENDS: Final = {ConditionType.COMPLETE: ConditionType.READY, ConditionType.FAILED: ConditionType.STALLED}
+"""How an object may have ended, and what is True of it then."""
+
+
+def _end(status: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The condition that says that the object has ended; None while it has not."""
+    for entry in status.get("conditions", ()):
+        if entry.get("type") in _ENDS and entry.get("status") == "True":
+            return dict(entry)
+    return None
+
+
 _EXCLUSIVE: Final = (ConditionType.RECONCILING, ConditionType.STALLED)
 
 
 def _telling(
-    stored: Stored[Any], true: ConditionType, reason: Reason, message: str, now: datetime, *, unready: bool = False
+    stored: Stored[Any], true: ConditionType, reason: str, message: str, now: datetime, *, unready: bool = False
 ) -> dict[str, Any]:
     """The status as it stands, with one condition that is True. Of Reconciling and Stalled one is true at most."""
     status = stored.status

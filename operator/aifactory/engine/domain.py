@@ -43,6 +43,8 @@ class Child(Generic[T]):
     """The window through which they are seen (`kube.objects`)."""
     verbs: tuple[str, ...] = ("create", "delete")
     """What we do with them beside reading; the operator has no other rights."""
+    writes_status: bool = False
+    """We write into their status too, for another controller to read."""
     optional: bool = False
     """The API server need not serve it, and what lies in no namespace is not read where one is watched. Whether it is
     there is told by `Cluster.serves`."""

@@ -21,7 +21,7 @@ import msgspec
 
 from aifactory.api.names import FIELD_MANAGER
 from aifactory.engine.gate import Gate
-from aifactory.engine.plan import Apply, Create, Delete, DryRun, Patch, Subject, Write, WriteError
+from aifactory.engine.plan import Apply, Create, Delete, DryRun, Patch, PatchStatus, Subject, Write, WriteError
 from aifactory.kube.api import Api
 from aifactory.kube.clock import Clock, SystemClock
 from aifactory.kube.depth import shallow
@@ -178,6 +178,8 @@ class Executor:
                 await self._delete(resource, Key(namespace, write.name), write.uid)
             case Patch():
                 await self._patch(resource, namespace, write)
+            case PatchStatus():
+                await self._patch_status(resource, namespace, write)
             case DryRun():
                 await self._dry_run(resource, namespace, write)
 
@@ -246,6 +248,14 @@ class Executor:
         try:
             send = partial(self._api.patch, resource, namespace, write.name, write.body)
             self._take(resource, await self._send("PATCH", namespace, send))
+        except NotFound:
+            return
+
+    async def _patch_status(self, resource: Resource, namespace: str, write: PatchStatus) -> None:
+        version = write.resource_version
+        try:
+            send = partial(self._api.patch_status, resource, namespace, write.name, write.status)
+            self._take(resource, await self._send("PATCH", namespace, partial(send, resource_version=version)))
         except NotFound:
             return
 

@@ -88,7 +88,20 @@ class DryRun(_Whole):
     """
 
 
-Write: TypeAlias = Create | Apply | Patch | Delete | DryRun
+@dataclass(frozen=True, slots=True)
+class PatchStatus:
+    """Merge `status` into that of an object of ours which another controller writes too; None removes a field.
+
+    It is done only if the object is still as it was seen; else it passes by looking again. One that is gone is fine.
+    """
+
+    kind: str
+    name: str
+    status: Mapping[str, Any]
+    resource_version: str
+
+
+Write: TypeAlias = Create | Apply | Patch | PatchStatus | Delete | DryRun
 
 
 @dataclass(frozen=True, slots=True)

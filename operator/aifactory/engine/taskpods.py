@@ -43,7 +43,10 @@ class TaskPodError(ValueError):
 
 
 VALIDATION: Json = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "4Gi"}}
-"""Of the Triton in which a version is tried. It takes what a load takes, for some seconds."""
+"""Of the Triton in which a version is tried. It takes what a load takes, for some seconds. Also of a training program
+that looks at its inputs."""
+CHECK_SECONDS = 600
+"""A check that takes longer holds up its job more than a mistake would cost."""
 
 
 class ValidationDefaults(BaseModel):
@@ -53,6 +56,16 @@ class ValidationDefaults(BaseModel):
 
     enabled: bool = True
     resources: dict[str, dict[str, Any]] = VALIDATION
+
+
+class CheckDefaults(BaseModel):
+    """Whether training programs of ours are asked ahead of training what is in the way, and with what."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
+
+    enabled: bool = True
+    resources: dict[str, dict[str, Any]] = VALIDATION
+    active_deadline_seconds: Annotated[int, Field(ge=1)] = CHECK_SECONDS
 
 
 class TaskPodDefaults(BaseModel):
@@ -70,6 +83,7 @@ class TaskPodDefaults(BaseModel):
     annotations: dict[str, str] = {}
     active_deadline_seconds: Annotated[int, Field(ge=1)] = TIME_LIMIT_SECONDS
     validation: ValidationDefaults = ValidationDefaults()
+    check: CheckDefaults = CheckDefaults()
 
 
 class TaskPods(BaseModel):
@@ -170,6 +184,19 @@ def build(
             {**each, "restartPolicy": "Always", "terminationMessagePolicy": "FallbackToLogsOnError"} for each in beside
         ]
         spec["terminationGracePeriodSeconds"] = _GRACE_SECONDS
+    spec |= placement(defaults, like)
+    if context := _identity(like):
+        spec["securityContext"] = context
+    return task_object(defaults, metadata, spec)
+
+
+def placement(defaults: TaskPodDefaults, like: Mapping[str, Any]) -> Json:
+    """The fields of a pod of a task that say where it may run, and as whom in the cluster.
+
+    Args:
+        like: see `build`.
+    """
+    spec: Json = {}
     if secrets := _merged(like.get("imagePullSecrets", ()), defaults.image_pull_secrets):
         spec["imagePullSecrets"] = secrets
     if tolerations := _merged(like.get("tolerations", ()), defaults.tolerations):
@@ -181,10 +208,12 @@ def build(
         spec["automountServiceAccountToken"] = False
     if defaults.priority_class_name:
         spec["priorityClassName"] = defaults.priority_class_name
-    if context := _identity(like):
-        spec["securityContext"] = context
-    labels = {**defaults.labels, **metadata["labels"]}
-    full = {**metadata, "labels": labels}
+    return spec
+
+
+def task_object(defaults: TaskPodDefaults, metadata: Mapping[str, Any], spec: Json) -> Json:
+    """The pod of a task with this spec, which is made to pass Pod Security `restricted`."""
+    full = {**metadata, "labels": {**defaults.labels, **metadata["labels"]}}
     if defaults.annotations:
         full["annotations"] = defaults.annotations
     return {"apiVersion": "v1", "kind": "Pod", "metadata": full, "spec": restricted_pod(spec, names.RUN_AS_UID)}

@@ -82,6 +82,8 @@ class Task:
     """Reasons in an answer that pass by themselves, or that a person can remove."""
     unexplained: Reason
     """The reason that is told when there is no answer."""
+    judge: Callable[[TaskPod], tuple[Reason, str] | None] = lambda _pod: None
+    """What a try that ended otherwise means, of a program that gives no answer of this form: reason and words."""
 
 
 MAX_LEFT: Final = 5
@@ -188,6 +190,8 @@ def _ended(task: Task, pod: TaskPod, next_time: datetime | None, now: datetime, 
 
 def _cause(task: Task, pod: TaskPod) -> tuple[Reason, str]:
     """Why a try ended without the answer that was wanted."""
+    if (judged := task.judge(pod)) is not None:
+        return judged
     answer = pod.answer
     known = (reason for reason in task.permanent | task.mendable if reason == answer.get("reason"))
     if (reason := next(known, None)) is not None:

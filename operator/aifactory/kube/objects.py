@@ -13,7 +13,7 @@ Shapes: https://kubernetes.io/docs/reference/kubernetes-api/
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Generic, Protocol, TypeVar
 from zlib import crc32
 
@@ -143,7 +143,10 @@ class Condition(Struct, frozen=True, gc=False):
     message: str = ""
 
 
-def condition(conditions: tuple[Condition, ...], type_: str) -> Condition | None:
+C = TypeVar("C", bound=Condition)
+
+
+def condition(conditions: tuple[C, ...], type_: str) -> C | None:
     """The condition of that type, if it is there."""
     for entry in conditions:
         if entry.type == type_:
@@ -246,14 +249,27 @@ class NodeStatus(Struct, frozen=True, gc=False):
         _set(self, "conditions", shared(kept, _talkative(kept)))
 
 
+DEVICE_MEMORY = ".memory"
+"""How labels end that NVIDIA's feature discovery puts on nodes: `nvidia.com/gpu.memory`, in MiB. Before it is the name
+of the resource. Source: https://github.com/NVIDIA/k8s-device-plugin/blob/main/docs/gpu-feature-discovery/README.md"""
+_NO_LABELS: dict[str, str] = {}
+
+
 class NodeMetadata(Struct, frozen=True, gc=False):
-    """`metadata` of a node without its labels, of which each has dozens that are its own."""
+    """`metadata` of a node. Of its labels, of which each has dozens that are its own, those are kept that say how much
+    memory its devices have."""
 
     name: str
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
+    labels: dict[str, str] = {}
     owner_references: tuple[OwnerReference, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.labels:
+            kept = {name: value for name, value in self.labels.items() if name.endswith(DEVICE_MEMORY)}
+            _set(self, "labels", kept or _NO_LABELS)
 
     @property
     def controller(self) -> OwnerReference | None:
@@ -290,10 +306,18 @@ class NetworkPolicy(Struct, frozen=True, gc=False):
     metadata: AppliedMetadata
 
 
+READ_WRITE_MANY = "ReadWriteMany"
+
+
+class ClaimSpec(Struct, frozen=True, gc=False):
+    access_modes: tuple[str, ...] = ()
+
+
 class Claim(Struct, frozen=True, gc=False):
     """A PersistentVolumeClaim."""
 
     metadata: Metadata
+    spec: ClaimSpec = ClaimSpec()
 
 
 class DeploymentSpec(Struct, frozen=True, gc=False):
@@ -356,6 +380,159 @@ class PodGroup(Struct, frozen=True, gc=False):
     metadata: Metadata
     spec: PodGroupSpec = PodGroupSpec()
     status: PodGroupStatus = PodGroupStatus()
+
+
+class WorkloadCondition(Condition, frozen=True, gc=False):
+    """A whole `metav1.Condition`: such a list is written back with some of its entries changed."""
+
+    last_transition_time: str = ""
+    observed_generation: int = 0
+
+
+class PodSetAssignment(Struct, frozen=True, gc=False):
+    """Where pods of a set may run."""
+
+    name: str = ""
+    flavors: dict[str, str] = {}
+    """By resource."""
+    topology_assignment: dict[str, Any] | None = None
+    """That there is one is all that counts."""
+
+
+class Admission(Struct, frozen=True, gc=False):
+    cluster_queue: str = ""
+    pod_set_assignments: tuple[PodSetAssignment, ...] | None = ()
+
+
+class PodSetUpdate(Struct, frozen=True, gc=False):
+    """What an admission check wants pods of a set to have."""
+
+    name: str = ""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[dict[str, Any], ...] = ()
+
+
+class AdmissionCheck(Struct, frozen=True, gc=False):
+    pod_set_updates: tuple[PodSetUpdate, ...] = ()
+
+
+class WorkloadSpec(Struct, frozen=True, gc=False):
+    queue_name: str = ""
+    active: bool = True
+
+
+class WorkloadStatus(Struct, frozen=True, gc=False):
+    conditions: tuple[WorkloadCondition, ...] = ()
+    admission: Admission | None = None
+    admission_checks: tuple[AdmissionCheck, ...] = ()
+
+
+class WorkloadMetadata(Metadata, frozen=True, gc=False):
+    """`metadata` of a Workload, of which it counts how long it has waited."""
+
+    creation_timestamp: datetime = datetime.min.replace(tzinfo=UTC)
+
+
+class Workload(Struct, frozen=True, gc=False):
+    """What stands for pods in a queue of Kueue's (kueue.x-k8s.io)."""
+
+    metadata: WorkloadMetadata
+    spec: WorkloadSpec = WorkloadSpec()
+    status: WorkloadStatus = WorkloadStatus()
+
+
+class FlavorSpec(Struct, frozen=True, gc=False):
+    node_labels: dict[str, str] = {}
+    tolerations: tuple[dict[str, Any], ...] = ()
+
+
+class ResourceFlavor(Struct, frozen=True, gc=False):
+    """A sort of machines, as Kueue tells them apart."""
+
+    metadata: Metadata
+    spec: FlavorSpec = FlavorSpec()
+
+
+class WorkloadPriorityClass(Struct, frozen=True, gc=False):
+    metadata: Metadata
+    value: int = 0
+
+
+class GatewayCondition(Condition, frozen=True, gc=False):
+    """A condition by which a controller of the Gateway API tells what it has looked at."""
+
+    observed_generation: int = 0
+
+
+class ParentReference(Struct, frozen=True, gc=False):
+    """What a route hangs on; without a namespace it is in the route's own."""
+
+    name: str
+    namespace: str = ""
+    section_name: str = ""
+    kind: str = "Gateway"
+
+
+class BackendReference(Struct, frozen=True, gc=False):
+    name: str = ""
+    weight: int = 1
+
+
+class RouteRule(Struct, frozen=True, gc=False):
+    backend_refs: tuple[BackendReference, ...] = ()
+
+
+class RouteSpec(Struct, frozen=True, gc=False):
+    parent_refs: tuple[ParentReference, ...] = ()
+    rules: tuple[RouteRule, ...] = ()
+
+
+class RouteParent(Struct, frozen=True, gc=False):
+    parent_ref: ParentReference
+    conditions: tuple[GatewayCondition, ...] = ()
+
+
+class RouteStatus(Struct, frozen=True, gc=False):
+    parents: tuple[RouteParent, ...] = ()
+
+
+class Route(Struct, frozen=True, gc=False):
+    """An HTTPRoute or a GRPCRoute: where it leads, and what the controllers of its parents say."""
+
+    metadata: AppliedMetadata
+    spec: RouteSpec = RouteSpec()
+    status: RouteStatus = RouteStatus()
+
+
+class Listener(Struct, frozen=True, gc=False):
+    name: str
+    port: int = 0
+    protocol: str = ""
+    hostname: str = ""
+
+
+class GatewaySpec(Struct, frozen=True, gc=False):
+    gateway_class_name: str = ""
+    listeners: tuple[Listener, ...] = ()
+
+
+class GatewayAddress(Struct, frozen=True, gc=False):
+    value: str = ""
+
+
+class GatewayStatus(Struct, frozen=True, gc=False):
+    addresses: tuple[GatewayAddress, ...] = ()
+    conditions: tuple[GatewayCondition, ...] = ()
+
+
+class Gateway(Struct, frozen=True, gc=False):
+    """A Gateway of gateway.networking.k8s.io, which users make."""
+
+    metadata: Metadata
+    spec: GatewaySpec = GatewaySpec()
+    status: GatewayStatus = GatewayStatus()
 
 
 class PartialObject(Struct, frozen=True, gc=False):

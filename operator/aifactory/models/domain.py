@@ -73,7 +73,9 @@ def versions_of(pool: InferencePool) -> set[str]:
     """Names of the ModelVersions a pool serves, rolls to, or has resolved its wish to, whatever its spec says now."""
     status = pool.status
     found = {resolved.model_version for resolved in status.resolved}
-    found |= {part.model_version for part in (status.stable, status.candidate) if part is not None}
+    for part in (status.stable, status.candidate):
+        if part is not None:
+            found |= {part.model_version, *(each.model_version for each in part.models or ())}
     return found - {""}
 
 

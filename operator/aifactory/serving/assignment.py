@@ -1,4 +1,4 @@
-"""What a pod serves: which ModelVersion the pool's wish means now, and how the pod is told.
+"""What a pod serves: which ModelVersion a wish of the pool's means now, and how the pod is told.
 
 What a set of pods serves is one ConfigMap, mounted into them, so that a pod that restarts while operator and API server
 are away still comes up with the right model. It may change while they run: the agents follow the file.
@@ -34,7 +34,7 @@ class Waiting:
 
 def resolve(wish: PoolModel, versions: Iterable[VersionView]) -> VersionView | Waiting:
     """The version to serve: the pinned one if it is Ready, or the highest that is."""
-    known = sorted(versions, key=lambda view: view.version)
+    known = sorted((view for view in versions if view.model == wish.name), key=lambda view: view.version)
     if wish.version is not None:
         return _pinned(wish.name, wish.version, known)
     ready = [view for view in known if view.ready and not view.deleting]
@@ -78,6 +78,13 @@ def engine_wish(pool: InferencePool) -> str:
     return engine if engine is not None and engine != "auto" else ""
 
 
+def identity(engine: str, version: VersionView) -> Json:
+    """By what the things that are to be served, all of them, are told from others."""
+    if version.beside is None:
+        return parts(engine, version)
+    return {"models": [parts(engine, each) for each in version.all]}
+
+
 def parts(engine: str, version: VersionView) -> Json:
     """What of a version, and of the engine that is insisted on, makes a difference to a pod that serves it."""
     return {
@@ -103,14 +110,15 @@ def config(
 
     Args:
         pool: whose they are.
-        version: takes the traffic.
+        version: takes the traffic, with those beside it.
         revision: that version in these pods.
         pods: the set's name; left out where it was made for this revision.
         warm: is kept at hand.
         engine: the one that the revision insists on, if that is not what the pool does now.
     """
     engine = engine_wish(pool) if engine is None else engine
-    models = [parts(engine, version)] + ([{**parts(engine, warm), "traffic": "warm"}] if warm is not None else [])
+    models = [parts(engine, each) for each in version.all]
+    models += [{**parts(engine, warm), "traffic": "warm"}] if warm is not None else []
     desired = {"pool": pool.metadata.name, "revision": revision, "models": models}
     set_ = pods or revision
     meta = metadata(pool, child_name(pool.metadata.name, set_), {names.LABEL_REVISION: set_})

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from aifactory.api import names
 from aifactory.api.conditions import find
@@ -21,26 +21,58 @@ from aifactory.engine.plan import Plan, WriteError
 from aifactory.engine.refusals import removal
 from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
-from aifactory.kube.objects import ConfigMap, Deployment, DisruptionBudget, NetworkPolicy, Pod, ReplicaSet, Service
+from aifactory.kube.objects import (
+    ConfigMap,
+    Deployment,
+    DisruptionBudget,
+    Metadata,
+    NetworkPolicy,
+    Pod,
+    ReplicaSet,
+    Route,
+    Service,
+    condition,
+)
+from aifactory.kube.objects import Gateway as GatewayObject
 from aifactory.kube.resources import (
     BUDGETS,
     CONFIGMAPS,
     DEPLOYMENTS,
+    GATEWAYS,
+    GRPCROUTES,
+    HTTPROUTES,
     NETWORKPOLICIES,
     PODS,
     REPLICASETS,
     SERVICES,
     Key,
 )
-from aifactory.serving import autoscale, disruption, gateway, metrics, scaling, shape, swap, traffic
+from aifactory.serving import (
+    autoscale,
+    disruption,
+    gateway,
+    metrics,
+    packing,
+    route,
+    scaling,
+    shape,
+    swap,
+    traffic,
+)
 from aifactory.serving.measure import Analysed, Measurement, PoolKey
 from aifactory.serving.plan import plan_pool
 from aifactory.serving.probe import ServingBook, ServingPod, ServingProbe
 from aifactory.serving.state import (
     ConfigView,
     GatewayView,
+    ListenerView,
     Observed,
+    Parent,
+    ParentGateway,
     RevisionView,
+    RoutesView,
+    RouteView,
+    Said,
     ServingPodView,
     Settings,
     VersionView,
@@ -55,6 +87,30 @@ _POLICIES = Child(NETWORKPOLICIES, NetworkPolicy, verbs=("create", "patch", "del
 _DEPLOYMENTS = Child(DEPLOYMENTS, Deployment, verbs=("create", "patch", "delete"))
 _REPLICASETS = Child(REPLICASETS, ReplicaSet, verbs=())
 _PODS = Child(PODS, Pod, verbs=("patch",), halfway=podstate.starting)
+_BY_GATEWAY: Final = "gateway"
+
+
+def _parents_of(found: Route) -> tuple[Parent, ...]:
+    namespace = found.metadata.namespace
+    refs = (each for each in found.spec.parent_refs if each.kind == "Gateway")
+    return tuple(Parent(each.namespace or namespace, each.name, each.section_name) for each in refs)
+
+
+def _gateways_of(found: Route) -> Iterable[Hashable]:
+    return {(each.namespace, each.gateway) for each in _parents_of(found)}
+
+
+def _routes_of(found: GatewayObject, cluster: Cluster) -> Iterable[Metadata]:
+    """Routes that name a Gateway, whether it is there or not."""
+    key = (found.metadata.namespace, found.metadata.name)
+    return [each.metadata for kind in (_HTTP_ROUTES, _GRPC_ROUTES) for each in cluster.having(kind, _BY_GATEWAY, key)]
+
+
+_KEPT = ("create", "patch", "delete")
+_HTTP_ROUTES = Child(HTTPROUTES, Route, verbs=_KEPT, optional=True, indexes={_BY_GATEWAY: _gateways_of})
+_GRPC_ROUTES = Child(GRPCROUTES, Route, verbs=_KEPT, optional=True, indexes={_BY_GATEWAY: _gateways_of})
+_GATEWAYS = Child(GATEWAYS, GatewayObject, verbs=(), optional=True, selector="", concerns=_routes_of)
+"""Of users: which there are, and how their controllers find them."""
 
 
 class Serving(Domain[InferencePool, Observed]):
@@ -62,7 +118,10 @@ class Serving(Domain[InferencePool, Observed]):
 
     settings_class = Settings
     model = InferencePool
-    children = (_SERVICES, _BUDGETS, _POLICIES, _CONFIGS, _DEPLOYMENTS, _REPLICASETS, _PODS)
+    children = (
+        *(_SERVICES, _BUDGETS, _POLICIES, _CONFIGS, _DEPLOYMENTS, _REPLICASETS, _PODS),
+        *(_HTTP_ROUTES, _GRPC_ROUTES, _GATEWAYS),
+    )
     families = metrics.FAMILIES
 
     def __init__(self, settings: Settings | None = None, url: str = "") -> None:
@@ -73,11 +132,12 @@ class Serving(Domain[InferencePool, Observed]):
         self._analysed = Index(InferencePool, "analysed", _if_analysed)
         self._scaled = Index(InferencePool, "scaled", _if_scaled)
         self._asleep = Index(InferencePool, "asleep", _if_asleep)
+        self._several = Index(InferencePool, "several", _if_several)
         self.wakeups = Wakeups()
 
     def indexes(self) -> Sequence[Index[Any]]:
         """Versions and pools by their model, and the pools that an upgrade of the installation has yet to reach."""
-        pools = (self._outdated, self._swapping, self._analysed, self._scaled, self._asleep)
+        pools = (self._outdated, self._swapping, self._analysed, self._scaled, self._asleep, self._several)
         return (_VERSIONS, _POOLS, *pools)
 
     def watches(self) -> Sequence[Watch[Any]]:
@@ -100,7 +160,11 @@ class Serving(Domain[InferencePool, Observed]):
         return Observed(
             pool=model,
             settings=self.settings,
-            versions=tuple(map(version_view, cluster.find(_VERSIONS, (meta.namespace, model.spec.models[0].name)))),
+            versions=tuple(
+                version_view(found)
+                for name in _model_names(model)
+                for found in cluster.find(_VERSIONS, (meta.namespace, name))
+            ),
             revisions=tuple(revision_view(each) for each in deployments if not _is_shadow(each)),
             shadows=tuple(revision_view(each) for each in deployments if _is_shadow(each)),
             configs=tuple(config_view(each) for each in configs if each.metadata.name != gateway.name(meta.name)),
@@ -109,6 +173,7 @@ class Serving(Domain[InferencePool, Observed]):
             budget=_own(budget, meta.uid),
             policies=tuple(map(applied, cluster.owned(_POLICIES, meta.namespace, meta.uid))),
             gateway=self._gateway_view(model, service, cluster),
+            routes=_routes_view(model, cluster),
             throughput=self.book.throughput((meta.namespace, meta.name)),
             demand=self.book.demand((meta.namespace, meta.name)) if model.spec.autoscaling is not None else None,
             held=self.wakeups.held((meta.namespace, meta.name)) if scaling.wanted(model) == 0 else None,
@@ -162,7 +227,7 @@ class Serving(Domain[InferencePool, Observed]):
 
     def asked_pods(self, cluster: Cluster) -> list[ServingPod]:
         """The serving pods that can be asked: those that really belong to a pool, whatever labels others may bear."""
-        found = []
+        found, several = [], {tuple(_key(pool)) for pool in cluster.find(self._several, True)}
         for pod in cluster.objects(_PODS).all():
             meta = pod.metadata
             role = meta.labels.get(names.LABEL_ROLE)
@@ -172,7 +237,7 @@ class Serving(Domain[InferencePool, Observed]):
             if owner is not None and owner[0] == self.resource and meta.deletion_timestamp is None:
                 pool = (owner[1].namespace, owner[1].name)
                 ready, live = podstate.is_ready(pod), role == names.ROLE_SERVE
-                found.append(ServingPod(meta.uid, pod.status.pod_ip, pool, ready, live))
+                found.append(ServingPod(meta.uid, pod.status.pod_ip, pool, ready, live, pool in several))
         return found
 
     def swapping_pods(self, cluster: Cluster) -> list[ServingPod]:
@@ -250,7 +315,8 @@ class Serving(Domain[InferencePool, Observed]):
         mine = (model.metadata.namespace, model.metadata.name)
         return tuple(
             f"{child.resource.kind.lower()}/{found.metadata.name}"
-            for child in (_SERVICES, _BUDGETS, _POLICIES, _DEPLOYMENTS, _CONFIGS)
+            for child in (_SERVICES, _BUDGETS, _POLICIES, _DEPLOYMENTS, _CONFIGS, _HTTP_ROUTES, _GRPC_ROUTES)
+            if cluster.serves(child)
             for found in sorted(cluster.objects(child).all(), key=lambda found: str(found.metadata.name))
             if found.metadata.controller is None
             and (found.metadata.namespace, found.metadata.labels.get(names.LABEL_POOL)) == mine
@@ -381,6 +447,61 @@ def revision_view(deployment: Deployment) -> RevisionView:
     )
 
 
+def _routes_view(pool: InferencePool, cluster: Cluster) -> RoutesView:
+    """The routes of a pool and the Gateways that its spec names."""
+    meta, by_kind = pool.metadata, {route.HTTP: _HTTP_ROUTES, route.GRPC: _GRPC_ROUTES}
+    seen: dict[str, RouteView | None] = {}
+    for kind, child in by_kind.items():
+        found = cluster.get(child, meta.namespace, meta.name)
+        owner = found.metadata.controller if found is not None else None
+        seen[kind] = route_view(found) if found is not None and owner is not None and owner.uid == meta.uid else None
+    named = {(each.namespace, each.gateway) for kind in route.kinds(pool) for each in route.parents(pool, kind)}
+    return RoutesView(
+        unserved=tuple(kind for kind, child in by_kind.items() if not cluster.serves(child)),
+        http=seen[route.HTTP],
+        grpc=seen[route.GRPC],
+        gateways=tuple(_parent_gateway(namespace, name, cluster) for namespace, name in sorted(named)),
+    )
+
+
+def route_view(found: Route) -> RouteView:
+    """A route as planning sees it. Its rules lead to the same Services, each by its port."""
+    meta, rules = found.metadata, found.spec.rules
+    leads = tuple((each.name, each.weight) for each in rules[0].backend_refs if each.weight) if rules else ()
+    said: dict[Parent, Said] = {}
+    for entry in found.status.parents:
+        ref, accepted = entry.parent_ref, condition(entry.conditions, "Accepted")
+        if accepted is None:
+            continue
+        resolved = condition(entry.conditions, "ResolvedRefs")
+        bad = next((each for each in (accepted, resolved) if each is not None and each.status == "False"), None)
+        said[Parent(ref.namespace or meta.namespace, ref.name, ref.section_name)] = Said(
+            accepted.observed_generation,
+            accepted=accepted.status == "True",
+            refusal=f"{bad.reason}: {bad.message}" if bad is not None else "",
+        )
+    return RouteView(applied(found), meta.generation, leads, said)
+
+
+def _parent_gateway(namespace: str, name: str, cluster: Cluster) -> ParentGateway:
+    known, found = cluster.reads(_GATEWAYS, namespace), cluster.get(_GATEWAYS, namespace, name)
+    if found is None:
+        return ParentGateway(namespace, name, found=False, known=known)
+    accepted, programmed = (condition(found.status.conditions, each) for each in ("Accepted", "Programmed"))
+    bad = next((each for each in (accepted, programmed) if each is not None and each.status == "False"), None)
+    return ParentGateway(
+        namespace,
+        name,
+        class_name=found.spec.gateway_class_name,
+        listeners=tuple(
+            ListenerView(each.name, each.port, each.protocol, each.hostname) for each in found.spec.listeners
+        ),
+        address=next((each.value for each in found.status.addresses if each.value), ""),
+        taken_on=accepted is not None and accepted.status != "Unknown",
+        trouble=f"{bad.reason}: {bad.message}" if bad is not None else "",
+    )
+
+
 def _is_shadow(deployment: Deployment) -> bool:
     return deployment.metadata.labels.get(names.LABEL_ROLE) == names.ROLE_SHADOW
 
@@ -442,6 +563,17 @@ def _if_scaled(pool: InferencePool) -> Iterable[Hashable]:
 def _if_asleep(pool: InferencePool) -> Iterable[Hashable]:
     gone = pool.metadata.deletion_timestamp is not None
     return (True,) if scaling.sleeps(pool) and not scaling.wanted(pool) and not gone else ()
+
+
+def _if_several(pool: InferencePool) -> Iterable[Hashable]:
+    return (True,) if len(pool.spec.models) > 1 else ()
+
+
+def _model_names(pool: InferencePool) -> Iterable[str]:
+    """The models of the pool: those that it is to serve, and of several those that its pods still do."""
+    wished, status = [model.name for model in pool.spec.models], pool.status
+    parts = [part for part in (status.stable, status.previous) if part is not None and (part.models or len(wished) > 1)]
+    return dict.fromkeys([*wished, *(name for part in parts for name in packing.named_in(part))])
 
 
 def _models_of_pool(pool: InferencePool) -> Iterable[Hashable]:

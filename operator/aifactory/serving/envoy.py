@@ -17,6 +17,7 @@ Sources: https://www.envoyproxy.io/docs/envoy/latest/api-v3/api
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -63,8 +64,9 @@ class Pods:
     """In Envoy's metrics."""
     host: str
     """A headless Service, which is in the same namespace."""
-    versions: tuple[int, ...] = ()
-    """Of a set: what it answers from; a client that insists on one of these is led here."""
+    versions: tuple[int | str, ...] = ()
+    """Of a set: what it answers from, of several models as `name@version`; a client that insists on one of these is led
+    here."""
     weight: int | None = None
     """Of the requests of all other clients, in percent; None where these are for all ready pods alike."""
 
@@ -514,7 +516,7 @@ def _route_table(door: _Door, routes: Routes) -> Json:
     pinned = {version: pods for pods in reversed(routes.sets) for version in pods.versions}  # the first set of several
     seconds = routes.timeout_seconds or 0
     table = []
-    for version, pods in sorted(pinned.items()):
+    for version, pods in sorted(pinned.items(), key=lambda item: (isinstance(item[0], str), item[0])):
         leads = {"cluster": _cluster_name(pods, door)}
         by_header = {"name": VERSION_HEADER, "string_match": {"exact": str(version)}}
         by_cookie = {"name": "cookie", "string_match": {"safe_regex": {"regex": _cookie(version)}}}
@@ -552,8 +554,8 @@ def _table(name: str, host: Json) -> Json:
     return {"@type": f"{_TYPE}.config.route.v3.RouteConfiguration", "name": name, "virtual_hosts": [host]}
 
 
-def _cookie(version: int) -> str:
-    return f"(.*; ?)?{VERSION_HEADER}={version}(;.*)?"
+def _cookie(version: int | str) -> str:
+    return f"(.*; ?)?{VERSION_HEADER}={re.escape(str(version))}(;.*)?"
 
 
 def _route(leads: Json, seconds: int, header: Json | None = None) -> Json:

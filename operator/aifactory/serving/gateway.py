@@ -16,7 +16,7 @@ from aifactory.api.inferencepool import DEFAULT_GATEWAY_REPLICAS, Gateway, Infer
 from aifactory.engine import apply
 from aifactory.engine.plan import Delete, Write
 from aifactory.engine.podspec import Json, restricted_pod
-from aifactory.serving import apikeys, assignment, disruption, envoy, holding, scaling, shape, steps, traffic
+from aifactory.serving import apikeys, assignment, disruption, envoy, holding, route, scaling, shape, steps, traffic
 from aifactory.serving.objects import metadata, selector
 from aifactory.serving.state import Observed, RevisionView
 
@@ -54,7 +54,7 @@ def is_in_place(observed: Observed) -> bool:
     """Whether requests take the way that the spec asks for."""
     view = observed.gateway
     if not is_wanted(observed.pool):
-        return not view.routed
+        return not view.routed and route.is_in_place(observed)
     return view.routed and view.deployment is not None and as_asked(observed) >= replicas(observed.pool)
 
 
@@ -94,7 +94,8 @@ def _kept(observed: Observed) -> tuple[Write, ...]:
     found: list[Write] = [*apply.ensure(config, view.config)]
     for host, body in wanted.items():
         found += apply.ensure(body, there.get(host))
-    found += (Delete("Service", child.name, child.uid) for host, child in there.items() if host not in wanted)
+    kept = wanted.keys() | route.kept_services(observed)
+    found += (Delete("Service", child.name, child.uid) for host, child in there.items() if host not in kept)
     image = observed.settings.gateway_image
     found += apply.ensure(deployment(pool, image, view.first or digest), view.deployment)
     if view.budget is not None or replicas(pool) > disruption.MAX_UNAVAILABLE:
@@ -115,7 +116,19 @@ def _removed(observed: Observed) -> tuple[Write, ...]:
         return ()
     parts = (("Deployment", view.deployment), ("ConfigMap", view.config), ("PodDisruptionBudget", view.budget))
     found = [Delete(kind, child.name, child.uid) for kind, child in parts if child is not None]
-    return (*found, *(Delete("Service", child.name, child.uid) for child in view.services))
+    kept = route.kept_services(observed)
+    gone = (child for child in view.services if child.name not in kept)
+    return (*found, *(Delete("Service", child.name, child.uid) for child in gone))
+
+
+def is_told(observed: Observed) -> bool:
+    """Whether proxies that requests go through have been brought where they lead to now, as far as is known here."""
+    view = observed.gateway
+    if not view.routed or not is_wanted(observed.pool):
+        return True
+    digest, _ = config_map(observed.pool, routes(observed))
+    known = (pod.told or view.first for pod in view.pods if not pod.terminating)
+    return view.files == digest and all(told == digest for told in known)
 
 
 def routes(observed: Observed) -> envoy.Routes:
@@ -139,7 +152,7 @@ def routes(observed: Observed) -> envoy.Routes:
     spec = pool.spec.gateway or Gateway()
     return envoy.Routes(
         pool=pool.metadata.name,
-        model=pool.spec.models[0].name,
+        model=_checked_model(observed),
         openai=observed.generates_text,
         everybody=envoy.Pods("pods", host(pool)),
         sets=sets,
@@ -175,10 +188,21 @@ def _mirror(observed: Observed) -> envoy.Mirror | None:
     return envoy.Mirror(envoy.Pods(view.revision, set_host(pool, view.revision)), change.mirror)
 
 
-def _versions(observed: Observed, view: RevisionView) -> tuple[int, ...]:
+def _checked_model(observed: Observed) -> str:
+    """The model by which pods are asked whether they are ready: of several one that is served, and goes on being."""
+    pool, stable = observed.pool, observed.pool.status.stable
+    served = {each.name for each in (stable.models or ())} if stable is not None else set()
+    wished = [wish.name for wish in pool.spec.models]
+    return next((name for name in wished if name in served), wished[0])
+
+
+def _versions(observed: Observed, view: RevisionView) -> tuple[int | str, ...]:
     """What a set of pods answers from: two versions while it changes over, in one pod this and in another that."""
     pool, status = observed.pool, observed.pool.status
-    told = (found for found in (status.stable, status.candidate) if found is not None)
+    told = [found for found in (status.stable, status.candidate) if found is not None]
+    if observed.has_several:
+        there = (found for found in told if traffic.pods_of(pool, found) == view.revision)
+        return tuple(sorted({f"{each.name}@{each.version}" for found in there for each in found.models or ()}))
     known = {found.version for found in told if found.version and traffic.pods_of(pool, found) == view.revision}
     return tuple(sorted(known or {one.version for one in observed.versions if one.name == view.model_version}))
 

@@ -11,10 +11,13 @@ import msgspec
 from aifactory.api.inferencepool import DEFAULT_REPLICAS
 from aifactory.engine.domain import Family, Sample
 
+_MODEL: Final = "namespace name model"
 WANTED: Final = Family("aifactory_pool_replicas_wanted", "gauge", "Serving pods that the pool shall have.")
 READY: Final = Family("aifactory_pool_replicas_ready", "gauge", "Serving pods that are ready.")
 AVAILABLE: Final = Family("aifactory_pool_available", "gauge", "1 if at least one pod answers, else 0.")
-VERSION: Final = Family("aifactory_pool_version", "gauge", "Number of the model's version that was complete last.")
+VERSION: Final = Family(
+    "aifactory_pool_version", "gauge", "Number of the model's version that was complete last, in a pool of one model."
+)
 REQUESTS: Final = Family(
     "aifactory_pool_requests_per_second", "gauge", "Requests answered, told anew when it differs by a tenth."
 )
@@ -23,6 +26,24 @@ TOKENS: Final = Family(
 )
 ROLLOUT: Final = Family(
     "aifactory_pool_rollout", "gauge", "1 for the phase of the last change of versions.", "namespace name phase reason"
+)
+MODEL_VERSION: Final = Family(
+    "aifactory_pool_model_version", "gauge", "Of several models: number of the version served.", _MODEL
+)
+MODEL_READY: Final = Family(
+    "aifactory_pool_model_replicas_ready", "gauge", "Of several models: ready pods that serve it.", _MODEL
+)
+MODEL_MEMORY: Final = Family(
+    "aifactory_pool_model_memory_bytes", "gauge", "Of several models: memory of the version, as measured.", _MODEL
+)
+MODEL_STATE: Final = Family(
+    "aifactory_pool_model_state", "gauge", "Of several models: 1 for the state of each.", f"{_MODEL} state reason"
+)
+MODEL_REQUESTS: Final = Family(
+    "aifactory_pool_model_requests_per_second", "gauge", "Of several models: requests answered.", _MODEL
+)
+MODEL_TOKENS: Final = Family(
+    "aifactory_pool_model_tokens_per_second", "gauge", "Of several models: tokens generated.", _MODEL
 )
 GPUS: Final = Family("aifactory_pool_gpus", "gauge", "GPUs that the serving pods hold.")
 GPU_SECONDS: Final = Family("aifactory_pool_gpu_seconds_total", "counter", "Seconds of GPUs that pods have held.")
@@ -45,6 +66,7 @@ JOULES: Final = Family(
 FAMILIES: Final = (
     *(WANTED, READY, AVAILABLE, VERSION, REQUESTS, TOKENS, ROLLOUT, GPUS, GPU_SECONDS, IDLE_SECONDS, SURGE_SECONDS),
     *(PRICE, MILLION_TOKENS, MILLION_REQUESTS, JOULES),
+    *(MODEL_VERSION, MODEL_READY, MODEL_MEMORY, MODEL_STATE, MODEL_REQUESTS, MODEL_TOKENS),
 )
 
 
@@ -57,9 +79,25 @@ class _Condition(msgspec.Struct, frozen=True, gc=False):
     status: str
 
 
+class _Figures(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    name: str
+    requests_per_second: str
+    tokens_per_second: str
+
+
+class _Model(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    name: str
+    state: str
+    version: int | None = None
+    ready_replicas: int = 0
+    memory_bytes: int | None = None
+    reason: str = ""
+
+
 class _Throughput(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     requests_per_second: str
     tokens_per_second: str
+    models: tuple[_Figures, ...] = ()
     cost_per_million_tokens: str | None = None
     cost_per_million_requests: str | None = None
     joules_per_token: str | None = None
@@ -90,6 +128,7 @@ class _Status(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     ready_replicas: int = 0
     version: str = ""
     conditions: tuple[_Condition, ...] = ()
+    models: tuple[_Model, ...] = ()
     throughput: _Throughput | None = None
     rollout: _Rollout | None = None
     scaling: _Scaling | None = None
@@ -114,8 +153,9 @@ def samples(body: bytes) -> Iterable[Sample]:
     available = next((found.status for found in status.conditions if found.type == "Available"), None)
     if available is not None:
         yield Sample(AVAILABLE, available == "True")
-    if status.version:
+    if status.version.isdecimal():
         yield Sample(VERSION, int(status.version))
+    yield from _of_models(status)
     if status.rollout is not None:
         yield Sample(ROLLOUT, 1, (status.rollout.phase, status.rollout.reason))
     if (figures := status.throughput) is not None:
@@ -131,6 +171,20 @@ def samples(body: bytes) -> Iterable[Sample]:
         yield from _known(PRICE, use.gpu_hour_price)
         if use.surge_revision:
             yield Sample(SURGE_SECONDS, use.surge_gpu_seconds, per_second=use.surge, since=use.since)
+
+
+def _of_models(status: _Status) -> Iterable[Sample]:
+    """The figures of each of several models."""
+    for model in status.models:
+        yield Sample(MODEL_STATE, 1, (model.name, model.state, model.reason))
+        if model.version is not None:
+            yield Sample(MODEL_VERSION, model.version, (model.name,))
+            yield Sample(MODEL_READY, model.ready_replicas, (model.name,))
+        if model.memory_bytes is not None:
+            yield Sample(MODEL_MEMORY, model.memory_bytes, (model.name,))
+    for figures in status.throughput.models if status.throughput is not None else ():
+        yield Sample(MODEL_REQUESTS, float(figures.requests_per_second), (figures.name,))
+        yield Sample(MODEL_TOKENS, float(figures.tokens_per_second), (figures.name,))
 
 
 def _known(family: Family, figure: str | None) -> Iterable[Sample]:

@@ -1,7 +1,7 @@
 """One decision about one InferencePool: the story of a reconcile.
 
 Resolve the wish to a version, give each revision its number of pods, tell the truth about it. Nothing here does I/O or
-reads a clock.
+reads a clock. In a pool of several models a revision is all that its pods serve (`packing`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import datetime
 
 from aifactory.api import names
 from aifactory.api.conditions import shorten
-from aifactory.api.inferencepool import InferencePoolStatus
+from aifactory.api.inferencepool import InferencePool, InferencePoolStatus
 from aifactory.api.reasons import Reason
 from aifactory.engine import apply
 from aifactory.engine.plan import Delete, Event, Patch, Plan, Write
@@ -24,9 +24,11 @@ from aifactory.serving import (
     engines,
     gateway,
     network,
+    packing,
     requests,
     rollout,
     room,
+    route,
     scaling,
     shape,
     steps,
@@ -59,14 +61,19 @@ def plan_pool(observed: Observed, now: datetime) -> Plan[InferencePoolStatus] | 
     wanted = scaling.wanted(pool)
     draft = StatusDraft(observed, wanted, now, scaled.status)
     plan = _plan(observed, wanted, draft, now)
-    due = [each for each in (plan.requeue_after, scaled.due) if each is not None]
+    due = [each for each in (plan.requeue_after, scaled.due, draft.due) if each is not None]
     return replace(plan, requeue_after=min(due, default=None))
 
 
 def _plan(observed: Observed, wanted: int, draft: StatusDraft, now: datetime) -> Plan[InferencePoolStatus]:
     pool = observed.pool
     stable = traffic.stable_pods(pool)
-    target = assignment.resolve(pool.spec.models[0], observed.versions)
+    if observed.has_several:
+        packed = packing.pack(observed, now)
+        target = packed.target
+        draft.several(packed)
+    else:
+        target = assignment.resolve(pool.spec.models[0], observed.versions)
     if isinstance(target, Waiting):
         return _plan_waiting(observed, target, stable, wanted, draft)
     if (waiting := engines.unfit(pool, target)) is not None:
@@ -75,12 +82,13 @@ def _plan(observed: Observed, wanted: int, draft: StatusDraft, now: datetime) ->
     revision, image = _wanted_revision(observed, target)
     serves = traffic.stable_revision(pool.status) == revision
     # Pods that serve are never stopped for a doubt about their memory.
-    if not serves and (words := room.too_large(pool, target)):
+    if not serves and (words := _too_large(pool, target)):
         return _plan_waiting(observed, Waiting(Reason.MODEL_TOO_LARGE, words), stable, wanted, draft)
     own = Wish(target, revision, image, stable if serves else traffic.new_pods(pool, revision))
     choice = swap.choose(observed, target, revision)
     if not serves and choice.refused:
-        return _plan_waiting(observed, Waiting(Reason.HOT_SWAP_IMPOSSIBLE, _refusal(choice)), stable, wanted, draft)
+        refused = Waiting(Reason.HOT_SWAP_IMPOSSIBLE, swap.refusal(choice))
+        return _plan_waiting(observed, refused, stable, wanted, draft)
     pods = {swap.HOT_SWAP: stable, steps.SHADOW: traffic.shadow_pods(revision)}
     wish = replace(own, pods=pods.get(choice.strategy, own.pods))
     tries = (own, wish) if choice.strategy == steps.SHADOW else (own,)
@@ -117,11 +125,10 @@ def _scaled(observed: Observed, scaled: Outlook) -> Plan[InferencePoolStatus]:
 _BACK = "the pods serve again what they served before"
 
 
-def _refusal(choice: Choice) -> str:
-    return (
-        f"spec.rollout.strategy is HotSwap, and {choice.reason}; write Auto or Surge, which makes new pods, "
-        "or give the pods more room"
-    )
+def _too_large(pool: InferencePool, target: VersionView) -> str:
+    if target.beside is None:
+        return room.too_large(pool, target)
+    return room.too_many(pool, target, target.beside)
 
 
 def _is_being_removed(observed: Observed, wish: Wish, stable: str) -> bool:
@@ -322,7 +329,8 @@ def _plan_swap(
 
 def _promoted(wish: Wish, draft: StatusDraft, choice: Choice, load_seconds: float | None) -> Plan[InferencePoolStatus]:
     draft.promoted(wish, choice, load_seconds)
-    event = Event("Normal", str(Reason.ROLLED_OUT), f"{wish.version.name} takes all traffic")
+    takes = "all traffic" if wish.version.beside is None else f"all requests for {wish.version.model}"
+    event = Event("Normal", str(Reason.ROLLED_OUT), f"{wish.version.name} takes {takes}")
     return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
 
 
@@ -360,6 +368,7 @@ class _Writes:
         service = traffic.service(pool, openai=observed.generates_text, gateway=leads)
         self._writes += apply.ensure(service, observed.service)
         self._writes += gateway.writes(observed)
+        self._writes += route.writes(observed)
         self._policies()
         if self._observed.budget is not None or disruption.wants_budget(pool):
             self._writes += apply.ensure(disruption.budget(pool), self._observed.budget)
@@ -473,7 +482,7 @@ class _Writes:
             if size or view.revision in kept:
                 if view.wanted != size:
                     self._writes.append(Patch("Deployment", view.child.name, {"spec": {"replicas": size}}))
-            else:
+            elif not route.holds(self._observed, view.revision):
                 self._writes.append(Delete("Deployment", view.child.name, view.child.uid))
         for view in self._observed.shadows:
             if view.revision != self._shadow and not view.terminating:
@@ -487,9 +496,10 @@ class _Writes:
         pool, stable = self._observed.pool, self._observed.pool.status.stable
         if stable is None:
             return None
-        found = next((view for view in self._observed.versions if view.name == stable.model_version), None)
-        if found is None:
+        served = self._observed.served(stable)
+        if served is None:
             return None
+        found = packing.as_made(self._observed, served)
         made_by = shape.shape_version(stable.revision)
         same = shape.revision_of(pool, found, stable.image, made_by) == stable.revision
         if not same and (as_made or not shape.assigns(stable.revision, found)):

@@ -23,16 +23,17 @@ What answers is not trusted: bodies are bounded and read without parsing all of 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import aiohttp
 import msgspec
 
 from aifactory.api import names
-from aifactory.api.inferencepool import Throughput
+from aifactory.api.inferencepool import MOST_MODELS, ModelThroughput, Throughput
 from aifactory.engine.asking import ask_for_ever, base_url, fetch, reader
 from aifactory.kube.backoff import PROBE
 from aifactory.serving import measure
@@ -72,6 +73,7 @@ SILENT_LOOKS = 3
 """In vain, at a ready pod: it is said that nobody knows what it has to do."""
 _WARM: Final = "warm"
 
+_MODEL: Final = re.compile(rb'[{,]model="([-a-z0-9.]{1,40})"')
 TOKENS: Final = b"aifactory_generated_tokens_total"
 """Without those of the agent's questions."""
 JOULES: Final = b"nv_energy_consumption"
@@ -88,6 +90,8 @@ class ServingPod:
     ready: bool
     live: bool = True
     """Clients get its answers. What others do is compared, and is in no figure of the pool."""
+    several: bool = False
+    """It serves several models, and the figures of each are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,8 @@ class Counters:
     tokens: float
     joules: float | None = None
     """Of the GPUs that the pod sees; None where Triton can not tell."""
+    models: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Both, of each of several models."""
 
 
 @dataclass(slots=True)
@@ -352,7 +358,8 @@ class ServingProbe:
             if pod.ready:
                 page = await fetch(session, f"{base_url(pod.address, names.TRITON_METRICS_PORT)}/metrics")
                 requests, tokens = read_counters(page)
-                self._latest[pod.uid] = Counters(self._monotonic(), requests, tokens, read_joules(page))
+                models = read_models(page) if pod.several else {}
+                self._latest[pod.uid] = Counters(self._monotonic(), requests, tokens, read_joules(page), models)
                 if pod.live and (gauge := self._gauges.get(pod.pool)) is not None:
                     gauge.see(pod.uid, read_look(page, requests, tokens, self._monotonic()))
                 if pod.uid in self._compared:
@@ -459,6 +466,7 @@ def rates(start: Mapping[str, Counters], end: Mapping[str, Counters]) -> Through
     A counter that went back belongs to a Triton that was restarted: it is counted from zero.
     """
     requests = tokens = joules = seen_tokens = 0.0
+    models: dict[str, tuple[float, float]] = {}
     seen, metered = False, True
     for uid, last in end.items():
         first = start.get(uid)
@@ -473,12 +481,21 @@ def rates(start: Mapping[str, Counters], end: Mapping[str, Counters]) -> Through
             metered = False
         else:
             joules += _grown(first.joules, last.joules)
+        for name, counted in last.models.items():
+            before, sums = first.models.get(name, (0.0, 0.0)), models.get(name, (0.0, 0.0))
+            grown = (_grown(old, new) / seconds for old, new in zip(before, counted, strict=True))
+            models[name] = tuple(total + rate for total, rate in zip(sums, grown, strict=True))  # type: ignore[assignment]
     if not seen:
         return None
+    each = tuple(
+        ModelThroughput(name=name, requests_per_second=measure.figure(asked), tokens_per_second=measure.figure(made))
+        for name, (asked, made) in sorted(models.items())
+    )
     return Throughput(
         requests_per_second=measure.figure(requests),
         tokens_per_second=measure.figure(tokens),
         joules_per_token=measure.figure(joules / seen_tokens) if metered and joules and seen_tokens else None,
+        models=each or None,
     )
 
 
@@ -493,9 +510,18 @@ def worth_telling(told: Throughput | None, new: Throughput) -> bool:
     """Whether figures differ from those that were told by so much that a status should be written."""
     if told is None:
         return True
-    return _differs(told.requests_per_second, new.requests_per_second) or _differs(
-        told.tokens_per_second, new.tokens_per_second
+    before, now = ({each.name: each for each in found.models or ()} for found in (told, new))
+    if before.keys() != now.keys():
+        return True
+    pairs: list[tuple[_Figures, _Figures]] = [(told, new), *((before[name], now[name]) for name in now)]
+    return any(
+        _differs(old.requests_per_second, one.requests_per_second)
+        or _differs(old.tokens_per_second, one.tokens_per_second)
+        for old, one in pairs
     )
+
+
+_Figures = Throughput | ModelThroughput
 
 
 def _differs(told: str, new: str) -> bool:
@@ -517,6 +543,24 @@ def read_joules(page: bytes) -> float | None:
     """What the GPUs have used, from Triton's metrics page; None where it does not read that. Raises ValueError."""
     found = values(page, JOULES)
     return sum(found.values()) if found else None
+
+
+def read_models(page: bytes) -> dict[str, tuple[float, float]]:
+    """The same of each model by itself, the most of them that a pool can have. Raises ValueError."""
+    requests, probes, tokens = (_by_model(page, name) for name in (REQUESTS, PROBES, TOKENS))
+    return {
+        name: (max(0.0, requests[name] - probes.get(name, 0.0)), tokens.get(name, 0.0))
+        for name in sorted(requests)[:MOST_MODELS]
+    }
+
+
+def _by_model(page: bytes, name: bytes) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for labels, value in values(page, name).items():
+        if (match := _MODEL.search(labels)) is not None:
+            model = match.group(1).decode()
+            found[model] = found.get(model, 0.0) + value
+    return found
 
 
 def _status_page(pod: ServingPod) -> str:
@@ -550,17 +594,33 @@ def read_load_error(body: bytes) -> str:
 def read_report(body: bytes) -> Report:
     """What the agent says about what it was told to serve. Raises ValueError."""
     status = _decode_status(body)
-    live = next((model for model in status.models if model.traffic != _WARM), _Model())
-    version, seconds = status.answers.get(live.name), live.load_seconds
+    live = [model for model in status.models if model.traffic != _WARM][:MOST_MODELS]
+    version = status.answers.get(live[0].name) if live else None
+    seconds = max((model.load_seconds for model in live if model.load_seconds is not None), default=None)
+    several = live if len({model.name for model in live}) > 1 else []
+    answers = {model.name[:MAX_NAME]: status.answers.get(model.name) for model in several}
     return Report(
         revision=status.revision[:MAX_NAME],
         ready=status.ready,
-        version=version if version is not None and 0 < version < 2**31 else None,
+        version=version if _is_number(version) else None,
         load_seconds=seconds if seconds is not None and 0 <= seconds < MAX_SECONDS else None,
         error=_failures(status),
+        answers=tuple((name, number) for name, number in sorted(answers.items()) if number and _is_number(number)),
+        failed=tuple((model.name[:MAX_NAME], _words(model)[:MAX_WORDS]) for model in several if _has_failed(model)),
     )
 
 
+def _is_number(version: int | None) -> bool:
+    return version is not None and 0 < version < 2**31
+
+
+def _has_failed(model: _Model) -> bool:
+    return model.state == "Failed" and model.traffic != _WARM
+
+
+def _words(model: _Model) -> str:
+    return f"{model.reason or 'Failed'}: {model.message}"
+
+
 def _failures(status: _Status) -> str:
-    failed = (model for model in status.models if model.state == "Failed" and model.traffic != _WARM)
-    return "; ".join(f"{model.reason or 'Failed'}: {model.message}" for model in failed)[:MAX_WORDS]
+    return "; ".join(_words(model) for model in status.models if _has_failed(model))[:MAX_WORDS]

@@ -90,7 +90,7 @@ def swap_verdict(
     if failed and not reached.most_ready:
         text, pods = failed[0][1], [pod for pod, _ in failed]
         message = f"it does not load: {shorten(text, _WORDS)} ({_where(pods)}, and none has it loaded)"
-        return Verdict(Reason.MODEL_LOAD_FAILED, message, mendable=text.partition(":")[0] in _MENDABLE)
+        return Verdict(Reason.MODEL_LOAD_FAILED, message, mendable=is_mendable(text))
     allowed = deadline(observed.pool.spec)
     if now >= reached.since + allowed and _is_awaited(observed, wish.pods, done):
         said = swap.failures(observed, wish)
@@ -106,7 +106,7 @@ def verdict(observed: Observed, revision: str, reached: Progress, wanted: int, n
     if (text := trouble.load_error(pods, revision)) and not reached.most_ready:
         failed = [pod for pod in pods if pod.load_error and not pod.ready]
         message = f"it does not load: {shorten(text, _WORDS)} ({_where(failed)}, and none has it loaded)"
-        return Verdict(Reason.MODEL_LOAD_FAILED, message, mendable=text.partition(":")[0] in _MENDABLE)
+        return Verdict(Reason.MODEL_LOAD_FAILED, message, mendable=is_mendable(text))
     crashed = [pod for pod in pods if pod.crash is not None and pod.crash.restarts >= CRASHES]
     if crashed and crashed[0].crash is not None and not any(pod.ready for pod in pods):
         said = trouble.crashing(observed, crashed[0], crashed[0].crash)
@@ -123,6 +123,11 @@ def verdict(observed: Observed, revision: str, reached: Progress, wanted: int, n
 def retry_time(now: datetime, attempts: int) -> datetime:
     """When a candidate that was taken back for the so-manieth time is tried again."""
     return now.replace(microsecond=0) + timedelta(seconds=ROLLOUT.delay(attempts))
+
+
+def is_mendable(text: str) -> bool:
+    """Whether what an agent says may pass without another version."""
+    return text.partition(":")[0] in _MENDABLE
 
 
 def _no_progress(allowed: timedelta) -> str:

@@ -50,20 +50,33 @@ def _parts(pool: InferencePool, image: str) -> Json:
 
 def _v1(pool: InferencePool, version: VersionView, image: str) -> str:
     """One hash of all: pods that were made so serve nothing else."""
-    return _hash({"shape": _parts(pool, image), "assignment": assignment.parts(assignment.engine_wish(pool), version)})
+    served = assignment.identity(assignment.engine_wish(pool), version)
+    return _hash({"shape": _parts(pool, image), "assignment": served})
 
 
 def _v2(pool: InferencePool, version: VersionView, image: str) -> str:
+    engine = assignment.engine_wish(pool)
     pods = {
         **_parts(pool, image),
         "model": version.model,
         "format": version.format,
-        "engine": assignment.engine_wish(pool),
+        "engine": engine,
         "claim": version.claim,
         "secret": version.secret,
-        "hub": version.uri.startswith("hf://"),
+        "hub": _is_of_hub(version.uri),
     }
-    return f"{_hash(pods)}-{_hash(assignment.parts(assignment.engine_wish(pool), version))}"
+    if version.beside is not None:
+        # Which models they are is no part of it: pods that have what one needs take it up as they are.
+        pods = {
+            **_parts(pool, image),
+            "several": True,
+            "engine": engine,
+            "claims": _claims(version),
+            "secrets": _secrets(version),
+            "hub": any(_is_of_hub(each.uri) for each in version.held),
+            "openai": _has_text(version),
+        }
+    return f"{_hash(pods)}-{_hash(assignment.identity(engine, version))}"
 
 
 SHAPES: Final[dict[str, Callable[[InferencePool, VersionView, str], str]]] = {"v1": _v1, "v2": _v2}
@@ -100,7 +113,7 @@ def assigns(revision: str, version: VersionView) -> bool:
 def engine_of(revision: str, version: VersionView) -> str | None:
     """The engine that a revision of the version insists on, "" for none; None if it is not of this version."""
     parts = revision.split("-")
-    found = (wish for wish in _WISHES if parts[0] == CURRENT and parts[2] == _hash(assignment.parts(wish, version)))
+    found = (wish for wish in _WISHES if parts[0] == CURRENT and parts[2] == _hash(assignment.identity(wish, version)))
     return next(found, None)
 
 
@@ -131,7 +144,7 @@ def deployment(
     pods = {**selector(pool, role), names.LABEL_REVISION: revision}
     labels = {names.LABEL_REVISION: revision, **({names.LABEL_ROLE: role} if role != names.ROLE_SERVE else {})}
     meta = metadata(pool, child_name(pool.metadata.name, revision), labels)
-    meta["annotations"] = {ANNOTATION_MODEL_VERSION: version.name, ANNOTATION_VERSION: str(version.version)}
+    meta["annotations"] = {ANNOTATION_MODEL_VERSION: version.title, ANNOTATION_VERSION: numbers(version)}
     if (room := repository_bytes(version)) is not None:
         meta["annotations"][ANNOTATION_ROOM] = str(room)
     return {
@@ -184,7 +197,7 @@ def _pod_template(
     theirs = {container["name"]: container for container in spec.get("containers", ())}
     triton = _triton(pool, theirs.pop(names.CONTAINER_TRITON, {}), image)
     spec["containers"] = [triton, *theirs.values()]
-    ours = [_agent(version, settings)] + ([_openai(settings)] if version.generates_text else [])
+    ours = [_agent(version, settings)] + ([_openai(settings)] if _has_text(version) else [])
     spec["initContainers"] = [*ours, *spec.get("initContainers", ())]
     for container in (*spec["containers"], *spec["initContainers"]):
         # The last words of one that crashes are then in the pod's status, from where they get into the pool's.
@@ -248,15 +261,17 @@ def _agent(version: VersionView, settings: Settings) -> Json:
         {"name": "aifactory-desired", "mountPath": _DESIRED_MOUNT, "readOnly": True},
         {"name": "aifactory-agent-tmp", "mountPath": "/tmp"},
     ]
-    if (claim := version.claim) is not None:
-        mounts.append({"name": "aifactory-models", "mountPath": f"{names.CLAIMS_MOUNT}/{claim}", "readOnly": True})
-    if version.secret is not None:
-        path = f"{names.SECRETS_MOUNT}/{version.secret}"
-        mounts.append({"name": "aifactory-secret", "mountPath": path, "readOnly": True})
+    for number, claim in enumerate(_claims(version)):
+        path = f"{names.CLAIMS_MOUNT}/{claim}"
+        mounts.append({"name": _numbered("aifactory-models", number), "mountPath": path, "readOnly": True})
+    for number, secret in enumerate(_secrets(version)):
+        path = f"{names.SECRETS_MOUNT}/{secret}"
+        mounts.append({"name": _numbered("aifactory-secret", number), "mountPath": path, "readOnly": True})
     requests = {"cpu": "50m", "memory": "128Mi"}
     if (size := _repository_size(version)) is not None:
         # The scheduler finds a node with that much disk; else the kubelet would evict pods, this one or others.
         requests["ephemeral-storage"] = size
+    uris = [each.uri for each in version.held]
     args = ["serve", "--desired", f"{_DESIRED_MOUNT}/desired.json", "--repository", _REPOSITORY]
     args += ["--triton", f"localhost:{names.TRITON_GRPC_PORT}", "--port", str(names.AGENT_PORT)]
     return {
@@ -265,7 +280,7 @@ def _agent(version: VersionView, settings: Settings) -> Json:
         # A native sidecar: it starts before Triton and ends after it.
         "restartPolicy": "Always",
         "args": args,
-        **hub_environment(settings.hub_endpoint, version.uri),
+        **hub_environment(settings.hub_endpoint, next(filter(_is_of_hub, uris), uris[0])),
         "ports": [{"name": "agent", "containerPort": names.AGENT_PORT}],
         "readinessProbe": {
             "httpGet": {"path": "/readyz", "port": "agent"},
@@ -305,14 +320,15 @@ def _openai(settings: Settings) -> Json:
 
 
 def repository_bytes(version: VersionView) -> int | None:
-    """Room for the model on the node's disk, and for another one of its size, which may come in its place.
+    """Room for the models on the node's disk, and for others of their size, which may come in their places.
 
     It is no part of the revision's name: an artifact's size never changes, and pods that an earlier release has made
     without it stay. None where the size is not known.
     """
-    if version.size_bytes is None:
+    sizes = [each.size_bytes for each in version.held if each.size_bytes is not None]
+    if len(sizes) < len(version.held):
         return None
-    return (-(-2 * version.size_bytes // _MEBIBYTE) + _SPARE_MEBIBYTES) * _MEBIBYTE
+    return (-(-2 * sum(sizes) // _MEBIBYTE) + _SPARE_MEBIBYTES) * _MEBIBYTE
 
 
 def _repository_size(version: VersionView) -> str | None:
@@ -329,9 +345,39 @@ def _volumes(version: VersionView, config_name: str) -> list[Json]:
         {"name": "aifactory-agent-tmp", "emptyDir": {}},
         memory_volume("aifactory-shm"),
     ]
-    if (claim := version.claim) is not None:
+    for number, claim in enumerate(_claims(version)):
         source = {"claimName": claim, "readOnly": True}
-        volumes.append({"name": "aifactory-models", "persistentVolumeClaim": source})
-    if version.secret is not None:
-        volumes.append({"name": "aifactory-secret", "secret": {"secretName": version.secret}})
+        volumes.append({"name": _numbered("aifactory-models", number), "persistentVolumeClaim": source})
+    for number, secret in enumerate(_secrets(version)):
+        volumes.append({"name": _numbered("aifactory-secret", number), "secret": {"secretName": secret}})
     return volumes
+
+
+def _claims(version: VersionView) -> list[str]:
+    """The claims in which what the pods hold lies."""
+    return sorted({each.claim for each in version.held if each.claim is not None})
+
+
+def _secrets(version: VersionView) -> list[str]:
+    """The Secrets with which what the pods hold is fetched."""
+    return sorted({each.secret for each in version.held if each.secret is not None})
+
+
+def _has_text(version: VersionView) -> bool:
+    return any(each.generates_text for each in version.held)
+
+
+def _is_of_hub(uri: str) -> bool:
+    return uri.startswith("hf://")
+
+
+def _numbered(name: str, number: int) -> str:
+    """Of several volumes of a kind the first one has the name alone."""
+    return f"{name}-{number}" if number else name
+
+
+def numbers(version: VersionView) -> str:
+    """What is served, for a column: the version's number, or of several models `name@number` of each."""
+    if version.beside is None:
+        return str(version.version)
+    return ", ".join(f"{each.model}@{each.version}" for each in version.all)

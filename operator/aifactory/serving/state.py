@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from aifactory.api import names
-from aifactory.api.inferencepool import InferencePool, Throughput
+from aifactory.api.inferencepool import InferencePool, RevisionStatus, Throughput
 from aifactory.engine.apply import Applied
 from aifactory.engine.cost import PRICE_HELP, checked_price
 from aifactory.engine.domain import option
@@ -37,7 +39,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class VersionView:
-    """One ModelVersion of the pool's model."""
+    """One ModelVersion of a model of the pool's.
+
+    In a pool of several models what is to be served is the version of one of them, which leads: the one that changes,
+    if one does. It has the others `beside` it.
+    """
 
     name: str
     model: str
@@ -53,6 +59,28 @@ class VersionView:
     reason: str = ""
     message: str = ""
     deleting: bool = False
+    beside: tuple[VersionView, ...] | None = None
+    """The versions of the pool's other models that the same pods serve; None in a pool of one model."""
+    coming: tuple[VersionView, ...] = ()
+    """Versions of models that these pods do not serve yet, and are made to hold as well."""
+
+    @property
+    def all(self) -> tuple[VersionView, ...]:
+        """Itself and those beside it, by the names of their models."""
+        if self.beside is None:
+            return (self,)
+        alone = replace(self, beside=None, coming=())
+        return tuple(sorted((alone, *self.beside), key=lambda view: view.model))
+
+    @property
+    def held(self) -> tuple[VersionView, ...]:
+        """All that its pods are made for: what they serve, and what is to come."""
+        return tuple(sorted((*self.all, *self.coming), key=lambda view: view.model))
+
+    @property
+    def title(self) -> str:
+        """What is served, in words: the names of all."""
+        return title(view.name for view in self.all)
 
     @property
     def generates_text(self) -> bool:
@@ -63,6 +91,15 @@ class VersionView:
     def claim(self) -> str | None:
         """The claim that the artifact lies in, if it lies in one."""
         return names.claim_of(self.uri) or None
+
+
+def title(names: Iterable[str]) -> str:
+    """Several versions that the same pods serve.
+
+    >>> title(["gpt-v2", "bert-v1"])
+    'bert-v1 + gpt-v2'
+    """
+    return " + ".join(sorted(names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +128,18 @@ class Report:
     load_seconds: float | None = None
     error: str = ""
     """Why it can not serve what it was told."""
+    answers: tuple[tuple[str, int], ...] = ()
+    """Of several models: the version of each that answers requests without one."""
+    failed: tuple[tuple[str, str], ...] = ()
+    """Of several models: which can not be served, and why."""
+
+    def error_of(self, model: str) -> str:
+        """Why it can not serve a model as it was told."""
+        return dict(self.failed).get(model, "") if self.answers or self.failed else self.error
+
+    def version_of(self, model: str) -> int | None:
+        """The version of a model that answers requests without one."""
+        return dict(self.answers).get(model) if self.answers or self.failed else self.version
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +222,81 @@ class GatewayView:
     files: str = ""
     """Stands for the files in the ConfigMap."""
     services: tuple[Applied, ...] = ()
-    """The headless ones, by which it finds serving pods."""
+    """Beside the pool's own: the headless ones, by which it finds serving pods, and those that routes lead to."""
     budget: Applied | None = None
     routed: bool = False
     """The pool's Service leads to it."""
+
+
+class Parent(NamedTuple):
+    """What a route hangs on: a Gateway, or a listener of it."""
+
+    namespace: str
+    gateway: str
+    listener: str = ""
+    """Empty: all listeners that let the route in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the controller of a parent says of a route."""
+
+    generation: int
+    """Of the route, as it has looked at it last."""
+    accepted: bool = False
+    """It takes the route."""
+    refusal: str = ""
+    """Reason and words, where it does not, or can not lead it to its Services."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteView:
+    """One route, as it stands in the API server."""
+
+    child: Applied
+    generation: int = 1
+    leads: tuple[tuple[str, int], ...] = ()
+    """Services, and the part of the requests of each, those that get some."""
+    said: Mapping[Parent, Said] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerView:
+    """A listener of a Gateway."""
+
+    name: str
+    port: int = 80
+    protocol: str = "HTTP"
+    hostname: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ParentGateway:
+    """A Gateway that the spec names."""
+
+    namespace: str
+    name: str
+    found: bool = True
+    known: bool = True
+    """Whether it exists can be known: the operator looks at its namespace."""
+    class_name: str = ""
+    listeners: tuple[ListenerView, ...] = ()
+    address: str = ""
+    taken_on: bool = True
+    """A controller says that it is its own."""
+    trouble: str = ""
+    """Reason and words, where its controller says that it is not as it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutesView:
+    """What there is of the way through a Gateway of the user's."""
+
+    unserved: tuple[str, ...] = ()
+    """Kinds of routes that the cluster does not serve."""
+    http: RouteView | None = None
+    grpc: RouteView | None = None
+    gateways: tuple[ParentGateway, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +319,7 @@ class Observed:
     policies: tuple[Applied, ...] = ()
     """Its NetworkPolicies."""
     gateway: GatewayView = GatewayView()
+    routes: RoutesView = RoutesView()
     throughput: Throughput | None = None
     demand: Demand | None = None
     """What its pods have to do, where that is asked."""
@@ -213,8 +334,27 @@ class Observed:
 
     @property
     def generates_text(self) -> bool:
-        """Whether the pool's model is a language model, as far as its versions tell."""
+        """Whether a model of the pool's is a language model, as far as their versions tell."""
         return any(version.generates_text for version in self.versions)
+
+    @property
+    def has_several(self) -> bool:
+        """Whether the pool is of several models."""
+        return len(self.pool.spec.models) > 1
+
+    def version(self, name: str) -> VersionView | None:
+        """A ModelVersion by its name, if it exists."""
+        return next((view for view in self.versions if view.name == name), None)
+
+    def served(self, revision: RevisionStatus | None) -> VersionView | None:
+        """What a revision serves, as its versions are now; None if one of them is gone."""
+        if revision is None or (leading := self.version(revision.model_version)) is None:
+            return None
+        if revision.models is None:
+            return leading
+        found = [self.version(each.model_version) for each in revision.models if each.name != leading.model]
+        beside = tuple(view for view in found if view is not None)
+        return replace(leading, beside=beside) if len(beside) == len(found) else None
 
     def find(self, pods: str) -> RevisionView | None:
         """A set of pods by its name, if it exists."""

@@ -8,8 +8,10 @@ from aifactory.api import names
 from aifactory.api.base import format_time
 from aifactory.api.conditions import ConditionSet, is_true
 from aifactory.api.inferencepool import (
+    FailedVersion,
     Finding,
     InferencePoolStatus,
+    ModelStatus,
     ResolvedModel,
     RevisionStatus,
     RolloutStatus,
@@ -17,10 +19,25 @@ from aifactory.api.inferencepool import (
     Throughput,
 )
 from aifactory.api.reasons import ConditionType, Reason, reason_called
-from aifactory.serving import economics, gateway, requests, rollout, scaling, steps, swap, traffic, trouble
+from aifactory.api.sizes import human_size
+from aifactory.serving import (
+    economics,
+    gateway,
+    packing,
+    requests,
+    rollout,
+    route,
+    scaling,
+    shape,
+    steps,
+    swap,
+    traffic,
+    trouble,
+)
 from aifactory.serving.analysis import Look, Outcome
 from aifactory.serving.assignment import Waiting
 from aifactory.serving.objects import child_name, selector
+from aifactory.serving.packing import Packed
 from aifactory.serving.rollout import Progress, Verdict
 from aifactory.serving.state import Observed, VersionView, Wish
 from aifactory.serving.steps import Walk
@@ -28,7 +45,13 @@ from aifactory.serving.swap import Choice, Swapped
 from aifactory.serving.trouble import Problem
 
 _NEEDS_A_PERSON = frozenset(
-    {Reason.MODEL_NOT_READY, Reason.MODEL_TOO_LARGE, Reason.UNSERVABLE, Reason.HOT_SWAP_IMPOSSIBLE}
+    {
+        Reason.MODEL_NOT_READY,
+        Reason.MODEL_TOO_LARGE,
+        Reason.UNSERVABLE,
+        Reason.HOT_SWAP_IMPOSSIBLE,
+        Reason.MODEL_LOAD_FAILED,
+    }
 )
 
 
@@ -45,17 +68,21 @@ class StatusDraft:
         self._conditions = ConditionSet(pool.status.conditions, pool.metadata.generation, now.replace(microsecond=0))
         self._conditions.remove(ConditionType.ANALYSIS_INCONCLUSIVE)  # said only while it is so
         self._ready = sum(view.ready for view in observed.revisions)
+        self._models: dict[str, ModelStatus] = {}
+        """Of several models, each by its name."""
+        self._leader: str | None = None
         status = self._status
+        status.models = None
         status.observed_generation = pool.metadata.generation
         status.retried = traffic.retry_request(pool)
         status.requests = requests.seen(pool, now)
         status.replicas = sum(view.replicas for view in observed.revisions)
         status.ready_replicas = self._ready
-        status.traffic = traffic.summary(swap.answering(observed))
+        status.traffic = traffic.summary(swap.answering(observed)) + route.words(observed)
         status.summary = f"{self._ready}/{wanted}"
         status.scaling = scaled
         status.selector = ",".join(f"{key}={value}" for key, value in selector(pool).items())
-        status.url = traffic.url(pool, openai=observed.generates_text)
+        status.url = route.url(observed) or traffic.url(pool, openai=observed.generates_text)
         if observed.throughput is not None:
             status.throughput = observed.throughput
         elif not self._ready and pool.status.throughput is not None:
@@ -68,8 +95,19 @@ class StatusDraft:
 
     def resolved(self, target: VersionView) -> None:
         """What the wish means now."""
-        model = ResolvedModel(name=target.model, version=target.version, model_version=target.name)
-        self._status.resolved = (model,)
+        self._status.resolved = _resolved(target)
+
+    def several(self, packed: Packed) -> None:
+        """The pool is of several models."""
+        self._models = {model.name: model for model in packed.models}
+        self._leader = packed.leader
+
+    @property
+    def due(self) -> float | None:
+        """Seconds until a model that was taken back is to be tried again."""
+        failed = (model.failed for model in self._models.values() if model.state == packing.FAILED)
+        times = [each.retry_time for each in failed if each is not None and each.retry_time is not None]
+        return max(1.0, (min(times) - self._now).total_seconds()) if times else None
 
     def waiting(self, waiting: Waiting, stable: str) -> None:
         """No version that fits is Ready, or none that its pods could hold; what is served, if anything, goes on."""
@@ -100,8 +138,8 @@ class StatusDraft:
         was_complete = before is not None and before.phase == "Complete" and before.revision == revision
         self._status.candidate = None
         if complete or ready or was_stable:
-            self._status.stable = self._revision(wish)
-            self._status.version = str(wish.version.version)
+            self._status.stable = self._served(wish)
+            self._status.version = shape.numbers(wish.version)
         if self._status.previous is not None and swap.warm(self._observed, wish) is None:
             self._status.previous = None
         if complete and not was_complete:
@@ -152,7 +190,10 @@ class StatusDraft:
         message += f"; {problem.message}" if problem is not None else self._trouble_of(stable)
         self._progressing(wish, reached, choice, message, problem or Problem(reason, message), look)
         assert self._status.rollout is not None
-        parts = dict(traffic.shares({each.revision: each.ready for each in self._observed.revisions}))
+        sets, pool = self._observed.revisions, self._observed.pool
+        split = traffic.weights(pool, sets) if self._observed.gateway.routed else ()
+        shares = split or traffic.shares({each.revision: each.ready for each in sets})
+        parts = route.parts(self._observed) or dict(shares)
         part = parts.get(wish.pods, 0)
         walking = {
             "step": walk.at,
@@ -219,6 +260,7 @@ class StatusDraft:
             message=message,
             most_ready=reached.most_ready,
             progress_time=reached.since,
+            model=self._leader,
             strategy=choice.strategy,
             strategy_reason=choice.reason,
             analysis=self._found(wish, look),
@@ -232,19 +274,21 @@ class StatusDraft:
     def promoted(self, wish: Wish, choice: Choice, load_seconds: float | None = None) -> None:
         """The candidate carries everything."""
         self._status.previous = self._before.stable if choice.strategy == swap.HOT_SWAP else None
-        self._status.stable, self._status.candidate = self._revision(wish), None
-        self._status.version = str(wish.version.version)
+        self._status.stable, self._status.candidate = self._served(wish), None
+        self._status.version = shape.numbers(wish.version)
         self._status.rollout = RolloutStatus(
             phase="Complete",
             revision=wish.revision,
             reason=str(Reason.ROLLED_OUT),
             most_ready=self._wanted,
+            model=self._leader,
             strategy=choice.strategy,
             strategy_reason=choice.reason,
             load_seconds=swap.seconds(load_seconds),
             analysis=self._found(wish),
         )
-        self._status.traffic = traffic.summary(swap.answering(self._observed, self._status.stable))
+        answering = swap.answering(self._observed, self._status.stable)
+        self._status.traffic = traffic.summary(answering) + route.words(self._observed)
         self._available()
         self._conditions.set(ConditionType.DEGRADED, False, Reason.ROLLED_OUT)
         if not gateway.is_in_place(self._observed):
@@ -260,6 +304,8 @@ class StatusDraft:
         again = before is not None and before.failed_revision == revision
         attempts = (before.attempts if before is not None and again else 0) + 1
         message = f"{wish.version.name} was taken back, {verdict.message}"
+        if self._leader is not None:
+            attempts = self._fail(wish, verdict.reason, message, mendable=verdict.mendable)
         self._status.rollout = RolloutStatus(
             phase="Failed",
             revision=revision,
@@ -268,6 +314,7 @@ class StatusDraft:
             retry_time=rollout.retry_time(self._now, attempts) if verdict.mendable else None,
             reason=str(verdict.reason),
             message=message,
+            model=self._leader,
             strategy=choice.strategy,
             strategy_reason=choice.reason,
             analysis=verdict.findings,
@@ -292,6 +339,8 @@ class StatusDraft:
     def result(self) -> InferencePoolStatus:
         """The status to be written if it differs from the one that stands."""
         status = self._status
+        if self._models:
+            self._each_model()
         status.conditions = self._conditions.result()
         status.cost = economics.follow(self._observed, status, self._wanted, self._now)
         if status.cost is not None:
@@ -301,13 +350,77 @@ class StatusDraft:
                 status.cost = economics.up_to(status.cost, self._now)  # it is written anyway
         return status
 
+    # --- Several models ---
+
+    def _fail(self, wish: Wish, reason: Reason, message: str, *, mendable: bool) -> int:
+        """The model that changes is taken back; returns how often its version was."""
+        model = self._models[wish.version.model]
+        attempts = (model.failed.attempts if model.failed is not None else 0) + 1
+        failed = FailedVersion(
+            model_version=wish.version.name,
+            revision=packing.trial(self._observed, wish.version),
+            attempts=attempts,
+            retry_time=rollout.retry_time(self._now, attempts) if mendable else None,
+        )
+        told = {"state": packing.FAILED, "reason": str(reason), "message": message, "failed": failed}
+        self._models[model.name] = model.model_copy(update=told)
+        return attempts
+
+    def _each_model(self) -> None:
+        """What is true about each, and about the pool if not every one is as it shall be."""
+        stable, change = self._status.stable, self._status.rollout
+        served = {each.name: each for each in stable.models or ()} if stable is not None else {}
+        for name, model in self._models.items():
+            if name == self._leader and model.state == packing.CHANGING:
+                self._models[name] = self._changed(model, served.get(name), change)
+        self._status.models = tuple(self._models.values())
+        if not self._conditions.holds(ConditionType.READY):
+            return
+        order = (packing.FAILED, packing.REFUSED, packing.CHANGING, packing.WAITING)
+        others = [model for state in order for model in self._models.values() if model.state == state]
+        if not others:
+            return
+        first = others[0]
+        stuck = first.state in (packing.FAILED, packing.REFUSED)
+        reason = reason_called(first.reason) if first.reason else Reason.ROLLING_OUT
+        stalled = stuck or reason in _NEEDS_A_PERSON
+        words = "; ".join(f"model {model.name}: {model.message or model.state}" for model in others)
+        if first.state == packing.FAILED and first.failed is not None:
+            words += f". {self._way_on(first.failed.retry_time)}"
+        ready = stable.ready_replicas if stable is not None else 0
+        message = f"{ready} of {self._wanted} pods serve {self._status.version}; {words}"
+        self._conditions.set(ConditionType.DEGRADED, stuck, reason, message if stuck else "")
+        self._conditions.kstatus(ConditionType.STALLED if stalled else ConditionType.RECONCILING, reason, message)
+        self._phase("Degraded" if stuck else "RollingOut" if reason is Reason.ROLLING_OUT else "Waiting", reason)
+
+    def _changed(self, model: ModelStatus, served: ResolvedModel | None, change: RolloutStatus | None) -> ModelStatus:
+        """The model that changes: it may be there by now."""
+        if served is None or served.version != model.wanted:
+            going = change is not None and change.phase == "Progressing" and change.message
+            return model.model_copy(update={"message": change.message if change is not None and going else None})
+        view = self._observed.version(served.model_version)
+        taken = view.memory_bytes if view is not None else None
+        stable = self._status.stable
+        told = {
+            "state": packing.SERVING,
+            "version": served.version,
+            "model_version": served.model_version,
+            "wanted": None,
+            "failed": None,
+            "memory_bytes": taken,
+            "memory": human_size(taken) if taken is not None else None,
+            "ready_replicas": stable.ready_replicas if stable is not None else 0,
+        }
+        return model.model_copy(update=told)
+
     def _degraded(self, stable: str, reason: Reason, message: str) -> None:
         self._stable(stable)
         self._status.candidate = None
         # A request to try again that has come meanwhile is still to be honoured.
         self._status.retried = self._before.retried
         self._available()
-        advice = f"{message}. {self._way_on()}{self._trouble_of(stable)}"
+        again = self._status.rollout.retry_time if self._status.rollout is not None else None
+        advice = f"{message}. {self._way_on(again)}{self._trouble_of(stable)}"
         self._conditions.set(ConditionType.DEGRADED, True, reason, advice)
         self._conditions.kstatus(ConditionType.STALLED, reason, advice)
         self._phase("Degraded", reason)
@@ -317,19 +430,19 @@ class StatusDraft:
         found = trouble.problem(self._observed, stable) if stable else None
         return f"; of what is served meanwhile, {found.message}" if found is not None else ""
 
-    def _way_on(self) -> str:
+    def _way_on(self, again: datetime | None) -> str:
         """What becomes of a version that was taken back."""
-        meta, change = self._observed.pool.metadata, self._status.rollout
+        meta = self._observed.pool.metadata
         command = f"kubectl -n {meta.namespace} annotate --overwrite ipool {meta.name}"
         command = f'{command} {names.ANNOTATION_RETRY}="$(date)"'
-        if change is not None and change.retry_time is not None:
-            return f"It is tried again at {format_time(change.retry_time)}, or at once with: {command}"
+        if again is not None:
+            return f"It is tried again at {format_time(again)}, or at once with: {command}"
         return f"Publish a version that works, pin the one that is served, or have it tried again with: {command}"
 
     def _steady_conditions(self, wish: Wish, complete: bool, was_complete: bool) -> None:
         revision, target = wish.pods, wish.version
         ready, pods = self._observed.ready(revision), self._observed.pods
-        loaded = f"{target.name}: {ready} of {self._wanted} pods have it loaded"
+        loaded = f"{target.title}: {ready} of {self._wanted} pods have it loaded"
         # Pods that are asked for in addition are missing from nobody; those that were there are.
         kept = self._status.rollout.most_ready if self._status.rollout is not None else 0
         lost = was_complete and self._ready < kept
@@ -348,6 +461,8 @@ class StatusDraft:
             self._phase("Serving", Reason.SERVING)
         elif (text := trouble.load_error(pods, revision)) and not self._ready:
             message = f"{target.name} does not load: {text}. Mend that, or publish a version that loads"
+            if self._leader is not None:  # the others are not to wait for it
+                self._fail(wish, Reason.MODEL_LOAD_FAILED, message, mendable=rollout.is_mendable(text))
             self._conditions.set(ConditionType.DEGRADED, True, Reason.MODEL_LOAD_FAILED, message)
             self._conditions.kstatus(ConditionType.STALLED, Reason.MODEL_LOAD_FAILED, message)
             self._phase("Failed", Reason.MODEL_LOAD_FAILED)
@@ -393,6 +508,13 @@ class StatusDraft:
         """
         observed = self._observed
         view, pool = observed.gateway, observed.pool
+        if not view.routed and (missing := route.problem(observed)) is not None:
+            message = f"{loaded}; {missing.message}"
+            had = self._before.url not in ("", traffic.url(pool, openai=observed.generates_text))
+            was = had or is_true(self._before.conditions, ConditionType.DEGRADED)
+            degraded = lost and was and not route.is_reached(observed)
+            self._not_in_place(missing.reason, message, degraded=degraded, stalled=not missing.waits)
+            return
         found = trouble.of_gateway(observed)
         words = f"{view.ready} of {gateway.replicas(pool)} pods of its gateway are ready"
         if view.ready and not gateway.as_asked(observed):
@@ -403,12 +525,15 @@ class StatusDraft:
         reason = found.reason if found is not None else Reason.GATEWAY_NOT_READY
         stalled = found is not None and not found.waits
         degraded = lost and view.routed and view.ready < gateway.replicas(pool)
+        self._not_in_place(reason, message, degraded=degraded, stalled=stalled)
+
+    def _not_in_place(self, reason: Reason, message: str, *, degraded: bool, stalled: bool) -> None:
         self._conditions.set(ConditionType.DEGRADED, degraded, reason, message if degraded else "")
         self._conditions.kstatus(ConditionType.STALLED if stalled else ConditionType.RECONCILING, reason, message)
         self._phase("Degraded" if degraded else "Starting", reason)
 
     def _serving_message(self, target: VersionView) -> str:
-        return f"{target.name} is loaded on {self._wanted} of {self._wanted} pods"
+        return f"{target.title} is loaded on {self._wanted} of {self._wanted} pods"
 
     def _stable(self, revision: str) -> None:
         """Keep the stable revision, with its numbers brought up to date."""
@@ -424,11 +549,17 @@ class StatusDraft:
             revision=wish.revision,
             model_version=wish.version.name,
             version=wish.version.version,
+            models=_resolved(wish.version) if wish.version.beside is not None else None,
             image=wish.image,
             deployment=child_name(pool, wish.pods) if wish.pods != wish.revision else None,
             replicas=view.replicas if view is not None else 0,
             ready_replicas=self._observed.ready(wish.pods),
         )
+
+    def _served(self, wish: Wish) -> RevisionStatus:
+        """The revision that takes the traffic; of several models the first one stands for it, whichever has led."""
+        first = wish.version.all[0]
+        return self._revision(wish).model_copy(update={"model_version": first.name, "version": first.version})
 
     def _available(self) -> None:
         """At least one pod answers."""
@@ -442,3 +573,7 @@ class StatusDraft:
 
     def _phase(self, phase: str, reason: Reason) -> None:
         self._status.phase, self._status.reason = phase, str(reason)
+
+
+def _resolved(version: VersionView) -> tuple[ResolvedModel, ...]:
+    return tuple(ResolvedModel(name=each.model, version=each.version, model_version=each.name) for each in version.all)

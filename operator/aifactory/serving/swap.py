@@ -17,10 +17,10 @@ from typing import Final
 
 from aifactory.api import names
 from aifactory.api.inferencepool import RevisionStatus, RolloutStatus, SwappingPod
-from aifactory.api.sizes import bytes_of, human_size
-from aifactory.serving import shape, steps, traffic
+from aifactory.api.sizes import human_size
+from aifactory.serving import room, shape, steps, traffic
 from aifactory.serving.measure import figure
-from aifactory.serving.state import Observed, RevisionView, ServingPodView, VersionView, Wish
+from aifactory.serving.state import Observed, RevisionView, ServingPodView, VersionView, Wish, title
 
 HOT_SWAP: Final = "HotSwap"
 SURGE: Final = "Surge"
@@ -34,9 +34,6 @@ SILENCE: Final = timedelta(seconds=60)
 """After which pods of which none has said anything are left alone."""
 _SPARE_BYTES: Final = 128 * 1024 * 1024
 """Of the pods' volume, for what else is written there."""
-
-_SERVER_BYTES: Final = 64 * 1024 * 1024
-"""Triton's own memory, without models: a third of it, and some room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +79,14 @@ def choose(observed: Observed, target: VersionView, revision: str) -> Choice:
     return _choose_pods(observed, target, revision, insists=wished == HOT_SWAP)
 
 
+def refusal(choice: Choice) -> str:
+    """What to tell of a change that can not be made as the user insists."""
+    return (
+        f"spec.rollout.strategy is HotSwap, and {choice.reason}; write Auto or Surge, which makes new pods, "
+        "or give the pods more room"
+    )
+
+
 def after_shadow(observed: Observed, wish: Wish) -> Choice:
     """How the pool goes over to what it has copied requests to."""
     chosen = _choose_pods(observed, wish.version, wish.revision, insists=False)
@@ -97,6 +102,8 @@ def _choose_pods(observed: Observed, target: VersionView, revision: str, *, insi
         return Choice(under_way.strategy or SURGE, under_way.strategy_reason or "")
     if words := _too_little_room(observed, target):
         return Choice(HOT_SWAP, words, refused=True) if insists else Choice(SURGE, words)
+    if target.beside is not None:
+        return Choice(HOT_SWAP, f"the pods have room for {target.name} beside all that they serve")
     return Choice(HOT_SWAP, "only the version differs, and the pods have room for both")
 
 
@@ -165,11 +172,11 @@ def serves(pod: ServingPodView, revision: str) -> bool:
 
 
 def failures(observed: Observed, wish: Wish) -> list[tuple[ServingPodView, str]]:
-    """Pods that can not serve what they were told to, and why."""
+    """Pods that can not serve what they were told to, and why; of several models only the one that changes counts."""
     return [
-        (pod, pod.report.error)
+        (pod, words)
         for pod in _members(observed, wish)
-        if pod.report and pod.report.revision == wish.revision and pod.report.error
+        if pod.report and pod.report.revision == wish.revision and (words := pod.report.error_of(wish.version.model))
     ]
 
 
@@ -197,10 +204,15 @@ def warm(observed: Observed, wish: Wish) -> VersionView | None:
     before = status.stable if traffic.stable_revision(status) != wish.revision else status.previous
     if before is None or not before.revision or traffic.pods_of(pool, before) != wish.pods:
         return None
-    found = next((view for view in observed.versions if view.name == before.model_version), None)
-    if found is None or found.deleting or not shape.assigns(before.revision, found):
+    found = observed.served(before)
+    if found is None or not shape.assigns(before.revision, found):
         return None
-    return found if shape.pods_of(before.revision) == shape.pods_of(wish.revision) else None
+    if shape.pods_of(before.revision) != shape.pods_of(wish.revision):
+        return None
+    # Of several models only the one that changed has another version now; one that is no longer served goes.
+    now = {each.model: each.name for each in wish.version.all}
+    left = (each for each in found.all if wish.version.beside is None or now.get(each.model, each.name) != each.name)
+    return next((each for each in left if not each.deleting), None)
 
 
 def answering(observed: Observed, stable: RevisionStatus | None = None) -> Iterable[RevisionView]:
@@ -220,15 +232,16 @@ def answering(observed: Observed, stable: RevisionStatus | None = None) -> Itera
             for pod in observed.pods
             if pod.revision == view.revision and pod.ready and not pod.terminating
         )
-        others = {name: count for name, count in named.items() if name != stable.model_version}
+        served = name_of(stable)
+        others = {name: count for name, count in named.items() if name != served}
         kept = max(0, view.ready - sum(others.values()))
-        for name, count in {stable.model_version: kept, **others}.items():
+        for name, count in {served: kept, **others}.items():
             yield replace(view, model_version=name, ready=min(count, view.ready))
 
 
 def pods_status(observed: Observed, wish: Wish) -> tuple[SwappingPod, ...]:
     """Each pod of the set, for the status."""
-    return tuple(_pod_status(pod, wish.revision) for pod in _members(observed, wish)[:MOST_PODS])
+    return tuple(_pod_status(pod, wish) for pod in _members(observed, wish)[:MOST_PODS])
 
 
 def seconds(value: float | None) -> str | None:
@@ -240,22 +253,32 @@ def _load_seconds(pod: ServingPodView) -> float | None:
     return pod.report.load_seconds if pod.report is not None else None
 
 
-def _pod_status(pod: ServingPodView, revision: str) -> SwappingPod:
+def name_of(stable: RevisionStatus) -> str:
+    """What a revision serves, in words."""
+    return title(each.model_version for each in stable.models) if stable.models else stable.model_version
+
+
+def _pod_status(pod: ServingPodView, wish: Wish) -> SwappingPod:
     report = pod.report
     if report is None:
         return SwappingPod(name=pod.name)
-    there = serves(pod, revision)
-    error = report.error if report.revision == revision else ""
+    there = serves(pod, wish.revision)
+    error = report.error_of(wish.version.model) if report.revision == wish.revision else ""
     return SwappingPod(
         name=pod.name,
-        version=report.version,
+        version=report.version_of(wish.version.model),
         load_seconds=seconds(report.load_seconds) if there else None,
         message=error[:MAX_WORDS] or None,
     )
 
 
 def _version_name(observed: Observed, stable: RevisionStatus, pod: ServingPodView) -> str:
-    """The name of the ModelVersion that a pod of the stable set answers from."""
+    """The name of the ModelVersion that a pod of the stable set answers from, or of those."""
+    if stable.models is not None:
+        said = dict(pod.report.answers) if pod.report is not None else {}
+        told = {each.name: (each.version, each.model_version) for each in stable.models}
+        there = {view.model: view.name for view in observed.versions if said.get(view.model) == view.version}
+        return title(there.get(model, name) for model, (_, name) in told.items())
     number = pod.report.version if pod.report is not None else None
     if number is None or number == stable.version:
         return stable.model_version
@@ -278,8 +301,15 @@ def _needs_new_pods(observed: Observed, target: VersionView, revision: str) -> s
             "more than the version differs: image, template, drain or engine of the pods, "
             "or format, claim or secret of the version"
         )
-    if stable.version == target.version and stable.revision != revision:
-        # Each pod would have to let go of what it serves before it could fetch the other one.
+    # Each pod would have to let go of what it serves before it could fetch another one of the same number.
+    if target.beside is not None:
+        before = observed.served(stable)
+        if before is None or not shape.assigns(stable.revision, before):
+            return "what is served is no longer there as it was, or is to be served by another engine"
+        formats = {each.model: each.format for each in before.all}
+        if other := [each.name for each in target.all if formats.get(each.model, each.format) != each.format]:
+            return f"the format of {', '.join(other)} is another one than that of the version before it"
+    elif stable.version == target.version and stable.revision != revision:
         return f"version {target.version} is another artifact than the one that is served under this number"
     return ""
 
@@ -288,26 +318,29 @@ def _too_little_room(observed: Observed, target: VersionView) -> str:
     """Why the pods may not hold a version beside the one they serve; empty if they do, as far as can be told."""
     stable, view = observed.pool.status.stable, observed.find(traffic.stable_pods(observed.pool))
     name = stable.model_version if stable is not None else ""
-    old = next((found for found in observed.versions if found.name == name), None)
-    if old is None or old.size_bytes is None or target.size_bytes is None or view is None or not view.room:
+    old = observed.served(stable)
+    served = old.all if old is not None else ()
+    known = {each.name for each in served}
+    # In a pool of one model another artifact of the same name counts too: it is a new one.
+    new = [each for each in target.all if target.beside is None or each.name not in known]
+    together = [*served, *new]
+    sizes = [each.size_bytes for each in together if each.size_bytes is not None]
+    if old is None or len(sizes) < len(together) or view is None or not view.room:
         return f"the size of {target.name} or {name} is not known"
-    both = old.size_bytes + target.size_bytes
+    called = " and ".join([", ".join(each.name for each in served), *(each.name for each in new)])
+    both = sum(sizes)
     if both > view.room - _SPARE_BYTES:
-        return (
-            f"the pods' volume was made for {human_size(view.room)}, and {name} and {target.name} "
-            f"are {human_size(both)} together"
-        )
-    triton = shape.template_container(observed.pool, names.CONTAINER_TRITON)
-    limits = (triton.get("resources") or {}).get("limits") or {}
-    limit = bytes_of(limits.get("memory"))
-    if limit is None or shape.may_have_gpus(observed.pool):
+        return f"the pods' volume was made for {human_size(view.room)}, and {called} are {human_size(both)} together"
+    limit, written = room.memory_limit(observed.pool)
+    if limit is None:
         return ""
-    allowed = f"resources.limits.memory of container {names.CONTAINER_TRITON} is {limits['memory']}"
-    if old.memory_bytes is not None and target.memory_bytes is not None:
-        needed = old.memory_bytes + target.memory_bytes
-        if needed + _SERVER_BYTES > limit:
-            took = f"{human_size(needed)} when they were tried, Triton {human_size(_SERVER_BYTES)}"
-            return f"{name} and {target.name} took {took}, and {allowed}"
+    allowed = f"resources.limits.memory of container {names.CONTAINER_TRITON} is {written}"
+    taken = [each.memory_bytes for each in together if each.memory_bytes is not None]
+    if len(taken) == len(together):
+        needed = sum(taken)
+        if needed + room.SERVER_BYTES > limit:
+            took = f"{human_size(needed)} when they were tried, Triton {human_size(room.SERVER_BYTES)}"
+            return f"{called} took {took}, and {allowed}"
     elif 2 * both > limit:
-        return f"{name} and {target.name} are {human_size(both)} together, a CPU may need twice that, and {allowed}"
+        return f"{called} are {human_size(both)} together, a CPU may need twice that, and {allowed}"
     return ""

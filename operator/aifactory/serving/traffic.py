@@ -163,16 +163,20 @@ def service(pool: InferencePool, *, openai: bool, gateway: bool = False) -> Json
         gateway: it leads to the gateway. Its label tells so, for what it selects is not read.
     """
     role = names.ROLE_GATEWAY if gateway else names.ROLE_SERVE
-    plain, h2c = ("https", "https") if gateway and _is_encrypted(pool) else ("http", "kubernetes.io/h2c")
-    ports = [
-        {"name": "http", "port": names.TRITON_HTTP_PORT, "targetPort": "http", "appProtocol": plain},
-        {"name": "grpc", "port": names.TRITON_GRPC_PORT, "targetPort": "grpc", "appProtocol": h2c},
-    ]
-    if openai:
-        ports.append({"name": "openai", "port": names.OPENAI_PORT, "targetPort": "openai", "appProtocol": plain})
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": metadata(pool, pool.metadata.name, {names.LABEL_ROLE: role}),
-        "spec": {"selector": selector(pool, role), "ports": ports},
+        "spec": {
+            "selector": selector(pool, role),
+            "ports": ports(openai=openai, encrypted=gateway and _is_encrypted(pool)),
+        },
     }
+
+
+def ports(*, openai: bool, encrypted: bool = False) -> list[Json]:
+    """The ports of a Service that leads to what answers."""
+    plain, h2c = ("https", "https") if encrypted else ("http", "kubernetes.io/h2c")
+    doors = [("http", names.TRITON_HTTP_PORT, plain), ("grpc", names.TRITON_GRPC_PORT, h2c)]
+    doors += [("openai", names.OPENAI_PORT, plain)] if openai else []
+    return [{"name": door, "port": port, "targetPort": door, "appProtocol": how} for door, port, how in doors]

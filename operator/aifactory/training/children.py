@@ -2,7 +2,8 @@
 
 Names are deterministic, so a view that is behind can cause a call too many but never a second pod:
 pods `<job>-<index>-<attempt>` (their host name too), headless Service `<job>-nodes`, PodGroup `<job>-<attempt>`,
-claim `<job>-workspace`, fetcher of an input `<job>-input-<name>-<hash>-<number>`, probe `<job>-probe-<number>`,
+claim `<job>-workspace`, fetcher of an input `<job>-input-<name>-<hash>-<number>`, check `<job>-check-<hash>-<number>`,
+probe `<job>-probe-<number>`,
 publisher `<job>-publish-<number>`, ModelVersion `<model>-v<version>`.
 """
 
@@ -36,13 +37,12 @@ def resolve_processes(spec: TrainingJobSpec) -> int:
     """Processes per pod: as written, or for `auto` one for each accelerator in the trainer's limits, at least one."""
     if isinstance(spec.proc_per_node, int):
         return spec.proc_per_node
-    trainer = _trainer(spec.template.raw_spec())
-    return max(devices(trainer), 1)
+    return max(devices(trainer(spec.template.raw_spec())), 1)
 
 
 def resources_asked(spec: TrainingJobSpec) -> str:
     """What one trainer asks for, in words: `cpu 8, nvidia.com/gpu 4`; empty when it asks for nothing."""
-    resources = _trainer(spec.template.raw_spec()).get("resources", {})
+    resources = trainer(spec.template.raw_spec()).get("resources", {})
     asked = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
     return ", ".join(f"{name} {amount}" for name, amount in sorted(asked.items()))
 
@@ -318,11 +318,21 @@ def _metrics(reported: Any) -> list[Json]:
     return [{"name": name, "value": f"{numbers[name]:.6g}"} for name in sorted(numbers)][:_MAX_METRICS]
 
 
-def _trainer(spec: Json) -> Json:
+def trainer(spec: Json) -> Json:
+    """The container of a pod that trains; empty where it has none."""
     for container in spec.get("containers", ()):
         if container["name"] == names.CONTAINER_TRAINER:
             return dict(container)
     return {}
+
+
+def directories(job: TrainingJob) -> dict[str, str]:
+    """The variables that say where things are."""
+    return {
+        "AIFACTORY_CHECKPOINTS": f"{names.WORKSPACE_MOUNT}/checkpoints",
+        "AIFACTORY_OUTPUT": f"{names.WORKSPACE_MOUNT}/output",
+        **({"AIFACTORY_INPUTS": names.INPUTS_MOUNT} if job.spec.inputs else {}),
+    }
 
 
 def _wired(job: TrainingJob, container: Json, index: int, attempt: int, settings: Settings) -> Json:
@@ -332,9 +342,7 @@ def _wired(job: TrainingJob, container: Json, index: int, attempt: int, settings
     env = {
         "AIFACTORY_JOB": job.metadata.name,
         "AIFACTORY_ATTEMPT": str(attempt),
-        "AIFACTORY_CHECKPOINTS": f"{names.WORKSPACE_MOUNT}/checkpoints",
-        "AIFACTORY_OUTPUT": f"{names.WORKSPACE_MOUNT}/output",
-        **({"AIFACTORY_INPUTS": names.INPUTS_MOUNT} if job.spec.inputs else {}),
+        **directories(job),
         "AIFACTORY_PROGRESS_URL": f"{settings.progress_url}/v1/progress/{job.metadata.namespace}/{job.metadata.name}",
         "AIFACTORY_PROGRESS_TOKEN_FILE": token_file,
         **rendezvous.environment(job, index, attempt, resolve_processes(job.spec)),
@@ -361,7 +369,7 @@ def _wired(job: TrainingJob, container: Json, index: int, attempt: int, settings
 
 def _prepare(job: TrainingJob, spec: Json, settings: Settings) -> None:
     """The template's init containers, after the one that makes the job's directory, if there is to be one."""
-    ours = workspace.prepared(job, settings.agent_image, _trainer(spec))
+    ours = workspace.prepared(job, settings.agent_image, trainer(spec))
     theirs = workspace.narrowed_all(job, spec.get("initContainers", ()))
     if ours:
         spec["initContainers"] = [*ours, *theirs]

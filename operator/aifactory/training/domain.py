@@ -14,6 +14,7 @@ from aifactory.api.reasons import ConditionType
 from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
 from aifactory.engine.apply import applied
 from aifactory.engine.cluster import Cluster
+from aifactory.engine.cost import device_resource
 from aifactory.engine.domain import Child, Domain, Index, Outside, Route, Sample, Watch
 from aifactory.engine.plan import Create, DryRun, Plan, Write, WriteError
 from aifactory.engine.pods import beside, trouble
@@ -21,23 +22,47 @@ from aifactory.engine.refusals import explain, removal
 from aifactory.engine.tasks import TaskPod, task_pod
 from aifactory.kube import podstate
 from aifactory.kube.errors import AlreadyExists
-from aifactory.kube.objects import Claim, ConfigMap, Pod, PodGroup, Service, Terminated, condition
-from aifactory.kube.resources import CONFIGMAPS, PODGROUPS, PVCS, SERVICES, Key
+from aifactory.kube.objects import (
+    READ_WRITE_MANY,
+    Claim,
+    ConfigMap,
+    Pod,
+    PodGroup,
+    ResourceFlavor,
+    Service,
+    Terminated,
+    Workload,
+    WorkloadPriorityClass,
+    condition,
+)
+from aifactory.kube.resources import (
+    CONFIGMAPS,
+    PODGROUPS,
+    PVCS,
+    RESOURCEFLAVORS,
+    SERVICES,
+    WORKLOADPRIORITYCLASSES,
+    WORKLOADS,
+    Key,
+)
 from aifactory.kube.tokens import Reporter, TokenReviewer
-from aifactory.training import cache, children, metrics, rendezvous, workspace
+from aifactory.training import cache, checks, children, kueue, metrics, rendezvous, workspace
 from aifactory.training.fetching import FetchBook, FetchingPod, FetchProbe
-from aifactory.training.nodes import FETCHING, MACHINES, TRAINING_PODS, lost_nodes
+from aifactory.training.nodes import FETCHING, MACHINES, TRAINING_PODS, device_memory, lost_nodes
 from aifactory.training.plan import plan_training
 from aifactory.training.reports import ProgressBook, ProgressEndpoint, ReportingPod
 from aifactory.training.state import (
     BaseView,
     ClaimView,
+    Fact,
     Fetched,
     GangView,
     Observed,
+    Placement,
     PodView,
     Settings,
     VersionView,
+    WorkloadView,
 )
 from aifactory.training.status import StatusDraft
 
@@ -45,6 +70,9 @@ _PODS = TRAINING_PODS
 _SERVICES = Child(SERVICES, Service, verbs=("create", "patch", "delete"))
 _CLAIMS = Child(PVCS, Claim, verbs=("create",))
 _GANGS = Child(PODGROUPS, PodGroup, optional=True)
+_WORKLOADS = Child(WORKLOADS, Workload, optional=True, writes_status=True)
+_FLAVORS = Child(RESOURCEFLAVORS, ResourceFlavor, verbs=(), optional=True, selector="")
+_PRIORITIES = Child(WORKLOADPRIORITYCLASSES, WorkloadPriorityClass, verbs=(), optional=True, selector="")
 _COUNTERS = Child(CONFIGMAPS, ConfigMap, verbs=())
 _VERSIONS = Index(ModelVersion, "model", model_of)
 
@@ -59,7 +87,7 @@ class Training(Domain[TrainingJob, Observed]):
 
     settings_class = Settings
     model = TrainingJob
-    children = (_PODS, _SERVICES, _CLAIMS, _GANGS, _COUNTERS, MACHINES)
+    children = (_PODS, _SERVICES, _CLAIMS, _GANGS, _COUNTERS, MACHINES, _WORKLOADS, _FLAVORS, _PRIORITIES)
     creates = (ModelVersion,)
     families = metrics.FAMILIES
 
@@ -83,7 +111,12 @@ class Training(Domain[TrainingJob, Observed]):
         namespace, uid = meta.namespace, meta.uid
         pods = []
         limited = children.limits_disk(model.spec)
-        tasks: dict[str, list[TaskPod]] = {names.ROLE_PROBE: [], names.ROLE_INPUT: [], names.ROLE_PUBLISH: []}
+        tasks: dict[str, list[TaskPod]] = {
+            names.ROLE_PROBE: [],
+            names.ROLE_INPUT: [],
+            names.ROLE_PUBLISH: [],
+            names.ROLE_CHECK: [],
+        }
         for pod in cluster.owned(_PODS, namespace, uid):
             role = pod.metadata.labels.get(names.LABEL_ROLE, "")
             if role in tasks:
@@ -101,11 +134,17 @@ class Training(Domain[TrainingJob, Observed]):
             probes=tuple(tasks[names.ROLE_PROBE]),
             publishers=tuple(tasks[names.ROLE_PUBLISH]),
             fetchers=tuple(sorted(tasks[names.ROLE_INPUT], key=lambda task: task.name)),
+            checkers=tuple(tasks[names.ROLE_CHECK]),
+            device_memory=self._device_memory(model, cluster),
+            workspace_shared=claim is not None and READ_WRITE_MANY in claim.spec.access_modes,
             fetched=self._fetched(tasks[names.ROLE_INPUT]),
             bases=_bases(model, cluster),
             input_claim=_input_claim(model, cluster),
             inputs_in_use=_inputs_in_use(model, cluster),
             gangs=tuple(map(gang_view, cluster.owned(_GANGS, namespace, uid))),
+            workloads=tuple(workload_view(found, cluster) for found in cluster.owned(_WORKLOADS, namespace, uid)),
+            priority=_priority(model, cluster),
+            kueue_served=cluster.serves(_WORKLOADS) and cluster.serves(_FLAVORS),
             versions=_versions(model, cluster),
             highest_version=_highest_version(model, cluster),
             service=applied(service) if service is not None and _owned_by(service, uid) else None,
@@ -162,6 +201,13 @@ class Training(Domain[TrainingJob, Observed]):
             if owner is not None and owner[0] == self.resource and pod.metadata.deletion_timestamp is None:
                 found.append(FetchingPod(pod.metadata.uid, pod.metadata.name, pod.status.pod_ip, owner[1]))
         return found
+
+    def _device_memory(self, job: TrainingJob, cluster: Cluster) -> int | None:
+        """Of the GPUs that the pods of a job ask for, while it is asked whether its model fits."""
+        if not checks.is_wanted(job, self.settings) or checks.is_done(job):
+            return None
+        resource = device_resource(children.trainer(job.spec.template.raw_spec()))
+        return device_memory(cluster, resource) if resource else None
 
     def _fetched(self, fetchers: Sequence[TaskPod]) -> dict[str, Fetched]:
         found = ((task.name, self.fetch_book.get(task.uid)) for task in fetchers)
@@ -285,6 +331,52 @@ def gang_view(gang: PodGroup) -> GangView:
     return GangView(gang.metadata.name, gang.metadata.uid, attempt, size, terminating, message)
 
 
+def workload_view(found: Workload, cluster: Cluster) -> WorkloadView:
+    """A Workload as planning sees it."""
+    meta, admission = found.metadata, found.status.admission
+    sets = (admission.pod_set_assignments or ()) if admission is not None else ()
+    flavors = {resource: flavor for one in sets for resource, flavor in one.flavors.items()}
+    kept = [cluster.get(_FLAVORS, "", name) for name in sorted(set(flavors.values()))]
+    known = [Placement(one.spec.node_labels, one.spec.tolerations) for one in kept if one is not None]
+    known += [
+        Placement(update.node_selector, update.tolerations, update.labels, update.annotations)
+        for check in found.status.admission_checks
+        for update in check.pod_set_updates
+        if update.name == kueue.POD_SET
+    ]
+    return WorkloadView(
+        name=meta.name,
+        uid=meta.uid,
+        resource_version=meta.resource_version,
+        created=meta.creation_timestamp,
+        template_hash=meta.labels.get(children.LABEL_TEMPLATE_HASH, ""),
+        queue=found.spec.queue_name,
+        active=found.spec.active,
+        terminating=meta.deletion_timestamp is not None,
+        generation=meta.generation,
+        facts=tuple(
+            Fact(
+                one.type,
+                one.status == "True",
+                one.reason,
+                one.message,
+                one.last_transition_time,
+                one.observed_generation,
+            )
+            for one in found.status.conditions
+        ),
+        cluster_queue=admission.cluster_queue if admission is not None else "",
+        flavors=flavors,
+        placement=kueue.merged(known) if admission is not None and all(kept) else None,
+        by_topology=any(one.topology_assignment is not None for one in sets),
+    )
+
+
+def _priority(job: TrainingJob, cluster: Cluster) -> int | None:
+    found = cluster.get(_PRIORITIES, "", kueue.priority_class_of(job))
+    return found.value if found is not None else None
+
+
 def _versions(job: TrainingJob, cluster: Cluster) -> tuple[VersionView, ...]:
     if job.spec.output is None:
         return ()
@@ -378,7 +470,7 @@ def _is_beside(refused: Write) -> bool:
     if isinstance(refused, DryRun):
         return True
     labels = refused.body["metadata"].get("labels", {}) if isinstance(refused, Create) else {}
-    return labels.get(names.LABEL_ROLE) == names.ROLE_INPUT or refused.name == names.INPUT_CLAIM
+    return labels.get(names.LABEL_ROLE) in (names.ROLE_INPUT, names.ROLE_CHECK) or refused.name == names.INPUT_CLAIM
 
 
 def _owned_by(found: Service | Claim | None, uid: str) -> bool:

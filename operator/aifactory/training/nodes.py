@@ -1,7 +1,7 @@
-"""The machines that pods of jobs run on: which of them are lost, as far as the cluster knows.
+"""The machines that pods of jobs run on: which are lost, and what their devices have, as far as the cluster knows.
 
-Nodes are read only: whether they are Ready and whether they are there. With a Role instead of a ClusterRole they can
-not be read at all, and then nothing is said about them.
+Nodes are read only: whether they are Ready, whether they are there, and what labels say of memory. With a Role instead
+of a ClusterRole they can not be read at all, and then nothing is said about them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from aifactory.api import names
 from aifactory.engine.cluster import Cluster
 from aifactory.engine.domain import Child
-from aifactory.kube.objects import READY, Metadata, Node, Pod, condition
+from aifactory.kube.objects import DEVICE_MEMORY, READY, Metadata, Node, Pod, condition
 from aifactory.kube.podstate import starting
 from aifactory.kube.resources import NODES, PODS
 
@@ -39,7 +39,21 @@ def _pods_of(node: Node, cluster: Cluster) -> Iterable[Metadata]:
     return [pod.metadata for pod in pods if pod.metadata.labels.get(names.LABEL_ROLE) == names.ROLE_NODE]
 
 
-MACHINES: Final = Child(NODES, Node, verbs=(), optional=True, selector="", concerns=_pods_of)
+def _device_memory(node: Node) -> Iterable[Hashable]:
+    return node.metadata.labels
+
+
+MACHINES: Final = Child(
+    NODES, Node, verbs=(), optional=True, selector="", concerns=_pods_of, indexes={DEVICE_MEMORY: _device_memory}
+)
+
+
+def device_memory(cluster: Cluster, resource: str) -> int | None:
+    """Bytes of the largest device of this resource (nvidia.com/gpu) that any machine has; None: it is not known."""
+    label = f"{resource}{DEVICE_MEMORY}"
+    nodes = cluster.having(MACHINES, DEVICE_MEMORY, label) if cluster.serves(MACHINES) else []
+    found = [node.metadata.labels[label] for node in nodes]
+    return max((int(text) for text in found if text.isdecimal()), default=0) * 2**20 or None
 
 
 def lost_nodes(cluster: Cluster, wanted: Iterable[str]) -> dict[str, str]:

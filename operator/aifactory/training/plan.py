@@ -1,8 +1,8 @@
 """One decision about one TrainingJob: the story of a reconcile.
 
-A job goes through three stages: `prepare` (with `store` and `inputs`), `train`, `publish`. Each step below either
-ends the story with a plan or falls through to the next; the order is the order of precedence. Nothing here does I/O
-or reads a clock.
+A job goes through three stages: `prepare` (with `store`, `inputs` and `checks`), `train`, `publish`. Each step below
+either ends the story with a plan or falls through to the next; the order is the order of precedence. Nothing here does
+I/O or reads a clock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import TrainingJobStatus
 from aifactory.engine import tasks
 from aifactory.engine.plan import Plan
-from aifactory.training import evidence, inputs, nodeloss, train
+from aifactory.training import checks, evidence, inputs, kueue, nodeloss, train
 from aifactory.training.detectors import first_failure
 from aifactory.training.publish import plan_publishing
 from aifactory.training.state import Observed, PodView
@@ -52,11 +52,18 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
     draft = StatusDraft(observed, current, now)
     if _have_succeeded(observed, current):
         plan = plan_publishing(observed, current, draft, now)
-        return replace(plan, writes=(*plan.writes, *tasks.deletions(observed.fetchers)))
+        done = kueue.finished(observed, True, "all pods that train have succeeded", now)
+        return replace(plan, writes=(*plan.writes, *tasks.deletions((*observed.fetchers, *observed.checkers)), *done))
     if job.spec.suspend:
         return train.plan_suspended(observed, (*stale, *current), draft, now)
     if train.was_suspended(job.status) and train.has_run(observed):
         return train.plan_next_attempt(draft, Reason.RESUMED, "the job runs again after a suspension")
+    waiting = kueue.waiting(observed, now)
+    if waiting is not None and train.has_run(observed) and not kueue.may_go_on(observed):
+        live = tuple(pod for pod in (*stale, *current) if pod.live)
+        return train.plan_waiting(observed, live, waiting, draft, now)
+    if waiting is None and kueue.waited(job.status):
+        return train.plan_admitted(observed, draft)
     if stale:
         return train.plan_stopping(observed, stale, draft, now)
     failure = first_failure(observed, current)
@@ -70,14 +77,18 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
         return probing
     prepared = inputs.prepare(observed, current, now)
     draft.inputs(prepared)
+    prepared = checks.prepare(observed, prepared, draft, now, due=change is not None or not current)
     if change is not None:
         if not prepared.ready:
             return inputs.plan_beside(prepared, current, draft)
         return train.plan_edited(observed, draft, change, runs_on=True)
     if not prepared.ready and not inputs.all_up(observed, current):
-        waiting = inputs.plan_waiting(observed, prepared, draft)
-        return replace(waiting, writes=(*waiting.writes, *train.deletions(evidence.leftovers(observed))))
-    plan = train.plan_running(observed, current, draft, now)
+        preparing = inputs.plan_waiting(observed, prepared, draft)
+        return replace(preparing, writes=(*preparing.writes, *train.deletions(evidence.leftovers(observed))))
+    if waiting is not None and len(current) < job.spec.nodes.count:
+        plan = train.plan_waiting(observed, current, waiting, draft, now)
+    else:
+        plan = train.plan_running(observed, current, draft, now)
     due = inputs.soonest((plan.requeue_after, prepared.requeue_after))
     writes, urgent = (*plan.writes, *prepared.writes), plan.urgent or prepared.urgent
     return replace(plan, writes=writes, urgent=urgent, requeue_after=due)
@@ -88,17 +99,23 @@ def _plan_finished(observed: Observed, now: datetime) -> Plan[TrainingJobStatus]
 
     Of earlier attempts one each, as while it ran.
     """
-    live = (pod for pod in observed.pods if pod.live)
-    writes = (*train.deletions((*live, *evidence.leftovers(observed))), *tasks.deletions(observed.fetchers))
-    return Plan(finished(observed.job, now), writes)
+    live = tuple(pod for pod in observed.pods if pod.live)
+    writes = (
+        *train.deletions((*live, *evidence.leftovers(observed))),
+        *tasks.deletions((*observed.fetchers, *observed.checkers)),
+    )
+    succeeded = is_true(observed.job.status.conditions, ConditionType.COMPLETE)
+    done = () if live else kueue.finished(observed, succeeded, "the job has ended", now)
+    return Plan(finished(observed.job, now), (*writes, *done))
 
 
 def _plan_deleted(observed: Observed, draft: StatusDraft, now: datetime) -> Plan[TrainingJobStatus]:
     """Somebody's finalizer may hold the job for as long as it likes: its pods need not hold GPUs so long."""
     live = tuple(pod for pod in observed.pods if pod.live)
-    at_work = tuple(pod for pod in (*observed.probes, *observed.fetchers, *observed.publishers) if not pod.ended)
+    helpers = (*observed.probes, *observed.fetchers, *observed.checkers, *observed.publishers)
+    at_work = tuple(pod for pod in helpers if not pod.ended)
     draft.deleted(len(live) + len(at_work), nodeloss.stuck(observed, live, now))
-    writes = (*train.deletions(live), *tasks.deletions(at_work))
+    writes = (*train.deletions(live), *tasks.deletions(at_work), *(() if live else kueue.removal(observed)))
     return Plan(draft.result(), writes, requeue_after=nodeloss.next_look(live, now))
 
 

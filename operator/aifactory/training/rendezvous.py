@@ -62,6 +62,26 @@ def environment(job: TrainingJob, index: int, attempt: int, processes: int) -> d
     }
 
 
+def environment_alone(job: TrainingJob) -> dict[str, str]:
+    """The same for one process that looks for no other."""
+    if job.spec.launcher == "none":
+        return {
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(names.RENDEZVOUS_PORT),
+            "WORLD_SIZE": "1",
+            "NODE_RANK": "0",
+            "TORCHELASTIC_ERROR_FILE": "/dev/termination-log",
+        }
+    return {
+        "PET_NNODES": "1",
+        "PET_NPROC_PER_NODE": "1",
+        "PET_RDZV_BACKEND": "c10d",
+        "PET_RDZV_ENDPOINT": "localhost:0",
+        "PET_RDZV_ID": f"{job.metadata.uid}-check",
+        "PET_MAX_RESTARTS": "0",
+    }
+
+
 def optional_environment(job: TrainingJob) -> dict[str, str]:
     """What a template may set otherwise."""
     if job.spec.launcher == "none":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, Final
 
 from aifactory.api.inputs import InputStatus
 from aifactory.api.reasons import Reason
@@ -112,6 +113,63 @@ class GangView:
 
 
 @dataclass(frozen=True, slots=True)
+class Fact:
+    """A condition of a Workload."""
+
+    type: str
+    true: bool
+    reason: str = ""
+    message: str = ""
+    since: str = ""
+    """When it flipped, as it stands there."""
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What pods get so that they run on the machines that quota is of."""
+
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+NOWHERE: Final = Placement()
+"""Nowhere in particular."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadView:
+    """A Workload of the job, by which Kueue decides about it."""
+
+    name: str
+    uid: str
+    resource_version: str
+    created: datetime
+    template_hash: str
+    """Of the pods that it is for, see `children.template_hash`."""
+    queue: str
+    active: bool = True
+    """Nobody has kept it from being admitted."""
+    terminating: bool = False
+    generation: int = 0
+    facts: tuple[Fact, ...] = ()
+    cluster_queue: str = ""
+    """Whose quota it has."""
+    flavors: Mapping[str, str] = field(default_factory=dict)
+    """Of which flavors, by resource."""
+    placement: Placement | None = None
+    """What they mean for the pods; None while it has no quota, or a flavor is not known."""
+    by_topology: bool = False
+    """Kueue has chosen a node for each pod."""
+
+    def fact(self, type_: str) -> Fact | None:
+        """The condition of that type, if it is there."""
+        return next((found for found in self.facts if found.type == type_), None)
+
+
+@dataclass(frozen=True, slots=True)
 class VersionView:
     """One ModelVersion of the output's model."""
 
@@ -163,7 +221,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """How far the inputs of a job are, and what to do about it."""
+    """How far what comes before the pods is, the inputs and then the check, and what to do about it."""
 
     inputs: tuple[InputStatus, ...] = ()
     ready: bool = True
@@ -176,6 +234,8 @@ class Preparation:
     writes: tuple[Write, ...] = ()
     urgent: bool = False
     requeue_after: float | None = None
+    until: str = "every input is there"
+    """What is waited for, in words that follow `until`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +284,16 @@ class Observed:
     """The namespace's claim for inputs, as far as it is known."""
     inputs_in_use: tuple[str, ...] | None = None
     """Digests of inputs that jobs of the namespace need; None while nothing is fetched, or if they are too many."""
+    checkers: tuple[TaskPod, ...] = ()
+    """Pods that look at options and inputs ahead of training, of every try."""
+    device_memory: int | None = None
+    """Bytes of the largest GPU of the kind that the pods ask for, as far as it is known."""
+    workspace_shared: bool = False
+    """Several nodes may mount the job's claim at a time."""
     gangs: tuple[GangView, ...] = ()
+    workloads: tuple[WorkloadView, ...] = ()
+    priority: int | None = None
+    """Of the WorkloadPriorityClass that the job names, if there is one."""
     versions: tuple[VersionView, ...] = ()
     highest_version: int = 0
     """The highest number that the output's model has ever had, as written down (`api.numbers`)."""
@@ -232,6 +301,8 @@ class Observed:
     """The job's own headless Service."""
     gangs_served: bool = False
     """The API server serves PodGroup of scheduling.k8s.io/v1beta1."""
+    kueue_served: bool = False
+    """It serves Kueue's Workloads, and flavors can be read."""
     workspace_exists: bool = False
     model_claim_exists: bool = False
     progress: ProgressReport | None = None

@@ -13,6 +13,7 @@ from typing import Any
 from aifactory.api.conditions import ConditionSet, find
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import (
+    CheckStatus,
     LastFailure,
     NodeCounts,
     OutputStatus,
@@ -44,6 +45,8 @@ class StatusDraft:
         self._count(current)
         folded = fold(job.status, observed.progress, now, force=False)
         self.due_after = folded.due_after
+        self.all_up = False
+        """All of its pods run."""
         self.became_running = False
         """The job was on its way and now all of its pods run."""
         self.restarts: Restarts = folded.restarts
@@ -86,8 +89,18 @@ class StatusDraft:
         there = prepared.reason is Reason.INPUTS_PREPARED
         self._conditions.set(ConditionType.INPUTS_READY, there, prepared.reason, prepared.message)
 
+    def checked(self, entry: CheckStatus, reason: Reason, message: str, *, passed: bool | None) -> None:
+        """What the program says before it trains; None: it came to no answer."""
+        self._status.check = entry
+        self._conditions.set(ConditionType.CHECKED, passed, reason, message)
+
+    def not_checked(self) -> None:
+        """There is no check, or it is to come."""
+        self._status.check = None
+        self._conditions.remove(ConditionType.CHECKED)
+
     def preparing(self, prepared: Preparation) -> None:
-        """No pod is made before every input is there."""
+        """No pod is made before every input is there and the check has passed."""
         self._not_suspended()
         self._not_running("Pending", prepared.reason, prepared.message, stalled=prepared.stalled)
 
@@ -138,6 +151,32 @@ class StatusDraft:
         self._conditions.set(ConditionType.RESTARTING, True, cause, why)
         self._not_running("Restarting", cause, why)
 
+    def admitted(self, quota: str) -> None:
+        """The job has quota, in these words; none: no queue decides about it."""
+        if quota:
+            self._conditions.set(ConditionType.ADMITTED, True, Reason.ADMITTED, quota)
+        else:
+            self._conditions.remove(ConditionType.ADMITTED)
+
+    def queued(self, reason: Reason, message: str, *, stalled: bool = False) -> None:
+        """No pod is left, and none is made before the job has quota."""
+        self._not_suspended()
+        self._conditions.set(ConditionType.ADMITTED, False, reason, message)
+        self._conditions.remove(ConditionType.SCHEDULED)
+        self._not_running("Queued", reason, message, stalled=stalled)
+
+    def leaving(self, left: int, reason: Reason, why: str, stuck: str = "") -> None:
+        """Pods of a job without quota are ending, or `stuck` says why one can not."""
+        self._not_suspended()
+        message = f"{left} pods are ending; they have their grace period to write a checkpoint; {why}"
+        self._conditions.set(ConditionType.ADMITTED, False, reason, why)
+        if self._status.start_time is None:  # as in `suspending`
+            self._status.start_time = self._now
+        if stuck:
+            self._not_running("Suspending", Reason.NODE_LOST, f"{message}; {stuck}", stalled=True)
+        else:
+            self._not_running("Suspending", reason, message)
+
     def suspending(self, left: int, stuck: str = "") -> None:
         """Pods of a suspended job are ending, or `stuck` says why one can not."""
         self._fetch_no_more(Reason.STOPPING_PODS)
@@ -160,6 +199,7 @@ class StatusDraft:
         self._conditions.set(ConditionType.SUSPENDED, True, Reason.SUSPENDED, message)
         self._conditions.set(ConditionType.RUNNING, False, Reason.SUSPENDED)
         self._conditions.remove(ConditionType.SCHEDULED)
+        self._conditions.remove(ConditionType.ADMITTED)
         self._conditions.kstatus(None, Reason.SUSPENDED, message)
         self._phase("Suspended", Reason.SUSPENDED)
 
@@ -199,6 +239,7 @@ class StatusDraft:
         nodes = self._status.nodes or NodeCounts()
         self._status.nodes = _summed(nodes.model_copy(update={"active": 0, "ready": 0}))
         self._conditions.set(ConditionType.FAILED, True, reason, message)
+        self._conditions.remove(ConditionType.ADMITTED)
         self._conditions.set(ConditionType.RUNNING, False, reason)
         self._conditions.set(ConditionType.RESTARTING, False, reason)
         self._conditions.kstatus(ConditionType.STALLED, reason, message)
@@ -225,12 +266,15 @@ class StatusDraft:
 
     def edit_waits(self, prepared: Preparation, current: tuple[PodView, ...]) -> None:
         """What the edited spec asks for is not all there, so the pods that there are go on."""
-        soon = prepared.reason is Reason.INPUTS_PREPARED  # the pods go in a moment: nothing new is told of them
+        soon = prepared.reason in (
+            Reason.INPUTS_PREPARED,
+            Reason.CHECK_PASSED,
+        )  # the pods go in a moment: nothing new is told of them
         if not soon and (len(current) == self._observed.job.spec.nodes.count or not self._status.phase):
             self.running(current, self._observed.gangs)
         message = (
-            f"the spec was edited: {prepared.message}; pods of attempt {self.attempt} run on as they are until every "
-            "input is there"
+            f"the spec was edited: {prepared.message}; pods of attempt {self.attempt} run on as they are until "
+            f"{prepared.until}"
         )
         true = ConditionType.STALLED if prepared.stalled else ConditionType.RECONCILING
         self._conditions.kstatus(true, prepared.reason, message)
@@ -286,10 +330,13 @@ class StatusDraft:
             count = self._observed.job.spec.nodes.count
             self._status.nodes = _summed(NodeCounts(desired=count, succeeded=count))
         self._conditions.set(ConditionType.RESTARTING, False, Reason.SUCCEEDED)
+        self._conditions.remove(ConditionType.ADMITTED)
         self._fetch_no_more(Reason.SUCCEEDED)
 
     def _fetch_no_more(self, reason: Reason) -> None:
-        """What is not there is not fetched now."""
+        """What is not there is not fetched now, and what has not been checked is not checked."""
+        if self._status.check is not None and not self._status.check.ended:
+            self.not_checked()
         before = self._status.inputs
         if before is None:
             return
@@ -304,7 +351,7 @@ class StatusDraft:
 
     def _all_ready(self, count: int, beside: Sequence[str]) -> None:
         """All trainers run; `beside` are words about other containers that do not."""
-        self.became_running = self._before.phase != "Running"
+        self.all_up, self.became_running = True, self._before.phase != "Running"
         reason, message = Reason.ALL_NODES_READY, f"{count} of {count} pods run"
         if beside:
             others = f" (and {len(beside) - 1} more)" if len(beside) > 1 else ""

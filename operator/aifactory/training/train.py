@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
+from typing import Final
 
 from aifactory.api.conditions import find, shorten
 from aifactory.api.reasons import ConditionType, Reason
 from aifactory.api.trainingjob import LastFailure, Resolved, TrainingJobStatus
 from aifactory.engine import tasks
 from aifactory.engine.plan import Create, Delete, Event, EventType, Plan, Write
-from aifactory.training import cache, children, evidence, nodeloss, prepare, progress, workspace
+from aifactory.training import cache, children, evidence, kueue, nodeloss, prepare, progress, workspace
 from aifactory.training.causes import Failure, aborted_at_end
 from aifactory.training.policy import COUNTED, GiveUp, decide, forgive
 from aifactory.training.state import Observed, PodView, created_attempt
 from aifactory.training.status import StatusDraft
+
+_WANTED: Final = frozenset({Reason.RESUMED, Reason.ADMITTED, Reason.RESIZED, Reason.TEMPLATE_CHANGED})
+"""Causes of another attempt that are no trouble."""
 
 
 def plan_running(
@@ -37,7 +41,9 @@ def plan_running(
     gang = observed.wants_gang
     writes: list[Write] = [*prepare.surroundings(observed), *deletions(evidence.leftovers(observed))]
     if prepare.is_ready(observed):
-        writes += [Create(children.pod(job, index, attempt, settings, gang=gang)) for index in missing]
+        where = kueue.placement(observed)
+        pods = (children.pod(job, index, attempt, settings, gang=gang) for index in missing)
+        writes += [Create(kueue.placed(pod, where)) for pod in pods]
     draft.resolved(
         Resolved(
             nodes=job.spec.nodes.count,
@@ -51,6 +57,9 @@ def plan_running(
         )
     )
     draft.running(current, tuple(group for group in observed.gangs if group.attempt == attempt))
+    draft.admitted(kueue.admitted_to(observed))
+    writes += kueue.entries(observed, now, free=False)
+    writes += kueue.up(observed, draft.all_up, now)
     # That the job runs is told at once; what changes on the way there may wait for the next change.
     return Plan(draft.result(), tuple(writes), urgent=draft.became_running, requeue_after=draft.due_after)
 
@@ -87,7 +96,7 @@ def plan_failure(observed: Observed, failure: Failure, draft: StatusDraft, now: 
 def plan_next_attempt(draft: StatusDraft, cause: Reason, why: str) -> Plan[TrainingJobStatus]:
     """Raise the attempt, in status first: whoever reads it from now on knows that older pods must go."""
     draft.next_attempt(cause, why)
-    kind: EventType = "Normal" if cause in (Reason.RESUMED, Reason.RESIZED, Reason.TEMPLATE_CHANGED) else "Warning"
+    kind: EventType = "Normal" if cause in _WANTED else "Warning"
     event = Event(kind, str(cause), f"attempt {draft.attempt} starts: {why}")
     return Plan(draft.result(), urgent=True, requeue_after=0, events=(event,))
 
@@ -133,7 +142,7 @@ def plan_suspended(
     observed: Observed, left: tuple[PodView, ...], draft: StatusDraft, now: datetime
 ) -> Plan[TrainingJobStatus]:
     """The user wants no pods: they end, with their grace period to write a checkpoint."""
-    tried = (*observed.probes, *observed.fetchers)
+    tried = (*observed.probes, *observed.fetchers, *observed.checkers)
     others = (*prepare.remove_gangs(observed, upto=observed.job.status.attempt), *tasks.deletions(tried))
     if left:
         stuck = nodeloss.stuck(observed, left, now)
@@ -143,7 +152,35 @@ def plan_suspended(
         writes = (*deletions((*left, *evidence.leftovers(observed))), *others)
         return Plan(draft.result(), writes, urgent=first, requeue_after=nodeloss.next_look(left, now))
     draft.suspended()
-    return Plan(draft.result(), (*deletions(evidence.leftovers(observed)), *others), urgent=True)
+    writes = (*deletions(evidence.leftovers(observed)), *others, *kueue.removal(observed))
+    return Plan(draft.result(), writes, urgent=True)
+
+
+def plan_waiting(
+    observed: Observed, left: tuple[PodView, ...], waiting: kueue.Waiting, draft: StatusDraft, now: datetime
+) -> Plan[TrainingJobStatus]:
+    """The job waits for quota. If it has lost what it had, its pods end, with their grace period for a checkpoint."""
+    gangs = prepare.remove_gangs(observed, upto=observed.job.status.attempt)
+    gone = deletions((*left, *evidence.leftovers(observed)))
+    writes: tuple[Write, ...] = (*gone, *gangs, *tasks.deletions(observed.probes))
+    if left:
+        # As in a suspension it is known before the pods are gone why they go.
+        first = not kueue.waited(observed.job.status)
+        draft.leaving(len(left), waiting.reason, waiting.message, nodeloss.stuck(observed, left, now))
+        events = (Event("Warning", str(waiting.reason), waiting.message),) if first else ()
+        return Plan(draft.result(), writes, urgent=first, requeue_after=nodeloss.next_look(left, now), events=events)
+    draft.queued(waiting.reason, waiting.message, stalled=waiting.stalled)
+    writes = (*writes, *kueue.entries(observed, now, free=True))
+    return Plan(draft.result(), writes, requeue_after=waiting.requeue_after)
+
+
+def plan_admitted(observed: Observed, draft: StatusDraft) -> Plan[TrainingJobStatus]:
+    """The job waits no longer, in status first: pods that there are from now on are made by this quota."""
+    draft.admitted(kueue.admitted_to(observed))
+    if has_run(observed):
+        return plan_next_attempt(draft, Reason.ADMITTED, "the job has quota again")
+    draft.running((), ())
+    return Plan(draft.result(), urgent=True, requeue_after=0)
 
 
 def was_suspended(status: TrainingJobStatus) -> bool:

@@ -24,6 +24,7 @@ from tests.unit.serving.test_analysis import comparing, count, measured
 from tests.unit.serving.test_status import canary, drafted, rolling, serving
 from tests.unit.serving.test_steps import ask
 from tests.unit.training.builders import job, observe
+from tests.unit.training.test_kueue import queued
 
 ROOT = Path(__file__).parents[3]
 CUSTOMIZATIONS = ROOT / "argo/resource_customizations/aifactory.dev"
@@ -62,6 +63,7 @@ def at_the_api_server(obj: Json) -> Json:
 
 FOUND = {
     **factory.situations(),
+    "job: waits in a queue": factory.stored((waiting := queued()).job, waiting.status),
     "job: is being deleted, and held": of_job(observe(job(deleting=True))),
     "pool: a canary is paused": paused(),
     "pool: a canary has failed its comparison and stays": failed_and_stays(),

@@ -122,6 +122,25 @@ def test_an_object_that_never_had_a_status_gets_one() -> None:
     assert [entry["type"] for entry in invalid()["conditions"]] == ["Stalled"]
 
 
+@pytest.mark.parametrize(("end", "true"), [("Complete", "Ready"), ("Failed", "Stalled")])
+def test_what_has_ended_stays_as_it_ended(end: str, true: str) -> None:
+    """A job that was done was told to be Stalled when a later release knew a value of its spec no more."""
+    told = {"status": "True", "reason": "Succeeded", "message": "the result is ModelVersion gpt-v1"}
+    told |= {"lastTransitionTime": "2025-01-01T00:00:00Z"}
+    both = [{**told, "type": end, "observedGeneration": 2}, {**told, "type": true, "observedGeneration": 2}]
+    status = invalid(*both, phase="Succeeded", reason="Succeeded")
+    assert (status["phase"], status["reason"], status["observedGeneration"]) == ("Succeeded", "Succeeded", 3)
+    assert status["conditions"] == [both[0], {**both[1], "observedGeneration": 3}]
+
+
+def test_what_has_ended_and_was_told_to_be_stalled_is_mended() -> None:
+    done = {**READY, "type": "Complete", "status": "True", "reason": "Succeeded", "message": "done"}
+    wrong = {"status": "True", "reason": "InvalidSpec", "message": "x", "lastTransitionTime": "2025-01-01T00:00:00Z"}
+    found = invalid(done, {**wrong, "type": "Ready", "status": "False"}, {**wrong, "type": "Stalled"})
+    told = {entry["type"]: (entry["status"], entry["message"]) for entry in found["conditions"]}
+    assert told == {"Complete": ("True", "done"), "Ready": ("True", "done"), "Stalled": ("False", "")}
+
+
 @pytest.mark.parametrize("levels", [350, 990, 10_000])
 def test_what_nests_too_deep_is_kept_with_the_reason(levels: int) -> None:
     """From 350 levels the planner could not hash it, from 990 no parser could read it."""

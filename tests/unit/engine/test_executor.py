@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aifactory.engine.executor import MAX_PER_PLAN, STATUS_PATIENCE, Executor, Outcome
-from aifactory.engine.plan import Apply, Create, Delete, DryRun, Patch, Subject
+from aifactory.engine.plan import Apply, Create, Delete, DryRun, Patch, PatchStatus, Subject
 from aifactory.kube.backoff import REQUEST
 from aifactory.kube.errors import (
     AlreadyExists,
@@ -349,6 +349,22 @@ def test_a_patch_is_merged_and_what_is_gone_needs_none() -> None:
         assert await yard.executor.run("ns", [write]) == Outcome((), None)
         (found,) = yard.store.all()
         assert found.metadata.labels == {"l": "1"}
+        yard.api.drop(PODS, "ns", "a")
+        assert await yard.executor.run("ns", [write]) == Outcome((), None)
+
+    run(main)
+
+
+def test_a_status_of_ours_and_anothers_is_merged_only_as_it_was_seen() -> None:
+    async def main() -> None:
+        yard = Yard()
+        yard.put("a")
+        version = yard.store.all()[0].metadata.resource_version
+        write = PatchStatus("Pod", "a", {"phase": "Running", "reason": None}, version)
+        assert await yard.executor.run("ns", [write]) == Outcome((), None)
+        assert yard.store.all()[0].status.phase == "Running"
+        assert yard.api.writes()[-1][0] == "patch_status"
+        assert isinstance((await yard.executor.run("ns", [write])).passing, Conflict)
         yard.api.drop(PODS, "ns", "a")
         assert await yard.executor.run("ns", [write]) == Outcome((), None)
 

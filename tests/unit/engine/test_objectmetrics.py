@@ -145,7 +145,7 @@ def test_figures_that_grow_are_told_as_they_are_now(page: Page) -> None:
 
 def test_nonsense_in_a_status_costs_that_object_its_figures_alone(page: Page) -> None:
     fine = {"phase": "Serving", "readyReplicas": 1, "observedGeneration": 1}
-    page.put("InferencePool", "odd", status={**fine, "version": "x"})
+    page.put("InferencePool", "odd", status={**fine, "version": ["x"]})
     page.put("InferencePool", "strange", status={**fine, "readyReplicas": "many"})
     page.put("InferencePool", "odder", status={"phase": ["Serving"]})
     page.put("InferencePool", "chat", status=fine)

@@ -175,6 +175,7 @@ def test_a_namespace_replaces_what_it_sets() -> None:
         ("namespaces: {a: {activeDeadlineSeconds: 0}}", "taskPods.namespaces.a.activeDeadlineSeconds"),
         ("default: {}", "taskPods.default: Extra"),
         ("defaults: {validation: {enable: false}}", "taskPods.defaults.validation.enable: Extra"),
+        ("defaults: {check: {activeDeadlineSeconds: 0}}", "taskPods.defaults.check.activeDeadlineSeconds: Input"),
         ("a: [", "while parsing"),
     ],
 )

@@ -332,3 +332,24 @@ def test_events_tell_what_the_status_keeps_silent_about() -> None:
     assert (seen.waiting_reason, seen.waiting_message) == ("FailedMount", "no claim")
     pulling = {"name": "copy", "state": {"waiting": {"reason": "ErrImagePull", "message": "no image"}}}
     assert task_pod(view(phase="Pending", containerStatuses=[pulling]), "copy", trouble).waiting_message == "no image"
+
+
+def test_a_program_that_answers_in_its_own_way_is_judged_by_how_it_ended() -> None:
+    """What nobody judges is what it is of any task."""
+    judged = replace(
+        TASK,
+        permanent=frozenset({Reason.CHECK_FAILED}),
+        judge=lambda pod: (Reason.CHECK_FAILED, "no such layer") if pod.exit_code == 93 else None,
+    )
+
+    def step(exit_code: int) -> Step:
+        return plan_task(judged, [pod(0, exit_code, "Traceback")], 0, None, NOW)
+
+    said = step(93)
+    assert (said.reason, said.message, said.failed, said.stalled) == (
+        Reason.CHECK_FAILED,
+        "pod copy-0: no such layer",
+        True,
+        True,
+    )
+    assert (step(1).reason, step(1).failed) == (Reason.PUBLISHER_FAILED, False)

@@ -219,6 +219,24 @@ def test_where_a_pool_can_not_go_back_to_is_told(stable: int | None, to: int | N
         plugin.rollback_to(_pool(None, stable), VERSIONS, to)
 
 
+def _several(gpt: int, bert: int) -> Json:
+    served = [{"name": "tiny", "version": gpt}, {"name": "bert", "version": bert}]
+    pool: Json = _pool(None, gpt)
+    pool["spec"]["models"] = [{"name": "tiny", "track": "Latest"}, {"name": "bert", "version": bert}]
+    pool["status"] |= {"models": served, "stable": {"revision": "r", "version": bert, "models": served}}
+    return pool
+
+
+def test_of_several_models_the_one_that_is_named_goes_back() -> None:
+    pool = _several(4, 9)
+    assert plugin.rolled_back(pool, "tiny") == "tiny"
+    assert plugin.rollback_to(pool, VERSIONS, None, "tiny") == 3, "by its own number, whatever the other's is"
+    with pytest.raises(plugin.Failed, match="serves tiny, bert: say which one goes back with --model"):
+        plugin.rolled_back(pool, None)
+    with pytest.raises(plugin.Failed, match="does not serve t5; it serves tiny, bert"):
+        plugin.rolled_back(pool, "t5")
+
+
 JOB = {"kind": "TrainingJob", "metadata": {"name": "train", "namespace": "ns"}, "spec": {}}
 
 
@@ -236,6 +254,11 @@ JOB = {"kind": "TrainingJob", "metadata": {"name": "train", "namespace": "ns"}, 
         ),
         ("suspend", _pool(None, 3), '{"spec": {"suspend": true}}'),
         ("rollback", _pool(4, 3, track=True), '{"spec": {"models": [{"name": "tiny", "version": 3}]}}'),
+        (
+            "rollback --model tiny",
+            _several(4, 9),
+            '{"spec": {"models": [{"name": "tiny", "version": 3}, {"name": "bert", "version": 9}]}}',
+        ),
     ],
 )
 def test_what_is_asked_of_an_object_is_one_call_of_kubectl(

@@ -22,13 +22,18 @@ from aifactory.serving.gateway import secrets
 from aifactory.serving.holding import Held
 from aifactory.serving.measure import Measurement
 from aifactory.serving.plan import plan_pool
+from aifactory.serving.route import set_host
 from aifactory.serving.shape import ANNOTATION_MODEL_VERSION, ANNOTATION_ROOM, image_of, revision_of
 from aifactory.serving.state import (
     ConfigView,
     GatewayView,
     Observed,
+    Parent,
     Report,
     RevisionView,
+    RoutesView,
+    RouteView,
+    Said,
     ServingPodView,
     Settings,
     VersionView,
@@ -129,6 +134,11 @@ class World:
     gateway: GatewayView = field(default_factory=GatewayView)
     files: dict[str, str] = field(default_factory=dict)
     """What is in the gateway's ConfigMap."""
+    routes: RoutesView = field(default_factory=RoutesView)
+    route_bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By their kind, as they were written."""
+    led: dict[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
+    """Where Gateways lead requests: by the route of that kind, as they have taken it last."""
     settings: Settings = SETTINGS
     may_upgrade: bool = True
     throughput: Throughput | None = None
@@ -217,6 +227,7 @@ class World:
             budget=self.budget,
             policies=tuple(self._children.values()),
             gateway=self.gateway,
+            routes=self.routes,
             throughput=self.throughput,
             measured=self.measured,
             demand=self.demand,
@@ -251,7 +262,15 @@ class World:
                 assert self._children.pop(gone.name).uid == gone.uid
                 del self.policies[gone.name]
                 continue
+            if gone.kind in ("HTTPRoute", "GRPCRoute"):
+                assert self._route(gone.kind).child.uid == gone.uid
+                self._set_route(gone.kind, None)
+                del self.route_bodies[gone.kind]
+                self.led.pop(gone.kind, None)
+                continue
             if self._remove_of_gateway(gone):
+                named = [host for kind in self.route_bodies for host, _ in self._route(kind).leads]
+                assert gone.name not in named, "a route leads to the Service"
                 continue
             owner: dict[str, Any] = self.deployments if gone.kind == "Deployment" else self.configs
             assert owner.pop(gone.name).child.uid == gone.uid
@@ -269,6 +288,8 @@ class World:
         if (spec := self.pool.spec.gateway) is not None and spec.mode == "Envoy" and flags[0] == "True":
             assert self.gateway.routed, "it is Ready and its Service does not lead to the gateway"
             assert self.gateway.ready >= (spec.replicas or 2), "it is Ready and proxies are missing"
+        if spec is not None and spec.mode == "GatewayAPI" and flags[0] == "True":
+            assert self.led.get("HTTPRoute"), "it is Ready and no Gateway leads to it"
         self.pool = self.pool.model_copy(update={"status": written})
         self.due_at_once = decision.requeue_after == 0
         self._deploy()
@@ -366,6 +387,43 @@ class World:
         self.gateway = replace(self.gateway, ready=ready, pods=tuple(pods))
         self.settle()
 
+    def take_routes(self, *, settle: bool = True, **said: Any) -> None:
+        """The controllers of the Gateways look at the routes as they are; `said` is what they say, left out: yes."""
+        for kind, body in self.route_bodies.items():
+            view = self._route(kind)
+            told = Said(view.generation, **({"accepted": True} | said))
+            refs = body["spec"]["parentRefs"]
+            parents = (Parent(ref.get("namespace", "ns"), ref["name"], ref.get("sectionName", "")) for ref in refs)
+            self._set_route(kind, replace(view, said=dict.fromkeys(parents, told)))
+            self.led[kind] = view.leads if told.accepted else ()
+        self._check_led()
+        if settle:
+            self.settle()
+
+    def _check_led(self) -> None:
+        """A Gateway answers 503 for the part of a Service without ready pods."""
+        ready = {set_host(self.pool, pod.revision) for pod in self.live() if pod.ready}
+        for kind, leads in self.led.items():
+            empty = [host for host, _ in leads if host not in ready | {self.pool.metadata.name}]
+            assert not empty or not self.wanted, f"the {kind} leads to {empty}, without a ready pod"
+
+    def _route(self, kind: str) -> RouteView:
+        found = self.routes.http if kind == "HTTPRoute" else self.routes.grpc
+        assert found is not None
+        return found
+
+    def _set_route(self, kind: str, view: RouteView | None) -> None:
+        self.routes = replace(self.routes, **{"http" if kind == "HTTPRoute" else "grpc": view})
+
+    def _write_route(self, body: dict[str, Any], child: Applied, before: RouteView | None) -> None:
+        rules = body["spec"]["rules"]
+        (leads,) = {tuple((ref["name"], ref["weight"]) for ref in rule["backendRefs"]) for rule in rules}
+        there = {self.pool.metadata.name, *(service.name for service in self.gateway.services)}
+        assert {host for host, _ in leads} <= there, "a route leads to a Service that is not there"
+        self.route_bodies[body["kind"]] = body
+        generation, said = (before.generation + 1, before.said) if before is not None else (1, {})
+        self._set_route(body["kind"], RouteView(child, generation, leads, said))
+
     def _is_of_gateway(self, body: dict[str, Any]) -> bool:
         kind, name, labels = body["kind"], body["metadata"]["name"], body["metadata"]["labels"]
         if kind == "Service":
@@ -414,6 +472,9 @@ class World:
         if kind == "NetworkPolicy":
             assert name not in self.policies
             self.policies[name], self._children[name] = body, child
+        elif kind in ("HTTPRoute", "GRPCRoute"):
+            assert kind not in self.route_bodies
+            self._write_route(body, child, None)
         elif self._is_of_gateway(body):
             self._note_of_gateway(body, child)
         elif kind == "Service":
@@ -441,6 +502,10 @@ class World:
         stamp = body["metadata"]["annotations"][names.ANNOTATION_APPLIED]
         if kind == "NetworkPolicy":
             self.policies[name], self._children[name] = body, replace(self._children[name], stamp=stamp)
+        elif kind in ("HTTPRoute", "GRPCRoute"):
+            view = self._route(kind)
+            assert view.child.uid == uid
+            self._write_route(body, replace(view.child, stamp=stamp), view)
         elif self._is_of_gateway(body):
             self._note_of_gateway(body, Applied(name, uid, stamp))
         elif kind == "Service":
@@ -477,6 +542,7 @@ class World:
                 (role,) = (each.role for each in self.deployments.values() if each.revision == revision)
                 live = role == names.ROLE_SERVE
                 self.pods.append(Pod(f"{revision}-{next(self._numbers)}", revision, live=live))
+        self._check_led()
         self.check()
 
 

@@ -670,6 +670,9 @@ def test_the_operator_may_do_with_a_pools_objects_what_it_does_with_them() -> No
         "NetworkPolicy": change,
         "ReplicaSet": (),
         "Pod": ("patch",),
+        "HTTPRoute": change,
+        "GRPCRoute": change,
+        "Gateway": (),
     }
 
 

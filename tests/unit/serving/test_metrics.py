@@ -35,6 +35,25 @@ def test_a_pool_that_only_began() -> None:
     assert told({"replicas": 0}) == {"replicas_wanted": 0, "replicas_ready": 0}
 
 
+def test_each_of_several_models() -> None:
+    models = [
+        {"name": "gpt", "state": "Serving", "version": 3, "readyReplicas": 2, "memoryBytes": 1000},
+        {"name": "bert", "state": "Refused", "reason": "ModelTooLarge"},
+    ]
+    figures = {**FIGURES, "models": [{"name": "gpt", **FIGURES}]}
+    found = told(version="gpt@3", models=models, throughput=figures)
+    assert "version" not in found
+    assert {name: value for name, value in found.items() if name.startswith("model_")} == {
+        "model_state{model=gpt,state=Serving,reason=}": 1,
+        "model_version{model=gpt}": 3,
+        "model_replicas_ready{model=gpt}": 2,
+        "model_memory_bytes{model=gpt}": 1000,
+        "model_state{model=bert,state=Refused,reason=ModelTooLarge}": 1,
+        "model_requests_per_second{model=gpt}": 4.2,
+        "model_tokens_per_second{model=gpt}": 0,
+    }
+
+
 def test_a_pool_that_answers() -> None:
     available = [{"type": "Ready", "status": "False"}, {"type": "Available", "status": "True"}]
     prices = {"costPerMillionTokens": "0.92", "costPerMillionRequests": "7.5", "joulesPerToken": "3.1"}

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from aifactory.api import names
-from aifactory.api.inferencepool import Measured, Throughput
+from aifactory.api.inferencepool import Measured, ModelThroughput, Throughput
 from aifactory.engine import asking
 from aifactory.serving import probe as probes
 from aifactory.serving.measure import Analysed, Measurement, Sums, Tally
@@ -33,6 +33,7 @@ from aifactory.serving.probe import (
     read_counters,
     read_joules,
     read_load_error,
+    read_models,
     read_report,
     worth_telling,
 )
@@ -86,6 +87,51 @@ def test_what_a_pod_serves_is_read() -> None:
     failed = REPORT.replace(b'"Ready","traffic"', b'"Failed","reason":"LoadFailed","message":"bad","traffic"')
     assert read_report(failed).error == "LoadFailed: bad"
     assert read_report(b"{}") == Report(), "an agent of an earlier release"
+
+
+SEVERAL = b"""{"revision": "v2-a-b", "ready": false, "answers": {"bert": 2, "gpt": 1, "old": 7}, "models": [
+{"name": "bert", "version": 2, "state": "Ready", "traffic": "live", "loadSeconds": 2.5},
+{"name": "gpt", "version": 2, "state": "Failed", "reason": "LoadFailed", "message": "bad", "traffic": "live"},
+{"name": "bert", "version": 1, "state": "Failed", "reason": "LoadFailed", "message": "cold", "traffic": "warm"}]}"""
+
+
+def test_of_several_models_each_is_told_by_itself() -> None:
+    report = read_report(SEVERAL)
+    assert report.answers == (("bert", 2), ("gpt", 1))
+    assert (report.error_of("gpt"), report.error_of("bert")) == ("LoadFailed: bad", "")
+    assert (report.version_of("gpt"), report.version_of("bert"), report.version_of("old")) == (1, 2, None)
+    assert report.load_seconds == 2.5
+
+
+def test_requests_and_tokens_of_each_of_several_models() -> None:
+    page = b"""nv_inference_request_success{model="gpt",version="1"} 10
+nv_inference_request_success{model="gpt",version="2"} 5
+nv_inference_request_success{model="bert",version="1"} 3
+nv_inference_request_success{model="NOT A NAME",version="1"} 3
+aifactory_generated_tokens_total{model="gpt",version="2"} 70
+"""
+    assert read_models(page) == {"bert": (3.0, 0.0), "gpt": (15.0, 70.0)}
+    start = {"a": Counters(0.0, 18.0, 70.0, models={"bert": (3.0, 0.0), "gpt": (15.0, 70.0)})}
+    end = {"a": Counters(10.0, 38.0, 170.0, models={"bert": (3.0, 0.0), "gpt": (35.0, 170.0), "t5": (0.0, 0.0)})}
+    found = rates(start, end)
+    assert found is not None
+    assert [each.dump() for each in found.models or ()] == [
+        {"name": "bert", "requestsPerSecond": "0", "tokensPerSecond": "0"},
+        {"name": "gpt", "requestsPerSecond": "2", "tokensPerSecond": "10"},
+        {"name": "t5", "requestsPerSecond": "0", "tokensPerSecond": "0"},
+    ]
+
+
+def test_that_requests_go_from_one_model_to_another_is_worth_telling() -> None:
+    def told(gpt: str, bert: str) -> Throughput:
+        models = [
+            ModelThroughput(name=name, requests_per_second=value) for name, value in (("gpt", gpt), ("bert", bert))
+        ]
+        return Throughput(requests_per_second="10", models=tuple(models))
+
+    assert worth_telling(told("9", "1"), told("1", "9"))
+    assert not worth_telling(told("9", "1"), told("9", "1"))
+    assert worth_telling(Throughput(requests_per_second="10"), told("9", "1"))
 
 
 @pytest.mark.parametrize("read", [read_load_error, read_report])

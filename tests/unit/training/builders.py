@@ -14,13 +14,14 @@ from aifactory.api.conditions import find
 from aifactory.api.reasons import ConditionType
 from aifactory.api.trainingjob import TrainingJob, TrainingJobStatus
 from aifactory.engine.apply import Applied, ensure
-from aifactory.engine.plan import Delete, Plan
+from aifactory.engine.plan import Delete, PatchStatus, Plan
 from aifactory.engine.tasks import TaskPod
 from aifactory.training import children, rendezvous, workspace
 from aifactory.training.plan import plan_training
 from aifactory.training.state import (
     BaseView,
     ClaimView,
+    Fact,
     Fetched,
     GangView,
     Observed,
@@ -28,6 +29,7 @@ from aifactory.training.state import (
     ProgressReport,
     Settings,
     VersionView,
+    WorkloadView,
 )
 from tests.unit.plans import bodies, repairs
 
@@ -44,6 +46,7 @@ PUBLISHED = {"uri": "pvc://aifactory-models/tiny/0123456789abcdef", "digest": f"
 def job(name: str = "train", *, nodes: int = 1, status: dict[str, Any] | None = None, **spec: Any) -> TrainingJob:
     """A job as the API server stores it; keywords are fields of its spec, written as in YAML."""
     metadata: dict[str, Any] = {"name": name, "namespace": "ns", "uid": UID, "generation": spec.pop("generation", 1)}
+    metadata["labels"] = spec.pop("labels", {})
     if spec.pop("deleting", False):
         metadata |= {"deletionTimestamp": NOW, "finalizers": spec.pop("finalizers", ("team/hold",))}
     container = {"name": "trainer", "image": "trainer:1", **spec.pop("container", {})}
@@ -125,10 +128,16 @@ class World:
     probes: dict[str, TaskPod] = field(default_factory=dict)
     publishers: dict[str, TaskPod] = field(default_factory=dict)
     fetchers: dict[str, TaskPod] = field(default_factory=dict)
+    checkers: dict[str, TaskPod] = field(default_factory=dict)
+    device_memory: int | None = None
+    workspace_shared: bool = True
     fetched: dict[str, Fetched] = field(default_factory=dict)
     bases: dict[str, BaseView] = field(default_factory=dict)
     input_claim: ClaimView | None = None
     gangs: dict[str, GangView] = field(default_factory=dict)
+    workloads: dict[str, WorkloadView] = field(default_factory=dict)
+    kueue_served: bool = False
+    priority: int | None = None
     versions: dict[str, VersionView] = field(default_factory=dict)
     highest_version: int = 0
     service: Applied | None = None
@@ -147,7 +156,7 @@ class World:
     @property
     def _tasks(self) -> dict[str, dict[str, TaskPod]]:
         """Pods of tasks, by their role."""
-        return {"probe": self.probes, "publish": self.publishers, "input": self.fetchers}
+        return {"probe": self.probes, "publish": self.publishers, "input": self.fetchers, "check": self.checkers}
 
     def observed(self) -> Observed:
         claims = {name for name in self.others if name.startswith("PersistentVolumeClaim ")}
@@ -158,10 +167,16 @@ class World:
             probes=tuple(self.probes.values()),
             publishers=tuple(self.publishers.values()),
             fetchers=tuple(self.fetchers.values()),
+            checkers=tuple(self.checkers.values()),
+            device_memory=self.device_memory,
+            workspace_shared=self.workspace_shared,
             fetched=self.fetched,
             bases=self.bases,
             input_claim=self.input_claim,
             gangs=tuple(self.gangs.values()),
+            workloads=tuple(self.workloads.values()),
+            kueue_served=self.kueue_served,
+            priority=self.priority,
             lost_nodes=self.lost_nodes,
             versions=tuple(self.versions.values()),
             highest_version=self.highest_version,
@@ -184,6 +199,9 @@ class World:
             assert self.service is not None
             assert (again.kind, again.uid) == ("Service", self.service.uid)
             self.service = replace(self.service, stamp=again.body["metadata"]["annotations"][names.ANNOTATION_APPLIED])
+        for told in decision.writes:
+            if isinstance(told, PatchStatus):
+                self._tell(told)
         for gone in decision.writes:
             if not isinstance(gone, Delete):
                 continue
@@ -194,6 +212,8 @@ class World:
                 del tasks[gone.name]
             elif gone.kind == "PodGroup":
                 self.gangs.pop(gone.name, None)
+            elif gone.kind == "Workload":
+                del self.workloads[gone.name]
             else:
                 assert gone.kind == "Service"
                 self.service = None
@@ -253,6 +273,9 @@ class World:
     def end_probe(self, answer: Any, exit_code: int = 0, **changes: Any) -> None:
         self._end_task(self.probes, answer, exit_code, **changes)
 
+    def end_checker(self, answer: Any = "", exit_code: int = 0, **changes: Any) -> None:
+        self._end_task(self.checkers, answer, exit_code, **changes)
+
     def end_fetcher(self, answer: Any, exit_code: int = 0, *, of: str = "", **changes: Any) -> None:
         """The pod of an input ends; where there is only one it need not be named."""
         (name,) = (found for found in self.fetchers if found.startswith(f"train-input-{of}"))
@@ -275,6 +298,18 @@ class World:
         """Terminating pods are gone."""
         self.pods = {name: view for name, view in self.pods.items() if not view.terminating}
 
+    def _tell(self, told: PatchStatus) -> None:
+        """A Workload's status, as the API server merges it."""
+        view = self.workloads[told.name]
+        assert told.resource_version == view.resource_version
+        facts = tuple(
+            Fact(one["type"], one["status"] == "True", one["reason"], one["message"], one["lastTransitionTime"])
+            for one in told.status["conditions"]
+        )
+        assert len({fact.type for fact in facts}) == len(facts)
+        kept = {} if "admission" not in told.status else {"cluster_queue": "", "flavors": {}, "placement": None}
+        self.workloads[told.name] = replace(view, facts=facts, **kept)
+
     def _create(self, body: dict[str, Any]) -> None:
         meta, kind = body["metadata"], body["kind"]
         name, labels, uid = meta["name"], meta["labels"], f"uid-{next(iter(self._uids))}"
@@ -296,6 +331,10 @@ class World:
             self.gangs[name] = GangView(
                 name, uid, int(labels["aifactory.dev/attempt"]), body["spec"]["schedulingPolicy"]["gang"]["minCount"]
             )
+        elif kind == "Workload":
+            assert name not in self.workloads, f"{name} exists"
+            hash_, queue = labels[children.LABEL_TEMPLATE_HASH], body["spec"]["queueName"]
+            self.workloads[name] = WorkloadView(name, uid, "1", self.now, hash_, queue)
         elif kind == "ModelVersion":
             assert name not in self.versions, f"{name} exists"
             self.versions[name] = VersionView(name, body["spec"]["version"], labels["aifactory.dev/job-uid"])

@@ -26,13 +26,35 @@ from aifactory.engine.tasks import TaskPod
 from aifactory.kube.errors import AlreadyExists, ApiError, Forbidden
 from aifactory.kube.objects import Pod, PodGroup, decoder
 from aifactory.kube.podstate import Trouble
-from aifactory.kube.resources import CONFIGMAPS, NODES, PODGROUPS, PODS, PVCS, SERVICES, Key, Resource
+from aifactory.kube.resources import (
+    CONFIGMAPS,
+    NODES,
+    PODGROUPS,
+    PODS,
+    PVCS,
+    RESOURCEFLAVORS,
+    SERVICES,
+    WORKLOADPRIORITYCLASSES,
+    WORKLOADS,
+    Key,
+    Resource,
+)
 from aifactory.kube.tokens import Reporter
-from aifactory.training import domain
+from aifactory.training import checks, domain
 from aifactory.training.domain import Training, gang_view, pod_view
 from aifactory.training.fetching import FetchingPod
 from aifactory.training.reports import ReportBody, ReportingPod
-from aifactory.training.state import BaseView, ClaimView, Fetched, GangView, PodView, VersionView
+from aifactory.training.state import (
+    BaseView,
+    ClaimView,
+    Fact,
+    Fetched,
+    GangView,
+    Placement,
+    PodView,
+    VersionView,
+    WorkloadView,
+)
 from tests.unit.training.builders import NOW, OUTPUT, SETTINGS, UID, conditions, job, message, observe, pod, report
 
 THEN = datetime(2026, 1, 1, 11, 59, tzinfo=UTC)
@@ -103,6 +125,98 @@ def test_everything_around_a_job_is_gathered() -> None:
     ]
     assert found.highest_version == 7
     assert found.progress == report(5, attempt=1, first_time=NOW, first_step=5)
+
+
+def test_what_a_check_goes_by_is_gathered_while_there_is_one() -> None:
+    scene = Scene()
+    resources = {"limits": {"nvidia.com/gpu": 1}}
+    container = {"args": ["-m", "aifactory_trainer.sft"], "resources": resources}
+    owner = job(container=container)
+    scene.put(PODS, meta("train-check-0123abcd-1", {names.LABEL_ROLE: names.ROLE_CHECK}))
+    scene.put(PVCS, meta("train-workspace"), spec={"accessModes": ["ReadWriteOnce", "ReadWriteMany"]})
+    for name, size in (("a", "40960"), ("b", "81559")):
+        labels = {"nvidia.com/gpu.memory": size}
+        scene.put(NODES, {"name": name, "uid": name, "resourceVersion": "1", "labels": labels})
+    found = scene.training.gather(owner, scene.cluster)
+    assert [(pod.name, pod.number) for pod in found.checkers] == [("train-check-0123abcd-1", 1)]
+    assert (found.pods, found.workspace_shared) == ((), True)
+    assert found.device_memory == 81559 << 20
+    passed = {"check": {"of": checks.question(owner), "phase": "Passed"}}
+    assert scene.training.gather(job(container=container, status=passed), scene.cluster).device_memory is None
+    assert scene.training.gather(job(container={"resources": resources}), scene.cluster).device_memory is None
+
+
+def test_a_workspace_of_one_node_is_not_shared() -> None:
+    scene = Scene()
+    scene.put(PVCS, meta("train-workspace"), spec={"accessModes": ["ReadWriteOnce"]})
+    assert not scene.training.gather(job(), scene.cluster).workspace_shared
+
+
+def queue(scene: Scene, *served: Resource) -> None:
+    others = [kind() for kind in DOMAINS if kind is not Training]
+    scene.cluster = Cluster([scene.training, *others], {PODGROUPS, NODES, *served})
+
+
+ASSIGNED = {"name": "node", "flavors": {"nvidia.com/gpu": "a100", "cpu": "cheap"}}
+CHECKED = {"podSetUpdates": [{"name": "node", "annotations": {"a": "b"}}, {"name": "other", "annotations": {"c": "d"}}]}
+
+
+def test_what_kueue_says_of_a_job_is_gathered() -> None:
+    scene = Scene()
+    queue(scene, WORKLOADS, RESOURCEFLAVORS, WORKLOADPRIORITYCLASSES)
+    owner = job(labels={names.KUEUE_QUEUE: "team-a", names.KUEUE_PRIORITY: "urgent"})
+    scene.put(WORKLOADPRIORITYCLASSES, {"name": "urgent", "uid": "p", "resourceVersion": "1"}, value=1000)
+    reserved = {"type": "QuotaReserved", "status": "True", "reason": "QuotaReserved", "message": "it has"}
+    reserved |= {"lastTransitionTime": "2026-01-01T11:59:00Z", "observedGeneration": 2}
+    status = {
+        "conditions": [reserved],
+        "admission": {"clusterQueue": "gpus", "podSetAssignments": [ASSIGNED]},
+        "admissionChecks": [CHECKED],
+    }
+    hash_ = {"aifactory.dev/template-hash": "v1-0123456789"}
+    made = meta("train-w", hash_, creationTimestamp="2026-01-01T11:59:00Z", generation=3)
+    scene.put(WORKLOADS, made, spec={"queueName": "team-a", "active": False}, status=status)
+    spec = {"nodeLabels": {"gpu": "a100"}, "tolerations": [{"key": "gpu"}]}
+    scene.put(RESOURCEFLAVORS, {"name": "a100", "uid": "f", "resourceVersion": "1"}, spec=spec)
+
+    found = scene.training.gather(owner, scene.cluster)
+    assert (found.kueue_served, found.priority) == (True, 1000)
+    wanted = WorkloadView(
+        name="train-w",
+        uid="train-w-uid",
+        resource_version="1",
+        created=THEN,
+        template_hash="v1-0123456789",
+        queue="team-a",
+        active=False,
+        generation=3,
+        facts=(Fact("QuotaReserved", True, "QuotaReserved", "it has", "2026-01-01T11:59:00Z", 2),),
+        cluster_queue="gpus",
+        flavors={"nvidia.com/gpu": "a100", "cpu": "cheap"},
+    )
+    assert found.workloads == (wanted,), "where pods may run is not known while a flavor is not"
+
+    scene.put(RESOURCEFLAVORS, {"name": "cheap", "uid": "g", "resourceVersion": "1"})
+    (view,) = scene.training.gather(owner, scene.cluster).workloads
+    assert view.placement == Placement({"gpu": "a100"}, ({"key": "gpu"},), {}, {"a": "b"})
+    assert not view.by_topology
+
+
+def test_a_node_that_kueue_has_chosen_for_each_pod_is_noticed() -> None:
+    scene = Scene()
+    queue(scene, WORKLOADS, RESOURCEFLAVORS)
+    chosen = {**ASSIGNED, "topologyAssignment": {"levels": ["rack"], "slices": []}}
+    scene.put(WORKLOADS, meta("train-w"), status={"admission": {"podSetAssignments": [chosen]}})
+    (view,) = scene.training.gather(job(), scene.cluster).workloads
+    assert view.by_topology
+
+
+def test_without_its_flavors_kueue_is_not_there() -> None:
+    for served, there in (((WORKLOADS,), False), ((WORKLOADS, RESOURCEFLAVORS), True), ((), False)):
+        scene = Scene()
+        queue(scene, *served)
+        found = scene.training.gather(job(), scene.cluster)
+        assert (found.kueue_served, found.priority, found.workloads) == (there, None, ())
 
 
 def test_what_belongs_to_an_earlier_job_of_the_name_is_not_the_jobs() -> None:
@@ -418,9 +532,15 @@ def test_the_operator_may_do_with_each_kind_what_it_does_and_no_more() -> None:
         "podgroups": (("create", "delete"), True),
         "configmaps": ((), False),
         "nodes": ((), True),
+        "workloads": (("create", "delete"), True),
+        "resourceflavors": ((), True),
+        "workloadpriorityclasses": ((), True),
     }
+    assert [child.resource.plural for child in Training.children if child.writes_status] == ["workloads"]
     whole = [child.resource.plural for child in Training.children if child.selector == ""]
-    assert whole == ["nodes"], "all others are found by our label, and nobody else's are kept in memory"
+    assert whole == ["nodes", "resourceflavors", "workloadpriorityclasses"], (
+        "all others are found by our label, and nobody else's are kept in memory"
+    )
 
 
 def test_a_job_is_planned() -> None:

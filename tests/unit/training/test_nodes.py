@@ -12,7 +12,7 @@ from aifactory.engine.cluster import Cluster
 from aifactory.kube.podstate import starting
 from aifactory.kube.resources import NODES, PODS, Key, Resource
 from aifactory.training.domain import Training
-from aifactory.training.nodes import TRAINING_PODS, lost_nodes
+from aifactory.training.nodes import MACHINES, TRAINING_PODS, device_memory, lost_nodes
 
 
 def put(cluster: Cluster, resource: Resource, body: dict[str, Any]) -> None:
@@ -44,8 +44,26 @@ def test_a_node_is_lost_that_does_not_answer_or_is_gone() -> None:
     assert lost_nodes(cluster, wanted) == {"b": "does not answer", "c": "is not ready", "d": "is gone"}
 
 
+def test_the_largest_device_of_a_kind_is_known_by_the_labels_of_nodes() -> None:
+    cluster = Cluster([Training()], {NODES})
+    for name, labels in (
+        ("a", {"nvidia.com/gpu.memory": "40960", "team": "x"}),
+        ("b", {"nvidia.com/gpu.memory": "81559", "nvidia.com/mig-1g.5gb.memory": "4864"}),
+        ("c", {"nvidia.com/gpu.memory": "much"}),
+        ("d", {}),
+    ):
+        put(cluster, NODES, {"metadata": {"name": name, "uid": name, "resourceVersion": "1", "labels": labels}})
+    assert device_memory(cluster, "nvidia.com/gpu") == 81559 << 20
+    assert device_memory(cluster, "nvidia.com/mig-1g.5gb") == 4864 << 20
+    assert device_memory(cluster, "amd.com/gpu") is None
+    kept = cluster.get(MACHINES, "", "a")
+    assert kept is not None
+    assert kept.metadata.labels == {"nvidia.com/gpu.memory": "40960"}, "nothing else of dozens"
+
+
 def test_where_nodes_can_not_be_read_nothing_is_said_about_them() -> None:
     assert lost_nodes(Cluster([Training()]), ["a"]) == {}
+    assert device_memory(Cluster([Training()]), "nvidia.com/gpu") is None
 
 
 def test_a_node_that_is_lost_wakes_the_jobs_that_train_on_it() -> None:

@@ -35,6 +35,7 @@ class Asked:
     prompt: str
     sampling: dict[str, Any]
     flags: frozenset[str]
+    id: str = ""
     gone: threading.Event = field(default_factory=threading.Event)
     """Set when the request is cancelled or over."""
     gone_at: float = 0.0
@@ -91,6 +92,10 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.tells_kinds = True
         """As our engines do; vLLM's back end does not."""
         self.asked: list[Asked] = []
+        self.opened = 0
+        """Streams so far."""
+        self.open: set[object] = set()
+        """Streams that there are."""
         self._server: Any = None
 
     def start(self) -> None:
@@ -153,6 +158,10 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
         return answer
 
     def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[Any]:
+        stream = object()
+        self.opened += 1
+        self.open.add(stream)
+        context.add_callback(lambda: self.open.discard(stream))
         for request in requests:
             yield from self._answer(request, context)
 
@@ -170,12 +179,16 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
                 asked.gone.set()
 
             context.add_callback(over)
+            ended = False
             for answer in self.script(asked):
                 if answer.after:
                     asked.gone.wait(answer.after)
                 if asked.gone.is_set():
                     return
-                yield service_pb2.ModelStreamInferResponse(infer_response=_response(asked, answer))
+                ended = answer.finish != "None"
+                yield service_pb2.ModelStreamInferResponse(infer_response=_response(asked, answer, last=ended))
+            if not ended:
+                yield service_pb2.ModelStreamInferResponse(infer_response=_empty(asked, last=True))
         except Lost as lost:
             context.abort(grpc.StatusCode.UNAVAILABLE, str(lost))
         except Refusal as refusal:
@@ -200,11 +213,17 @@ def _read(name: str, version: int, request: Any) -> Asked:
     inputs = dict(zip((one.name for one in request.inputs), request.raw_input_contents, strict=True))
     text, sampling = (inputs.pop(key)[4:].decode() for key in ("text_input", "sampling_parameters"))
     flags = frozenset(key for key, value in inputs.items() if value == b"\1")
-    return Asked(name, version, text, json.loads(sampling), flags)
+    return Asked(name, version, text, json.loads(sampling), flags, request.id)
 
 
-def _response(asked: Asked, answer: Answer) -> Any:
-    response = service_pb2.ModelInferResponse(model_name=asked.model, model_version=str(asked.version))
+def _empty(asked: Asked, *, last: bool) -> Any:
+    response = service_pb2.ModelInferResponse(model_name=asked.model, model_version=str(asked.version), id=asked.id)
+    response.parameters["triton_final_response"].bool_param = last
+    return response
+
+
+def _response(asked: Asked, answer: Answer, *, last: bool) -> Any:
+    response = _empty(asked, last=last)
 
     def put(name: str, kind: str, raw: bytes) -> None:
         response.outputs.add(name=name, datatype=kind, shape=[1])

@@ -610,6 +610,38 @@ def test_a_template_refuses_in_its_own_words(own: Pod) -> None:
         client(own).chat.completions.create(model="silent", messages=HELLO)
 
 
+def test_a_stream_serves_one_sequence_after_the_other_and_ends_soon(pod: Pod) -> None:
+    before, own = pod.triton.opened, client(pod)
+    for number in range(20):
+        answer = own.completions.create(model="tiny", prompt="x", max_tokens=2, stream=number % 2 == 0)
+        texts = [chunk.choices[0].text for chunk in answer] if number % 2 == 0 else [answer.choices[0].text]
+        assert "".join(texts) == "w0 w1 "
+    assert pod.triton.opened - before < 20
+    wait_for("none is kept open", lambda: not pod.triton.open, 5)
+
+
+def test_who_meets_a_stream_that_has_ended_unseen_is_asked_for_again(pod: Pod) -> None:
+    asked = []
+
+    def script(one: Asked) -> Iterator[Answer]:
+        asked.append(one)
+        if len(asked) % 2 == 0:
+            raise Lost("Socket closed")
+        yield from count_up(one)
+
+    pod.triton.script = script
+    own, answered = client(pod), 0
+    deadline = time.monotonic() + 30
+    while len(asked) < 4 or answered < 3:
+        assert time.monotonic() < deadline
+        opened = pod.triton.opened
+        try:
+            own.completions.create(model="tiny", prompt="x", max_tokens=2)
+            answered += 1
+        except openai.InternalServerError:
+            assert pod.triton.opened > opened, "told only where the stream was a new one"
+
+
 @pytest.mark.parametrize("tells_kinds", [True, False])
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_engines_refusal_is_handed_on(pod: Pod, tells_kinds: bool, stream: bool) -> None:

@@ -168,3 +168,11 @@ def test_what_is_under_way_at_the_end_of_triton_is_told_to_its_end(pod: RealPod)
     assert pod.real.process is not None
     pod.real.process.terminate()
     assert len(list(stream)) == 39
+
+
+def test_triton_ends_though_the_door_has_just_asked_it(pod: RealPod) -> None:
+    """It waits without end for a stream that stays open."""
+    assert client(pod).completions.create(model="tiny", prompt="x", max_tokens=1).model == "tiny@1"
+    started = time.monotonic()
+    assert pod.real.terminate() == 0
+    assert time.monotonic() - started < 20

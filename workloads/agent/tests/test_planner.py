@@ -60,6 +60,17 @@ def test_what_was_fetched_for_another_engine_goes_at_once() -> None:
     assert plan(desired(wished), replace(actual, serving={}), 0) == [Remove(A1.key)]
 
 
+def test_what_goes_of_one_model_is_gone_before_another_one_is_loaded() -> None:
+    both = present(A1, A2, B1)
+    serving = {"a": frozenset({1, 2})}
+    actual = Actual(triton_up=True, present=both, serving=serving, confirmed=frozenset({A1.key, A2.key}))
+    assert plan(desired(A2, B1), actual, 0) == [Load("a", (2,), A2, None)]
+    assert Load("b", (1,), B1, B1) in plan(desired(A2, B1), replace(actual, serving={"a": frozenset({2})}), 0)
+    assert Load("b", (1,), B1, B1) in plan(desired(A2, B1), replace(actual, held=frozenset({"a"})), 0)
+    one = replace(actual, serving={"a": frozenset({1})}, present=present(A1, B1), confirmed=frozenset({A1.key}))
+    assert plan(desired(B1), one, 0) == [Unload("a")], "nor is one that is no longer desired at all"
+
+
 def test_loads_what_was_fetched() -> None:
     actual = Actual(triton_up=True, present=present(A1))
     assert plan(desired(A1), actual, 0) == [Load("a", (1,), A1, A1)]

@@ -41,17 +41,18 @@ class Client(ABC):
 class Http(Client):
     """Triton's own port, or the OpenAI port."""
 
-    def __init__(self, port: int, *, openai: bool = False) -> None:
+    def __init__(self, port: int, *, openai: bool = False, model: str = "gpt") -> None:
         self._openai = openai
+        self._model = model
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
 
     def ask(self) -> str:
         if self._openai:
-            path, body = "/v1/completions", {"model": "gpt", "prompt": "a", "max_tokens": 3}
+            path, body = "/v1/completions", {"model": self._model, "prompt": "a", "max_tokens": 3}
         else:
             sampling = json.dumps({"max_tokens": 3})
             path, body = (
-                "/v2/models/gpt/generate",
+                f"/v2/models/{self._model}/generate",
                 {"text_input": "a", "sampling_parameters": sampling, "stream": False},
             )
         self._connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
@@ -68,7 +69,8 @@ class Http(Client):
 class Stream(Client):
     """gRPC: one stream, on which each request is answered in three pieces."""
 
-    def __init__(self, triton: TritonProcess) -> None:
+    def __init__(self, triton: TritonProcess, model: str = "gpt") -> None:
+        self._model = model
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._client = grpcclient.InferenceServerClient(triton.grpc)
         self._client.start_stream(lambda result, error: self._answers.put(error or result))
@@ -80,7 +82,7 @@ class Stream(Client):
             one = grpcclient.InferInput(name, [1], "BOOL" if value is True else "BYTES")
             one.set_data_from_numpy(np.array([value], dtype=np.bool_ if value is True else np.object_))
             inputs.append(one)
-        self._client.async_stream_infer("gpt", inputs, enable_empty_final_response=True)
+        self._client.async_stream_infer(self._model, inputs, enable_empty_final_response=True)
         versions = []
         while True:
             result = self._answers.get(timeout=30)
@@ -154,6 +156,16 @@ def triton(tmp_path: Path) -> Iterator[TritonProcess]:
     process.kill()
 
 
+def every_kind(triton: TritonProcess, door: Pod, model: str = "gpt") -> dict[str, tuple[Callable[[], Client], bool]]:
+    """Clients of a model, and whether they keep their connection."""
+    kinds: dict[str, tuple[Callable[[], Client], bool]] = {}
+    for how, kept in (("new", False), ("kept", True)):
+        kinds[f"http, {how}"] = (lambda: Http(triton.http_port, model=model), kept)
+        kinds[f"openai, {how}"] = (lambda: Http(door.port, openai=True, model=model), kept)
+        kinds[f"grpc, {how}"] = (lambda: Stream(triton, model), kept)
+    return kinds
+
+
 @pytest.mark.timeout(60 + 30 * TIMES)
 def test_there_and_back_no_request_is_lost_and_none_is_answered_by_the_other_version(
     triton: TritonProcess, agent: AgentProcess, published: Callable[..., dict[str, Any]]
@@ -168,11 +180,7 @@ def test_there_and_back_no_request_is_lost_and_none_is_answered_by_the_other_ver
     agent.wait_ready()
     door.start()
     wait_for("the model is offered", lambda: "gpt" in door.listed(), 30, door.tail)
-    kinds: dict[str, tuple[Callable[[], Client], bool]] = {}
-    for how, kept in (("new", False), ("kept", True)):
-        kinds[f"http, {how}"] = (lambda: Http(triton.http_port), kept)
-        kinds[f"openai, {how}"] = (lambda: Http(door.port, openai=True), kept)
-        kinds[f"grpc, {how}"] = (lambda: Stream(triton), kept)
+    kinds = every_kind(triton, door)
     traffic = Traffic(kinds)
     seconds: dict[str, list[float]] = {"1": [], "2": []}
     try:
@@ -200,3 +208,60 @@ def test_there_and_back_no_request_is_lost_and_none_is_answered_by_the_other_ver
     assert traffic.wrong == []
     print(f"{sum(traffic.done.values())} answers {dict(traffic.done)}; seconds to the report: {seconds}")
     assert max(seconds["1"]) < 2.0, "back to the version that is at hand"
+
+
+@pytest.mark.timeout(300)
+def test_of_two_models_one_is_swapped_and_goes_and_the_other_loses_no_request(
+    triton: TritonProcess, agent: AgentProcess, published: Callable[..., dict[str, Any]]
+) -> None:
+    first, second = published("gpt", 1, loadSeconds=1), published("gpt", 2, loadSeconds=1)
+    other, third = published("bert", 1, loadSeconds=1), published("t5", 1, loadSeconds=1)
+    warm = {"traffic": "warm"}
+    triton.repository.mkdir()
+    door = Pod(triton.repository)
+    door.triton.port = triton.grpc_port
+    triton.start()
+    agent.want(first, other)
+    agent.start()
+    agent.wait_ready()
+    door.start()
+    wait_for("both models are offered", lambda: {"gpt", "bert"} <= set(door.listed()), 30, door.tail)
+    kept = Traffic(every_kind(triton, door, "bert"))
+    swapped = Traffic(every_kind(triton, door, "gpt"))
+
+    def more(traffic: Traffic, version: str) -> None:
+        before = dict(traffic.done)
+        wait_for(
+            f"each client has had answers of version {version}",
+            lambda: all(
+                traffic.done[kind, version] > before.get((kind, version), 0) + 3 for kind in every_kind(triton, door)
+            ),
+            60,
+            lambda: f"{traffic.done} {traffic.failed[:5]}\n{agent.tail()}",
+        )
+
+    try:
+        kept.expect("1")
+        for number, (wanted, before, version) in enumerate(((second, first, "2"), (first, second, "1"))):
+            agent.want(wanted, other, before | warm, revision=f"swap {number}")
+            agent.wait_ready(f"swap {number}")
+            swapped.expect(version)
+            more(swapped, version)
+            more(kept, "1")
+            swapped.expect_anything()
+        agent.want(first, other, third, revision="three")  # the version that is no longer kept goes before it comes
+        agent.wait_ready("three")
+        more(kept, "1")
+        more(swapped, "1")
+        swapped.stop()
+        agent.want(other, third, revision="without gpt")
+        agent.wait_ready("without gpt")
+        wait_for("gpt is gone", lambda: "gpt" not in door.listed(), 30, agent.tail)
+        more(kept, "1")
+    finally:
+        for traffic in (swapped, kept):
+            traffic.stop()
+        door.end()
+    assert (kept.failed, kept.wrong) == ([], [])
+    assert (swapped.failed, swapped.wrong) == ([], [])
+    print(f"{sum(kept.done.values())} answers of bert, {sum(swapped.done.values())} of gpt, none failed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -86,4 +87,46 @@ def write_triton(folder: Path, pbtxt: str = PBTXT, model: bytes | None = None) -
     (folder / "1").mkdir(parents=True, exist_ok=True)
     (folder / "config.pbtxt").write_text(pbtxt)
     (folder / "1/model.onnx").write_bytes(onnx_model() if model is None else model)
+    return folder
+
+
+PROGRAM_PBTXT = """
+backend: "torch-export"
+max_batch_size: 8
+input { name: "x" data_type: TYPE_FP32 dims: [4] }
+output { name: "y" data_type: TYPE_FP32 dims: [4] }
+"""
+_PT2_FLOAT = 7
+"""As torch's ScalarType has it."""
+
+
+def pt2_tensor(kind: int = _PT2_FLOAT, dims: tuple[int | str, ...] = ("s0", 4)) -> dict[str, Any]:
+    """A tensor of a program's graph."""
+    sizes = [{"as_int": dim} if isinstance(dim, int) else {"as_expr": {"expr_str": dim}} for dim in dims]
+    return {"dtype": kind, "sizes": sizes}
+
+
+def write_program(path: Path, inputs: list[Any] | None = None, outputs: list[Any] | None = None) -> None:
+    """An archive as torch.export.save writes it, of a program that computes nothing; None: rows of four numbers."""
+    sides: dict[str, list[Any]] = {"input": inputs or [pt2_tensor()], "output": outputs or [pt2_tensor()]}
+    signature: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    for side, tensors in sides.items():
+        arguments = [{"as_tensor": {"name": f"{side}_{number}"}} for number in range(len(tensors))]
+        signature[f"{side}_specs"] = [{f"user_{side}": {"arg": one}} for one in arguments]
+        values |= {f"{side}_{number}": one for number, one in enumerate(tensors)}
+    signature["input_specs"].insert(0, {"parameter": {"arg": {"name": "w"}, "parameter_name": "w"}})
+    program = {"graph_module": {"graph": {"nodes": [], "tensor_values": values}, "signature": signature}}
+    with zipfile.ZipFile(path, "w") as archive:
+        for kind in ("weights", "constants"):
+            archive.writestr(f"model/data/{kind}/model_{kind}_config.json", json.dumps({"config": {}}))
+        archive.writestr("model/models/model.json", json.dumps(program))
+        archive.writestr("model/data/sample_inputs/model.pt", b"")
+
+
+def write_triton_program(folder: Path, pbtxt: str = PROGRAM_PBTXT, **tensors: list[Any]) -> Path:
+    """A triton artifact: a Triton model directory with a program of PyTorch's."""
+    (folder / "1").mkdir(parents=True, exist_ok=True)
+    (folder / "config.pbtxt").write_text(pbtxt)
+    write_program(folder / "1/model.pt2", **tensors)
     return folder

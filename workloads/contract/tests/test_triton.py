@@ -1,9 +1,10 @@
-"""Format `triton`: a Triton model directory with a model in ONNX, and what its config.pbtxt may ask for."""
+"""Format `triton`: a Triton model directory with a model in ONNX or a program, and what config.pbtxt may ask for."""
 
 from __future__ import annotations
 
 import io
 import json
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,25 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import FLOAT, PBTXT, onnx_model, onnx_node, onnx_value, proto, write_triton
+from samples import (
+    FLOAT,
+    PBTXT,
+    PROGRAM_PBTXT,
+    onnx_model,
+    onnx_node,
+    onnx_value,
+    proto,
+    pt2_tensor,
+    write_program,
+    write_triton,
+    write_triton_program,
+)
 
 from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats import TRITON, check_directory, metrics_of, pbtxt
 from aifactory_contract.formats.onnx import Onnx, Tensor, read_onnx
-from aifactory_contract.server import ANY, Server
+from aifactory_contract.formats.tritonmodels import BACKENDS
+from aifactory_contract.server import ANY, OURS, Server
 from aifactory_contract.signature import Signature, TensorSpec
 
 OUTSIDE = proto((8, "w"), (2, FLOAT), (13, proto((1, "location"), (2, "w.bin"))), (14, 1))
@@ -98,21 +112,36 @@ def test_what_is_wrong_in_config_pbtxt_is_told_by_its_field(tmp_path: Path, more
     refused(write_triton(tmp_path, PBTXT + more), words)
 
 
+_HAS = "The image has onnxruntime (a model in ONNX) and torch-export (a program by torch.export.save)"
+
+
 @pytest.mark.parametrize(
     ("backend", "words"),
     [
-        ("python", "python runs Python of the model's own, which is never run here"),
-        ("ensemble", "ensemble puts several models together, and a pool has one"),
-        ("tensorrt_plan", "tensorrt_plan is not served in this format: save the model in ONNX"),
+        (
+            "python",
+            "python runs Python of the model's own, which is never run here: save the model in ONNX or",
+        ),
+        ("ensemble", "ensemble puts several models together, and a pool has one: make one model in ONNX of them"),
+        ("pytorch_libtorch", "loads TorchScript or compiled code, which may do anything: save it by torch.export.save"),
+        ("vllm", "is an engine for language models, which are not served in this format: publish the model's own"),
+        ("tensorrt_plan", "tensorrt_plan is not in the image: save the model in ONNX, or choose another format"),
     ],
 )
 def test_another_back_end_is_unservable_whatever_else_is_there(tmp_path: Path, backend: str, words: str) -> None:
     text = f'platform: "{backend}" ensemble_scheduling {{ step [ {{ model_name: "a" }} ] }}'
     refused(write_triton(tmp_path, text), words, Reason.UNSERVABLE)
+    refused(tmp_path, _HAS, Reason.UNSERVABLE)
+
+
+def test_what_is_served_is_what_the_image_has() -> None:
+    assert {one.name for one in BACKENDS} <= set(OURS)
 
 
 def test_no_back_end(tmp_path: Path) -> None:
     refused(write_triton(tmp_path, "max_batch_size: 8"), 'names no backend; write backend: "onnxruntime"')
+    two = 'backend: "torch-export" platform: "onnxruntime_onnx"'
+    refused(write_triton(tmp_path, two), "backend is torch-export and platform is onnxruntime_onnx")
 
 
 @pytest.mark.parametrize(
@@ -298,6 +327,62 @@ def test_whatever_bytes_come_they_are_read_or_refused(noise: bytes, at: int) -> 
     for raw in (noise, whole[:at] + noise + whole[at:], whole[:at] + noise):
         with suppress(FactoryError):
             assert read(raw).outputs
+
+
+# --- a program of PyTorch's ---
+
+
+def test_a_program_is_served_as_its_config_says(tmp_path: Path) -> None:
+    found = check_directory(write_triton_program(tmp_path))
+    serving = TRITON.serving(found.config)
+    assert (found.format, serving.backend) == ("triton", "torch-export")
+    assert serving.signature == Signature((TensorSpec("x", "FP32", (4,)),), (TensorSpec("y", "FP32", (4,)),), 8)
+    assert "instance_group {\n  kind: KIND_AUTO\n}" in serving.pbtxt
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [("KIND_GPU", "KIND_AUTO"), ("KIND_CPU", "KIND_CPU"), ("KIND_AUTO", "KIND_AUTO")]
+)
+def test_a_program_is_on_gpus_where_there_are_any(given: str, told: str) -> None:
+    text = served(f"{PROGRAM_PBTXT} instance_group {{ count: 2 kind: {given} }}").pbtxt
+    assert f"instance_group {{\n  count: 2\n  kind: {told}\n}}" in text
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"inputs": [pt2_tensor(dims=("s0", 5))]}, "input x has dims [4], but [5] without the batch in 1/model.pt2"),
+        ({"inputs": [pt2_tensor(kind=5)]}, "input x has TYPE_FP32, but it is INT64 in 1/model.pt2: write TYPE_INT64"),
+        ({"outputs": [pt2_tensor(dims=(1, 4))]}, "but output y of 1/model.pt2 has the shape [1, 4]: export it with"),
+        ({"outputs": [pt2_tensor(kind=10)]}, "output y is of PyTorch's type 10, for which Triton has no type"),
+        (
+            {"inputs": [pt2_tensor(), pt2_tensor(kind=12, dims=("s0",))]},
+            'there are 1 of input, and the program in 1/model.pt2 has 2, in this order: write input { name: "x" '
+            'data_type: TYPE_FP32 dims: [4] }; input { name: "input_1" data_type: TYPE_BOOL dims: [] }',
+        ),
+    ],
+)
+def test_a_config_that_is_not_the_program_s_is_told(tmp_path: Path, tensors: Any, words: str) -> None:
+    refused(write_triton_program(tmp_path, **tensors), words)
+
+
+def test_a_program_is_looked_into_and_alone(tmp_path: Path) -> None:
+    write_triton_program(tmp_path, PROGRAM_PBTXT + 'default_model_filename: "p.pt2"')
+    refused(tmp_path, "1/p.pt2 is missing (found: 1/model.pt2, config.pbtxt), the model; another name of it is")
+    write_program(tmp_path / "1/p.pt2")
+    refused(tmp_path, "1/model.pt2 is no part of the model (1/p.pt2 does not name it); remove it")
+    (tmp_path / "1/model.pt2").unlink()
+    assert check_directory(tmp_path).format == "triton"
+    (tmp_path / "1/p.pt2").write_bytes(b"PK")
+    refused(tmp_path, "model.pt2 is refused: it is not a whole zip archive")
+    with zipfile.ZipFile(tmp_path / "1/p.pt2", "w") as archive:
+        archive.writestr("model/data/aotinductor/model/x.so", b"")
+    refused(tmp_path, "compiled code is not accepted")
+
+
+def test_parameters_of_a_program_are_refused(tmp_path: Path) -> None:
+    more = 'parameters { key: "intra_op_thread_count" value { string_value: "2" } }'
+    refused(write_triton_program(tmp_path, PROGRAM_PBTXT + more), "is not known here (torch-export: none)")
 
 
 # --- protobuf's text format ---

@@ -107,7 +107,7 @@ def test_what_the_trainer_exports_passes_and_runs(
         expected = program(x, index)
     torch.testing.assert_close(outputs[0], expected[0])
     torch.testing.assert_close(outputs[1], expected[1])
-    with pytest.raises(ValueError, match=r"gives 2 outputs, config\.json names 3"):
+    with pytest.raises(ValueError, match="gives 2 outputs, its configuration names 3"):
         loaded.run([x, index], 3)
 
 

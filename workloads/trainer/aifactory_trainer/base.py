@@ -10,7 +10,6 @@ without numbers, before anything is loaded; and the result is, to whoever serves
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from aifactory_trainer.program import BadInputError, find
 
 ALL_LINEAR = "all-linear"
 """Every linear layer but the last one, as peft calls it."""
-_END_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ def check(config: Any, adapter: Adapter | None, world: World, *, shards: int = 1
     Raises:
         BadInputError: it does not.
     """
-    model = _without_numbers(config, adapter)
+    model = without_numbers(config, adapter)
     every = sum(weight.numel() for weight in model.parameters())
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     if adapter is None:
@@ -108,11 +106,12 @@ def check_reading(config: Any, world: World) -> None:
     Raises:
         BadInputError: it does not.
     """
-    every = sum(weight.numel() for weight in _without_numbers(config, None).parameters())
+    every = sum(weight.numel() for weight in without_numbers(config, None).parameters())
     memory.check("the model", every, 0, world)
 
 
-def _without_numbers(config: Any, adapter: Adapter | None) -> Any:
+def without_numbers(config: Any, adapter: Adapter | None) -> Any:
+    """The model as it is trained, which takes no memory. Raises BadInputError: see `with_adapter`."""
     model = saved.without_numbers(config, "config.json")
     with torch.device("meta"):
         return model if adapter is None else with_adapter(model, adapter)
@@ -179,16 +178,3 @@ def finished(model: Any, config: Any, world: World) -> Any:
     model.config.use_cache = config.use_cache  # the Trainer has switched it off
     model = model.to(causal.own_type(config))
     return model if world.device.type == "cuda" else model.float()  # CPUs compute in nothing else as fast
-
-
-def fingerprint(base: Path) -> str:
-    """Tells one base from another without reading all of it: names, sizes, and the ends of the files of weights."""
-    found = hashlib.sha256()
-    for path in sorted(base.glob("*.safetensors")):
-        size = path.stat().st_size
-        found.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            found.update(file.read(_END_BYTES))
-            file.seek(max(0, size - _END_BYTES))
-            found.update(file.read())
-    return f"sha256:{found.hexdigest()[:16]}"

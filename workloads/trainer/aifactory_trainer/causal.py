@@ -9,6 +9,8 @@ before any is made.
 from __future__ import annotations
 
 import copy
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +27,7 @@ from aifactory_trainer.distributed import Group, World
 from aifactory_trainer.environment import Environment
 from aifactory_trainer.options import PRESETS, Settings
 from aifactory_trainer.program import BadInputError, find
+from aifactory_trainer.saved import fingerprint
 from aifactory_trainer.subject import WEIGHT_DECAY, check_compiler, compiled, replicate
 from aifactory_trainer.tokens import Tokens
 
@@ -37,12 +40,15 @@ _ROWS = 64
 class Causal:
     """A model of transformers, whole on each rank or divided among them."""
 
-    def __init__(self, model: Any, config: Any, words: Tokens, context: int, *, divided: bool) -> None:
+    def __init__(
+        self, model: Any, config: Any, words: Tokens, context: int, facts: dict[str, object], *, divided: bool
+    ) -> None:
         """Args: config: as it will be published; transformers changes the model's own."""
         self.model = model
         self.tokens = words
         self.context = context
         self.shape = (config.num_hidden_layers, config.hidden_size)
+        self.facts = facts
         self._config = config
         self._divided = divided
 
@@ -112,37 +118,87 @@ class Causal:
         return self.tokens.published()
 
 
-def make(settings: Settings, text: corpus.Corpus, world: World) -> Causal:
-    """See `subject.make`."""
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A model that was asked for and could be made.
+
+    Attributes:
+        folder: where its weights are; None: they are to be made.
+        config: as it will be published.
+        facts: see Subject.
+    """
+
+    folder: Path | None
+    config: Any
+    words: Tokens
+    context: int
+    facts: dict[str, object]
+
+
+def settle(settings: Settings, text: corpus.Corpus, world: World, *, ahead: bool = False) -> Settled:
+    """Find out which model it is, and whether it can be trained.
+
+    Args:
+        ahead: of training: no tokenizer is learnt.
+
+    Raises:
+        BadInputError, FactoryError: see `subject.make`.
+    """
     folder = find(settings.init, "--init") if settings.init else None
     words: Tokens
     if folder is not None:
         config, words = of_directory(folder), tokens.given(folder)
     else:
-        words = _tokens(settings, text)
+        words = _tokens(settings, text, ahead=ahead)
         config = of_file(settings.config, words) if settings.config else of_preset(settings, words)
     context = settings.context or getattr(config, "max_position_embeddings", None) or _CONTEXT
     check(config, words, context, world, shards=world.size if settings.divided else 1)
     if settings.tensor_parallel > 1:
         parallel.check(config, world, settings.tensor_parallel)
-    if folder is None:
+    return Settled(folder, config, words, context, facts(config, words, folder))
+
+
+def make(settings: Settings, text: corpus.Corpus, world: World) -> Causal:
+    """See `subject.make`."""
+    found = settle(settings, text, world)
+    if found.folder is None:
         torch.manual_seed(settings.seed)
-        model = _make(config)
+        model = _make(found.config)
     else:
-        model = saved.load_model(folder, torch.float32)
+        model = saved.load_model(found.folder, torch.float32)
     model.train()
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    return Causal(model, config, words, context, divided=settings.divided)
+    return Causal(model, found.config, found.words, found.context, found.facts, divided=settings.divided)
 
 
-def _tokens(settings: Settings, text: corpus.Corpus) -> Tokens:
+_NOT_OF_WEIGHTS = {
+    *("_name_or_path", "transformers_version", "dtype", "architectures", "max_position_embeddings", "vocab_size"),
+    *("use_cache", "id2label", "label2id", "initializer_range", "return_dict", "problem_type"),
+}
+"""Settings that weights do not depend on, or that show in their shapes; of training only, or of who reads them."""
+
+
+def facts(config: Any, words: Tokens, folder: Path | None) -> dict[str, object]:
+    """See Subject."""
+    kept = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in _NOT_OF_WEIGHTS and not re.search(r"_token_id$|drop|^output_", name)
+    }
+    begun = {"base": None if folder is None else fingerprint(folder)}
+    return {**kept, **begun, **({} if words.digest is None else {"tokenizer": words.digest})}
+
+
+def _tokens(settings: Settings, text: corpus.Corpus, *, ahead: bool) -> Tokens:
     """As --tokenizer says."""
     wish = settings.tokenizer or "bytes"
     if wish == "bytes":
         return tokens.Bytes()
     if wish.startswith("train:"):
         size = int(wish.removeprefix("train:"))
+        if ahead:
+            return tokens.kept(size, Environment.read().checkpoints)
         return tokens.learnt(size, text.train, Group(), Environment.read().checkpoints)
     return tokens.given(find(wish, "--tokenizer"))
 

@@ -101,8 +101,11 @@ class CheckpointStore:
         """Directory of the checkpoint of a step."""
         return self.directory / f"step-{step}"
 
-    def save(self, step: int, state: dict[str, Any]) -> Path:
+    def save(self, step: int, state: dict[str, Any], about: Mapping[str, object] | None = None) -> Path:
         """Write a checkpoint; it is on the disk when this returns. Older ones beyond `keep` are removed.
+
+        Args:
+            about: what is to be known of it without reading it; goes into its manifest, so JSON.
 
         Raises:
             OSError: it can not be written. What was there before is still there.
@@ -114,7 +117,7 @@ class CheckpointStore:
             except RuntimeError as error:  # torch's writer has no OSError of its own: a full disk arrives like this
                 raise OSError(str(error)) from error
 
-        return self._put(step, write, {})
+        return self._put(step, write, {} if about is None else {"about": dict(about)})
 
     def aside(self, step: int) -> Path:
         """Where the files of a checkpoint may be written that is then adopted; `clean` removes what is left there."""
@@ -185,6 +188,19 @@ class CheckpointStore:
                 self._set_aside(path)
         return None
 
+    def peek(self, kind: str) -> Folder | None:
+        """The newest checkpoint of this kind, for who only looks: its files are not verified, and nothing is changed.
+
+        Raises:
+            CheckpointError: a checkpoint was written by another version of this package, or by another program.
+        """
+        for step, path in self.list():
+            try:
+                return Folder(step, path, dict(_manifest(path, step, kind).get("about", {})))
+            except (OSError, ValueError, KeyError, TypeError):  # damaged: a run takes an older one
+                continue
+        return None
+
     def list(self) -> list[tuple[int, Path]]:
         """Steps and directories by name alone, newest first."""
         return sorted(self._named(), reverse=True)
@@ -227,6 +243,32 @@ class CheckpointStore:
 
     def _aside(self, name: str) -> Path:
         return self.directory / f"{_ASIDE_PREFIX}{name}-{secrets.token_hex(4)}"
+
+
+def check_same(then: Mapping[str, object], now: Mapping[str, object], path: Path) -> None:
+    """Whether what was noted with a checkpoint is what is true of the run that would take it up.
+
+    Raises:
+        CheckpointError: it is not; the message names what differs, and the way out.
+    """
+    differ = [
+        f"{name} ({then.get(name)}, now {now.get(name)})" for name in {**now, **then} if then.get(name) != now.get(name)
+    ]
+    if differ:
+        raise CheckpointError(
+            f"{path} can not be taken up, it was written with other {', '.join(differ)}. Use what it was written with, "
+            f"or begin anew: remove {path.parent}, or give the job another name"
+        )
+
+
+def check_facts(then: Mapping[str, object], now: Mapping[str, object], path: Path) -> None:
+    """`check_same` for what both know: a library of another version has other settings, and the same model.
+
+    Raises:
+        CheckpointError: see `check_same`.
+    """
+    both = then.keys() & now.keys()
+    check_same({name: then[name] for name in then if name in both}, {name: now[name] for name in both}, path)
 
 
 def decode(checkpoint: bytes, where: str) -> dict[str, Any]:

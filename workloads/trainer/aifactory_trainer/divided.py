@@ -36,9 +36,8 @@ Collate = Callable[[Sequence[Row]], dict[str, Tensor]]
 class Plan:
     """Which examples each step learns from: part of the run's state, the same in all processes."""
 
-    def __init__(self, facts: Mapping[str, object], examples: int, together: int, epochs: float, seed: int) -> None:
-        """Args: facts: what a run that resumes must have in common. together: examples of a step."""
-        self._facts = dict(facts)
+    def __init__(self, examples: int, together: int, epochs: float, seed: int) -> None:
+        """Args: together: examples of a step."""
         self._examples = examples
         self._together = together
         self._epochs = epochs
@@ -64,14 +63,10 @@ class Plan:
 
     def state_dict(self) -> dict[str, Any]:
         """For `Run`."""
-        return {"facts": self._facts, "together": self._together}
+        return {"together": self._together}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """For `Run`. Raises ValueError: it is of another run."""
-        then = state["facts"]
-        differ = [f"{name} ({then.get(name)}, now {now})" for name, now in self._facts.items() if then.get(name) != now]
-        if differ:
-            raise ValueError(f"it was written with other {', '.join(differ)}")
+        """For `Run`."""
         if state["together"] != self._together:
             log.info("a step has %d examples, as when the run began", state["together"])
         self._together = state["together"]
@@ -98,17 +93,22 @@ def learn(
 
     Args:
         model: as `shard` left it.
-        facts: see `Plan`.
+        facts: what a run that resumes must have in common with the one that wrote the checkpoint.
 
     Raises:
         CheckpointError: there is a checkpoint of another run.
     """
     model.reshard()  # to measure the base has left what no block has whole
     together = settings.batch * settings.accumulate * world.size
-    plan = Plan(facts, len(examples), together, settings.epochs, settings.seed)
+    plan = Plan(len(examples), together, settings.epochs, settings.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
     run = Run(
-        model=model, optimizer=optimizer, plan=plan, checkpoint_every=settings.checkpoint_every, keep=settings.keep
+        model=model,
+        optimizer=optimizer,
+        plan=plan,
+        facts=facts,
+        checkpoint_every=settings.checkpoint_every,
+        keep=settings.keep,
     )
     model.train()
     printed = 0.0

@@ -20,6 +20,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,9 +28,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PrinterCallback, Trainer
 
-from aifactory_trainer import World, base, errors, likelihood, preferences, saved, tuning
+from aifactory_trainer import World, base, errors, huggingface, likelihood, preferences, saved, tuning
 from aifactory_trainer.distributed import Group
 from aifactory_trainer.huggingface import FactoryCallback
+from aifactory_trainer.measured import Measured
 from aifactory_trainer.preferences import Pairs
 from aifactory_trainer.program import Parser, carry_out, find, leave, rate
 
@@ -56,25 +58,51 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     return Settings(**tuning.parse(parser, arguments))
 
 
-def train(settings: Settings, world: World) -> None:
-    """The whole program: inputs, model, what the base thinks, loop, measure, publish."""
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a run begins with, found good; the base is still to be loaded."""
+
+    folder: Path
+    config: Any
+    tokenizer: Any
+    learnt: Pairs
+    held_out: Pairs
+    tasks: dict[str, Measured]
+
+
+def prepare(settings: Settings, world: World) -> Inputs:
+    """Read and check the inputs."""
     folder = find(settings.base, "--base")
     config, tokenizer = saved.load_config(folder), base.load_tokenizer(folder, settings.chat_template)
     base.check(config, settings.adapter, world)
     learnt, held_out = load_data(settings, tokenizer, config)
-    tasks = tuning.load_tasks(settings, tokenizer, config)
+    return Inputs(folder, config, tokenizer, learnt, held_out, tuning.load_tasks(settings, tokenizer, config))
+
+
+def look(settings: Settings, world: World) -> None:
+    """All that can be found to be in the way without a GPU and without weights."""
+    found = prepare(settings, world)
+    model = base.without_numbers(found.config, settings.adapter)
+    huggingface.check_checkpoint(model, world.size, facts(settings, found.learnt))
+
+
+def train(settings: Settings, world: World) -> None:
+    """The whole program: inputs, model, what the base thinks, loop, measure, publish."""
+    inputs = prepare(settings, world)
+    folder, config, tokenizer = inputs.folder, inputs.config, inputs.tokenizer
+    learnt, held_out = inputs.learnt, inputs.held_out
     torch.manual_seed(settings.seed)  # the adapter's first numbers
     model = base.load(folder, settings.adapter, world)
     without_dropout(model)
     trainer, factory = make_trainer(model, learnt, settings, world)
     for name, pairs in (("train", learnt), ("held-out", held_out)):
         ask = partial(scores, trainer.model, pairs, settings.batch, world)
-        pairs.reference = tuning.once(REFERENCE.format(name), f"{base.fingerprint(folder)} {pairs.digest}", ask)
+        pairs.reference = tuning.once(REFERENCE.format(name), f"{saved.fingerprint(folder)} {pairs.digest}", ask)
     trainer.train(resume_from_checkpoint=factory.checkpoint)
     tuned = tuning.finished(settings, trainer.model, config, world)
     after = measure(tuned, held_out, settings, world)
     log.info("held out: %s", "  ".join(f"{name} {value:.4f}" for name, value in after.items()))
-    asked = tuning.ask(tasks, tuned, tokenizer, settings.batch, world)
+    asked = tuning.ask(inputs.tasks, tuned, tokenizer, settings.batch, world)
     if world.rank == 0:
         figures = {**{f"eval_{name}": round(value, 4) for name, value in after.items()}, **asked}
         counts = {"preferences": len(learnt), "heldOutPreferences": len(held_out)}
@@ -103,13 +131,22 @@ def without_dropout(model: nn.Module) -> None:
             part.attention_dropout = 0.0
 
 
+def facts(settings: Settings, learnt: Pairs) -> dict[str, object]:
+    """What a run that resumes must have in common with the one that wrote the checkpoint."""
+    return tuning.facts(settings, highest(settings), learnt.digest, beta=settings.beta)
+
+
+def highest(settings: Settings) -> float:
+    """The highest learning rate."""
+    return settings.learning_rate or LEARNING_RATE[settings.full]
+
+
 def make_trainer(model: Any, learnt: Pairs, settings: Settings, world: World) -> tuple[Trainer, FactoryCallback]:
     """The Trainer, and what ties it to the factory. Raises CheckpointError: see `FactoryCallback`."""
-    learning_rate = settings.learning_rate or LEARNING_RATE[settings.full]
-    factory = FactoryCallback(facts=tuning.facts(settings, learning_rate, learnt.digest, beta=settings.beta))
+    factory = FactoryCallback(facts=facts(settings, learnt))
     trainer = PreferenceTrainer(
         model,
-        tuning.training_arguments(settings, learning_rate, world),
+        tuning.training_arguments(settings, highest(settings), world),
         collate,
         train_dataset=learnt,
         callbacks=[factory, tuning.Lines(factory)],
@@ -195,7 +232,7 @@ def measure(model: Any, pairs: Pairs, settings: Settings, world: World) -> dict[
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     settings = parse(arguments)
-    carry_out(lambda world: train(settings, world))
+    carry_out(partial(train, settings), partial(look, settings))
 
 
 if __name__ == "__main__":

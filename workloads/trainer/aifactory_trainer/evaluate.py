@@ -17,6 +17,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ import torch
 from torch import Tensor
 
 from aifactory_contract.files import write_atomically
-from aifactory_trainer import Run, World, base, chat, errors, likelihood, measured, saved, writing
+from aifactory_trainer import Run, World, ahead, base, chat, errors, likelihood, measured, saved, writing
+from aifactory_trainer.checkpoint import RUN
 from aifactory_trainer.distributed import Group
 from aifactory_trainer.environment import Environment
 from aifactory_trainer.harness import APPLY_CHAT_TEMPLATE
@@ -87,12 +89,9 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
 
 def evaluate(settings: Settings, world: World) -> None:
     """The whole program: inputs, model, questions, figures."""
-    folder = find(settings.model, "--model")
-    config = saved.load_config(folder)
-    base.check_reading(config, world)
-    tokenizer, asked = load(settings, folder, config)
-    answers = Answers(f"{base.fingerprint(folder)} {measured.digest(asked.values())} batch {settings.batch}", asked)
-    run = Run(answers=answers, checkpoint_every=settings.checkpoint_every, keep=1)
+    folder, tokenizer, asked = prepare(settings, world)
+    answers = Answers(asked)
+    run = Run(answers=answers, facts=facts(settings, folder, asked), checkpoint_every=settings.checkpoint_every, keep=1)
     parts, group = answers.parts(settings.batch), Group()
     if run.step < len(parts):
         model = base.load_to_read(folder, world)
@@ -109,12 +108,26 @@ def evaluate(settings: Settings, world: World) -> None:
             run.report(tokens=sum(len(row["input_ids"]) for row in rows))
     figures = answers.figures(asked)
     if world.rank == 0:
-        write(figures, base.fingerprint(folder))
+        write(figures, saved.fingerprint(folder))
         reported: dict[str, Any] = measured.flat(figures)
         for name, value in reported.items():
             log.info("%s: %.4f", name, value)
         run.report(**reported)
         run.flush()
+
+
+def prepare(settings: Settings, world: World) -> tuple[Path, Any, dict[str, Measured]]:
+    """The model's directory, its tokenizer, and what it is asked, all checked."""
+    folder = find(settings.model, "--model")
+    config = saved.load_config(folder)
+    base.check_reading(config, world)
+    return folder, *load(settings, folder, config)
+
+
+def look(settings: Settings, world: World) -> None:
+    """All that can be found to be in the way without a GPU and without weights."""
+    folder, _, asked = prepare(settings, world)
+    ahead.check_checkpoint(RUN, facts(settings, folder, asked))
 
 
 def load(settings: Settings, folder: Path, config: Any) -> tuple[Any, dict[str, Measured]]:
@@ -143,6 +156,12 @@ def load(settings: Settings, folder: Path, config: Any) -> tuple[Any, dict[str, 
     return tokenizer, found
 
 
+def facts(settings: Settings, folder: Path, asked: Mapping[str, Measured]) -> dict[str, object]:
+    """What a run that resumes must have in common with the one that wrote the checkpoint."""
+    questions = measured.digest(asked.values())
+    return {"model": saved.fingerprint(folder), "data or tasks": questions, "--batch": settings.batch}
+
+
 class Answers:
     """What the model has said so far: the state of a run, the same on all ranks.
 
@@ -150,11 +169,9 @@ class Answers:
         rows, prompts: all that is asked.
     """
 
-    def __init__(self, of: str, asked: Mapping[str, Measured]) -> None:
-        """Args: of: what tells model and questions from others."""
+    def __init__(self, asked: Mapping[str, Measured]) -> None:
         self.rows = [row for each in asked.values() for row in each.rows]
         self.prompts = [prompt for each in asked.values() for prompt in each.prompts]
-        self._of = of
         self._tasks = [len(each.prompts) for each in asked.values()]
         self._said = torch.zeros(2, len(self.rows), dtype=torch.float64)
         self._texts = [""] * len(self.prompts)
@@ -193,12 +210,10 @@ class Answers:
 
     def state_dict(self) -> dict[str, Any]:
         """For `Run`."""
-        return {"of": self._of, "said": self._said, "texts": self._texts}
+        return {"said": self._said, "texts": self._texts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """For `Run`. Raises ValueError: it is of another model, or of other questions."""
-        if state["of"] != self._of:
-            raise ValueError(f"it is of another model, other data or another --batch ({state['of']}, now {self._of})")
+        """For `Run`."""
         said: Tensor = state["said"]
         self._said, self._texts = said.clone(), list(state["texts"])
 
@@ -217,7 +232,7 @@ def write(figures: Mapping[str, Mapping[str, float]], model: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     settings = parse(arguments)
-    carry_out(lambda world: evaluate(settings, world))
+    carry_out(partial(evaluate, settings), partial(look, settings))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from aifactory_trainer import errors
 from aifactory_trainer import state as states
 from aifactory_trainer.agreement import Agreement, Decision
-from aifactory_trainer.checkpoint import TRAINER, CheckpointError, CheckpointStore, Folder
+from aifactory_trainer.checkpoint import TRAINER, CheckpointStore, Folder, check_same
 from aifactory_trainer.distributed import Group
 from aifactory_trainer.environment import Environment
 from aifactory_trainer.progress import CHECKPOINT_FAILED, Report, Reporter, Speed
@@ -139,7 +139,7 @@ class FactoryCallback(TrainerCallback):
         self._agreement = Agreement(self._group, self._environment)
         self._store.keep = args.save_total_limit or KEEP
         args.logging_nan_inf_filter = False  # else a loss that is NaN is told as the mean of those before it
-        self._about = {"ranks": self._group.size, "model": _outline(kwargs["model"]), "facts": self._facts}
+        self._about = about(kwargs["model"], self._group.size, self._facts)
         self._found = self._choose(self._group)
         if self._group.rank == 0 and self._environment.progress_url is not None:
             self._reporter = Reporter(self._environment.progress_url, self._environment.token_file)
@@ -255,28 +255,11 @@ class FactoryCallback(TrainerCallback):
         found = choose(self._store, group, TRAINER)
         if found is None:
             return None
-        self._check_same(found)
+        check_about(found, self._about)
         self._checkpoint = (found.step, f"{found.path.parent.name}/{found.path.name}")
         if group.rank == 0:
             log.info("resuming from %s: step %d", found.path, found.step)
         return found
-
-    def _check_same(self, found: Folder) -> None:
-        """Whether the run that wrote the checkpoint was this one."""
-        then, now = (
-            {"model": about["model"], "ranks": about["ranks"], **about["facts"]}
-            for about in (found.about, json.loads(json.dumps(self._about)))
-        )
-        differ = [
-            f"{name} ({then.get(name)}, now {now.get(name)})"
-            for name in {**now, **then}
-            if then.get(name) != now.get(name)
-        ]
-        if differ:
-            raise CheckpointError(
-                f"{found.path} can not be taken up, it was written with other {', '.join(differ)}. Use what it was "
-                f"written with, or begin anew: remove {found.path.parent}, or give the job another name"
-            )
 
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before each forward pass: how many tokens it is about."""
@@ -336,6 +319,31 @@ class FactoryCallback(TrainerCallback):
                     resumed_from=self.resumed_from,
                 )
             )
+
+
+def about(model: nn.Module, ranks: int, facts: Mapping[str, object]) -> dict[str, object]:
+    """What is noted with a checkpoint of a Trainer. Args: model: as the Trainer gets it; it may have no numbers."""
+    return {"ranks": ranks, "model": _outline(model), "facts": dict(facts)}
+
+
+def check_checkpoint(model: nn.Module, ranks: int, facts: Mapping[str, object]) -> None:
+    """Whether the newest checkpoint of a Trainer, if there is one, could be taken up: for who looks ahead of training.
+
+    Raises:
+        CheckpointError: it could not.
+    """
+    found = CheckpointStore(Environment.read().checkpoints).peek(TRAINER)
+    if found is not None:
+        check_about(found, about(model, ranks, facts))
+
+
+def check_about(found: Folder, now: Mapping[str, Any]) -> None:
+    """Whether the run that wrote a checkpoint was one of which this is said. Raises CheckpointError: it was another."""
+    then, today = (
+        {"model": noted["model"], "ranks": noted["ranks"], **noted["facts"]}
+        for noted in (found.about, json.loads(json.dumps(now)))
+    )
+    check_same(then, today, found.path)
 
 
 def _outline(model: nn.Module) -> str:

@@ -15,32 +15,32 @@ from __future__ import annotations
 import logging
 import math
 import resource
-import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aifactory_contract.errors import FactoryError
 from aifactory_trainer import (
-    CheckpointError,
     NotFiniteError,
     Run,
     World,
+    ahead,
     corpus,
     errors,
     export_huggingface,
     flops,
     give_up,
-    start,
     tokens,
 )
+from aifactory_trainer.checkpoint import RUN, SHARDED
 from aifactory_trainer.options import Settings, parse
-from aifactory_trainer.program import BadInputError, leave
+from aifactory_trainer.program import BadInputError, carry_out, leave
 from aifactory_trainer.subject import Subject, make
+from aifactory_trainer.subject import look as look_at_model
 
 log = logging.getLogger("aifactory")
 
@@ -62,16 +62,19 @@ def train(settings: Settings, world: World) -> None:
     training, held_out = (tokens.row(part, subject.tokens) for part in (text.train, text.held_out))
     for name, row in (("training", training), ("held-out", held_out)):
         if len(row) <= subject.context + 1:
-            raise BadInputError(
-                f"{text.source}: the {name} text of {len(row)} tokens is shorter than a window of {subject.context}: "
-                "give more text, or a smaller --context"
-            )
+            raise too_short(text, name, len(row), subject.context)
     tokens_a_byte = len(held_out) / sum(map(len, text.held_out))
     del text  # the rows are as large or larger
     usage = Usage(subject, world)
     network, data = subject.distribute(world, settings)
     optimizer = torch.optim.AdamW(subject.groups(), lr=settings.peak_rate(), betas=BETAS, fused=True)
-    run = Run(model=subject.model, optimizer=optimizer, checkpoint_every=settings.checkpoint_every, keep=settings.keep)
+    run = Run(
+        model=subject.model,
+        optimizer=optimizer,
+        facts=subject.facts,
+        checkpoint_every=settings.checkpoint_every,
+        keep=settings.keep,
+    )
     log.info(
         "%d parameters, %.1f million tokens from %s, %d ranks on %s, %d threads each%s",
         usage.numbers,
@@ -97,6 +100,24 @@ def train(settings: Settings, world: World) -> None:
                 run.report(mfu=mfu)
             show(step + 1, settings.steps, loss.item(), run, mfu)
     finish(settings, world, data, subject, held_out, tokens_a_byte, run)
+
+
+def look(settings: Settings, world: World) -> None:
+    """All that can be found to be in the way without a GPU and without weights. A tokenizer is not learnt for it."""
+    text = corpus.load(settings.data)
+    words, context, facts = look_at_model(settings, text, world)
+    for name, part in (("training", text.train), ("held-out", text.held_out)):
+        if words.digest is not None and not tokens.is_longer(part, words, context + 1):
+            raise too_short(text, name, len(tokens.row(part, words)), context)
+    ahead.check_checkpoint(SHARDED if settings.divided else RUN, facts)
+
+
+def too_short(text: corpus.Corpus, name: str, count: int, context: int) -> BadInputError:
+    """What is said of a text that has no window."""
+    return BadInputError(
+        f"{text.source}: the {name} text of {count} tokens is shorter than a window of {context}: give more text, or a "
+        "smaller --context"
+    )
 
 
 class Usage:
@@ -229,19 +250,17 @@ def mean_loss(subject: Subject, model: nn.Module, row: Tensor, world: World) -> 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     settings = parse(arguments)
-    world = start()
-    if world.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32 for what is not bfloat16: the measuring
-    if world.rank != 0:
-        log.setLevel(logging.WARNING)
-    try:
-        train(settings, world)
-    except (BadInputError, CheckpointError, FactoryError) as error:
-        give_up(str(error))
-    except NotFiniteError as error:
-        give_up(f"{error}. A restart would end the same, use a smaller --learning-rate")
+
+    def work(world: World) -> None:
+        if world.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32 for what is not bfloat16: the measuring
+        try:
+            train(settings, world)
+        except NotFiniteError as error:
+            give_up(f"{error}. A restart would end the same, use a smaller --learning-rate")
+
+    carry_out(work, partial(look, settings))
 
 
 if __name__ == "__main__":

@@ -11,14 +11,17 @@ import logging
 import math
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from aifactory_contract.errors import FactoryError
-from aifactory_trainer import errors
+from aifactory_trainer import ahead, errors
 from aifactory_trainer.checkpoint import CheckpointError
-from aifactory_trainer.distributed import World, start
+from aifactory_trainer.distributed import World, rank_and_size, start
+
+log = logging.getLogger("aifactory")
 
 
 class BadInputError(ValueError):
@@ -58,13 +61,25 @@ def share(text: str) -> float:
     return value
 
 
-def carry_out(work: Callable[[World], None]) -> None:
-    """Join the other processes and do the work. What is wrong with the user's inputs ends the job without restarts."""
+def carry_out(work: Callable[[World], None], look: Callable[[World], None]) -> None:
+    """Join the other processes and do the work. What is wrong with the user's inputs ends the job without restarts.
+
+    Args:
+        work: the program.
+        look: what it does instead where it is asked ahead of training whether anything is in the way. It gets the
+            first of the processes that are to come, alone.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    world = start()
-    if world.rank != 0:
-        logging.getLogger("aifactory").setLevel(logging.WARNING)
     try:
+        if (pods := ahead.coming()) is not None:
+            began = time.monotonic()
+            if rank_and_size(os.environ)[0] == 0:  # a command may start several all the same
+                look(pods.world)
+                log.info("looked in %.1f s: nothing is in the way", time.monotonic() - began)
+            return
+        world = start()
+        if world.rank != 0:
+            log.setLevel(logging.WARNING)
         work(world)
     except (BadInputError, CheckpointError, FactoryError) as error:
         errors.give_up(str(error))

@@ -18,6 +18,7 @@ What always holds:
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import math
 import time
@@ -30,7 +31,7 @@ import torch
 from aifactory_trainer import errors
 from aifactory_trainer import state as states
 from aifactory_trainer.agreement import Agreement
-from aifactory_trainer.checkpoint import CheckpointError, CheckpointStore, decode
+from aifactory_trainer.checkpoint import CheckpointError, CheckpointStore, check_facts, decode
 from aifactory_trainer.distributed import Group
 from aifactory_trainer.environment import Environment
 from aifactory_trainer.progress import CHECKPOINT_FAILED, Report, Reporter, Speed
@@ -66,6 +67,7 @@ class Run:
         checkpoint_seconds: float | None = None,
         keep: int = 3,
         per_rank: Mapping[str, Stateful] | None = None,
+        facts: Mapping[str, object] | None = None,
         environment: Environment | None = None,
         **objects: Stateful,
     ) -> None:
@@ -78,12 +80,14 @@ class Run:
             per_rank: objects whose state differs between ranks, such as a data loader with its position. When the
                 number of ranks has changed since the checkpoint, one with a method `redistribute(states, rank, size)`
                 is given the states of all former ranks, in order; any other stays as the script made it.
+            facts: what makes these objects others although their state would fit, such as a model's number of heads or
+                its tokenizer: {"heads": 4}. A checkpoint that says otherwise is refused. Values that JSON has.
             environment: where things are; default: as the factory's environment variables say.
             objects: what is the same on all ranks (`model=model, optimizer=optimizer, scheduler=scheduler`), or what
                 all ranks together hold: one model that is divided among them, and the optimizers of its parameters.
 
         Raises:
-            CheckpointError: there is a checkpoint, but it does not fit the objects.
+            CheckpointError: there is a checkpoint, but it does not fit the objects, or was written with other facts.
             TypeError: an object's state can not be stored.
             OSError: the checkpoints can not be read.
         """
@@ -93,6 +97,7 @@ class Run:
         self._env = environment or Environment.read()
         self._objects = objects
         self._per_rank = dict(per_rank or {})
+        self._facts: dict[str, Any] = json.loads(json.dumps(dict(facts or {})))
         self._group = Group()
         self._parts, self._shared = self._divide()
         states.check_storable({**self._shared, **self._per_rank})
@@ -203,7 +208,12 @@ class Run:
         if self._parts is None and self._group.rank != 0:
             return
         shared = states.collect(self._shared)
-        state = {"step": self.step, "shared": shared, "ranks": [states.decode(data) for data in per_rank]}
+        state = {
+            "step": self.step,
+            "shared": shared,
+            "ranks": [states.decode(data) for data in per_rank],
+            "facts": self._facts,
+        }
         loss = self._loss()
         try:
             if loss is not None and not math.isfinite(loss):
@@ -212,7 +222,7 @@ class Run:
                 self._begun = (self.step, started)
                 self._parts.begin(self.step, {**state, "settings": self._parts.settings()}, self._store)
                 return
-            path = self._store.save(self.step, state)
+            path = self._store.save(self.step, state, {"facts": self._facts})
         except OSError as error:
             self._not_saved(self.step, error)
         else:
@@ -293,6 +303,7 @@ class Run:
             step, shared, ranks = int(state["step"]), state["shared"], state["ranks"]
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where} was not written by this package: {error}") from error
+        check_facts(state.get("facts", {}), self._facts, Path(where))
         states.restore(self._shared, shared, where)
         self._restore_rank(ranks, where)
         self.step = self.resumed_from = step

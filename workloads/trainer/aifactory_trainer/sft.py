@@ -30,9 +30,23 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer
 from transformers.data.data_collator import DataCollatorWithFlattening
 
-from aifactory_trainer import Run, World, base, chat, divided, errors, likelihood, saved, tuning
+from aifactory_trainer import (
+    Run,
+    World,
+    ahead,
+    base,
+    chat,
+    divided,
+    errors,
+    huggingface,
+    likelihood,
+    saved,
+    tuning,
+)
+from aifactory_trainer.checkpoint import SHARDED
 from aifactory_trainer.huggingface import FactoryCallback
 from aifactory_trainer.likelihood import Row
+from aifactory_trainer.measured import Measured
 from aifactory_trainer.program import Parser, carry_out, find, leave
 
 log = logging.getLogger("aifactory")
@@ -72,14 +86,43 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     return settings
 
 
-def train(settings: Settings, world: World) -> None:
-    """The whole program: inputs, model, measure, loop, measure, publish."""
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a run begins with, found good; the base is still to be loaded."""
+
+    folder: Path
+    config: Any
+    tokenizer: Any
+    learnt: chat.Examples
+    held_out: chat.Examples
+    tasks: dict[str, Measured]
+
+
+def prepare(settings: Settings, world: World) -> Inputs:
+    """Read and check the inputs."""
     folder = find(settings.base, "--base")
     config, tokenizer = saved.load_config(folder), base.load_tokenizer(folder, settings.chat_template)
     shards, smaller = (world.size, "") if settings.shard else (1, ", add --shard" if world.size > 1 else "")
     base.check(config, settings.adapter, world, shards=shards, smaller=smaller if settings.full else "")
     learnt, held_out = load_data(settings, tokenizer, config)
-    tasks = tuning.load_tasks(settings, tokenizer, config)
+    return Inputs(folder, config, tokenizer, learnt, held_out, tuning.load_tasks(settings, tokenizer, config))
+
+
+def look(settings: Settings, world: World) -> None:
+    """All that can be found to be in the way without a GPU and without weights."""
+    found = prepare(settings, world)
+    if settings.shard:
+        ahead.check_checkpoint(SHARDED, facts(settings, found.learnt))
+    else:
+        model = base.without_numbers(found.config, settings.adapter)
+        huggingface.check_checkpoint(model, world.size, facts(settings, found.learnt))
+
+
+def train(settings: Settings, world: World) -> None:
+    """The whole program: inputs, model, measure, loop, measure, publish."""
+    inputs = prepare(settings, world)
+    folder, config, tokenizer = inputs.folder, inputs.config, inputs.tokenizer
+    learnt, held_out = inputs.learnt, inputs.held_out
     torch.manual_seed(settings.seed)  # the adapter's first numbers
     model = base.load(folder, settings.adapter, world)
     measured_before = partial(base_loss, folder, held_out, settings, world)
@@ -98,7 +141,7 @@ def train(settings: Settings, world: World) -> None:
         tuned = tuning.finished(settings, trainer.model, config, world)
     after = measure(tuned, held_out, settings.batch, world)
     log.info("held-out loss: %.4f, of the base %.4f", after, before)
-    asked = tuning.ask(tasks, tuned, tokenizer, settings.batch, world)
+    asked = tuning.ask(inputs.tasks, tuned, tokenizer, settings.batch, world)
     if settings.shard:
         tuned = divided.whole(tuned, config, world)
     if world.rank == 0:
@@ -110,7 +153,7 @@ def train(settings: Settings, world: World) -> None:
 
 def base_loss(folder: Path, held_out: chat.Examples, settings: Settings, world: World, model: Any) -> float:
     """The held-out loss before anything is learnt, measured once for all attempts."""
-    of = f"{base.fingerprint(folder)} {held_out.digest}"
+    of = f"{saved.fingerprint(folder)} {held_out.digest}"
     (loss,) = tuning.once(BASE_LOSS, of, lambda: [measure(model, held_out, settings.batch, world)])
     log.info("held-out loss of the base: %.4f", loss)
     return loss
@@ -127,23 +170,33 @@ def load_data(settings: Settings, tokenizer: Any, config: Any) -> tuple[chat.Exa
     return learnt, held_out
 
 
+def facts(settings: Settings, learnt: chat.Examples) -> dict[str, object]:
+    """What a run that resumes must have in common with the one that wrote the checkpoint."""
+    found = tuning.facts(settings, highest(settings), learnt.digest)
+    if settings.shard:
+        del found["batch"]  # a step stays what it was
+    return found
+
+
+def highest(settings: Settings) -> float:
+    """The highest learning rate."""
+    return settings.learning_rate or LEARNING_RATE[settings.full]
+
+
 def learn_divided(model: Any, learnt: chat.Examples, settings: Settings, world: World) -> Run:
     """Train a model that is divided. Raises CheckpointError: there is a checkpoint of another run."""
-    learning_rate = settings.learning_rate or LEARNING_RATE[settings.full]
-    facts = tuning.facts(settings, learning_rate, learnt.digest)
-    del facts["batch"]  # a step stays what it was
-    return divided.learn(model, learnt, collator(settings.packing), settings, learning_rate, facts, world)
+    how = collator(settings.packing)
+    return divided.learn(model, learnt, how, settings, highest(settings), facts(settings, learnt), world)
 
 
 def make_trainer(
     model: Any, learnt: chat.Examples, settings: Settings, world: World
 ) -> tuple[Trainer, FactoryCallback]:
     """transformers' Trainer, and what ties it to the factory. Raises CheckpointError: see `FactoryCallback`."""
-    learning_rate = settings.learning_rate or LEARNING_RATE[settings.full]
-    factory = FactoryCallback(facts=tuning.facts(settings, learning_rate, learnt.digest))
+    factory = FactoryCallback(facts=facts(settings, learnt))
     trainer = Trainer(
         model,
-        tuning.training_arguments(settings, learning_rate, world),
+        tuning.training_arguments(settings, highest(settings), world),
         collator(settings.packing),
         train_dataset=learnt,
         callbacks=[factory, tuning.Lines(factory)],
@@ -168,7 +221,7 @@ def measure(model: Any, examples: chat.Examples, batch: int, world: World) -> fl
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     settings = parse(arguments)
-    carry_out(lambda world: train(settings, world))
+    carry_out(partial(train, settings), partial(look, settings))
 
 
 if __name__ == "__main__":

@@ -108,7 +108,8 @@ class Parts:
         except RuntimeError as error:  # a full disk arrives like this
             shutil.rmtree(folder, ignore_errors=True)
             raise OSError(str(error)) from error
-        return store.adopt(step, folder, {"model": self._outline, "ranks": self._group.size}, kind=SHARDED)
+        about = {"model": self._outline, "ranks": self._group.size, "facts": plain.get("facts", {})}
+        return store.adopt(step, folder, about, kind=SHARDED)
 
     def resume(self, store: CheckpointStore) -> tuple[str, dict[str, Any]] | None:
         """Take up the newest whole checkpoint, on all ranks; returns where it is and what was plain in it.

@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from aifactory_trainer import corpus, tokens
 from aifactory_trainer.distributed import World
 from aifactory_trainer.errors import give_up
-from aifactory_trainer.model import GPT, generate
-from aifactory_trainer.options import Settings
+from aifactory_trainer.model import GPT, GPTConfig, generate
+from aifactory_trainer.options import TINY, Settings
 
 WEIGHT_DECAY = 0.1
 EMBEDDING_RATE = 4.0
@@ -34,12 +34,14 @@ class Subject(Protocol):
         tokens: what makes text into its tokens.
         context: tokens of a window.
         shape: its number of layers and its width.
+        facts: what makes it another model though its weights have the same shapes.
     """
 
     model: Any
     tokens: tokens.Tokens
     context: int
     shape: tuple[int, int]
+    facts: dict[str, object]
 
     def distribute(self, world: World, settings: Settings) -> tuple[nn.Module, World]:
         """The model as it is trained on several ranks, and this process among those that compute different batches."""
@@ -74,6 +76,7 @@ class Tiny:
         self.tokens: tokens.Tokens = tokens.Bytes()
         self.context = model.config.context
         self.shape = (model.config.layers, model.config.embedding)
+        self.facts = facts(model.config)
 
     def distribute(self, world: World, settings: Settings) -> tuple[nn.Module, World]:
         """See Subject."""
@@ -113,6 +116,29 @@ class Tiny:
     def tokenizer(self) -> Any:
         """See Subject."""
         return None
+
+
+def facts(config: GPTConfig) -> dict[str, object]:
+    """See Subject."""
+    shape = {"--layers": config.layers, "--heads": config.heads, "--embedding": config.embedding}
+    return {"model": TINY, **shape, "tokenizer": "bytes"}
+
+
+def look(settings: Settings, text: corpus.Corpus, world: World) -> tuple[tokens.Tokens, int, dict[str, object]]:
+    """Tokens, context and facts of the model that `make` would make.
+
+    Raises:
+        BadInputError, FactoryError: as `make` does.
+    """
+    if settings.compile:
+        check_compiler(world.device)
+    if settings.tiny:
+        config = settings.gpt()
+        return tokens.Bytes(), config.context, facts(config)
+    from aifactory_trainer import causal  # imported late: transformers takes seconds
+
+    found = causal.settle(settings, text, world, ahead=True)
+    return found.words, found.context, found.facts
 
 
 def make(settings: Settings, text: corpus.Corpus, world: World) -> Subject:

@@ -11,6 +11,7 @@ What always holds:
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,10 +37,12 @@ class Tokens(Protocol):
 
     Attributes:
         size: numbers of tokens are below it.
+        digest: tells them from others; None: they are yet to be learnt.
         begin, end: the marks around a document; they may be one, which then stands once between two.
     """
 
     size: int
+    digest: str | None
     begin: int
     end: int
 
@@ -54,6 +57,7 @@ class Bytes:
     """A token for each byte."""
 
     size = VOCABULARY
+    digest: str | None = "bytes"
     begin = end = END_OF_TEXT
 
     def encode(self, document: bytes) -> Iterator[Tensor]:
@@ -75,6 +79,8 @@ class Words:
         self.size = len(tokenizer)
         self.end = int(tokenizer.eos_token_id)
         self.begin = self.end if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
+        words = json.dumps(sorted(tokenizer.get_vocab().items()))
+        self.digest: str | None = f"sha256:{hashlib.sha256(words.encode()).hexdigest()[:16]}"
         self._tokenizer = tokenizer
 
     def encode(self, document: bytes) -> Iterator[Tensor]:
@@ -89,18 +95,38 @@ class Words:
         return self._tokenizer
 
 
-def learnt(size: int, documents: Sequence[bytes], group: Group, kept: Path) -> Words:
+class ToBeLearnt(Bytes):
+    """Of which nothing is known yet but that there are no fewer: for who looks ahead of training."""
+
+    digest: str | None = None
+
+
+def kept(size: int, folder: Path) -> Words | ToBeLearnt:
+    """The ones that an earlier attempt has learnt, if there was one.
+
+    Args:
+        folder: see `learnt`.
+    """
+    path = _kept(size, folder)
+    return Words(_words(path.read_text()), str(path)) if path.is_file() else ToBeLearnt()
+
+
+def _kept(size: int, folder: Path) -> Path:
+    return folder / f"tokenizer-{size}.json"
+
+
+def learnt(size: int, documents: Sequence[bytes], group: Group, folder: Path) -> Words:
     """A byte-level BPE tokenizer with so many tokens, or fewer where the text has no more pairs.
 
     Args:
         documents: what it is learnt from, by rank 0.
-        kept: directory where it stays for the attempts that follow.
+        folder: where it stays for the attempts that follow.
     """
-    path = kept / f"tokenizer-{size}.json"
+    path = _kept(size, folder)
     told: bytes | None = None
     if group.rank == 0:
         if not path.is_file():
-            kept.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, _learn(size, documents))
         told = path.read_bytes()
     return Words(_words(group.broadcast(told).decode()), str(path))
@@ -115,6 +141,19 @@ def given(folder: Path) -> Words:
     from aifactory_trainer import saved  # imported late: transformers takes seconds
 
     return Words(saved.load_tokenizer(folder), str(folder))
+
+
+def is_longer(documents: Sequence[bytes], tokens: Tokens, length: int) -> bool:
+    """Whether the row of these documents has more tokens. No more of them are made than it takes to tell."""
+    marks = 1 if tokens.begin == tokens.end else 2
+    count = 2 - marks
+    for document in documents:
+        count += marks
+        for piece in tokens.encode(document):
+            count += len(piece)
+            if count > length:
+                return True
+    return count > length
 
 
 def row(documents: Sequence[bytes], tokens: Tokens) -> Tensor:

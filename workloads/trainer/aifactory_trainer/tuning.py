@@ -19,7 +19,7 @@ from aifactory_contract.errors import FactoryError
 from aifactory_contract.files import write_atomically
 from aifactory_contract.formats import adapters
 from aifactory_contract.names import check_model_name
-from aifactory_trainer import World, base, causal, chat, export_huggingface, measured
+from aifactory_trainer import World, base, causal, chat, export_huggingface, measured, saved
 from aifactory_trainer.base import ALL_LINEAR, Adapter
 from aifactory_trainer.distributed import Group
 from aifactory_trainer.environment import Environment
@@ -205,7 +205,7 @@ def facts(settings: Tuning, learning_rate: float, data: str, **more: object) -> 
         data: tells what is learnt from other data.
     """
     return {
-        "base": base.fingerprint(find(settings.base, "--base")),
+        "base": saved.fingerprint(find(settings.base, "--base")),
         "data": data,
         "batch": settings.batch * settings.accumulate,
         "learning rate": learning_rate,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +198,24 @@ def test_a_model_that_is_too_large_for_memory_is_refused(job: Path, monkeypatch:
 
 
 def test_a_checkpoint_of_another_model_is_refused(job: Path) -> None:
+    """Also where its weights have the same shapes."""
     pretrain.main(["--config=inputs/shape.json", *FAST, "--steps=2"])
-    (job / "inputs" / "shape.json").write_text(json.dumps(SHAPE | {"hidden_size": 48}))
-    with pytest.raises(SystemExit) as ended:
-        pretrain.main(["--config=inputs/shape.json", *FAST, "--steps=4"])
-    assert ended.value.code == 93
-    message = json.loads((job / "termination-log").read_text())["message"]["message"]
-    assert "was it written with other settings? Use those, or remove the directory" in message
+    others: list[tuple[dict[str, Any], list[str], str]] = [
+        ({"hidden_size": 48}, [], r"other hidden_size \(32, now 48\)"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}, [], r"other rope_parameters \(.*500\.0"),
+        ({"hidden_act": "gelu"}, [], r"other hidden_act \(silu, now gelu\)"),
+        ({}, ["--tokenizer=train:257"], r"other tokenizer \(bytes, now sha256:\w{16}\)"),
+    ]
+    for changes, more, words in others:
+        (job / "inputs" / "shape.json").write_text(json.dumps(SHAPE | changes))
+        with pytest.raises(SystemExit) as ended:
+            pretrain.main(["--config=inputs/shape.json", *FAST, "--steps=4", *more])
+        assert ended.value.code == 93
+        message = json.loads((job / "termination-log").read_text())["message"]["message"]
+        assert re.search(rf"step-2 can not be taken up, it was written with {words}", message)
+        (job / "termination-log").write_text("")
+    (job / "inputs" / "shape.json").write_text(json.dumps(SHAPE | {"attention_dropout": 0.1}))
+    pretrain.main(["--config=inputs/shape.json", *FAST, "--steps=4"])
 
 
 def test_a_bad_line_is_named(job: Path) -> None:

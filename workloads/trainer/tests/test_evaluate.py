@@ -213,7 +213,7 @@ def test_a_checkpoint_of_other_questions_is_refused(job: Path) -> None:
         evaluate.main(["--model=base", "--data=chat"])
     assert ended.value.code == 93
     said = json.loads((job / "termination-log").read_text())["message"]["message"]
-    assert "it is of another model, other data or another --batch" in said
+    assert re.search(r"can not be taken up, it was written with other data or tasks \(sha256:.*, now sha256:", said)
 
 
 def test_a_job_that_measures_nothing_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:

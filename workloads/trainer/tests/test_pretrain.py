@@ -100,6 +100,18 @@ def test_two_processes_killed_and_resumed_end_like_an_uninterrupted_run(
     assert digest(pod.output) == digest(pod.root / "whole"), "the same weights and the same measures"
 
 
+def test_a_checkpoint_of_another_model_of_the_same_shapes_is_refused(job: Path, data: str) -> None:
+    """With other heads it would have gone on, with weights that mean something else."""
+    command = [*SMALL, f"--data={data}", "--sample=0"]
+    pretrain.main([*command, "--steps=10"])
+    with pytest.raises(SystemExit) as ended:
+        pretrain.main([*command, "--steps=20", "--heads=4"])
+    assert ended.value.code == 93
+    said = json.loads((job / "termination-log").read_text())["message"]["message"]
+    assert re.search(r"step-10 can not be taken up, it was written with other --heads \(2, now 4\)\. Use what", said)
+    pretrain.main([*command, "--steps=20", "--batch=8", "--learning-rate=0.001"])
+
+
 NO_COMPILER = shutil.which(os.environ.get("CXX", "g++")) is None
 
 

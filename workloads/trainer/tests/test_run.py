@@ -9,13 +9,16 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from aifactory_trainer import CheckpointError, NotFiniteError, Run
+from aifactory_trainer.checkpoint import CheckpointStore
 from aifactory_trainer.environment import Environment
+from aifactory_trainer.state import collect_random
 from conftest import DEVICES, ROOT, Pod, Receiver
 from test_state import Position
 
@@ -98,6 +101,27 @@ def test_a_checkpoint_of_another_model_is_refused_and_kept(environment: Environm
     with pytest.raises(CheckpointError, match="step-1 does not fit 'model'"):
         Run(model=nn.Linear(2, 3), environment=environment)
     assert (environment.checkpoints / "step-1").exists()
+
+
+def test_a_checkpoint_with_other_facts_is_refused_and_kept(environment: Environment) -> None:
+    """Its state would fit, and mean something else."""
+    list(Run(model=nn.Linear(2, 2), facts={"heads": 4, "kind": "a"}, environment=environment).steps(1))
+    with pytest.raises(
+        CheckpointError,
+        match=r"step-1 can not be taken up, it was written with other heads \(4, now 2\)\. Use what it was written "
+        r"with, or begin anew: remove .*checkpoints, or give the job another name",
+    ):
+        Run(model=nn.Linear(2, 2), facts={"heads": 2, "kind": "a"}, environment=environment)
+    assert (environment.checkpoints / "step-1").exists()
+    for facts in ({"heads": 4, "kind": "a"}, {"heads": 4, "a setting of a newer library": True}, None):
+        assert Run(model=nn.Linear(2, 2), facts=facts, environment=environment).resumed_from == 1
+
+
+def test_a_checkpoint_that_was_written_before_there_were_facts_is_taken_up(environment: Environment) -> None:
+    own = {"random": collect_random(), "objects": {}}
+    state: dict[str, Any] = {"step": 3, "shared": {"model": nn.Linear(2, 2).state_dict()}, "ranks": [own]}
+    CheckpointStore(environment.checkpoints).save(3, state)
+    assert Run(model=nn.Linear(2, 2), facts={"heads": 4}, environment=environment).resumed_from == 3
 
 
 def test_training_goes_on_when_a_checkpoint_can_not_be_written(

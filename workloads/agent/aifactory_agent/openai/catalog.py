@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -67,6 +68,7 @@ class Catalog:
 
     def __init__(self, models: Path, engine: Engine) -> None:
         self._models = models
+        self._noted = str(models.parent / SERVING)
         self._engine = engine
         self._served: dict[str, dict[int, Served]] = {}
         self._others: set[str] = set()
@@ -89,8 +91,9 @@ class Catalog:
     async def find(self, wanted: str) -> Served:
         """The version a client means. Raises ApiError."""
         for _ in range(2):  # a look that is under way may have begun before the note was written
-            if self._note() != self._seen:
-                await self.refresh()
+            if self._note() == self._seen:
+                break
+            await self.refresh()
         if (found := self._lookup(wanted)) is None:
             await self.refresh()
             if (found := self._lookup(wanted)) is None:
@@ -162,7 +165,7 @@ class Catalog:
 
     def _note(self) -> tuple[int, int] | None:
         try:
-            found = (self._models.parent / SERVING).stat()
+            found = os.stat(self._noted)  # by its text: for each request it is looked at
         except OSError:
             return None
         return found.st_ino, found.st_mtime_ns

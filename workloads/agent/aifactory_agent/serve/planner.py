@@ -16,7 +16,8 @@ Rules
   of milliseconds, going forward again one of a load. Warm ones come last, and nothing waits for them.
 - A Triton that was restarted before the new version could take over loads the one that bears the traffic, which is warm
   by then, if the new one is not there yet or waits: the pod answers as before.
-- What is neither desired nor needed to answer goes before anything new is fetched or loaded: there is room for two.
+- What is neither desired nor needed to answer goes before anything new is fetched or loaded, of whichever model: there
+  is room for what is desired, and for one version more.
 - A failed version waits until `retry_at`; while it waits it is as if it were not there, so the others go on.
 - Where taking something out has failed, a model is `held` for a while: nothing is taken out of it, all else goes on.
 """
@@ -129,9 +130,22 @@ def plan(desired: Desired, actual: Actual, now: float) -> list[Action]:
         return actions
     names = {spec.key.name for spec in desired.models}
     names |= set(actual.serving) | {key.name for key in actual.present}
+    going = {name for name in names if _is_going(name, desired, actual)}
     for name in sorted(names - actual.loading):
-        actions.extend(_plan_model(name, desired, actual, now))
+        actions += [each for each in _plan_model(name, desired, actual, now) if not (_adds(each) and going - {name})]
     return actions
+
+
+def _is_going(name: str, desired: Desired, actual: Actual) -> bool:
+    """Whether something of a model is to be taken out of Triton now, and may be."""
+    serving = actual.serving.get(name, frozenset())
+    if name in actual.held or not serving:
+        return False
+    return not desired.named(name) or bool(serving & _surplus(name, desired, actual))
+
+
+def _adds(action: Action) -> bool:
+    return isinstance(action, Load) and action.adding is not None
 
 
 def is_ready(spec: ModelSpec, actual: Actual) -> bool:

@@ -18,8 +18,8 @@ from aifactory_contract.errors import FactoryError, Reason
 from aifactory_contract.formats.huggingface import HUGGINGFACE as HUGGINGFACE
 from aifactory_contract.formats.rules import Files, Format, check_extra, invalid, left_out, missing
 from aifactory_contract.formats.torch_export import TORCH_EXPORT as TORCH_EXPORT
-from aifactory_contract.formats.triton import PBTXT
 from aifactory_contract.formats.triton import TRITON as TRITON
+from aifactory_contract.formats.tritonmodels import PBTXT
 from aifactory_contract.manifest import Manifest, Opener, open_regular, walk
 from aifactory_contract.names import CONFIG as CONFIG
 

@@ -5,7 +5,8 @@ objects and (when the safe loader refuses them) the sample inputs; it loads comp
 expressions to sympy, which evaluates them as Python; it looks up operators by any dotted name below `torch`; and it
 compiles guards from source text. So an archive must consist of known entries only, raw tensors, operators of PyTorch's
 own operator libraries, and expressions and guards that are nothing but arithmetic on sizes.
-Read from torch 2.15: torch/export/pt2_archive/_package.py, torch/_export/serde/serialize.py, torch/export/_unlift.py.
+Read from torch 2.15: torch/export/pt2_archive/_package.py, torch/_export/serde/{serialize,schema}.py,
+torch/export/_unlift.py.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -60,20 +62,59 @@ _FUNCTIONS = re.compile(
     "|Identity|ceiling|floor"
 )
 _SIZE_METHODS = frozenset({"size", "stride", "storage_offset"})
+_SCALAR_TYPES = {
+    1: "UINT8", 2: "INT8", 3: "INT16", 4: "INT32", 5: "INT64", 6: "FP16", 7: "FP32", 8: "FP64", 12: "BOOL", 13: "BF16",
+}  # fmt: skip
+"""Names in requests of the types of elements, by ScalarType in schema.py; there are more."""
 _PLAIN_NAMES = re.compile(r"[suzfi]\d+|L|true|false|oo|int_oo|zoo|nan|None|True|False")
 
 
-def check_pt2(stream: BinaryIO) -> None:
-    """Raises FactoryError (InvalidArtifact) if the archive could make torch run anything but its own operators."""
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of the program."""
+
+    data_type: str
+    """Its name in requests, or else what it is, in words."""
+    dims: tuple[int, ...]
+    """-1 for any size."""
+
+
+def check_pt2(stream: BinaryIO) -> Any:
+    """The program, as its metadata describes it (`tensors_of`).
+
+    Raises FactoryError (InvalidArtifact) if the archive could make torch run anything but its own operators.
+    """
     try:
         with zipfile.ZipFile(stream) as archive:
             entries = _entries(archive)
             for name in ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json"):
                 _check_payloads(name, _json(archive, entries, name))
-            _check_program(_json(archive, entries, "models/model.json"))
+            _check_program(program := _json(archive, entries, "models/model.json"))
             _check_sample_inputs(_bytes(archive, entries, "data/sample_inputs/model.pt"))
+            return program
     except _DAMAGED as error:
         raise _refused(f"it is not a whole zip archive ({error}); was the copy cut short?") from error
+
+
+def tensors_of(program: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """What a program takes and gives, in its order. Raises FactoryError (InvalidArtifact) if it does not say that."""
+    try:
+        module = program["graph_module"]
+        sizes, signature = module["graph"]["tensor_values"], module["signature"]
+        inputs = [spec["user_input"]["arg"] for spec in signature["input_specs"] if "user_input" in spec]
+        outputs = [spec["user_output"]["arg"] for spec in signature["output_specs"] if "user_output" in spec]
+        return [_tensor(one, sizes) for one in inputs], [_tensor(one, sizes) for one in outputs]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _refused(f"it does not say what its program takes and gives ({error}); export it again") from error
+
+
+def _tensor(argument: Any, values: Any) -> Tensor:
+    named = argument.get("as_tensor")
+    if named is None:
+        return Tensor("no tensor", ())
+    value = values[named["name"]]
+    kind = _SCALAR_TYPES.get(value["dtype"], f"of PyTorch's type {value['dtype']}")
+    return Tensor(kind, tuple(int(size.get("as_int", -1)) for size in value["sizes"]))
 
 
 def _entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

@@ -1,9 +1,9 @@
 """Format `triton`: a Triton model directory, config.pbtxt beside one version directory with the model in it.
 
-Served is what the back end `onnxruntime` reads: a model in ONNX. Triton itself believes a config.pbtxt everything: one
-with `parameters` can name an interpreter to run, one with `model_operations` a library. So what may be in it is
-listed here, each with its kind. Another field is refused by its name, and Triton gets what was understood, written
-anew.
+Served is what a back end of the image reads without running code of the model's (`tritonmodels`). Triton itself
+believes a config.pbtxt everything: one with `parameters` can name an interpreter to run, one with `model_operations` a
+library. So what may be in it is listed here, each with its kind. Another field is refused by its name, and Triton gets
+what was understood, written anew.
 Source: Triton, common/protobuf/model_config.proto, and onnxruntime_backend's README.
 """
 
@@ -17,29 +17,19 @@ from typing import Any
 
 from aifactory_contract.engines import AUTO
 from aifactory_contract.errors import FactoryError, Reason
-from aifactory_contract.formats import onnx, pbtxt
+from aifactory_contract.formats import pbtxt
+from aifactory_contract.formats import tritonmodels as models
 from aifactory_contract.formats.rules import Files, Format, Serving, invalid, missing
+from aifactory_contract.formats.tritonmodels import MODEL, PBTXT, Backend, backend_of, first
 from aifactory_contract.names import CONFIG
-from aifactory_contract.server import ONNXRUNTIME, Server
-from aifactory_contract.signature import DATA_TYPES, MAX_ELEMENTS, Signature, TensorSpec
+from aifactory_contract.server import Server
+from aifactory_contract.signature import MAX_ELEMENTS, Signature, TensorSpec
 
 NAME = "triton"
-PBTXT = "config.pbtxt"
-MODEL = "model.onnx"
-"""The model's file where config.pbtxt names none, as in Triton."""
-THREADS = ("intra_op_thread_count", "inter_op_thread_count")
-"""Parameters of Triton's own back end that ours has too."""
 _MAX_PBTXT_BYTES = 1024 * 1024
 _IN_VERSION = re.compile(r"(\d+)/[^/]+")
 _CODE = frozenset({".py", ".pyc", ".so", ".sh", ".pt", ".pth", ".pkl", ".pickle", ".joblib", ".dill", ".ckpt"})
-"""Never weights of an ONNX model, whatever the model says; told apart by their names."""
-_PLATFORM = "onnxruntime_onnx"
-_TYPES = {known.pbtxt: known for known in DATA_TYPES.values() if known.name != "BF16"}
-"""What ONNX Runtime takes and gives in Python."""
-_BACKENDS = {
-    "python": "runs Python of the model's own, which is never run here",
-    "ensemble": "puts several models together, and a pool has one",
-}
+"""Never a model or its weights, whatever the model says; told apart by their names."""
 
 
 def _any(value: Any) -> Any:
@@ -137,24 +127,10 @@ def parse(raw: bytes) -> dict[str, Any]:
         message = pbtxt.parse(raw.decode())
     except ValueError as error:
         raise invalid(f"{PBTXT} is not in protobuf's text format: {error}") from error
-    _check_backend(message)
+    backend = backend_of(message)  # first of all: what another one has in its config.pbtxt is not known here
     found = _checked(message, _FIELDS, "")
-    _check_settings(found)
+    _check_settings(found, backend)
     return found
-
-
-def _check_backend(message: pbtxt.Message) -> None:
-    """First of all: what another back end has in its config.pbtxt is not known here."""
-    named = [str(one) for key in ("backend", "platform") for one in message.get(key, []) if one]
-    if not named:
-        raise invalid(f'{PBTXT} names no backend; write backend: "{ONNXRUNTIME}"')
-    for name in named:
-        if name not in (ONNXRUNTIME, _PLATFORM):
-            why = _BACKENDS.get(name, "is not served in this format")
-            raise FactoryError(
-                Reason.UNSERVABLE,
-                f"{PBTXT}: {name} {why}: save the model in ONNX, for {ONNXRUNTIME}, or choose another format",
-            )
 
 
 def _checked(message: pbtxt.Message, fields: Mapping[str, Any], above: str) -> pbtxt.Message:
@@ -184,29 +160,28 @@ def _value(value: Any, kind: Any, path: str) -> Any:
         raise invalid(f"{PBTXT}: {path} must be {error}") from error
 
 
-def _check_settings(found: pbtxt.Message) -> None:
+def _check_settings(found: pbtxt.Message, backend: Backend) -> None:
     for entry in found.get("parameters", []):
-        key, value = _first(entry, "key"), _first(_first(entry, "value", {}), "string_value")
-        if key not in THREADS:
+        key, value = first(entry, "key"), first(first(entry, "value", {}), "string_value")
+        if key not in backend.parameters:
+            known = ", ".join(backend.parameters) or "none"
             raise invalid(
-                f"{PBTXT}: parameter {key!r} is not known here (known: {', '.join(THREADS)}), and some would run code; "
+                f"{PBTXT}: parameter {key!r} is not known here ({backend.name}: {known}), and some would run code; "
                 "remove it"
             )
         if not re.fullmatch(r"\d{1,4}", value):
             raise invalid(f"{PBTXT}: parameter {key} must be a number of threads, not {value!r}")
     for group in found.get("instance_group", []):
-        if (kind := _first(group, "kind", "KIND_CPU")) not in ("KIND_CPU", "KIND_AUTO"):
-            raise invalid(f"{PBTXT}: instance_group.kind is {kind}, and {ONNXRUNTIME} computes on CPUs: write KIND_CPU")
-    if _first(_first(found, "model_transaction_policy", {}), "decoupled", "false") != "false":
-        raise invalid(f"{PBTXT}: a model in ONNX gives one answer to a request; remove model_transaction_policy")
-    name = _first(found, "default_model_filename", MODEL)
+        if (kind := first(group, "kind", models.AUTO)) not in backend.kinds:
+            raise invalid(
+                f"{PBTXT}: instance_group.kind is {kind}, and {backend.name} computes on "
+                f"{'GPUs and CPUs' if backend.on_gpus else 'CPUs'}: write {backend.kinds[0]}"
+            )
+    if first(first(found, "model_transaction_policy", {}), "decoupled", "false") != "false":
+        raise invalid(f"{PBTXT}: {backend.what} gives one answer to a request; remove model_transaction_policy")
+    name = first(found, "default_model_filename", backend.model)
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise invalid(f"{PBTXT}: default_model_filename {name!r} is no name of a file beside the others")
-
-
-def _first(message: Mapping[str, Any], name: str, default: Any = "") -> Any:
-    values = message.get(name)
-    return values[0] if values else default
 
 
 def check(files: Files) -> dict[str, Any]:
@@ -228,7 +203,7 @@ def _model_path(files: Files, config: Mapping[str, Any]) -> str:
     numbers = sorted({match[1] for path in files.sizes if (match := _IN_VERSION.fullmatch(path))})
     if len(numbers) > 1:
         raise invalid(f"there are {', '.join(f'{one}/' for one in numbers)}: a ModelVersion is one version; keep one")
-    name = _first(config, "default_model_filename", MODEL)
+    name = first(config, "default_model_filename", backend_of(config).model)
     path = f"{numbers[0] if numbers else 1}/{name}"
     if path not in files.sizes:
         raise missing(path, files, "the model; another name of it is default_model_filename in config.pbtxt")
@@ -238,90 +213,30 @@ def _model_path(files: Files, config: Mapping[str, Any]) -> str:
 def inspect(files: Files, config: Mapping[str, Any]) -> None:
     """See `Format.inspect`."""
     path = _model_path(files, config)
-    with files.open(path) as stream:
-        model = onnx.read_onnx(stream, files.sizes[path], path)
+    parts = backend_of(config).inspect(files, path, config)
     folder = path.partition("/")[0]
-    for name, needed in sorted(model.external.items()):
-        file = f"{folder}/{name}"
-        if file not in files.sizes or place(file) != name:
-            raise invalid(f"{path} has tensors in {name!r}, which is no file beside it in {folder}/; bring it along")
-        if files.sizes[file] < needed:
-            raise invalid(f"{file} has {files.sizes[file]} bytes, {path} wants {needed}: was the copy cut short?")
     for file in sorted(files.sizes):
-        if file.startswith(f"{folder}/") and file != path and place(file) not in model.external:
+        if file.startswith(f"{folder}/") and file != path and place(file) not in parts:
             raise invalid(f"{file} is no part of the model ({path} does not name it); remove it")
-    _check_fits(config, model, path)
-
-
-def _check_fits(config: Mapping[str, Any], model: onnx.Onnx, path: str) -> None:
-    """Whether config.pbtxt is about this model; Triton's own back end for ONNX asks for the same."""
-    batched = int(_first(config, "max_batch_size", "0")) > 0
-    for field, there in (("input", model.inputs), ("output", model.outputs)):
-        stated = {_first(entry, "name"): entry for entry in config.get(field, [])}
-        for name, entry in stated.items():
-            if name not in there:
-                raise invalid(f"{PBTXT}: {field} {name!r} is none of {path}, which has {', '.join(there)}")
-            _check_tensor(f"{field} {name}", entry, there[name], batched, path)
-        absent = [name for name in there if name not in stated]
-        if absent and (field == "input" or not stated):
-            lines = "; ".join(_line(field, name, there[name], batched) for name in absent)
-            raise invalid(f"{PBTXT}: {field} {', '.join(absent)} of {path} is not in it; write {lines}")
-
-
-def _check_tensor(what: str, entry: Mapping[str, Any], tensor: onnx.Tensor, batched: bool, path: str) -> None:
-    if tensor.data_type not in DATA_TYPES:
-        hint = " (skl2onnx: options={'zipmap': False})" if tensor.data_type == "a sequence" else ""
-        raise invalid(f"{path}: {what} is {tensor.data_type}, for which Triton has no type; export it otherwise{hint}")
-    kind = _TYPES[_first(entry, "data_type")].name
-    if kind != tensor.data_type:
-        raise invalid(
-            f"{PBTXT}: {what} has {_first(entry, 'data_type')}, but it is {tensor.data_type} in {path}: write "
-            f"{DATA_TYPES[tensor.data_type].pbtxt}"
-        )
-    if tensor.dims is None:
-        return
-    dims = _dims(entry)
-    inner = tensor.dims
-    if batched:
-        if not inner or inner[0] != -1:
-            raise invalid(
-                f"{PBTXT}: max_batch_size is not 0, but {what} of {path} has the shape {list(inner)}: export it with a "
-                "first dimension of any size, or write max_batch_size: 0"
-            )
-        inner = inner[1:]
-    if len(dims) != len(inner) or any(fixed not in (-1, dim) for dim, fixed in zip(dims, inner, strict=True)):
-        without = " without the batch" if batched else ""
-        raise invalid(f"{PBTXT}: {what} has dims {list(dims)}, but {list(inner)}{without} in {path}; make them agree")
-
-
-def _dims(entry: Mapping[str, Any]) -> tuple[int, ...]:
-    """As the model sees it."""
-    reshape = _first(entry, "reshape", None)
-    return tuple(map(int, entry.get("dims", []) if reshape is None else reshape.get("shape", [])))
-
-
-def _line(field: str, name: str, tensor: onnx.Tensor, batched: bool) -> str:
-    known = DATA_TYPES.get(tensor.data_type)
-    dims = list(tensor.dims or ())[1 if batched else 0 :]
-    return f'{field} {{ name: "{name}" data_type: {known.pbtxt if known else "?"} dims: {dims} }}'
 
 
 def _signature(config: Mapping[str, Any]) -> Signature:
     """Raises FactoryError (InvalidArtifact)."""
-    size = int(_first(config, "max_batch_size", "0"))
+    size = int(first(config, "max_batch_size", "0"))
     if size >= 2**31:
         raise invalid(f"{PBTXT}: max_batch_size {size} is not a number of requests")
     return Signature(_tensors(config, "input"), _tensors(config, "output"), size)
 
 
 def _tensors(config: Mapping[str, Any], field: str) -> tuple[TensorSpec, ...]:
+    types = backend_of(config).types
     found: dict[str, TensorSpec] = {}
     for entry in config.get(field, []):
-        name, kind = _first(entry, "name"), _first(entry, "data_type")
+        name, kind = first(entry, "name"), first(entry, "data_type")
         if not name or name in found:
             raise invalid(f"{PBTXT}: an {field} has " + (f"the name of another, {name!r}" if name else "no name"))
-        if kind not in _TYPES:
-            known = ", ".join(_TYPES)
+        if kind not in types:
+            known = ", ".join(types)
             raise invalid(f"{PBTXT}: {field} {name}: data_type {kind or 'is missing'}; write one of {known}")
         dims = tuple(map(int, entry.get("dims", [])))
         if not dims:
@@ -330,7 +245,7 @@ def _tensors(config: Mapping[str, Any], field: str) -> tuple[TensorSpec, ...]:
             raise invalid(
                 f"{PBTXT}: {field} {name}: dims {list(dims)} are more than {MAX_ELEMENTS} elements; no request has room"
             )
-        found[name] = TensorSpec(name, _TYPES[kind].name, dims)
+        found[name] = TensorSpec(name, types[kind].name, dims)
     return tuple(found.values())
 
 
@@ -339,17 +254,23 @@ def _leaves_out(path: str, paths: Collection[str]) -> str:
     return ""
 
 
+def _placed(group: Mapping[str, Any], instead: Mapping[str, str]) -> dict[str, Any]:
+    kind = first(group, "kind", models.AUTO)
+    return {**group, "kind": [pbtxt.Word(instead.get(kind, kind))]}
+
+
 def _serving(config: Mapping[str, Any], wish: str = AUTO, server: Server | None = None) -> Serving:
     if wish != AUTO:
         message = f"engine {wish} serves language models, and this is of format {NAME}: leave runtime.engine out"
         raise FactoryError(Reason.UNSERVABLE, message)
-    if lack := (server or Server()).lack(ONNXRUNTIME):
+    backend = backend_of(config)
+    if lack := (server or Server()).lack(backend.name):
         raise FactoryError(Reason.UNSERVABLE, lack)
     kept = {name: values for name, values in config.items() if name in _FIELDS and name not in _WRITTEN_ANEW}
-    # By itself Triton makes an instance on each GPU; this back end computes on CPUs.
-    groups = kept.get("instance_group") or [{}]
-    kept["instance_group"] = [{**group, "kind": [pbtxt.Word("KIND_CPU")]} for group in groups]
-    return Serving(ONNXRUNTIME, _signature(config), pbtxt=pbtxt.render(kept))
+    # By itself Triton makes an instance on each GPU, and where none is it loads no model that asks for one.
+    kind = {models.GPU: models.AUTO} if backend.on_gpus else dict.fromkeys(models.KINDS, models.CPU)
+    kept["instance_group"] = [_placed(group, kind) for group in kept.get("instance_group") or [{}]]
+    return Serving(backend.name, _signature(config), pbtxt=pbtxt.render(kept))
 
 
 TRITON = Format(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb  # provided by Triton's worker process
 
-from aifactory_contract.formats.triton import MODEL, THREADS
+from aifactory_contract.formats.tritonmodels import MODEL, THREADS
 from aifactory_server.onnx.session import Session, raw, texts, threads_of
 from aifactory_server.tensors import TensorModel
 

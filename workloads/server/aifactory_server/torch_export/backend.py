@@ -28,7 +28,7 @@ class TritonPythonModel(TensorModel):
     def load(self, folder: Path, config: Mapping[str, Any], args: Mapping[str, str]) -> None:
         """See `TensorModel.load`."""
         self._count = len(config["output"])
-        self._program = Program(folder / PROGRAM, device_of(args))
+        self._program = Program(folder / (config["default_model_filename"] or PROGRAM), device_of(args))
 
     def compute(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """See `TensorModel.compute`."""

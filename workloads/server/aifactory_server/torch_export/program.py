@@ -44,7 +44,7 @@ class Program:
         result = self._module(*(tensor.to(self.device) for tensor in inputs))
         tensors = _flatten(result)
         if len(tensors) != outputs:
-            raise ValueError(f"the program gives {len(tensors)} outputs, config.json names {outputs}")
+            raise ValueError(f"the program gives {len(tensors)} outputs, its configuration names {outputs}")
         return [tensor.cpu().contiguous() for tensor in tensors]
 
 
