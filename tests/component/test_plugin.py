@@ -56,7 +56,10 @@ def test_what_blocks_is_told_and_the_command_mends_it(ns: Kubectl, operator: Ope
     assert "! tjob/tiny is stuck: DependencyMissing" in text
     assert 'serviceaccount "bot" not found' in text
     assert "> serve   ipool/chat" in text, "the pool waits for the job and needs nothing"
-    assert "A PriorityClass or ServiceAccount that a pod names does not exist." in user.plugin("why")
+    reason = (
+        "A PriorityClass or ServiceAccount that a pod names, or the WorkloadPriorityClass of a job, does not exist."
+    )
+    assert reason in " ".join(user.plugin("why").split())
     user.obeys(text)
     wait_pod(ns, "tiny-0-0")
 

@@ -183,7 +183,9 @@ def test_of_two_models_one_changes_or_fails_and_the_other_stays_as_it_is(ns: Kub
     (pod,) = wait_for("a pod", lambda: ns.list("pods", SELECTOR), lambda seen: len(seen) == 1)
     with agents("127.0.0.83") as (agent,):
         pods.serve(ns, pod["metadata"]["name"], agent.address)
-        found = ns.wait("ipool", "chat", "to serve the first", lambda seen: seen["status"].get("version") == "m@1")
+        found = ns.wait(
+            "ipool", "chat", "to serve the first", lambda seen: seen.get("status", {}).get("version") == "m@1"
+        )
         assert {each["name"]: each["state"] for each in found["status"]["models"]} == {"m": "Serving", "n": "Waiting"}
         assert condition(found, "Available")["status"] == "True"
 

@@ -10,6 +10,7 @@ from aifactory_agent.serve.tritonconfig import identity, render
 from aifactory_contract.formats import format_of
 from aifactory_contract.formats import triton as triton_format
 from aifactory_contract.formats.rules import Serving
+from aifactory_contract.signature import DATA_TYPES
 
 LANGUAGE_MODEL = {"architectures": ["Qwen3ForCausalLM"], "vocab_size": 257}
 TENSOR = {"name": "x", "dataType": "FP32", "dims": [64]}
@@ -79,7 +80,7 @@ def test_every_field_that_is_known_is_one_of_triton_s() -> None:
 
     check(triton_format._FIELDS, ModelConfig.DESCRIPTOR)
     known = DESCRIPTOR.enum_types_by_name["DataType"].values_by_name
-    assert set(triton_format._TYPES) <= set(known)
+    assert {told.pbtxt for told in DATA_TYPES.values()} <= set(known)
 
 
 def test_versions_of_one_config_run_side_by_side() -> None:
