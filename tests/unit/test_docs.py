@@ -171,6 +171,9 @@ def test_every_page_is_in_the_site() -> None:
     told = [ROOT / page for part in parts for page in ([part] if isinstance(part, str) else part)]
     assert set(PAGES) <= set(told)
     assert len(told) == len(set(told))
+    for path in told:
+        linked = re.findall(r"\]\(([^)\s#:]+\.md)[^)]*\)", path.read_text())
+        assert {(path.parent / link).resolve() for link in linked} <= set(told), f"{path} leads out of the site"
 
 
 def test_every_field_of_the_crds_is_on_the_page_of_fields() -> None:
