@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from aifactory_server.device import multiplies_bfloat16
 from aifactory_server.engines.packing import PackedLinear, pack
+
+PACKS = pytest.mark.skipif(
+    not multiplies_bfloat16(), reason="nothing is packed on a CPU that does not multiply bfloat16"
+)
 
 
 class Model(nn.Module):
@@ -28,6 +33,7 @@ class Model(nn.Module):
         return self.head(self.other(hidden))
 
 
+@PACKS
 @pytest.mark.parametrize("spare", [0, 2**20])
 def test_a_packed_model_gives_the_same_logits(spare: int) -> None:
     torch.manual_seed(0)
@@ -48,6 +54,7 @@ def test_other_types_stay_as_they_are() -> None:
     assert not any(isinstance(module, PackedLinear) for module in model.modules())
 
 
+@PACKS
 def test_packed_weights_take_the_place_of_the_others() -> None:
     model = Model(torch.bfloat16)
     before = sum(weight.numel() for weight in model.parameters())
