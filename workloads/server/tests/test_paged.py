@@ -235,7 +235,10 @@ def test_steps_have_the_threads_that_their_tokens_are_worth(
     assert asked == [len(model.encode(prompt)), 1, 1]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+MULTIPLIES = pytest.mark.skipif(not device.multiplies_bfloat16(), reason="this CPU does not multiply bfloat16")
+
+
+@pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=MULTIPLIES), torch.float32], ids=str)
 def test_weights_in_bfloat16_are_computed_as_the_cpu_can(
     dtype: torch.dtype, llama: Path, tmp_path: Path, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
