@@ -171,7 +171,7 @@ def back_end(module: str, folder: Path, device: torch.device, config: Mapping[st
             "model_name": "model",
             "model_instance_kind": "GPU" if device.type == "cuda" else "CPU",
             "model_instance_device_id": str(device.index or 0),
-            "model_config": json.dumps(config or {}),
+            "model_config": json.dumps({"default_model_filename": "", **(config or {})}),  # as Triton sends it
         }
     )
     return model
