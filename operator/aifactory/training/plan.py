@@ -80,11 +80,10 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
     prepared = checks.prepare(observed, prepared, draft, now, due=change is not None or not current)
     if change is not None:
         if not prepared.ready:
-            return inputs.plan_beside(prepared, current, draft)
+            return _tidied(observed, inputs.plan_beside(prepared, current, draft))
         return train.plan_edited(observed, draft, change, runs_on=True)
     if not prepared.ready and not inputs.all_up(observed, current):
-        preparing = inputs.plan_waiting(observed, prepared, draft)
-        return replace(preparing, writes=(*preparing.writes, *train.deletions(evidence.leftovers(observed))))
+        return _tidied(observed, inputs.plan_waiting(observed, prepared, draft))
     if waiting is not None and len(current) < job.spec.nodes.count:
         plan = train.plan_waiting(observed, current, waiting, draft, now)
     else:
@@ -92,6 +91,11 @@ def plan_training(observed: Observed, now: datetime) -> Plan[TrainingJobStatus] 
     due = inputs.soonest((plan.requeue_after, prepared.requeue_after))
     writes, urgent = (*plan.writes, *prepared.writes), plan.urgent or prepared.urgent
     return replace(plan, writes=writes, urgent=urgent, requeue_after=due)
+
+
+def _tidied(observed: Observed, plan: Plan[TrainingJobStatus]) -> Plan[TrainingJobStatus]:
+    """The plan, and pods of earlier attempts go of which nothing is kept."""
+    return replace(plan, writes=(*plan.writes, *train.deletions(evidence.leftovers(observed))))
 
 
 def _plan_finished(observed: Observed, now: datetime) -> Plan[TrainingJobStatus]:

@@ -543,6 +543,25 @@ def test_pods_run_on_until_the_inputs_of_an_edit_are_there() -> None:
     assert ready(world)[0] == "True"
 
 
+def test_of_an_earlier_attempt_one_pod_stays_while_an_edit_waits_for_its_inputs() -> None:
+    """Also where one is seen late: somebody had taken its label when the attempt ended."""
+    world = running()
+    world.end("train-0-0", 1)
+    world.settle()
+    world.bury()
+    world.settle()
+    world.wait(60)
+    world.settle()
+    world.run_pods()
+    world.settle()
+    assert {"train-0-0", "train-0-1", "train-1-1"} == set(world.pods)
+    world.edit(inputs=[{**CORPUS, "uri": "s3://bucket/other"}])
+    world.settle()
+    late = pod(1, 0, exit_code=0)
+    world.pods[late.name] = late
+    assert removed(world.step()) == ["Pod train-1-0"]
+
+
 def test_while_an_edit_waits_for_its_inputs_it_is_told_how_the_pods_are() -> None:
     other = {**CORPUS, "uri": "s3://bucket/other"}
     world = running()
