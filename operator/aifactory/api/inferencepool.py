@@ -390,6 +390,10 @@ class ParentRef(Model):
     """Name of the listener. Left out: all that let the route in."""
 
 
+ParentRefs = Annotated[
+    tuple[ParentRef, ...],
+    Field(min_length=1, max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+]
 Hostnames = Annotated[
     tuple[
         Annotated[
@@ -424,13 +428,7 @@ class GrpcRoute(Model):
 
     hostnames: Hostnames | None = None
     """The names that clients ask by gRPC. Left out: those of gateway.hostnames."""
-    parent_refs: (
-        Annotated[
-            tuple[ParentRef, ...],
-            Field(min_length=1, max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
-        ]
-        | None
-    ) = None
+    parent_refs: ParentRefs | None = None
     """The Gateways or listeners for it. Left out: those of gateway.parentRefs."""
 
 
@@ -477,13 +475,7 @@ class Gateway(Model):
     another pod where one can not be reached, leave out pods that do not answer, and lead a request to the pods that
     serve the version in its header or cookie x-aifactory-version. GatewayAPI: a Gateway of yours leads to the pods, by
     an HTTPRoute that the operator keeps; the pool's Service does so too, as with None."""
-    parent_refs: (
-        Annotated[
-            tuple[ParentRef, ...],
-            Field(min_length=1, max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
-        ]
-        | None
-    ) = None
+    parent_refs: ParentRefs | None = None
     """With mode GatewayAPI: the Gateways, or listeners of one, by which the pool is reached. All of them have to take
     its route."""
     hostnames: Hostnames | None = None
