@@ -32,7 +32,7 @@ GROUPS = (
 )
 """In the order in which they begin. A suite is a target of a Makefile, after the Makefile's folder."""
 TOLD_LINES = 80
-TOLD_CHARACTERS = 160
+TOLD_CHARACTERS = 500
 """Of a failed test among those told at the end."""
 
 _printing = Lock()

@@ -267,8 +267,11 @@ def check_facts(then: Mapping[str, object], now: Mapping[str, object], path: Pat
     Raises:
         CheckpointError: see `check_same`.
     """
-    both = then.keys() & now.keys()
-    check_same({name: then[name] for name in then if name in both}, {name: now[name] for name in both}, path)
+    check_same(
+        {name: value for name, value in then.items() if name in now},
+        {name: value for name, value in now.items() if name in then},
+        path,
+    )
 
 
 def decode(checkpoint: bytes, where: str) -> dict[str, Any]:
