@@ -53,14 +53,14 @@ SCALING = {
 def test_load_that_is_doubled_and_halved_settles_without_a_lost_request(trained: Kubectl) -> None:
     pool = objects.pool("elastic", "tiny", version=1, drain=DRAIN, autoscaling=SCALING)
     trained.apply(pool)
-    trained.wait_condition("ipool", "elastic", "Ready", seconds=60)
+    trained.wait_condition("ipool", "elastic", "Ready")
     traffic = Traffic(trained, "elastic", "tiny", program=[ASK, "elastic", "tiny"])
     traffic.wait_for_version(1)
 
     trained.run("exec", "traffic-elastic", "--", "sh", "-c", "echo 4 > /tmp/active")
-    trained.wait("ipool", "elastic", "to have another pod that serves", _has(2), seconds=60)
+    trained.wait("ipool", "elastic", "to have another pod that serves", _has(2))
     trained.run("exec", "traffic-elastic", "--", "sh", "-c", "echo 2 > /tmp/active")
-    trained.wait("ipool", "elastic", "to have let it go", _has(1), seconds=60)
+    trained.wait("ipool", "elastic", "to have let it go", _has(1))
     summary = traffic.stop()
     print(json.dumps(summary))
     assert summary["failed"] == 0, summary
