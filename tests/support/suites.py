@@ -79,8 +79,9 @@ def run(suite: str) -> Result:
     first = [] if suite in LOCAL_CLUSTER else ["nice", "-n", "5"]
     begin = time.monotonic()
     command = [*first, "make", "--no-print-directory", "-C", str(ROOT / folder), target]
+    settings = {**os.environ, "PYTEST_ADDOPTS": f"--durations=20 {os.environ.get('PYTEST_ADDOPTS', '')}"}
     with log_of(suite).open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=settings)
         _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return Result(suite, process.returncode, time.monotonic() - begin, used.ru_utime + used.ru_stime)
