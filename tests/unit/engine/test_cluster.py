@@ -40,7 +40,15 @@ def test_a_resource_of_several_domains_has_one_store_and_all_their_verbs() -> No
         children = (second,)
 
     (child,) = declared_children([One, Two])
-    assert (child.verbs, child.optional) == (("create", "delete"), False)
+    assert (child.verbs, child.optional, child.writes_status) == (("create", "delete"), False, False)
+
+
+def test_one_of_several_that_writes_a_status_is_enough() -> None:
+    kinds = [
+        type("Kind", (Herds,), {"children": (Child(PODS, Pod, writes_status=writes),)}) for writes in (True, False)
+    ]
+    for order in permutations(kinds):
+        assert declared_children(order)[0].writes_status
 
 
 def test_what_several_domains_look_up_and_wake_by_is_kept_of_all() -> None:
@@ -98,6 +106,17 @@ def test_what_is_not_served_is_a_fact_and_not_an_error() -> None:
     assert with_.serves(gangs)
     assert PODGROUPS in with_.stores
     assert PODGROUPS not in without.stores
+
+
+@pytest.mark.parametrize(
+    ("served", "watched", "known"),
+    [({PODGROUPS}, None, True), ({PODGROUPS}, "ns", True), ({PODGROUPS}, "other", False), (set(), "ns", False)],
+)
+def test_that_an_object_is_not_there_is_known_where_it_is_looked_for(
+    served: set[Resource], watched: str | None, known: bool
+) -> None:
+    gangs = Child(PODGROUPS, PodGroup, optional=True)
+    assert Cluster([kind() for kind in DOMAINS], served, watched).reads(gangs, "ns") is known
 
 
 def test_every_kind_that_a_plan_can_name_is_one_resource() -> None:

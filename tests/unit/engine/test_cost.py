@@ -123,6 +123,21 @@ def test_devices(limits: dict[str, Any] | None, count: int) -> None:
     assert cost.devices_of_pod({"containers": [container, {"name": "side"}, container]}) == 2 * count
 
 
+@pytest.mark.parametrize(
+    ("container", "name"),
+    [
+        ({"resources": {"limits": {"nvidia.com/gpu": 2, "amd.com/gpu": 1, "cpu": 8}}}, "amd.com/gpu"),
+        ({"resources": {"limits": {"cpu": 8}}}, ""),
+        ({"resources": {"limits": None}}, ""),
+        ({"resources": None}, ""),
+        ({}, ""),
+    ],
+    ids=str,
+)
+def test_the_resource_of_a_container_s_devices(container: dict[str, Any], name: str) -> None:
+    assert cost.device_resource(container) == name
+
+
 def test_a_clock_that_goes_back_takes_nothing_away() -> None:
     assert cost.seconds_between(NOW, NOW - timedelta(hours=1)) == 0
     assert cost.seconds_between(NOW, NOW + timedelta(seconds=1.9)) == 1

@@ -141,6 +141,23 @@ def test_what_has_ended_and_was_told_to_be_stalled_is_mended() -> None:
     assert told == {"Complete": ("True", "done"), "Ready": ("True", "done"), "Stalled": ("False", "")}
 
 
+def test_what_has_failed_is_not_ready() -> None:
+    failed = {**READY, "type": "Failed", "status": "True", "reason": "Failed", "message": "exit code 1"}
+    found = invalid({**READY, "status": "True"}, failed)["conditions"]
+    told = {entry["type"]: (entry["status"], entry["message"]) for entry in found}
+    assert told == {
+        "Ready": ("False", "exit code 1"),
+        "Failed": ("True", "exit code 1"),
+        "Stalled": ("True", "exit code 1"),
+    }
+
+
+def test_what_has_not_ended_is_stalled() -> None:
+    not_yet = {**READY, "type": "Complete", "status": "False", "reason": "Running", "message": ""}
+    stalled = invalid(not_yet)["conditions"][-1]
+    assert (stalled["type"], stalled["status"], stalled["reason"]) == ("Stalled", "True", "InvalidSpec")
+
+
 @pytest.mark.parametrize("levels", [350, 990, 10_000])
 def test_what_nests_too_deep_is_kept_with_the_reason(levels: int) -> None:
     """From 350 levels the planner could not hash it, from 990 no parser could read it."""

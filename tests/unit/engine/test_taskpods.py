@@ -231,6 +231,14 @@ def test_settings_that_all_domains_share_are_changed_by_none() -> None:
         shared.defaults.labels = {}
     with pytest.raises(ValidationError, match="frozen"):
         shared.defaults.validation.enabled = False
+    with pytest.raises(ValidationError, match="frozen"):
+        shared.defaults.check.enabled = False
+
+
+def test_programs_are_asked_ahead_unless_the_installation_says_otherwise() -> None:
+    assert TaskPods().defaults.check.enabled
+    with pytest.raises(ValidationError, match=r"check\.seconds"):
+        TaskPods.model_validate({"defaults": {"check": {"seconds": 5}}})
 
 
 def test_no_file_and_an_empty_one_are_no_settings(tmp_path: Path) -> None:

@@ -211,3 +211,32 @@ def test_of_a_deployment_s_conditions_only_refusals_are_kept() -> None:
 def test_of_a_node_s_conditions_only_whether_it_is_ready_is_kept() -> None:
     ready, full = Condition(type="Ready", status="True"), Condition(type="DiskPressure", status="True")
     assert NodeStatus(conditions=(full, ready)).conditions == (ready,)
+
+
+def test_of_a_node_s_labels_only_the_memory_of_its_devices_is_kept() -> None:
+    kept = {"nvidia.com/gpu.memory": "81559"}
+    labels = {**kept, "kubernetes.io/hostname": "a", "nvidia.com/gpu.memory.max": "1"}
+    assert objects.NodeMetadata(name="a", labels=labels).labels == kept
+    bare = [objects.NodeMetadata(name=name, labels={"kubernetes.io/hostname": name}).labels for name in "ab"]
+    assert bare[0] == {}
+    assert bare[0] is bare[1], "thousands of nodes share it"
+
+
+def test_of_kueue_s_kinds_and_of_routes_little_may_be_said() -> None:
+    waiting = decoder(objects.Workload)(
+        b'{"metadata":{"name":"w"},"status":{"conditions":[{"type":"A","status":"True"}]}}'
+    )
+    assert waiting.spec.active
+    assert waiting.metadata.creation_timestamp.utcoffset() is not None, "it is compared with the time of day"
+    assert waiting.status.conditions[0].observed_generation == 0
+    assert decoder(objects.WorkloadPriorityClass)(b'{"metadata":{"name":"p"}}').value == 0
+
+    route = decoder(objects.Route)(
+        b'{"metadata":{"name":"r"},"spec":{"parentRefs":[{"name":"g"}],"rules":[{"backendRefs":[{"name":"b"}]}]},'
+        b'"status":{"parents":[{"parentRef":{"name":"g"},"conditions":[{"type":"Accepted","status":"True"}]}]}}'
+    )
+    (parent,) = route.spec.parent_refs
+    assert (parent.kind, parent.namespace, parent.section_name) == ("Gateway", "", "")
+    assert route.spec.rules[0].backend_refs[0].weight == 1
+    assert route.status.parents[0].conditions[0].observed_generation == 0
+    assert decoder(objects.Listener)(b'{"name":"http"}').port == 0

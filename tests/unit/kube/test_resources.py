@@ -61,13 +61,24 @@ from aifactory.kube.resources import Key, Resource
             "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/a",
             "customresourcedefinitions.apiextensions.k8s.io",
         ),
+        *(
+            (one, f"{group}/{version}", f"/apis/{group}/{version}/{where}{plural}/a", f"{plural}.{group}")
+            for one, group, version, where, plural in (
+                (resources.GATEWAYS, "gateway.networking.k8s.io", "v1", "namespaces/n/", "gateways"),
+                (resources.HTTPROUTES, "gateway.networking.k8s.io", "v1", "namespaces/n/", "httproutes"),
+                (resources.GRPCROUTES, "gateway.networking.k8s.io", "v1", "namespaces/n/", "grpcroutes"),
+                (resources.WORKLOADS, "kueue.x-k8s.io", "v1beta2", "namespaces/n/", "workloads"),
+                (resources.RESOURCEFLAVORS, "kueue.x-k8s.io", "v1beta2", "", "resourceflavors"),
+                (resources.WORKLOADPRIORITYCLASSES, "kueue.x-k8s.io", "v1beta2", "", "workloadpriorityclasses"),
+            )
+        ),
     ],
 )
 def test_names_and_paths(resource: Resource, api_version: str, path: str, words: str) -> None:
     assert resource.api_version == api_version
     assert resource.path("n", "a") == path
     assert str(resource) == words
-    assert resource.plural.removesuffix("s") == resource.kind.lower()
+    assert resource.plural in (f"{resource.kind.lower()}s", f"{resource.kind.lower()}es")
 
 
 def test_a_collection_is_that_of_a_namespace_or_of_all() -> None:
