@@ -158,6 +158,10 @@ test-argo: venv cluster images ## The real Argo CD next to the local cluster: th
 test-upgrade: venv cluster images ## From the release before to this one, back and forward, with a job and pools under traffic (FROM=commit or tag; not part of test: it takes the CRDs away)
 	AIFACTORY_UPGRADE_FROM="$(FROM)" $(BIN)/pytest tests/upgrade -x -q --durations=8
 
+.PHONY: test-kueue
+test-kueue: venv cluster images ## The real Kueue in the local cluster: two teams, quotas, preemption (built once, for minutes; not part of test)
+	$(BIN)/pytest tests/kueue -x -q --durations=8
+
 .PHONY: bench
 bench: venv ## Thousands of objects on fake nodes next to a bare client; fails when a figure leaves its range (SCENARIO=... for one)
 	$(BIN)/python -m tests.bench $(SCENARIO) --docs $(ARGS)

@@ -80,6 +80,7 @@ PARTS = (
     Part("argocd", {"argocd": "github.com/argoproj/argo-cd/v3/cmd"}, toolchain="auto"),
     Part("kustomize", {"kustomize": "sigs.k8s.io/kustomize/kustomize/v5"}),
     Part("miniredis", {"miniredis": "."}),
+    Part("kueue", {"kueue": "sigs.k8s.io/kueue/cmd/kueue"}),
 )
 DEBIAN = {"prometheus": "prometheus", "promtool": "prometheus"}
 """Programs that Debian has, by the package that they are in. They are for tests; building them takes half an hour."""

@@ -1,0 +1,1 @@
+"""The real Kueue in the local cluster: `make test-kueue`."""
