@@ -171,6 +171,10 @@ bench-engines: venv ## A pod's endpoint beside vLLM on this machine's CPUs, and 
 	@model=$$($(BIN)/python -c 'from demo.pretrained.model import MODELS, ensure; print(ensure(MODELS["chat-model"]))' | tail -n 1); \
 	$(MAKE) --no-print-directory -C workloads bench-engines MODEL="$$model" ARGS="$(ARGS)"
 
+.PHONY: bench-peers
+bench-peers: venv ## JobSet's and Kubeflow Trainer's controllers beside ours with the same jobs, in one run (built once; ARGS="--scale 0.01" for a small one)
+	$(BIN)/python -m tests.bench.peers $(or $(ARGS),--docs)
+
 .PHONY: gpu-check
 gpu-check: ## Trainer and server on this machine's GPU, no cluster: what holds, and how fast (TORCH_PYTHON=... for a Python that has PyTorch)
 	@$(MAKE) --no-print-directory -C workloads gpu-check

@@ -22,7 +22,7 @@ from localcluster import controlcommands as commands
 from localcluster import parts
 from localcluster.api import Api
 from localcluster.paths import SOURCES, cache_dir
-from localcluster.pki import Authority
+from localcluster.pki import Authority, Identity
 from localcluster.processes import Program, Supervisor
 
 AUDIT_POLICY = SOURCES / "manifests" / "audit-policy.yaml"
@@ -132,6 +132,10 @@ class ControlPlane:
         name = user.replace(":", "-").replace("/", "-")
         certificate = self._authority.issue(name, user, groups)
         return self._authority.kubeconfig(self.directory / f"{name}.kubeconfig", self.url, certificate)
+
+    def server_certificate(self, name: str) -> Identity:
+        """A certificate for a server of one's own on loopback, such as one of admission webhooks."""
+        return self._authority.issue(name, name, hosts=("127.0.0.1",))
 
     def _apiserver(self) -> Program:
         flags = [

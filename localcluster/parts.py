@@ -81,6 +81,9 @@ PARTS = (
     Part("kustomize", {"kustomize": "sigs.k8s.io/kustomize/kustomize/v5"}),
     Part("miniredis", {"miniredis": "."}),
     Part("kueue", {"kueue": "sigs.k8s.io/kueue/cmd/kueue"}),
+    # Whom we are compared with, as they come.
+    Part("jobset", {"jobset": "sigs.k8s.io/jobset"}),
+    Part("trainer", {"trainer-controller-manager": "github.com/kubeflow/trainer/v2/cmd/trainer-controller-manager"}),
 )
 DEBIAN = {"prometheus": "prometheus", "promtool": "prometheus"}
 """Programs that Debian has, by the package that they are in. They are for tests; building them takes half an hour."""

@@ -96,7 +96,7 @@ def publish(measured: dict[str, Any], docs: Path) -> None:
     """Put figures into the record, and write the page and their pictures."""
     kept = record.merged(record.load(docs), measured, SCENARIOS)
     record.save(kept, docs)
-    report.write_pages(kept["scenarios"], measured, judge(kept["scenarios"]), docs)
+    report.write_pages(kept["scenarios"], measured, judge(kept["scenarios"]), docs, peers=kept.get("peers"))
 
 
 async def _run(name: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -31,14 +31,37 @@ class _Response(msgspec.Struct):
     code: int = 0
 
 
+class _Condition(msgspec.Struct):
+    type: str = ""
+    status: str = ""
+
+
 class _Status(msgspec.Struct, rename="camel"):
     phase: str = ""
     summary: str = ""
     version: str = ""
+    terminal_state: str = ""
+    """Of a JobSet, which has no phase."""
+    conditions: list[_Condition] | None = None
+
+    @property
+    def told(self) -> str:
+        """The phase; of kinds that have none, the end that they have come to."""
+        if self.phase or self.terminal_state:
+            return self.phase or self.terminal_state
+        return next((each.type for each in self.conditions or () if (each.type, each.status) == _COMPLETE), "")
+
+
+_COMPLETE = ("Complete", "True")
+
+
+class _Metadata(msgspec.Struct, rename="camel"):
+    generate_name: str = ""
 
 
 class _Object(msgspec.Struct):
     status: _Status | None = None
+    metadata: _Metadata | None = None
 
 
 class _Line(msgspec.Struct, rename="camel"):
@@ -49,7 +72,7 @@ class _Line(msgspec.Struct, rename="camel"):
     object_ref: _Ref | None = None
     response_status: _Response | None = None
     request_object: _Object | None = None
-    """In the log for our own kinds' status only: see audit-policy.yaml."""
+    """In the log for what the audit policy says only: status of kinds that are measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +86,7 @@ class Write:
     resource: str
     """With the subresource: `pods/status`."""
     name: str
+    """Where the API server chooses it, what it begins with."""
     code: int
     phase: str
     """The phase a status patch of ours set, if it did."""
@@ -74,7 +98,7 @@ class Write:
 
 
 _decode = msgspec.json.Decoder(_Line).decode
-_NO_REF, _NO_STATUS = _Ref(), _Status()
+_NO_REF, _NO_STATUS, _NO_OBJECT, _NO_METADATA = _Ref(), _Status(), _Object(), _Metadata()
 
 
 def agent_of(user_agent: str) -> str:
@@ -88,17 +112,17 @@ def parse(line: bytes) -> Write | str:
     if found.verb not in WRITES:
         return found.object_ref.resource if found.object_ref is not None else ""
     ref = found.object_ref or _NO_REF
-    written = found.request_object.status if found.request_object is not None else None
-    status = written or _NO_STATUS
+    body = found.request_object or _NO_OBJECT
+    status = body.status or _NO_STATUS
     return Write(
         sent=found.request_received_timestamp.timestamp(),
         at=found.stage_timestamp.timestamp(),
         agent=agent_of(found.user_agent),
         verb=found.verb,
         resource=f"{ref.resource}/{ref.subresource}" if ref.subresource else ref.resource,
-        name=ref.name,
+        name=ref.name or (body.metadata or _NO_METADATA).generate_name,
         code=found.response_status.code if found.response_status is not None else 0,
-        phase=status.phase,
+        phase=status.told,
         version=status.version,
     )
 

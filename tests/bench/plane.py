@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -31,25 +32,41 @@ COMPONENTS = ("kube-apiserver", "etcd", "kube-controller-manager", "kube-schedul
 
 
 class BenchPlane(ControlPlane):
-    """A control plane with everything but the operator."""
+    """A control plane with everything but the operator.
 
-    def __init__(self) -> None:
+    Options: ``audit_policy``, what is written down; ``flags`` of the controllers; ``as_shipped`` leaves the client
+    limits of controllers and scheduler as Kubernetes has them.
+    """
+
+    def __init__(
+        self,
+        *,
+        audit_policy: Path = HERE / "audit-policy.yaml",
+        flags: tuple[str, ...] = (),
+        as_shipped: bool = False,
+    ) -> None:
         super().__init__(
             controllers=True,
             scheduler=True,
             kwok=True,
-            audit_policy=HERE / "audit-policy.yaml",
+            audit_policy=audit_policy,
             # One file however much is written: the log is read while it grows.
             extra_flags=("--audit-log-maxsize=16384",),
         )
+        self._controller_flags, self._as_shipped = flags, as_shipped
 
     def _clients(self) -> list[Program]:
         return [self._adapted(program) for program in super()._clients()]
 
     def _adapted(self, program: Program) -> Program:
         if program.name == "kube-controller-manager":
-            flag = "--controllers=*,-node-lifecycle-controller"
-            return dataclasses.replace(program, command=(*program.command, flag))
+            flags = ("--controllers=*,-node-lifecycle-controller", *self._controller_flags)
+            limits = ("--kube-api-qps=", "--kube-api-burst=") if self._as_shipped else ()
+            kept = (argument for argument in program.command if not argument.startswith(limits))
+            return dataclasses.replace(program, command=(*kept, *flags))
+        if program.name == "kube-scheduler" and self._as_shipped:
+            (config,) = program.files
+            config.write_text(re.sub(r", qps: \d+, burst: \d+", "", config.read_text()))
         if program.name == "kwok":
             command = tuple(
                 f"--config={HERE / 'kwok.yaml'}" if argument.startswith("--config=") else argument

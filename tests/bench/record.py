@@ -30,7 +30,7 @@ def merged(record: Mapping[str, Any], measured: Mapping[str, Any], order: Iterab
     A scenario that no longer exists is dropped.
     """
     scenarios = {**record["scenarios"], **{name: _without_time_lines(value) for name, value in measured.items()}}
-    return {"scenarios": {name: scenarios[name] for name in order if name in scenarios}}
+    return {**record, "scenarios": {name: scenarios[name] for name in order if name in scenarios}}
 
 
 def save(record: Mapping[str, Any], docs: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.bench.peers.table import section as table_of_peers
 from tests.bench.prose import paragraphs
 from tests.bench.timeline import svg
 from tests.bench.verdict import Verdict
@@ -86,8 +87,10 @@ def restart_table(scenarios: Json) -> str:
     return "\n".join(lines)
 
 
-def write_pages(scenarios: Json, measured: Json, verdicts: list[Verdict], docs: Path) -> None:
-    """docs/performance.md of all scenarios, and the pictures of those that were measured now.
+def write_pages(
+    scenarios: Json, measured: Json, verdicts: list[Verdict], docs: Path, *, peers: Json | None = None
+) -> None:
+    """docs/performance.md of all scenarios and of the comparison, and the pictures of what was measured now.
 
     Generated: edit this module, not the page.
     """
@@ -108,6 +111,7 @@ def write_pages(scenarios: Json, measured: Json, verdicts: list[Verdict], docs: 
         sides=sides_table(scenarios),
         restarts=restart_table(scenarios),
         others=paragraphs(scenarios),
+        peers=table_of_peers(peers or {}),
         pictures="\n\n".join(shown),
         taken=_taken(scenarios),
         warning=_warning(scenarios),
@@ -178,9 +182,10 @@ minute to run, each job tells of its waiting pods once, so a job takes up to one
 
 {others}
 
-## Run it
+{peers}## Run it
 
 `make bench` runs everything; `make bench SCENARIO=jobs-1` one scenario, and keeps the figures of the others. It needs
 the programs of `make cluster` and no cluster. Expected ranges are in `tests/bench/expected.yaml`; a figure outside its
-range fails the run.
+range fails the run. `make bench-peers` builds the controllers of JobSet and Kubeflow Trainer, once, and has them do the
+same jobs beside ours.
 """

@@ -11,6 +11,7 @@ import pytest
 
 from tests.bench import record
 from tests.bench.__main__ import SCENARIOS, publish
+from tests.bench.peers import __main__ as peers
 from tests.bench.plane import ROOT
 from tests.bench.verdict import judge
 
@@ -69,3 +70,16 @@ def test_every_figure_of_record_has_the_paths_that_are_expected_of_it(docs: Path
     verdicts = [verdict for verdict in judge(scenarios) if verdict.scenario in scenarios]
     assert all(verdict.value is not None for verdict in verdicts)
     assert {verdict.scenario for verdict in judge({})} <= set(SCENARIOS)
+
+
+def test_a_comparison_with_others_stays_when_a_scenario_is_run_again(docs: Path) -> None:
+    life = dict.fromkeys(("podsCreatedSeconds", "podsRunningSeconds", "completeSeconds", "writesPerJob"), 1.5)
+    cpu = dict.fromkeys(("own", "kube-controller-manager", "kube-apiserver"), 1.0)
+    sides = {"as shipped": {"jobset": life | {"jobSeconds": {"p50": 1.0, "p99": 2.0}, "cpuSeconds": cpu}}}
+    taken = record.load(docs)["scenarios"]["jobs-1"]["taken"]
+    found = {"taken": taken, "scale": 1.0, "versions": {"jobset": "v7", "trainer": "v8"}}
+    found["scenarios"] = {"jobs-1": {"jobs": 1000, "nodes": 1, "measured": sides}}
+    peers.publish(found, docs)
+    publish(measured(docs, "restart"), docs)
+    assert record.load(docs)["peers"] == found
+    assert "| 1,000 x 1 | as shipped | JobSet | 1.5 s |" in (docs / "performance.md").read_text()
