@@ -162,6 +162,10 @@ test-upgrade: venv cluster images ## From the release before to this one, back a
 test-kueue: venv cluster images ## The real Kueue in the local cluster: two teams, quotas, preemption (built once, for minutes; not part of test)
 	$(BIN)/pytest tests/kueue -x -q --durations=8
 
+.PHONY: test-gateway-api
+test-gateway-api: venv cluster images ## The real Envoy Gateway before pools of the local cluster: a Canary by weights, what is missing (built once; not part of test)
+	$(BIN)/pytest tests/gateway_api -x -q -s --durations=8
+
 .PHONY: bench
 bench: venv ## Thousands of objects on fake nodes next to a bare client; fails when a figure leaves its range (SCENARIO=... for one)
 	$(BIN)/python -m tests.bench $(SCENARIO) --docs $(ARGS)

@@ -25,13 +25,17 @@ def image_name(program: str) -> str:
     return f"localhost/aifactory/{program}:{parts.key(parts.part_of(program))}"
 
 
-def image_archive(name: str, program: Path) -> bytes:
-    """An image that holds one static program and nothing else, in the format of ``docker save``."""
-    layer = _tar({program.name: (program.read_bytes(), 0o755)})
+def image_archive(name: str, program: Path, directory: str = "") -> bytes:
+    """An image that holds one static program and nothing else, in the format of ``docker save``.
+
+    With a ``directory`` the program lies there and is found by its name.
+    """
+    path = f"{directory}/{program.name}"
+    layer = _tar({path.lstrip("/"): (program.read_bytes(), 0o755)})
     config = {
         "architecture": "amd64" if _is_x86() else "arm64",
         "os": "linux",
-        "config": {"Entrypoint": [f"/{program.name}"]},
+        "config": {"Entrypoint": [path], **({"Env": [f"PATH={directory}"]} if directory else {})},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
     }
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
@@ -67,13 +71,13 @@ class Images:
         listed = subprocess.run([*self._ctr, "images", "ls", "-q"], capture_output=True, text=True)
         return listed.stdout.split() if listed.returncode == 0 else []
 
-    def ensure(self, *programs: str) -> None:
-        """Import the images of these programs if they are not there."""
+    def ensure(self, *programs: str, directory: str = "") -> None:
+        """Import the images of these programs if they are not there; ``directory`` as in `image_archive`."""
         present = set(self.names())
         for program in programs:
             name = image_name(program)
             if name not in present:
-                archive = image_archive(name, parts.binary(program))
+                archive = image_archive(name, parts.binary(program), directory)
                 result = subprocess.run([*self._ctr, "images", "import", "-"], input=archive, capture_output=True)
                 if result.returncode:
                     raise CannotRun(f"containerd did not take the image {name}: {result.stderr.decode().strip()}")

@@ -78,6 +78,8 @@ PARTS = (
     Part("fake-gcs-server", {"fake-gcs-server": "github.com/fsouza/fake-gcs-server"}),
     # One program that is each of Argo CD's, by the name it is called by; and what these need beside Helm.
     Part("argocd", {"argocd": "github.com/argoproj/argo-cd/v3/cmd"}, toolchain="auto"),
+    # A Gateway of the Gateway API's, with its chart and the API's CRDs in its module: for `make test-gateway-api`.
+    Part("envoy-gateway", {"envoy-gateway": "github.com/envoyproxy/gateway/cmd/envoy-gateway"}, toolchain="auto"),
     Part("kustomize", {"kustomize": "sigs.k8s.io/kustomize/kustomize/v5"}),
     Part("miniredis", {"miniredis": "."}),
     Part("kueue", {"kueue": "sigs.k8s.io/kueue/cmd/kueue"}),

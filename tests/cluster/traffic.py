@@ -249,6 +249,19 @@ class Traffic:
         self._kubectl.run("delete", "pod", self._name, "--wait=false")
         return summary
 
+    def words(self, seconds: float) -> str:
+        """Everything that a program of the test's own has printed, once it has ended well."""
+        ended = lambda found: found["status"]["phase"] in ("Succeeded", "Failed")  # noqa: E731
+        found = self._kubectl.wait("pod", self._name, "to end", ended, seconds=seconds)
+        text = self._kubectl.run("logs", self._name).out
+        assert found["status"]["phase"] == "Succeeded", text
+        self._kubectl.run("delete", "pod", self._name, "--wait=false")
+        return text
+
+    def last(self) -> Json:
+        """What the clients have told last."""
+        return self._last()
+
     def _last(self) -> Json:
         lines = self._kubectl.run("logs", self._name, "--tail=1", check=False).out.strip().splitlines()
         return dict(json.loads(lines[-1])) if lines else {}
