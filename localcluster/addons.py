@@ -26,12 +26,12 @@ def image_name(program: str) -> str:
 
 
 def image_archive(name: str, program: Path, directory: str = "") -> bytes:
-    """An image that holds one static program and nothing else, in the format of ``docker save``.
+    """An image that holds one static program and an empty /tmp, in the format of ``docker save``.
 
     With a ``directory`` the program lies there and is found by its name.
     """
     path = f"{directory}/{program.name}"
-    layer = _tar({path.lstrip("/"): (program.read_bytes(), 0o755)})
+    layer = _tar({path.lstrip("/"): (program.read_bytes(), 0o755)}, _TEMPORARY)
     config = {
         "architecture": "amd64" if _is_x86() else "arm64",
         "os": "linux",
@@ -51,9 +51,15 @@ def _json(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
-def _tar(files: dict[str, tuple[bytes, int]]) -> bytes:
+_TEMPORARY = tarfile.TarInfo("tmp")
+_TEMPORARY.type, _TEMPORARY.mode = tarfile.DIRTYPE, 0o1777
+
+
+def _tar(files: dict[str, tuple[bytes, int]], *directories: tarfile.TarInfo) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for directory in directories:
+            archive.addfile(directory)
         for name, (content, mode) in files.items():
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(content), mode

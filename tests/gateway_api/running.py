@@ -25,6 +25,9 @@ MODULE, PROGRAM = "github.com/envoyproxy/gateway", "envoy-gateway"
 ENVOY = "aifactory/gateway:0.1.0"
 OPEN, SHUT = {"namespaces": {"from": "All"}}, {"namespaces": {"from": "Same"}}
 
+SHUTDOWN = {"drainTimeout": "10s", "minDrainDuration": "2s"}
+"""Of its proxies, which else take a minute to go."""
+
 
 def sources() -> Path:
     """Its own files, as they are in the module that the program is built from."""
@@ -57,7 +60,11 @@ def gateway_class() -> list[Json]:
     }
     ref = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": CLASS, "namespace": NAMESPACE}
     return [
-        {**kind, "metadata": {"name": CLASS, "namespace": NAMESPACE}, "spec": {"provider": proxies}},
+        {
+            **kind,
+            "metadata": {"name": CLASS, "namespace": NAMESPACE},
+            "spec": {"provider": proxies, "shutdown": SHUTDOWN},
+        },
         {
             "apiVersion": "gateway.networking.k8s.io/v1",
             "kind": "GatewayClass",
@@ -104,10 +111,10 @@ def remove(kubectl: Kubectl, helm: Callable[..., str], chart: Path) -> None:
         kubectl.run(
             "delete", "gateways.gateway.networking.k8s.io", "-n", GATEWAYS, "--all", "--timeout=60s", check=False
         )
-        kubectl.run("delete", "namespace", GATEWAYS, "--timeout=90s")
+        kubectl.run("delete", "namespace", GATEWAYS, "--timeout=180s", timeout=200)
     kubectl.run("delete", "gatewayclasses.gateway.networking.k8s.io", CLASS, "--timeout=60s", check=False)
     helm("uninstall", PROGRAM, "-n", NAMESPACE, "--ignore-not-found", "--wait")
-    kubectl.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=90s")
+    kubectl.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=240s", timeout=260)
     crds = [crd["metadata"]["name"] for crd in kubectl.list("crd")]
     ours = [name for name in crds if name.endswith((".gateway.networking.k8s.io", ".gateway.envoyproxy.io"))]
     if ours:

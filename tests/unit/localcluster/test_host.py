@@ -124,6 +124,11 @@ def test_an_image_archive_names_the_layer_it_holds(tmp_path: Path) -> None:
     assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(layer).hexdigest()}"]
     with tarfile.open(fileobj=io.BytesIO(layer)) as content:
         assert content.getmember("pause").mode == 0o755
+        assert content.getmember("tmp").isdir()
+        assert content.getmember("tmp").mode == 0o1777, "who runs in it is not root"
+    with tarfile.open(fileobj=io.BytesIO(addons.image_archive("localhost/x:1", program, "/usr/local/bin"))) as archive:
+        config = json.load(archive.extractfile("config.json"))  # type: ignore[arg-type]
+    assert config["config"] == {"Entrypoint": ["/usr/local/bin/pause"], "Env": ["PATH=/usr/local/bin"]}
 
 
 def test_certificates_are_kept_until_something_else_is_asked_for(tmp_path: Path) -> None:
