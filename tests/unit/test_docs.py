@@ -132,6 +132,9 @@ def test_ports() -> None:
     ours = {names.TRITON_HTTP_PORT, names.TRITON_GRPC_PORT, names.TRITON_METRICS_PORT, names.AGENT_PORT}
     ours |= {names.OPENAI_PORT, names.GATEWAY_STATUS_PORT}
     assert ports == {8080, 8082, names.RENDEZVOUS_PORT, *ours}
+    asked = {int(port) for row in rows(told) if row[0] == "operator" for port in re.findall(r"\b\d{4,5}\b", row[2])}
+    code = "".join(source.read_text() for source in (ROOT / "operator/aifactory").rglob("*.py"))
+    assert asked == {getattr(names, name) for name in re.findall(r"base_url\([^()]+, names\.(\w+)\)", code)}
     first, count = rendezvous._HOST_PORTS
     assert f"one of {first} to {first + count - 1}" in told
 
