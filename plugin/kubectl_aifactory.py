@@ -1525,6 +1525,8 @@ def checks(k: Kubectl, now: datetime) -> Iterator[Check]:
         _check_storage,
         _check_nodes,
         _check_gangs,
+        _check_queues,
+        _check_gateways,
         _check_prometheus,
     )
     for look in looks:
@@ -1631,6 +1633,33 @@ def _check_gangs(k: Kubectl, now: datetime) -> Iterator[Check]:
     none = f"{group} is not served: pods of a job are placed one by one, and jobs may wait for each other"
     words = f"{group} is served" if served else none
     yield Check("ok" if served else "note", "PodGroups", words)
+
+
+def _check_queues(k: Kubectl, now: datetime) -> Iterator[Check]:
+    versions = [text for text in k.run("api-versions").split() if text.startswith("kueue.x-k8s.io/")]
+    if not versions:
+        yield Check("note", "Kueue", "not here: quotas of teams are those of ResourceQuotas")
+    elif "kueue.x-k8s.io/v1beta2" not in versions:
+        words = f"serves {' and '.join(versions)}, and the operator asks for v1beta2: jobs with a queue wait for ever"
+        yield Check("bad", "Kueue", words)
+    else:
+        queues = k.get("clusterqueues.kueue.x-k8s.io")
+        rest = [name_of(queue) for queue in queues if not is_true(queue, "Active")]
+        words = f"{len(queues) - len(rest)} of {len(queues)} ClusterQueues are active"
+        command = f"kubectl describe clusterqueues.kueue.x-k8s.io {rest[0]}" if rest else ""
+        yield Check("note" if rest or not queues else "ok", "Kueue", words, command)
+
+
+def _check_gateways(k: Kubectl, now: datetime) -> Iterator[Check]:
+    if "gateway.networking.k8s.io/v1" not in k.run("api-versions").split():
+        words = "no Gateway API here: a pool may have gateway.mode Envoy, whose proxies are its own, and not GatewayAPI"
+        yield Check("note", "gateways", words)
+        return
+    gateways = k.get("gateways.gateway.networking.k8s.io", "--all-namespaces")
+    rest = [gateway for gateway in gateways if not is_true(gateway, "Programmed")]
+    words = f"{len(gateways) - len(rest)} of {len(gateways)} Gateways are programmed"
+    command = f"kubectl -n {space_of(rest[0])} describe gateway {name_of(rest[0])}" if rest else ""
+    yield Check("note" if rest or not gateways else "ok", "gateways", words, command)
 
 
 def _check_prometheus(k: Kubectl, now: datetime) -> Iterator[Check]:
