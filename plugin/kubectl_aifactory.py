@@ -855,6 +855,9 @@ def more_about(obj: Json, screen: Screen) -> list[str]:
         causes = ", ".join(f"{cause} {count}" for cause, count in (restarts.get("byCause") or {}).items())
         failure, saved = status.get("lastFailure") or {}, status.get("checkpoint") or {}
         rows.append(("attempt", status.get("attempt")))
+        checked, queued = status.get("check") or {}, condition(obj, "Admitted")
+        rows.append(("check", f"{checked.get('phase')}: {checked.get('message', '')}" if checked else ""))
+        rows.append(("queue", f"{queued.get('reason')}: {queued.get('message', '')}" if queued else ""))
         told = f"{restarts['total']}{f' ({causes})' if causes else ''}" if restarts.get("total") else ""
         rows.append(("restarts", told))
         if failure:
@@ -1994,6 +1997,8 @@ def job_card(item: Item, history: History) -> Json:
             table_of("Metrics", ["name", "value"], rows_of(progress.get("metrics"), "name", "value")),
             more_of(
                 ("attempt", status.get("attempt")),
+                ("check of its program", (status.get("check") or {}).get("message")),
+                ("queue", condition(job, "Admitted").get("message")),
                 ("steps done again", restarts.get("lostSteps")),
                 ("last words", failure.get("message")),
                 ("heard of", progress.get("lastHeartbeatTime")),

@@ -240,3 +240,22 @@ def test_a_pool_waits_in_vain_for_the_one_model_that_nobody_makes() -> None:
     running = deepcopy(factory.running_job())
     running["spec"]["output"] = job["spec"]["output"]
     assert not plugin.blockers(plugin.lines([pool, good, running], LATER))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("its check comes to no answer", "check +Skipped: pod train-check-.* says nothing of the inputs:"),
+        ("waits in a queue", "queue +Queued: Workload train-w waits for quota in LocalQueue team-a"),
+        ("was preempted", "queue +Preempted: Kueue has taken the quota"),
+    ],
+)
+def test_what_was_before_its_pods_is_told_of_a_job(name: str, words: str) -> None:
+    obj = factory.situations()[f"job: {name}"]
+    assert re.search(rf"^  {words}", status(obj, about=obj, screen=SCREEN._replace(width=200)), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["all run", "no image"])
+def test_a_job_without_a_check_and_a_queue_tells_neither(name: str) -> None:
+    obj = factory.situations()[f"job: {name}"]
+    assert not re.search(r"^  (check|queue) ", status(obj, about=obj), re.MULTILINE)
