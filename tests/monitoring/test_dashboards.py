@@ -29,7 +29,7 @@ from tests.support.waiting import wait_for
 
 RECORDED = Path(__file__).parent / "recorded"
 WHO = ("operator", "agent", "triton", "gateway")
-VARIABLES = {"$__rate_interval": "1m", "$namespace": ".+", "$pool": "priced"}
+VARIABLES = {"$__rate_interval": "1m", "$namespace": ".+", "$pool": "priced|shared"}
 
 
 def _module() -> ModuleType:
