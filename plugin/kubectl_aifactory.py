@@ -984,29 +984,38 @@ def label_of(pod: Json, name: str) -> str:
     return str(pod.get("metadata", {}).get("labels", {}).get(f"{GROUP}/{name}", ""))
 
 
+def part_of(value: object, whole: float) -> str:
+    """In percent; empty if it is not known."""
+    known = number(value)
+    return f"{100 * known / whole:.0f}%" if known is not None and whole else ""
+
+
 def top_of(objects: Sequence[Json], screen: Screen, everywhere: bool) -> list[str]:
     """Figures of what runs, from the statuses."""
-    jobs = [["JOB", "PHASE", "PROGRESS", "STEP", "LOSS", "TOKENS/S", "ETA"]]
-    pools = [["POOL", "PHASE", "PODS", "VERSION", "REQUESTS/S", "TOKENS/S"]]
+    jobs = [["JOB", "PHASE", "PROGRESS", "STEP", "LOSS", "TOKENS/S", "ETA", "GPUS", "GOODPUT", "COST"]]
+    pools = [["POOL", "PHASE", "PODS", "VERSION", "REQUESTS/S", "TOKENS/S", "GPUS", "BUSY", "$/MTOK"]]
     for obj in sorted(objects, key=lambda obj: (space_of(obj), name_of(obj))):
         status, name = status_of(obj), f"{space_of(obj)}/{name_of(obj)}" if everywhere else name_of(obj)
-        phase = str(status.get("phase", "-"))
+        phase, cost = str(status.get("phase", "-")), status.get("cost") or {}
         if obj["kind"] == JOB and not is_over(obj):
             progress = status.get("progress") or {}
             step = f"{progress['step']}/{progress.get('totalSteps', '?')}" if "step" in progress else "-"
             row: list[object] = [bar(progress.get("percent")), step]
             row += [progress.get(key) for key in ("loss", "tokensPerSecond", "eta")]
+            row += [cost.get("gpus"), part_of(cost.get("goodput"), 1), cost.get("cost")]
             jobs.append([name, phase, *(str(cell or "-") for cell in row)])
         elif obj["kind"] == POOL:
             figures = status.get("throughput") or {}
             row = [status.get("summary"), "" if status.get("models") else status.get("version")]
             row += [figures.get(key) for key in ("requestsPerSecond", "tokensPerSecond")]
+            held, idle = number(cost.get("gpuSeconds")) or 0, number(cost.get("idleGPUSeconds")) or 0
+            row += [cost.get("gpus"), part_of(held - idle, held), figures.get("costPerMillionTokens")]
             pools.append([name, phase, *(str(cell or "-") for cell in row)])
             counted = {each.get("name"): each for each in figures.get("models") or ()}
-            for model in status.get("models") or ():
+            for model in status.get("models") or ():  # the GPUs are those of all
                 own = counted.get(model.get("name"), {})
                 row = [model.get("readyReplicas"), model.get("version")]
-                row += [own.get(key) for key in ("requestsPerSecond", "tokensPerSecond")]
+                row += [own.get(key) for key in ("requestsPerSecond", "tokensPerSecond")] + [""] * 3
                 words = [f"{name}: {model.get('name')}", str(model.get("state")), *(str(cell or "-") for cell in row)]
                 pools.append(words)
     shown = [table(rows, screen.width) for rows in (jobs, pools) if len(rows) > 1]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from plugin import kubectl_aifactory as plugin
-from tests.unit.plugin import factory
+from tests.unit.plugin import factory, scene
 from tests.unit.plugin.factory import LATER, Json
 
 ROOT = Path(__file__).parents[3]
@@ -259,3 +259,12 @@ def test_what_was_before_its_pods_is_told_of_a_job(name: str, words: str) -> Non
 def test_a_job_without_a_check_and_a_queue_tells_neither(name: str) -> None:
     obj = factory.situations()[f"job: {name}"]
     assert not re.search(r"^  (check|queue) ", status(obj, about=obj), re.MULTILINE)
+
+
+def test_top_tells_what_gpus_do_and_cost() -> None:
+    """Of a job the part of their seconds that was not lost, of a pool the part in which somebody was answered."""
+    job, _, pool = scene.at_work()
+    _, of_job, _, _, of_pool = plugin.top_of([job, pool], SCREEN._replace(width=200), False)
+    assert of_job.split()[-3:] == ["16", "92%", "59.76"]
+    assert of_pool.split()[-3:] == ["4", "82%", "1.50"]
+    assert plugin.top_of([job, pool], SCREEN, False)[0].split()[-3:] == ["GPUS", "GOODPUT", "COST"]
