@@ -60,6 +60,7 @@ def cost_per_hour(kind: str) -> str:
 
 
 BY_NAME = "{{namespace}}/{{name}}"
+BY_MODEL = BY_NAME + " {{model}}"
 FACTORY = Dashboard(
     "aifactory-factory",
     "AI factory",
@@ -101,8 +102,14 @@ FACTORY = Dashboard(
         ],
         "Versions": [
             objects("ModelVersion"),
-            Panel("Version served", {BY_NAME: "aifactory_pool_version"}),
+            Panel("Version served", {BY_NAME: "aifactory_pool_version", BY_MODEL: "aifactory_pool_model_version"}),
             Panel("Last change of versions", {"": "aifactory_pool_rollout"}, kind="table"),
+            Panel(
+                "Models that share a pool",
+                {"": "aifactory_pool_model_state"},
+                kind="table",
+                words="One that is Failed or Refused keeps what it served before, and the others go on.",
+            ),
         ],
         "Serving": [
             objects("InferencePool"),
@@ -174,11 +181,24 @@ POOL = Dashboard(
                 },
             ),
         ],
+        "Several models in its pods": [
+            Panel("State of each", {"": f"aifactory_pool_model_state{{{OF_POOL}}}"}, kind="table"),
+            Panel("Version of each", {"{{model}}": f"aifactory_pool_model_version{{{OF_POOL}}}"}),
+            Panel("Pods ready", {"{{model}}": f"aifactory_pool_model_replicas_ready{{{OF_POOL}}}"}),
+            Panel("Requests/s", {"{{model}}": f"aifactory_pool_model_requests_per_second{{{OF_POOL}}}"}),
+            Panel("Tokens/s", {"{{model}}": f"aifactory_pool_model_tokens_per_second{{{OF_POOL}}}"}),
+            Panel(
+                "Memory, as measured",
+                {"{{model}}": f"aifactory_pool_model_memory_bytes{{{OF_POOL}}}"},
+                unit="bytes",
+                words="What each version took when it was tried. Triton takes more while many ask at a time.",
+            ),
+        ],
         "As its pods see it": [
             Panel(
                 "Requests answered",
                 {
-                    "version {{version}}": "sum by (version) "
+                    "{{model}} {{version}}": "sum by (model, version) "
                     f"(rate(nv_inference_request_success{{{OF_PODS}}}[$__rate_interval]))"
                 },
                 unit="reqps",
@@ -186,7 +206,7 @@ POOL = Dashboard(
             Panel(
                 "Requests failed",
                 {
-                    "version {{version}}, {{reason}}": "sum by (version, reason) "
+                    "{{model}} {{version}}, {{reason}}": "sum by (model, version, reason) "
                     f"(rate(nv_inference_request_failure{{{OF_PODS}}}[$__rate_interval]))"
                 },
                 unit="reqps",
@@ -201,18 +221,24 @@ POOL = Dashboard(
             Panel(
                 "Time of a request in Triton, mean",
                 {
-                    "version {{version}}": "sum by (version) "
-                    f"(rate(nv_inference_request_duration_us{{{OF_PODS}}}[$__rate_interval])) / 1e6 / sum by (version) "
-                    f"(rate(nv_inference_request_success{{{OF_PODS}}}[$__rate_interval]))"
+                    "{{model}} {{version}}": "sum by (model, version) "
+                    f"(rate(nv_inference_request_duration_us{{{OF_PODS}}}[$__rate_interval])) / 1e6 "
+                    f"/ sum by (model, version) (rate(nv_inference_request_success{{{OF_PODS}}}[$__rate_interval]))"
                 },
                 unit="s",
             ),
             Panel("Waiting in Triton", {"": f"sum(nv_inference_pending_request_count{{{OF_PODS}}})"}),
             Panel(
                 "Versions in the pods",
-                {"{{version}} {{state}}": f"sum by (version, state) (aifactory_agent_model_state{{{OF_PODS}}} == 1)"},
+                {
+                    "{{model}} {{version}} {{state}}": "sum by (model, version, state) "
+                    f"(aifactory_agent_model_state{{{OF_PODS}}} == 1)"
+                },
             ),
-            Panel("Seconds to load", {"{{version}}": f"max by (version) (aifactory_agent_load_seconds{{{OF_PODS}}})"}),
+            Panel(
+                "Seconds to load",
+                {"{{model}} {{version}}": f"max by (model, version) (aifactory_agent_load_seconds{{{OF_PODS}}})"},
+            ),
         ],
     },
     variables=("namespace", "pool"),

@@ -163,14 +163,21 @@ def seconds_since(since: object, now: datetime) -> float:
     return (now - then).total_seconds() if then is not None else 0.0
 
 
-def model_of(obj: Json) -> str:
-    """The model that an object makes, is or serves; empty for a job that publishes nothing."""
+def models_of(obj: Json) -> list[str]:
+    """The models that an object makes, is or serves; none for a job that publishes nothing."""
     spec = obj.get("spec", {})
-    if obj.get("kind") == JOB:
-        return str((spec.get("output") or {}).get("model", {}).get("name", ""))
     if obj.get("kind") == POOL:
-        return next((str(model.get("name", "")) for model in spec.get("models", ())), "")
-    return str(spec.get("model", ""))
+        named = [str(model.get("name", "")) for model in spec.get("models", ())]
+    elif obj.get("kind") == JOB:
+        named = [str((spec.get("output") or {}).get("model", {}).get("name", ""))]
+    else:
+        named = [str(spec.get("model", ""))]
+    return [name for name in named if name]
+
+
+def model_of(obj: Json) -> str:
+    """The first of them; empty for a job that publishes nothing."""
+    return next(iter(models_of(obj)), "")
 
 
 def bases_of(job: Json) -> list[str]:
@@ -201,7 +208,8 @@ class Item(NamedTuple):
 
 
 class Line(NamedTuple):
-    """What makes, is and serves one model, in that order. Its title is the model's name, or that of a job alone."""
+    """What makes, is and serves one model, or several that share a pool, in that order. Its title is their names, or
+    that of a job alone."""
 
     namespace: str
     title: str
@@ -210,12 +218,16 @@ class Line(NamedTuple):
     pools: list[Item]
     left_out: int = 0
     """Earlier jobs and versions that nothing depends on."""
+    models: tuple[str, ...] = ()
+    """None for a job alone."""
 
     def items(self) -> list[Item]:
         """From data to tokens."""
         return [*self.jobs, *self.versions, *self.pools]
 
 
+LineKey = tuple[str, tuple[str, ...], str]
+"""A line's namespace and its models, or the name of a job alone."""
 BLOCKS = ("stuck", "wait", "held")
 
 
@@ -264,28 +276,43 @@ def is_over(obj: Json) -> bool:
 
 def lines(objects: Sequence[Json], now: datetime, about: str = "") -> list[Line]:
     """The factory as lines, those first on which others build. `about` is an object (`tjob/x`) that has to be shown."""
-    grouped: dict[tuple[str, str, str], list[Json]] = {}
+    objects = [obj for obj in objects if obj.get("kind") in SHORT]
+    together = _together(objects)
+    grouped: dict[LineKey, list[Json]] = {}
+    of_model: dict[tuple[str, str], list[Json]] = {}
     for obj in objects:
-        if obj.get("kind") not in SHORT:
-            continue
-        model = model_of(obj)
+        space, model = space_of(obj), model_of(obj)
         # Jobs that publish nothing are lines of their own.
-        grouped.setdefault((space_of(obj), model, "" if model else name_of(obj)), []).append(obj)
-    coming = {key[:2] for key, found in grouped.items() if key[1] and _is_coming(found)}
+        key = (space, together[space, model], "") if model else (space, (), name_of(obj))
+        grouped.setdefault(key, []).append(obj)
+        if model:
+            of_model.setdefault((space, model), []).append(obj)
+    coming = {key for key, found in of_model.items() if _is_coming(found)}
     made = {key: _line(key, found, now, about, coming) for key, found in sorted(grouped.items())}
-    ordered: dict[tuple[str, str, str], Line] = {}
+    ordered: dict[LineKey, Line] = {}
 
-    def visit(key: tuple[str, str, str], seen: tuple[object, ...] = ()) -> None:
+    def visit(key: LineKey, seen: tuple[object, ...] = ()) -> None:
         if key in ordered or key in seen or key not in made:
             return
         for item in made[key].jobs:
             for base in bases_of(item.obj):
-                visit((key[0], base.rpartition("-v")[0], ""), (*seen, key))
+                model = base.rpartition("-v")[0]
+                visit((key[0], together.get((key[0], model), (model,)), ""), (*seen, key))
         ordered[key] = made[key]
 
     for key in made:
         visit(key)
     return list(ordered.values())
+
+
+def _together(objects: Sequence[Json]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """By namespace and model: the models of its line, which are those that share pools."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for obj in objects:
+        space, names = space_of(obj), models_of(obj)
+        models = set(names).union(*(found.get((space, name), ()) for name in names))
+        found.update({(space, name): models for name in models})
+    return {key: tuple(sorted(models)) for key, models in found.items()}
 
 
 def _is_coming(objects: Sequence[Json]) -> bool:
@@ -299,32 +326,40 @@ def _number(version: Json) -> int:
     return int(version.get("spec", {}).get("version") or 0)
 
 
-def _line(
-    key: tuple[str, str, str], objects: Sequence[Json], now: datetime, about: str, coming: set[tuple[str, str]]
-) -> Line:
+def _newest(objects: Sequence[Json]) -> list[Json]:
+    """Of each model the last one."""
+    return list({model_of(obj): obj for obj in objects}.values())
+
+
+def _line(key: LineKey, objects: Sequence[Json], now: datetime, about: str, coming: set[tuple[str, str]]) -> Line:
     jobs = [obj for obj in objects if obj["kind"] == JOB]
     versions = [obj for obj in objects if obj["kind"] == VERSION]
     pools = sorted((obj for obj in objects if obj["kind"] == POOL), key=name_of)
     jobs.sort(key=lambda obj: (str(obj["metadata"].get("creationTimestamp", "")), name_of(obj)))
-    versions.sort(key=_number)
+    versions.sort(key=lambda obj: (model_of(obj), _number(obj)))
     used = {str(use) for pool in pools for use in _versions_of(pool)}
-    shown_jobs = [obj for obj in jobs if not is_over(obj) or obj is jobs[-1]][-SHOWN:]
-    shown_versions = [obj for obj in versions if name_of(obj) in used or obj is versions[-1]][-SHOWN:]
+    most = max(SHOWN, len(key[1]))
+    shown_jobs = [obj for obj in jobs if not is_over(obj) or obj in _newest(jobs)][-most:]
+    shown_versions = [obj for obj in versions if name_of(obj) in used or obj in _newest(versions)][-most:]
     for obj, shown in (*((obj, shown_jobs) for obj in jobs), *((obj, shown_versions) for obj in versions)):
         if ref(obj) == about and obj not in shown:
             shown.insert(0, obj)
     left_out = len(jobs) - len(shown_jobs) + len(versions) - len(shown_versions)
     parts = (shown_jobs, shown_versions, pools)
     made = [[Item(obj, _waiting(obj, judge(obj, now), coming)) for obj in part] for part in parts]
-    return Line(key[0], key[1] or key[2], made[0], made[1], made[2], left_out)
+    return Line(key[0], ", ".join(key[1]) or key[2], made[0], made[1], made[2], left_out, key[1])
 
 
 def _waiting(obj: Json, state: State, coming: set[tuple[str, str]]) -> State:
     """Who waits for a model waits in vain if nothing is on its way to make it."""
     if state.reason != "WaitingForModel" or state.mark == "stuck":
         return state
-    wanted = [base.rpartition("-v")[0] for base in bases_of(obj)] if obj["kind"] == JOB else [model_of(obj)]
-    if any((space_of(obj), model) in coming for model in wanted):
+    if obj["kind"] == JOB:
+        on_its_way = any((space_of(obj), base.rpartition("-v")[0]) in coming for base in bases_of(obj))
+    else:
+        told = [str(model["name"]) for model in status_of(obj).get("models", ()) if not model.get("version")]
+        on_its_way = all((space_of(obj), model) in coming for model in told or [model_of(obj)])
+    if on_its_way:
         return state._replace(mark="busy")
     return state._replace(mark="wait", message=f"{state.message}; nothing in this namespace is about to make one")
 
@@ -351,11 +386,15 @@ def chain(found: Sequence[Line], about: Json) -> list[Line]:
         for line in found
         if line.namespace == space_of(about) and any(ref(item.obj) == ref(about) for item in line.items())
     ]
-    wanted = {line.title for line in own}
+    wanted = {model for line in own for model in line.models}
+
+    def belongs(line: Line) -> bool:
+        return line in own or (line.namespace == space_of(about) and not wanted.isdisjoint(line.models))
+
     for line in reversed(found):
-        if line.title in wanted and line.namespace == space_of(about):
+        if belongs(line):
             wanted |= {base.rpartition("-v")[0] for item in line.jobs for base in bases_of(item.obj)}
-    return [line for line in found if line in own or (line.namespace == space_of(about) and line.title in wanted)]
+    return [line for line in found if belongs(line)]
 
 
 def blockers(found: Sequence[Line]) -> list[Item]:
@@ -397,7 +436,10 @@ REMEDIES: dict[str, tuple[str, ...]] = {
     "CheckFailed": (_EDIT, "{plugin} logs {ref} --role check", _RETRY),
     "ContainerConfigError": ("{create}", _EDIT),
     "CrashLoopBackOff": ("{k} logs {pod} -c {container} --previous", "{k} logs {pod} --all-containers", _EDIT),
-    "Deactivated": ("{k} get workloads.kueue.x-k8s.io", "{k} describe workloads.kueue.x-k8s.io"),
+    "Deactivated": (
+        f"{{k}} patch workloads.kueue.x-k8s.io/{{workload}} {_MERGE} '{{set_active}}'",
+        "{k} describe workloads.kueue.x-k8s.io/{workload}",
+    ),
     "DeadlineExceeded": (_EDIT,),
     "DependencyMissing": ("{create}", _EDIT),
     "DigestMismatch": (_EDIT.replace("{ref}", "{job}"), _RETRY),
@@ -427,7 +469,7 @@ REMEDIES: dict[str, tuple[str, ...]] = {
         "{k} delete pod {pod} --force  # only if it surely does not run any more",
     ),
     "NodeRefused": ("kubectl describe node {node}", "{plugin} events {ref}"),
-    "NotAdmissible": ("{k} get localqueues.kueue.x-k8s.io", "{k} describe workloads.kueue.x-k8s.io"),
+    "NotAdmissible": ("{k} get localqueues.kueue.x-k8s.io", "{k} describe workloads.kueue.x-k8s.io/{workload}"),
     "OutOfDisk": (_EDIT,),
     "OutOfMemory": (_EDIT,),
     "PodNotSetUp": ("{k} describe pod {pod}", "{plugin} events {ref}"),
@@ -523,6 +565,7 @@ def _fields(obj: Json, message: str) -> dict[str, str]:
         "secret": r"\bSecret ([a-z0-9][-a-z0-9.]*[a-z0-9])",
         "claim": r"\b(?:claim|pvc) \"?([a-z0-9][-a-z0-9.]*[a-z0-9])",
         "version": r"\bModelVersion ([a-z0-9][-a-z0-9.]*[a-z0-9])",
+        "workload": r"\bWorkload ([a-z0-9][-a-z0-9.]*[a-z0-9])",
         "format": r"format to (huggingface|torch-export)\b",
     }
     found = {}
@@ -563,6 +606,7 @@ def _fields(obj: Json, message: str) -> dict[str, str]:
         found["create"] = f"kubectl create priorityclass {priority.group(1)} --value=0"
     if found.get("format"):
         found["set_format"] = json.dumps({"spec": {"output": {"model": {"format": found["format"]}}}})
+    found["set_active"] = json.dumps({"spec": {"active": True}})
     found["set_auto"] = json.dumps({"spec": {"rollout": {"strategy": "Auto"}}})
     image = _image(obj, message, found)
     return {**found, "image": image} if image else found
@@ -571,7 +615,7 @@ def _fields(obj: Json, message: str) -> dict[str, str]:
 def _image(obj: Json, message: str, fields: dict[str, str]) -> str:
     """The command that corrects the image which can not be pulled; IMAGE is the user's to write."""
     if re.search(r"-(publish|probe|verify)-\d+$|-input-", fields.get("pod", "")):
-        upgrade = "helm upgrade aifactory charts/aifactory -n aifactory-system --reuse-values"
+        upgrade = "helm upgrade aifactory charts/aifactory -n aifactory-system --reset-then-reuse-values"
         return f"{upgrade} --set images.registry=REGISTRY"
     pod = (obj.get("spec", {}).get("template") or {}).get("spec") or {}
     for part in ("containers", "initContainers"):
@@ -677,11 +721,30 @@ def details(obj: Json) -> list[str]:
     candidate = (status.get("candidate") or {}).get("modelVersion")
     return [
         f"pods {status['summary']}" if status.get("summary") else "",
-        f"version {status['version']}" if status.get("version") else "",
+        f"version {status['version']}" if status.get("version") and not status.get("models") else "",
         f"{rollout.get('strategy') or 'rollout'} to {candidate}" if candidate else "",
         f"{figures['requestsPerSecond']} requests/s" if figures else "",
         f"{figures['tokensPerSecond']} tokens/s" if figures else "",
     ]
+
+
+def several_of(obj: Json) -> list[tuple[str, str, list[str]]]:
+    """Each model of a pool of several: name, state, details."""
+    status = status_of(obj) if obj.get("kind") == POOL else {}
+    counted = {each.get("name"): each for each in (status.get("throughput") or {}).get("models") or ()}
+    found = []
+    for model in status.get("models") or ():
+        figures = counted.get(model.get("name"), {})
+        words = [
+            f"version {model['version']}" if model.get("version") else "",
+            f"version {model['wanted']} wanted" if model.get("wanted") else "",
+            f"{model.get('readyReplicas', 0)} pods" if model.get("version") else "",
+            f"memory {model['memory']}" if model.get("memory") else "",
+            f"{figures['requestsPerSecond']} requests/s" if figures else "",
+            f"{figures['tokensPerSecond']} tokens/s" if number(figures.get("tokensPerSecond")) else "",
+        ]
+        found.append((str(model.get("name")), str(model.get("state")), [word for word in words if word]))
+    return found
 
 
 def inputs_of(job: Json) -> list[tuple[str, str, list[str]]]:
@@ -709,6 +772,7 @@ def drawn(line: Line, screen: Screen) -> list[str]:
     for stage, items in (("train", line.jobs), ("version", line.versions), ("serve", line.pools)):
         for item in items:
             rows.append((item.state.mark, stage, ref(item.obj), phase_of(item.obj, item.state), details(item.obj)))
+            rows += [("ok", "", name, state, words) for name, state, words in several_of(item.obj)]
     names = min(max(len(row[2]) for row in rows), 40)
     phases = max(len(row[3]) for row in rows)
     found = [screen.paint(clean(line.title), "bold")]
@@ -791,6 +855,9 @@ def more_about(obj: Json, screen: Screen) -> list[str]:
         causes = ", ".join(f"{cause} {count}" for cause, count in (restarts.get("byCause") or {}).items())
         failure, saved = status.get("lastFailure") or {}, status.get("checkpoint") or {}
         rows.append(("attempt", status.get("attempt")))
+        checked, queued = status.get("check") or {}, condition(obj, "Admitted")
+        rows.append(("check", f"{checked.get('phase')}: {checked.get('message', '')}" if checked else ""))
+        rows.append(("queue", f"{queued.get('reason')}: {queued.get('message', '')}" if queued else ""))
         told = f"{restarts['total']}{f' ({causes})' if causes else ''}" if restarts.get("total") else ""
         rows.append(("restarts", told))
         if failure:
@@ -811,8 +878,9 @@ def more_about(obj: Json, screen: Screen) -> list[str]:
         rollout = status.get("rollout") or {}
         rows.append(("address", status.get("url")))
         rows.append(("traffic", status.get("traffic")))
-        figures = status.get("throughput") or {}
-        rows += [(str(model.get("name")), _words_of_model(model, figures)) for model in status.get("models", ())]
+        messages = [str(model.get("message") or "") for model in status.get("models") or ()]
+        for (name, state, parts), message in zip(several_of(obj), messages):
+            rows.append((name, f"{state}: {', '.join([*parts, *filter(None, [message])])}"))
         rows.append(("rollout", f"{rollout.get('phase')} {rollout.get('message', '')}" if rollout else ""))
         if rollout.get("strategy"):
             rows.append(("strategy", f"{rollout['strategy']}: {rollout.get('strategyReason', '')}"))
@@ -821,20 +889,6 @@ def more_about(obj: Json, screen: Screen) -> list[str]:
         if told_ not in (None, ""):
             found += screen.wrap(clean(told_), 14, f"  {title}")
     return found
-
-
-def _words_of_model(model: Json, figures: Json) -> str:
-    """One of several models of a pool."""
-    counted: Json = next((each for each in figures.get("models", ()) if each.get("name") == model.get("name")), {})
-    parts = [
-        f"version {model['version']}" if model.get("version") else "",
-        f"version {model['wanted']} wanted" if model.get("wanted") else "",
-        f"{model.get('readyReplicas', 0)} pods" if model.get("version") else "",
-        f"memory {model['memory']}" if model.get("memory") else "",
-        f"{counted['requestsPerSecond']} requests/s" if counted else "",
-        str(model.get("message") or ""),
-    ]
-    return f"{model.get('state')}: {', '.join(part for part in parts if part)}"
 
 
 def as_json(found: Sequence[Line]) -> Json:
@@ -859,7 +913,12 @@ def as_json(found: Sequence[Line]) -> Json:
         return {**told(item), "meaning": why, "advice": todo, "commands": mend}
 
     drawn_lines = [
-        {"namespace": line.namespace, "model": line.title, "objects": [told(item) for item in line.items()]}
+        {
+            "namespace": line.namespace,
+            "model": line.title,
+            "models": list(line.models),
+            "objects": [told(item) for item in line.items()],
+        }
         for line in found
     ]
     return {"lines": drawn_lines, "blocked": [blocked(item) for item in blockers(found)]}
@@ -925,24 +984,40 @@ def label_of(pod: Json, name: str) -> str:
     return str(pod.get("metadata", {}).get("labels", {}).get(f"{GROUP}/{name}", ""))
 
 
+def part_of(value: object, whole: float) -> str:
+    """In percent; empty if it is not known."""
+    known = number(value)
+    return f"{100 * known / whole:.0f}%" if known is not None and whole else ""
+
+
 def top_of(objects: Sequence[Json], screen: Screen, everywhere: bool) -> list[str]:
     """Figures of what runs, from the statuses."""
-    jobs = [["JOB", "PHASE", "PROGRESS", "STEP", "LOSS", "TOKENS/S", "ETA"]]
-    pools = [["POOL", "PHASE", "PODS", "VERSION", "REQUESTS/S", "TOKENS/S"]]
+    jobs = [["JOB", "PHASE", "PROGRESS", "STEP", "LOSS", "TOKENS/S", "ETA", "GPUS", "GOODPUT", "COST"]]
+    pools = [["POOL", "PHASE", "PODS", "VERSION", "REQUESTS/S", "TOKENS/S", "GPUS", "BUSY", "$/MTOK"]]
     for obj in sorted(objects, key=lambda obj: (space_of(obj), name_of(obj))):
         status, name = status_of(obj), f"{space_of(obj)}/{name_of(obj)}" if everywhere else name_of(obj)
-        phase = str(status.get("phase", "-"))
+        phase, cost = str(status.get("phase", "-")), status.get("cost") or {}
         if obj["kind"] == JOB and not is_over(obj):
             progress = status.get("progress") or {}
             step = f"{progress['step']}/{progress.get('totalSteps', '?')}" if "step" in progress else "-"
             row: list[object] = [bar(progress.get("percent")), step]
             row += [progress.get(key) for key in ("loss", "tokensPerSecond", "eta")]
+            row += [cost.get("gpus"), part_of(cost.get("goodput"), 1), cost.get("cost")]
             jobs.append([name, phase, *(str(cell or "-") for cell in row)])
         elif obj["kind"] == POOL:
             figures = status.get("throughput") or {}
-            row = [status.get("summary"), status.get("version")]
+            row = [status.get("summary"), "" if status.get("models") else status.get("version")]
             row += [figures.get(key) for key in ("requestsPerSecond", "tokensPerSecond")]
+            held, idle = number(cost.get("gpuSeconds")) or 0, number(cost.get("idleGPUSeconds")) or 0
+            row += [cost.get("gpus"), part_of(held - idle, held), figures.get("costPerMillionTokens")]
             pools.append([name, phase, *(str(cell or "-") for cell in row)])
+            counted = {each.get("name"): each for each in figures.get("models") or ()}
+            for model in status.get("models") or ():  # the GPUs are those of all
+                own = counted.get(model.get("name"), {})
+                row = [model.get("readyReplicas"), model.get("version")]
+                row += [own.get(key) for key in ("requestsPerSecond", "tokensPerSecond")] + [""] * 3
+                words = [f"{name}: {model.get('name')}", str(model.get("state")), *(str(cell or "-") for cell in row)]
+                pools.append(words)
     shown = [table(rows, screen.width) for rows in (jobs, pools) if len(rows) > 1]
     if not shown:
         return ["No job runs and no pool is there."]
@@ -1400,7 +1475,8 @@ def cmd_chat(k: Kubectl, args: argparse.Namespace) -> int:
         raise Failed(f"{ref(pool)} does not answer now; see: kubectl aifactory status {ref(pool)}")
     if not speaks_openai(pool):
         raise Failed(f"{ref(pool)} serves no language model: it is asked at {status.get('url')}")
-    body: Json = {"model": args.model or model_of(pool)}
+    served = [str(model["name"]) for model in status.get("models") or () if model.get("version")]
+    body: Json = {"model": args.model or next(iter(served), model_of(pool))}
     body.update({"max_tokens": args.max_tokens} if args.max_tokens else {})
     body.update({"temperature": args.temperature} if args.temperature is not None else {})
     history: list[Json] = [{"role": "system", "content": args.system}] if args.system else []
@@ -1461,6 +1537,8 @@ def checks(k: Kubectl, now: datetime) -> Iterator[Check]:
         _check_storage,
         _check_nodes,
         _check_gangs,
+        _check_queues,
+        _check_gateways,
         _check_prometheus,
     )
     for look in looks:
@@ -1567,6 +1645,33 @@ def _check_gangs(k: Kubectl, now: datetime) -> Iterator[Check]:
     none = f"{group} is not served: pods of a job are placed one by one, and jobs may wait for each other"
     words = f"{group} is served" if served else none
     yield Check("ok" if served else "note", "PodGroups", words)
+
+
+def _check_queues(k: Kubectl, now: datetime) -> Iterator[Check]:
+    versions = [text for text in k.run("api-versions").split() if text.startswith("kueue.x-k8s.io/")]
+    if not versions:
+        yield Check("note", "Kueue", "not here: quotas of teams are those of ResourceQuotas")
+    elif "kueue.x-k8s.io/v1beta2" not in versions:
+        words = f"serves {' and '.join(versions)}, and the operator asks for v1beta2: jobs with a queue wait for ever"
+        yield Check("bad", "Kueue", words)
+    else:
+        queues = k.get("clusterqueues.kueue.x-k8s.io")
+        rest = [name_of(queue) for queue in queues if not is_true(queue, "Active")]
+        words = f"{len(queues) - len(rest)} of {len(queues)} ClusterQueues are active"
+        command = f"kubectl describe clusterqueues.kueue.x-k8s.io {rest[0]}" if rest else ""
+        yield Check("note" if rest or not queues else "ok", "Kueue", words, command)
+
+
+def _check_gateways(k: Kubectl, now: datetime) -> Iterator[Check]:
+    if "gateway.networking.k8s.io/v1" not in k.run("api-versions").split():
+        words = "no Gateway API here: a pool may have gateway.mode Envoy, whose proxies are its own, and not GatewayAPI"
+        yield Check("note", "gateways", words)
+        return
+    gateways = k.get("gateways.gateway.networking.k8s.io", "--all-namespaces")
+    rest = [gateway for gateway in gateways if not is_true(gateway, "Programmed")]
+    words = f"{len(gateways) - len(rest)} of {len(gateways)} Gateways are programmed"
+    command = f"kubectl -n {space_of(rest[0])} describe gateway {name_of(rest[0])}" if rest else ""
+    yield Check("note" if rest or not gateways else "ok", "gateways", words, command)
 
 
 def _check_prometheus(k: Kubectl, now: datetime) -> Iterator[Check]:
@@ -1901,6 +2006,8 @@ def job_card(item: Item, history: History) -> Json:
             table_of("Metrics", ["name", "value"], rows_of(progress.get("metrics"), "name", "value")),
             more_of(
                 ("attempt", status.get("attempt")),
+                ("check of its program", (status.get("check") or {}).get("message")),
+                ("queue", condition(job, "Admitted").get("message")),
                 ("steps done again", restarts.get("lostSteps")),
                 ("last words", failure.get("message")),
                 ("heard of", progress.get("lastHeartbeatTime")),
@@ -1951,7 +2058,7 @@ def traffic_of(pool: Json) -> list[Json]:
     """Which version answers which part of the requests; without weights, of the pods that answer."""
     status = status_of(pool)
     stable, candidate, rollout = (status.get(part) or {} for part in ("stable", "candidate", "rollout"))
-    old, new = (str(part.get("modelVersion") or "") for part in (stable, candidate))
+    old, new = (_version_words(part) for part in (stable, candidate))
     weight = number(rollout.get("actualWeight"))
     if new and weight is not None and rollout.get("strategy") == "Canary":
         wanted = f"{weight:.0f} % to the new version, {rollout.get('weight', '?')} % wanted"
@@ -1964,6 +2071,12 @@ def traffic_of(pool: Json) -> list[Json]:
     shares = [(name, 100 * count / sum(pods)) for name, count in zip((old, new), pods) if name and count]
     words = f"all to {shares[0][0]}" if len(shares) == 1 else "to as many of the pods that answer"
     return [bar_of("Traffic", words, *shares)]
+
+
+def _version_words(part: Json) -> str:
+    """What a set of pods serves; of several models the operator joins them in the same way."""
+    several = [str(model.get("modelVersion")) for model in part.get("models") or ()]
+    return " + ".join(sorted(several)) or str(part.get("modelVersion") or "")
 
 
 def steps_of(pool: Json) -> list[list[str]]:
@@ -1998,7 +2111,8 @@ def pool_card(item: Item) -> Json:
         steps=steps_of(pool),
         facts=facts(
             ("pods", status.get("summary")),
-            ("version", status.get("version")),
+            ("version", "" if status.get("models") else status.get("version")),
+            *((name, f"{told}: {', '.join(words)}") for name, told, words in several_of(pool)),
             ("change", change),
             ("outcome", outcome),
             ("scaling", scaling.get("summary")),
@@ -2006,6 +2120,13 @@ def pool_card(item: Item) -> Json:
             ("limit", scaling.get("message")),
         ),
         tables=[
+            table_of(
+                "Models",
+                ["model", "state", "version", "wanted", "pods", "memory", "words"],
+                rows_of(
+                    status.get("models"), "name", "state", "version", "wanted", "readyReplicas", "memory", "message"
+                ),
+            ),
             table_of(
                 "Analysis of the new version",
                 ["metric", "outcome", "new", "old", "bound", "samples", "words"],

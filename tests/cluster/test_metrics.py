@@ -37,6 +37,15 @@ def look(operator: Kubectl, within: Kubectl) -> dict[str, str]:
     return {who: fetch(where[who], port) for who, port in ports.items()}
 
 
+def share_pods(trained: Kubectl) -> None:
+    """Pool `shared` serves two models from one pod, both asked."""
+    other = objects.copy_version(trained.get("mver", "tiny-v1"), 1, model="other")
+    other["metadata"]["name"] = "other-v1"
+    pool = objects.pool("shared", "tiny")
+    pool["spec"]["models"] = [{"name": "tiny", "version": 1}, {"name": "other", "version": 1}]
+    trained.apply(other, pool)
+
+
 def test_what_is_told_is_what_the_page_says(trained: Kubectl, operator: Kubectl) -> None:
     gateway = {"gateway": {"mode": "Envoy", "replicas": 1}, "rollout": {"strategy": "Surge"}}
     trained.apply(
@@ -47,13 +56,24 @@ def test_what_is_told_is_what_the_page_says(trained: Kubectl, operator: Kubectl)
     trained.apply(job)
     trained.wait_condition("ipool", "priced", "Ready")
     traffic = Traffic(trained, "priced", "tiny")
+    trained.wait(
+        "tjob", "steady", "to report", lambda f: f["status"].get("progress", {}).get("tokensPerSecond"), seconds=240
+    )
+    share_pods(trained)
+    trained.wait_condition("ipool", "shared", "Ready", seconds=240)
+    both = [Traffic(trained, "shared", model, name=f"traffic-{model}") for model in ("tiny", "other")]
+    trained.wait(
+        "ipool",
+        "shared",
+        "to tell what each model answers",
+        lambda f: len(f["status"].get("throughput", {}).get("models", ())) == 2,
+    )
     pool = trained.wait(
         "ipool",
         "priced",
         "to tell what tokens cost",
         lambda f: "costPerMillionTokens" in f["status"].get("throughput", {}),
     )
-    trained.wait("tjob", "steady", "to report", lambda f: f["status"].get("progress", {}).get("tokensPerSecond"))
     figures = pool["status"]["throughput"]
     exact = Decimal(1000) / Decimal(figures["tokensPerSecond"])  # a tenth of a cent a second, by a million
     assert abs(Decimal(figures["costPerMillionTokens"]) - exact) <= exact / 200
@@ -74,6 +94,10 @@ def test_what_is_told_is_what_the_page_says(trained: Kubectl, operator: Kubectl)
     assert value(page, "aifactory_job_gpus", name="steady", **this) == 1
     assert value(page, "aifactory_job_inputs", name="steady", phase="Ready", **this) == 1
     assert value(page, "aifactory_pool_gpu_seconds_total", name="priced", **this)
+    for model in ("tiny", "other"):
+        assert value(page, "aifactory_pool_model_replicas_ready", name="shared", model=model, **this) == 1
+        assert value(page, "aifactory_pool_model_memory_bytes", name="shared", model=model, **this)
+        assert value(page, "aifactory_pool_model_tokens_per_second", name="shared", model=model, **this) is not None
 
     def counted(pages: dict[str, str]) -> bool:
         """Requests were answered since the first look."""
@@ -101,4 +125,4 @@ def test_what_is_told_is_what_the_page_says(trained: Kubectl, operator: Kubectl)
         for number, pages in enumerate((first, second), 1):
             for who, text in pages.items():
                 Path(folder, f"{who}-{number}.txt").write_text(text)
-    assert traffic.stop()["failed"] == 0
+    assert [each.stop()["failed"] for each in (traffic, *both)] == [0, 0, 0]

@@ -88,3 +88,55 @@ def test_examples_are_accepted_with_the_image_of_another_registry(path: Path, ns
     ns.run("apply", "--dry-run=server", "-f", str(tmp_path / "out.yaml"))
     there = "image: registry.example.com/aifactory/trainer:0.1.0" in (tmp_path / "out.yaml").read_text()
     assert there == ("kind: TrainingJob" in path.read_text())
+
+
+LOOKS = {
+    "install": ["kubectl get aifactory", "kubectl wait"],
+    "gateway": ["printf", "kubectl create secret generic", "kubectl create secret tls", "kubectl get"],
+    "openai": ["kubectl get ipool"],
+    "reasons": ["kubectl annotate", "kubectl get pods"],
+    "serving": ["kubectl get ipool"],
+    "storage": ["kubectl -n team-a create secret generic gs", "kubectl get mver"],
+    "upgrade": ["kubectl get pvc,configmap"],
+}
+"""Commands by page and beginning that show something or make a Secret: they need no pod."""
+
+
+def lines_of(page: str) -> list[str]:
+    """Its commands, each in one line: of `console` blocks what stands behind the prompt."""
+    prompted = ("\n".join(re.findall(r"^\$ (.*)$", block, re.MULTILINE)) for block in blocks(page, "console"))
+    text = "\n".join([*blocks(page, "sh"), *prompted]).replace("\\\n", " ")
+    return [re.sub(r" {2,}#.*$", "", line).strip() for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="no jq here")
+@pytest.mark.parametrize("page", LOOKS)
+def test_commands_that_look(page: str, ns: Kubectl, tmp_path: Path) -> None:
+    told = objects.job("name", ["true"], suspend=True)
+    state = {"name": "gpt", "state": "Serving"}, {"name": "bert", "state": "Refused", "message": "it does not fit"}
+    pools = [objects.pool(name, "tiny") for name in ("chat", "shared")]
+    files = {"routes-http.json": "{}"}
+    ns.apply(
+        VERSION,
+        told,
+        *pools,
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "chat-gateway"}, "data": files},
+    )
+    done = {"type": "Complete", "status": "True", "reason": "Succeeded", "message": "", "observedGeneration": 1}
+    done["lastTransitionTime"] = "2026-01-01T12:00:00Z"
+    for name, status in (
+        ("tjob/name", {"conditions": [done]}),
+        ("ipool/chat", {"url": "http://chat", "rollout": {"phase": "Complete"}, "scaling": {"replicas": 1}}),
+        ("ipool/shared", {"models": state}),
+    ):
+        patch = yaml.safe_dump({"status": status})
+        ns.run("patch", name, "--subresource=status", "--type=merge", "-p", patch)
+    key = "openssl req -x509 -newkey rsa:2048 -nodes -keyout tls.key -out tls.crt -subj /CN=x -days 1 2>/dev/null"
+    (tmp_path / "key.json").write_text("{}")
+    run(key, ns, tmp_path)
+    commands = [line for line in lines_of(page) if line.startswith(tuple(LOOKS[page]))]
+    assert {beginning for beginning in LOOKS[page] if not any(line.startswith(beginning) for line in commands)} == set()
+    script = "\n".join(line.replace("NAME", "name") for line in commands)
+    run(
+        script.replace("kubectl ", f"kubectl -n {ns.namespace} ").replace(f"-n {ns.namespace} -n ", "-n "), ns, tmp_path
+    )

@@ -190,6 +190,8 @@ def test_a_cluster_that_is_not_fit_says_so(ns: Kubectl, operator: Operator, user
     assert re.search(r"bad +operator +no Deployment of it", text), "it runs as a process here"
     assert re.search(r"bad +storage +no default StorageClass", text)
     assert re.search(r"ok +PodGroups", text)
+    assert re.search(r"(ok|note) +Kueue ", text)
+    assert re.search(r"(ok|note) +gateways ", text)
 
 
 def test_a_report_holds_no_secret(ns: Kubectl, operator: Operator, user: User) -> None:

@@ -17,6 +17,7 @@ from aifactory.kube import places
 from aifactory.kube.depth import MAX_DEPTH
 from aifactory.serving import probe
 from aifactory.training import rendezvous, reports
+from tests.support.exposition import documented, types
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/aifactory"
@@ -132,6 +133,9 @@ def test_ports() -> None:
     ours = {names.TRITON_HTTP_PORT, names.TRITON_GRPC_PORT, names.TRITON_METRICS_PORT, names.AGENT_PORT}
     ours |= {names.OPENAI_PORT, names.GATEWAY_STATUS_PORT}
     assert ports == {8080, 8082, names.RENDEZVOUS_PORT, *ours}
+    asked = {int(port) for row in rows(told) if row[0] == "operator" for port in re.findall(r"\b\d{4,5}\b", row[2])}
+    code = "".join(source.read_text() for source in (ROOT / "operator/aifactory").rglob("*.py"))
+    assert asked == {getattr(names, name) for name in re.findall(r"base_url\([^()]+, names\.(\w+)\)", code)}
     first, count = rendezvous._HOST_PORTS
     assert f"one of {first} to {first + count - 1}" in told
 
@@ -141,6 +145,14 @@ def test_metrics_that_are_to_be_watched_exist() -> None:
     found = [row[0].strip("`") for row in rows(section("install", "What to watch"))]
     assert len(found) > 3
     assert all(f'"{name}"' in known for name in found)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_pages_that_dashboards_are_tried_with_are_as_processes_tell_them_today(number: int) -> None:
+    """Else record them again: tests/cluster/test_metrics.py."""
+    for who, sections in (("operator", ("Objects", "Operator")), ("agent", ("Agent",))):
+        recorded = (ROOT / f"tests/monitoring/recorded/{who}-{number}.txt").read_text()
+        assert types(recorded) == documented(*sections)
 
 
 def test_the_keys_of_a_stores_secret_are_those_the_agent_reads() -> None:

@@ -24,7 +24,6 @@ from tests.unit.serving.test_analysis import comparing, count, measured
 from tests.unit.serving.test_status import canary, drafted, rolling, serving
 from tests.unit.serving.test_steps import ask
 from tests.unit.training.builders import job, observe
-from tests.unit.training.test_kueue import queued
 
 ROOT = Path(__file__).parents[3]
 CUSTOMIZATIONS = ROOT / "argo/resource_customizations/aifactory.dev"
@@ -63,7 +62,6 @@ def at_the_api_server(obj: Json) -> Json:
 
 FOUND = {
     **factory.situations(),
-    "job: waits in a queue": factory.stored((waiting := queued()).job, waiting.status),
     "job: is being deleted, and held": of_job(observe(job(deleting=True))),
     "pool: a canary is paused": paused(),
     "pool: a canary has failed its comparison and stays": failed_and_stays(),
@@ -80,6 +78,7 @@ UPSTREAM = {
         "suspended": "job: suspended after it ran",
         "degraded_image": "job: no image",
         "degraded_store": "job: its publisher failed",
+        "degraded_check": "job: its check says no",
         "degraded_failed": "job: no restart is left",
         "healthy": "job: its version is there",
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -12,7 +13,11 @@ from aifactory.api.inferencepool import Throughput
 from aifactory.training.state import Observed
 from tests.unit.models import builders as models
 from tests.unit.serving import builders as serving
+from tests.unit.serving import test_route as routes
+from tests.unit.serving import test_several as sharing
 from tests.unit.serving.test_status import SITUATIONS
+from tests.unit.training import test_checks as checks
+from tests.unit.training import test_kueue as kueue
 from tests.unit.training.builders import NOW, OUTPUT, UID, decide, job, observe, pod, report
 from tests.unit.training.test_plan import CASES, PULL
 from tests.unit.training.test_words import CORPUS, MORE
@@ -58,7 +63,8 @@ def situations() -> dict[str, Json]:
     """Every object in every situation that the tests of the three domains know; they are not to be changed."""
     found = {f"job: {name}": of_job(case.observed) for name, case in CASES.items() if _planned(case.observed)}
     found |= {f"job: {name}": of_job(observed) for name, observed in MORE.items()}
-    found |= {f"pool: {name}": pool(make()) for name, make in SITUATIONS.items()}
+    found |= {f"job: {name}": make() for name, make in OF_JOBS.items()}
+    found |= {f"pool: {name}": pool(make()) for name, make in (SITUATIONS | OF_POOLS).items()}
     found["version: is read"] = version(None)
     found["version: is good"] = version()
     for reason in (
@@ -75,6 +81,91 @@ def situations() -> dict[str, Json]:
 
 
 SECRET = {"secretRef": {"name": "keys"}}
+
+
+def checked(answer: Any = None, code: int = 0) -> Json:
+    """A job whose program is asked about its options, and what it has answered."""
+    world = checks.checking()
+    if answer is not None:
+        world.end_checker(answer, code)
+        world.settle()
+    return stored(world.job, world.status)
+
+
+def in_queue(*facts: kueue.Fact, **changes: Any) -> Json:
+    """A job whose Workload Kueue has left like this."""
+    owner = kueue.queued_job()
+    return of_job(observe(owner, workloads=(kueue.workload(owner, *facts, **changes),), **kueue.SERVED))
+
+
+def preempted() -> Json:
+    """It has lost its quota to another, and its pods are gone."""
+    world = kueue.running()
+    kueue.evict(world)
+    world.settle()
+    world.bury()
+    world.settle()
+    return stored(world.job, world.status)
+
+
+OF_JOBS: dict[str, Callable[[], Json]] = {
+    "its program is checked": checked,
+    "its check says no": lambda: checked(checks.NO, 1),
+    "its check comes to no answer": lambda: checked("killed", 137),
+    "waits in a queue": lambda: in_queue(),
+    "has a queue, and there is no Kueue": lambda: of_job(observe(kueue.queued_job())),
+    "can not be admitted": lambda: in_queue(kueue.Fact("QuotaReserved", False, "Inadmissible", "no such queue")),
+    "its Workload was deactivated": lambda: in_queue(active=False),
+    "was preempted": preempted,
+}
+
+
+def sharing_pods(broken: str = "", numbers: tuple[int, ...] = (1, 2), **spec: Any) -> serving.World:
+    """A pool of two models, of which one has a second version."""
+    world = sharing.both(**spec)
+    world.broken = (broken,)
+    for number in numbers[1:]:
+        world.give("gpt", number)
+    world.go()
+    return world
+
+
+def one_missing() -> serving.World:
+    """Of two models one has no version."""
+    world = sharing.several()
+    world.give("gpt", 1)
+    world.go()
+    return world
+
+
+def no_room() -> serving.World:
+    """Two models do not fit into a pod together."""
+    world = sharing.several(template=sharing.limited("1Gi"))
+    world.give("gpt", 1, memory_bytes=600 * 1024**2)
+    world.give("bert", 1, memory_bytes=500 * 1024**2)
+    world.go()
+    return world
+
+
+def behind_a_gateway(**trouble: Any) -> serving.World:
+    """A pool whose requests come through a Gateway of the user's."""
+    view = routes.RoutesView(**{"gateways": (routes.OPEN,), **trouble})
+    world = serving.World(serving.pool(gateway=routes.BEHIND), routes=view)
+    world.publish(1)
+    world.roll_out()
+    return world
+
+
+OF_POOLS: dict[str, Callable[[], serving.World]] = {
+    "serves two models": sharing_pods,
+    "of two models one does not load": lambda: sharing_pods("gpt-v2"),
+    "of two models one has no version": one_missing,
+    "of two models one has no room": no_room,
+    "its Gateway takes its route": routes.reached,
+    "its Gateway has yet to take its route": behind_a_gateway,
+    "there is no Gateway of that name": lambda: behind_a_gateway(**routes.TROUBLES["no Gateway"][0]),
+    "there is no Gateway API": lambda: behind_a_gateway(**routes.TROUBLES["no API"][0]),
+}
 
 
 def _planned(observed: Observed) -> bool:

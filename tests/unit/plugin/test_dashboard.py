@@ -16,6 +16,7 @@ from plugin import kubectl_aifactory as plugin
 from tests.unit.plugin import factory, scene
 from tests.unit.plugin.factory import LATER, Json
 from tests.unit.plugin.scene import event, named
+from tests.unit.plugin.test_screen import shared_pool
 
 TOKEN = "the-token"
 
@@ -100,6 +101,21 @@ def test_without_weights_traffic_is_that_of_the_pods_that_answer() -> None:
     assert bar["words"] == "to as many of the pods that answer"
     parts = [(part["name"], round(part["percent"])) for part in bar["parts"]]
     assert parts == [("tiny-v1", 67), ("tiny-v2", 33)]
+
+
+def test_models_that_share_a_pool_are_one_line_and_each_is_told() -> None:
+    found = view(*shared_pool("of two models one has no room", gpt="5.4"))
+    assert [line["title"] for line in found["lines"]] == ["bert, gpt"]
+    pool = card(found, "Serve")
+    assert pool["bars"][0]["words"] == "all to gpt-v1"
+    assert pool["facts"] == [
+        ["pods", "2/2"],
+        ["gpt", "Serving: version 1, 2 pods, memory 600MiB, 5.4 requests/s"],
+        ["bert", "Refused: version 1 wanted"],
+    ]
+    assert [row[:3] for row in table(pool, "Models")] == [["gpt", "Serving", "1"], ["bert", "Refused", ""]]
+    assert "ModelVersion bert-v1 does not fit" in table(pool, "Models")[1][-1]
+    assert card(view(*shared_pool()), "Serve")["bars"][0]["words"] == "all to bert-v1 + gpt-v2"
 
 
 def test_what_blocks_has_the_words_and_commands_of_status() -> None:

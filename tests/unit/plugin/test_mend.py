@@ -66,8 +66,8 @@ def test_commands_are_whole(name: str) -> None:
     for command in plugin.commands(obj, state.reason, state.message):
         assert command.startswith(("kubectl ", "helm ")), command
         assert not re.search(r"[{}]|None|\bNAME\b|\bPOD\b|<", command.partition(" -p ")[0]), command
-        cluster = r"kubectl (describe|delete|cordon) node|kubectl get (nodes|storageclass)|kubectl create priorityclass"
-        assert " -n " in command or re.match(cluster, command), command
+        cluster = r"kubectl ((describe|delete|cordon) node|get (nodes|storageclass)|create priorityclass|api-resources)"
+        assert re.search(r" -n | -A$", command) or re.match(cluster, command), command
 
 
 def test_what_passes_mostly_blocks_after_ten_minutes() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from plugin import kubectl_aifactory as plugin
-from tests.unit.plugin import factory
+from tests.unit.plugin import factory, scene
 from tests.unit.plugin.factory import LATER, Json
 
 ROOT = Path(__file__).parents[3]
@@ -50,6 +50,7 @@ def second_attempt() -> Json:
 CAPTURES: dict[str, Callable[[], str]] = {
     "status": lambda: status(factory.failing_job(), factory.waiting_pool()),
     "running": lambda: status(factory.running_job(), factory.version(), factory.served_pool()),
+    "several": lambda: status(*shared_pool("of two models one has no room", gpt="5.4")[:3]),
     "why": lambda: "\n".join(plugin.page_of(items(factory.fetching_job())[0], SCREEN)),
     "tree": lambda: "\n".join(
         plugin.tree_of(
@@ -168,3 +169,102 @@ def test_what_lies_behind_an_object_does_not_block_it() -> None:
     good = factory.version()
     assert "Nothing blocks." in status(good, broken, about=good)
     assert "ModelLoadFailed" in status(good, broken, about=broken)
+
+
+def shared_pool(name: str = "serves two models", **answers: str) -> list[Json]:
+    """A pool of gpt and bert, a version of each, and the job that made the second; `answers` are requests a second."""
+    pool = deepcopy(factory.situations()[f"pool: {name}"])
+    if answers:
+        each = [{"name": model, "requestsPerSecond": text, "tokensPerSecond": "0"} for model, text in answers.items()]
+        pool["status"]["throughput"] = {"requestsPerSecond": "5.4", "tokensPerSecond": "0", "models": each}
+    job = deepcopy(factory.situations()["job: its version is there"])
+    job["spec"]["output"] = {"model": {"name": "bert", "format": "torch-export"}}
+    versions = [json.loads(json.dumps(factory.version()).replace("tiny", model)) for model in ("gpt", "bert")]
+    for version, model in zip(versions, pool["status"]["models"], strict=True):
+        version["status"] |= (
+            {"inUse": 1, "usedBy": [{"kind": "InferencePool", "name": "chat"}]} if model.get("version") else {}
+        )
+    return [pool, *versions, job]
+
+
+def test_models_that_share_a_pool_are_one_line() -> None:
+    own, shared = factory.version(), shared_pool()
+    lone = deepcopy(factory.waiting_pool())
+    lone["metadata"] |= {"name": "lone", "uid": "lone"}
+    lone["spec"]["models"] = [{"name": "bert", "track": "Latest"}]
+    line, other = plugin.lines([own, *shared, lone], LATER)
+    assert (line.title, line.models, other.title) == ("bert, gpt", ("bert", "gpt"), "tiny")
+    found = [plugin.ref(item.obj) for item in line.items()]
+    assert found == ["tjob/train", "mver/bert-v1", "mver/gpt-v1", "ipool/chat", "ipool/lone"]
+    assert line.left_out == 0, "the newest of each model is shown"
+    assert plugin.chain([line, other], shared[2]) == [line]
+    assert plugin.as_json([line])["lines"][0]["models"] == ["bert", "gpt"]
+    apart = [{**obj, "metadata": {**obj["metadata"], "namespace": "else"}} for obj in shared[1:3]]
+    assert [each.title for each in plugin.lines([shared[0], *apart], LATER)] == ["bert", "gpt", "bert, gpt"]
+
+
+def test_a_job_that_reads_one_of_them_comes_after_their_line() -> None:
+    tuned = deepcopy(factory.failing_job())
+    tuned["metadata"] |= {"name": "tune", "uid": "tune"}
+    tuned["spec"]["output"] = {"model": {"name": "a-tuned", "format": "huggingface"}}
+    tuned["spec"]["inputs"] = [{"name": "base", "modelVersion": "gpt-v1"}]
+    found = plugin.lines([tuned, *shared_pool()], LATER)
+    assert [line.title for line in found] == ["bert, gpt", "a-tuned"]
+    assert plugin.chain(found, tuned) == found
+
+
+def test_each_model_of_a_pool_has_a_row() -> None:
+    text = status(*shared_pool(gpt="1.2", bert="4.2"))
+    pool, *models = text[text.index("serve") :].splitlines()[:3]
+    assert "version" not in pool
+    assert [" ".join(row.split()) for row in models] == [
+        "gpt Serving version 2 2 pods memory 0.977KiB 1.2 requests/s",
+        "bert Serving version 1 2 pods memory 0.977KiB 4.2 requests/s",
+    ]
+    top = plugin.top_of(shared_pool(gpt="1.2", bert="4.2"), SCREEN, False)
+    assert [row.split()[:6] for row in top[1:]] == [
+        ["chat", "Serving", "2/2", "-", "5.4", "0"],
+        ["chat:", "gpt", "Serving", "2", "2", "1.2"],
+        ["chat:", "bert", "Serving", "2", "1", "4.2"],
+    ]
+    refused = status(*shared_pool("of two models one has no room"))
+    assert re.search(r"^ +bert +Refused +version 1 wanted", refused, re.MULTILINE)
+    assert "! ipool/chat is stuck: ModelTooLarge" in refused
+
+
+def test_a_pool_waits_in_vain_for_the_one_model_that_nobody_makes() -> None:
+    """The other one is served."""
+    pool, good, _, job = shared_pool("of two models one has no version")
+    (found,) = plugin.blockers(plugin.lines([pool, good], LATER))
+    assert found.state.message.endswith("nothing in this namespace is about to make one")
+    running = deepcopy(factory.running_job())
+    running["spec"]["output"] = job["spec"]["output"]
+    assert not plugin.blockers(plugin.lines([pool, good, running], LATER))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("its check comes to no answer", "check +Skipped: pod train-check-.* says nothing of the inputs:"),
+        ("waits in a queue", "queue +Queued: Workload train-w waits for quota in LocalQueue team-a"),
+        ("was preempted", "queue +Preempted: Kueue has taken the quota"),
+    ],
+)
+def test_what_was_before_its_pods_is_told_of_a_job(name: str, words: str) -> None:
+    obj = factory.situations()[f"job: {name}"]
+    assert re.search(rf"^  {words}", status(obj, about=obj, screen=SCREEN._replace(width=200)), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["all run", "no image"])
+def test_a_job_without_a_check_and_a_queue_tells_neither(name: str) -> None:
+    obj = factory.situations()[f"job: {name}"]
+    assert not re.search(r"^  (check|queue) ", status(obj, about=obj), re.MULTILINE)
+
+
+def test_top_tells_what_gpus_do_and_cost() -> None:
+    """Of a job the part of their seconds that was not lost, of a pool the part in which somebody was answered."""
+    job, _, pool = scene.at_work()
+    _, of_job, _, _, of_pool = plugin.top_of([job, pool], SCREEN._replace(width=200), False)
+    assert of_job.split()[-3:] == ["16", "92%", "59.76"]
+    assert of_pool.split()[-3:] == ["4", "82%", "1.50"]
+    assert plugin.top_of([job, pool], SCREEN, False)[0].split()[-3:] == ["GPUS", "GOODPUT", "COST"]

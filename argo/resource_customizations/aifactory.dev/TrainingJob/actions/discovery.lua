@@ -6,9 +6,10 @@ for _, condition in ipairs(status.conditions or {}) do
   end
 end
 
--- What a store or an artifact is refused for: it is asked again by the annotation.
+-- What a store, an artifact or the check of its program is refused for: it is asked again by the annotation.
 local asked_again = {
   AccessDenied = true,
+  CheckFailed = true,
   DigestMismatch = true,
   FormatMismatch = true,
   InvalidArtifact = true,
