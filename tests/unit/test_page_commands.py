@@ -65,7 +65,9 @@ RUN: dict[str, tuple[str, str]] = {
     ),
     r"docs/openai\.md: kubectl port-forward .*": ("demo/tools.py", '"port-forward"'),
     r"docs/training-program\.md: curl .*": ("tests/unit/training/test_program_page.py", "curl"),
-    r"docs/(kueue|upgrade)\.md: kubectl -n aifactory-system rollout restart .*": (
+    # The page, all of its commands as they stand there.
+    r"docs/kueue\.md: .*": ("tests/kueue/test_kueue.py", "set(page.ran) == set(lines_of_the_page())"),
+    r"docs/upgrade\.md: kubectl -n aifactory-system rollout restart .*": (
         "tests/cluster/conftest.py",
         '"rollout", "restart", "deployment/aifactory-operator"',
     ),
@@ -86,7 +88,6 @@ NOT_RUN: dict[str, str] = {
     r"docs/images\.md: (TAG=.*|REGISTRY=.*|for image .*|done)": "the same: what goes round these commands",
     r"docs/plugin\.md: pipx install .*": "it needs pipx; what the wheel holds is compared",
     r"docs/gateway\.md: kubectl exec deploy/chat-gateway .*": "a look at Envoy by hand",
-    r"docs/kueue\.md: kubectl (create namespace|apply|-n team-a) .*": "they need a cluster with Kueue",
     r"docs/engines\.md: (nice|python) .*": "how figures of the page were measured; they need vLLM",
     r"docs/openai\.md: aiperf .*": "how figures of the page were measured",
 }
