@@ -135,6 +135,9 @@ def test_kinds_of_which_less_is_read() -> None:
     bare_gang = decoder(objects.PodGroup)(b'{"metadata":{"name":"g"}}')
     assert (bare_gang.spec.scheduling_policy.gang.min_count, bare_gang.status.conditions) == (0, ())
 
+    claim = decoder(objects.Claim)(b'{"metadata":{"name":"c"},"spec":{"accessModes":["ReadWriteMany"]}}')
+    assert claim.spec.access_modes == (objects.READ_WRITE_MANY,)
+
     annotated = decoder(objects.AnnotatedMetadata)(b'{"name":"a","annotations":{"k":"v"}}')
     assert annotated.annotations == {"k": "v"}
     assert decoder(objects.AnnotatedMetadata)(b'{"name":"a"}').annotations == {}
