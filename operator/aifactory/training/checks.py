@@ -109,7 +109,7 @@ def _look(observed: Observed, known: CheckStatus, draft: StatusDraft, now: datet
         int(number) if begun else 0,
         known.next_time if begun else None,
         now,
-        renewed=begun and known.request not in ("", request),
+        renewed=known.request not in ("", request),
     )
     phase, reason, message = _answer(observed.job, step)
     ended = phase in (PASSED, SKIPPED)

@@ -65,11 +65,11 @@ def priority_class_of(job: TrainingJob) -> str:
 
 
 def may_go_on(observed: Observed) -> bool:
-    """Whether pods that there are may stay: the quota that they were made by has not been taken back.
+    """Whether pods of a job that waits may stay: the quota that they were made by has not been taken back.
 
     Where there is no Kueue any more there is nobody who would give it to others either.
     """
-    return not queue_of(observed.job) or not observed.kueue_served or any(map(_has_quota, observed.workloads))
+    return not observed.kueue_served or any(map(_has_quota, observed.workloads))
 
 
 def waited(status: TrainingJobStatus) -> bool:
@@ -200,10 +200,10 @@ def entries(observed: Observed, now: datetime, *, free: bool) -> tuple[Write, ..
     known = not priority_class_of(observed.job) or observed.priority is not None
     if queue and view is None and observed.kueue_served and known:
         writes.append(Create(workload(observed)))
-    reserved = view.fact("QuotaReserved") if view is not None else None
-    evicted = view.fact("Evicted") if view is not None else None
-    if view is not None and reserved is not None and reserved.true and evicted is not None and evicted.true:
-        writes.append(_released(view, evicted, now))
+    if view is not None and _is(view, "QuotaReserved"):
+        evicted = view.fact("Evicted")
+        if evicted is not None and evicted.true:
+            writes.append(_released(view, evicted, now))
     return tuple(writes)
 
 
@@ -226,7 +226,7 @@ def up(observed: Observed, ready: bool, now: datetime) -> tuple[PatchStatus, ...
     if view is None or ready == _is(view, "PodsReady"):
         return ()
     before = view.fact("PodsReady")
-    again = before is not None and before.reason in ("WaitForRecovery", "Recovered")
+    again = before is not None and before.reason == "WaitForRecovery"
     if ready:
         fact = ("PodsReady", True, "Recovered" if again else "Started", "all pods run")
     else:

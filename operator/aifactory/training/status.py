@@ -158,7 +158,7 @@ class StatusDraft:
         else:
             self._conditions.remove(ConditionType.ADMITTED)
 
-    def queued(self, reason: Reason, message: str, *, stalled: bool = False) -> None:
+    def queued(self, reason: Reason, message: str, *, stalled: bool) -> None:
         """No pod is left, and none is made before the job has quota."""
         self._not_suspended()
         self._conditions.set(ConditionType.ADMITTED, False, reason, message)
@@ -167,7 +167,6 @@ class StatusDraft:
 
     def leaving(self, left: int, reason: Reason, why: str, stuck: str = "") -> None:
         """Pods of a job without quota are ending, or `stuck` says why one can not."""
-        self._not_suspended()
         message = f"{left} pods are ending; they have their grace period to write a checkpoint; {why}"
         self._conditions.set(ConditionType.ADMITTED, False, reason, why)
         if self._status.start_time is None:  # as in `suspending`

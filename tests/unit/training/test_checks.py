@@ -14,6 +14,7 @@ from aifactory.api.reasons import ConditionType
 from aifactory.api.trainingjob import Checkpoint, CheckStatus, TrainingJob
 from aifactory.engine.taskpods import CheckDefaults, TaskPodDefaults, TaskPods
 from aifactory.training import checkers, checks
+from aifactory.training.inputs import CLAIM_LOOK_SECONDS
 from tests.unit.plans import bodies, created, removed
 from tests.unit.training.builders import NOW, SETTINGS, UID, World, conditions, job, message
 
@@ -72,6 +73,7 @@ def environment(body: dict[str, Any]) -> dict[str, str]:
     ("owner", "wanted"),
     [
         (tuned(), True),
+        *((tuned(["torchrun", "-m", f"aifactory_trainer.{name}"]), True) for name in ("pretrain", "dpo", "evaluate")),
         (tuned(["torchrun", "-m", "team.train"]), False),
         (tuned(["sh", "-c", "torchrun -m aifactory_trainer.sft"]), False),
         (tuned(resources={"limits": {"memory": "4Gi"}}), False),
@@ -109,6 +111,25 @@ def test_an_installation_can_leave_it_out_but_for_who_asks() -> None:
     assert checks.is_wanted(tuned(check="always"), off)
 
 
+def test_a_question_is_of_the_spec_and_of_what_its_inputs_are_in_whatever_order() -> None:
+    other = {"name": "base", "uri": "s3://bucket/base"}
+
+    def asked(wishes: list[dict[str, Any]], digest: str = ONE) -> TrainingJob:
+        there = [{**wish, "phase": "Ready", "digest": digest, "claim": "c"} for wish in (CORPUS, other)]
+        return tuned(inputs=wishes, status={"inputs": there})
+
+    of = checks.question(asked([CORPUS, other]))
+    assert checks.question(asked([other, CORPUS])) == of
+    assert checks.question(asked([CORPUS, other], f"sha256:{'2' * 64}")) != of
+    assert checks.question(asked([CORPUS])) != of
+
+
+def test_a_job_whose_inputs_are_not_there_yet_has_not_passed() -> None:
+    passed = {"check": {"of": checks.question(tuned()), "phase": "Passed"}}
+    assert checks.is_done(tuned(status=passed))
+    assert not checks.is_done(tuned(inputs=[CORPUS], status=passed))
+
+
 def test_a_job_that_is_not_asked_is_not_slowed_and_says_nothing() -> None:
     world = World(tuned(["torchrun", "team.py"]), gangs_served=True)
     world.settle()
@@ -121,17 +142,25 @@ def test_a_job_that_is_not_asked_is_not_slowed_and_says_nothing() -> None:
 
 
 def test_no_pod_is_made_before_the_program_was_asked() -> None:
-    world = checking()
+    world = World(tuned(), gangs_served=True)
+    world.step()
+    assert message(world.status) == "the pod that checks options and inputs is being created"
+    world.settle()
     assert (world.status.phase, world.status.reason) == ("Pending", "Checking")
     assert conditions(world.status)["Checked"] == ("False", "Checking")
     (name,) = world.checkers
-    assert name == f"train-check-{entry(world).of}-0" == entry(world).pod
+    assert name == f"train-check-{entry(world).of}-0"
+    assert entry(world) == CheckStatus(
+        of=checks.question(world.job), phase="Checking", pod=name, start_time=NOW, request="1/"
+    )
     assert message(world.status, ConditionType.CHECKED) == f"pod {name} checks options and inputs, without a GPU"
     world.wait(7)
     world.end_checker()
     plan = world.step()
     assert (plan.urgent, plan.requeue_after, created(plan), removed(plan)) == (True, 0, [], [])
-    assert (entry(world).phase, entry(world).seconds) == ("Passed", 7)
+    words = "the program has found nothing in the way of training"
+    passed = {"phase": "Passed", "message": words, "seconds": 7}
+    assert entry(world) == CheckStatus(of=entry(world).of, pod=name, start_time=NOW, request="1/", **passed)
     assert len(world.checkers) == 1, "its answer is written down before its pod goes"
     world.settle()
     assert set(world.pods) == {"train-0-0", "train-1-0"}
@@ -146,6 +175,7 @@ def test_it_comes_after_the_inputs_which_it_reads() -> None:
     world.end_fetcher({"uri": "x", "digest": ONE, "files": 1, "sizeBytes": 10})
     world.settle()
     assert len(world.checkers) == 1
+    assert world.log[-1].requeue_after == CLAIM_LOOK_SECONDS, "the inputs have to stay there meanwhile"
     assert conditions(world.status)["InputsReady"] == ("True", "InputsPrepared")
     mount = {
         "name": "aifactory-inputs",
@@ -174,9 +204,11 @@ def test_it_comes_after_the_inputs_which_it_reads() -> None:
 )
 def test_what_the_program_says_waits_for_a_person(said: Any, code: int, words: str) -> None:
     world = checking()
+    world.wait(3)
     world.end_checker(said, code)
     world.settle()
     assert (world.status.phase, world.status.reason) == ("Pending", "CheckFailed")
+    assert (entry(world).phase, entry(world).seconds) == ("Failed", 3)
     assert conditions(world.status)["Stalled"] == ("True", "CheckFailed")
     assert conditions(world.status)["Checked"] == ("False", "CheckFailed")
     told = message(world.status, ConditionType.STALLED)
@@ -220,42 +252,105 @@ def test_what_was_put_right_elsewhere_is_checked_again_on_request() -> None:
     assert len(world.pods) == 2
 
 
+OF_CHART = "(taskPods.defaults.check.{} of the chart)"
+
+
 @pytest.mark.parametrize(
     ("answer", "code", "changes", "words"),
     [
-        ("Traceback\nKeyError: 'x'", 1, {}, "the check ended with exit code 1, which says nothing of the inputs: "),
-        ("", 137, {"end_reason": "OOMKilled"}, "used more memory than its limit (taskPods.defaults.check.resources"),
+        (
+            "Traceback\nKeyError: 'x'",
+            1,
+            {},
+            "the check ended with exit code 1, which says nothing of the inputs: KeyError: 'x'",
+        ),
+        (
+            "",
+            3,
+            {},
+            "the check ended with exit code 3, which says nothing of the inputs: see: kubectl logs {pod}",
+        ),
+        (
+            "",
+            137,
+            {"end_reason": "OOMKilled"},
+            f"the check used more memory than its limit {OF_CHART.format('resources')}",
+        ),
         (
             "",
             None,
-            {"end_reason": "DeadlineExceeded"},
-            "took longer than 600 s (taskPods.defaults.check.activeDeadline",
+            {"end_reason": "DeadlineExceeded", "finished_at": None},
+            f"the check took longer than 600 s {OF_CHART.format('activeDeadlineSeconds')}",
         ),
-        ("", 137, {"end_reason": "DeadlineExceeded"}, "took longer than 600 s"),
+        (
+            "",
+            137,
+            {"end_reason": "DeadlineExceeded"},
+            f"the check took longer than 600 s {OF_CHART.format('activeDeadlineSeconds')}",
+        ),
     ],
 )
 def test_a_check_that_comes_to_no_answer_holds_nothing_up(
     answer: str, code: Any, changes: dict[str, Any], words: str
 ) -> None:
     world = checking()
+    (name,) = world.checkers
     world.end_checker(answer, code, **changes)
+    world.step()
+    assert conditions(world.status)["Stalled"][0] == "False"
+    told = f"pod {name}: {words.format(pod=name)}; the pods that train are made without its answer"
+    skipped = {"phase": "Skipped", "message": told, "seconds": None if "finished_at" in changes else 0}
+    assert entry(world) == CheckStatus(of=entry(world).of, pod=name, start_time=NOW, request="1/", **skipped)
     world.settle()
     assert len(world.pods) == 2
     assert conditions(world.status)["Checked"] == ("Unknown", "CheckSkipped")
-    assert words in entry(world).message
-    assert entry(world).phase == "Skipped"
     assert not world.checkers
     world.run_pods()
     world.settle()
     assert conditions(world.status)["Ready"] == ("True", "AllNodesReady")
 
 
-def test_a_check_that_was_interrupted_is_made_again() -> None:
+def test_how_long_a_check_took_is_not_told_where_nobody_knows_when_it_began() -> None:
     world = checking()
-    world.end_checker("", 143, disruption="its node is drained")
+    unknown = entry(world).model_copy(update={"start_time": None})
+    world.job = world.job.model_copy(update={"status": world.status.model_copy(update={"check": unknown})})
+    world.end_checker()
+    world.step()
+    assert (entry(world).phase, entry(world).seconds) == ("Passed", None)
+
+
+@pytest.mark.parametrize(
+    ("code", "changes", "reason", "words"),
+    [
+        (143, {"disruption": "its node is drained"}, "Disruption", "its node is drained"),
+        (137, {"end_reason": "Evicted"}, "Disruption", "it was ended from outside (Evicted): no room"),
+        (None, {"end_reason": "OutOfcpu"}, "NodeRefused", "its node refused it (OutOfcpu): no room"),
+    ],
+)
+@pytest.mark.parametrize("finished_at", [NOW, None])
+def test_a_check_that_was_interrupted_is_made_again(
+    code: Any, changes: dict[str, Any], reason: str, words: str, finished_at: Any
+) -> None:
+    world = checking()
+    world.end_checker("no room", code, finished_at=finished_at, **changes)
     world.settle()
-    assert (entry(world).phase, world.status.reason) == ("Waiting", "Disruption")
+    assert world.status.reason == reason
     assert conditions(world.status)["Stalled"][0] == "False"
+    waits = entry(world)
+    assert waits.next_time is not None
+    assert waits == CheckStatus(
+        of=waits.of,
+        phase="Waiting",
+        message=f"pod {waits.pod}: {words}; it is tried again at {waits.next_time:%Y-%m-%dT%H:%M:%SZ}; "
+        "spec.check: none leaves out the check that this pod is for",
+        pod=f"train-check-{waits.of}-0",
+        start_time=NOW,
+        next_time=waits.next_time,
+        request="1/",
+    )
+    world.wait(1)
+    world.settle()
+    assert entry(world) == waits, "it does not wait from each look anew"
     world.wait(600)
     world.settle()
     assert list(world.checkers) == [f"train-check-{entry(world).of}-1"]
@@ -419,6 +514,7 @@ def test_it_is_the_trainer_alone_without_gpus() -> None:
         "schedulerName": "kai",
         "hostNetwork": True,
         "serviceAccountName": "reader",
+        "automountServiceAccountToken": True,
         "securityContext": {"runAsUser": 1000},
     }
     world = checking(job(nodes=2, template={"spec": spec}))
@@ -432,6 +528,7 @@ def test_it_is_the_trainer_alone_without_gpus() -> None:
     assert not {"livenessProbe", "ports", "lifecycle"} & only.keys()
     assert not {"runtimeClassName", "schedulerName", "hostNetwork", "schedulingGroup", "resourceClaims"} & made.keys()
     assert (made["serviceAccountName"], made["securityContext"]["runAsUser"]) == ("reader", 1000)
+    assert made["automountServiceAccountToken"] is True
     assert (made["nodeSelector"], made["tolerations"]) == ({"kubernetes.io/arch": "arm64"}, spec["tolerations"])
     assert (made["restartPolicy"], made["activeDeadlineSeconds"]) == ("Never", 600)
     assert body["metadata"]["ownerReferences"][0]["uid"] == UID
@@ -447,6 +544,9 @@ def test_what_the_program_is_told_of_the_pods_to_come() -> None:
     assert checkers.coming(tuned(procPerNode=2), None) == {"processes": 4, "device": "cuda"}
     cpus = tuned(resources={"limits": {"memory": "8Gi"}}, procPerNode=2, check="always")
     assert checkers.coming(cpus, None) == {"processes": 4, "device": "cpu", "memoryBytes": 4 << 30}
+    for resources in ({}, {"requests": {"memory": "8Gi"}}):
+        assert checkers.coming(tuned(resources=resources), None) == {"processes": 2, "device": "cpu"}
+    assert checkers.coming(job(), None) == {"processes": 1, "device": "cpu"}
     world = checking(device_memory=80 << 30)
     assert json.loads(environment(body_of(world))["AIFACTORY_CHECK"])["memoryBytes"] == 80 << 30
 
@@ -455,6 +555,13 @@ def test_without_a_launcher_it_is_alone_too() -> None:
     env = environment(body_of(checking(tuned(launcher="none"))))
     assert (env["WORLD_SIZE"], env["NODE_RANK"], env["MASTER_ADDR"]) == ("1", "0", "localhost")
     assert "PET_NNODES" not in env
+
+
+def test_a_volume_at_the_root_stays_there() -> None:
+    volumes = [{"name": "all", "emptyDir": {}}]
+    own = {"volumeMounts": [{"name": "all", "mountPath": "/"}], "resources": GPUS}
+    (only,) = body_of(checking(template(own=own, volumes=volumes)))["spec"]["containers"]
+    assert only["volumeMounts"] == [{"name": "all", "mountPath": "/"}, SCRATCH]
 
 
 def mounted(world: World) -> list[dict[str, Any]]:

@@ -91,6 +91,57 @@ READS = job(
     status={"inputs": [THERE]},
 )
 
+CHECKED_INPUTS = [CORPUS, {"name": "base", "uri": "s3://bucket/base"}]
+CHECKED = job(
+    "checked",
+    nodes=2,
+    inputs=CHECKED_INPUTS,
+    template={
+        "spec": {
+            "securityContext": {"runAsUser": 1000},
+            "serviceAccountName": "reader",
+            "automountServiceAccountToken": False,
+            "dnsPolicy": "None",
+            "dnsConfig": {"nameservers": ["10.0.0.10"]},
+            "hostAliases": [{"ip": "10.0.0.1", "hostnames": ["hub"]}],
+            "enableServiceLinks": True,
+            "nodeSelector": {"kubernetes.io/arch": "arm64", "kubernetes.io/os": "linux", "gpu": "h100"},
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+            "priorityClassName": "high",
+            "runtimeClassName": "nvidia",
+            "containers": [
+                {
+                    "name": "trainer",
+                    "image": "own:1",
+                    "imagePullPolicy": "Always",
+                    "command": ["torchrun", "-m"],
+                    "args": ["aifactory_trainer.sft"],
+                    "workingDir": "/src",
+                    "env": [{"name": "HF_HOME", "value": "/tmp"}],
+                    "envFrom": [{"secretRef": {"name": "keys"}}],
+                    "resources": {"limits": {"nvidia.com/gpu": "4"}},
+                    "securityContext": {"readOnlyRootFilesystem": True},
+                    "volumeMounts": [
+                        {"name": "files", "mountPath": "/templates/", "subPath": "templates"},
+                        {"name": "files", "mountPath": "/tables", "subPath": "tables"},
+                        {"name": "aifactory-workspace", "mountPath": "/data"},
+                    ],
+                },
+                {"name": "logs", "image": "logs:1"},
+            ],
+            "volumes": [{"name": "files", "configMap": {"name": "files"}}],
+        }
+    },
+    status={
+        "attempt": 3,
+        "inputs": [{**wish, "phase": "Ready", "digest": THERE["digest"], "claim": "c"} for wish in CHECKED_INPUTS],
+        "checkpoint": {"step": 10, "time": "2026-01-01T12:00:00Z", "path": "checkpoints/step-10"},
+    },
+)
+CHECKED_ALONE = job("alone", launcher="none", check="always", workspace={"claimName": "team"})
+PLATFORM = {"serviceAccountName": "tasks", "nodeSelector": {"pool": "cpu"}, "labels": {"team": "platform"}}
+OF_TASKS = replace(SETTINGS, task_pods=TaskPods.model_validate({"defaults": PLATFORM}))
+
 CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "one-node": lambda: [children.pod(ONE_NODE, 0, 0, SETTINGS, gang=False), children.claim(ONE_NODE)],
     "gang": lambda: [
@@ -113,6 +164,12 @@ CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
         fetchers.fetcher(
             READS, Fetch("base", "hf://org/tiny@main", claim="c"), 0, replace(SETTINGS, hub_endpoint=MIRROR)
         ),
+    ],
+    "check": lambda: [
+        checkers.checker(
+            observe(CHECKED, workspace_shared=True, device_memory=80 << 30, settings=OF_TASKS), "0123abcd", 1
+        ),
+        checkers.checker(observe(CHECKED_ALONE, settings=OF_TASKS), "0123abcd", 0),
     ],
     "own-settings": lambda: [
         children.claim(FULL),

@@ -45,6 +45,7 @@ from aifactory.training.domain import Training, gang_view, pod_view
 from aifactory.training.fetching import FetchingPod
 from aifactory.training.reports import ReportBody, ReportingPod
 from aifactory.training.state import (
+    NOWHERE,
     BaseView,
     ClaimView,
     Fact,
@@ -206,13 +207,37 @@ def test_a_node_that_kueue_has_chosen_for_each_pod_is_noticed() -> None:
     scene = Scene()
     queue(scene, WORKLOADS, RESOURCEFLAVORS)
     chosen = {**ASSIGNED, "topologyAssignment": {"levels": ["rack"], "slices": []}}
-    scene.put(WORKLOADS, meta("train-w"), status={"admission": {"podSetAssignments": [chosen]}})
+    scene.put(WORKLOADS, meta("train-w"), status={"admission": {"podSetAssignments": [ASSIGNED, chosen]}})
     (view,) = scene.training.gather(job(), scene.cluster).workloads
     assert view.by_topology
 
 
+def test_a_workload_without_quota_places_no_pod() -> None:
+    for status in ({}, {"admission": {"clusterQueue": "gpus", "podSetAssignments": None}}):
+        scene = Scene()
+        queue(scene, WORKLOADS, RESOURCEFLAVORS)
+        made = meta("train-w", creationTimestamp="2026-01-01T11:59:00Z", deletionTimestamp="2026-01-01T11:59:30Z")
+        scene.put(WORKLOADS, made, spec={"queueName": "team-a"}, status=status)
+        (view,) = scene.training.gather(job(), scene.cluster).workloads
+        where = {"cluster_queue": "gpus", "placement": NOWHERE} if status else {}
+        assert view == WorkloadView("train-w", "train-w-uid", "1", THEN, "", "team-a", terminating=True, **where)
+
+
+def test_flavors_are_put_together_by_their_names() -> None:
+    scene = Scene()
+    queue(scene, WORKLOADS, RESOURCEFLAVORS)
+    for name in "abcdefg":
+        spec = {"nodeLabels": {"last": name}, "tolerations": [{"key": name}]}
+        scene.put(RESOURCEFLAVORS, {"name": name, "uid": name, "resourceVersion": "1"}, spec=spec)
+    assigned = {"flavors": dict(zip("1234567", "gfedcba", strict=True))}
+    scene.put(WORKLOADS, meta("train-w"), status={"admission": {"podSetAssignments": [assigned]}})
+    (view,) = scene.training.gather(job(), scene.cluster).workloads
+    assert view.placement == Placement({"last": "g"}, tuple({"key": name} for name in "abcdefg"))
+
+
 def test_without_its_flavors_kueue_is_not_there() -> None:
-    for served, there in (((WORKLOADS,), False), ((WORKLOADS, RESOURCEFLAVORS), True), ((), False)):
+    both = (WORKLOADS, RESOURCEFLAVORS)
+    for served, there in ((both[:1], False), (both[1:], False), (both, True), ((), False)):
         scene = Scene()
         queue(scene, *served)
         found = scene.training.gather(job(), scene.cluster)
