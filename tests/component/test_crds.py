@@ -204,6 +204,27 @@ REFUSED = [
         several(rollout={"steps": [{"weight": 5}]}), "changes one of them by HotSwap or Surge", id="steps of several"
     ),
     pytest.param(
+        changed(POOL, "spec.loading", {"mode": "OnDemand"}), "for pools of several models", id="one model on demand"
+    ),
+    pytest.param(several(loading={"holdSeconds": 5}), "write mode: OnDemand", id="a wait for what is loaded"),
+    pytest.param(
+        several(
+            loading={"mode": "OnDemand"},
+            gateway={"mode": "Envoy"},
+            autoscaling={"minReplicas": 0, "maxReplicas": 4, "metrics": IN_FLIGHT},
+        ),
+        "write autoscaling.minReplicas: 1",
+        id="on demand and to zero",
+    ),
+    pytest.param(
+        several(
+            loading={"mode": "OnDemand"},
+            gateway={"mode": "GatewayAPI", "parentRefs": [{"name": "g"}], "grpc": {"hostnames": ["g.example.com"]}},
+        ),
+        "leave gateway.grpc out",
+        id="on demand by gRPC",
+    ),
+    pytest.param(
         several(rollout={"strategy": "Shadow", "steps": [{"mirror": 5}]}, gateway={"mode": "Envoy"}),
         "changes one of them by HotSwap or Surge",
         id="a shadow of several",

@@ -106,6 +106,11 @@ class SimServing(Serving):
                     if not pod.ready and self.book.set_error(pod.uid, self.load_error(pod.uid)):
                         self.on_news(Key(*pod.pool))
                         outside.wake(Key(*pod.pool), 0.0)
+                for pod in pods:
+                    said = self.report(pod.uid) if pod.ready and pod.on_demand else None
+                    if said is not None and self.book.set_report(pod.uid, said):
+                        self.on_news(Key(*pod.pool))
+                        outside.wake(Key(*pod.pool), 0.0)
                 scaled = self.scaled_pools(outside.cluster) if outside.leading() else set()
                 for key in self._weigh(pods, scaled, outside.clock.monotonic()):
                     self.on_news(key)

@@ -56,6 +56,22 @@ class Agent:
     """How often it was told something else."""
     seconds: float | None = None
     """Of the load that the wish in force has cost."""
+    used: list[str] = field(default_factory=list)
+    """Models that were asked for, the last one last."""
+
+    @property
+    def resident(self) -> list[str]:
+        """Models that are loaded: on demand those that were used last, as far as there is room."""
+        found = sorted(self.models)
+        if (given := self.desired.get("onDemand")) is None:
+            return found
+        room, kept = given["memoryBytes"], []
+        for name in sorted(found, key=lambda each: self.used.index(each) if each in self.used else -1, reverse=True):
+            taken = self.models[name]["memoryBytes"]
+            if taken <= room:
+                room -= taken
+                kept.append(name)
+        return sorted(kept)
 
     @property
     def wishes(self) -> list[Body]:
@@ -111,6 +127,11 @@ class Programs:
             self.asked[pool] = now
         self.answered[pool] += requests
         self.demand[pool] = requests
+
+    def use(self, pod: Body, model: str) -> None:
+        """A client asks a pod for a model, which is loaded for that."""
+        agent = self.agents[pod["metadata"]["uid"]]
+        agent.used = [*(each for each in agent.used if each != model), model]
 
     def counted(self, window: Measurement, candidate: Collection[Body], stable: Collection[Body]) -> Measurement:
         """A window of an analysis some seconds later: each version has answered, or failed, some requests more."""
@@ -181,6 +202,7 @@ class Programs:
             error=agent.error,
             answers=tuple(sorted(numbers.items())) if several else (),
             failed=tuple(sorted(agent.failed.items())) if several else (),
+            resident=tuple(agent.resident) if several else (),
         )
 
     def started(self, pod: Body, end: Callable[[float, Exit], None]) -> None:

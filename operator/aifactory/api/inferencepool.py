@@ -63,6 +63,34 @@ class Runtime(Model):
     container `triton`."""
 
 
+class Loading(Model):
+    """When the models of a pool of several are in memory."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "(has(self.mode) && self.mode == 'OnDemand') || !(has(self.holdSeconds) || "
+                    "has(self.maxHeldRequests))",
+                    "loading: holdSeconds and maxHeldRequests are for models that are loaded when they are asked for: "
+                    "write mode: OnDemand, or leave them out",
+                )
+            ]
+        }
+    )
+
+    mode: Literal["Eager", "OnDemand"] | None = None
+    """Eager (default): each pod has all models loaded, and what has no room beside the others is refused. OnDemand:
+    each pod loads a model when it is asked for, and unloads for it the least recently used ones that have no request
+    under way, as far as the memory limit of container `triton` makes that necessary. It is for language models on CPUs,
+    which are then reached by OpenAI's API alone."""
+    hold_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
+    """With OnDemand: a request waits for its model for so long at most, and is then answered with 503 (default 120).
+    After a quarter of it a model that is never without a request makes room too, when those that it has are over."""
+    max_held_requests: Annotated[int, Field(ge=1, le=400)] | None = None
+    """With OnDemand: so many wait at most in each pod, and more are answered with 503 at once (default 100)."""
+
+
 class Pause(Model):
     """Waits for somebody."""
 
@@ -609,6 +637,22 @@ class InferencePoolSpec(Model):
                     "write one of these, or Auto; or give a model that needs a Canary or a Shadow a pool of its own",
                 ),
                 rule(
+                    "!has(self.loading) || self.models.size() > 1",
+                    "loading is for pools of several models: the model of this one is loaded all the time; leave it "
+                    "out, or list the models that share the pods",
+                ),
+                rule(
+                    "!has(self.loading) || !has(self.loading.mode) || self.loading.mode != 'OnDemand' || "
+                    "!has(self.autoscaling) || !has(self.autoscaling.minReplicas) || self.autoscaling.minReplicas > 0",
+                    "loading.mode OnDemand: requests that wait for their model are not seen by what takes a pool to "
+                    "zero: write autoscaling.minReplicas: 1, or leave loading out",
+                ),
+                rule(
+                    "!has(self.loading) || !has(self.loading.mode) || self.loading.mode != 'OnDemand' || "
+                    "!has(self.gateway) || !has(self.gateway.grpc)",
+                    "loading.mode OnDemand: models are reached by OpenAI's API alone: leave gateway.grpc out",
+                ),
+                rule(
                     "!has(self.autoscaling) || !has(self.autoscaling.minReplicas) || "
                     "self.autoscaling.minReplicas > 0 || "
                     "(has(self.gateway) && has(self.gateway.mode) && self.gateway.mode == 'Envoy')",
@@ -639,6 +683,8 @@ class InferencePoolSpec(Model):
     replicas: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Number of serving pods (0 scales to zero); kubectl scale and a HorizontalPodAutoscaler set it. With autoscaling
     it is where that begins, and means nothing from then on."""
+    loading: Loading | None = None
+    """When the models are in memory, where they are several."""
     runtime: Runtime | None = None
     """What computes the model."""
     template: PodTemplate | None = None
@@ -686,6 +732,10 @@ class ModelStatus(Model):
     """The one that is to be served, where that is another one."""
     ready_replicas: int = 0
     """Ready pods that serve it."""
+    resident_replicas: int | None = None
+    """With loading.mode OnDemand: how many of these have it loaded now, as far as they have said."""
+    last_load_time: Time | None = None
+    """With loading.mode OnDemand: when one of the pods has loaded it last, as far as they have said."""
     memory: str | None = None
     """What the version took when it was tried on a CPU, for people."""
     memory_bytes: int | None = None

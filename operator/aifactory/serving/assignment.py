@@ -105,6 +105,7 @@ def config(
     pods: str = "",
     warm: VersionView | None = None,
     engine: str | None = None,
+    on_demand: Json | None = None,
 ) -> Json:
     """What the agents of a set of pods bring up.
 
@@ -115,11 +116,16 @@ def config(
         pods: the set's name; left out where it was made for this revision.
         warm: is kept at hand.
         engine: the one that the revision insists on, if that is not what the pool does now.
+        on_demand: room and limits, where models are loaded when they are asked for (`loading`).
     """
     engine = engine_wish(pool) if engine is None else engine
     models = [parts(engine, each) for each in version.all]
     models += [{**parts(engine, warm), "traffic": "warm"}] if warm is not None else []
-    desired = {"pool": pool.metadata.name, "revision": revision, "models": models}
+    desired: Json = {"pool": pool.metadata.name, "revision": revision, "models": models}
+    if on_demand is not None:
+        views = [*version.all, *([warm] if warm is not None else [])]
+        measured = [{**model, "memoryBytes": view.taken_bytes} for model, view in zip(models, views, strict=True)]
+        desired |= {"models": measured, "onDemand": on_demand}
     set_ = pods or revision
     meta = metadata(pool, child_name(pool.metadata.name, set_), {names.LABEL_REVISION: set_})
     meta["annotations"] = {names.LABEL_ASSIGNMENT: revision}

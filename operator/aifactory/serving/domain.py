@@ -227,7 +227,9 @@ class Serving(Domain[InferencePool, Observed]):
 
     def asked_pods(self, cluster: Cluster) -> list[ServingPod]:
         """The serving pods that can be asked: those that really belong to a pool, whatever labels others may bear."""
-        found, several = [], {tuple(_key(pool)) for pool in cluster.find(self._several, True)}
+        found, sharing = [], cluster.find(self._several, True)
+        several = {tuple(_key(pool)) for pool in sharing}
+        on_demand = {tuple(_key(pool)) for pool in sharing if shape.loads_on_demand(pool)}
         for pod in cluster.objects(_PODS).all():
             meta = pod.metadata
             role = meta.labels.get(names.LABEL_ROLE)
@@ -237,7 +239,8 @@ class Serving(Domain[InferencePool, Observed]):
             if owner is not None and owner[0] == self.resource and meta.deletion_timestamp is None:
                 pool = (owner[1].namespace, owner[1].name)
                 ready, live = podstate.is_ready(pod), role == names.ROLE_SERVE
-                found.append(ServingPod(meta.uid, pod.status.pod_ip, pool, ready, live, pool in several))
+                shares = pool in several
+                found.append(ServingPod(meta.uid, pod.status.pod_ip, pool, ready, live, shares, pool in on_demand))
         return found
 
     def swapping_pods(self, cluster: Cluster) -> list[ServingPod]:

@@ -109,7 +109,7 @@ class Routes:
 
     pool: str
     model: str
-    """Each pod is asked whether it is ready."""
+    """Each pod is asked whether it is ready; "" where none is loaded all the time: whether it lives."""
     openai: bool
     """The pods answer OpenAI's API too."""
     everybody: Pods
@@ -194,7 +194,7 @@ def files(routes: Routes) -> dict[str, str]:
 
 
 def _doors(routes: Routes) -> list[_Door]:
-    ready = f"/v2/models/{routes.model}/ready"
+    ready = f"/v2/models/{routes.model}/ready" if routes.model else "/v2/health/live"
     http = _Door("http", names.TRITON_HTTP_PORT, names.TRITON_HTTP_PORT, ready)
     # Triton answers the same question at the port of HTTP alone.
     grpc = _Door("grpc", names.TRITON_GRPC_PORT, names.TRITON_HTTP_PORT, ready, http2=True)

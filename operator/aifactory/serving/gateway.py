@@ -152,7 +152,7 @@ def routes(observed: Observed) -> envoy.Routes:
     spec = pool.spec.gateway or Gateway()
     return envoy.Routes(
         pool=pool.metadata.name,
-        model=_checked_model(observed),
+        model="" if observed.on_demand else _checked_model(observed),
         openai=observed.generates_text,
         everybody=envoy.Pods("pods", host(pool)),
         sets=sets,

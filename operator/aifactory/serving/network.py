@@ -61,7 +61,14 @@ def is_wanted(pool: InferencePool, network: Network) -> bool:
 
 
 def policies(
-    pool: InferencePool, network: Network, *, openai: bool, proxies: bool, direct: bool, shadow: bool = False
+    pool: InferencePool,
+    network: Network,
+    *,
+    openai: bool,
+    proxies: bool,
+    direct: bool,
+    shadow: bool = False,
+    triton: bool = True,
 ) -> list[Json]:
     """The policies, that of the serving pods first.
 
@@ -72,10 +79,12 @@ def policies(
         proxies: there is a gateway, or there shall be one.
         direct: the pool's Service leads to serving pods, or may do so.
         shadow: there are pods that get copies of requests from the gateway, or there may be.
+        triton: clients may ask at Triton's own ports. A gateway does so in any case, to see whether a pod lives.
     """
     doors = [names.TRITON_HTTP_PORT, names.TRITON_GRPC_PORT, *([names.OPENAI_PORT] if openai else [])]
     figures = [names.TRITON_METRICS_PORT, names.AGENT_PORT]
-    to_pods, to_proxies = ([_rule(_clients(pool), doors)] if direct else []), [_rule(_clients(pool), doors)]
+    opened = doors if triton else [names.OPENAI_PORT]
+    to_pods, to_proxies = ([_rule(_clients(pool), opened)] if direct else []), [_rule(_clients(pool), opened)]
     to_shadow: list[Json] = []
     if proxies:
         to_shadow.append(_rule([{"podSelector": {"matchLabels": selector(pool, names.ROLE_GATEWAY)}}], doors))

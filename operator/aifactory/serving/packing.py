@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from aifactory.api.inferencepool import FailedVersion, ModelStatus, PoolModel, RevisionStatus
 from aifactory.api.reasons import Reason, reason_called
 from aifactory.api.sizes import human_size
-from aifactory.serving import assignment, engines, gateway, room, shape, swap, traffic
+from aifactory.serving import assignment, engines, gateway, loading, room, shape, swap, traffic
 from aifactory.serving.assignment import Waiting
 from aifactory.serving.state import Observed, VersionView
 
@@ -79,7 +79,7 @@ def pack(observed: Observed, now: datetime) -> Packed:
     leader = _leader(observed, models)
     if leader is not None:
         kept[leader] = wanted[leader]
-    told = tuple(_told(observed, each, leader) for each in models)
+    told = tuple(_told(observed, each, leader, known.get(each.wish.name)) for each in models)
     lost = (each for each in models if each.served is None and isinstance(each.wanted, Waiting))
     if gone := [named[each.wish.name] for each in lost if each.wish.name in named]:
         said = f"ModelVersion {', '.join(gone)} is served and gone: make it again, or take its model out of the pool"
@@ -156,10 +156,11 @@ def _judge(
 def _misfit(observed: Observed, wanted: VersionView, served: Mapping[str, VersionView]) -> Waiting | None:
     """Why a version can not be in these pods beside what is served, if it can not."""
     pool = observed.pool
-    if (waiting := engines.unfit(pool, wanted)) is not None:
+    if (waiting := engines.unfit(pool, wanted) or loading.unfit(pool, wanted)) is not None:
         return waiting
     wished = {wish.name for wish in pool.spec.models}
     beside = [each for each in served.values() if each.model != wanted.model and each.model in wished]
+    beside = [] if observed.on_demand else beside  # they make room
     words = room.too_many(pool, wanted, beside)
     return Waiting(Reason.MODEL_TOO_LARGE, words) if words else None
 
@@ -198,7 +199,7 @@ def _leader(observed: Observed, models: Iterable[_Model]) -> str | None:
     return under_way if under_way in ready else next(iter(ready), None)
 
 
-def _told(observed: Observed, model: _Model, leader: str | None) -> ModelStatus:
+def _told(observed: Observed, model: _Model, leader: str | None, before: ModelStatus | None) -> ModelStatus:
     """What the status says of it, before anything is done about it."""
     served, wanted = model.served, model.wanted
     state, refusal = model.state, model.refusal or (wanted if isinstance(wanted, Waiting) else None)
@@ -207,6 +208,7 @@ def _told(observed: Observed, model: _Model, leader: str | None) -> ModelStatus:
         state, reason = WAITING, str(Reason.ROLLING_OUT)
         message = f"version {wanted.version} is next: one model changes at a time"
     memory = served.memory_bytes if served is not None else None
+    resident, loaded = _residency(observed, served, before)
     return ModelStatus(
         name=model.wish.name,
         state=state,
@@ -214,12 +216,34 @@ def _told(observed: Observed, model: _Model, leader: str | None) -> ModelStatus:
         model_version=served.name if served is not None else None,
         wanted=wanted.version if isinstance(wanted, VersionView) and model.changes else None,
         ready_replicas=_answering(observed, served) if served is not None else 0,
+        resident_replicas=resident,
+        last_load_time=loaded,
         memory=human_size(memory) if memory is not None else None,
         memory_bytes=memory,
         reason=reason,
         message=message,
         failed=model.failed,
     )
+
+
+def _residency(
+    observed: Observed, served: VersionView | None, before: ModelStatus | None
+) -> tuple[int | None, datetime | None]:
+    """On demand: how many ready pods have a version loaded now, and when one has done that last.
+
+    While one of them has not said it yet, as to an operator that has just begun, it is what was told before.
+    """
+    if served is None or not observed.on_demand:
+        return None, None
+    pods = [pod for pod in observed.pods if pod.ready and not pod.terminating]
+    reports = [pod.report for pod in pods if pod.report is not None]
+    if len(reports) < len(pods):
+        known = before is not None and before.version == served.version
+        return (before.resident_replicas, before.last_load_time) if before is not None and known else (None, None)
+    answering = [each for each in reports if each.version_of(served.model) == served.version]
+    times = [at for each in answering for name, at in each.loaded if name == served.model]
+    last = datetime.fromtimestamp(max(times), UTC) if times else None
+    return sum(served.model in each.resident for each in answering), last
 
 
 def _answering(observed: Observed, served: VersionView) -> int:
@@ -229,6 +253,8 @@ def _answering(observed: Observed, served: VersionView) -> int:
     for pod in observed.pods:
         if not pod.ready or pod.terminating or stable is None:
             continue
+        if observed.on_demand and pod.report is not None and pod.report.error_of(served.model):
+            continue  # it stood by, and does not load any more
         said = pod.report.version_of(served.model) if pod.report is not None else None
         count += said == served.version if said is not None else pod.revision == pods
     return count

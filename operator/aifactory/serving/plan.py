@@ -23,6 +23,7 @@ from aifactory.serving import (
     disruption,
     engines,
     gateway,
+    loading,
     network,
     packing,
     requests,
@@ -126,6 +127,8 @@ _BACK = "the pods serve again what they served before"
 
 
 def _too_large(pool: InferencePool, target: VersionView) -> str:
+    if shape.loads_on_demand(pool):
+        return next(filter(None, (room.too_many(pool, each, ()) for each in target.all)), "")
     if target.beside is None:
         return room.too_large(pool, target)
     return room.too_many(pool, target, target.beside)
@@ -383,6 +386,7 @@ class _Writes:
                 pool,
                 observed.settings.network,
                 openai=observed.generates_text,
+                triton=not observed.on_demand,
                 proxies=proxied or view.deployment is not None,
                 direct=not proxied or not (view.routed or observed.service is None),
                 shadow=proxied and (bool(observed.shadows) or steps.mirrors(pool)),
@@ -461,7 +465,8 @@ class _Writes:
     def _assign(self, wish: Wish) -> None:
         config = next((view.child for view in self._observed.configs if view.revision == wish.pods), None)
         warm, engine = swap.warm(self._observed, wish), shape.engine_of(wish.revision, wish.version)
-        body = assignment.config(self._observed.pool, wish.version, wish.revision, wish.pods, warm, engine)
+        pool = self._observed.pool
+        body = assignment.config(pool, wish.version, wish.revision, wish.pods, warm, engine, loading.told(pool))
         self._writes += apply.ensure(body, config)
 
     def _ensure(self, wish: Wish, replicas: int) -> None:

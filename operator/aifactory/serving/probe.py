@@ -92,6 +92,8 @@ class ServingPod:
     """Clients get its answers. What others do is compared, and is in no figure of the pool."""
     several: bool = False
     """It serves several models, and the figures of each are told."""
+    on_demand: bool = False
+    """It loads them when they are asked for, and which ones are is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +255,8 @@ class ServingProbe:
         self._gauges: dict[PoolKey, Gauge] = {}
         self._news: dict[PoolKey, Throughput] = {}
         """Figures worth telling that wait for their turn."""
+        self._stirred: set[PoolKey] = set()
+        """Pools of which other models are loaded than was told; they wait for their turn too."""
         self._told: dict[PoolKey, float] = {}
         self._may_tell = 0.0
         """Pools that may be told now; it grows with time, up to what an interval allows."""
@@ -364,6 +368,10 @@ class ServingProbe:
                     gauge.see(pod.uid, read_look(page, requests, tokens, self._monotonic()))
                 if pod.uid in self._compared:
                     self._sums[pod.uid] = read_sums(page)
+                if pod.on_demand and self._book.set_report(
+                    pod.uid, read_report(await fetch(session, _status_page(pod)))
+                ):
+                    self._stirred.add(pod.pool)
                 message = ""
             else:
                 message = read_load_error(await fetch(session, _status_page(pod)))
@@ -409,11 +417,13 @@ class ServingProbe:
                 tally.told, tally.told_at = result, now
                 self._book.set_measured(pool, result)
                 self._wake(pool)
-        waiting = sorted(self._news, key=lambda pool: self._told.get(pool, float("-inf")))
+        waiting = sorted({*self._news, *self._stirred}, key=lambda pool: self._told.get(pool, float("-inf")))
         for pool in waiting[: int(self._may_tell)]:
             self._may_tell -= 1
             self._told[pool] = now
-            if self._book.set_throughput(pool, self._news.pop(pool)):
+            stirred, figures = pool in self._stirred, self._news.pop(pool, None)
+            self._stirred.discard(pool)
+            if (figures is not None and self._book.set_throughput(pool, figures)) or stirred:
                 self._wake(pool)
 
     # --- Comparing ---
@@ -455,6 +465,7 @@ class ServingProbe:
                 del by_uid[uid]
         for uid in self._sums.keys() - (self._compared & uids):
             del self._sums[uid]
+        self._stirred &= pools.keys()
         for by_pool in (self._windows, self._news, self._told):
             for pool in by_pool.keys() - pools.keys():
                 del by_pool[pool]
@@ -574,6 +585,7 @@ class _Model(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     message: str = ""
     traffic: str = ""
     load_seconds: float | None = None
+    loaded_at: int = 0
 
 
 class _Status(msgspec.Struct, frozen=True, gc=False):
@@ -606,6 +618,8 @@ def read_report(body: bytes) -> Report:
         load_seconds=seconds if seconds is not None and 0 <= seconds < MAX_SECONDS else None,
         error=_failures(status),
         answers=tuple((name, number) for name, number in sorted(answers.items()) if number and _is_number(number)),
+        resident=tuple(model.name[:MAX_NAME] for model in several if model.state == "Ready"),
+        loaded=tuple((model.name[:MAX_NAME], model.loaded_at) for model in several if 0 < model.loaded_at < 2**32),
         failed=tuple((model.name[:MAX_NAME], _words(model)[:MAX_WORDS]) for model in several if _has_failed(model)),
     )
 

@@ -42,7 +42,7 @@ def too_many(pool: InferencePool, version: VersionView, beside: Sequence[Version
     if words := too_large(pool, version):
         return words
     limit, written = memory_limit(pool)
-    needed = {each.name: taken(each) for each in (version, *beside)}
+    needed = {each.name: each.taken_bytes for each in (version, *beside)}
     total = sum(needed.values()) + SERVER_BYTES
     if limit is None or total <= limit:
         return ""
@@ -53,11 +53,6 @@ def too_many(pool: InferencePool, version: VersionView, beside: Sequence[Version
         f"{others}, {human_size(total)} together, and resources.limits.memory of container {names.CONTAINER_TRITON} in "
         f"spec.template is {written}; raise it, or give {version.model} a pool of its own"
     )
-
-
-def taken(version: VersionView) -> int:
-    """Bytes of memory that a version takes on a CPU: as measured, else its size, which is less."""
-    return version.memory_bytes if version.memory_bytes is not None else version.size_bytes or 0
 
 
 def memory_limit(pool: InferencePool) -> tuple[int | None, object]:

@@ -21,7 +21,7 @@ from aifactory.api.reasons import ConditionType, Reason
 from aifactory.engine import apply
 from aifactory.engine.plan import Delete, Write
 from aifactory.engine.podspec import Json
-from aifactory.serving import traffic
+from aifactory.serving import shape, traffic
 from aifactory.serving.objects import metadata, selector
 from aifactory.serving.state import ListenerView, Observed, Parent, ParentGateway, RouteView, Said
 from aifactory.serving.trouble import Problem
@@ -76,11 +76,15 @@ def services(observed: Observed) -> list[Json]:
 
 def _service(pool: InferencePool, pods: str, *, openai: bool) -> Json:
     chosen = {names.LABEL_REVISION: pods}
+    ports = traffic.ports(openai=openai, triton=not shape.loads_on_demand(pool))
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": metadata(pool, set_host(pool, pods), chosen),
-        "spec": {"selector": {**selector(pool), **chosen}, "ports": traffic.ports(openai=openai)},
+        "spec": {
+            "selector": {**selector(pool), **chosen},
+            "ports": ports,
+        },
     }
 
 
@@ -107,7 +111,11 @@ def bodies(observed: Observed) -> dict[str, Json]:
     for kind in kinds(pool):
         grpc = kind == GRPC
         hostnames = (spec.grpc.hostnames if grpc and spec.grpc is not None else None) or spec.hostnames
-        rules = _grpc_rules(to) if grpc else _http_rules(to, spec, openai=observed.generates_text)
+        rules = (
+            _grpc_rules(to)
+            if grpc
+            else _http_rules(to, spec, openai=observed.generates_text, triton=not observed.on_demand)
+        )
         made[kind] = {
             "apiVersion": API_VERSION,
             "kind": kind,
@@ -127,19 +135,20 @@ def _parent_ref(pool: InferencePool, parent: Parent) -> Json:
     return ref | ({"sectionName": parent.listener} if parent.listener else {})
 
 
-def _http_rules(to: Iterable[tuple[str, int]], spec: Gateway, *, openai: bool) -> list[Json]:
+def _http_rules(to: Iterable[tuple[str, int]], spec: Gateway, *, openai: bool, triton: bool) -> list[Json]:
     """By the path: what begins with /v1 is OpenAI's API, what begins with /v2 Triton's.
 
     Left out, a limit of time is what the implementation likes, and a stream may take long.
     """
     doors = [(_OPENAI_PATH, names.OPENAI_PORT)] if openai else []
+    doors += [(_TRITON_PATH, names.TRITON_HTTP_PORT)] if triton else []
     return [
         {
             "matches": [{"path": {"type": "PathPrefix", "value": path}}],
             "backendRefs": _backends(to, port),
             "timeouts": {"request": f"{spec.timeout_seconds or 0}s"},
         }
-        for path, port in [*doors, (_TRITON_PATH, names.TRITON_HTTP_PORT)]
+        for path, port in doors
     ]
 
 

@@ -75,6 +75,7 @@ def _v2(pool: InferencePool, version: VersionView, image: str) -> str:
             "secrets": _secrets(version),
             "hub": any(_is_of_hub(each.uri) for each in version.held),
             "openai": _has_text(version),
+            **({"onDemand": True} if loads_on_demand(pool) else {}),
         }
     return f"{_hash(pods)}-{_hash(assignment.identity(engine, version))}"
 
@@ -178,6 +179,12 @@ def may_have_gpus(pool: InferencePool) -> bool:
     return bool(devices or spec.get("runtimeClassName"))
 
 
+def loads_on_demand(pool: InferencePool) -> bool:
+    """Whether pods load models when they are asked for."""
+    loading = pool.spec.loading
+    return len(pool.spec.models) > 1 and loading is not None and loading.mode == "OnDemand"
+
+
 def template_container(pool: InferencePool, name: str) -> Json:
     """A container of the pool's template, as the user wrote it; empty if it is not there."""
     spec = pool.spec.template.raw_spec() if pool.spec.template is not None else {}
@@ -197,7 +204,8 @@ def _pod_template(
     theirs = {container["name"]: container for container in spec.get("containers", ())}
     triton = _triton(pool, theirs.pop(names.CONTAINER_TRITON, {}), image)
     spec["containers"] = [triton, *theirs.values()]
-    ours = [_agent(version, settings)] + ([_openai(settings)] if _has_text(version) else [])
+    openai = _openai(settings, on_demand=loads_on_demand(pool))
+    ours = [_agent(version, settings), *([openai] if _has_text(version) else [])]
     spec["initContainers"] = [*ours, *spec.get("initContainers", ())]
     for container in (*spec["containers"], *spec["initContainers"]):
         # The last words of one that crashes are then in the pod's status, from where they get into the pool's.
@@ -294,7 +302,7 @@ def _agent(version: VersionView, settings: Settings) -> Json:
     }
 
 
-def _openai(settings: Settings) -> Json:
+def _openai(settings: Settings, *, on_demand: bool) -> Json:
     """OpenAI's API, in front of Triton.
 
     A container of its own, with the agent's image: it answers while Triton restarts, and what prompts cost it on the
@@ -308,7 +316,7 @@ def _openai(settings: Settings) -> Json:
         "image": settings.agent_image,
         # A native sidecar: it ends after Triton, so that answers under way are told to their end.
         "restartPolicy": "Always",
-        "args": [*args, "--port", str(names.OPENAI_PORT)],
+        "args": [*args, "--port", str(names.OPENAI_PORT), *(["--on-demand"] if on_demand else [])],
         "ports": [{"name": "openai", "containerPort": names.OPENAI_PORT}],
         # Whether this process answers; whether the models do is the agent's to say.
         "readinessProbe": {**probe, "periodSeconds": 2},

@@ -78,6 +78,11 @@ class VersionView:
         return tuple(sorted((*self.all, *self.coming), key=lambda view: view.model))
 
     @property
+    def taken_bytes(self) -> int:
+        """Memory that it takes on a CPU: as measured, else its size, which is less."""
+        return self.memory_bytes if self.memory_bytes is not None else self.size_bytes or 0
+
+    @property
     def title(self) -> str:
         """What is served, in words: the names of all."""
         return title(view.name for view in self.all)
@@ -132,6 +137,10 @@ class Report:
     """Of several models: the version of each that answers requests without one."""
     failed: tuple[tuple[str, str], ...] = ()
     """Of several models: which can not be served, and why."""
+    resident: tuple[str, ...] = ()
+    """Of several models: which are loaded."""
+    loaded: tuple[tuple[str, int], ...] = ()
+    """Of several models: when each was loaded last, in seconds since 1970."""
 
     def error_of(self, model: str) -> str:
         """Why it can not serve a model as it was told."""
@@ -335,7 +344,13 @@ class Observed:
     @property
     def generates_text(self) -> bool:
         """Whether a model of the pool's is a language model, as far as their versions tell."""
-        return any(version.generates_text for version in self.versions)
+        return self.on_demand or any(version.generates_text for version in self.versions)
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether its pods load models when they are asked for."""
+        loading = self.pool.spec.loading
+        return self.has_several and loading is not None and loading.mode == "OnDemand"
 
     @property
     def has_several(self) -> bool:

@@ -314,6 +314,11 @@ def _needs_new_pods(observed: Observed, target: VersionView, revision: str) -> s
     return ""
 
 
+def _size(versions: Iterable[VersionView]) -> int:
+    """Bytes of artifacts, those that are known."""
+    return sum(each.size_bytes or 0 for each in versions)
+
+
 def _too_little_room(observed: Observed, target: VersionView) -> str:
     """Why the pods may not hold a version beside the one they serve; empty if they do, as far as can be told."""
     stable, view = observed.pool.status.stable, observed.find(traffic.stable_pods(observed.pool))
@@ -328,12 +333,15 @@ def _too_little_room(observed: Observed, target: VersionView) -> str:
     if old is None or len(sizes) < len(together) or view is None or not view.room:
         return f"the size of {target.name} or {name} is not known"
     called = " and ".join([", ".join(each.name for each in served), *(each.name for each in new)])
-    both = sum(sizes)
+    both = _size(together)
     if both > view.room - _SPARE_BYTES:
         return f"the pods' volume was made for {human_size(view.room)}, and {called} are {human_size(both)} together"
     limit, written = room.memory_limit(observed.pool)
     if limit is None:
         return ""
+    if observed.on_demand:  # the others make room
+        changing = [each for each in together if each.model in {one.model for one in new}]
+        together, called, both = changing, " and ".join(each.name for each in changing), _size(changing)
     allowed = f"resources.limits.memory of container {names.CONTAINER_TRITON} is {written}"
     taken = [each.memory_bytes for each in together if each.memory_bytes is not None]
     if len(taken) == len(together):

@@ -9,7 +9,7 @@ from enum import Enum
 from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool, InferencePoolStatus, RevisionStatus
 from aifactory.engine.podspec import Json
-from aifactory.serving import scaling, steps
+from aifactory.serving import scaling, shape, steps
 from aifactory.serving.objects import child_name, metadata, selector
 from aifactory.serving.state import RevisionView
 
@@ -169,14 +169,16 @@ def service(pool: InferencePool, *, openai: bool, gateway: bool = False) -> Json
         "metadata": metadata(pool, pool.metadata.name, {names.LABEL_ROLE: role}),
         "spec": {
             "selector": selector(pool, role),
-            "ports": ports(openai=openai, encrypted=gateway and _is_encrypted(pool)),
+            "ports": ports(
+                openai=openai, triton=not shape.loads_on_demand(pool), encrypted=gateway and _is_encrypted(pool)
+            ),
         },
     }
 
 
-def ports(*, openai: bool, encrypted: bool = False) -> list[Json]:
-    """The ports of a Service that leads to what answers."""
+def ports(*, openai: bool, triton: bool = True, encrypted: bool = False) -> list[Json]:
+    """The ports of a Service that leads to what answers: Triton's own, and that of OpenAI's API."""
     plain, h2c = ("https", "https") if encrypted else ("http", "kubernetes.io/h2c")
-    doors = [("http", names.TRITON_HTTP_PORT, plain), ("grpc", names.TRITON_GRPC_PORT, h2c)]
+    doors = [("http", names.TRITON_HTTP_PORT, plain), ("grpc", names.TRITON_GRPC_PORT, h2c)] if triton else []
     doors += [("openai", names.OPENAI_PORT, plain)] if openai else []
     return [{"name": door, "port": port, "targetPort": door, "appProtocol": how} for door, port, how in doors]

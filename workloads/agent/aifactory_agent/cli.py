@@ -150,7 +150,7 @@ def _openai(options: argparse.Namespace) -> NoReturn:
         connections=options.max_connections,
         seconds=options.max_seconds,
     )
-    asyncio.run(serve(Options(options.repository, options.triton, options.port, limits)))
+    asyncio.run(serve(Options(options.repository, options.triton, options.port, limits, options.on_demand)))
     raise SystemExit(0)
 
 
@@ -243,6 +243,9 @@ def _parser() -> argparse.ArgumentParser:
         "--max-sequences", type=int, default=Limits.sequences, help="at the same time; more are answered with 503"
     )
     openai.add_argument("--max-connections", type=int, default=Limits.connections, help="at the same time")
+    openai.add_argument(
+        "--on-demand", action="store_true", help="have the agent load a model that is asked for; the request waits"
+    )
     openai.add_argument("--max-seconds", type=float, default=Limits.seconds, help="for one answer")
 
     for command in (publish, verify, probe, fetch, serve):

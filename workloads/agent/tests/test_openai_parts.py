@@ -18,6 +18,7 @@ from aifactory_agent.openai.door import Door
 from aifactory_agent.openai.errors import ApiError
 from aifactory_agent.openai.limits import Limits
 from aifactory_agent.openai.listener import Listener
+from aifactory_agent.openai.loading import Loading
 from aifactory_agent.openai.reasoning import Reasoning
 from aifactory_agent.openai.text import BrokenModel, read_model_text
 from aifactory_agent.openai.toolcalls import Calls, speaks_of_calls
@@ -228,7 +229,7 @@ class Alone:
     def __init__(self, **limits: Any) -> None:
         nothing: Any = None
         self._limits = Limits(**limits)
-        self._door = Door(nothing, nothing, self._limits, lambda one: self.listener.age(one))
+        self._door = Door(nothing, nothing, self._limits, lambda one: self.listener.age(one), Loading(None))
 
     async def __aenter__(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         self.listener = Listener(self._door.handle, self._limits)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aifactory_agent.serve.planner import Actual, Failure, Present
-from aifactory_agent.serve.status import Status, report
+from aifactory_agent.serve.status import Status, Told, report
 from aifactory_contract.desired import Desired, ModelKey, ModelSpec
 from aifactory_contract.errors import Reason
 from aifactory_contract.uri import ArtifactUri
@@ -20,7 +20,7 @@ RUNS = {"m": frozenset({1})}
 
 
 def told(actual: Actual, now: float = 0.0) -> Status:
-    return report(Desired("r", (SPEC,)), None, actual, {}, now)
+    return report(Desired("r", (SPEC,)), None, actual, Told(), now)
 
 
 def after(
@@ -68,5 +68,5 @@ def test_what_waits_after_an_accident_is_in_no_conflict_with_the_version_that_go
     present = {KEY: Present(DIGEST, "c"), OTHER: Present(DIGEST, "another")}
     failure = Failure(OTHER_SPEC, Reason.LOAD_FAILED, "killed", 1, 9.0)
     actual = Actual(triton_up=True, present=present, failures={OTHER: failure})
-    status = report(Desired("r", (SPEC, OTHER_SPEC)), None, actual, {}, 0.0)
+    status = report(Desired("r", (SPEC, OTHER_SPEC)), None, actual, Told(), 0.0)
     assert [(str(model.state), model.reason) for model in status.models] == [("Pending", ""), ("Pending", "LoadFailed")]

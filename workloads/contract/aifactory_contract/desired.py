@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,11 +45,27 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class OnDemand:
+    """Models are loaded when they are asked for: not all of them have room at the same time."""
+
+    memory_bytes: int
+    """For all that are loaded together."""
+    taken: Mapping[ModelKey, int]
+    """What each version takes of it, as measured."""
+    hold_seconds: float
+    """For which a request waits for its model at most."""
+    max_held_requests: int
+    """That wait at the same time."""
+
+
+@dataclass(frozen=True)
 class Desired:
     """A parsed desired.json."""
 
     revision: str
     models: tuple[ModelSpec, ...]
+    on_demand: OnDemand | None = None
+    """None: every version that takes traffic is loaded all the time."""
 
     @property
     def live(self) -> tuple[ModelSpec, ...]:
@@ -66,6 +83,7 @@ def parse(text: str | bytes) -> Desired:
         document = parse_json(text)
         models = tuple(_spec(item) for item in document["models"])
         revision = str(document.get("revision", ""))
+        on_demand = _on_demand(document)
     except FactoryError as error:
         raise FactoryError(Reason.INVALID_DESIRED, f"desired.json: {error.message}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -73,7 +91,18 @@ def parse(text: str | bytes) -> Desired:
     keys = [spec.key for spec in models]
     if len(set(keys)) != len(keys):
         raise FactoryError(Reason.INVALID_DESIRED, "desired.json: a model version is there twice")
-    return Desired(revision, models)
+    return Desired(revision, models, on_demand)
+
+
+def _on_demand(document: dict[str, Any]) -> OnDemand | None:
+    given = document.get("onDemand")
+    if given is None:
+        return None
+    taken = {ModelKey(str(item["name"]), item["version"]): int(item["memoryBytes"]) for item in document["models"]}
+    most = OnDemand(int(given["memoryBytes"]), taken, float(given["holdSeconds"]), int(given["maxHeldRequests"]))
+    if min(most.memory_bytes, most.hold_seconds, most.max_held_requests, *taken.values()) < 0:
+        raise ValueError("onDemand: a number is below 0")
+    return most
 
 
 def _spec(item: dict[str, Any]) -> ModelSpec:

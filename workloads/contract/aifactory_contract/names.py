@@ -20,6 +20,10 @@ GENERATED_TOKENS = "aifactory_generated_tokens_total"
 """Counter of the tokens that were generated for clients."""
 SERVING = "serving.json"
 """On the volume of a serving pod: the agent's note of what runs, for those who have to know it at once."""
+ADMISSION = "agent.sock"
+"""There too: the agent's socket, where the OpenAI port asks for a request's model, if models are loaded on demand."""
+ADMITTED, UNKNOWN, REFUSED = "Admitted", "Unknown", "Refused"
+"""What it is told there."""
 
 _MODEL = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 

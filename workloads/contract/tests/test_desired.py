@@ -32,6 +32,24 @@ def test_desired_is_read() -> None:
     assert [spec.key.version for spec in desired.named("gpt", warm=True)] == [2]
 
 
+def test_what_is_loaded_on_demand_has_room_and_limits() -> None:
+    given = {"memoryBytes": 10, "holdSeconds": 5, "maxHeldRequests": 2}
+    desired = parse(json.dumps({"models": [{**GOOD, "memoryBytes": 4}], "onDemand": given}))
+    assert desired.on_demand is not None
+    assert (desired.on_demand.memory_bytes, desired.on_demand.hold_seconds) == (10, 5.0)
+    assert (desired.on_demand.max_held_requests, list(desired.on_demand.taken.values())) == (2, [4])
+    assert parse(json.dumps({"models": [GOOD]})).on_demand is None
+
+
+@pytest.mark.parametrize("bytes_", [None, "x", -1])
+def test_what_nobody_has_measured_is_not_loaded_on_demand(bytes_: object) -> None:
+    given = {"memoryBytes": 10, "holdSeconds": 5, "maxHeldRequests": 2}
+    models = [{**GOOD, **({} if bytes_ is None else {"memoryBytes": bytes_})}]
+    with pytest.raises(FactoryError) as refused:
+        parse(json.dumps({"models": models, "onDemand": given}))
+    assert refused.value.reason is Reason.INVALID_DESIRED
+
+
 @pytest.mark.parametrize(
     "change",
     [{"name": ".."}, {"name": "a/b"}, {"version": 0}, {"version": True}, {"uri": "http://x/y"}, {"digest": None},

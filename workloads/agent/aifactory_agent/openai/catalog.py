@@ -27,6 +27,15 @@ EVERY_SECONDS = 1.0
 _SEPARATOR, _ADAPTER = "@", ":"
 
 
+def model_of(wanted: str) -> str:
+    """The name of the model that a client means.
+
+    >>> model_of("gpt@3:lawyer")
+    'gpt'
+    """
+    return wanted.partition(_ADAPTER)[0].partition(_SEPARATOR)[0]
+
+
 @dataclass(frozen=True)
 class Served:
     """A loaded version that takes text."""
@@ -87,6 +96,12 @@ class Catalog:
         """Every version that answers, in order, each with its adapters after it."""
         found = [versions[version] for _, versions in sorted(self._served.items()) for version in sorted(versions)]
         return [one for plain in found for one in (plain, *(replace(plain, adapter=a) for a in plain.text.adapters))]
+
+    def created(self, name: str, version: int) -> int:
+        """When the files of a version were written, in seconds since 1970; 0 if they are not there."""
+        with suppress(OSError):
+            return (self._models / name / str(version)).stat().st_mtime_ns // 10**9
+        return 0
 
     async def find(self, wanted: str) -> Served:
         """The version a client means. Raises ApiError."""

@@ -24,11 +24,12 @@ from aiohttp import web
 from aifactory_agent.logs import fields
 from aifactory_agent.openai.answers import DONE, Chunks, Head, Usage, error_chunk, whole
 from aifactory_agent.openai.asking import Plan, plan_chat, plan_completion, together
-from aifactory_agent.openai.catalog import Catalog, Served
+from aifactory_agent.openai.catalog import Catalog, Served, model_of
 from aifactory_agent.openai.embedding import EmbeddingWish, embed, read_embeddings, told
 from aifactory_agent.openai.engine import Engine, Piece, Vectors
 from aifactory_agent.openai.errors import ApiError, ModelGone, unavailable
 from aifactory_agent.openai.limits import Limits
+from aifactory_agent.openai.loading import Loading
 from aifactory_agent.openai.wishes import read_chat, read_completion
 from aifactory_contract.userjson import parse_json
 
@@ -64,10 +65,14 @@ class Door:
         engine: what generates.
         limits: for all requests.
         age: seconds since a request's connection was made.
+        loading: has a model loaded that is asked for.
     """
 
-    def __init__(self, catalog: Catalog, engine: Engine, limits: Limits, age: Callable[[object], float]) -> None:
+    def __init__(
+        self, catalog: Catalog, engine: Engine, limits: Limits, age: Callable[[object], float], loading: Loading
+    ) -> None:
         self._catalog = catalog
+        self._loading = loading
         self._engine = engine
         self._limits = limits
         self._age = age
@@ -149,11 +154,24 @@ class Door:
         newest = {one.name: one.version for one in served}
         cards = [_card(one.short, one) for one in served if one.version == newest[one.name]]
         cards += [_card(one.id, one) for one in served]
+        cards += [card for card in await self._at_rest() if card["id"] not in {each["id"] for each in cards}]
         return self._json(asked, {"object": "list", "data": cards})
 
     async def _model(self, asked: Asked) -> web.StreamResponse:
         name = unquote(asked.http.path.removeprefix("/v1/models/"))
+        if resting := [card for card in await self._at_rest() if card["id"] == name]:
+            return self._json(asked, resting[0])
         return self._json(asked, _card(name, await self._catalog.find(name)))
+
+    async def _at_rest(self) -> list[dict[str, Any]]:
+        """Cards of models that are served and not loaded now: what their files would tell is read when they are."""
+        loaded = {one.name for one in self._catalog.all()}
+        found = []
+        for name, versions in sorted((await self._loading.models()).items()):
+            for version in versions if name not in loaded else ():
+                card = {"object": "model", "created": self._catalog.created(name, version), "owned_by": "aifactory"}
+                found += [{"id": id_, **card, "root": f"{name}@{version}"} for id_ in (name, f"{name}@{version}")]
+        return found
 
     async def _health(self, asked: Asked) -> web.StreamResponse:
         if not await self._engine.live():
@@ -171,11 +189,12 @@ class Door:
 
     async def _found(self, model: str, ask: Callable[[Served], Awaitable[_T]], *, embeds: bool) -> _T:
         """Ask, and once more if the version has gone between looking and asking, as it may in a rollout."""
-        try:
-            return await ask(await self._find(model, embeds))
-        except ModelGone:
-            await self._catalog.refresh()
-            return await ask(await self._find(model, embeds))
+        async with self._loading.hold(model_of(model)):
+            try:
+                return await ask(await self._find(model, embeds))
+            except ModelGone:
+                await self._catalog.refresh()
+                return await ask(await self._find(model, embeds))
 
     async def _find(self, model: str, embeds: bool) -> Served:
         served = await self._catalog.find(model)

@@ -17,6 +17,8 @@ from aifactory_agent.openai.door import Door
 from aifactory_agent.openai.engine import Engine
 from aifactory_agent.openai.limits import Limits
 from aifactory_agent.openai.listener import Listener
+from aifactory_agent.openai.loading import Loading
+from aifactory_contract.names import ADMISSION
 
 _log = logging.getLogger(__name__)
 _END_SECONDS = 5.0
@@ -31,6 +33,8 @@ class Options:
     triton: str
     port: int
     limits: Limits = field(default_factory=Limits)
+    on_demand: bool = False
+    """The agent loads models when they are asked for."""
 
 
 async def serve(options: Options) -> None:
@@ -38,7 +42,8 @@ async def serve(options: Options) -> None:
     engine = Engine(options.triton)
     catalog = Catalog(options.repository / "models", engine)
     listener: Listener
-    door = Door(catalog, engine, options.limits, lambda connection: listener.age(connection))
+    loading = Loading(options.repository / ADMISSION if options.on_demand else None)
+    door = Door(catalog, engine, options.limits, lambda connection: listener.age(connection), loading)
     listener = Listener(door.handle, options.limits)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

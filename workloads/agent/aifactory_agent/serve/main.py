@@ -20,6 +20,7 @@ from aifactory_agent.serve.repository import Repository
 from aifactory_agent.serve.triton import Triton
 from aifactory_agent.serve.web import application
 from aifactory_contract.control import HEADER, control_key, probe_sign
+from aifactory_contract.names import ADMISSION
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ async def serve(options: Options) -> int:
     runner = web.AppRunner(application(lambda: reconciler.status, metrics), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, port=options.port).start()
+    admission = await reconciler.admission.serve(options.repository / ADMISSION)
     _log.info("agent started", extra=fields(release=__version__, port=options.port, triton=options.triton))
     work = loop.create_task(reconciler.run())
     waiter = loop.create_task(stop.wait())
@@ -66,6 +68,7 @@ async def serve(options: Options) -> int:
         task.cancel()
     with suppress(asyncio.CancelledError):
         await work
+    admission.close()
     await triton.close()
     await runner.cleanup()
     _log.info("agent stopped")

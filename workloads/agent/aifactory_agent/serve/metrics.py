@@ -21,13 +21,18 @@ class Metrics:
         self._states = self._gauge("aifactory_agent_model_state", "1 for the state a version is in", [*_MODEL, "state"])
         self._fetch = self._gauge("aifactory_agent_fetch_seconds", "Duration of the last fetch and check", _MODEL)
         self._load = self._gauge("aifactory_agent_load_seconds", "Duration of the last load in Triton", _MODEL)
+        self._held = self._gauge("aifactory_agent_held_requests", "Requests that wait for their model to be loaded")
+        self._admitted = self._gauge("aifactory_agent_admitted_requests", "Requests under way, with models on demand")
+        self._loads = Counter("aifactory_agent_loads", "Loads of a version in Triton", _MODEL, registry=self._registry)
         self._failures = Counter(
             "aifactory_agent_failures", "Failed attempts", [*_MODEL, "reason"], registry=self._registry
         )
         self._gauge("aifactory_agent_info", "Release of the agent", ["release"]).labels(__version__).set(1)
 
-    def observe(self, status: Status) -> None:
-        """Take up a round's result."""
+    def observe(self, status: Status, held: int = 0, admitted: int = 0) -> None:
+        """Take up a round's result, and how many requests wait for their model or are under way."""
+        self._held.set(held)
+        self._admitted.set(admitted)
         self._ready.set(status.ready)
         self._states.clear()
         for model in status.models:
@@ -41,6 +46,7 @@ class Metrics:
     def loaded(self, key: ModelKey, seconds: float) -> None:
         """A version was loaded."""
         self._load.labels(*_labels(key)).set(seconds)
+        self._loads.labels(*_labels(key)).inc()
 
     def failed(self, key: ModelKey, reason: Reason) -> None:
         """An attempt failed."""

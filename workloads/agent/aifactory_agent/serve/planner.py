@@ -20,6 +20,8 @@ Rules
   is room for what is desired, and for one version more.
 - A failed version waits until `retry_at`; while it waits it is as if it were not there, so the others go on.
 - Where taking something out has failed, a model is `held` for a while: nothing is taken out of it, all else goes on.
+- Where models are loaded on demand, nothing of those at rest (`residency`) runs, but until their last request is over,
+  and of warm versions only the files are kept. A version that has answered in this pod counts as served while it rests.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from aifactory_agent.serve.backoff import may_be_an_accident
 from aifactory_contract.desired import Desired, ModelKey, ModelSpec
 from aifactory_contract.engines import AUTO
 from aifactory_contract.errors import Reason
@@ -78,6 +81,16 @@ class Actual:
     """Models of which dropping, unloading or removing something failed a moment ago."""
     bearing: frozenset[ModelKey] = frozenset()
     """The versions that were live when the pod last had everything that was wished then: clients are served by them."""
+    answered: frozenset[ModelKey] = frozenset()
+    """Versions that have answered at all since the agent was started."""
+    resting: frozenset[str] = frozenset()
+    """Models, on demand, of which nothing is to run now."""
+    crowded: frozenset[str] = frozenset()
+    """Models, on demand, for whose missing versions there is no room."""
+    in_use: frozenset[str] = frozenset()
+    """Models, on demand, that have requests under way."""
+    unloading: frozenset[str] = frozenset()
+    """Models, on demand, that go: their memory is not free yet."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +143,10 @@ def plan(desired: Desired, actual: Actual, now: float) -> list[Action]:
         return actions
     names = {spec.key.name for spec in desired.models}
     names |= set(actual.serving) | {key.name for key in actual.present}
-    going = {name for name in names if _is_going(name, desired, actual)}
+    going = {name for name in names if _is_going(name, desired, actual)} | actual.unloading
     for name in sorted(names - actual.loading):
-        actions += [each for each in _plan_model(name, desired, actual, now) if not (_adds(each) and going - {name})]
+        full = going - {name} or name in actual.crowded
+        actions += [each for each in _plan_model(name, desired, actual, now) if not (_adds(each) and full)]
     return actions
 
 
@@ -141,6 +155,8 @@ def _is_going(name: str, desired: Desired, actual: Actual) -> bool:
     serving = actual.serving.get(name, frozenset())
     if name in actual.held or not serving:
         return False
+    if name in actual.resting:
+        return True
     return not desired.named(name) or bool(serving & _surplus(name, desired, actual))
 
 
@@ -151,12 +167,28 @@ def _adds(action: Action) -> bool:
 def is_ready(spec: ModelSpec, actual: Actual) -> bool:
     """Whether a desired version runs, from the right bytes, and has answered."""
     running = spec.key.version in actual.serving.get(spec.key.name, frozenset())
-    return actual.triton_up and running and spec.key in actual.confirmed and _is_right(spec, actual)
+    return actual.triton_up and running and spec.key in actual.confirmed and is_right(spec, actual)
 
 
-def answers_by_name(name: str, actual: Actual) -> ModelKey | None:
-    """The version that answers requests without a version: the newest that runs, wanted or not."""
+def stands_by(spec: ModelSpec, desired: Desired, actual: Actual) -> bool:
+    """Whether a version is loaded on demand and will answer then: it is there, and has answered in this pod before."""
+    known = (spec.key in actual.answered or spec.key in actual.bearing) and spec.key not in actual.failures
+    return desired.on_demand is not None and actual.triton_up and known and is_right(spec, actual)
+
+
+def is_served(spec: ModelSpec, desired: Desired, actual: Actual) -> bool:
+    """Whether a desired version answers requests, if need be after a load."""
+    return is_ready(spec, actual) or stands_by(spec, desired, actual)
+
+
+def answers_by_name(name: str, actual: Actual, desired: Desired | None = None) -> ModelKey | None:
+    """The version that answers requests without a version: the newest that runs, wanted or not.
+
+    Where `desired` is given and none runs: the one that will.
+    """
     running = actual.serving.get(name)
+    if not running and desired is not None:
+        running = frozenset(spec.key.version for spec in desired.named(name) if stands_by(spec, desired, actual))
     return ModelKey(name, max(running)) if running else None
 
 
@@ -170,6 +202,9 @@ def carries(desired: Desired, actual: Actual) -> bool:
     kept = [key for key in actual.bearing if desired.named(key.name)]
     if not actual.triton_up or not kept:
         return False
+    if desired.on_demand is not None:  # requests wait for what is not there yet
+        failures = (actual.failures[key] for key in kept if key in wanted and key in actual.failures)
+        return all(may_be_an_accident(failure.reason, failure.attempts) for failure in failures)
 
     def answers(key: ModelKey) -> bool:
         if key in wanted:
@@ -186,16 +221,16 @@ def carries(desired: Desired, actual: Actual) -> bool:
 def conflict_with(spec: ModelSpec, desired: Desired, actual: Actual, now: float) -> ModelSpec | None:
     """The desired version of the same model whose configuration keeps this one from being loaded, if there is one."""
     leader = _leader(_usable(desired.named(spec.key.name), actual, now))
-    if leader is None or not _is_right(spec, actual):
+    if leader is None or not is_right(spec, actual):
         return None
     return None if _config(leader.key, actual) == _config(spec.key, actual) else leader
 
 
 def _needs_fetch(spec: ModelSpec, desired: Desired, actual: Actual, now: float) -> bool:
-    if spec.key in actual.present or spec.key in actual.fetching or _waits(spec, actual, now):
+    if spec.key in actual.present or spec.key in actual.fetching or waits(spec, actual, now):
         return False
     name = spec.key.name
-    if spec.warm and not all(is_ready(live, actual) for live in desired.named(name)):
+    if spec.warm and not all(is_served(live, desired, actual) for live in desired.named(name)):
         return False
     return name in actual.held or not _surplus(name, desired, actual)
 
@@ -203,7 +238,7 @@ def _needs_fetch(spec: ModelSpec, desired: Desired, actual: Actual, now: float) 
 def _surplus(name: str, desired: Desired, actual: Actual) -> frozenset[int]:
     """Versions that nobody wishes, and that do not answer requests without a version because a higher one does."""
     specs = (*desired.named(name), *desired.named(name, warm=True))
-    answering = max((spec.key.version for spec in specs if is_ready(spec, actual)), default=0)
+    answering = max((spec.key.version for spec in specs if is_served(spec, desired, actual)), default=0)
     there = {key.version for key in actual.present if key.name == name} | actual.serving.get(name, frozenset())
     return frozenset(version for version in there - {spec.key.version for spec in specs} if version < answering)
 
@@ -212,9 +247,15 @@ def _plan_model(name: str, desired: Desired, actual: Actual, now: float) -> list
     serving = actual.serving.get(name, frozenset())
     specs = desired.named(name)
     warm = desired.named(name, warm=True)
+    right = {spec.key for spec in (*specs, *warm) if is_right(spec, actual) or spec.key not in actual.present}
+    warm = () if desired.on_demand is not None else warm
     usable = _usable(specs, actual, now)
     leader = _leader(usable)
     held = name in actual.held
+    if name in actual.resting and serving:
+        return [] if held or name in actual.in_use else [Unload(name)]
+    if name in actual.resting:
+        return _leftovers(name, right, actual)
     if (surplus := serving & _surplus(name, desired, actual)) and not held:
         kept = serving - surplus
         return [Load(name, tuple(sorted(kept)), leader if leader and leader.key.version in kept else None, None)]
@@ -231,14 +272,21 @@ def _plan_model(name: str, desired: Desired, actual: Actual, now: float) -> list
     ask = [spec for spec in ready if spec.key.version in serving and _to_ask(spec, actual)]
     if ask:
         return [Confirm(ask[0])]
-    right = {spec.key for spec in (*specs, *warm) if _is_right(spec, actual) or spec.key not in actual.present}
-    leftovers = sorted(key for key in actual.present if key.name == name and key not in right)
-    return [Remove(key) for key in leftovers if key.version not in serving and not held]
+    return _leftovers(name, right, actual)
+
+
+def _leftovers(name: str, right: set[ModelKey], actual: Actual) -> list[Action]:
+    """Removes the files of versions that neither run nor are wished for."""
+    if name in actual.held:
+        return []
+    serving = actual.serving.get(name, frozenset())
+    gone = sorted(key for key in actual.present if key.name == name and key not in right)
+    return [Remove(key) for key in gone if key.version not in serving]
 
 
 def _usable(specs: tuple[ModelSpec, ...], actual: Actual, now: float) -> list[ModelSpec]:
     """Desired versions that are on the volume and are not waiting after a failure."""
-    return [spec for spec in specs if _is_right(spec, actual) and not _waits(spec, actual, now)]
+    return [spec for spec in specs if is_right(spec, actual) and not waits(spec, actual, now)]
 
 
 def _leader(usable: list[ModelSpec]) -> ModelSpec | None:
@@ -273,7 +321,8 @@ def _target(
     return frozenset(running | (beside - running))
 
 
-def _is_right(spec: ModelSpec, actual: Actual) -> bool:
+def is_right(spec: ModelSpec, actual: Actual) -> bool:
+    """Whether the files of a desired version are there, with the right bytes and for the right engine."""
     present = actual.present.get(spec.key)
     return present is not None and (present.digest, present.engine) == (spec.digest, spec.engine)
 
@@ -287,6 +336,7 @@ def _to_ask(spec: ModelSpec, actual: Actual) -> bool:
     return spec.key not in actual.confirmed or spec.key in actual.due
 
 
-def _waits(spec: ModelSpec, actual: Actual, now: float) -> bool:
+def waits(spec: ModelSpec, actual: Actual, now: float) -> bool:
+    """Whether a version has failed and it is not time for another try."""
     failure = actual.failures.get(spec.key)
     return failure is not None and failure.spec == spec and failure.retry_at > now

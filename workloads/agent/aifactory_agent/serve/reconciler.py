@@ -19,12 +19,13 @@ from pathlib import Path
 from aifactory_agent.artifacts.stores import Mounts, open_source
 from aifactory_agent.artifacts.transfer import Cancelled
 from aifactory_agent.logs import fields
-from aifactory_agent.serve import planner
-from aifactory_agent.serve.backoff import next_try, next_upkeep
+from aifactory_agent.serve import planner, residency
+from aifactory_agent.serve.admission import Admission
+from aifactory_agent.serve.backoff import may_be_an_accident, next_try, next_upkeep
 from aifactory_agent.serve.metrics import Metrics
 from aifactory_agent.serve.planner import Action, Actual, Confirm, Failure, Fetch, Load, Remove, Unload
 from aifactory_agent.serve.repository import Repository
-from aifactory_agent.serve.status import Status, report
+from aifactory_agent.serve.status import Loads, Status, Told, report
 from aifactory_agent.serve.triton import TooLate, Triton
 from aifactory_contract.desired import Desired, ModelKey, ModelSpec, parse
 from aifactory_contract.errors import FactoryError, Reason
@@ -94,11 +95,15 @@ class Reconciler:
         """Failures in a row of taking something out of a model, and when it may be tried again."""
         self._load_seconds: dict[ModelKey, float] = {}
         self._fetches: dict[ModelKey, _Fetching] = {}
+        self._loads: dict[ModelKey, Loads] = {}
+        self._missing: dict[str, float] = {}
+        """Models that are to be loaded on demand, and since when."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._fetch_slots = asyncio.Semaphore(_CONCURRENT_FETCHES)
         self._wake = asyncio.Event()
         self._observing = asyncio.Lock()
         self._stopping = False
+        self.admission = Admission(self._wake.set)
         self.status = Status()
 
     async def run(self) -> None:
@@ -142,9 +147,11 @@ class Reconciler:
         self._actual = replace(self._actual, held=held, fetching=self._fetched())
         if self._desired is not None:
             self._cancel_unwanted(self._desired)
+            self._make_room(self._desired, now)
             for action in planner.plan(self._desired, self._actual, now):
                 self._start(action)
-        status = report(self._desired, unreadable or silent, self._actual, self._load_seconds, time.monotonic())
+        told = Told(self._load_seconds, self._loads)
+        status = report(self._desired, unreadable or silent, self._actual, told, time.monotonic())
         if self._desired is not None:
             if status.ready:
                 await self._bear(frozenset(spec.key for spec in self._desired.live))
@@ -153,7 +160,29 @@ class Reconciler:
             about = fields(revision=status.revision, reason=status.reason, detail=status.message)
             _log.info("ready" if status.ready else "not ready", extra=about)
         self.status = status
-        self._metrics.observe(status)
+        self._metrics.observe(status, self.admission.held, self.admission.admitted)
+
+    def _make_room(self, desired: Desired, now: float) -> None:
+        """On demand: what is to be loaded and what is to go, and who has to wait for that, told in one go."""
+        admission = self.admission
+        use = residency.Use(admission.waiting, admission.in_use, admission.used, self._missing)
+        missing = residency.asked(desired, self._actual, use, now)
+        self._missing = {name: self._missing.get(name, now) for name in missing}
+        found = residency.decide(desired, self._actual, replace(use, since=self._missing), now)
+        self._actual = replace(self._actual, resting=found.resting, crowded=found.crowded)
+        known: dict[str, list[int]] = {spec.key.name: [] for spec in desired.live}
+        for spec in desired.live:
+            if planner.is_served(spec, desired, self._actual):
+                known[spec.key.name].append(spec.key.version)
+        answering = frozenset(key.name for key in self._actual.confirmed) & known.keys() - found.resting
+        failures = {
+            key.name: each.message
+            for key, each in self._actual.failures.items()
+            # Of one that has never answered here nobody knows yet whether it stays.
+            if key in self._actual.bearing and not may_be_an_accident(each.reason, each.attempts)
+        }
+        admission.settle(desired.on_demand, known, answering, failures)
+        self._actual = replace(self._actual, in_use=admission.in_use)
 
     async def _bear(self, versions: frozenset[ModelKey]) -> None:
         """Clients are served by these from now on. That is noted before it is told, for an agent that is restarted."""
@@ -250,7 +279,8 @@ class Reconciler:
             case Confirm(spec):
                 self._spawn_for(spec.key.name, self._confirm(spec))
             case Unload(name):
-                self._spawn_for(name, self._upkeep(name, self._unload(name)))
+                on_demand = self._desired is not None and self._desired.on_demand is not None
+                self._spawn_for(name, self._upkeep(name, self._unload(name, to_the_end=on_demand)))
             case Remove(key):
                 self._spawn_for(key.name, self._upkeep(key.name, self._remove(key)))
 
@@ -330,6 +360,8 @@ class Reconciler:
             if action.adding is not None:
                 await self._check_loaded(action.adding)
                 self._load_seconds[action.adding.key] = seconds
+                times = self._loads.get(action.adding.key, Loads()).times
+                self._loads[action.adding.key] = Loads(times + 1, time.time())
                 self._metrics.loaded(action.adding.key, seconds)
             versions = list(action.versions)
             _log.info("loaded", extra=fields(model=action.name, versions=versions, seconds=round(seconds, 3)))
@@ -374,7 +406,9 @@ class Reconciler:
             self._ask_at[key] = time.monotonic() + CHECK_SECONDS
             self._forget_failure(key)
             if not known:
-                self._actual = replace(self._actual, confirmed=self._actual.confirmed | {key})
+                confirmed, answered = self._actual.confirmed | {key}, self._actual.answered | {key}
+                self._actual = replace(self._actual, confirmed=confirmed, answered=answered)
+                self.admission.touch(key.name)
                 _log.info("model answers", extra=fields(**_about(key)))
 
         await self._attempt(spec, work)
@@ -396,8 +430,16 @@ class Reconciler:
         self._doubted.discard(key)
         self._late_probes.pop(key, None)
 
-    async def _unload(self, name: str) -> None:
-        await self._triton.unload(name)
+    async def _unload(self, name: str, *, to_the_end: bool) -> None:
+        """Have nothing of a model run; to the end, where its memory is for another model."""
+        if to_the_end:
+            self._actual = replace(self._actual, unloading=self._actual.unloading | {name})
+        try:
+            await self._triton.unload(name)
+            while to_the_end and not await self._triton.is_gone(name):  # noqa: ASYNC110
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            self._actual = replace(self._actual, unloading=self._actual.unloading - {name})
         _log.info("unloaded", extra=fields(model=name))
 
     async def _remove(self, key: ModelKey) -> None:
@@ -407,6 +449,8 @@ class Reconciler:
         self._forget_failure(key)
         self._load_seconds.pop(key, None)
         self._ask_at.pop(key, None)
+        self._loads.pop(key, None)
+        self._actual = replace(self._actual, answered=self._actual.answered - {key})
         _log.info("files removed", extra=fields(**_about(key)))
 
     async def _attempt(self, spec: ModelSpec, work: Callable[[], Awaitable[None]]) -> None:

@@ -6,12 +6,13 @@ does not see it come and go with each try.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from aifactory_agent.serve.backoff import may_be_an_accident
-from aifactory_agent.serve.planner import Actual, Failure, answers_by_name, conflict_with, is_ready
+from aifactory_agent.serve.planner import Actual, Failure, answers_by_name, conflict_with, is_ready, stands_by
 from aifactory_contract.desired import Desired, ModelKey, ModelSpec
 from aifactory_contract.errors import FactoryError, Reason
 
@@ -23,7 +24,26 @@ class State(StrEnum):
     FETCHING = "Fetching"
     LOADING = "Loading"
     READY = "Ready"
+    STANDBY = "Standby"
+    """It has answered in this pod, and is loaded when it is asked for."""
     FAILED = "Failed"
+
+
+@dataclass(frozen=True)
+class Loads:
+    """How often a version was loaded since the agent was started, and when last, in seconds since 1970."""
+
+    times: int = 0
+    last: float = 0.0
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is told of loads."""
+
+    seconds: Mapping[ModelKey, float] = field(default_factory=dict)
+    """How long the last one took for the wish that is in force."""
+    loads: Mapping[ModelKey, Loads] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,6 +56,7 @@ class ModelStatus:
     message: str = ""
     load_seconds: float | None = None
     warm: bool = False
+    loads: Loads | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The form of `/v1/status`."""
@@ -43,6 +64,8 @@ class ModelStatus:
         document |= {"reason": self.reason, "message": self.message, "traffic": "warm" if self.warm else "live"}
         if self.load_seconds is not None:
             document["loadSeconds"] = round(self.load_seconds, 3)
+        if self.loads is not None:
+            document |= {"loads": self.loads.times, "loadedAt": int(self.loads.last)}
         return document
 
 
@@ -82,7 +105,7 @@ def report(
     desired: Desired | None,
     problem: FactoryError | None,
     actual: Actual,
-    load_seconds: dict[ModelKey, float],
+    told: Told,
     now: float,
 ) -> Status:
     """Status of the pod.
@@ -90,15 +113,21 @@ def report(
     Args:
         desired: the last readable desired.json, None if there was none yet.
         problem: what is wrong with desired.json now, or with Triton.
+        told: of loads.
     """
     if desired is None:
         missing = problem or FactoryError(Reason.INVALID_DESIRED, "desired.json has not been read yet")
         return Status(reason=str(missing.reason), message=missing.message)
     models = tuple(
-        replace(_model(spec, desired, actual, load_seconds.get(spec.key), now), warm=spec.warm)
+        replace(
+            _model(spec, desired, actual, told.seconds.get(spec.key), now),
+            warm=spec.warm,
+            loads=told.loads.get(spec.key),
+        )
         for spec in desired.models
     )
-    answers = tuple(filter(None, (answers_by_name(name, actual) for name in sorted(actual.serving))))
+    named = sorted({*actual.serving, *(spec.key.name for spec in desired.live)})
+    answers = tuple(filter(None, (answers_by_name(name, actual, desired) for name in named)))
     ready, reason, message = _judge(desired, problem, actual, [model for model in models if not model.warm])
     return Status(desired.revision, ready, reason, message, models, answers)
 
@@ -109,7 +138,7 @@ def _judge(
     """Whether the wish has come true, and if not, why: reason and message. Warm versions do not count."""
     if problem is not None:
         return False, str(problem.reason), problem.message
-    waiting = [model for model in live if model.state is not State.READY]
+    waiting = [model for model in live if model.state not in (State.READY, State.STANDBY)]
     if not waiting and (early := _answers_still(desired, actual)) is not None:
         return False, str(State.LOADING), f"{early} still answers requests for {early.name} without a version"
     if not waiting:
@@ -135,6 +164,8 @@ def _model(spec: ModelSpec, desired: Desired, actual: Actual, seconds: float | N
     failure = actual.failures.get(key)
     failure = failure if failure is not None and failure.spec == spec else None
     reason, message = (str(failure.reason), failure.message) if failure else ("", "")
+    if not spec.warm and stands_by(spec, desired, actual):
+        return ModelStatus(key, State.STANDBY, reason, "it is loaded when it is asked for", load_seconds=seconds)
     if key in actual.fetching:
         further = failure is None or actual.fetching[key] > failure.fetched
         return ModelStatus(key, State.FETCHING if further else State.FAILED, reason, message)
@@ -148,6 +179,8 @@ def _model(spec: ModelSpec, desired: Desired, actual: Actual, seconds: float | N
         return ModelStatus(key, State.FAILED, reason, message)
     if key in actual.present and not actual.triton_up:
         return ModelStatus(key, State.PENDING, reason or str(Reason.TRITON_UNAVAILABLE), message or "Triton is not up")
+    if key.name in actual.crowded or (key.name in actual.resting and key in actual.present):
+        return ModelStatus(key, State.PENDING, reason, message or "it waits for room, which others take that are asked")
     if key.name in actual.loading or key.version in actual.serving.get(key.name, frozenset()):
         return ModelStatus(key, State.LOADING, reason, message)
     return ModelStatus(key, State.PENDING, reason, message)

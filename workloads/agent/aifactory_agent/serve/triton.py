@@ -83,17 +83,24 @@ class Triton:
 
     async def serving(self) -> dict[str, frozenset[int]]:
         """READY versions by model. Raises FactoryError (TritonUnavailable), or TooLate if no answer comes in time."""
+        found: dict[str, set[int]] = {}
+        for entry in await self._index():
+            if entry.state == "READY":
+                found.setdefault(entry.name, set()).add(int(entry.version))
+        return {name: frozenset(versions) for name, versions in found.items()}
+
+    async def is_gone(self, name: str) -> bool:
+        """Whether nothing of a model runs or is on its way out. Raises as `serving` does."""
+        return all(entry.name != name or entry.state in ("", "UNAVAILABLE") for entry in await self._index())
+
+    async def _index(self) -> Any:
         try:
             index = await self._client.get_model_repository_index(
                 headers=self._headers, client_timeout=CALL_TIMEOUT_SECONDS
             )
         except InferenceServerException as error:
             raise self._unavailable(error) from error
-        found: dict[str, set[int]] = {}
-        for entry in index.models:
-            if entry.state == "READY":
-                found.setdefault(entry.name, set()).add(int(entry.version))
-        return {name: frozenset(versions) for name, versions in found.items()}
+        return index.models
 
     async def load(self, name: str, timeout_seconds: float) -> None:
         """Have Triton read a model's configuration and load, keep and drop versions by it.
