@@ -75,9 +75,9 @@ docs: uv ## The pages as a site in build/site, every link checked, with llms.txt
 	@echo "open build/site/index.html"
 
 .PHONY: images-list
-images-list: ## Every image that an installation pulls, with tag or digest (VALUES=values.yaml; MANIFESTS="job.yaml pool.yaml" for theirs)
+images-list: ## Every image that an installation pulls (VALUES=values.yaml; MANIFESTS="job.yaml pool.yaml" for theirs; DIGESTS=1 asks the registries)
 	@$(MAKE) --no-print-directory venv >&2
-	@$(BIN)/python charts/images.py $(addprefix --values=,$(VALUES)) $(MANIFESTS)
+	@$(BIN)/python charts/images.py $(addprefix --values=,$(VALUES)) $(if $(DIGESTS),--digests) $(MANIFESTS)
 
 .PHONY: release
 release: venv ## Charts, CRDs, plugin, image list, SBOMs, notes and checksums of what is committed, in build/release (SINCE=tag; URL=... where they will lie)

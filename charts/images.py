@@ -2,9 +2,10 @@
 
 What is listed is what Helm renders from the given values: the images of the pods, and those that the operator is told
 to start. Which image trains, and which serves where a pool names one, is said in TrainingJobs and InferencePools: give
-their files, and theirs are listed too.
+their files, and theirs are listed too. With --digests each image's registry is asked, with the logins of this user, and
+an image is listed as it is pulled whatever becomes of its tag: `name:tag@sha256:...`.
 
-    python3 charts/images.py [--values values.yaml] [--set key=value] [job.yaml ...]
+    python3 charts/images.py [--values values.yaml] [--set key=value] [--digests] [job.yaml ...]
 """
 
 from __future__ import annotations
@@ -49,10 +50,37 @@ def render(helm: str, given: Sequence[str]) -> str:
 
 def find_helm() -> str:
     """The user's, else the one that the local cluster is built with."""
-    if found := shutil.which("helm"):
+    return find("helm")
+
+
+def find(program: str) -> str:
+    """The user's, else one that is built here, once."""
+    if found := shutil.which(program):
         return found
-    command = [sys.executable, str(ROOT / "localcluster/cluster.py"), "bin", "helm"]
+    command = [sys.executable, str(ROOT / "localcluster/cluster.py"), "bin", program]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1]
+
+
+def pinned(images: Sequence[str]) -> list[str]:
+    """Each with the digest that its registry gives for its tag now.
+
+    Raises:
+        SystemExit: for one or more it gives none; every one is named, with the registry's words.
+    """
+    found, failed = [], []
+    for image in images:
+        if "@" in image:
+            found.append(image)
+            continue
+        done = subprocess.run([find("crane"), "digest", image], capture_output=True, text=True, check=False)
+        if done.returncode:
+            failed.append(f"{image}: {(done.stderr.strip().splitlines() or ['no words'])[-1].removeprefix('Error: ')}")
+        else:
+            found.append(f"{image}@{done.stdout.strip()}")
+    if failed:
+        head = "no digest for what a registry does not have; push it, name another by the chart's values, or log in:"
+        raise SystemExit("\n  ".join([head, *failed]))
+    return found
 
 
 def main() -> int:
@@ -60,12 +88,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="images.py", description="Lists every image that an installation pulls.")
     parser.add_argument("--values", action="append", default=[], help="a file of the chart's values")
     parser.add_argument("--set", action="append", default=[], help="one of them, as helm takes it")
+    parser.add_argument("--digests", action="store_true", help="with the digest of each, as its registry gives it")
     parser.add_argument("manifests", nargs="*", type=Path, help="files of TrainingJobs and InferencePools")
     found = parser.parse_args()
     given = [f"--values={path}" for path in found.values] + [f"--set={text}" for text in found.set]
     texts = [render(find_helm(), given), *(path.read_text() for path in found.manifests)]
-    images = {image for text in texts for document in yaml.safe_load_all(text) for image in images_of(document)}
-    print("\n".join(sorted(images)))
+    images = sorted({image for text in texts for document in yaml.safe_load_all(text) for image in images_of(document)})
+    print("\n".join(pinned(images) if found.digests else images))
     if not found.manifests:
         print("Images of TrainingJobs are not among them: give the files of yours too.", file=sys.stderr)
     return 0

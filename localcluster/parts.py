@@ -73,6 +73,7 @@ PARTS = (
     Part("pause", {"pause": "."}),
     Part("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),
     Part("helm", {"helm": "helm.sh/helm/v4/cmd/helm"}),
+    Part("crane", {"crane": "github.com/google/go-containerregistry/cmd/crane"}),
     Part("registry", {"registry": "github.com/distribution/distribution/v3/cmd/registry"}),
     Part("versitygw", {"versitygw": "github.com/versity/versitygw/cmd/versitygw"}),
     Part("fake-gcs-server", {"fake-gcs-server": "github.com/fsouza/fake-gcs-server"}),

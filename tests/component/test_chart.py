@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,11 @@ from aifactory.app.domains import DOMAINS
 from aifactory.app.options import parse
 from aifactory.app.wiring import rbac_rules
 from aifactory.engine.taskpods import TaskPods
+from localcluster import addons
+from tests.component.conftest import free_port
 from tests.support.chart import CHART, SYSTEM, Manifests, container, helm, pod, rendered
-from tests.support.kubectl import ROOT, Json, Kubectl
+from tests.support.kubectl import ROOT, Json, Kubectl, binary
+from tests.support.waiting import wait_for
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -445,6 +450,57 @@ def test_every_image_is_listed_as_the_chart_comes() -> None:
     done = subprocess.run([sys.executable, "charts/images.py"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [f"aifactory/{name}:0.1.0" for name in ("agent", "gateway", "operator", "server")]
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """The address of an empty registry."""
+    port = free_port()
+    config = {
+        "version": "0.1",
+        "log": {"level": "error"},
+        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
+        "http": {"addr": f"127.0.0.1:{port}"},
+    }
+    (tmp_path / "registry.json").write_text(json.dumps(config))  # JSON is YAML
+    command = [binary("registry"), "serve", str(tmp_path / "registry.json")]
+    server = subprocess.Popen(command, env={**os.environ, "OTEL_TRACES_EXPORTER": "none"})
+    try:
+        url = f"http://127.0.0.1:{port}/v2/"
+        wait_for("the registry to answer", lambda: command_runs("curl", "-fsS", url), bool, seconds=20)
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def command_runs(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def test_every_image_is_listed_with_its_digest(registry: str, tmp_path: Path) -> None:
+    def listed(*more: str) -> subprocess.CompletedProcess[str]:
+        own = [f"--set=images.registry={registry}/aifactory", "--digests", *more]
+        command = [sys.executable, "charts/images.py", *own]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    names = ("agent", "gateway", "operator", "server")
+    program, archive = tmp_path / "program", tmp_path / "image.tar"
+    expected = []
+    for name in names:
+        image = f"{registry}/aifactory/{name}:0.1.0"
+        program.write_text(name)
+        archive.write_bytes(addons.image_archive(image, program))
+        pushed = subprocess.run([binary("crane"), "push", str(archive), image], capture_output=True, text=True)
+        assert pushed.returncode == 0, pushed.stderr
+        expected.append(f"{image}@{pushed.stdout.strip().partition('@')[2]}")
+    done = listed()
+    assert done.stdout.splitlines() == expected, done.stderr
+    assert "@sha256:" in expected[0]
+    failed = listed("--set=images.agent.tag=unheard-of", "--set=images.server.tag=neither")
+    assert failed.returncode != 0
+    for name in ("agent:unheard-of", "server:neither"):
+        assert f"{registry}/aifactory/{name}: " in failed.stderr
 
 
 def test_every_image_is_listed(tmp_path: Path) -> None:
