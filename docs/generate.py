@@ -48,7 +48,7 @@ def generated() -> dict[Path, str]:
     for name, content in dashboards.rendered().items():
         files[ROOT / "charts/aifactory/monitoring/dashboards" / name] = content
     files[ROOT / "plugin/kubectl_aifactory.py"] = whole_plugin()
-    files[ROOT / "argo/argocd-cm.yaml"] = argocd_cm()
+    files[ROOT / "charts/aifactory/files/argocd-cm.yaml"] = argocd_cm()
     return files
 
 

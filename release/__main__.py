@@ -168,7 +168,7 @@ def pack(folder: Path, since: str | None, url: str) -> None:
     folder.mkdir(parents=True)
     pack_charts(folder, time)
     pack_crds(folder)
-    shutil.copy(ROOT / "argo/argocd-cm.yaml", folder)
+    shutil.copy(ROOT / "charts/aifactory/files/argocd-cm.yaml", folder)
     pack_images(folder)
     pack_sboms(folder, uv, version, time)
     pack_plugin(folder, uv, url, time)

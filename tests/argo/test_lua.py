@@ -1,4 +1,4 @@
-"""The real Argo CD's reading of `argo/argocd-cm.yaml`, without a cluster: what its own tests would compare."""
+"""The real Argo CD's reading of the chart's `argocd-cm.yaml`, without a cluster: what its own tests would compare."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOW_WHAT_BECOMES = "sh -c 'cat \"$1\"'"
 
 def overrides(what: str, obj: Path, *more: str) -> str:
     told = ["admin", "settings", "resource-overrides", what, str(obj), *more]
-    settings = ["--argocd-cm-path", str(ROOT / "argo/argocd-cm.yaml")]
+    settings = ["--argocd-cm-path", str(ROOT / "charts/aifactory/files/argocd-cm.yaml")]
     return command([binary("argocd"), *told, *settings], KUBECTL_EXTERNAL_DIFF=SHOW_WHAT_BECOMES)
 
 

@@ -102,7 +102,7 @@ def test_argo_cd_is_told_of_our_kinds_beside_what_it_was_told_before(ns: Kubectl
     script, *_ = blocks("argocd", "sh")
     run(script.replace("-n argocd", f"-n {ns.namespace}"), ns, ROOT)
     ns.apply(theirs)
-    ours = yaml.safe_load((ROOT / "argo/argocd-cm.yaml").read_text())
+    ours = yaml.safe_load((ROOT / "charts/aifactory/files/argocd-cm.yaml").read_text())
     found = ns.get("configmap", "argocd-cm")
     assert found["data"] == {**ours["data"], **theirs["data"]}
     assert found["metadata"]["labels"] == ours["metadata"]["labels"], "without it Argo CD does not look at it"

@@ -286,7 +286,7 @@ def test_every_action_has_an_object_for_which_it_is_offered(kind: str, action: s
 
 
 def test_what_argo_cd_reads_is_what_was_tested_here() -> None:
-    data = yaml.safe_load((ROOT / "argo/argocd-cm.yaml").read_text())["data"]
+    data = yaml.safe_load((ROOT / "charts/aifactory/files/argocd-cm.yaml").read_text())["data"]
     assert len(data) == 2 * len(UPSTREAM)
     for kind in UPSTREAM:
         scripts = CUSTOMIZATIONS / kind
