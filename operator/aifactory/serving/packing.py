@@ -224,10 +224,9 @@ def _told(observed: Observed, model: _Model, leader: str | None) -> ModelStatus:
 
 def _answering(observed: Observed, served: VersionView) -> int:
     """Ready pods that answer from a version, as far as they have said anything else than what is served."""
-    stable, count = observed.pool.status.stable, 0
-    pods = traffic.stable_pods(observed.pool)
+    count, pods = 0, traffic.stable_pods(observed.pool)
     for pod in observed.pods:
-        if not pod.ready or pod.terminating or stable is None:
+        if not pod.ready or pod.terminating:
             continue
         said = pod.report.version_of(served.model) if pod.report is not None else None
         count += said == served.version if said is not None else pod.revision == pods
