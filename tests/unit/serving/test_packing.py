@@ -84,6 +84,9 @@ def test_one_that_is_pinned_to_a_version_that_is_not_there_goes_on_as_it_is() ->
     assert world.model("bert").message == "waiting for version 9 of model bert; existing versions: 1"
     assert conditions(world.status)["Available"][0] == "True"
     assert world.told() == [("bert", 1, "live"), ("gpt", 1, "live")]
+    target = pack(world.observed(), NOW).target
+    assert isinstance(target, VersionView)
+    assert target.title == "bert-v1 + gpt-v1"
 
 
 def test_one_that_is_served_and_gone_is_told_with_the_way_out() -> None:
