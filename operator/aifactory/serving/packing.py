@@ -248,10 +248,9 @@ def _residency(
 
 def _answering(observed: Observed, served: VersionView) -> int:
     """Ready pods that answer from a version, as far as they have said anything else than what is served."""
-    stable, count = observed.pool.status.stable, 0
-    pods = traffic.stable_pods(observed.pool)
+    count, pods = 0, traffic.stable_pods(observed.pool)
     for pod in observed.pods:
-        if not pod.ready or pod.terminating or stable is None:
+        if not pod.ready or pod.terminating:
             continue
         if observed.on_demand and pod.report is not None and pod.report.error_of(served.model):
             continue  # it stood by, and does not load any more

@@ -27,7 +27,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeGuard
 
 import aiohttp
 import msgspec
@@ -617,14 +617,14 @@ def read_report(body: bytes) -> Report:
         version=version if _is_number(version) else None,
         load_seconds=seconds if seconds is not None and 0 <= seconds < MAX_SECONDS else None,
         error=_failures(status),
-        answers=tuple((name, number) for name, number in sorted(answers.items()) if number and _is_number(number)),
+        answers=tuple((name, number) for name, number in sorted(answers.items()) if _is_number(number)),
         resident=tuple(model.name[:MAX_NAME] for model in several if model.state == "Ready"),
         loaded=tuple((model.name[:MAX_NAME], model.loaded_at) for model in several if 0 < model.loaded_at < 2**32),
         failed=tuple((model.name[:MAX_NAME], _words(model)[:MAX_WORDS]) for model in several if _has_failed(model)),
     )
 
 
-def _is_number(version: int | None) -> bool:
+def _is_number(version: int | None) -> TypeGuard[int]:
     return version is not None and 0 < version < 2**31
 
 

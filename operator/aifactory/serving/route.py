@@ -289,13 +289,13 @@ def _of_parent(observed: Observed, kind: str, view: RouteView | None, parent: Pa
         return Problem(Reason.GATEWAY_NOT_READY, f"{message}gateway {parent.gateway}", waits=True)
     if current and said.accepted:
         return None
-    if gateway.found and not gateway.taken_on:
+    if not gateway.taken_on:
         message = (
             f"no controller has taken on {title} of GatewayClass {gateway.class_name}: install or start the one that "
             f"its class names, or correct {field}"
         )
         return Problem(Reason.GATEWAY_NOT_READY, message, waits=True)
-    if view is not None and said.accepted and _was_ready(observed):
+    if said.accepted and _was_ready(observed):
         return None  # it splits requests in another way since, and nothing else
     looked = "has not looked at" if said.generation == 0 else "has yet to take the change of"
     return Problem(Reason.GATEWAY_NOT_READY, f"the controller of {title} {looked} {route}", waits=True)
@@ -335,7 +335,8 @@ def url(observed: Observed) -> str:
         gateway = _gateway(observed, parent)
         fitting = [each for each in gateway.listeners if _fits(each, parent, hostnames)]
         for listener in sorted(fitting, key=lambda each: each.protocol != "HTTPS"):
-            host = next((each for each in (*hostnames, listener.hostname) if each and "*" not in each), gateway.address)
+            names_there = (each for each in (*hostnames, listener.hostname) if _leads_to(each, listener))
+            host = next(names_there, gateway.address)
             if host:
                 scheme = listener.protocol.lower()
                 port = "" if listener.port == _USUAL_PORTS[scheme] else f":{listener.port}"
@@ -350,13 +351,19 @@ def _fits(listener: ListenerView, parent: Parent, hostnames: Sequence[str]) -> b
     return not (listener.hostname and hostnames) or any(_overlap(listener.hostname, each) for each in hostnames)
 
 
+def _leads_to(name: str, listener: ListenerView) -> bool:
+    """Whether clients that ask for a name, which is a whole one, come to a listener."""
+    return bool(name) and "*" not in name and (not listener.hostname or _overlap(listener.hostname, name))
+
+
 def _overlap(one: str, other: str) -> bool:
     """Whether two names, with or without a wildcard in front, have a name in common.
 
     >>> _overlap("*.example.com", "chat.example.com"), _overlap("a.example.com", "b.example.com")
     (True, False)
     """
-    if one == other:
-        return True
-    wide, narrow = (one, other) if one.startswith("*.") else (other, one)
-    return wide.startswith("*.") and narrow.removeprefix("*").endswith(wide[1:]) and narrow != wide[2:]
+    return one == other or _covers(one, other) or _covers(other, one)
+
+
+def _covers(wide: str, narrow: str) -> bool:
+    return wide.startswith("*.") and narrow.endswith(wide[1:])

@@ -113,6 +113,19 @@ def test_a_version_alone_has_no_counter_and_no_users() -> None:
             ["ns/tiny-v1", "ns/tiny-v2", "ns/tiny-v3"],
         ),
         ({"stable": {"revision": "a"}}, []),
+        (
+            {
+                "stable": {
+                    "revision": "a",
+                    "modelVersion": "tiny-v2",
+                    "models": [
+                        {"name": "bert", "version": 1, "modelVersion": "bert-v1"},
+                        {"name": "tiny", "version": 2, "modelVersion": "tiny-v2"},
+                    ],
+                }
+            },
+            ["ns/bert-v1", "ns/tiny-v2"],
+        ),
     ],
 )
 def test_a_pool_concerns_what_it_serves_rolls_to_and_wishes_for(status: Any, versions: list[str]) -> None:

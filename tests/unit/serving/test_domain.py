@@ -27,9 +27,11 @@ from aifactory.kube.objects import (
     NetworkPolicy,
     Pod,
     ReplicaSet,
+    Route,
     Service,
     decoder,
 )
+from aifactory.kube.objects import Gateway as GatewayObject
 from aifactory.kube.podstate import Crash, Trouble
 from aifactory.kube.resources import Key, Resource
 from aifactory.models.domain import Models
@@ -37,7 +39,20 @@ from aifactory.serving.demand import Demand
 from aifactory.serving.domain import Serving
 from aifactory.serving.holding import Held
 from aifactory.serving.probe import SILENT_AFTER, ServingPod, ServingProbe
-from aifactory.serving.state import ConfigView, Report, RevisionView, ServingPodView, Settings, VersionView
+from aifactory.serving.state import (
+    ConfigView,
+    ListenerView,
+    Parent,
+    ParentGateway,
+    Report,
+    RevisionView,
+    RoutesView,
+    RouteView,
+    Said,
+    ServingPodView,
+    Settings,
+    VersionView,
+)
 from aifactory.serving.wakeup import Proxy
 from tests.support.faketime import FakeClock
 from tests.support.kinds import INFERENCEPOOLS, MODELVERSIONS
@@ -51,7 +66,11 @@ TYPES: dict[Resource, Any] = {
     resources.DEPLOYMENTS: Deployment,
     resources.REPLICASETS: ReplicaSet,
     resources.PODS: Pod,
+    resources.HTTPROUTES: Route,
+    resources.GRPCROUTES: Route,
+    resources.GATEWAYS: GatewayObject,
 }
+GATEWAY_API = (resources.HTTPROUTES, resources.GRPCROUTES, resources.GATEWAYS)
 STAMP = {names.ANNOTATION_APPLIED: "stamp."}
 GONE = {"deletionTimestamp": "2026-01-01T12:00:00Z"}
 READY = {"type": "Ready", "status": "True"}
@@ -60,9 +79,9 @@ READY = {"type": "Ready", "status": "True"}
 class Installation:
     """Pool chat, uid `chat-uid`, among other objects."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, served: Any = (), namespace: str | None = None, **settings: Any) -> None:
         self.serving = Serving(Settings(**{"server_image": "server:1", "agent_image": "agent:1", **settings}))
-        self.cluster = Cluster([self.serving, Models()])
+        self.cluster = Cluster([self.serving, Models()], served, namespace)
         self.woken: list[str] = []
         self._versions = 0
         self.cluster.connect(
@@ -148,6 +167,163 @@ def test_everything_around_a_pool_is_gathered() -> None:
     assert seen.service == Applied("chat", "chat-uid", "stamp.")
     assert seen.budget == Applied("chat-serving", "chat-serving-uid", "stamp.")
     assert (seen.throughput, seen.may_upgrade, seen.orphans) == (throughput, True, ())
+
+
+# --- The way through a Gateway of the user's ---
+
+BEHIND = {
+    "gateway": {
+        "mode": "GatewayAPI",
+        "parentRefs": [{"name": name, "namespace": "gateways"} for name in ("public", "away", "zone", "inner")],
+        "grpc": {"parentRefs": [{"name": "own", "sectionName": "grpc"}]},
+    }
+}
+PUBLIC = {"name": "public", "namespace": "gateways"}
+
+
+def route_body(*parents: dict[str, Any], said: Any = (), **meta: Any) -> dict[str, Any]:
+    refs = [{"name": "chat", "weight": 75}, {"name": "other", "weight": 25}, {"name": "none", "weight": 0}]
+    spec = {"parentRefs": list(parents), "rules": [{"backendRefs": refs}]}
+    return {"meta": {"annotations": STAMP, "generation": 3, **meta}, "spec": spec, "status": {"parents": list(said)}}
+
+
+def accepted(status: str = "True", type_: str = "Accepted", **words: Any) -> dict[str, Any]:
+    return {"type": type_, "status": status, "observedGeneration": 3, **words}
+
+
+def test_routes_and_the_gateways_that_the_pool_names_are_gathered() -> None:
+    found = Installation(GATEWAY_API)
+    found.pool(more=BEHIND)
+    said = [{"parentRef": {"name": "silent"}}, {"parentRef": PUBLIC, "conditions": [accepted()]}]
+    ours = ("InferencePool", "chat")
+    found.put(resources.HTTPROUTES, "chat", ours, **route_body(PUBLIC, said=said))
+    found.put(resources.GRPCROUTES, "chat", ours, **route_body({"name": "own"}, generation=4))
+    listener = {"name": "web", "port": 8080, "protocol": "HTTP", "hostname": "*.example.com"}
+    spec = {"gatewayClassName": "eg", "listeners": [listener]}
+    status = {"addresses": [{"value": ""}, {"value": "192.0.2.7"}], "conditions": [accepted()]}
+    found.put(resources.GATEWAYS, "public", meta={"namespace": "gateways"}, spec=spec, status=status)
+    leads, child = (("chat", 75), ("other", 25)), Applied("chat", "chat-uid", "stamp.")
+    assert found.observed().routes == RoutesView(
+        http=RouteView(child, 3, leads, {Parent("gateways", "public"): Said(3, accepted=True)}),
+        grpc=RouteView(child, 4, leads),
+        gateways=(
+            ParentGateway("gateways", "away", found=False),
+            ParentGateway("gateways", "inner", found=False),
+            ParentGateway(
+                "gateways",
+                "public",
+                class_name="eg",
+                listeners=(ListenerView("web", 8080, "HTTP", "*.example.com"),),
+                address="192.0.2.7",
+            ),
+            ParentGateway("gateways", "zone", found=False),
+            ParentGateway("ns", "own", found=False),
+        ),
+    )
+
+
+@pytest.mark.parametrize("owner", [None, ("InferencePool", "other")])
+def test_routes_of_others_are_not_the_pools(owner: Any) -> None:
+    found = Installation(GATEWAY_API)
+    found.pool(more=BEHIND)
+    for kind in (resources.HTTPROUTES, resources.GRPCROUTES):
+        found.put(kind, "chat", owner, **route_body(PUBLIC))
+    assert (found.observed().routes.http, found.observed().routes.grpc) == (None, None)
+
+
+def test_where_the_operator_does_not_look_a_gateway_is_not_known_to_be_missing() -> None:
+    unserved = Installation()
+    unserved.pool(more=BEHIND)
+    assert unserved.observed().routes.unserved == ("HTTPRoute", "GRPCRoute")
+    assert not any(each.known for each in unserved.observed().routes.gateways)
+    found = Installation(GATEWAY_API, namespace="ns")
+    found.pool(more=BEHIND)
+    seen = {each.namespace: (each.found, each.known) for each in found.observed().routes.gateways}
+    assert seen == {"gateways": (False, False), "ns": (False, True)}
+
+
+PENDING = accepted("Unknown", reason="Pending", message="Waiting for controller")
+INVALID = accepted("False", reason="Invalid", message="no such class")
+NO_ADDRESS = accepted("False", "Programmed", reason="AddressNotAssigned", message="none yet")
+
+
+@pytest.mark.parametrize(
+    ("told", "taken_on", "trouble"),
+    [
+        ((), False, ""),
+        ((PENDING,), False, ""),
+        ((PENDING, accepted("Unknown", "Programmed")), False, ""),
+        ((INVALID,), True, "Invalid: no such class"),
+        ((accepted(),), True, ""),
+        ((accepted(), NO_ADDRESS), True, "AddressNotAssigned: none yet"),
+        ((NO_ADDRESS,), False, "AddressNotAssigned: none yet"),
+        ((accepted(), accepted("True", "Programmed")), True, ""),
+    ],
+)
+def test_what_is_said_of_a_gateway(told: Any, *, taken_on: bool, trouble: str) -> None:
+    found = Installation(GATEWAY_API)
+    found.pool(more={"gateway": {"mode": "GatewayAPI", "parentRefs": [PUBLIC]}})
+    found.put(resources.GATEWAYS, "public", meta={"namespace": "gateways"}, status={"conditions": list(told)})
+    expected = ParentGateway("gateways", "public", taken_on=taken_on, trouble=trouble)
+    assert found.observed().routes.gateways == (expected,)
+
+
+def test_a_gateway_wakes_the_pools_whose_routes_name_it() -> None:
+    found = Installation(GATEWAY_API)
+    service = {"name": "mesh", "kind": "Service"}
+    for name, kind, parents in (
+        ("chat", resources.HTTPROUTES, (PUBLIC, service)),
+        ("search", resources.GRPCROUTES, ({"name": "own"},)),
+        ("idle", resources.HTTPROUTES, ({"name": "public"},)),
+    ):
+        found.pool(name)
+        found.put(kind, name, ("InferencePool", name), **route_body(*parents))
+    woken = {}
+    for namespace, name in (("gateways", "public"), ("ns", "own"), ("ns", "mesh"), ("gateways", "own")):
+        found.woken.clear()
+        found.put(resources.GATEWAYS, name, meta={"namespace": namespace})
+        woken[namespace, name] = set(found.woken)
+    assert woken == {
+        ("gateways", "public"): {"ns/chat"},
+        ("ns", "own"): {"ns/search"},
+        ("ns", "mesh"): set(),
+        ("gateways", "own"): set(),
+    }
+
+
+# --- Several models ---
+
+OF_OLD = {"models": [{"name": "old", "version": 1, "modelVersion": "old-v1"}]}
+STABLE = {"revision": "a", "modelVersion": "old-v1"}
+TWO = {"models": [{"name": name, "track": "Latest"} for name in ("tiny", "bert")]}
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "models"),
+    [
+        pytest.param({}, {"stable": STABLE}, ["tiny"], id="of one model, which is the only one it can serve"),
+        pytest.param({}, {"stable": {**STABLE, **OF_OLD}}, ["tiny", "old"], id="it was of several"),
+        pytest.param({}, {"previous": {**STABLE, **OF_OLD}}, ["tiny", "old"], id="it was, before the last change"),
+        pytest.param(TWO, {"stable": STABLE}, ["tiny", "bert", "old"], id="it was of one"),
+        pytest.param(TWO, {}, ["tiny", "bert"], id="it is new"),
+    ],
+)
+def test_versions_of_models_that_pods_still_serve_are_gathered(more: Any, status: Any, models: list[str]) -> None:
+    found = Installation()
+    found.pool(more=more, status=status)
+    for model in ("tiny", "bert", "old", "other"):
+        found.version(1, model=model)
+    assert [view.model for view in found.observed().versions] == models
+
+
+def test_pods_that_serve_several_models_are_asked_for_each() -> None:
+    for more, several in (({}, False), (TWO, True)):
+        found = Installation()
+        found.pool(more=more)
+        found.revision()
+        found.pod("p", status={"podIP": "10.0.0.1", "conditions": [READY]})
+        expected = ServingPod("p-uid", "10.0.0.1", ("ns", "chat"), ready=True, several=several)
+        assert found.serving.asked_pods(found.cluster) == [expected]
 
 
 @pytest.mark.parametrize("owner", [None, ("InferencePool", "other")])
@@ -674,6 +850,9 @@ def test_the_operator_may_do_with_a_pools_objects_what_it_does_with_them() -> No
         "GRPCRoute": change,
         "Gateway": (),
     }
+    kinds = {child.resource.kind: child for child in Serving.children}
+    assert {kind for kind, child in kinds.items() if child.optional} == {"HTTPRoute", "GRPCRoute", "Gateway"}
+    assert {kind for kind, child in kinds.items() if child.selector == ""} == {"Gateway"}, "users label none for us"
 
 
 def test_a_pool_is_planned_with_what_the_installation_says() -> None:

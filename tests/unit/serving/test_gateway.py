@@ -610,6 +610,62 @@ def test_where_a_gateway_leads_to() -> None:
     assert one.versions == (1, 8)
 
 
+SEVERAL = {"models": [{"name": name, "track": "Latest"} for name in ("gpt", "bert", "t5")]}
+
+
+def named(*versions: str) -> list[dict[str, Any]]:
+    found = (each.split("@") for each in versions)
+    return [{"name": name, "version": int(number), "modelVersion": f"{name}-v{number}"} for name, number in found]
+
+
+def test_of_several_models_pods_are_led_to_by_each_and_asked_for_one_that_stays() -> None:
+    status = {
+        "stable": {"revision": "a", "models": named("t5@1", "old@3", "bert@1", "gpt@1")},
+        "candidate": {"revision": "b", "deployment": "chat-a", "models": named("t5@1", "gpt@2", "bert@1")},
+    }
+    found = gateway.routes(seen(GatewayView(), replace(SET, revision="a"), status=status, **SEVERAL))
+    assert [each.versions for each in found.sets] == [("bert@1", "gpt@1", "gpt@2", "old@3", "t5@1")]
+    assert found.model == "gpt"
+    new = {"stable": {"revision": "a", "models": named("old@3", "t5@1")}}
+    assert gateway.routes(seen(GatewayView(), status=new, **SEVERAL)).model == "t5"
+    one = {"stable": {"revision": "a", "modelVersion": "tiny-v1"}}
+    found = gateway.routes(seen(GatewayView(), replace(SET, revision="a"), status=one, **SEVERAL))
+    assert ([each.versions for each in found.sets], found.model) == ([()], "gpt")
+    assert gateway.routes(seen(GatewayView(), **SEVERAL)).model == "gpt"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        pytest.param({}, True, id="all of them"),
+        pytest.param({"files": "old"}, False, id="not the ConfigMap"),
+        pytest.param({"first": "old"}, False, id="not one that was made with others"),
+        pytest.param({"pods": ("now", "old")}, False, id="not one of two"),
+        pytest.param({"pods": ("now", "now"), "first": "old"}, True, id="they were told since"),
+        pytest.param({"pods": ("now", "old"), "terminating": True}, True, id="one that ends"),
+        pytest.param({"files": "old", "routed": False}, True, id="no request goes through them"),
+        pytest.param({"files": "old", "mode": "None"}, True, id="they go"),
+    ],
+)
+def test_whether_proxies_lead_to_what_they_shall(change: dict[str, Any], *, told: bool) -> None:
+    bare = seen(GatewayView(), SET)
+    now, _ = gateway.config_map(bare.pool, gateway.routes(bare))
+    named = {"now": now, "old": "old", "": ""}
+    pods = tuple(
+        ServingPodView(f"gateway-{each}", "", ready=True, told=named[each], terminating=each == "old" and gone)
+        for gone in [change.get("terminating", False)]
+        for each in change.get("pods", ("now", ""))
+    )
+    view = GatewayView(
+        deployment=DONE,
+        first=named[change.get("first", "now")],
+        files=named[change.get("files", "now")],
+        pods=pods,
+        routed=change.get("routed", True),
+    )
+    assert gateway.is_told(seen(view, SET, gateway={"mode": change.get("mode", "Envoy")})) is told
+
+
 def test_requests_stick_at_the_port_of_openai_alone() -> None:
     spec = {**WALLED, "stickiness": {"promptBytes": 2048}}
     observed = seen(GatewayView(), SET, gateway=spec)

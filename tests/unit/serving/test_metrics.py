@@ -39,6 +39,7 @@ def test_each_of_several_models() -> None:
     models = [
         {"name": "gpt", "state": "Serving", "version": 3, "readyReplicas": 2, "memoryBytes": 1000},
         {"name": "bert", "state": "Refused", "reason": "ModelTooLarge"},
+        {"name": "t5", "state": "Changing", "version": 1},
     ]
     figures = {**FIGURES, "models": [{"name": "gpt", **FIGURES}]}
     found = told(version="gpt@3", models=models, throughput=figures)
@@ -49,9 +50,17 @@ def test_each_of_several_models() -> None:
         "model_replicas_ready{model=gpt}": 2,
         "model_memory_bytes{model=gpt}": 1000,
         "model_state{model=bert,state=Refused,reason=ModelTooLarge}": 1,
+        "model_state{model=t5,state=Changing,reason=}": 1,
+        "model_version{model=t5}": 1,
+        "model_replicas_ready{model=t5}": 0,
         "model_requests_per_second{model=gpt}": 4.2,
         "model_tokens_per_second{model=gpt}": 0,
     }
+
+
+def test_what_only_grows_is_a_counter() -> None:
+    types = {family.name: family.type for family in metrics.FAMILIES}
+    assert types == {name: "counter" if name.endswith("_total") else "gauge" for name in types}
 
 
 def test_a_pool_that_answers() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ import msgspec
 import pytest
 
 from aifactory.api import names
-from aifactory.api.inferencepool import Measured, ModelThroughput, Throughput
+from aifactory.api.inferencepool import MOST_MODELS, Measured, ModelThroughput, Throughput
 from aifactory.engine import asking
 from aifactory.serving import probe as probes
 from aifactory.serving.measure import Analysed, Measurement, Sums, Tally
@@ -101,6 +102,14 @@ def test_of_several_models_each_is_told_by_itself() -> None:
     assert (report.error_of("gpt"), report.error_of("bert")) == ("LoadFailed: bad", "")
     assert (report.version_of("gpt"), report.version_of("bert"), report.version_of("old")) == (1, 2, None)
     assert report.load_seconds == 2.5
+    turned = {"revision": "r", "ready": True, "answers": {"gpt": 1, "bert": 2, "t5": -1, "new": 2**31}}
+    models = [
+        {"name": name, "version": 1, "state": "Ready", "traffic": "live", "loadSeconds": seconds}
+        for name, seconds in (("gpt", 2.5), ("t5", None), ("bert", 4.0), ("new", 3.0), ("none", 1.0))
+    ]
+    assert read_report(json.dumps({**turned, "models": models}).encode()) == Report(
+        "r", ready=True, version=1, load_seconds=4.0, answers=(("bert", 2), ("gpt", 1))
+    )
 
 
 def test_requests_and_tokens_of_each_of_several_models() -> None:
@@ -111,6 +120,10 @@ nv_inference_request_success{model="NOT A NAME",version="1"} 3
 aifactory_generated_tokens_total{model="gpt",version="2"} 70
 """
     assert read_models(page) == {"bert": (3.0, 0.0), "gpt": (15.0, 70.0)}
+    asked = b"".join(b'aifactory_probe_requests_total{model="%s"} %d\n' % each for each in ((b"gpt", 4), (b"bert", 3)))
+    assert read_models(page + asked) == {"bert": (0.0, 0.0), "gpt": (11.0, 70.0)}
+    many = b"".join(b'nv_inference_request_success{model="m%02d"} 1\n' % number for number in range(30, 0, -1))
+    assert list(read_models(many)) == [f"m{number:02}" for number in range(1, MOST_MODELS + 1)]
     start = {"a": Counters(0.0, 18.0, 70.0, models={"bert": (3.0, 0.0), "gpt": (15.0, 70.0)})}
     end = {"a": Counters(10.0, 38.0, 170.0, models={"bert": (3.0, 0.0), "gpt": (35.0, 170.0), "t5": (0.0, 0.0)})}
     found = rates(start, end)
@@ -119,6 +132,17 @@ aifactory_generated_tokens_total{model="gpt",version="2"} 70
         {"name": "bert", "requestsPerSecond": "0", "tokensPerSecond": "0"},
         {"name": "gpt", "requestsPerSecond": "2", "tokensPerSecond": "10"},
         {"name": "t5", "requestsPerSecond": "0", "tokensPerSecond": "0"},
+    ]
+    end = {
+        "a": Counters(10.0, 38.0, 170.0, models={"t5": (10.0, 100.0), "gpt": (35.0, 170.0)}),
+        "b": Counters(10.0, 9.0, 0.0, models={"bert": (9.0, 0.0), "gpt": (20.0, 0.0)}),
+    }
+    found = rates({**start, "b": Counters(0.0, 0.0, 0.0)}, end)
+    assert found is not None
+    assert [each.dump() for each in found.models or ()] == [
+        {"name": "bert", "requestsPerSecond": "0.9", "tokensPerSecond": "0"},
+        {"name": "gpt", "requestsPerSecond": "4", "tokensPerSecond": "10"},
+        {"name": "t5", "requestsPerSecond": "1", "tokensPerSecond": "10"},
     ]
 
 
@@ -528,6 +552,17 @@ def test_a_window_is_long_enough_for_every_pod_to_be_asked(monkeypatch: pytest.M
         world.requests = lambda _, now: now**3
         await world.rounds(200)
         assert set(world.gaps()) == {25.0}
+
+    run(main)
+
+
+def test_each_model_is_counted_where_a_pod_serves_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World(monkeypatch, [replace(ready(0), several=True), ready(1)])
+        monkeypatch.setattr(probes, "read_models", lambda page: {"gpt": (1.0, 2.0)})
+        await world.rounds(INTERVAL_SECONDS)
+        counted = {uid: counters.models for uid, counters in world.probe._latest.items()}
+        assert counted == {"uid-0": {"gpt": (1.0, 2.0)}, "uid-1": {}}
 
     run(main)
 

@@ -15,7 +15,16 @@ from aifactory.engine.apply import Applied
 from aifactory.kube.objects import Gateway, Route, decoder
 from aifactory.serving import route
 from aifactory.serving.domain import route_view
-from aifactory.serving.state import ListenerView, Observed, Parent, ParentGateway, RevisionView, RoutesView, Said
+from aifactory.serving.state import (
+    ListenerView,
+    Observed,
+    Parent,
+    ParentGateway,
+    RevisionView,
+    RoutesView,
+    RouteView,
+    Said,
+)
 from tests.unit.golden import assert_golden
 from tests.unit.serving.builders import SETTINGS, World, conditions, message, pool, serving, version
 from tests.unit.serving.test_steps import ask
@@ -65,6 +74,71 @@ def test_the_objects() -> None:
     spec = {**GRPC, "timeoutSeconds": 120, "parentRefs": [*BEHIND["parentRefs"], {"name": "own", "sectionName": "web"}]}
     observed = Observed(pool(gateway=spec), SETTINGS, versions=(version(1),), revisions=(view,))
     assert_golden(GOLDEN / "routes.yaml", [*route.services(observed), *route.bodies(observed).values()])
+
+
+def test_a_grpcroute_may_hang_on_a_gateway_of_its_own() -> None:
+    own = pool(gateway={**BEHIND, "grpc": {"parentRefs": [{"name": "own", "sectionName": "grpc"}]}})
+    for owner, grpc in (
+        (own, Parent("ns", "own", "grpc")),
+        (pool(gateway=GRPC), PUBLIC),
+        (pool(gateway=BEHIND), PUBLIC),
+    ):
+        assert route.parents(owner, "HTTPRoute") == (PUBLIC,)
+        assert route.parents(owner, "GRPCRoute") == (grpc,)
+
+
+def sets(*pods: str, **changes: Any) -> tuple[RevisionView, ...]:
+    return tuple(RevisionView(Applied(f"chat-{each}", each), each, 1, ready=1, **changes) for each in pods)
+
+
+def test_the_services_of_sets_are_in_the_order_of_their_names() -> None:
+    observed = Observed(pool(gateway=BEHIND), SETTINGS, revisions=sets("v2-a", "v1-a"))
+    named = [body["spec"]["selector"]["aifactory.dev/revision"] for body in route.services(observed)]
+    assert named == ["v1-a", "v2-a"]
+
+
+def test_a_kind_that_is_not_served_keeps_no_other_from_being_written() -> None:
+    observed = Observed(pool(gateway=GRPC), SETTINGS, revisions=sets("v1-a"), routes=RoutesView(("HTTPRoute",)))
+    assert [(write.kind, write.name) for write in route.writes(observed)] == [("GRPCRoute", "chat")]
+
+
+def behind(*said: Said, leads: Any = (), grpc: bool = False, **spec: Any) -> Observed:
+    """A pool whose route leads there, and what the controllers of its Gateways say of it."""
+    parents = (PUBLIC, Parent("ns", "own"))
+    view = RouteView(Applied("chat", "u"), 5, leads, dict(zip(parents, said, strict=False)))
+    refs = [*BEHIND["parentRefs"], {"name": "own"}]
+    owner = pool(**{"gateway": {**GRPC, "parentRefs": refs}, **spec})
+    routes = RoutesView(grpc=view) if grpc else RoutesView(http=view)
+    return Observed(owner, SETTINGS, revisions=sets("v2-a", "v1-a"), routes=routes)
+
+
+def test_pods_are_held_while_a_gateway_may_lead_to_them() -> None:
+    there = ((route.set_host(pool(), "v1-a"), 100),)
+    old, new = Said(4, accepted=True), Said(5, accepted=True)
+    for grpc in (False, True):
+        assert not route.holds(behind(new, leads=(), grpc=grpc), "v1-a")
+        assert route.holds(behind(new, leads=there, grpc=grpc), "v1-a")
+        assert not route.holds(behind(new, leads=there, grpc=grpc), "v2-a")
+        assert route.holds(behind(old, grpc=grpc), "v1-a"), "by the route as it was"
+        assert route.holds(behind(new, old, grpc=grpc), "v1-a"), "one of them has yet to look"
+        assert not route.holds(behind(Said(5), leads=there, grpc=grpc), "v1-a"), "nobody has taken it"
+    assert not route.holds(behind(new, leads=there, grpc=True, gateway=BEHIND), "v1-a"), "that route goes"
+
+
+def test_the_parts_of_the_sets_are_those_of_the_route() -> None:
+    leads = tuple((route.set_host(pool(), pods), part) for pods, part in (("v1-a", 75), ("v2-a", 25)))
+    observed = behind(Said(5, accepted=True), leads=leads)
+    first, second = observed.revisions
+    named = replace(observed, revisions=(first, replace(second, model_version="tiny-v1")))
+    assert route.is_reached(named) is True
+    assert route.parts(named) == {"v1-a": 75, "v2-a": 25}
+    assert route.words(named) == "; of 100 requests 75 are led to tiny-v1 and 25 are led to v2-a"
+    unreached = behind(Said(5), leads=leads)
+    assert (route.is_reached(unreached), route.words(unreached)) == (False, "")
+    alike = behind(Said(5, accepted=True), leads=(("chat", 100),))
+    assert (route.parts(alike), route.words(alike)) == ({}, "")
+    assert route.parts(behind(leads=leads, gateway={"mode": "Envoy"})) == {}
+    assert route.parts(behind(leads=leads, grpc=True)) == {}
 
 
 def test_a_model_of_tensors_has_no_path_for_openai_and_no_limit_of_time_is_none() -> None:
@@ -177,7 +251,47 @@ def test_a_listener_that_is_not_there_is_told_by_name() -> None:
     assert said(world) == (("Stalled", "GatewayNotFound"), f"{expected}spec.gateway.parentRefs")
     world.routes = replace(world.routes, gateways=(replace(OPEN, listeners=()),))
     world.settle()
-    assert "it has none" in said(world)[1]
+    assert said(world)[1] == expected.replace("it has http", "it has none") + "spec.gateway.parentRefs"
+    unseen = replace(OPEN, found=False, known=False, listeners=())
+    for gateways in ((), (unseen,)):
+        world.routes = replace(world.routes, gateways=gateways)
+        world.settle()
+        assert said(world)[1] == "the controller of Gateway gateways/public has not looked at HTTPRoute chat"
+    world.routes = replace(world.routes, gateways=(replace(OPEN, listeners=(ListenerView("web"),)),))
+    world.take_routes()
+    assert conditions(world.status)["Ready"] == ("True", "Serving")
+
+
+def test_a_gateway_where_the_operator_does_not_look_counts_when_its_controller_has_taken_the_route() -> None:
+    world = starting(replace(OPEN, found=False, known=False, listeners=(), address=""))
+    world.take_routes()
+    assert conditions(world.status)["Ready"] == ("True", "Serving")
+    assert world.status.url == "http://chat.ns.svc:9000/v1", "nobody knows the other one"
+
+
+CHANGE = "the controller of Gateway gateways/public has yet to take the change of HTTPRoute chat"
+HEARD: dict[str, tuple[Said | None, bool, str | None]] = {
+    "nothing": (None, True, "the controller of Gateway gateways/public has not looked at HTTPRoute chat"),
+    "a refusal of what it was before": (Said(4, refusal="NoMatchingParent: none"), True, CHANGE),
+    "neither yes nor no": (Said(5), True, CHANGE),
+    "yes to what it was before": (Said(4, accepted=True), False, CHANGE),
+    "yes to what it was before, in a pool that was ready": (Said(4, accepted=True), True, None),
+    "yes": (Said(5, accepted=True), False, None),
+}
+
+
+@pytest.mark.parametrize("name", HEARD)
+def test_what_a_controller_says_counts_for_the_route_that_it_has_looked_at(name: str) -> None:
+    told, was_ready, words = HEARD[name]
+    world = reached()
+    assert world.routes.http is not None
+    http = replace(world.routes.http, generation=5, said={PUBLIC: told} if told is not None else {})
+    observed = replace(world.observed(), routes=replace(world.routes, http=http))
+    if not was_ready:
+        status = world.status.model_copy(update={"conditions": ()})
+        observed = replace(observed, pool=world.pool.model_copy(update={"status": status}))
+    problem = route.problem(observed)
+    assert (problem.message if problem is not None else None) == words
 
 
 def test_a_gateway_that_goes_away_degrades_the_pool() -> None:
@@ -255,6 +369,19 @@ def test_a_canary_splits_requests_by_weights_and_the_status_says_what_the_gatewa
     assert world.status.version == "2"
     assert leads(world) == {"chat": 100}
     assert [service.name for service in world.gateway.services] == [host(world, 2)], "the other one went with its pods"
+
+
+def test_requests_are_split_once_the_services_of_all_sets_are_there() -> None:
+    world = canary()
+    observed = world.observed()
+    first, second = observed.gateway.services
+    split = ((host(world, 1), 75), (host(world, 2), 25))
+    for services, expected in (
+        ((first, second), split),
+        ((first,), (("chat", 100),)),
+        ((second,), (("chat", 100),)),
+    ):
+        assert route.leads(replace(observed, gateway=replace(observed.gateway, services=services))) == expected
 
 
 def test_the_pods_of_before_stay_until_the_gateway_leads_to_them_no_more() -> None:
@@ -365,6 +492,54 @@ def test_the_address_without_a_name_is_the_gateways_own_and_tls_is_preferred() -
     world.routes = replace(world.routes, gateways=(replace(OPEN, trouble="Pending: it starts"),))
     world.take_routes()
     assert world.status.url == "http://chat.ns.svc:9000/v1", "nobody answers there yet"
+
+
+CHAT, TALK = "chat.example.com", "talk.example.org"
+TLS = ListenerView("tls", 443, "HTTPS")
+NAMES: dict[str, tuple[list[str], str, tuple[ListenerView, ...], str]] = {
+    "the listener that is named": ([CHAT], "http", (TLS, ListenerView("http")), "http://chat.example.com"),
+    "a wildcard is no name": (["*.example.com"], "", (ListenerView("http"),), "http://192.0.2.7"),
+    "a name beside a wildcard": (["*.example.com", TALK], "", (ListenerView("http"),), "http://talk.example.org"),
+    "the name of that listener": (
+        [CHAT, TALK],
+        "",
+        (ListenerView("http", hostname="*.example.org"),),
+        "http://talk.example.org",
+    ),
+    "the listener's one name of many": (
+        ["*.example.com"],
+        "",
+        (ListenerView("http", hostname=CHAT),),
+        "http://chat.example.com",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_address_is_a_name_that_leads_to_the_listener(name: str) -> None:
+    hostnames, section, listeners, address = NAMES[name]
+    refs = [{**BEHIND["parentRefs"][0], **({"sectionName": section} if section else {})}]
+    gateway = replace(OPEN, listeners=listeners)
+    world = starting(gateway, gateway={**BEHIND, "hostnames": hostnames, "parentRefs": refs})
+    world.take_routes()
+    assert world.status.url == f"{address}/v1"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "common"),
+    [
+        ("chat.example.com", "chat.example.com", True),
+        ("*.example.com", "chat.example.com", True),
+        ("*.example.com", "a.chat.example.com", True),
+        ("*.example.com", "*.chat.example.com", True),
+        ("*.example.com", "example.com", False),
+        ("*.example.com", "chat.example.org", False),
+        ("chat.example.com", "what.example.com", False),
+    ],
+)
+def test_names_that_have_one_in_common(one: str, other: str, common: bool) -> None:
+    assert route._overlap(one, other) is common
+    assert route._overlap(other, one) is common
 
 
 STORED = """
