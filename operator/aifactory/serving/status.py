@@ -396,8 +396,8 @@ class StatusDraft:
     def _changed(self, model: ModelStatus, served: ResolvedModel | None, change: RolloutStatus | None) -> ModelStatus:
         """The model that changes: it may be there by now."""
         if served is None or served.version != model.wanted:
-            going = change is not None and change.phase == "Progressing" and change.message
-            return model.model_copy(update={"message": change.message if change is not None and going else None})
+            words = change.message if change is not None and change.phase == "Progressing" else ""
+            return model.model_copy(update={"message": words or None})
         view = self._observed.version(served.model_version)
         taken = view.memory_bytes if view is not None else None
         stable = self._status.stable
