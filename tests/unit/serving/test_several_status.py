@@ -17,7 +17,7 @@ from aifactory.serving.packing import Packed
 from aifactory.serving.status import StatusDraft
 from tests.unit.golden import assert_golden
 from tests.unit.serving.builders import NOW, conditions
-from tests.unit.serving.test_several import GPT, Several, both, limited, several
+from tests.unit.serving.test_several import BERT, GPT, Several, both, limited, several
 from tests.unit.serving.test_status import summed_up
 
 GOLDEN = Path(__file__).parent / "golden" / "statuses-several.yaml"
@@ -68,6 +68,14 @@ def swapped() -> Several:
     return at_the_moment_of("RolledOut", world)
 
 
+def first_starts() -> Several:
+    world = several()
+    world.give("gpt", 1)
+    world.step()
+    world.step()
+    return world
+
+
 def complete() -> Several:
     """The first model is there, and the second one's turn has not come."""
     world = several()
@@ -87,6 +95,20 @@ def taken_back(*versions: tuple[str, int], words: str = "LoadFailed: no such lay
     world = both()
     world.broken, world.words = ("gpt-v2",), words
     return given(world, ("gpt", 2), *versions)
+
+
+def without_room_by_now() -> Several:
+    """What was taken back has been tried, and takes more than the pods have."""
+    world = both(template=limited("1Gi"))
+    world.broken, world.words = ("gpt-v2",), DENIED
+    given(world, ("gpt", 2))
+    world.versions = {
+        key: replace(view, memory_bytes=960 * MEBIBYTE) if view.name == "gpt-v2" else view
+        for key, view in world.versions.items()
+    }
+    world.go()
+    assert world.model("gpt").failed is not None
+    return world
 
 
 def taken_back_twice() -> Several:
@@ -151,6 +173,7 @@ def replaced() -> Several:
 
 SITUATIONS: dict[str, Callable[[], Several]] = {
     "waits for both": lambda: given(several()),
+    "the first one starts": first_starts,
     "the first one is there": complete,
     "the first one serves, and the second does not exist": lambda: given(several(), ("gpt", 1)),
     "the first one serves, and the second is pinned to a version that is broken": lambda: given(
@@ -171,6 +194,7 @@ SITUATIONS: dict[str, Callable[[], Several]] = {
     "a new version was taken back, and the other one has changed": lambda: taken_back(("bert", 2)),
     "a new version was taken back that can be mended": lambda: taken_back(words=DENIED),
     "a new version was taken back twice": taken_back_twice,
+    "a new version was taken back, and has no room by now": without_room_by_now,
     "the first one does not load": first_does_not_load,
     "the first one does not load at this moment": at_the_moment_it_does_not_load,
     "the first one does not load, the second serves": lambda: first_does_not_load(("bert", 1)),
@@ -220,3 +244,14 @@ def test_the_pool_is_looked_at_again_when_the_first_of_all_that_is_due_is() -> N
     for _ in range(3):
         world.step()
     assert world.settle().requeue_after == 50, "the pods that change over are asked later"
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_a_refused_object_makes_nobody_forget_what_was_taken_back(models: int) -> None:
+    world = taken_back()
+    before = world.status.models
+    assert before is not None
+    world.edit(models=[GPT, BERT][:models])
+    draft = StatusDraft(world.observed(), 2, world.now)
+    draft.refused(Reason.POD_REJECTED, "no")
+    assert draft.result().models == (before if models > 1 else None)
