@@ -516,8 +516,8 @@ def _route_table(door: _Door, routes: Routes) -> Json:
     pinned = {version: pods for pods in reversed(routes.sets) for version in pods.versions}  # the first set of several
     seconds = routes.timeout_seconds or 0
     table = []
-    for version, pods in sorted(pinned.items(), key=lambda item: (isinstance(item[0], str), item[0])):
-        leads = {"cluster": _cluster_name(pods, door)}
+    for version in sorted(pinned):
+        leads = {"cluster": _cluster_name(pinned[version], door)}
         by_header = {"name": VERSION_HEADER, "string_match": {"exact": str(version)}}
         by_cookie = {"name": "cookie", "string_match": {"safe_regex": {"regex": _cookie(version)}}}
         table += [_route(leads, seconds, by_header), _route(leads, seconds, by_cookie)]

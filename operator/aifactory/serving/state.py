@@ -263,7 +263,7 @@ class RouteView:
     """One route, as it stands in the API server."""
 
     child: Applied
-    generation: int = 1
+    generation: int
     leads: tuple[tuple[str, int], ...] = ()
     """Services, and the part of the requests of each, those that get some."""
     said: Mapping[Parent, Said] = field(default_factory=dict)

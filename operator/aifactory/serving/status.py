@@ -332,6 +332,8 @@ class StatusDraft:
     def refused(self, reason: Reason, message: str) -> None:
         """The API server refused an object of ours."""
         self._status.retried, self._status.requests = self._before.retried, self._before.requests
+        if self._observed.has_several:  # which versions were taken back is not forgotten
+            self._status.models = self._before.models
         self._available()
         self._conditions.kstatus(ConditionType.STALLED, reason, message)
         self._phase("Rejected", reason)
@@ -371,7 +373,7 @@ class StatusDraft:
         stable, change = self._status.stable, self._status.rollout
         served = {each.name: each for each in stable.models or ()} if stable is not None else {}
         for name, model in self._models.items():
-            if name == self._leader and model.state == packing.CHANGING:
+            if model.state == packing.CHANGING:  # no other one does than the leader
                 self._models[name] = self._changed(model, served.get(name), change)
         self._status.models = tuple(self._models.values())
         if not self._conditions.holds(ConditionType.READY):
@@ -396,8 +398,8 @@ class StatusDraft:
     def _changed(self, model: ModelStatus, served: ResolvedModel | None, change: RolloutStatus | None) -> ModelStatus:
         """The model that changes: it may be there by now."""
         if served is None or served.version != model.wanted:
-            going = change is not None and change.phase == "Progressing" and change.message
-            return model.model_copy(update={"message": change.message if change is not None and going else None})
+            words = change.message if change is not None else ""
+            return model.model_copy(update={"message": words or None})
         view = self._observed.version(served.model_version)
         taken = view.memory_bytes if view is not None else None
         stable = self._status.stable

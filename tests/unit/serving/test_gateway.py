@@ -438,6 +438,8 @@ def test_weights_are_those_of_the_canary() -> None:
     expected = [{"name": f"{one}-http", "weight": 95}, {"name": f"{two}-http", "weight": 5}]
     assert leads(world)["weighted_clusters"]["clusters"] == expected
     assert leads(world, "grpc")["weighted_clusters"]["clusters"][1] == {"name": f"{two}-grpc", "weight": 5}
+    assert world.status.rollout is not None
+    assert world.status.rollout.actual_weight == 5, "one of three pods"
     ask(world, "abort")
     assert leads(world)["weighted_clusters"]["clusters"] == [{"name": f"{one}-http", "weight": 100}]
 

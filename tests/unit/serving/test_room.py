@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.serving.builders import World, conditions, message, pool, serving
+from aifactory.serving import room
+from tests.unit.serving.builders import World, conditions, message, pool, serving, version
 
 GIB = 2**30
 
@@ -86,3 +87,40 @@ def test_pods_that_serve_are_not_doubted() -> None:
     found.settle()
     assert conditions(found.status)["Stalled"] == ("True", "ModelTooLarge")
     assert len(found.live()) == 2
+
+
+MIB = 2**20
+
+
+def test_a_version_that_is_too_large_alone_is_told_so_beside_others_too() -> None:
+    limited = pool(template=template(limits={"memory": "1Gi"}))
+    large = version(1, size_bytes=2 * GIB)
+    assert room.too_many(limited, large, [version(2)]) == room.too_large(limited, large) != ""
+
+
+@pytest.mark.parametrize(("taken", "fits"), [(960 * MIB, True), (960 * MIB + 1, False)])
+def test_several_fit_up_to_the_limit(taken: int, fits: bool) -> None:
+    limited = pool(template=template(limits={"memory": "1Gi"}))
+    found = room.too_many(limited, version(1, memory_bytes=taken - 60 * MIB), [version(2, memory_bytes=60 * MIB)])
+    assert (found == "") == fits
+
+
+def test_one_of_several_may_have_no_room_beside_triton_alone() -> None:
+    found = room.too_many(pool(template=template(limits={"memory": "1Gi"})), version(1, memory_bytes=GIB), [])
+    assert found == (
+        "ModelVersion tiny-v1 does not fit: it takes 1GiB of memory, beside it Triton 64MiB, 1.06GiB together, and "
+        "resources.limits.memory of container triton in spec.template is 1Gi; raise it, or give tiny a pool of its own"
+    )
+
+
+@pytest.mark.parametrize(
+    ("known", "taken"),
+    [
+        ({"memory_bytes": 7, "size_bytes": 5}, 7),
+        ({"memory_bytes": 0, "size_bytes": 5}, 0),
+        ({"size_bytes": 5}, 5),
+        ({}, 0),
+    ],
+)
+def test_what_was_measured_counts_before_the_size(known: dict[str, int], taken: int) -> None:
+    assert room.taken(version(1, **known)) == taken

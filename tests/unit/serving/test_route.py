@@ -384,6 +384,15 @@ def test_requests_are_split_once_the_services_of_all_sets_are_there() -> None:
         assert route.leads(replace(observed, gateway=replace(observed.gateway, services=services))) == expected
 
 
+def test_what_part_a_candidate_gets_is_told_by_the_route_and_not_by_its_pods() -> None:
+    world = canary()
+    assert world.status.rollout is not None
+    world.live(1)[0].ready = False
+    world.settle()
+    assert world.status.traffic.startswith("2 pods of tiny-v1 and 1 of tiny-v2 answer")
+    assert (world.status.rollout.actual_weight, world.status.rollout.summary) == (25, "2: 25%")
+
+
 def test_the_pods_of_before_stay_until_the_gateway_leads_to_them_no_more() -> None:
     world = canary()
     old = f"chat-{world.revision(1)}"

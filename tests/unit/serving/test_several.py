@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from aifactory.api.inferencepool import ModelStatus
 from aifactory.api.reasons import ConditionType
 from aifactory.engine.plan import Create
-from aifactory.serving.state import Report, VersionView
+from aifactory.serving.shape import revision_of
+from aifactory.serving.state import Report, VersionView, title
 from tests.unit.serving.builders import World, conditions, message, pool, version
 from tests.unit.serving.test_gateway import pinned
 
@@ -27,6 +29,8 @@ class Several(World):
 
     broken: tuple[str, ...] = ()
     """Versions that do not load."""
+    words: str = "LoadFailed: no such layer"
+    """Why they do not."""
 
     def give(self, model: str, number: int, **changes: Any) -> VersionView:
         """A ModelVersion of a model comes."""
@@ -49,13 +53,14 @@ class Several(World):
             before = self.observed()
             self.step()
             for pod in self.live():
-                self._work(pod)
+                self.work(pod)
             self.bury()
             if self.observed() == before:
                 return
         raise AssertionError(f"no end: {self.status}")
 
-    def _work(self, pod: Any) -> None:
+    def work(self, pod: Any) -> None:
+        """The agent of a pod does what it is told."""
         (desired,) = [self.desired[name] for name, view in self.configs.items() if view.revision == pod.revision] or [
             None
         ]
@@ -63,9 +68,7 @@ class Several(World):
             return
         live = [model for model in desired["models"] if model.get("traffic") != "warm"]
         failed = tuple(
-            (model["name"], "LoadFailed: no such layer")
-            for model in live
-            if f"{model['name']}-v{model['version']}" in self.broken
+            (model["name"], self.words) for model in live if f"{model['name']}-v{model['version']}" in self.broken
         )
         before = dict(pod.report.answers) if pod.report is not None else {}
         answers = {model["name"]: model["version"] for model in live if model["name"] not in dict(failed)}
@@ -346,8 +349,8 @@ def test_another_claim_is_mounted_beside_the_first() -> None:
     spec = deployment["spec"]["template"]["spec"]
     claims = [each["persistentVolumeClaim"]["claimName"] for each in spec["volumes"] if "persistentVolumeClaim" in each]
     assert claims == ["aifactory-models", "berts"], "what is to come is mounted from the beginning"
-    names = [each["name"] for each in spec["volumes"]]
-    assert len(set(names)) == len(names)
+    names = [each["name"] for each in spec["volumes"] if each.keys() & {"persistentVolumeClaim", "secret"}]
+    assert names == ["aifactory-models", "aifactory-models-1", "aifactory-secret"]
 
 
 def test_a_version_that_is_served_and_gone_is_told_and_nothing_is_stopped() -> None:
@@ -370,3 +373,46 @@ def test_a_wish_that_is_taken_back_at_any_time(steps: int) -> None:
     world.go()
     assert world.states() == {"gpt": ("Serving", 1), "bert": ("Serving", 1)}
     assert conditions(world.status)["Ready"][0] == "True"
+
+
+def test_of_versions_together_each_is_told_as_it_is_alone() -> None:
+    gpt, bert, t5 = (version(1, name=f"{name}-v1", model=name) for name in ("gpt", "bert", "t5"))
+    bundle = replace(gpt, beside=(bert,), coming=(t5,))
+    assert bundle.all == (bert, gpt)
+    assert bundle.held == (bert, gpt, t5)
+    assert bundle.title == "bert-v1 + gpt-v1"
+    assert title(["gpt-v2", "bert-v1"]) == "bert-v1 + gpt-v2"
+    assert several().observed().served(None) is None
+
+
+@pytest.mark.parametrize(
+    ("report", "errors", "versions"),
+    [
+        (Report(error="no", version=3), ("no", "no"), (3, 3)),
+        (Report(error="no", version=3, failed=(("gpt", "no gpt"),)), ("no gpt", ""), (None, None)),
+        (Report(error="no", version=3, answers=(("gpt", 2),)), ("", ""), (2, None)),
+    ],
+)
+def test_what_an_agent_says_of_each_model(report: Report, errors: Any, versions: Any) -> None:
+    """An agent that says nothing of each has one model to bring up."""
+    assert (report.error_of("gpt"), report.error_of("bert")) == errors
+    assert (report.version_of("gpt"), report.version_of("bert")) == versions
+
+
+def held(**changes: Any) -> VersionView:
+    """A language model and another one from different places, with different Secrets, and one that is to come."""
+    places = {"gpt": "hf://org/gpt", "bert": "pvc://berts/1", "t5": "s3://store/t5", "vit": "s3://store/vit"}
+    formats = {"gpt": "huggingface", "bert": "torch-export", "t5": "torch-export", "vit": "torch-export"}
+    views = {
+        name: version(1, name=f"{name}-v1", model=name, uri=uri, format=formats[name], secret=f"of-{name}")
+        for name, uri in places.items()
+    }
+    made = {"beside": (views["gpt"], views["t5"]), "coming": (views["vit"],)}
+    return replace(views["bert"], **{**made, **changes})
+
+
+def test_pods_of_several_models_are_found_again_under_the_names_that_earlier_releases_gave_them() -> None:
+    """Another name for the same would change over every pool of every installation."""
+    owner = pool(models=[GPT, BERT], runtime={"engine": "transformers"})
+    assert revision_of(owner, held(), "aifactory/server:1") == "v2-c94c4b3d-ab326a40"
+    assert revision_of(owner, held(beside=()), "aifactory/server:1") == "v2-28c913d3-fad2a770"

@@ -244,6 +244,9 @@ def summed_up(status: InferencePoolStatus) -> dict[str, str]:
     for entry in found.pop("conditions"):
         words = "(so too)" if entry["type"] != "Ready" and entry["message"] == ready else entry["message"]
         told[entry["type"]] = f"{entry['status']} {entry['reason']} {words}".strip()
+    for model in found.pop("models", ()):
+        called = f"model {model.pop('name')}"
+        told[called] = " ".join(f"{name}={value}" for name, value in model.items())
     for part in ("stable", "candidate", "rollout", "throughput"):
         if part in found:
             told[part] = " ".join(f"{name}={value}" for name, value in found.pop(part).items() if value)

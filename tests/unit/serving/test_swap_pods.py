@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -167,6 +168,20 @@ def test_a_pod_that_gets_no_requests_answers_nothing(made: Any) -> None:
     other, one = pod_of(world, says="new", **made), pod_of(world, says="old")
     world.pods = [one, other]
     assert answers(world) == "1 pod of tiny-v1 answers"
+
+
+def test_every_set_of_pods_answers_whichever_comes_first() -> None:
+    world = World(pool(replicas=3))
+    world.publish(1)
+    world.roll_out()
+    world.publish(2)
+    world.settle()
+    world.load(1, 2)
+    observed = world.observed()
+    assert len(observed.revisions) == 2
+    for sets in (observed.revisions, observed.revisions[::-1]):
+        found = {view.model_version: view.ready for view in swap.answering(replace(observed, revisions=sets))}
+        assert found == {"tiny-v1": 2, "tiny-v2": 1}
 
 
 @pytest.mark.parametrize(
