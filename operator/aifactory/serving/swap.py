@@ -211,7 +211,7 @@ def warm(observed: Observed, wish: Wish) -> VersionView | None:
         return None
     # Of several models only the one that changed has another version now; one that is no longer served goes.
     now = {each.model: each.name for each in wish.version.all}
-    left = (each for each in found.all if now.get(each.model, each.name) != each.name)
+    left = (each for each in found.all if wish.version.beside is None or now.get(each.model, each.name) != each.name)
     return next((each for each in left if not each.deleting), None)
 
 
@@ -326,7 +326,8 @@ def _too_little_room(observed: Observed, target: VersionView) -> str:
     old = observed.served(stable)
     served = old.all if old is not None else ()
     known = {each.name for each in served}
-    new = [each for each in target.all if each.name not in known]
+    # In a pool of one model another artifact of the same name counts too: it is a new one.
+    new = [each for each in target.all if target.beside is None or each.name not in known]
     together = [*served, *new]
     sizes = [each.size_bytes for each in together if each.size_bytes is not None]
     if old is None or len(sizes) < len(together) or view is None or not view.room:

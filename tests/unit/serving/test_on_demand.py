@@ -21,8 +21,8 @@ LOADED = 1_795_000_000
 class OnDemand(Several):
     """Pods that have loaded what came first, as far as there is room."""
 
-    def _work(self, pod: Any) -> None:
-        super()._work(pod)
+    def work(self, pod: Any) -> None:
+        super().work(pod)
         (desired,) = [self.desired[name] for name, view in self.configs.items() if view.revision == pod.revision]
         room, resident = desired["onDemand"]["memoryBytes"], []
         for model in desired["models"]:
