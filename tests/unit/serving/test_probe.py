@@ -108,7 +108,12 @@ def test_of_several_models_each_is_told_by_itself() -> None:
         for name, seconds in (("gpt", 2.5), ("t5", None), ("bert", 4.0), ("new", 3.0), ("none", 1.0))
     ]
     assert read_report(json.dumps({**turned, "models": models}).encode()) == Report(
-        "r", ready=True, version=1, load_seconds=4.0, answers=(("bert", 2), ("gpt", 1))
+        "r",
+        ready=True,
+        version=1,
+        load_seconds=4.0,
+        answers=(("bert", 2), ("gpt", 1)),
+        resident=("gpt", "t5", "bert", "new", "none"),
     )
 
 

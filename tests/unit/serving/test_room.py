@@ -123,4 +123,4 @@ def test_one_of_several_may_have_no_room_beside_triton_alone() -> None:
     ],
 )
 def test_what_was_measured_counts_before_the_size(known: dict[str, int], taken: int) -> None:
-    assert room.taken(version(1, **known)) == taken
+    assert version(1, **known).taken_bytes == taken
