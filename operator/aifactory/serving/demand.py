@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Final
 
 from aifactory.serving.measure import IN_PIECES, MICROSECONDS, UNDER_WAY, values
@@ -61,7 +62,8 @@ class Demand:
     """None where a pod's engine can not tell."""
     tokens: float
     most_in_flight: float | None
-    """At any look of the last `BACK_SECONDS`."""
+    """At any look of the last `BACK_SECONDS`; of engines that tell how many there are at a moment, on the average of
+    these looks: no two pods are asked at once, so two clients that ask now this one, now that, are four at times."""
     most_tokens: float
     complete: bool
     """Every pod that answers requests has told what it does, for that long."""
@@ -139,11 +141,13 @@ class Gauge:
         while now - self._totals[0][0] > BACK_SECONDS:
             self._totals.popleft()
         known_counts = [count for _, count, _, _ in self._totals if count is not None]
+        at_moments = any(look.present is not None for look in self._looks.values())
+        most = fmean if at_moments else max
         complete = self._complete_since is not None and now - self._complete_since >= BACK_SECONDS - 1.0
         return Demand(
             in_flight=_figure(in_flight),
             tokens=_figure(tokens) or 0.0,
-            most_in_flight=_figure(max(known_counts)) if in_flight is not None else None,
+            most_in_flight=_figure(most(known_counts)) if in_flight is not None else None,
             most_tokens=_figure(max(tokens for _, _, tokens, _ in self._totals)) or 0.0,
             complete=complete,
             idle=complete and not any(asked for _, _, _, asked in self._totals),

@@ -112,15 +112,34 @@ def look_at(gauge: Gauge, at: float, ready: tuple[str, ...] = ("a", "b"), **pres
     return gauge.demand(at, ready, 0, 10.0)
 
 
+def took(gauge: Gauge, at: float, **seconds: float) -> Demand:
+    """Triton has told how long all requests so far have taken."""
+    for uid, sum_ in seconds.items():
+        gauge.see(uid, Look(at, 0.0, seconds=sum_))
+    return gauge.demand(at, ("a", "b"), 0, 10.0)
+
+
 def test_what_pods_do_is_added_up_and_the_most_of_a_while_is_kept() -> None:
     gauge = Gauge()
-    look_at(gauge, 0.0, a=9.0, b=9.0)
-    look_at(gauge, 5.0, a=3.0, b=4.0)
-    look_at(gauge, 10.0, a=1.0, b=1.0)
-    found = look_at(gauge, 20.0, a=2.0, b=1.0)
-    assert found == Demand(3.0, 20.0, 7.0, 20.0, complete=True)
+    took(gauge, 0.0, a=9.0, b=9.0)
+    took(gauge, 5.0, a=24.0, b=29.0)
+    took(gauge, 10.0, a=29.0, b=34.0)
+    found = took(gauge, 20.0, a=49.0, b=44.0)
+    assert found == Demand(3.0, 0.0, 7.0, 0.0, complete=True)
     assert found.by_pod == {"a": 2.0, "b": 1.0}
-    assert look_at(gauge, 21.0, a=2.0, b=1.0).most_in_flight == 3.0, "what is longer ago is forgotten"
+    assert took(gauge, 21.0, a=51.0, b=45.0).most_in_flight == 3.0, "what is longer ago is forgotten"
+
+
+def test_of_an_engine_that_tells_of_moments_the_average_of_a_while_is_kept() -> None:
+    """Two clients whose requests are short, and two pods that are not asked at the same moment."""
+    gauge = Gauge()
+    look_at(gauge, 0.0, a=9.0, b=9.0)
+    look_at(gauge, 5.0, a=2.0, b=2.0)
+    look_at(gauge, 10.0, a=0.0, b=1.0)
+    found = look_at(gauge, 20.0, a=1.0, b=0.0)
+    assert found == Demand(1.0, 20.0, 2.0, 20.0, complete=True)
+    assert found.by_pod == {"a": 1.0, "b": 0.0}
+    assert look_at(gauge, 21.0, a=1.0, b=0.0).most_in_flight == 1.0, "what is longer ago is forgotten"
 
 
 def test_one_look_says_nothing() -> None:
@@ -146,7 +165,7 @@ def test_a_pod_that_does_not_answer_counts_until_what_it_has_told_is_old() -> No
     gauge = Gauge()
     complete_from(gauge, 0, 30, a=4.0, b=1.0)
     assert look_at(gauge, 35.0, b=1.0) == Demand(5.0, 20.0, 5.0, 20.0, complete=True)
-    assert look_at(gauge, 45.0, b=1.0) == Demand(1.0, 10.0, 5.0, 20.0, complete=False)
+    assert look_at(gauge, 45.0, b=1.0) == Demand(1.0, 10.0, 3.67, 20.0, complete=False)
     gone = look_at(gauge, 50.0, ("b",), b=1.0)
     assert gone.by_pod == {"b": 1.0}
     assert not gone.complete, "it is asked for a while, as the first time"

@@ -40,7 +40,7 @@ DEVICES = [
 """For parametrize: what is to hold on each of them."""
 
 
-def wait_until(condition: Callable[[], Any], what: str, seen: Callable[[], Any], seconds: float = 120.0) -> None:
+def wait_until(condition: Callable[[], Any], what: str, seen: Callable[[], Any], seconds: float = 300.0) -> None:
     """Wait for a condition; on time-out fail with what was seen."""
     deadline = time.monotonic() + seconds
     while not condition():
