@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import hmac
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
@@ -100,21 +103,36 @@ def google(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         }
 
 
+def azurite(npm: str) -> Path:
+    """Where it is: installed once, outside the tree, as its lock file says."""
+    sources = [WORKLOADS / "agent/testing/azurite" / name for name in ("package.json", "package-lock.json")]
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    tools = Path(os.environ.get("AIFACTORY_CACHE") or Path(cache, "aifactory"), "tools")
+    folder = tools / f"azurite-{digest[:16]}"
+    if not folder.is_dir():
+        tools.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=tools))
+        for source in sources:
+            shutil.copy(source, made)
+        command = [npm, "ci", "--silent", "--no-audit", "--no-fund"]
+        subprocess.run(command, cwd=made, check=True, stdout=subprocess.DEVNULL, timeout=900)
+        with suppress(OSError):  # somebody else was quicker
+            made.rename(folder)
+        shutil.rmtree(made, ignore_errors=True)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Keys of a container at Azurite."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("Azurite needs Node.js and npm")
-    folder = tmp_path_factory.mktemp("azure")
-    for name in ("package.json", "package-lock.json"):
-        shutil.copy(WORKLOADS / "agent/testing/azurite" / name, folder)
-    subprocess.run(
-        [npm, "ci", "--silent", "--no-audit", "--no-fund"], cwd=folder, check=True, stdout=subprocess.DEVNULL
-    )
+    program, data = azurite(npm) / "node_modules/.bin/azurite-blob", tmp_path_factory.mktemp("azure")
     (port,) = free_ports(1)
-    command = [str(folder / "node_modules/.bin/azurite-blob"), "--blobHost", "127.0.0.1", "--blobPort", str(port)]
-    command += ["--location", str(folder / "data"), "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
+    command = [str(program), "--blobHost", "127.0.0.1", "--blobPort", str(port)]
+    command += ["--location", str(data), "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
     with running(command, port, AZURITE_ACCOUNTS=f"{ACCOUNT}:{KEY}"):
         yield {
             "AZURE_STORAGE_ACCOUNT": ACCOUNT,
