@@ -34,7 +34,7 @@ from aifactory.api.inferencepool import (
 )
 from aifactory.engine.plan import Patch
 from aifactory.serving import scaling
-from aifactory.serving.demand import BUSY, Demand
+from aifactory.serving.demand import BACK_SECONDS, BUSY, Demand
 from aifactory.serving.holding import Held
 from aifactory.serving.state import Observed
 
@@ -246,6 +246,8 @@ def _pending(before: PendingScaling | None, current: int, goal: int, seconds: in
     if unseen > max(seconds / 2, UNSEEN_SECONDS):
         return begun
     nearest = min(before.replicas, goal) if goal > current else max(before.replicas, goal)
+    if goal < current and (now - before.since).total_seconds() < BACK_SECONDS:
+        nearest = goal  # in an average there is still what was before
     seen = now if unseen >= max(seconds / 4, 1.0) else before.seen
     return PendingScaling(since=before.since, seen=seen, replicas=nearest)
 

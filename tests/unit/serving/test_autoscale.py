@@ -429,6 +429,18 @@ def test_it_never_leaves_its_limits_and_never_goes_down_too_soon(
             enough = found.now
 
 
+def test_what_an_average_still_has_of_before_costs_no_second_wait() -> None:
+    found = Pool(4, minReplicas=1, maxReplicas=4, stabilizationSeconds=60)
+    found.look(demand(16.0), 5.0)
+    for average in (10.0, 7.0, 4.0):
+        assert found.look(demand(4.0, average), 5.0) == 4
+    assert found.scaling.pending is not None
+    assert found.scaling.pending.replicas == 1
+    assert found.look(demand(4.0, 8.0), 10.0) == 4, "and this counts: it is needed later"
+    assert found.scaling.pending.replicas == 2
+    assert found.look(demand(4.0), 40.0) == 2
+
+
 def test_a_pool_that_has_what_it_needs_writes_nothing() -> None:
     found = Pool(3)
     found.look(demand(12))
