@@ -224,7 +224,7 @@ class Machine(RuleBasedStateMachine):
             spec = manifests.pool_spec(model, version=version, replicas=replicas, image=image)
             rollout = {"strategy": None, "steps": None, "analysis": None, **manifests.ROLLOUTS[strategy]}
             if strategy == "Shadow":
-                spec["gateway"] = {"mode": "Envoy"}
+                spec["gateway"] = manifests.gateway("Envoy")
             self._edit(INFERENCEPOOLS, pool, {**spec, "rollout": rollout})
 
     @rule(
@@ -239,18 +239,18 @@ class Machine(RuleBasedStateMachine):
             note = {"metadata": {"annotations": {f"{names.GROUP}/{asked}": str(value)}}}
             self.world.cluster.patch(INFERENCEPOOLS, key, note, "user", resource_version=None)
 
-    @rule(key=st.sampled_from(POOLS), mode=st.sampled_from(["Envoy", "Envoy", "None"]))
+    @rule(key=st.sampled_from(POOLS), mode=st.sampled_from(["Envoy", "Envoy", "None", "GatewayAPI", "GatewayAPI"]))
     def edit_gateway(self, key: Key, mode: str) -> None:
         """The way to the pods changes, the pods do not."""
         self.count(f"edit gateway: {mode}")
         pool = self._find(INFERENCEPOOLS, key)
         if pool is None:
             return
-        if mode == "None" and (
+        if mode != "Envoy" and (
             (pool["spec"].get("rollout") or {}).get("strategy") == "Shadow" or manifests.sleeps(pool)
         ):
             return  # the API server would refuse it
-        self._edit(INFERENCEPOOLS, pool, {"gateway": {"mode": mode}})
+        self._edit(INFERENCEPOOLS, pool, {"gateway": manifests.gateway(mode)})
 
     @rule(key=st.sampled_from(POOLS), broken=st.booleans())
     def break_pool(self, key: Key, broken: bool) -> None:
@@ -272,7 +272,7 @@ class Machine(RuleBasedStateMachine):
         self.count(f"edit autoscaling: {how}")
         if (pool := self._find(INFERENCEPOOLS, key)) is not None:
             self.world.invariants.disturb(key_of(pool))
-            way = {"gateway": {"mode": "Envoy"}} if how == "zero" else {}  # the API server asks for it
+            way = {"gateway": manifests.gateway("Envoy")} if how == "zero" else {}  # the API server asks for it
             self._edit(INFERENCEPOOLS, pool, {"autoscaling": manifests.autoscaling(how), **way})
 
     @rule(key=st.sampled_from(POOLS), requests=st.sampled_from([0, 3, 7, 10, 12, 30]))
@@ -286,7 +286,7 @@ class Machine(RuleBasedStateMachine):
         self.count("nobody asks for long")
         if (pool := self._find(INFERENCEPOOLS, key)) is not None:
             self.world.invariants.disturb(key_of(pool))
-            zero = {"autoscaling": manifests.autoscaling("zero"), "gateway": {"mode": "Envoy"}}
+            zero = {"autoscaling": manifests.autoscaling("zero"), "gateway": manifests.gateway("Envoy")}
             self._edit(INFERENCEPOOLS, pool, zero)
             self.world.programs.ask(key, 0, self.world.loop.now)
             self.world.advance(seconds)
