@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,7 @@ def render(helm: str, given: Sequence[str]) -> str:
     return done.stdout
 
 
-def find_helm() -> str:
-    """The user's, else the one that the local cluster is built with."""
-    return find("helm")
-
-
+@cache
 def find(program: str) -> str:
     """The user's, else one that is built here, once."""
     if found := shutil.which(program):
@@ -92,7 +89,7 @@ def main() -> int:
     parser.add_argument("manifests", nargs="*", type=Path, help="files of TrainingJobs and InferencePools")
     found = parser.parse_args()
     given = [f"--values={path}" for path in found.values] + [f"--set={text}" for text in found.set]
-    texts = [render(find_helm(), given), *(path.read_text() for path in found.manifests)]
+    texts = [render(find("helm"), given), *(path.read_text() for path in found.manifests)]
     images = sorted({image for text in texts for document in yaml.safe_load_all(text) for image in images_of(document)})
     print("\n".join(pinned(images) if found.digests else images))
     if not found.manifests:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from charts.images import find_helm
+from charts.images import find
 from plugin import package
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -113,7 +113,7 @@ def notes(version: str, since: str | None) -> str:
 
 def pack_charts(folder: Path, time: int) -> None:
     """The charts as `helm package` packs them."""
-    helm = find_helm()
+    helm = find("helm")
     with tempfile.TemporaryDirectory() as copy:
         for name in CHARTS:
             chart = Path(copy) / name

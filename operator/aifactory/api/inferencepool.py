@@ -698,6 +698,11 @@ class InferencePoolSpec(Model):
     security: Security | None = None
     cost: Cost | None = None
 
+    @property
+    def loads_on_demand(self) -> bool:
+        """Whether pods load models when they are asked for."""
+        return len(self.models) > 1 and self.loading is not None and self.loading.mode == "OnDemand"
+
 
 class ResolvedModel(Model):
     """What the pool's wish means now."""

@@ -229,7 +229,7 @@ class Serving(Domain[InferencePool, Observed]):
         """The serving pods that can be asked: those that really belong to a pool, whatever labels others may bear."""
         found, sharing = [], cluster.find(self._several, True)
         several = {tuple(_key(pool)) for pool in sharing}
-        on_demand = {tuple(_key(pool)) for pool in sharing if shape.loads_on_demand(pool)}
+        on_demand = {tuple(_key(pool)) for pool in sharing if pool.spec.loads_on_demand}
         for pod in cluster.objects(_PODS).all():
             meta = pod.metadata
             role = meta.labels.get(names.LABEL_ROLE)

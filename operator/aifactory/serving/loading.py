@@ -23,7 +23,7 @@ DEFAULT_HELD_REQUESTS: Final = 100
 
 def told(pool: InferencePool) -> Json | None:
     """What the agents are told of it; None where all models are loaded all the time."""
-    if not shape.loads_on_demand(pool):
+    if not pool.spec.loads_on_demand:
         return None
     given, (limit, _) = pool.spec.loading or Loading(), room.memory_limit(pool)
     return {
@@ -35,7 +35,7 @@ def told(pool: InferencePool) -> Json | None:
 
 def unfit(pool: InferencePool, version: VersionView) -> Waiting | None:
     """Why a version can not be loaded on demand, if the pool wishes that and it can not."""
-    if not shape.loads_on_demand(pool):
+    if not pool.spec.loads_on_demand:
         return None
     if not version.generates_text:
         message = (

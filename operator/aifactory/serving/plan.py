@@ -127,7 +127,7 @@ _BACK = "the pods serve again what they served before"
 
 
 def _too_large(pool: InferencePool, target: VersionView) -> str:
-    if shape.loads_on_demand(pool):
+    if pool.spec.loads_on_demand:
         return next(filter(None, (room.too_many(pool, each, ()) for each in target.all)), "")
     if target.beside is None:
         return room.too_large(pool, target)

@@ -21,7 +21,7 @@ from aifactory.api.reasons import ConditionType, Reason
 from aifactory.engine import apply
 from aifactory.engine.plan import Delete, Write
 from aifactory.engine.podspec import Json
-from aifactory.serving import shape, traffic
+from aifactory.serving import traffic
 from aifactory.serving.objects import metadata, selector
 from aifactory.serving.state import ListenerView, Observed, Parent, ParentGateway, RouteView, Said
 from aifactory.serving.trouble import Problem
@@ -76,15 +76,12 @@ def services(observed: Observed) -> list[Json]:
 
 def _service(pool: InferencePool, pods: str, *, openai: bool) -> Json:
     chosen = {names.LABEL_REVISION: pods}
-    ports = traffic.ports(openai=openai, triton=not shape.loads_on_demand(pool))
+    ports = traffic.ports(openai=openai, triton=not pool.spec.loads_on_demand)
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": metadata(pool, set_host(pool, pods), chosen),
-        "spec": {
-            "selector": {**selector(pool), **chosen},
-            "ports": ports,
-        },
+        "spec": {"selector": {**selector(pool), **chosen}, "ports": ports},
     }
 
 

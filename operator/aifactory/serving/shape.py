@@ -75,7 +75,7 @@ def _v2(pool: InferencePool, version: VersionView, image: str) -> str:
             "secrets": _secrets(version),
             "hub": any(_is_of_hub(each.uri) for each in version.held),
             "openai": _has_text(version),
-            **({"onDemand": True} if loads_on_demand(pool) else {}),
+            **({"onDemand": True} if pool.spec.loads_on_demand else {}),
         }
     return f"{_hash(pods)}-{_hash(assignment.identity(engine, version))}"
 
@@ -179,12 +179,6 @@ def may_have_gpus(pool: InferencePool) -> bool:
     return bool(devices or spec.get("runtimeClassName"))
 
 
-def loads_on_demand(pool: InferencePool) -> bool:
-    """Whether pods load models when they are asked for."""
-    loading = pool.spec.loading
-    return len(pool.spec.models) > 1 and loading is not None and loading.mode == "OnDemand"
-
-
 def template_container(pool: InferencePool, name: str) -> Json:
     """A container of the pool's template, as the user wrote it; empty if it is not there."""
     spec = pool.spec.template.raw_spec() if pool.spec.template is not None else {}
@@ -204,7 +198,7 @@ def _pod_template(
     theirs = {container["name"]: container for container in spec.get("containers", ())}
     triton = _triton(pool, theirs.pop(names.CONTAINER_TRITON, {}), image)
     spec["containers"] = [triton, *theirs.values()]
-    openai = _openai(settings, on_demand=loads_on_demand(pool))
+    openai = _openai(settings, on_demand=pool.spec.loads_on_demand)
     ours = [_agent(version, settings), *([openai] if _has_text(version) else [])]
     spec["initContainers"] = [*ours, *spec.get("initContainers", ())]
     for container in (*spec["containers"], *spec["initContainers"]):

@@ -349,8 +349,7 @@ class Observed:
     @property
     def on_demand(self) -> bool:
         """Whether its pods load models when they are asked for."""
-        loading = self.pool.spec.loading
-        return self.has_several and loading is not None and loading.mode == "OnDemand"
+        return self.pool.spec.loads_on_demand
 
     @property
     def has_several(self) -> bool:

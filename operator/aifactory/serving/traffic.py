@@ -9,7 +9,7 @@ from enum import Enum
 from aifactory.api import names
 from aifactory.api.inferencepool import InferencePool, InferencePoolStatus, RevisionStatus
 from aifactory.engine.podspec import Json
-from aifactory.serving import scaling, shape, steps
+from aifactory.serving import scaling, steps
 from aifactory.serving.objects import child_name, metadata, selector
 from aifactory.serving.state import RevisionView
 
@@ -170,7 +170,7 @@ def service(pool: InferencePool, *, openai: bool, gateway: bool = False) -> Json
         "spec": {
             "selector": selector(pool, role),
             "ports": ports(
-                openai=openai, triton=not shape.loads_on_demand(pool), encrypted=gateway and _is_encrypted(pool)
+                openai=openai, triton=not pool.spec.loads_on_demand, encrypted=gateway and _is_encrypted(pool)
             ),
         },
     }
